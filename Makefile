@@ -9,7 +9,7 @@ test: env  ## the tests of everything that a change can break
 test-all: env  ## those, and the ones marked `long`
 	.venv/bin/python -m tests --all
 
-tour: env  ## the solved labs without a browser, and the ladder they climb
+tour: env  ## the solved labs without a browser, and their speed ladders
 	.venv/bin/labkit tour
 
 env:  ## the environment alone

@@ -14,6 +14,7 @@ import psutil
 
 from labkit.host_cores import usable_cores
 from labkit.host_memory import available_memory, total_memory
+from labkit.plurals import counted
 
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
 """The instruction sets that decide which kernels a CPU can run, by their names in Linux."""
@@ -71,6 +72,10 @@ class Machine:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+    def __str__(self) -> str:
+        """The processor, its usable cores, and the GPUs."""
+        return ", ".join([self.cpu.model, counted(self.cpu.usable_cores, "core"), *(gpu.name for gpu in self.gpus)])
 
 
 def describe() -> Machine:

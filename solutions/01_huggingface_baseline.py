@@ -3,8 +3,7 @@
 #
 # **After this lab you can** run GPT-J through `transformers`, time it correctly, time prefill and decode separately, compute
 # the size of the KV cache, measure several batch sizes and lengths, and say how far a decode step is from the limit of the
-# machine. Your measurements become the first rungs of your **speed ladder**; later labs compare their own results with these
-# rungs.
+# machine. Your measurements become the rungs of your first **speed ladder**; later labs add ladders for other tasks.
 #
 # *About 90 minutes · 6 exercises, 85 points · runs on any machine; if there is a GPU, the same cells use it.*
 #
@@ -46,6 +45,7 @@ model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).to(devic
 torch.set_grad_enabled(False)
 config = labkit.GPTJConfig.from_file(path / "config.json")
 where = f"{device}, fp32, {torch.get_num_threads()} threads, torch {torch.__version__}"
+one_user = measure.Task("gptj-tiny", sequences=1, prompt_tokens=64, new_tokens=64)
 
 # %%
 prompt = tokenizer("The condition of our country", return_tensors="pt").to(device)
@@ -247,9 +247,7 @@ if passed(positions_processed) and predicted(cache_speedup=guess_cache_speedup):
     found = runs.keep_timings("without and with a cache", measure_cache)
     gain = measure.ratio(found["Hugging Face, no cache"], found["Hugging Face"])
     print("Without a cache against with one:", gain.words)
-    if gain.trusted:
-        for name, timing in found.items():
-            ladder.add_timing(name, timing, tokens=64, where=where)
+    ladder.add_timings(one_user, found, where=where)
     bars = {"your prediction": [guess_cache_speedup], "positions": [counted], "measured": [gain.shown]}
     title = f"What the KV cache gains: {gain}"
     display(
@@ -366,9 +364,9 @@ if passed(greedy_decode) and passed(throughput) and predicted(batch_gain=guess_b
     by_batch, disturbed = run["seconds"], run["disturbed"]
     rates = [throughput(b, 64, 24, *zip(*taken)) for b, taken in zip(batches, by_batch)]
     lines = {name: [rate[name] for rate in rates] for name in ("prefill", "decode", "per user")}
-    whole_16 = measure.Timing(tuple(prefill + decode for prefill, decode in by_batch[-1]))
-    if not disturbed:
-        ladder.add_timing("Hugging Face, batch 16", whole_16, tokens=16 * 24, where=where)
+    whole_16 = measure.Timing(tuple(prefill + decode for prefill, decode in by_batch[-1]), disturbed)
+    batch_16 = measure.Task("gptj-tiny", sequences=16, prompt_tokens=64, new_tokens=24)
+    ladder.add_timings(batch_16, {"Hugging Face": whole_16}, where=where)
     title = "More sequences in a step" + ", on a busy machine" * bool(disturbed)
     display(
         plots.sweep_plot(
@@ -510,8 +508,9 @@ if predicted(matmul_share=guess_matmul_share):
 #
 # ## Your speed ladder
 #
-# For comparison, the last rung is `labkit`'s own engine with the same task: one prompt of 64 tokens, and 64 new tokens. The
-# engine takes turns with Hugging Face (with and without cache), because runs at different times cannot be compared.
+# A ladder has one task, because speeds of different tasks cannot be compared. The task of this ladder is one prompt of 64 tokens,
+# and 64 new tokens. The batch of 16 sequences is another task, so its speed is on another ladder. The last rung is `labkit`'s own
+# engine. It takes turns with Hugging Face (with and without cache), because runs at different times cannot be compared either.
 
 
 # %%
@@ -537,10 +536,8 @@ if passed(greedy_decode) and predicted(cache_speedup=guess_cache_speedup):
     found = runs.keep_timings("labkit in turn", measure_labkit)
     gain = measure.ratio(found["Hugging Face"], found["labkit engine"])
     print("Hugging Face against labkit:", gain.words)
-    if gain.trusted:
-        for name, timing in found.items():
-            ladder.add_timing(name, timing, tokens=64, where=where)
-        display(plots.ladder_plot(ladder.rungs, caption=where))
+    ladder.add_timings(one_user, found, where=where)
+    display(plots.ladder_plot(ladder.of(one_user), caption=where))
 
 # %% [markdown]
 # ## What you have now

@@ -701,7 +701,7 @@ if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=gues
 #
 # Each rung below fuses one more thing. The task is 8 sequences with 16 new tokens each. On a GPU the rungs run your kernels;
 # on a CPU they run labkit's CPU versions of these kernels. The rungs take turns while they are measured, because runs at
-# different times cannot be compared. The rungs of labs 00 and 01 timed other tasks, so this figure does not show them.
+# different times cannot be compared. Lab 01 timed other tasks, so its rungs are on other ladders.
 #
 # **On a CPU** the first rungs are close together. The tensors of gptj-tiny fit into the processor's cache, so moving bytes
 # takes little time. Most of the time goes to calls from Python. "GELU in packed products" is labkit's own engine: it stores
@@ -730,9 +730,8 @@ def measure_rungs():
 
 if predicted(launches=guess_launches):
     rungs = measure.KeptRuns("02").keep_timings("rungs in turn", measure_rungs)
-    if climb.add_to(ladder, rungs, where):
-        shown = [rung for rung in ladder.rungs if rung.name.startswith("lab 02")]
-        display(plots.ladder_plot(shown, title="Your speed ladder: tokens per second", caption=where))
+    ladder.add_timings(climb.TASK, rungs, where=where)
+    display(plots.ladder_plot(ladder.of(climb.TASK), caption=where))
 
 
 # %%

@@ -544,13 +544,13 @@ guess_shards_share = 0.8
 if predicted(shards=guess_shards_share):
     layouts = {"one process": None, "2 shards": Layout(2, 1), "2 stages": Layout(1, 2)}
     (times, passes), ladder = measurements.run_layouts(layouts), measure.Ladder()
-    for name, timing in times.items():
-        ladder.add_timing(f"lab 03: {name}", timing, tokens=measurements.TOKENS, where=where)
+    named = {f"lab 03: {name}": timing for name, timing in times.items()}
+    ladder.add_timings(measurements.LAYOUT_TASK, named, where=where)
     reached = measure.ratio(times["one process"], times["2 shards"])
     print("The time of one process against the time of two shards:", reached.words)
     print(f"You predicted that two shards are {guess_shards_share} times as fast.")
     print("Passes through the model for the same tokens:", passes)
-    rungs = [rung for rung in ladder.rungs if rung.name.startswith("lab 03")]
+    rungs = ladder.of(measurements.LAYOUT_TASK)
     display(plots.ladder_plot(rungs, title="labkit's engine: tokens a second", caption=where))
 
 # %% [markdown]

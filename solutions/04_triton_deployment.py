@@ -331,7 +331,8 @@ if has_load:
     alone, joined = speeds.values()
     gain = measurements.gain(*(runs[-1] for runs in loads.values()))
     print(f"8 clients, time of a token: {gain.words}; your prediction: {guess_gain} x")
-    where = {"xlabel": "clients", "caption": "gptj-tiny, 32 tokens a request", "log": False}
+    about = measurements.caption("gptj-tiny, 32 tokens a request", loads)
+    where = {"xlabel": "clients", "caption": about, "log": False}
     marks = {"your prediction": (counts[-1], alone[-1] * guess_gain)}
     labels = {"ylabel": "tokens a second", "title": "Throughput"}
     display(plots.sweep_plot(counts, speeds, marks=marks, **labels, **where))
@@ -437,7 +438,7 @@ if has_plan and predicted(late=guess_late, as_percent=True):
     answers, *around = measurements.run_plan(mine, answer_together, plan, rate, first, more)
     waited, batch = measurements.queue_and_batch(*around, "planned")
     late = f"{sum(one.seconds > bound for one in answers) / len(answers):.0%}"
-    print("over the bound:", measurements.sent_late(answers, 1 / rate) or late, f"(you: {guess_late} %)")
+    print("over the bound:", measurements.warning(answers, 1 / rate) or late, f"(you: {guess_late} %)")
     print(f"requests in a batch: {batch:.1f}; in the queue: {1e3 * waited:.0f} ms")
     shares = {"median": 0.5, "p95": 0.95, "longest": 1.0}
     took = {"measured": [1e3 * measurements.latency(answers, share) for share in shares.values()]}
@@ -503,7 +504,8 @@ if has_load and predicted(median_ms=guess_median_ms):
             f"{name}: {', '.join(f'{measurements.tokens_per_second(one):.0f}' for one in load)} tokens a second"
         )
     labels = {"xlabel": "requests a second", "ylabel": "milliseconds", "log": False}
-    labels["caption"] = "gptj-tiny, every fourth request 96 tokens, others 8"
+    about = "gptj-tiny, every fourth request 96 tokens, others 8"
+    labels["caption"] = measurements.caption(about, runs)
     guesses = {"your prediction, in flight": (rates[-1], guess_median_ms)}
     for share, title in ((0.5, "Latency, median"), (0.95, "Latency of 95 % of the requests")):
         took = {

@@ -76,7 +76,13 @@ class Measured:
     @property
     def end_to_end(self) -> Timing:
         """The time of prefill and decode together, for each round."""
-        return Timing(tuple(a + b for a, b in zip(self.prefill.samples, self.decode.samples, strict=True)))
+        whole = tuple(a + b for a, b in zip(self.prefill.samples, self.decode.samples, strict=True))
+        return Timing(whole, self.disturbed)
+
+    @property
+    def disturbed(self) -> str:
+        """How other programs disturbed the rounds; "" if they did not."""
+        return self.prefill.disturbed or self.decode.disturbed
 
 
 def first_round(player: Player) -> None:

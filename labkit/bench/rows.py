@@ -26,7 +26,8 @@ def rows_of(
     """One row per engine; `about` holds the result of `about_engine` for each engine.
 
     `limit_of` takes a read bandwidth in bytes per second and returns the roofline for the middle of the generation. For each
-    round, the fraction of the limit is computed with the bandwidth that was measured in that round.
+    round, the fraction of the limit is computed with the bandwidth that was measured in that round. `disturbed` says how other
+    programs disturbed the rounds; "" if they did not.
     """
     first = next(iter(measured.values()))
     rows = []
@@ -55,6 +56,7 @@ def rows_of(
                 "read_bytes_per_second": read,
                 "spread": {phase: timing_of(found, phase).spread for phase in PHASES},
                 "runs": found.decode.runs,
+                "disturbed": found.disturbed,
                 "greedy_tokens_agree": agreement(first.tokens, found.tokens),
                 **facts,
             }
@@ -69,7 +71,10 @@ def about_engine(engine: BenchEngine, held_bytes: int, build_seconds: float) -> 
 
 
 def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -> list[dict[str, Any]]:
-    """How many times faster labkit is than each peer; empty if labkit was not measured."""
+    """How many times faster labkit is than each peer; empty if labkit was not measured.
+
+    `disturbed` says how other programs disturbed one of the two engines; "" if they did not.
+    """
     ours = measured.get(LabkitEngine.name)
     if ours is None:
         return []
@@ -78,6 +83,7 @@ def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -
     for name, theirs in measured.items():
         if theirs is not ours:
             row: dict[str, Any] = {"peer": name, "batch": batch, "interleaved": interleaved}
+            row["disturbed"] = ours.disturbed or theirs.disturbed
             for phase in PHASES:
                 found = compared(timing_of(theirs, phase), timing_of(ours, phase))
                 row[phase] = {"median": found.median, "low": found.low, "high": found.high}

@@ -105,12 +105,13 @@ def _draw(record: Record, path: Path) -> None:
     # On GPUs, the host cannot measure how long the communication takes.
     unseen = ["communication_bytes" in row and "communication_share" not in row for row in record.rows]
     bars = [
-        f"batch {row['batch']}{which(row)}, {row['engine'].removeprefix('labkit-')}{' (not separate)' if together else ''}"
+        f"batch {row['batch']}{which(row)}, {_named(row).removeprefix('labkit-')}{' (not separate)' if together else ''}"
         for row, together in zip(record.rows, unseen, strict=True)
     ]
     parts = {"computing": [ms - part for ms, part in zip(steps, waited, strict=True)], "in collectives (rank 0)": waited}
     title = "A decode step, milliseconds"
-    plots.parts_plot(bars, parts, xlabel="milliseconds per step", title=title, caption=record.caption()).savefig(path)
+    caption = "\n".join([record.caption(), *_notes(record)])
+    plots.parts_plot(bars, parts, xlabel="milliseconds per step", title=title, caption=caption).savefig(path)
 
 
 def _print_table(record: Record) -> None:
@@ -118,13 +119,15 @@ def _print_table(record: Record) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from labkit.measure.disturbed import MARK
+
     # The table must fit into 80 columns, because a number that is cut off is useless.
     table = Table(caption=record.caption(), caption_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", no_wrap=True)
     for row in record.rows:
         table.add_row(
-            row["engine"],
+            _named(row),
             row["precision"],
             str(row["batch"]),
             f"{row['prefill_ms']:.1f}",
@@ -152,10 +155,32 @@ def _print_table(record: Record) -> None:
     for row in record.extra["ratios"]:
         parts = [f"{phase.replace('_', ' ')} {_times(row[phase])}" for phase in ("prefill", "decode", "end_to_end")]
         alone = "" if row["interleaved"] else ", each run alone"
-        console.print(f"labkit against {row['peer']}, batch {row['batch']}{which(row)}{alone}: {', '.join(parts)} its speed")
+        mark = f" {MARK}" if row["disturbed"] else ""
+        console.print(
+            f"labkit against {row['peer']}, batch {row['batch']}{which(row)}{alone}: {', '.join(parts)} its speed{mark}"
+        )
     for row in record.extra["not_measured"]:
         batch = f", batch {row['batch']}" if "batch" in row else ""
         console.print(f"{row['engine']}{batch}{which(row)}: {row['why']}")
+    for note in _notes(record):
+        console.print(note)
+
+
+def _named(row: dict[str, Any]) -> str:
+    """The engine of a row, with a sign if other programs disturbed it."""
+    from labkit.measure.disturbed import SIGN
+
+    return f"{row['engine']} {SIGN}" if row["disturbed"] else str(row["engine"])
+
+
+def _notes(record: Record) -> list[str]:
+    """What other programs disturbed, and how to measure again; empty if they disturbed nothing."""
+    from labkit.measure.ceilings import BUSY
+    from labkit.measure.disturbed import COMMAND_AGAIN, SIGN, disturbed_note
+
+    notes = [disturbed_note((row["disturbed"] for row in record.rows), COMMAND_AGAIN)]
+    notes += [f"{SIGN} {BUSY} To get better ones, {COMMAND_AGAIN}."] if record.extra["ceilings"]["disturbed"] else []
+    return [note for note in notes if note]
 
 
 def _which(record: Record) -> Callable[[dict[str, Any]], str]:

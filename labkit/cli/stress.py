@@ -113,12 +113,14 @@ def _print_table(record: Record) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from labkit.serving.stress.summary import named
+
     table = Table(caption=record.caption(), caption_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "load" else "right", no_wrap=True)
     for row in record.rows:
         table.add_row(
-            row["load"],
+            named(row),
             f"{row['answered']}/{row['requests']}",
             f"{row['tokens_per_second']:,.0f}",
             f"{row['requests_per_second']:.1f}",
@@ -133,6 +135,8 @@ def _print_table(record: Record) -> None:
             console.print(f"{row['load']}: {count} x {kind}: {row['error_words'][kind]}", highlight=False)
         if row["fell_behind"]:
             console.print(f"{row['load']}: {row['fell_behind']}", highlight=False)
+        if row["not_watched"]:
+            console.print(f"{row['load']}: whether other programs disturbed it is {row['not_watched']}", highlight=False)
 
 
 def _middle_and_worst(found: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import nbformat
 
 from labkit.errors import InvalidRequest, LabkitError
 from labkit.grading.lab_notebooks import cells_digest, solved_notebook, student_notebook
+from labkit.grading.notebook_kernel import run_cells
 from labkit.home import fresh_home, write_atomically
 
 
@@ -82,13 +83,10 @@ def execute(notebook: Any, folder: Path, name: str, timeout: int = 300) -> Any:
 
     Raises `LabkitError`, which names the cell that failed.
     """
-    from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    where = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=where, coalesce_streams=True)
     try:
-        client.execute()
+        run_cells(notebook, folder, timeout=timeout, kernel_name="python3", coalesce_streams=True)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise LabkitError(f"{name} does not run: {str(error).strip()[-1500:]}") from error
     for cell in notebook.cells:

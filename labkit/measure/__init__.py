@@ -5,12 +5,14 @@ engine.
 from labkit.measure.ceilings import Ceilings, Reader, ceilings
 from labkit.measure.contention import Contention
 from labkit.measure.kept_runs import KeptRuns
-from labkit.measure.ladder import Ladder, Rung
+from labkit.measure.ladder import Ladder
 from labkit.measure.memory import HostPeak, gpu_peak_bytes, peak_host_memory
 from labkit.measure.profiler import OperationTime, profile_call
 from labkit.measure.progress_bar import progress_bar
 from labkit.measure.record import Record, versions
 from labkit.measure.roofline import Roofline, roofline
+from labkit.measure.rung import Rung
+from labkit.measure.task import Task
 from labkit.measure.timing import Ratio, Timing, compare, ratio, time_call
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Record",
     "Roofline",
     "Rung",
+    "Task",
     "Timing",
     "ceilings",
     "compare",

@@ -48,20 +48,21 @@ CLOCK_STEP = 0.02
 class Contention:
     """Watches the machine during its `with` block.
 
-    After the block, `words` says how other programs disturbed it; "" if they did not. The own program is the process with the
-    id `root` (default: this process) and all its descendants. A rank passes the id of the process that started all ranks.
+    After the block, `words` says how other programs disturbed it; "" if they did not. The own program consists of the processes
+    with the ids `roots` (default: this process) and all their descendants. A rank passes the id of the process that started all
+    ranks. A client passes its own id and the id of the server that it measures.
 
     Of several threads, the one that waited longest counts, because threads of a measurement work at the same time. `in_turn` is
     for a program whose processes wait for each other, such as ranks that pass messages: there, the waiting of all threads is
     added up, because each delay delays the whole program.
     """
 
-    def __init__(self, root: int | None = None, *, in_turn: bool = False) -> None:
-        self._root, self._in_turn = root or os.getpid(), in_turn
+    def __init__(self, *roots: int, in_turn: bool = False) -> None:
+        self._roots, self._in_turn = roots or (os.getpid(),), in_turn
         self.words = ""
 
     def __enter__(self) -> Contention:
-        self._before = _read(self._root)
+        self._before = _read(*self._roots)
         self._started = time.perf_counter()
         return self
 
@@ -75,7 +76,7 @@ class Contention:
         """
         passed = max(time.perf_counter() - self._started, 1e-9)
         elapsed = max(passed, seconds)
-        before, now = self._before, _read(self._root)
+        before, now = self._before, _read(*self._roots)
         others, at_most = now.others - before.others, ASLEEP * (now.own - before.own + CLOCK_STEP)
         if now.waited:
             each = [seconds - before.waited.get(thread, 0.0) for thread, seconds in now.waited.items()]
@@ -106,8 +107,8 @@ class _Reading:
     stolen: list[float]
 
 
-def _read(root: int) -> _Reading:
-    program = processes(root)
+def _read(*roots: int) -> _Reading:
+    program = list({process.pid: process for root in roots for process in processes(root)}.values())
     own = sum(map(_used_by, program))
     return _Reading(_waited_by_thread(program), own, _used_by_all() - own, _stolen())
 

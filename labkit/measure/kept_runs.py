@@ -14,8 +14,8 @@ from typing import Any
 from labkit.environment import describe
 from labkit.errors import InvalidRequest
 from labkit.home import home, write_atomically
-from labkit.measure.timing import ADVICE, Timing, ratio
-from labkit.plurals import counted
+from labkit.measure.disturbed import disturbed_note
+from labkit.measure.timing import Timing, ratio
 
 
 class KeptRuns:
@@ -36,7 +36,7 @@ class KeptRuns:
         Raises `InvalidRequest` for a value that JSON cannot hold.
         """
         rows = self._rows()
-        machine = _machine()
+        machine = str(describe())
         row = rows.get(name)
         if row and not again and row["machine"] == machine:
             disturbed = _disturbed(row["value"])
@@ -56,8 +56,8 @@ class KeptRuns:
             ) from error
         rows[name] = {"value": value, "machine": machine, "taken": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
         write_atomically(self.path, json.dumps(rows, indent=1) + "\n")
-        if disturbed := _disturbed(value):
-            print(f"This measurement was disturbed: {disturbed}. To get a better one, {ADVICE}.")
+        if note := disturbed_note([_disturbed(value)]):
+            print(note)
         return value
 
     def keep_timings(self, name: str, run: Callable[[], dict[str, Timing]], *, again: bool = False) -> dict[str, Timing]:
@@ -86,8 +86,3 @@ class KeptRuns:
 def _disturbed(value: Any) -> str:
     """The text in a kept value that says how other programs disturbed the measurement; "" if there is no such text."""
     return str(value.get("disturbed", "")) if isinstance(value, dict) else ""
-
-
-def _machine() -> str:
-    machine = describe()
-    return ", ".join([machine.cpu.model, counted(machine.cpu.usable_cores, "core"), *(gpu.name for gpu in machine.gpus)])

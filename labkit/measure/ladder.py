@@ -1,46 +1,38 @@
-"""The learner's speed ladder, which is stored on disk. It contains every engine that the learner built, with its tokens per
-second.
+"""The learner's speed ladders, which are stored on disk: one ladder for each task, with every engine that the learner built for
+it and its tokens per second.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import InvalidRequest
 from labkit.home import home, write_atomically
+from labkit.measure.disturbed import CELL_AGAIN, MARK
+from labkit.measure.rung import Rung, by_task, ladder_note, times_faster
+from labkit.measure.task import Task
 from labkit.measure.timing import Timing
+from labkit.plurals import counted
 
-
-@dataclass(frozen=True)
-class Rung:
-    """One measured run: its name, median tokens per second, quartiles `low` and `high`, and details of the measurement."""
-
-    name: str
-    tokens_per_second: float
-    low: float
-    high: float
-    details: dict[str, Any] = field(default_factory=dict)
-
-
-def _check(rung: Rung) -> None:
-    """Raise `InvalidRequest` unless the speeds are finite, positive and in order."""
-    low, middle, high = rung.low, rung.tokens_per_second, rung.high
-    slack = 1e-9 * middle  # quartiles are interpolated, and rounding can make equal numbers slightly different
-    if not (math.isfinite(high) and 0 < low <= middle + slack and middle <= high + slack):
-        raise InvalidRequest(
-            f"rung {rung.name!r}: {middle} tokens per second, quartiles {low} and {high}; the numbers must be finite and "
-            "positive, with the speed between its quartiles"
-        )
+WITHOUT_TASK = {"name", "tokens_per_second", "low", "high", "details"}
+"""The entries of a rung that an older labkit stored. It did not store which task was measured."""
+SEVERAL = (
+    "Each task has its own ladder, because speeds of different tasks cannot be compared. A number with x says how many times "
+    "as fast a rung is as the first rung of its ladder."
+)
+"""The first line of a text with several ladders."""
+BAR = 30
+"""The number of characters in the longest bar of a ladder."""
 
 
 class Ladder:
-    """Rungs in the order of their first measurement.
+    """The rungs of all ladders, in the order of their first measurement.
 
-    A new measurement of a rung replaces the old one and keeps its position.
+    A new measurement of a rung replaces the old one with the same task and name, and keeps its position.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -48,38 +40,43 @@ class Ladder:
 
     @property
     def rungs(self) -> list[Rung]:
-        """All rungs; an empty list if nothing was measured yet or the file cannot be read."""
-        try:
-            return self._read()
-        except (OSError, ValueError, TypeError):
-            return []
+        """The rungs of all tasks; an empty list if nothing was measured yet or the file cannot be read.
 
-    def _read(self) -> list[Rung]:
-        rungs = [Rung(**row) for row in json.loads(self.path.read_text("utf-8"))]
-        for rung in rungs:
-            _check(rung)
-        return rungs
+        Rungs that an older labkit stored without a task are left out.
+        """
+        return self._read_what_is_there()[0]
+
+    def of(self, task: Task) -> list[Rung]:
+        """The rungs of one task."""
+        return [rung for rung in self.rungs if rung.task == task]
 
     def add(
-        self, name: str, tokens_per_second: float, *, low: float | None = None, high: float | None = None, **details: Any
+        self,
+        task: Task,
+        name: str,
+        tokens_per_second: float,
+        *,
+        low: float | None = None,
+        high: float | None = None,
+        disturbed: str = "",
+        **details: Any,
     ) -> Rung:
-        """Add or replace a rung; `low` and `high` are its quartiles.
+        """Add or replace a rung; `low` and `high` are its quartiles, and `disturbed` says why it cannot be trusted.
 
-        Raises `InvalidRequest` if the speed is not positive and finite, or is not between its quartiles. An unreadable file is
-        renamed: its suffix becomes `.damaged`.
+        Rungs that an older labkit stored without a task are removed. Raises `InvalidRequest` if the speed is not positive and
+        finite, or is not between its quartiles. An unreadable file is renamed: its suffix becomes `.damaged`.
         """
         low = tokens_per_second if low is None else low
         high = tokens_per_second if high is None else high
-        rung = Rung(name, tokens_per_second, low, high, details)
-        _check(rung)
+        rung = Rung(task, name, tokens_per_second, low, high, disturbed, details)
         try:
-            rungs = self._read()
+            rungs, _ = self._read()
         except FileNotFoundError:
             rungs = []
         except (OSError, ValueError, TypeError):
             self.path.replace(self.path.with_suffix(".damaged"))
             rungs = []
-        places = [index for index, old in enumerate(rungs) if old.name == name]
+        places = [index for index, old in enumerate(rungs) if (old.task, old.name) == (task, name)]
         if places:
             rungs[places[0]] = rung
         else:
@@ -87,21 +84,53 @@ class Ladder:
         write_atomically(self.path, json.dumps([asdict(row) for row in rungs], indent=1) + "\n")
         return rung
 
-    def add_timing(self, name: str, timing: Timing, *, tokens: int, **details: Any) -> Rung:
-        """Add or replace the rung of an engine that generates `tokens` new tokens in each run of `timing`."""
-        low, high = tokens / timing.high, tokens / timing.low
-        return self.add(name, tokens / timing.median, low=low, high=high, runs=timing.runs, **details)
+    def add_timings(self, task: Task, timings: Mapping[str, Timing], **details: Any) -> None:
+        """Add or replace the rungs of engines that were timed in turn, by their names. Each run did the whole task once."""
+        for name, timing in timings.items():
+            low, high = task.tokens / timing.high, task.tokens / timing.low
+            speed, disturbed = task.tokens / timing.median, timing.disturbed
+            self.add(task, name, speed, low=low, high=high, disturbed=disturbed, runs=timing.runs, **details)
 
-    def text(self) -> str:
-        """The ladder as text: for each rung a bar, its speed, and its speed relative to the first rung."""
-        rungs = self.rungs
-        if not rungs:
-            return "Your ladder is empty: run a lab's measurements first."
-        width = max(len(rung.name) for rung in rungs)
-        most = max(rung.tokens_per_second for rung in rungs)
-        lines = []
-        for rung in rungs:
-            bar = "█" * max(1, round(30 * rung.tokens_per_second / most))
-            times = rung.tokens_per_second / rungs[0].tokens_per_second
-            lines.append(f"{rung.name:<{width}}  {bar:<30}  {rung.tokens_per_second:>9,.1f} tokens/s  {times:>6.1f} x")
-        return "\n".join(lines)
+    def text(self, again: str = CELL_AGAIN) -> str:
+        """All ladders as text, each below its task. again: what to do to measure a disturbed rung again.
+
+        Each rung has a bar, its speed, and its speed relative to the first rung of its ladder. If one of the two was disturbed,
+        there is no ratio, and a mark and words say so.
+        """
+        rungs, left_out = self._read_what_is_there()
+        ladders = [_ladder_text(ladder, again) for ladder in by_task(rungs)]
+        if len(ladders) > 1:
+            ladders.insert(0, SEVERAL)
+        if left_out:
+            ladders.append(
+                f"{counted(left_out, 'rung')} of an older version of labkit cannot be shown, because it is not known which "
+                "task was measured. Run the cells of the labs that measure them again."
+            )
+        return "\n\n".join(ladders) or "Your ladder is empty: run a lab's measurements first."
+
+    def _read_what_is_there(self) -> tuple[list[Rung], int]:
+        """The result of `_read`; no rungs if the file is missing or unreadable."""
+        try:
+            return self._read()
+        except (OSError, ValueError, TypeError):
+            return [], 0
+
+    def _read(self) -> tuple[list[Rung], int]:
+        """The rungs in the file, and the number of rungs without a task, which are left out."""
+        rows = [dict(row) for row in json.loads(self.path.read_text("utf-8"))]
+        known = [row for row in rows if set(row) != WITHOUT_TASK]
+        rungs = [Rung(**row | {"task": Task(**row.get("task", {}))}) for row in known]
+        return rungs, len(rows) - len(known)
+
+
+def _ladder_text(rungs: list[Rung], again: str) -> str:
+    """The ladder of one task."""
+    width = max(len(rung.name) for rung in rungs)
+    most = max(rung.tokens_per_second for rung in rungs)
+    lines = [str(rungs[0].task)]
+    for rung, times in zip(rungs, times_faster(rungs), strict=True):
+        bar = "█" * max(1, round(BAR * rung.tokens_per_second / most))
+        compared = MARK if rung.disturbed else "" if math.isnan(times) else f"{times:>6.1f} x"
+        line = f"  {rung.name:<{width}}  {bar:<{BAR}}  {rung.tokens_per_second:>9,.1f} tokens/s  {compared}"
+        lines.append(line.rstrip())
+    return "\n".join([*lines, *filter(None, [ladder_note(rungs, again)])])

@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import InvalidRequest
+from labkit.measure.disturbed import CELL_AGAIN, MARK
 from labkit.measure.how_far import PREDICTION, is_far, measured_of, predictions_in_words
-from labkit.measure.ladder import Rung
+from labkit.measure.rung import Rung, by_task, ladder_note, times_faster
 from labkit.plurals import counted
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe & Ito 2008: safe for colour-blind eyes
 GREY = "#777777"
@@ -44,9 +46,17 @@ def new_figure(title: str, caption: str = "", width: float = 7.0, height: float 
     figure = NotebookFigure(figsize=(width, height), layout="constrained", dpi=110)
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     if caption:
-        lines = [textwrap.fill(line, int(LETTERS_AN_INCH * width)) for line in caption.splitlines()]
-        figure.supxlabel("\n".join(lines), fontsize=CAPTION_SIZE, color=DARK, x=0.01, ha="left")
+        _put_caption(figure, _wrapped(caption, width))
     return figure
+
+
+def _wrapped(caption: str, width: float) -> str:
+    """The caption in lines that fit below a figure of this width in inches."""
+    return "\n".join(textwrap.fill(line, int(LETTERS_AN_INCH * width)) for line in caption.splitlines())
+
+
+def _put_caption(figure: FigureBase, lines: str) -> None:
+    figure.supxlabel(lines, fontsize=CAPTION_SIZE, color=DARK, x=0.01, ha="left")
 
 
 def roofline_plot(
@@ -148,31 +158,55 @@ def plain(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
-def ladder_plot(rungs: Sequence[Rung], *, title: str = "Your speed ladder", caption: str = "") -> Figure:
-    """Draw one bar per rung, with quartiles as whiskers, and write its speed, also as a multiple of the first rung's speed.
+LADDER_WIDTH = 7.0
+"""The width of `ladder_plot` in inches."""
 
-    Raises `InvalidRequest` when there are no rungs.
+
+def ladder_plot(
+    rungs: Sequence[Rung], *, title: str = "Your speed ladder", caption: str = "", again: str = CELL_AGAIN
+) -> Figure:
+    """Draw one ladder for each task, below the name of the task: one bar per rung, with quartiles as whiskers.
+
+    The speed of each rung is written at its bar, also as a multiple of the speed of the ladder's first rung. A disturbed rung
+    is hatched, and has a mark instead of the multiple. A note below the ladder says what disturbed it, and what to do (`again`)
+    to measure again. Raises `InvalidRequest` when there are no rungs.
     """
     if not rungs:
         raise InvalidRequest("the ladder has no rungs yet; run a measurement first")
-    figure = new_figure(title, caption, height=1.2 + 0.5 * len(rungs))
-    axes = figure.add_subplot()
+    ladders = by_task(rungs)
+    notes = [_wrapped(ladder_note(ladder, again), LADDER_WIDTH) for ladder in ladders]
+    heights = [0.8 + 0.45 * len(ladder) + 0.2 * len(note.splitlines()) for ladder, note in zip(ladders, notes, strict=True)]
+    figure = new_figure(title, caption, LADDER_WIDTH, 0.8 + sum(heights))
+    parts = figure.subfigures(len(ladders), height_ratios=heights, squeeze=False)
+    for (part,), ladder, note in zip(parts, ladders, notes, strict=True):
+        part.suptitle(str(ladder[0].task), fontsize=CAPTION_SIZE, x=0.01, ha="left")
+        if note:
+            _put_caption(part, note)
+        axes = part.add_subplot()
+        _draw_ladder(axes, ladder)
+    axes.set(xlabel="tokens a second (bar: median, whisker: quartiles)")
+    return figure
+
+
+def _draw_ladder(axes: Axes, rungs: Sequence[Rung]) -> None:
+    """Draw the ladder of one task."""
     speeds = [rung.tokens_per_second for rung in rungs]
     whiskers = [
         [max(0.0, rung.tokens_per_second - rung.low) for rung in rungs],
         [max(0.0, rung.high - rung.tokens_per_second) for rung in rungs],
     ]
     places = range(len(rungs))
-    axes.barh(places, speeds, xerr=whiskers, color=COLOURS[0], ecolor=GREY, height=0.6, capsize=3)
-    for place, rung in zip(places, rungs, strict=True):
-        times = rung.tokens_per_second / speeds[0]
-        text = f" {rung.tokens_per_second:,.0f} tokens/s" + (f", {times:.1f} x" if place else "")
+    style: dict[str, Any] = {"ecolor": GREY, "height": 0.6, "capsize": 3, "edgecolor": "white"}
+    axes.barh(places, speeds, xerr=whiskers, color=COLOURS[0], hatch=["//" * bool(rung.disturbed) for rung in rungs], **style)
+    for place, (rung, times) in enumerate(zip(rungs, times_faster(rungs), strict=True)):
+        compared = "" if place == 0 or math.isnan(times) else f", {times:.1f} x"
+        text = f" {rung.tokens_per_second:,.0f} tokens/s" + (f" {MARK}" if rung.disturbed else compared)
         axes.text(max(rung.high, rung.tokens_per_second), place, text, va="center", fontsize=NUMBER_SIZE)
     axes.set_yticks(places, [rung.name for rung in rungs])
     axes.invert_yaxis()
-    axes.set(xlabel="tokens a second (bar: median, whisker: quartiles)", xlim=(0, 1.45 * max(rung.high for rung in rungs)))
+    room = 1.8 if any(rung.disturbed for rung in rungs) else 1.45  # for the numbers beside the bars
+    axes.set_xlim(0, room * max(rung.high for rung in rungs))
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def _check_groups(

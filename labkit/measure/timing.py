@@ -16,11 +16,11 @@ from typing import Any
 
 from labkit.errors import InvalidRequest
 from labkit.measure.contention import Contention
+from labkit.measure.disturbed import CELL_AGAIN
 from labkit.plurals import counted
 from labkit.torch_state import torch_threads
 
 TOO_NOISY = "too noisy to compare"
-ADVICE = "close other programs and run this cell again"
 
 WIDEST = 0.5
 """A ratio is trusted if its quartiles are at most this far apart, as a share of its median."""
@@ -36,7 +36,7 @@ def too_noisy(why: str = "") -> str:
 
     The sentence says what to do, and why the times are too noisy.
     """
-    return f"{TOO_NOISY}; {ADVICE}" + (f" ({why})" if why else "")
+    return f"{TOO_NOISY}; {CELL_AGAIN}" + (f" ({why})" if why else "")
 
 
 @dataclass(frozen=True)

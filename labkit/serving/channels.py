@@ -28,7 +28,7 @@ def channel_options(address: str, more: Sequence[tuple[str, int]] = ()) -> Optio
     """gRPC's options for HOST:PORT: messages may have any size, and servers on this machine are reached without a proxy, even
     if the environment names a proxy.
     """
-    return [*_LARGEST, *more, *([("grpc.enable_http_proxy", 0)] if _is_here(address) else [])]
+    return [*_LARGEST, *more, *([("grpc.enable_http_proxy", 0)] if is_here(address) else [])]
 
 
 def grpc_client(address: str, more: Sequence[tuple[str, int]] = ()) -> Any:
@@ -44,11 +44,11 @@ def grpc_client(address: str, more: Sequence[tuple[str, int]] = ()) -> Any:
 def open_url(url: str | urllib.request.Request, *, timeout: float) -> Any:
     """`urllib.request.urlopen`, but without a proxy for addresses on this machine."""
     address = urllib.parse.urlsplit(url if isinstance(url, str) else url.full_url).netloc
-    handlers = [urllib.request.ProxyHandler({})] if _is_here(address) else []
+    handlers = [urllib.request.ProxyHandler({})] if is_here(address) else []
     return urllib.request.build_opener(*handlers).open(url, timeout=timeout)
 
 
-def _is_here(address: str) -> bool:
+def is_here(address: str) -> bool:
     """Whether HOST:PORT is on this machine: a loopback address, or the address of one of this user's servers."""
     return is_loopback(address) or secret_of(address) is not None
 

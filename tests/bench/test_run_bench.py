@@ -19,9 +19,11 @@ from labkit.bench.peers import PEERS, HuggingFaceEngine
 from labkit.bench.rounds import Measured, Prompts
 from labkit.bench.rows import agreement, ratios_of, rows_of
 from labkit.checkpoints import open_checkpoint
+from labkit.cli.bench import _print_table
 from labkit.config import GPT_J_6B
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.measure import Ceilings, Record, Roofline, Timing, roofline
+from labkit.measure.disturbed import COMMAND_AGAIN, disturbed_note
 from labkit.parallel import Layout
 from tests.sampled import one_in
 
@@ -124,6 +126,37 @@ def test_the_share_of_the_limit_is_taken_round_by_round() -> None:
     (row,) = rows_of(1, "fp32", {"labkit": found}, about, limit_of, interleaved=True)
     assert row["fraction_of_limit"] == pytest.approx(limit_of(1e9).decode_seconds / 0.1)
     assert row["read_bytes_per_second"] == 1.5e9
+
+
+def test_what_other_programs_disturbed_is_in_the_rows_and_in_the_ratios() -> None:
+    quiet = measured((1.0, 1.0), (0.4, 0.2))
+    busy = replace(quiet, prefill=Timing((1.0, 1.0), "another program ran"), decode=Timing((0.4, 0.2), "another program ran"))
+    about = {name: {"version": "1", "detail": "", "held_bytes": 0} for name in ("labkit", "hf", "hf-compiled")}
+    engines = {"labkit": quiet, "hf": busy, "hf-compiled": replace(quiet)}
+    limit = roofline(open_checkpoint("gptj-tiny").config, batch=1, length=44, precision="fp32", ceilings=LIMITS)
+    rows = rows_of(1, "fp32", engines, about, lambda rate: limit, interleaved=True)
+    assert [row["disturbed"] for row in rows] == ["", "another program ran", ""]
+    assert [row["disturbed"] for row in ratios_of(1, engines, interleaved=True)] == ["another program ran", ""]
+    assert busy.end_to_end.disturbed == "another program ran"
+
+
+def test_the_printed_table_marks_what_was_disturbed(record: Record, capsys: pytest.CaptureFixture[str]) -> None:
+    def disturb(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+        return [row | {"disturbed": "another program ran" if row[key] == "hf" else ""} for row in rows]
+
+    extra = record.extra | {"ratios": disturb(record.extra["ratios"], "peer")}
+    _print_table(replace(record, rows=disturb(record.rows, "engine"), extra=extra))
+    said = capsys.readouterr().out
+    assert said.count("hf !") == 2
+    assert "labkit !" not in said
+    assert said.count("! disturbed") == 2
+    assert disturbed_note(["another program ran"], COMMAND_AGAIN) in " ".join(said.split())
+    quiet = [row | {"disturbed": ""} for row in record.rows]
+    busy_limits = replace(LIMITS, disturbed="another program ran").to_dict()
+    _print_table(replace(record, rows=quiet, extra=record.extra | {"ratios": [], "ceilings": busy_limits}))
+    said = capsys.readouterr().out
+    assert "! The machine was busy when its limits were measured" in said
+    assert "disturbed" not in said
 
 
 def test_ranks_for_which_there_are_no_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,26 @@ BODY = (
 )
 
 
+MEASURED = """\
+# %% [markdown]
+# # Two tasks
+
+# %%
+from labkit.measure import KeptRuns, Ladder, Task, Timing
+
+for sequences, disturbed in ((1, ""), (8, "another program ran")):
+    task = Task("gptj-tiny", sequences, prompt_tokens=64, new_tokens=4)
+    Ladder().add_timings(task, {"hf": Timing((4.0,)), "engine": Timing((1.0,), disturbed)})
+
+# %%
+KeptRuns("00").keep("limits", lambda: {"disturbed": "another program ran"})
+
+# %%
+KeptRuns("00").keep("decode", lambda: {"disturbed": ""})
+"""
+"""A lab with the rungs of two tasks. One rung and one kept measurement were disturbed."""
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the inputs of the commands: a text, two learners' notebooks, two courses."""
@@ -164,6 +184,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for course in ("course", "edited"):
         (folder / course / "solutions").mkdir(parents=True)
         (folder / course / "solutions" / "00_first.py").write_text(LAB_SOURCE)
+    (folder / "measured" / "solutions").mkdir(parents=True)
+    (folder / "measured" / "solutions" / "00_measured.py").write_text(MEASURED)
     (folder / "edited" / "labs").mkdir()
     (folder / "edited" / "labs" / "00_first.ipynb").write_text(json.dumps({"cells": [], "metadata": {}}))
     return folder
@@ -201,7 +223,7 @@ def done(place: Path) -> dict[str, Done]:
         "release": ["release", "--json", *course],
         "release in step": ["release", "--check", "--json", *course],
         "release edited": ["release", *edited],
-        "tour": ["tour", "--json", *course],
+        "tour": ["tour", "--json", "--course", str(place / "measured"), "--plot", str(place / "ladders.png")],
         "no GPU": ["generate", "x", "--device", "cuda"],
         "no number": ["generate", "x", "--top-k", "many"],
     }
@@ -349,7 +371,23 @@ def test_release_and_tour(done: dict[str, Done], place: Path) -> None:
     for command, said in (("release none", "there is no lab '77'"), ("release edited", "edited after labkit wrote it")):
         assert done[command].status == 2
         assert said in done[command].errors
-    assert last_json(done["tour"]) == {"labs": ["00_first"], "ladder": []}
+
+
+def test_the_tour_prints_and_draws_a_ladder_for_each_task(done: dict[str, Done], place: Path) -> None:
+    report = last_json(done["tour"])
+    assert report["labs"] == ["00_measured"]
+    assert report["disturbed_cells"] == {"00_measured": 1}
+    found = [(rung["task"]["sequences"], rung["name"], rung["disturbed"]) for rung in report["ladder"]]
+    assert found == [(1, "hf", ""), (1, "engine", ""), (8, "hf", ""), (8, "engine", "another program ran")]
+    _, one, eight = done["tour"].out.split("\n\n")
+    assert one.startswith("gptj-tiny: 1 sequence, 64 prompt tokens")
+    assert "4.0 x" in one
+    assert eight.startswith("gptj-tiny: 8 sequences at once, 64 prompt tokens")
+    assert "! disturbed" in eight
+    assert "another program ran. To get a better one, close other programs and run this command again." in eight
+    assert "! Measurements in 1 cell were disturbed." in done["tour"].errors
+    assert "encrypt" not in done["tour"].errors
+    assert (place / "ladders.png").read_bytes().startswith(b"\x89PNG")
 
 
 # Pipes and disks --------------------------------------------------------------------------------------------------------

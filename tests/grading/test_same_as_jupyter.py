@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from labkit.grading.notebook_check import check_notebook
+from labkit.grading.notebook_kernel import run_cells
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED
 from tests.grading.awkward import CASES, FAILING, NAME
 from tests.grading.quick_workers import quick_workers
@@ -45,8 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def in_jupyter(folder: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
     """The result of `check` in a kernel, as [verdict, points, message], or the error that it raised."""
-    from nbclient import NotebookClient
-
     notebook = nbformat.v4.new_notebook()
     last: dict[str, int] = {}
     for name in chosen("name", request):
@@ -55,7 +54,7 @@ def in_jupyter(folder: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
         last[name] = len(notebook.cells) - 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABKIT_HOME", str(folder / "home"))
-        NotebookClient(notebook, timeout=1200, allow_errors=True, resources={"metadata": {"path": str(folder)}}).execute()
+        run_cells(notebook, folder, timeout=1200, allow_errors=True)
     return {name: said_by(notebook.cells[number]) for name, number in last.items()}
 
 

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from labkit.measure import Contention, KeptRuns, Timing, contention, ratio
-from labkit.measure.timing import ADVICE, TOO_NOISY
+from labkit.measure.disturbed import CELL_AGAIN
+from labkit.measure.timing import TOO_NOISY
 from tests.busy_core import COUNTED, FIRST_CORE, PINNED, busy_core
 from tests.patience import PATIENCE
 
@@ -50,9 +51,9 @@ def test_what_is_measured_on_a_busy_core_says_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
-    assert said[0].startswith(f"{TOO_NOISY}; {ADVICE} (other programs kept this one waiting for a core for")
+    assert said[0].startswith(f"{TOO_NOISY}; {CELL_AGAIN} (other programs kept this one waiting for a core for")
     assert " x (" not in said[0]
-    assert f"To get a better one, {ADVICE}" in said[1]
+    assert f"To get a better one, {CELL_AGAIN}" in said[1]
     assert said[2] == "on a processor"
     assert said[3] == "The machine was busy when its limits were measured, so they are too low."
     assert "was disturbed (other programs" in said[4]
@@ -129,7 +130,7 @@ def test_a_measurement_ends_when_it_is_clear_that_it_was_disturbed() -> None:
 
 def test_what_is_clear_depends_on_how_long_a_block_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = iter([0.0, 5.0, 5.0, 60.0])
-    monkeypatch.setattr(contention, "_read", lambda root: contention._Reading({"1": (now := next(waited))}, now, now, [0.0]))
+    monkeypatch.setattr(contention, "_read", lambda *roots: contention._Reading({"1": (now := next(waited))}, now, now, [0.0]))
     with Contention() as found:
         assert found.so_far(24.0)
         assert not found.so_far(26.0)
@@ -140,7 +141,7 @@ def test_what_is_clear_depends_on_how_long_a_block_lasts(monkeypatch: pytest.Mon
 def test_of_a_program_in_turn_the_waiting_of_all_threads_counts(in_turn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     waited = iter([0.0, 2.0, 2.0, 2.0])
     monkeypatch.setattr(
-        contention, "_read", lambda root: contention._Reading(dict.fromkeys("123", now := next(waited)), now, 3 * now, [0.0])
+        contention, "_read", lambda *roots: contention._Reading(dict.fromkeys("123", now := next(waited)), now, 3 * now, [0.0])
     )
     with Contention(in_turn=in_turn) as found:
         assert bool(found.so_far(24.0)) is in_turn
@@ -155,6 +156,15 @@ def test_processor_time_of_descendants_is_not_that_of_others(monkeypatch: pytest
     spins = "import time\nwhile time.process_time() < 0.5: pass"
     subprocess.run([sys.executable, "-c", grandchild, spins], check=True)
     assert before - contention._read(os.getpid()).others >= 0.4
+
+
+def test_a_program_may_consist_of_several_processes(spinner: int) -> None:
+    """The processor time of each process counts once."""
+    used = psutil.Process(spinner).cpu_times().user
+    _wait_for_processor_time(spinner, 0.5)
+    alone, twice = contention._read(os.getpid()), contention._read(os.getpid(), os.getpid())
+    assert twice.own < 1.5 * alone.own
+    assert contention._read(os.getpid(), spinner).own >= alone.own + used + 0.5
 
 
 def test_without_counts_of_the_kernel_others_are_seen_by_their_processor_time(
@@ -188,7 +198,7 @@ def test_pairs_that_differ_are_not_one_number() -> None:
     assert not wide.trusted
     assert str(wide) == TOO_NOISY
     assert wide.shown != wide.shown  # NaN: no bar
-    assert wide.words.startswith(f"{TOO_NOISY}; {ADVICE} (the ratios of the pairs of runs differ too much")
+    assert wide.words.startswith(f"{TOO_NOISY}; {CELL_AGAIN} (the ratios of the pairs of runs differ too much")
     assert not ratio(Timing((1.0, 1.0)), Timing((1.0, 1.0))).trusted  # two pairs have no spread to judge by
     disturbed = ratio(Timing((2.0,) * 5, "another program ran"), Timing((1.0,) * 5))
     assert (disturbed.trusted, disturbed.why) == (False, "another program ran")
@@ -199,7 +209,7 @@ def test_timings_that_cannot_be_compared_are_taken_again(tmp_path: Path, capsys:
     noisy = {"a": Timing((6.9, 1.0, 0.4, 5.0)), "b": Timing((0.2, 0.9, 0.3, 0.21))}
     quiet = {"a": Timing((2.0, 2.1, 2.0)), "b": Timing((1.0, 1.0, 1.0))}
     assert not ratio(*runs.keep_timings("pair", lambda: noisy).values()).trusted
-    assert ADVICE in capsys.readouterr().out
+    assert CELL_AGAIN in capsys.readouterr().out
     assert runs.keep_timings("pair", lambda: quiet) == quiet
     assert "it is repeated now" in capsys.readouterr().out
     assert runs.keep_timings("pair", lambda: noisy) == quiet

@@ -1,11 +1,10 @@
-"""Stored measurements (records, kept runs, the ladder), and figures that show the values that they were given."""
+"""Stored measurements (records, kept runs), and figures that show the values that they were given."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from matplotlib import image
 from matplotlib.colors import to_rgb
 
 from labkit.errors import InvalidRequest
-from labkit.measure import KeptRuns, Ladder, Record, Rung, Timing, plots
+from labkit.measure import KeptRuns, Record, Rung, Task, plots
 
+TASK = Task("gptj-tiny", sequences=1, prompt_tokens=16, new_tokens=64)
 ROWS = [{"engine": "labkit", "ms": 1.5, "runs": 7, "steady": True, "spread": {"low": 1.25}, "places": (1, 2)}]
 
 
@@ -105,82 +105,6 @@ def test_a_run_of_another_machine_or_a_damaged_file_is_taken_anew(tmp_path: Path
         KeptRuns("01", path).keep("nan", lambda: math.nan)
 
 
-# The ladder -------------------------------------------------------------------------------------------------------------
-def test_a_rung_is_replaced_in_its_place(tmp_path: Path) -> None:
-    path = tmp_path / "ladder.json"
-    Ladder(path).add("hf", 100.0, low=90.0, high=120.0, batch=1)
-    Ladder(path).add("cached", 250.0)
-    Ladder(path).add("hf", 125.0, batch=2)
-    assert Ladder(path).rungs == [Rung("hf", 125.0, 125.0, 125.0, {"batch": 2}), Rung("cached", 250.0, 250.0, 250.0)]
-    first, second = Ladder(path).text().splitlines()
-    assert "125.0 tokens/s" in first
-    assert "1.0 x" in first
-    assert "2.0 x" in second
-    assert second.count("█") == 2 * first.count("█") == 30
-
-
-def test_a_rung_from_a_timing(tmp_path: Path) -> None:
-    rung = Ladder(tmp_path / "l.json").add_timing("batch", Timing((0.5, 0.25, 1.0, 0.5, 0.5)), tokens=64, batch=3)
-    assert (rung.low, rung.tokens_per_second, rung.high) == (128.0, 128.0, 128.0)
-    assert rung.details == {"runs": 5, "batch": 3}
-    wide = Ladder(tmp_path / "l.json").add_timing("wide", Timing((1.0, 2.0, 4.0)), tokens=12)
-    assert (wide.low, wide.tokens_per_second, wide.high) == (4.0, 6.0, 8.0)
-    for equal in (0.1, 0.07, 1 / 3, 0.013):  # because of rounding, interpolated quartiles of equal runs may differ
-        Ladder(tmp_path / "l.json").add_timing("equal", Timing((equal,) * 7), tokens=64)
-
-
-def test_an_empty_ladder_says_so(tmp_path: Path) -> None:
-    assert Ladder(tmp_path / "none.json").rungs == []
-    assert "empty" in Ladder(tmp_path / "none.json").text()
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "{", "null", "5", '{"a": 1}', '[{"name": "x"}]', '[{"name": "x", "tokens_per_second": "y", "low": 1, "high": 1}]'],
-)
-def test_a_damaged_ladder_is_empty_and_kept_aside(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "ladder.json"
-    path.write_text(text)
-    assert Ladder(path).rungs == []
-    assert "empty" in Ladder(path).text()
-    Ladder(path).add("hf", 100.0)
-    assert [rung.name for rung in Ladder(path).rungs] == ["hf"]
-    assert (tmp_path / "ladder.damaged").read_text() == text
-
-
-@pytest.mark.parametrize(
-    ("speed", "low", "high"),
-    [(0.0, None, None), (-1.0, None, None), (math.nan, None, None), (math.inf, None, None), (5.0, 6.0, 7.0), (5.0, 1.0, 4.0)],
-)
-def test_speeds_that_cannot_be_are_refused(speed: float, low: float | None, high: float | None, tmp_path: Path) -> None:
-    ladder = Ladder(tmp_path / "ladder.json")
-    ladder.add("hf", 100.0)
-    with pytest.raises(InvalidRequest, match="rung 'bad'"):
-        ladder.add("bad", speed, low=low, high=high)
-    assert [rung.name for rung in ladder.rungs] == ["hf"]
-
-
-def test_a_crash_while_writing_leaves_the_old_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "ladder.json"
-    Ladder(path).add("hf", 100.0)
-
-    def crash(source: Any, target: Any) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(OSError, match="no space"):
-        Ladder(path).add("cached", 200.0)
-    monkeypatch.undo()
-    assert [rung.name for rung in Ladder(path).rungs] == ["hf"]
-    assert [file.name for file in tmp_path.iterdir()] == ["ladder.json"]
-
-
-def test_the_ladder_lives_in_labkits_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
-    Ladder().add("hf", 100.0)
-    assert Ladder(tmp_path / "home" / "ladder.json").rungs[0].name == "hf"
-
-
 # Figures ----------------------------------------------------------------------------------------------------------------
 def lines_of(figure: Any) -> dict[str, tuple[list[float], list[float]]]:
     (axes,) = figure.axes
@@ -247,21 +171,6 @@ def test_sweep_plot_refuses_lines_of_another_length(place: str) -> None:
         plots.sweep_plot([1, 2], arguments.pop("lines"), xlabel="x", ylabel="y", **arguments)
 
 
-def test_ladder_plot(tmp_path: Path) -> None:
-    rungs = [Rung("hf", 100.0, 90.0, 120.0), Rung("cached", 250.0, 250.0 + 1e-9, 260.0), Rung("batch", 900.0, 800.0, 950.0)]
-    figure = plots.ladder_plot(rungs)
-    (axes,) = figure.axes
-    assert [bar.get_width() for bar in axes.patches] == [100.0, 250.0, 900.0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["hf", "cached", "batch"]
-    said = " ".join(text.get_text() for text in axes.texts)
-    assert "100 tokens/s" in said
-    assert "2.5 x" in said
-    assert "9.0 x" in said
-    assert_drawn(figure, tmp_path / "ladder.png")
-    with pytest.raises(InvalidRequest, match="no rungs"):
-        plots.ladder_plot([])
-
-
 def test_prediction_plot_draws_every_series(tmp_path: Path) -> None:
     series = {f"series {index}": [index + 1.0, index + 2.0] for index in range(8)}
     figure = plots.prediction_plot(["prefill", "decode"], series, ylabel="ms")
@@ -291,7 +200,7 @@ def test_a_bar_that_was_not_asked_for_takes_no_room() -> None:
 
 
 def test_a_caption_is_readable_and_stays_inside_the_figure() -> None:
-    figure = plots.ladder_plot([Rung("hf", 100.0, 90.0, 120.0)], caption="measured on a machine with a long name " * 4)
+    figure = plots.ladder_plot([Rung(TASK, "hf", 100.0, 90.0, 120.0)], caption="measured on a machine with a long name " * 4)
     caption = figure._supxlabel
     assert caption.get_fontsize() >= 9
     assert max(to_rgb(caption.get_color())) < 0.4
@@ -300,7 +209,7 @@ def test_a_caption_is_readable_and_stays_inside_the_figure() -> None:
 
 
 def test_a_figure_shows_itself_in_a_notebook() -> None:
-    figure = plots.ladder_plot([Rung("hf", 100.0, 90.0, 120.0)])
+    figure = plots.ladder_plot([Rung(TASK, "hf", 100.0, 90.0, 120.0)])
     pixels = image.imread(io.BytesIO(figure._repr_png_()), format="png")
     assert pixels.std() > 0.05
 

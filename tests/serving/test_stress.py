@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import random
 import shutil
 import statistics
 import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 import pytest
 
 from labkit.errors import InvalidRequest, NotAvailable
+from labkit.measure import Contention
+from labkit.measure.disturbed import COMMAND_AGAIN, disturbed_note
 from labkit.serving.server import Server
 from labkit.serving.stress import (
     Lengths,
@@ -23,15 +27,17 @@ from labkit.serving.stress import (
     StressRecord,
     StressRun,
     StressSettings,
+    other_programs,
     percentiles,
     run_stress,
     summarise,
 )
 from labkit.serving.stress.arrivals import poisson_arrivals
+from labkit.serving.stress.other_programs import OtherPrograms
 from labkit.serving.stress.plots import running_batch, throughput_plot, timeline_plot
 from labkit.serving.stress.prompts import Prompts
 from labkit.serving.stress.record import about_served
-from labkit.serving.stress.summary import fell_behind
+from labkit.serving.stress.summary import fell_behind, named
 from tests.patience import PATIENCE
 
 
@@ -106,6 +112,61 @@ def test_a_generator_that_is_late_says_so_and_flatters_nobody() -> None:
     assert row["lag_ms"]["max"] == pytest.approx(1980)
     deaf = StressRun(settings, in_time.requests, [0.001] * 95 + [0.3] * 5)
     assert "300 ms late in noting tokens" in fell_behind(deaf)
+
+
+# Other programs ---------------------------------------------------------------------------------------------------------
+def test_a_run_that_was_disturbed_says_so_in_its_row_in_figures_and_captions() -> None:
+    quiet, busy = made_run(), made_run()
+    busy.disturbed = "another program ran"
+    record = StressRecord.of([quiet, busy], ABOUT)
+    assert [(row["disturbed"], row["not_watched"]) for row in record.rows] == [("", ""), ("another program ran", "")]
+    assert [named(row) for row in record.rows] == ["2 users", "2 users !"]
+    note = disturbed_note(["another program ran"], COMMAND_AGAIN)
+    assert note in record.caption()
+    assert note in record.caption(1)
+    assert "disturbed" not in record.caption(0)
+    (axes,) = throughput_plot(record).axes
+    assert [text.get_text() for text in axes.texts] == ["2 users", "2 users !"]
+    assert timeline_plot(record, 1).get_suptitle().endswith("2 users !")
+    assert not timeline_plot(record, 0).get_suptitle().endswith("!")
+    for row in record.rows:
+        del row["disturbed"]  # as in a record of an older labkit
+    assert "disturbed" not in record.caption()
+    assert named(record.rows[1]) == "2 users"
+
+
+LISTENS = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    input()
+"""
+
+
+def test_a_server_on_this_machine_is_not_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[tuple[int, ...]] = []
+    monkeypatch.setattr(other_programs, "Contention", lambda *roots: watched.append(roots) or Contention(*roots))
+    with subprocess.Popen([sys.executable, "-c", LISTENS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = f"127.0.0.1:{int(server.stdout.readline())}"
+        with OtherPrograms(address) as others:
+            pass
+        assert watched == [(os.getpid(), server.pid)]
+        assert others.not_watched == ""
+        with OtherPrograms(address) as others:
+            server.communicate("\n")
+    assert others.not_watched == "not measured here: the process of the server ended during the load"
+    with OtherPrograms(address) as others:
+        pass
+    assert others.not_watched == f"not measured here: the process of the server at {address} cannot be seen"
+    assert others.disturbed == ""
+
+
+def test_of_a_server_elsewhere_only_this_machine_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Contention, "so_far", lambda *_: "another program ran")
+    with OtherPrograms("192.0.2.1:8001") as others:
+        pass
+    assert (others.disturbed, others.not_watched) == ("another program ran", "")
 
 
 def test_poisson_arrivals() -> None:

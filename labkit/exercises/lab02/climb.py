@@ -16,8 +16,7 @@ from labkit.engine import Engine, SamplingParams
 from labkit.errors import LabkitError
 from labkit.exercises.lab02.examples import TORCH_FORMS
 from labkit.exercises.lab02.swaps import EngineSwaps, three_products, through_narrow_table
-from labkit.measure import Ladder, Timing, compare, progress_bar
-from labkit.measure.timing import too_noisy
+from labkit.measure import Task, Timing, compare, progress_bar
 from labkit.measure.torch_traffic import torch_traffic
 from labkit.ops.decode_attention import decode_attention_reference
 from labkit.ops.layer_norm import layer_norm_reference
@@ -26,9 +25,8 @@ from labkit.ops.prefill_attention import prefill_attention_reference
 from labkit.ops.residual_layer_norm import residual_layer_norm_reference
 from labkit.ops.rotary_cache_write import rotary_cache_write_reference
 
-BATCH, PROMPT_TOKENS, NEW_TOKENS = 8, 16, 16
-TOKENS = BATCH * NEW_TOKENS
-"""New tokens of one run."""
+TASK = Task("gptj-tiny", sequences=8, prompt_tokens=16, new_tokens=16)
+"""The task of every rung."""
 
 Functions = dict[str, Callable[..., Any]]
 
@@ -70,19 +68,6 @@ def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict
     return compare(rungs, device=swaps.device, warmup=1, min_runs=5, max_runs=9, max_seconds=seconds, progress=bar)
 
 
-def add_to(ladder: Ladder, timings: dict[str, Timing], where: str) -> bool:
-    """Put the timings of all rungs on the ladder and return True.
-
-    If a timing was disturbed, change nothing and return False.
-    """
-    if any(timing.disturbed for timing in timings.values()):
-        print(f"Your ladder stays as it was: the rungs are {too_noisy()}.")
-        return False
-    for name, timing in timings.items():
-        ladder.add_timing(name, timing, tokens=TOKENS, where=where)
-    return True
-
-
 def launches_by_operation(step: Callable[[], Any]) -> dict[str, int]:
     """The number of launches of a step for each operation in `APART`. In this step, these operations run in separate steps.
 
@@ -122,13 +107,13 @@ def _whole_engines(swaps: EngineSwaps) -> dict[str, Callable[[], Any]]:
     """
     found: dict[str, Callable[[], Any]] = {}
     bar = progress_bar("engines for the last rungs", after=1.0)
-    whole = labkit.load("gptj-tiny", device=swaps.device, dtype="fp32")
+    whole = labkit.load(TASK.model, device=swaps.device, dtype="fp32")
     bar(1, 2)
     words = "GELU in packed products" if swaps.device.type == "cpu" else "products for few rows"
     found[f"lab 02 + {words}"] = _runner(whole, {"layer_norm": ops.layer_norm.__wrapped__})  # type: ignore[attr-defined]
     found["lab 02 + captured step"] = _runner(whole, {})
     try:
-        small = labkit.load("gptj-tiny", device=swaps.device, dtype="int8")
+        small = labkit.load(TASK.model, device=swaps.device, dtype="int8")
     except LabkitError as error:
         print(f"int8 weights: not measured here: {error}")
     else:
@@ -139,8 +124,9 @@ def _whole_engines(swaps: EngineSwaps) -> dict[str, Callable[[], Any]]:
 
 def _runner(engine: Engine, functions: Functions) -> Callable[[], Any]:
     generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(1, engine.config.vocab_size, (BATCH, PROMPT_TOKENS), generator=generator).tolist()
-    params = SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
+    shape = TASK.sequences, TASK.prompt_tokens
+    prompts = torch.randint(1, engine.config.vocab_size, shape, generator=generator).tolist()
+    params = SamplingParams(max_new_tokens=TASK.new_tokens, ignore_eos=True)
 
     def run() -> None:
         with ops.use(**functions):

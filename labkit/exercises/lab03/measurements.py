@@ -22,7 +22,8 @@ from labkit.exercises.lab03.on_ranks import of_rank
 from labkit.host_cores import usable_cores
 from labkit.launch import Each, Launched, launch
 from labkit.launch.ledger import COMPUTE, Entry
-from labkit.measure import Contention, Timing, compare, progress_bar
+from labkit.measure import Contention, Task, Timing, compare, progress_bar
+from labkit.measure.disturbed import of_most
 from labkit.model import FixedBatches, KVCache
 from labkit.model.part import Part
 from labkit.model.weight_store import read_model
@@ -34,7 +35,8 @@ ROUNDS = 150
 CHUNKS = 6
 """The rounds are divided into this many launches, so that the progress bar moves."""
 PASSES, LAYOUT_ROUNDS = 5, 20
-TOKENS = 256
+LAYOUT_TASK = Task("gptj-tiny", sequences=8, prompt_tokens=16, new_tokens=32)
+"""The task of every layout in the last measurement of the lab."""
 WIDTH, LAYERS_A_STAGE, TOKENS_IN_ALL = 1536, 3, 512
 """The pipeline in the timeline: the width of a layer, the layers in each stage, and the total number of tokens."""
 
@@ -58,7 +60,7 @@ def _in_turn(names: list[Any], ranks: int, program: Callable[..., Any], *given: 
         rows += launched.values[0][0]
         disturbed.append(_disturbed([words for _, words in launched.values]))
     bar(ROUNDS, ROUNDS)
-    words = _most(disturbed)
+    words = of_most(disturbed)
     return {name: Timing(tuple(times), words) for name, times in zip(names, zip(*rows, strict=True), strict=True)}
 
 
@@ -69,12 +71,6 @@ def _disturbed(by_rank: Sequence[str]) -> str:
     the runs shows a disturbance.
     """
     return "" if len(by_rank) > usable_cores() else next(filter(None, by_rank), "")
-
-
-def _most(launches: Sequence[str]) -> str:
-    """The message about the first disturbed launch, if more than half of the launches were disturbed; otherwise ""."""
-    said = [words for words in launches if words]
-    return said[0] if 2 * len(said) > len(launches) else ""
 
 
 def time_sums(sizes: list[int], rounds: int) -> list[Any]:
@@ -235,7 +231,7 @@ def run_pipelines(
         for pieces, run in zip(counts, _passes(launched), strict=True):
             found[pieces].append(run)
     bar(PASSES, PASSES)
-    words = _most(disturbed)
+    words = of_most(disturbed)
     times = {pieces: Timing(tuple(map(batch_seconds, runs)), words) for pieces, runs in found.items()}
     return {pieces: min(runs, key=batch_seconds) for pieces, runs in found.items()}, times
 
@@ -308,17 +304,17 @@ def stage_seconds(launched: Launched) -> list[float]:
 
 
 def run_layouts(layouts: dict[str, Layout | None]) -> tuple[dict[str, Timing], dict[str, int]]:
-    """Generate `TOKENS` new tokens in total for 8 prompts, with gptj-tiny in fp32. The layouts take turns. The layout None
-    means a single process.
+    """Run `LAYOUT_TASK` in fp32 with each layout. The layouts take turns. The layout None means a single process.
 
     Returns the times and, for each layout with several ranks, the number of forward passes for these tokens.
     """
-    prompts = [[1 + (7 * number + place) % 500 for place in range(16)] for number in range(8)]
-    params = labkit.SamplingParams(max_new_tokens=TOKENS // 8, ignore_eos=True)
+    task = LAYOUT_TASK
+    prompts = [[1 + (7 * number + place) % 500 for place in range(task.prompt_tokens)] for number in range(task.sequences)]
+    params = labkit.SamplingParams(max_new_tokens=task.new_tokens, ignore_eos=True)
     with contextlib.ExitStack() as stack:
         calls, passes = {}, {}
         for name, layout in layouts.items():
-            one = labkit.load("gptj-tiny", dtype="fp32") if layout is None else load_parallel("gptj-tiny", layout, dtype="fp32")
+            one = labkit.load(task.model, dtype="fp32") if layout is None else load_parallel(task.model, layout, dtype="fp32")
             engine = stack.enter_context(one)
             calls[name] = partial(engine.generate, prompts, params)
             if isinstance(engine.forward, ParallelForward):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from labkit.exercises.lab04.metrics import read_metrics
 from labkit.exercises.lab04.streaming import prompt_inputs
 from labkit.exercises.lab04.together import job_inputs
 from labkit.exercises.stubs.stages import Job
-from labkit.measure import Ratio, Timing, progress_bar, ratio
+from labkit.measure import Contention, Ratio, Timing, progress_bar, ratio
+from labkit.measure.disturbed import disturbed_note, of_most
 from labkit.measure.timing import too_noisy
 from labkit.serving.channels import client_library, grpc_client, open_url
 from labkit.serving.server.probes import as_input
@@ -39,7 +41,7 @@ class Answered:
     `ended`.
 
     `batch` is the number of the batch into which the server put the request (0 for no batch). `turn` is the number of its turn
-    in the measurement.
+    in the measurement. `disturbed` says how other programs disturbed this turn; "" if they did not.
     """
 
     sent: float
@@ -50,6 +52,7 @@ class Answered:
     turn: int = 0
     error: str = ""
     pieces: int = field(default=0)
+    disturbed: str = ""
 
     @property
     def seconds(self) -> float:
@@ -88,11 +91,12 @@ def closed_load(
             sent += 1
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers
+    with Contention() as others:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return [replace(one, disturbed=others.words) for one in answers]
 
 
 def open_load(deployment: Deployment, model: str, jobs: Sequence[Job], gap: float, turn: int = 0) -> list[Answered]:
@@ -124,7 +128,7 @@ def open_load(deployment: Deployment, model: str, jobs: Sequence[Job], gap: floa
             if not left[0]:
                 done.set()
 
-    with grpc_client(deployment.grpc) as client:
+    with grpc_client(deployment.grpc) as client, Contention() as others:
         client.start_stream(take)
         begin = time.perf_counter()
         for number, job in enumerate(jobs):
@@ -133,7 +137,7 @@ def open_load(deployment: Deployment, model: str, jobs: Sequence[Job], gap: floa
             client.async_stream_infer(model, _inputs(model, job), request_id=str(number), enable_empty_final_response=True)
         done.wait(60.0)
         client.stop_stream()
-    return [one for one in answers.values() if one.ended]
+    return [replace(one, disturbed=others.words) for one in answers.values() if one.ended]
 
 
 def _inputs(model: str, job: Job) -> list[Any]:
@@ -162,12 +166,29 @@ def by_clients(
                 found[name][place] += closed_load(deployment, model, count, new_tokens, CLOSED_SECONDS, turn)
     deployment.server.unload("alone")
     bar(1, 1)
+    say_if_disturbed(chain(*found.values()))
     return found
 
 
 def turns(answers: Sequence[Answered]) -> list[list[Answered]]:
     """The requests in one list for each turn of the measurement, in order."""
     return [[one for one in answers if one.turn == turn] for turn in sorted({one.turn for one in answers})]
+
+
+def disturbed(answers: Sequence[Answered]) -> str:
+    """How other programs disturbed most of the turns of a load; "" if they did not."""
+    return of_most([turn[0].disturbed for turn in turns(answers)])
+
+
+def caption(text: str, kinds: Mapping[str, Sequence[Sequence[Answered]]]) -> str:
+    """`text` as the caption of a figure of loads of several kinds. If other programs disturbed a load, a note is added."""
+    return "\n".join(filter(None, [text, disturbed_note(map(disturbed, chain(*kinds.values())))]))
+
+
+def say_if_disturbed(loads: Iterable[Sequence[Answered]]) -> None:
+    """If other programs disturbed one of the loads, print a note that says how, and what to do to measure again."""
+    if note := disturbed_note(map(disturbed, loads)):
+        print(note)
 
 
 def _tokens_per_second(answers: Sequence[Answered]) -> float:
@@ -185,21 +206,26 @@ def tokens_per_second(answers: Sequence[Answered]) -> float:
 
 def gain(before: Sequence[Answered], after: Sequence[Answered]) -> Ratio:
     """The ratio of tokens per second, `after` divided by `before`; each turn gives one ratio."""
-    slow, fast = (Timing(tuple(1 / _tokens_per_second(turn) for turn in turns(load))) for load in (before, after))
+    slow, fast = (
+        Timing(tuple(1 / _tokens_per_second(turn) for turn in turns(load)), disturbed(load)) for load in (before, after)
+    )
     return ratio(slow, fast)
 
 
 def latency_ratio(slow: Sequence[Answered], fast: Sequence[Answered]) -> Ratio:
     """The ratio of the median latencies, `slow` divided by `fast`; each turn gives one ratio."""
-    medians = (Timing(tuple(latency(turn, 0.5) for turn in turns(load))) for load in (slow, fast))
+    medians = (Timing(tuple(latency(turn, 0.5) for turn in turns(load)), disturbed(load)) for load in (slow, fast))
     return ratio(*medians)
 
 
-def sent_late(answers: Sequence[Answered], gap: float) -> str:
-    """A warning if many requests were sent later than planned (one every `gap` seconds); otherwise ""."""
+def warning(answers: Sequence[Answered], gap: float) -> str:
+    """A warning if other programs disturbed a load, or if many requests were sent later than planned (one every `gap` seconds);
+    otherwise "".
+    """
     begin = min(one.sent for one in answers)
     late = sum(one.sent - begin - number * gap > gap / 2 for number, one in enumerate(answers)) / len(answers)
-    return too_noisy(f"{late:.0%} of the requests could not be sent in time") if late > LATE_SHARE else ""
+    why = disturbed(answers) or (f"{late:.0%} of the requests could not be sent in time" if late > LATE_SHARE else "")
+    return too_noisy(why) if why else ""
 
 
 def latency(answers: Sequence[Answered], share: float) -> float:
@@ -214,11 +240,12 @@ def piece_times(deployment: Deployment, stream_text: Callable[..., Any], new_tok
     warm-up, the times come from the last run, and the ratio comes from the last three runs.
     """
     runs = []
-    for _ in range(1 + TURNS):
-        begin = time.perf_counter()
-        inputs = prompt_inputs(prompt(0), new_tokens)
-        runs.append([time.perf_counter() - begin for _ in stream_text(deployment.client, "gptj", inputs)])
-    first, last = (Timing(tuple(came[place] for came in runs[1:])) for place in (0, -1))
+    with Contention() as others:
+        for _ in range(1 + TURNS):
+            begin = time.perf_counter()
+            inputs = prompt_inputs(prompt(0), new_tokens)
+            runs.append([time.perf_counter() - begin for _ in stream_text(deployment.client, "gptj", inputs)])
+    first, last = (Timing(tuple(came[place] for came in runs[1:]), others.words) for place in (0, -1))
     return runs[-1], ratio(first, last)
 
 
@@ -247,7 +274,7 @@ def batch_sizes(deployment: Deployment, model: str, clients: int) -> dict[str, i
     them.
     """
     before = _batches(deployment, model)
-    closed_load(deployment, model, clients, 32, COUNTED_SECONDS)
+    say_if_disturbed([closed_load(deployment, model, clients, 32, COUNTED_SECONDS)])
     after = _batches(deployment, model)
     return {str(size): after.get(size, 0) - before.get(size, 0) for size in range(1, clients + 1)}
 
@@ -278,6 +305,7 @@ def run_plan(
     bar(0, 1)
     answers = open_load(deployment, "planned", jobs, 1 / rate)
     bar(1, 1)
+    say_if_disturbed([answers])
     return answers, before, scrape(deployment)
 
 
@@ -314,6 +342,7 @@ def mixed_load(
             bar(2 * turn + place, 2 * TURNS)
             found[name] += open_load(deployment, model, mixed_jobs(count), gap, turn)
     bar(1, 1)
+    say_if_disturbed(found.values())
     return found
 
 
@@ -355,4 +384,5 @@ def trade_off(
             bar(place * len(rates) + number, (len(delays) + 1) * len(rates))
             found[name].append(open_load(deployment, model, mixed_jobs(int(TRADE_SECONDS * rate)), 1 / rate))
     bar(1, 1)
+    say_if_disturbed(chain(*found.values()))
     return found

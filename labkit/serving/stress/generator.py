@@ -12,6 +12,7 @@ from labkit.errors import LabkitError
 from labkit.plurals import counted
 from labkit.serving.client import AsyncClient
 from labkit.serving.stress.arrivals import poisson_arrivals
+from labkit.serving.stress.other_programs import OtherPrograms
 from labkit.serving.stress.prompts import Prompts
 from labkit.serving.stress.settings import StressSettings
 from labkit.serving.stress.times import RequestTimes, StressRun
@@ -55,16 +56,22 @@ class _Generator:
             self._address, model=self._settings.model, timeout=self._settings.timeout, retries=0
         ) as self._client:
             await self._client.generate(self._prompts.next(), max_new_tokens=1)
-            self._began = time.perf_counter()
-            watchers = [asyncio.create_task(self._watch_loop()), asyncio.create_task(self._tell())]
-            try:
-                async with asyncio.TaskGroup() as requests:
-                    await (self._users(requests) if self._settings.rate is None else self._independent(requests))
-            finally:
-                for watcher in watchers:
-                    watcher.cancel()
+            with OtherPrograms(self._address) as others:
+                await self._load()
+        self._run.disturbed, self._run.not_watched = others.disturbed, others.not_watched
         self._run.requests.sort(key=lambda request: request.number)
         return self._run
+
+    async def _load(self) -> None:
+        """Send all requests and wait until they have ended."""
+        self._began = time.perf_counter()
+        watchers = [asyncio.create_task(self._watch_loop()), asyncio.create_task(self._tell())]
+        try:
+            async with asyncio.TaskGroup() as requests:
+                await (self._users(requests) if self._settings.rate is None else self._independent(requests))
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
 
     def _now(self) -> float:
         return time.perf_counter() - self._began

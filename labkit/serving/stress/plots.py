@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from labkit.errors import InvalidRequest
 from labkit.measure.plots import COLOURS, new_figure
 from labkit.serving.stress.record import StressRecord
+from labkit.serving.stress.summary import named
 from labkit.serving.stress.times import RequestTimes
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def throughput_plot(record: StressRecord, *, title: str = "Throughput and latenc
         axes.plot([row["tokens_per_second"] for row in rows], latencies, "o-", color=colour, label=name)
     for row in rows:
         place = (row["tokens_per_second"], row["itl_ms"]["p99"])
-        axes.annotate(row["load"], place, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+        axes.annotate(named(row), place, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
     axes.set(xlabel="tokens per second, all requests together", ylabel="milliseconds between tokens")
     axes.set_xlim(0, 1.12 * max(row["tokens_per_second"] for row in rows))
     axes.set_ylim(0, 1.15 * max(row["itl_ms"]["p99"] for row in rows))
@@ -55,7 +56,7 @@ def timeline_plot(record: StressRecord, row: int = -1, *, title: str = "Requests
     shown = [request for request in requests if request.due >= begin][:MOST_BARS]
     if not shown:
         raise InvalidRequest("no request of this row has a token; there is no timeline to draw")
-    figure = new_figure(f"{title}: {record.rows[row]['load']}", record.caption(), height=3.2 + 0.045 * len(shown))
+    figure = new_figure(f"{title}: {named(record.rows[row])}", record.caption(row), height=3.2 + 0.045 * len(shown))
     bars, batch = figure.subplots(2, sharex=True, height_ratios=(2 + 0.03 * len(shown), 1))
     _draw_bars(bars, shown)
     moments, sizes = running_batch(requests)

@@ -8,6 +8,7 @@ from typing import Any
 
 from labkit.errors import NotAvailable
 from labkit.measure import Record
+from labkit.measure.disturbed import COMMAND_AGAIN, disturbed_note
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.stress.summary import summarise
 from labkit.serving.stress.times import RequestTimes, StressRun
@@ -30,6 +31,15 @@ class StressRecord(Record):
     def requests(self, row: int = -1) -> list[RequestTimes]:
         """The requests of one row, including the requests of the warm-up."""
         return [RequestTimes(**values) for values in self.extra["requests"][row]]
+
+    def caption(self, row: int | None = None) -> str:
+        """The text below a table or figure of all rows, or of one row.
+
+        If other programs disturbed a row, a second line says how, and what to do to measure again.
+        """
+        rows = self.rows if row is None else [self.rows[row]]
+        note = disturbed_note((one.get("disturbed", "") for one in rows), COMMAND_AGAIN)  # older records have no such entry
+        return "\n".join(filter(None, [super().caption(), note]))
 
 
 def about_served(grpc_address: str, model: str = "gptj") -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from labkit.measure.disturbed import SIGN
 from labkit.serving.stress.times import StressRun
 
 LATE_SECONDS = 0.02
@@ -33,7 +34,8 @@ def summarise(run: StressRun) -> dict[str, Any]:
     complete answers. `tokens_per_second`, `requests_per_second`: tokens that arrived, and requests that were answered, per
     second of the measurement. `goodput`: requests per second that kept both latency limits. `good_share`: the share of due
     requests that kept both limits. `lag_ms`: how late requests were sent. `loop_lag_ms`: how late the event loop was.
-    `fell_behind`: a warning if the generator did not keep up, otherwise empty.
+    `fell_behind`: a warning if the generator did not keep up, otherwise empty. `disturbed`: how other programs disturbed the
+    run; empty if they did not. `not_watched`: why this is not known; empty if it is known.
     """
     settings, counted = run.settings, run.counted
     answered = [request for request in counted if request.error is None and request.pieces]
@@ -62,7 +64,14 @@ def summarise(run: StressRun) -> dict[str, Any]:
         "lag_ms": percentiles([request.sent - request.due for request in counted]),
         "loop_lag_ms": percentiles(run.loop_lags),
         "fell_behind": fell_behind(run),
+        "disturbed": run.disturbed,
+        "not_watched": run.not_watched,
     }
+
+
+def named(row: dict[str, Any]) -> str:
+    """The load of a row, with a sign if other programs disturbed it. Rows of older records do not say whether they did."""
+    return f"{row['load']} {SIGN}" if row.get("disturbed") else str(row["load"])
 
 
 def fell_behind(run: StressRun) -> str:

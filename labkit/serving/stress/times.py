@@ -60,12 +60,15 @@ class StressRun:
     """All requests of a run, including the requests of the warm-up, and how late the generator itself was.
 
     loop_lags: the event loop often sleeps for a short time; each value says by how many seconds one sleep was too long. The
-    recorded arrival time of a token can be too late by up to this many seconds.
+    recorded arrival time of a token can be too late by up to this many seconds. disturbed: how other programs disturbed the
+    run, warm-up included; "" if they did not. not_watched: why this is not known; "" if it is known.
     """
 
     settings: StressSettings
     requests: list[RequestTimes] = field(default_factory=list)
     loop_lags: list[float] = field(default_factory=list)
+    disturbed: str = ""
+    not_watched: str = ""
 
     @property
     def begin(self) -> float:

@@ -1,0 +1,37 @@
+"""Runs the cells of a notebook in a Jupyter kernel, without a Jupyter server.
+
+This process and the kernel talk through Unix sockets, which only this user can reach. Jupyter's default is TCP, through which
+every user of the machine can reach the kernel; so a kernel that uses TCP prints a warning. TCP is used only where Unix sockets
+are missing, or where the path of the temporary folder is too long for them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def run_cells(notebook: Any, folder: Path, *, timeout: int, **options: Any) -> None:
+    """Run every code cell in a new kernel, whose working directory is `folder`, and put the outputs into `notebook`.
+
+    timeout: the seconds that a single cell may take. options: further settings of `nbclient.NotebookClient`. Raises the
+    exceptions of its `execute`.
+    """
+    from nbclient import NotebookClient
+    from traitlets.config import Config
+
+    where = {"metadata": {"path": str(folder)}}
+    with tempfile.TemporaryDirectory(prefix="labkit-kernel-") as place:
+        settings = Config({"KernelManager": _connection(Path(place))})
+        NotebookClient(notebook, timeout=timeout, resources=where, config=settings, **options).execute()
+
+
+def _connection(place: Path) -> dict[str, Any]:
+    """The settings that let a kernel use Unix sockets in the folder `place`; empty if it must use TCP."""
+    import zmq
+
+    sockets = place / "kernel-ipc-1"  # the name that Jupyter gives to the first of five sockets
+    if not zmq.has("ipc") or len(str(sockets)) > zmq.IPC_PATH_MAX_LEN:
+        return {}
+    return {"transport": "ipc", "connection_file": str(place / "kernel.json")}

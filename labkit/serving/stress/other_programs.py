@@ -1,0 +1,57 @@
+"""Finds out whether other programs disturb a stress test.
+
+The server and the generator of the load are not other programs for one another. If they share a machine, the load includes
+both.
+"""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+
+import psutil
+
+from labkit.measure import Contention
+from labkit.serving.channels import is_here
+
+
+class OtherPrograms:
+    """Watches this machine during its `with` block, for a load on the server at HOST:PORT.
+
+    After the block, `disturbed` says how other programs disturbed the load; "" if they did not. `not_watched` says why this is
+    not known; "" if it is known. If the server runs on another machine, only the generator of the load is watched.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.disturbed = ""
+        self.not_watched = ""
+        self._address = address
+
+    def __enter__(self) -> OtherPrograms:
+        server = server_process(self._address) if is_here(self._address) else None
+        if server is None and is_here(self._address):
+            self.not_watched = f"not measured here: the process of the server at {self._address} cannot be seen"
+        self._contention = Contention(os.getpid(), *([] if server is None else [server]))
+        self._contention.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self.not_watched:
+            try:
+                self.disturbed = self._contention.so_far()
+            except psutil.NoSuchProcess:
+                self.not_watched = "not measured here: the process of the server ended during the load"
+
+
+def server_process(address: str) -> int | None:
+    """The id of the process on this machine that listens on the port of HOST:PORT.
+
+    None if there is no such process, or if it cannot be seen: it may belong to another user, or run in a container.
+    """
+    port = int(address.rpartition(":")[2])
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:  # macOS shows connections to root alone
+        return None
+    found = [one.pid for one in connections if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port]
+    return next(filter(None, found), None)

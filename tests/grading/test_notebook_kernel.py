@@ -1,0 +1,37 @@
+"""The kernel of the tour and of a release: it is reached through Unix sockets, and prints no warning."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pytest
+import zmq
+
+from labkit.grading.notebook_kernel import _connection, run_cells
+
+CELLS = [
+    "import os; from ipykernel.connect import get_connection_file as file; print(os.getcwd()); print(file())",
+    "print(open(file()).read())",
+]
+
+
+@pytest.mark.skipif(not zmq.has("ipc"), reason="not measured here: this system has no Unix sockets")
+def test_a_kernel_uses_unix_sockets_and_prints_no_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    run_cells(notebook, tmp_path, timeout=600, kernel_name="python3")
+    first, second = ("".join(output.text for output in cell.outputs) for cell in notebook.cells)
+    folder, connection = first.splitlines()
+    assert folder == str(tmp_path)
+    assert '"transport": "ipc"' in second
+    assert not Path(connection).parent.exists()
+    assert "encrypt" not in capfd.readouterr().err
+
+
+def test_without_unix_sockets_a_kernel_uses_tcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = Path(tempfile.gettempdir())
+    assert bool(_connection(short)) == zmq.has("ipc")
+    assert _connection(tmp_path / ("long" * 30)) == {}
+    monkeypatch.setattr(zmq, "has", lambda feature: False)
+    assert _connection(short) == {}
