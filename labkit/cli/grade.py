@@ -52,7 +52,7 @@ def grade(
         try:
             summary = grade_class(submissions, out, watcher, jobs=jobs, lab=lab, policy=rules, regrade=regrade or ())
         except KeyboardInterrupt:
-            say("labkit: stopped; run the same command again to go on")
+            say("stopped; run the same command again to go on")
             raise
     _print(summary, out)
     if json:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from labkit.exercises.titles import LAB_TITLES
 from labkit.gradebook.book import Item
-from labkit.gradebook.names import page_name
+from labkit.gradebook.names import look_alikes, page_name, spelled
 from labkit.gradebook.page import name, notes_list, page, table, text, verdict
 from labkit.gradebook.report import Report
 from labkit.gradebook.scores import VERDICTS
@@ -27,15 +27,18 @@ def class_page(report: Report) -> str:
         *(_items(report, lab) for lab in report.labs),
         _messages(report),
     ]
-    if notes := [*report.notes_on(""), *(note for note in report.notes if note.learner)]:
+    if notes := [*report.notes_on(""), *(note for learner in report.learners for note in report.notes_on(learner))]:
         parts.append(f"<h2>Notes on files</h2>\n{notes_list(notes, with_learner=True)}")
     return page("The class", parts)
 
 
 def _learners(report: Report) -> str:
     rows = []
+    alike = {learner for group in look_alikes(report.learners) for learner in group}
     for learner in report.learners:
         link = f'<a href="feedback/{page_name(learner)}">{name(learner)}</a>'
+        if learner in alike:
+            link += f" <small>({text(spelled(learner))})</small>"
         scores = report.of_learner(learner)
         cells = [f"{score.score:g}, {verdict(score.verdict)}" for score in scores]
         rows.append([link, f"{sum(score.score for score in scores):g}", *cells])

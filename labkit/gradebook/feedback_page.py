@@ -63,10 +63,10 @@ def _item(item: Item) -> str:
     while stop < end and _MAP_LINE.fullmatch(lines[stop]):
         stop += 1
     details = _lines(lines[:start]) + _map(lines[start:stop]) + _lines(lines[stop:])
-    head = f'<span aria-hidden="true">{sign(item.verdict)} </span>{text(item.title)}: {text(item.verdict)}'
-    points = f"{item.points:g} of {item.out_of:g} points"
+    head = f'<span aria-hidden="true">{sign(item.verdict)} </span>{text(item.title)}'
+    points = f"{text(item.verdict)}, {item.points:g} of {item.out_of:g} points"
     return (
-        f'<article style="border-color:{colour(item.verdict)}">\n<h3>{head}, {points}</h3>\n<p>{text(item.message)}</p>\n'
+        f'<article style="border-color:{colour(item.verdict)}">\n<h3>{head} ({points})</h3>\n<p>{text(item.message)}</p>\n'
         f"{details}</article>"
     )
 

@@ -59,5 +59,7 @@ def write_moodle(path: Path, report: Report) -> None:
 
 def _feedback(score: LabScore) -> str:
     """The verdicts of all exercises that did not pass, in one line."""
+    if score.attempt is None:
+        return score.remark
     rest = "; ".join(f"{item.title}: {item.verdict}" for item in score.items if item.points < item.out_of)
     return " ".join(filter(None, [f"{score.points:g} of {score.out_of:g} points.", score.remark, rest and f"{rest}."]))

@@ -16,12 +16,13 @@ from labkit.grading.verdict import colour, sign
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+caption { text-align: left; font-size: .9rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { border: 1px solid #8886; padding: .25rem .6rem; text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 article { border-left: 4px solid; margin: 1rem 0; padding: .1rem 1rem; }
 article h3 { margin: .3rem 0; font-size: 1.05rem; }
-pre { overflow-x: auto; background: #8881; padding: .5rem; margin: .3rem 0; }
+pre { overflow-x: auto; white-space: pre-wrap; background: #8881; padding: .5rem; margin: .3rem 0; }
 figure { margin: .5rem 0; }
 figcaption { font-size: .9rem; }
 .bar { display: flex; width: 14rem; height: .8rem; border: 1px solid #8886; }

@@ -73,16 +73,17 @@ def lab_score(learner: str, lab: str, attempts: Iterable[Attempt], policy: Polic
     allowed = [attempt for attempt in own if policy.counts(attempt.number)]
     scores = [_score_of(attempt, len(own), policy) for attempt in allowed]
     if not scores:
-        items = tuple(_not_attempted(exercise, "No notebook of this lab was submitted.") for exercise in of_lab(lab))
+        missing = "No notebook of this lab was submitted, or it could not be read."
+        items = tuple(_not_attempted(exercise, missing) for exercise in of_lab(lab))
         out_of = sum(item.out_of for item in items)
-        return LabScore(learner, lab, None, len(own), items, 0, 0, out_of, 0, 0, "No notebook of this lab was submitted.")
+        return LabScore(learner, lab, None, len(own), items, 0, 0, out_of, 0, 0, missing)
     best = max(scores, key=lambda score: score.score)
     return replace(best, remark=_remark(best, len(own), policy))
 
 
 def _score_of(attempt: Attempt, attempts: int, policy: Policy) -> LabScore:
     missing = "This exercise was not graded."
-    items = tuple(attempt.items.get(exercise.name) or _not_attempted(exercise, missing) for exercise in of_lab(attempt.lab))
+    items = tuple(attempt.items.get(exercise.name, _not_attempted(exercise, missing)) for exercise in of_lab(attempt.lab))
     points = sum(item.points for item in items)
     score = round(points * policy.percent(attempt.lab, attempt.submitted) / 100, 2)
     days = policy.days_late(attempt.lab, attempt.submitted)
