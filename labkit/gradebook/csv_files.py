@@ -24,7 +24,7 @@ Cell = str | float
 
 def defused(text: str) -> str:
     """A cell of text. If a spreadsheet could read it as a formula, an apostrophe stands before it, which makes it a text."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) else text
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from labkit.exercises.registry import exercise
-from labkit.gradebook.grader import Done, Message
-from labkit.gradebook.graders import Lost
 
 EXERCISE = exercise("lab00.kv_cache_bytes")
 HEAD = "def kv_cache_bytes(config, lengths, element_bytes):\n    "
@@ -53,8 +51,3 @@ def grade(*arguments: str | Path, status: int = 0) -> tuple[str, str]:
     out, errors = process.communicate()
     assert process.returncode == status, errors
     return out, errors
-
-
-def is_last(message: Message | Lost) -> bool:
-    """Whether no further message of a task comes."""
-    return isinstance(message, Done | Lost)

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,10 +67,10 @@ def whole(submissions: Path) -> Graded:
 
 
 @pytest.fixture(scope="module")
-def killed(submissions: Path) -> Iterator[tuple[Path, int]]:
+def killed(submissions: Path) -> tuple[Path, int]:
     """The class, graded with two jobs in a run that is killed by SIGKILL, and then in another run.
 
-    Yields the folder of grades, and the number of submissions that were in the gradebook after the kill.
+    Returns the folder of grades, and the number of submissions that were in the gradebook after the kill.
     """
     out = submissions.parent / "killed"
     process = start(submissions, "--out", out, "--jobs", "2")
@@ -88,7 +88,7 @@ def killed(submissions: Path) -> Iterator[tuple[Path, int]]:
     before = finished()
     wait_for(lambda: not any(map(is_running, children)), "the end of all that the killed run had started")
     grade(submissions, "--out", out, "--jobs", "2")
-    yield out, before
+    return out, before
 
 
 VERDICTS = {
