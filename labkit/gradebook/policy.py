@@ -61,18 +61,24 @@ def read_policy(path: Path) -> Policy:
         raise InvalidRequest(f"the policy {path} has the name {unknown[0]!r}; the names are {', '.join(sorted(known))}")
     return Policy(
         _deadlines(path, found.get("deadline", {})),
-        float(_number(path, found, "percent_per_day_late", (int, float), 100)),
-        int(_number(path, found, "most_attempts", (int,), math.inf)),
+        _number(path, found, "percent_per_day_late", most=100),
+        _whole_number(path, found, "most_attempts"),
         text,
     )
 
 
-def _number(path: Path, found: dict[str, Any], name: str, kinds: tuple[type, ...], most: float) -> float:
-    value: Any = found.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value <= most:
-        accepted = "a whole number from 0 (0 is no limit)" if kinds == (int,) else f"a number from 0 to {most:g}"
-        raise InvalidRequest(f"{name} in the policy {path} is {value!r}; give {accepted}")
+def _number(path: Path, found: dict[str, Any], name: str, most: float) -> float:
+    value = found.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise InvalidRequest(f"{name} in the policy {path} is {value!r}; give a number from 0 to {most:g}")
     return float(value)
+
+
+def _whole_number(path: Path, found: dict[str, Any], name: str) -> int:
+    value = found.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidRequest(f"{name} in the policy {path} is {value!r}; give a whole number from 0 (0 is no limit)")
+    return value
 
 
 def _deadlines(path: Path, found: Any) -> dict[str, datetime]:
