@@ -20,6 +20,7 @@ from labkit.gradebook.collect import Collected, Note, Notebook, collect
 from labkit.gradebook.export import export
 from labkit.gradebook.grader import Done, GradeTask, ReadTask, failed_to_grade
 from labkit.gradebook.graders import SILENT_SECONDS, Graders, Lost
+from labkit.gradebook.names import shown
 from labkit.gradebook.policy import Policy
 from labkit.gradebook.reading import Reading
 from labkit.gradebook.report import Report, report_of
@@ -95,8 +96,10 @@ def grade_class(
         )
         readings = _read(graders, found)
         submitted = _choose(found, readings, lab)
-        book.add_learners(run, found.learners, found.notes)
         todo = _todo(book, submitted, checks, chosen)
+        nothing = sorted(chosen.keys() - {job.submission.learner for job in todo})
+        found.notes += [Note("", "", f"There is no notebook of {shown(learner)} to regrade.") for learner in nothing]
+        book.add_learners(run, found.learners, found.notes)
         known = 0 if chosen else len(submitted) - len(todo)
         watcher.starts(sum(len(job.exercises) for job in todo), len(todo), known)
         for job, verdicts in _grade(graders, todo, watcher):

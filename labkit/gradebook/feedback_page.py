@@ -12,6 +12,7 @@ from labkit.exercises.titles import LAB_TITLES
 from labkit.gradebook.book import Item
 from labkit.gradebook.names import shown
 from labkit.gradebook.page import notes_list, page, table, text, verdict
+from labkit.gradebook.reading import FROM_FILE
 from labkit.gradebook.report import Report
 from labkit.gradebook.scores import LabScore
 from labkit.grading.verdict import colour, sign
@@ -43,14 +44,13 @@ def feedback_page(report: Report, learner: str) -> str:
 
 
 def _lab(score: LabScore) -> str:
-    attempt = score.attempt
-    about = f"<p>{text(score.remark)}</p>" if score.remark else ""
-    if attempt:
-        source = "its file" if attempt.time_from == "file time" else attempt.time_from
-        when = f"{attempt.submitted:%Y-%m-%d %H:%M} UTC, the time of {source}"
-        about = f"<p>Notebook <code>{text(attempt.file)}</code>, submitted {text(when)}.</p>\n{about}"
+    about = ""
+    if score.attempt:
+        source = "its file" if score.attempt.time_from == FROM_FILE else score.attempt.time_from
+        when = f"{score.attempt.submitted:%Y-%m-%d %H:%M} UTC, the time of {source}"
+        about = f"<p>Notebook <code>{text(score.attempt.file)}</code>, submitted {text(when)}.</p>\n"
     items = "\n".join(_item(item) for item in score.items)
-    return f"<section>\n<h2>Lab {text(score.lab)} {text(LAB_TITLES[score.lab])}</h2>\n{about}\n{items}\n</section>"
+    return f"<section>\n<h2>Lab {text(score.lab)} {text(LAB_TITLES[score.lab])}</h2>\n{about}{items}\n</section>"
 
 
 def _item(item: Item) -> str:

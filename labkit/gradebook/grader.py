@@ -95,8 +95,9 @@ def answers(task: Task) -> Iterator[Message]:
 def _read(path: Path) -> Reading:
     try:
         return read_notebook(path)
-    except (OSError, MemoryError) as error:
-        return Reading("", "", "", {}, (), f"The notebook cannot be read: {shorten(str(error) or type(error).__name__)}")
+    except Exception as error:
+        words = shorten(str(error).replace(str(path), "the file") or type(error).__name__)
+        return Reading("", "", "", {}, (), f"The notebook cannot be read: {words}")
 
 
 def _grade(task: GradeTask) -> Iterator[Verdict]:

@@ -52,8 +52,8 @@ class _Grader:
 
     def kill(self) -> None:
         """End the process, if it still runs, and all processes that it has started."""
-        if self.process.is_alive():
-            for process in processes(self.process.pid):
+        with contextlib.suppress(psutil.Error):
+            for process in processes(self.process.pid) if self.process.is_alive() else ():
                 with contextlib.suppress(psutil.Error):
                     process.kill()
         self.process.join()

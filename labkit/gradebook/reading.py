@@ -22,7 +22,9 @@ from labkit.grading.submission import Submission, read_submission
 RECEIPT = "timestamp.txt"
 """The file beside a notebook in which nbgrader keeps the time of the submission."""
 FROM_RECEIPT, FROM_FILE = RECEIPT, "file time"
-_FORMAT = re.compile(rb'(?<!\\)"nbformat"\s*:\s*(\d+)')
+MOST_NOTES, MOST_NOTE = 20, 500
+"""The largest number of notes on one notebook, and of characters in one note."""
+_FORMAT = re.compile(rb'(?<!\\)"nbformat"\s*:\s*(\d{1,3})\b')
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class Reading:
 
 
 def read_notebook(path: Path) -> Reading:
-    """Read a notebook. Whatever the file contains, no exception is raised except `OSError` and `MemoryError`."""
+    """Read a notebook. Raises `OSError` if the file cannot be read, and `ValueError` if its time is out of range.
+
+    Whatever the file contains, no other exception is raised.
+    """
     sha256 = digest(path)
     submitted, time_from, notes = time_of(path)
     labs: dict[str, int] = {}
@@ -58,7 +63,9 @@ def read_notebook(path: Path) -> Reading:
         problem = str(error).replace(str(path), "The file")
     except Exception as error:  # The notebook may contain anything.
         problem = f"The notebook cannot be read: {shorten(repr(error))}"
-    return Reading(sha256, submitted.isoformat(timespec="seconds"), time_from, labs, tuple(notes), problem)
+    short = [shorten(note, MOST_NOTE) for note in notes[:MOST_NOTES]]
+    short += [f"There are {len(notes) - MOST_NOTES} more notes."] if len(notes) > MOST_NOTES else []
+    return Reading(sha256, submitted.isoformat(timespec="seconds"), time_from, labs, tuple(short), problem)
 
 
 def _notes_on(path: Path, submission: Submission, labs: dict[str, int]) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from labkit.gradebook.reading import digest, read_notebook, time_of
+from labkit.gradebook.grader import ReadTask, answers
+from labkit.gradebook.reading import MOST_NOTE, MOST_NOTES, Reading, digest, read_notebook, time_of
 from tests.gradebook.classes import HALF, HEAD, SOLVED, STUB, notebook, write
 
 CHECK = "check(kv_cache_bytes)"
@@ -114,6 +115,25 @@ def test_the_time_is_the_receipt_or_the_time_of_the_file(text: str, tmp_path: Pa
     assert (time, source) == (
         (expected, "timestamp.txt") if expected else (datetime.fromtimestamp(1_800_000_000, UTC), "file time")
     )
+
+
+def test_a_notebook_has_few_short_notes(tmp_path: Path) -> None:
+    reading = read_notebook(write(tmp_path / "00.ipynb", notebook(*["def broken(:"] * 300, *[SOLVED] * 300)))
+    assert len(reading.notes) == MOST_NOTES + 1
+    assert reading.notes[-1].startswith("There are 28")
+    assert max(map(len, reading.notes)) <= MOST_NOTE
+
+
+@pytest.mark.parametrize("seconds", [2**40, 2**62])
+def test_a_time_out_of_range_is_a_problem_of_its_own_notebook(seconds: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "00.ipynb", notebook(SOLVED))
+    try:
+        os.utime(path, (0, seconds))
+    except OverflowError:
+        pytest.skip("not measured here: this file system refuses such a time")
+    reading, _ = list(answers(ReadTask(path)))
+    assert isinstance(reading, Reading)
+    assert reading.labs == {"00": 1} or "cannot be read" in reading.problem
 
 
 def test_reading_runs_nothing(tmp_path: Path) -> None:
