@@ -30,7 +30,7 @@ FLOORS = [
     "serving",
     "exercises",
     "grading",
-    "lab",
+    "lab gradebook",
     "cli",
     "__main__",
 ]

@@ -29,6 +29,7 @@ COMMANDS = (
     "serve",
     "stress",
     "check",
+    "grade",
     "release",
     "tour",
     "lab",

@@ -10,9 +10,9 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Difference
 from labkit.exercises.describe import describe_difference, ended
 from labkit.exercises.exercise import Exercise, Mistake
-from labkit.grading.call import NOT_ATTEMPTED, Outcome, call_and_observe, decided
+from labkit.grading.call import NOT_ATTEMPTED, Outcome, OutOfTimeError, call_and_observe, decided
 from labkit.grading.shorten import shorten
-from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, Verdict
+from labkit.grading.verdict import ERROR, FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, TIMED_OUT, Verdict
 from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
 from labkit.measure.busy_machine import BusyMachine
 from labkit.plurals import counted
@@ -77,12 +77,13 @@ def _expected(exercise: Exercise, seed: int) -> tuple[list[Any], str]:
     return [], machine.words
 
 
-def make(exercise: Exercise, verdict: str, message: str, details: str = "") -> Verdict:
+def make(exercise: Exercise, verdict: str, message: str, details: str = "", cause: str = "") -> Verdict:
     """A verdict on this exercise: full points for a pass, otherwise no points. Long texts are shortened."""
     points = exercise.points if verdict == PASSED else 0
     title = f"{exercise.number} {exercise.title}"
     lines = [shorten(line, MOST_LINE) for line in details.splitlines()]
-    return Verdict(exercise.name, title, verdict, points, exercise.points, shorten(message, MOST_MESSAGE), "\n".join(lines))
+    short = shorten(message, MOST_MESSAGE)
+    return Verdict(exercise.name, title, verdict, points, exercise.points, short, "\n".join(lines), cause)
 
 
 def untouched(exercise: Exercise) -> Verdict:
@@ -117,7 +118,13 @@ def _failed(
     else:
         more = outcome.error if known else ""
         message = known.message if known else _sentence(outcome.error, outcome.clue)
-    return make(exercise, FAILED, message, _details(exercise, case, outcome, more))
+    return make(exercise, FAILED, message, _details(exercise, case, outcome, more), "" if known else _cause(outcome))
+
+
+def _cause(outcome: Outcome) -> str:
+    if not outcome.error:
+        return ""
+    return TIMED_OUT if outcome.error_kind == OutOfTimeError.__name__ else ERROR
 
 
 def _details(exercise: Exercise, case: Case, outcome: Outcome, more: str = "") -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from labkit.grading.notebook_folder import copy_files
 from labkit.grading.run_statements import NO_DEFINITION
 from labkit.grading.shorten import shorten
 from labkit.grading.submission import Submission, read_submission
-from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
+from labkit.grading.verdict import ERROR, FAILED, NOT_ATTEMPTED, PASSED, TIMED_OUT, Verdict
 from labkit.measure.busy_machine import BusyMachine
 from labkit.measure.memory import processes
 from labkit.plain_values import decode
@@ -70,13 +71,22 @@ def check_notebook(
 
 def asked_of(submission: Submission, path: Path) -> list[Exercise]:
     """All exercises of the labs to which the functions of a submission belong. Raises `InvalidRequest` if there are none."""
-    # Definitions are tried first, because a variable may happen to have the name of another lab's function.
-    for found in (submission.functions, submission.names, submission.asked):
-        labs = {exercise.lab for exercise in all_exercises() if exercise.function in found}
-        if labs:
-            return [exercise for exercise in all_exercises() if exercise.lab in labs]
+    if labs := labs_of(submission):
+        return [exercise for exercise in all_exercises() if exercise.lab in labs]
     problem = f" ({shorten(submission.notes[0])})" if submission.notes else ""
     raise InvalidRequest(f"{path} defines none of the functions of the course; give a notebook of one of its labs{problem}")
+
+
+def labs_of(submission: Submission) -> dict[str, int]:
+    """The labs to which the functions of a submission belong, each with the number of its functions that were found.
+
+    Definitions are tried first, because a variable may happen to have the name of another lab's function.
+    """
+    for found in (submission.functions, submission.names, submission.asked):
+        labs = Counter(exercise.lab for exercise in all_exercises() if exercise.function in found)
+        if labs:
+            return dict(labs)
+    return {}
 
 
 def check_submission(exercise: Exercise, submission: Submission) -> Verdict:
@@ -109,10 +119,11 @@ def run_apart(exercise: Exercise, submission: Submission) -> Verdict:
         if machine.words:
             return inconclusive(exercise, machine.words)
         if status is None:
-            return make(exercise, FAILED, f"Your function ran for more than {seconds} seconds and was stopped.")
+            message = f"Your function ran for more than {seconds} seconds and was stopped."
+            return make(exercise, FAILED, message, cause=TIMED_OUT)
         if status != 0 or not (Path(folder) / "outcomes.json").exists():
             message = f"The process with your function ended before your function answered (status {status})."
-            return make(exercise, FAILED, message)
+            return make(exercise, FAILED, message, cause=ERROR)
         return _with_notes(judge_files(exercise, Path(folder)), Path(folder))
 
 
@@ -174,7 +185,8 @@ def judge_files(exercise: Exercise, folder: Path) -> Verdict:
             raise ValueError("the process returned no answers to some inputs")
         return judge(exercise, runs)
     except Exception as error:
-        return make(exercise, FAILED, f"The answers of your function could not be read: {shorten(repr(error))}")
+        message = f"The answers of your function could not be read: {shorten(repr(error))}"
+        return make(exercise, FAILED, message, cause=ERROR)
 
 
 def _read(folder: Path) -> dict[int, Sequence[Outcome]]:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -22,10 +22,17 @@ def copy_files(folder: Path | None, files: Path) -> None:
     change them safely.
     """
     files.mkdir()
-    for path in sorted(folder.iterdir())[:MOST_FILES] if folder else []:
+    for path in small_files(folder) if folder else []:
+        with contextlib.suppress(OSError):
+            shutil.copyfile(path, files / path.name)
+
+
+def small_files(folder: Path) -> Iterator[Path]:
+    """The files of a notebook's folder that the learner's code may read, sorted by name. Notebooks are left out."""
+    for path in sorted(folder.iterdir())[:MOST_FILES]:
         with contextlib.suppress(OSError):
             if path.is_file() and path.suffix != ".ipynb" and path.stat().st_size <= MOST_FILE_BYTES:
-                shutil.copyfile(path, files / path.name)
+                yield path
 
 
 def find_modules(folder: Path | None) -> None:

@@ -14,9 +14,33 @@ NOT_ATTEMPTED = "not attempted"
 INCONCLUSIVE = "inconclusive"
 """The verdict if a time limit passed while other programs kept the learner's processes waiting for a core (see `busy_machine`).
 """
+ERROR = "error"
+"""In a gradebook: the exercise failed because the function raised an error, or because its process ended too early."""
+TIMED_OUT = "timed out"
+"""In a gradebook: the exercise failed because a time limit passed."""
+PARTIAL = "partial"
+"""In a gradebook: some of the points were reached, but not all."""
 
-_SIGNS = {PASSED: "✓", FAILED: "✗", NOT_MEASURED: "–", NOT_ATTEMPTED: "…", INCONCLUSIVE: "?"}
-_COLOURS = {PASSED: "#009E73", FAILED: "#D55E00", NOT_MEASURED: "#777777", NOT_ATTEMPTED: "#0072B2", INCONCLUSIVE: "#777777"}
+_SIGNS = {
+    PASSED: "✓",
+    FAILED: "✗",
+    NOT_MEASURED: "–",
+    NOT_ATTEMPTED: "…",
+    INCONCLUSIVE: "?",
+    ERROR: "!",
+    TIMED_OUT: "⌛",
+    PARTIAL: "◐",
+}
+_COLOURS = {
+    PASSED: "#009E73",
+    FAILED: "#D55E00",
+    NOT_MEASURED: "#777777",
+    NOT_ATTEMPTED: "#0072B2",
+    INCONCLUSIVE: "#777777",
+    ERROR: "#D55E00",
+    TIMED_OUT: "#D55E00",
+    PARTIAL: "#B07D00",
+}
 _LAST_CHECK = {
     FAILED: "the last check failed",
     NOT_MEASURED: "the last check could not measure it here",
@@ -41,9 +65,17 @@ def colour(verdict: str, kept: int = 0) -> str:
     return _COLOURS[PASSED if kept else verdict]
 
 
+def sign(verdict: str) -> str:
+    """The character that stands before a verdict, so that no reader needs the colour."""
+    return _SIGNS[verdict]
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of the check of one exercise. A notebook shows it as a small box; a terminal shows it as text."""
+    """The outcome of the check of one exercise. A notebook shows it as a small box; a terminal shows it as text.
+
+    If the verdict is "failed" for a reason other than a wrong answer, `cause` names the reason: "error" or "timed out".
+    """
 
     exercise: str
     title: str
@@ -52,6 +84,7 @@ class Verdict:
     out_of: int
     message: str
     details: str = ""
+    cause: str = ""
 
     def __str__(self) -> str:
         return self.text()

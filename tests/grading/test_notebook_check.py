@@ -21,7 +21,7 @@ from labkit.grading import notebook_check
 from labkit.grading.judge import AGAIN
 from labkit.grading.notebook_check import check_notebook, run_apart
 from labkit.grading.submission import submission_of
-from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_ATTEMPTED, PASSED, Verdict
+from labkit.grading.verdict import ERROR, FAILED, INCONCLUSIVE, NOT_ATTEMPTED, PASSED, TIMED_OUT, Verdict
 from tests.busy_core import no_other_programs
 from tests.patience import is_running, wait_for
 
@@ -154,6 +154,14 @@ def test_each_way_to_fail_is_said_in_words(name: str, said: str, verdicts: dict[
     assert "Traceback" not in str(verdicts[name])
 
 
+def test_the_cause_of_a_failure_is_an_error_a_time_limit_or_a_wrong_answer(verdicts: dict[str, Verdict]) -> None:
+    for name in ("gpus_needed", "roofline_time", "decode_floor_ms", "cache_bytes", "roofline_fraction", "greedy_decode"):
+        assert verdicts[name].cause == ERROR
+    for name in ("kv_cache_bytes", "parameter_count", "positions_processed", "throughput"):
+        assert verdicts[name].cause == ""
+    assert verdicts[ENDLESS].cause == ("" if verdicts[ENDLESS].verdict == INCONCLUSIVE else TIMED_OUT)
+
+
 def test_nothing_is_left_running(verdicts: dict[str, Verdict]) -> None:
     assert verdicts
     assert len(FOLDERS) == 11
@@ -191,7 +199,7 @@ def test_a_process_that_outlives_its_time_is_ended_with_all_it_started(
         if mark.exists():
             break
     assert verdict.message == f"Your function ran for more than {seconds} seconds and was stopped."
-    assert (verdict.verdict, verdict.points) == (FAILED, 0)
+    assert (verdict.verdict, verdict.points, verdict.cause) == (FAILED, 0, TIMED_OUT)
     wait_for(lambda: not is_running(int(mark.read_text())), "the end of what the process had started")
 
 

@@ -1,0 +1,99 @@
+"""`labkit grade`: grades a class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labkit.cli.output import JsonOption, print_json, say
+from labkit.plurals import counted
+
+if TYPE_CHECKING:
+    from labkit.gradebook.class_run import Summary
+
+
+def grade(
+    submissions: Annotated[
+        Path,
+        typer.Argument(metavar="SUBMISSIONS", help="A folder with a folder for each learner, or a folder of nbgrader."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the gradebook, CSV files and feedback pages.")],
+    jobs: Annotated[int, typer.Option("--jobs", help="How many notebooks are graded at the same time.")] = 1,
+    lab: Annotated[str | None, typer.Option("--lab", help="Grade only this lab: 01 for example.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="A TOML file with deadlines and the rules for late and repeated work.")
+    ] = None,
+    regrade: Annotated[
+        list[str] | None,
+        typer.Option("--regrade", metavar="LEARNER[:EXERCISE]", help="Grade only this again; may be given several times."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Grade the notebooks of a class, and write a gradebook, CSV files and feedback pages.
+
+    A run that was stopped goes on where it stopped. A submission is graded again only if it has changed, or the course's checks
+    have. All earlier results stay in the gradebook.
+
+    What this does not keep out: each function runs in its own process with limits on time and memory, but as your user, with
+    your files and your network. A learner's code can import the reference answers. It can read and change other submissions
+    and the gradebook. Grade notebooks of people whom you do not trust in a container, and read their code.
+
+    Example: labkit grade submissions/ --out grades/ --jobs 2
+    """
+    from labkit.cli.grade_progress import GradeProgress
+    from labkit.gradebook.class_run import grade_class
+    from labkit.gradebook.policy import read_policy
+
+    rules = read_policy(policy) if policy else None
+    with GradeProgress() as watcher:
+        try:
+            summary = grade_class(submissions, out, watcher, jobs=jobs, lab=lab, policy=rules, regrade=regrade or ())
+        except KeyboardInterrupt:
+            say("stopped; run the same command again to go on")
+            raise
+    _print(summary, out)
+    if json:
+        report = summary.report
+        verdicts = Counter(item.verdict for score in report.scores for item in score.items)
+        print_json(
+            {
+                "submissions": summary.graded + summary.known,
+                "graded": summary.graded,
+                "graded_before": summary.known,
+                "learners": len(report.learners),
+                "verdicts": dict(verdicts),
+                "gradebook": str(summary.gradebook),
+            }
+        )
+
+
+def _print(summary: Summary, out: Path) -> None:
+    """Print a table of the class, the notes on the whole class, and where the files are."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from labkit.gradebook.names import shown, visible
+    from labkit.grading.verdict import INCONCLUSIVE, sign
+
+    report = summary.report
+    table = Table("learner", "score", *(f"lab {lab}" for lab in report.labs), box=box.SIMPLE)
+    for learner in report.learners:
+        scores = report.of_learner(learner)
+        cells = [f"{sign(score.verdict)} {score.verdict}, {score.score:g} of {score.out_of:g}" for score in scores]
+        table.add_row(*map(Text, [shown(learner), f"{sum(score.score for score in scores):g}", *cells]))
+    Console().print(table)
+    for note in report.notes_on(""):
+        say(f"note: {note.file}: {visible(note.text)}" if note.file else f"note: {visible(note.text)}")
+    with_notes = {note.learner for note in report.notes if note.learner}
+    if with_notes:
+        say(f"There are notes on the files of {counted(len(with_notes), 'learner')}; see {out / 'class.html'}.")
+    for score in report.scores:
+        if any(item.verdict == INCONCLUSIVE for item in score.items):
+            say(f"{shown(score.learner)}, lab {score.lab}: the machine was busy; use --regrade when it is not.")
+    print(f"{counted(summary.graded, 'submission')} graded, {summary.known} graded before")
+    print(f"{out / 'class.html'}, {out / 'feedback'}, {out / '*.csv'}, {summary.gradebook}")

@@ -1,0 +1,1 @@
+"""Grades a class: collects the notebooks of all learners, checks them in several processes, keeps and exports the results."""

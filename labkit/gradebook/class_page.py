@@ -1,0 +1,88 @@
+"""The page of the whole class, for the instructor: the learners, how each item went, and the commonest messages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from labkit.exercises.titles import LAB_TITLES
+from labkit.gradebook.book import Item
+from labkit.gradebook.names import look_alikes, page_name, spelled
+from labkit.gradebook.page import name, notes_list, page, table, text, verdict
+from labkit.gradebook.report import Report
+from labkit.gradebook.scores import VERDICTS
+from labkit.grading.verdict import NOT_ATTEMPTED, PASSED, colour
+from labkit.plurals import counted
+
+MOST_MESSAGES = 12
+"""The page shows this many of the commonest messages."""
+
+
+def class_page(report: Report) -> str:
+    """The HTML page of the class. It links to the learners' pages in the folder `feedback`."""
+    parts = [
+        f"<p>{counted(len(report.learners), 'learner')}, {counted(len(report.labs), 'lab')}. This page is for the instructor: "
+        "it names all learners.</p>",
+        _learners(report),
+        *(_items(report, lab) for lab in report.labs),
+        _messages(report),
+    ]
+    if notes := [*report.notes_on(""), *(note for learner in report.learners for note in report.notes_on(learner))]:
+        parts.append(f"<h2>Notes on files</h2>\n{notes_list(notes, with_learner=True)}")
+    return page("The class", parts)
+
+
+def _learners(report: Report) -> str:
+    rows = []
+    alike = {learner for group in look_alikes(report.learners) for learner in group}
+    for learner in report.learners:
+        link = f'<a href="feedback/{page_name(learner)}">{name(learner)}</a>'
+        if learner in alike:
+            link += f" <small>({text(spelled(learner))})</small>"
+        scores = report.of_learner(learner)
+        cells = [f"{score.score:g}, {verdict(score.verdict)}" for score in scores]
+        rows.append([link, f"{sum(score.score for score in scores):g}", *cells])
+    header = ["Learner", "Score", *(f"Lab {lab}" for lab in report.labs)]
+    return "<h2>Learners</h2>\n" + table("The score of each learner, with the verdict on each lab", header, rows, (1,))
+
+
+def _items(report: Report, lab: str) -> str:
+    scores = report.of_lab(lab)
+    rows = []
+    for place, first in enumerate(scores[0].items if scores else ()):
+        items = [score.items[place] for score in scores]
+        rows.append([text(first.title), _bar(items), _in_words(items)])
+    caption = f"How the items of lab {lab} went"
+    heading = f"<h2>Lab {text(lab)} {text(LAB_TITLES[lab])}</h2>\n"
+    return heading + table(caption, ["Exercise", "Distribution", "In words"], rows)
+
+
+def _bar(items: Sequence[Item]) -> str:
+    """A bar with a part for each verdict. The cell beside it says the same in words, so a screen reader leaves the bar out."""
+    counts = Counter(item.verdict for item in items)
+    parts = "".join(
+        f'<span style="width:{100 * counts[words] / len(items):.1f}%;background:{colour(words)}"></span>'
+        for words in VERDICTS
+        if counts[words]
+    )
+    return f'<div class="bar" aria-hidden="true">{parts}</div>'
+
+
+def _in_words(items: Sequence[Item]) -> str:
+    counts = Counter(item.verdict for item in items)
+    return ", ".join(f"{counts[words]} {verdict(words)}" for words in VERDICTS if counts[words])
+
+
+def _messages(report: Report) -> str:
+    counts: Counter[tuple[str, str]] = Counter(
+        (item.title, item.message)
+        for score in report.scores
+        for item in score.items
+        if item.verdict not in (PASSED, NOT_ATTEMPTED)
+    )
+    if not counts:
+        return "<h2>The commonest messages</h2>\n<p>No item failed.</p>"
+    rows = [[str(count), text(title), text(message)] for (title, message), count in counts.most_common(MOST_MESSAGES)]
+    return "<h2>The commonest messages</h2>\n" + table(
+        "Messages on items that did not pass", ["Learners", "Exercise", "Message"], rows, (0,)
+    )

@@ -1,0 +1,214 @@
+"""One run of `labkit grade`: collect, read, grade what is new, export."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import labkit
+from labkit.errors import InvalidRequest, NotAvailable
+from labkit.exercises.exercise import Exercise
+from labkit.exercises.registry import exercise as find
+from labkit.exercises.registry import of_lab
+from labkit.gradebook.book import Gradebook, Submission
+from labkit.gradebook.checks_version import checks_version
+from labkit.gradebook.collect import Collected, Note, Notebook, collect
+from labkit.gradebook.export import export
+from labkit.gradebook.grader import Done, GradeTask, ReadTask, failed_to_grade
+from labkit.gradebook.graders import SILENT_SECONDS, Graders, Lost
+from labkit.gradebook.names import shown
+from labkit.gradebook.policy import Policy
+from labkit.gradebook.reading import Reading
+from labkit.gradebook.report import Report, report_of
+from labkit.grading.verdict import ERROR, TIMED_OUT, Verdict
+
+READ_SECONDS = 300.0
+"""The time limit for reading one notebook. Most notebooks take far less than a second."""
+BOOK = "gradebook.sqlite"
+
+
+class Watcher(Protocol):
+    """Someone who watches a run, such as a progress bar. Names and files are not made safe to show yet."""
+
+    def starts(self, items: int, submissions: int, known: int) -> object:
+        """Grading starts: the number of items and submissions to grade, and of submissions that were graded before."""
+
+    def has(self, submission: Submission, verdict: Verdict) -> object:
+        """There is a verdict on one item."""
+
+    def finished(self, submission: Submission) -> object:
+        """A submission is graded and in the gradebook."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The outcome of a run: how many submissions it graded, how many were known before, and what the exports show."""
+
+    gradebook: Path
+    graded: int
+    known: int
+    report: Report
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A submission that this run grades, and its exercises."""
+
+    submission: Submission
+    path: Path
+    exercises: tuple[Exercise, ...]
+    is_regrade: bool = False
+
+
+def grade_class(
+    submissions: Path,
+    out: Path,
+    watcher: Watcher,
+    *,
+    jobs: int = 1,
+    lab: str | None = None,
+    policy: Policy | None = None,
+    regrade: Sequence[str] = (),
+) -> Summary:
+    """Grade all submissions that are new, and write the gradebook and the exports to the folder `out`.
+
+    With `lab`, only this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; then only these submissions
+    are graded, again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same folder.
+    """
+    rules = policy or Policy()
+    if jobs < 1:
+        raise InvalidRequest(f"jobs is {jobs}; give at least 1")
+    if lab is not None:
+        of_lab(lab)
+    if out.resolve().is_relative_to(submissions.resolve()):
+        raise InvalidRequest(f"the grades {out} are inside the submissions {submissions}; give a folder outside with --out")
+    found = collect(submissions)
+    chosen = _parse_regrade(regrade, found.learners)
+    out.mkdir(parents=True, exist_ok=True)
+    checks = checks_version()
+    with _alone(out), Gradebook(out / BOOK) as book, Graders(jobs) as graders:
+        run = book.begin_run(
+            labkit=labkit.__version__, checks=checks, machine=platform.platform(), jobs=jobs, policy=rules.text
+        )
+        readings = _read(graders, found)
+        submitted = _choose(found, readings, lab)
+        todo = _todo(book, submitted, checks, chosen)
+        nothing = sorted(chosen.keys() - {job.submission.learner for job in todo})
+        found.notes += [Note("", "", f"There is no notebook of {shown(learner)} to regrade.") for learner in nothing]
+        book.add_learners(run, found.learners, found.notes)
+        known = 0 if chosen else len(submitted) - len(todo)
+        watcher.starts(sum(len(job.exercises) for job in todo), len(todo), known)
+        for job, verdicts in _grade(graders, todo, watcher):
+            book.add_grading(run, job.submission, checks, verdicts, is_regrade=job.is_regrade)
+            watcher.finished(job.submission)
+        report = report_of(book, run, [lab] if lab else [], rules)
+        export(out, report)
+        book.end_run(run)
+    return Summary(out / BOOK, len(todo), known, report)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Only one run at a time may use a folder of grades."""
+    import fcntl
+
+    with (out / "gradebook.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise NotAvailable(f"another `labkit grade` is writing to {out}; wait until it has ended") from None
+        yield
+
+
+def _parse_regrade(regrade: Sequence[str], learners: Sequence[str]) -> dict[str, set[str]]:
+    """For each learner to regrade: the full names of the exercises. An empty set means all."""
+    chosen: dict[str, set[str]] = {}
+    for entry in regrade:
+        learner, _, exercise = (entry, "", "") if entry in learners else entry.rpartition(":")
+        if learner not in learners:
+            raise InvalidRequest(f"there is no submission of {entry!r} to regrade; give LEARNER or LEARNER:EXERCISE")
+        names = {find(exercise).name} if exercise else set()
+        is_all = not names or chosen.get(learner) == set()
+        chosen[learner] = set() if is_all else chosen.get(learner, set()) | names
+    return chosen
+
+
+def _read(graders: Graders, found: Collected) -> dict[Path, Reading]:
+    """Read all notebooks. The notes on them are added to those in `found`."""
+    readings: dict[Path, Reading] = {}
+    for number, message in graders.run([ReadTask(notebook.path) for notebook in found.notebooks], READ_SECONDS):
+        notebook = found.notebooks[number]
+        if isinstance(message, Reading):
+            readings[notebook.path] = message
+        elif isinstance(message, Lost):
+            readings[notebook.path] = Reading("", "", "", {}, (), f"The notebook cannot be read: {message.why}.")
+    for notebook in found.notebooks:
+        reading = readings[notebook.path]
+        texts = [*reading.notes, *([reading.problem] if reading.problem else [])]
+        found.notes += [Note(notebook.learner, notebook.file, text) for text in texts]
+    return readings
+
+
+def _choose(found: Collected, readings: dict[Path, Reading], lab: str | None) -> list[tuple[Submission, Path]]:
+    """One notebook for each learner and lab. Of several, the one with the most functions counts, and of these the newest."""
+    offers: dict[tuple[str, str], list[Notebook]] = {}
+    for notebook in found.notebooks:
+        for each in readings[notebook.path].labs if not readings[notebook.path].problem else ():
+            if lab in (None, each):
+                offers.setdefault((notebook.learner, each), []).append(notebook)
+    chosen = []
+    for (learner, each), notebooks in sorted(offers.items()):
+        best = max(notebooks, key=lambda one: (readings[one.path].labs[each], readings[one.path].submitted, one.file))
+        for other in notebooks:
+            if other is not best:
+                text = f"This notebook is not graded for lab {each}, because {best.file} is graded."
+                found.notes.append(Note(learner, other.file, text))
+        reading = readings[best.path]
+        about = Submission(learner, each, reading.sha256, best.file, reading.submitted, reading.time_from)
+        chosen.append((about, best.path))
+    return chosen
+
+
+def _todo(
+    book: Gradebook, submitted: Sequence[tuple[Submission, Path]], checks: str, regrade: dict[str, set[str]]
+) -> list[_Job]:
+    """The submissions to grade. A submission that was never graded is graded as a whole, even in a regrade."""
+    jobs = []
+    for submission, path in submitted:
+        exercises = of_lab(submission.lab)
+        is_new = not book.has_grading(submission, checks)
+        if not regrade:
+            jobs += [_Job(submission, path, exercises)] if is_new else []
+            continue
+        if submission.learner not in regrade:
+            continue
+        asked = regrade[submission.learner]
+        again = tuple(exercise for exercise in exercises if not asked or exercise.name in asked)
+        if again:
+            jobs.append(_Job(submission, path, exercises) if is_new else _Job(submission, path, again, is_regrade=True))
+    return jobs
+
+
+def _grade(graders: Graders, jobs: Sequence[_Job], watcher: Watcher) -> Iterator[tuple[_Job, list[Verdict]]]:
+    """Grade the jobs, and yield each one with its verdicts when it is finished.
+
+    If a grader is lost, the exercises that it had not finished end as an error, or as timed out.
+    """
+    found: list[list[Verdict]] = [[] for _ in jobs]
+    tasks = [GradeTask(job.path, job.submission.sha256, tuple(each.name for each in job.exercises)) for job in jobs]
+    for number, message in graders.run(tasks, SILENT_SECONDS):
+        job, verdicts = jobs[number], found[number]
+        if isinstance(message, Verdict):
+            verdicts.append(message)
+            watcher.has(job.submission, message)
+        elif isinstance(message, Lost):
+            cause = TIMED_OUT if message.timed_out else ERROR
+            for exercise in job.exercises[len(verdicts) :]:
+                verdicts.append(failed_to_grade(exercise, message.why, cause))
+                watcher.has(job.submission, verdicts[-1])
+        if isinstance(message, Done | Lost):
+            yield job, verdicts

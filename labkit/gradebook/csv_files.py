@@ -1,0 +1,69 @@
+"""CSV files for people and spreadsheets: one row for each item, and one file for each lab."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from labkit.exercises.registry import of_lab
+from labkit.gradebook.names import one_line, shown
+from labkit.gradebook.report import Report
+from labkit.gradebook.scores import LabScore
+from labkit.home import write_atomically
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""The characters at the beginning of a cell that make a spreadsheet read it as a formula.
+
+They are from OWASP's page on CSV injection (https://owasp.org/www-community/attacks/CSV_Injection).
+"""
+
+Cell = str | float
+
+
+def defused(text: str) -> str:
+    """A cell of text. If a spreadsheet could read it as a formula, an apostrophe stands before it, which makes it a text."""
+    return f"'{text}" if text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) else text
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Write a CSV file in UTF-8. Texts are made visible, written on one line, and defused. Numbers stay numbers."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    for row in [header, *rows]:
+        writer.writerow([defused(one_line(cell)) if isinstance(cell, str) else f"{cell:g}" for cell in row])
+    write_atomically(path, file.getvalue())
+
+
+def write_items(path: Path, report: Report) -> None:
+    """One row for each learner, lab and exercise."""
+    header = ["learner", "lab", "exercise", "title", "verdict", "points", "out of", "attempt", "message"]
+    rows: list[list[Cell]] = [
+        [
+            *(shown(score.learner), score.lab, item.exercise, item.title),
+            *(item.verdict, item.points, item.out_of, _attempt(score), item.message),
+        ]
+        for score in report.scores
+        for item in score.items
+    ]
+    write_csv(path, header, rows)
+
+
+def write_lab(path: Path, report: Report, lab: str) -> None:
+    """One row for each learner, with one column for each exercise of the lab."""
+    header = ["learner", "verdict", "score", "points", "out of", "not measured here", "attempt", "attempts"]
+    header += ["submitted (UTC)", "time from", "days late", "remark"]
+    exercises = of_lab(lab)
+    rows: list[list[Cell]] = []
+    for score in report.of_lab(lab):
+        attempt = score.attempt
+        row: list[Cell] = [shown(score.learner), score.verdict, score.score, score.points, score.out_of, score.not_measured]
+        row += [_attempt(score), score.attempts]
+        row += [f"{attempt.submitted:%Y-%m-%d %H:%M:%S}" if attempt else "", attempt.time_from if attempt else ""]
+        rows.append([*row, score.days_late, score.remark, *(item.points for item in score.items)])
+    write_csv(path, [*header, *(f"{exercise.number} {exercise.function}" for exercise in exercises)], rows)
+
+
+def _attempt(score: LabScore) -> Cell:
+    return score.attempt.number if score.attempt else ""

@@ -1,0 +1,126 @@
+"""A grader: a process that reads and checks notebooks for the process that holds the gradebook.
+
+The grader gets a task, and answers with one message for each exercise, then with `Done`. A learner's code does not run in the
+grader but in one more process for each function (`labkit.grading.worker`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+
+from labkit.exercises.exercise import Exercise
+from labkit.exercises.registry import exercise as find
+from labkit.gradebook.reading import Reading, digest, read_notebook
+from labkit.grading.judge import make
+from labkit.grading.notebook_check import check_submission
+from labkit.grading.shorten import shorten
+from labkit.grading.submission import Submission, read_submission
+from labkit.grading.verdict import ERROR, FAILED, Verdict
+
+
+@dataclass(frozen=True)
+class ReadTask:
+    """Read the notebook in this file; the answer is a `Reading`."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class GradeTask:
+    """Check these exercises (by their full names) of the notebook in this file; the answer is one `Verdict` for each.
+
+    `sha256` is the hash that the notebook had when it was read.
+    """
+
+    path: Path
+    sha256: str
+    exercises: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Done:
+    """The task is finished."""
+
+
+Task = ReadTask | GradeTask
+Message = Reading | Verdict | Done
+
+
+def serve(connection: Connection) -> None:
+    """Answer tasks until the connection is closed. The process ends by SIGTERM too, and when its parent has ended."""
+    signal.signal(signal.SIGINT, _ignore)  # Ctrl-C is for the parent, which ends its graders.
+    signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.dup2(2, 1)  # The parent's stdout is for its results.
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            for message in answers(connection.recv()):
+                connection.send(message)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing. Unlike `SIG_IGN`, a function of Python is not inherited by the programs that this process starts."""
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, even by SIGKILL. The learner's process and its files are removed, too."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def answers(task: Task) -> Iterator[Message]:
+    """The messages that answer a task. An error never ends the batch: it becomes the verdict of the exercise."""
+    if isinstance(task, ReadTask):
+        yield _read(task.path)
+    else:
+        yield from _grade(task)
+    yield Done()
+
+
+def _read(path: Path) -> Reading:
+    try:
+        return read_notebook(path)
+    except Exception as error:
+        words = shorten(str(error).replace(str(path), "the file") or type(error).__name__)
+        return Reading("", "", "", {}, (), f"The notebook cannot be read: {words}")
+
+
+def _grade(task: GradeTask) -> Iterator[Verdict]:
+    exercises = [find(name) for name in task.exercises]
+    try:
+        if digest(task.path) != task.sha256:
+            raise ValueError("the notebook, or a file beside it, changed after it was collected; grade it again")
+        submission = read_submission(task.path)
+    except Exception as error:
+        for exercise in exercises:
+            yield failed_to_grade(exercise, shorten(str(error).replace(str(task.path), "the file")))
+        return
+    for exercise in exercises:
+        yield _check(exercise, submission)
+
+
+def _check(exercise: Exercise, submission: Submission) -> Verdict:
+    try:
+        return check_submission(exercise, submission)
+    except Exception as error:
+        return failed_to_grade(exercise, shorten(f"{type(error).__name__}: {error}"))
+
+
+def failed_to_grade(exercise: Exercise, why: str, cause: str = ERROR) -> Verdict:
+    """The verdict on an exercise that could not be graded. It has no points."""
+    return make(exercise, FAILED, f"This exercise could not be graded: {why}", cause=cause)

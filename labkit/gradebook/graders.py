@@ -1,0 +1,144 @@
+"""Runs several graders at once, and starts a new one when a grader's process ends or says nothing for too long."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import TracebackType
+
+import psutil
+
+from labkit.gradebook.grader import Done, Message, Task, serve
+from labkit.measure.memory import processes
+
+SILENT_SECONDS = 1800.0
+"""A grader that sends no message for this long is ended. The time limits of a single exercise are far below this."""
+_END_SECONDS = 30.0
+"""Seconds that a grader has for ending by itself, before it is killed."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The grader's process ended, or was ended, before its task was done. `why` says it in words."""
+
+    why: str
+    timed_out: bool = False
+
+
+class _Grader:
+    """A grader's process, its connection, and the number of its task. It is idle if the number is None."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection: Connection
+        self.connection, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=serve, args=(theirs,))
+        with _without_interrupts():
+            self.process.start()
+        theirs.close()
+        self.task: int | None = None
+        self.heard = time.monotonic()
+
+    def give(self, number: int, task: Task) -> None:
+        self.connection.send(task)
+        self.task, self.heard = number, time.monotonic()
+
+    def kill(self) -> None:
+        """End the process, if it still runs, and all processes that it has started."""
+        with contextlib.suppress(psutil.Error):
+            for process in processes(self.process.pid) if self.process.is_alive() else ():
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+class Graders:
+    """Up to `jobs` graders. Use it as a context manager: at its end, all processes end."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._all: list[_Grader] = []
+
+    def __enter__(self) -> Graders:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for grader in self._all:
+            grader.process.terminate()
+        until = time.monotonic() + _END_SECONDS
+        for grader in self._all:
+            grader.process.join(max(until - time.monotonic(), 0))
+            grader.kill()
+
+    def run(self, tasks: Iterable[Task], silent_seconds: float = SILENT_SECONDS) -> Iterator[tuple[int, Message | Lost]]:
+        """Give each task to a grader, and yield the messages of all graders as they come, each with the number of its task
+        (from 0). The last message of a task is `Done` or `Lost`.
+        """
+        waiting = deque(enumerate(tasks))
+        while self._hand_out(waiting):
+            busy = {grader.connection: grader for grader in self._all if grader.task is not None}
+            for connection in wait(list(busy), timeout=1.0):
+                assert isinstance(connection, Connection)
+                yield self._message_of(busy.pop(connection))
+            for grader in busy.values():
+                if time.monotonic() - grader.heard > silent_seconds:
+                    words = f"the grader sent nothing for {silent_seconds:g} seconds and was ended"
+                    yield self._drop(grader), Lost(words, timed_out=True)
+
+    def _hand_out(self, waiting: deque[tuple[int, Task]]) -> bool:
+        """Give tasks to idle graders. Return whether any grader is busy now."""
+        while waiting:
+            grader = next((one for one in self._all if one.task is None), None)
+            if grader is None and len(self._all) < self._jobs:
+                grader = _Grader()
+                self._all.append(grader)
+            if grader is None:
+                break
+            try:
+                grader.give(*waiting[0])
+                waiting.popleft()
+            except OSError:  # The process ended while it was idle.
+                self._drop(grader)
+        return any(grader.task is not None for grader in self._all)
+
+    def _message_of(self, grader: _Grader) -> tuple[int, Message | Lost]:
+        assert grader.task is not None
+        number = grader.task
+        try:
+            message: Message = grader.connection.recv()
+        except (EOFError, OSError):
+            grader.process.join(_END_SECONDS)
+            words = f"the grader's process ended too early (status {grader.process.exitcode})"
+            return self._drop(grader), Lost(words)
+        grader.heard = time.monotonic()
+        if isinstance(message, Done):
+            grader.task = None
+        return number, message
+
+    def _drop(self, grader: _Grader) -> int:
+        """End a grader, and return the number of its task."""
+        grader.kill()
+        self._all.remove(grader)
+        return -1 if grader.task is None else grader.task
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A process that is started in this block does not see Ctrl-C until it sets its own handler."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # Only the main thread may set a handler.
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,65 @@
+"""CSV files that Canvas and Moodle import. The name of a learner's folder must be the learner's login in that system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labkit.exercises.registry import of_lab
+from labkit.exercises.titles import LAB_TITLES
+from labkit.gradebook.csv_files import Cell, write_csv
+from labkit.gradebook.names import shown
+from labkit.gradebook.report import Report
+from labkit.gradebook.scores import LabScore
+
+_CANVAS_POINTS = "Points Possible"
+
+
+def column_of(lab: str) -> str:
+    """The name of a lab's column, which is also the name of the assignment: "Lab 00 Class environment"."""
+    return f"Lab {lab} {LAB_TITLES[lab]}"
+
+
+def write_canvas(path: Path, report: Report) -> None:
+    """A file for Canvas (Gradebook, Import).
+
+    The columns are those that Canvas's own importer looks for (instructure/canvas-lms, lib/gradebook_importer.rb): the first
+    column contains "Student", the second "ID"; "SIS User ID" and "SIS Login ID" follow, and "Section" is the last column before
+    the assignments. A row whose first cell contains "Points Possible" gives the points of the assignments. With "ID" and
+    "SIS User ID" empty, Canvas finds a student by "SIS Login ID". An assignment is found by its title; if there is none with
+    this title, Canvas asks whether to make it.
+    """
+    header = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *map(column_of, report.labs)]
+    points: list[Cell] = [_CANVAS_POINTS, "", "", "", "", *(sum(each.points for each in of_lab(lab)) for lab in report.labs)]
+    rows: list[list[Cell]] = []
+    for learner in report.learners:
+        # Canvas would read the row of a student with this name as the row with the points.
+        student = "" if _CANVAS_POINTS in learner else shown(learner)
+        rows.append([student, "", "", shown(learner), "", *(score.score for score in report.of_learner(learner))])
+    write_csv(path, header, [points, *rows])
+
+
+def write_moodle(path: Path, report: Report) -> None:
+    """A file for Moodle (Grades, Import, CSV file).
+
+    Moodle lets the teacher choose what each column is (moodle/moodle, grade/import/csv/classes/load_data.php). It finds a user
+    by id, ID number, email address or username; a grade must be a number of at most 100 unless the site allows more; and a
+    column of feedback can be given for each grade item. The header has Moodle's own English names for these things.
+    """
+    header = ["Username"]
+    for lab in report.labs:
+        header += [column_of(lab), f"Feedback: {column_of(lab)}"]
+    rows: list[list[Cell]] = []
+    for learner in report.learners:
+        row: list[Cell] = [shown(learner)]
+        for score in report.of_learner(learner):
+            row += [score.score, _feedback(score)]
+        rows.append(row)
+    write_csv(path, header, rows)
+
+
+def _feedback(score: LabScore) -> str:
+    """The verdicts of all exercises that did not pass, in one line."""
+    if score.attempt is None:
+        return score.remark
+    rest = "; ".join(f"{item.title}: {item.verdict}" for item in score.items if item.points < item.out_of)
+    return " ".join(filter(None, [f"{score.points:g} of {score.out_of:g} points.", score.remark, rest and f"{rest}."]))

@@ -1,0 +1,71 @@
+"""The tables of the gradebook. The page `docs/gradebook.md` describes them. Rows are added and never changed or deleted.
+
+Exceptions: a learner's row is written once, and `run.finished` is filled in when a run ends.
+"""
+
+from __future__ import annotations
+
+VERSION = 1
+"""The version of these tables, which SQLite keeps as `PRAGMA user_version`."""
+
+VERDICTS = "'passed', 'partial', 'failed', 'error', 'timed out', 'inconclusive', 'not attempted', 'not measured here'"
+
+TABLES = f"""
+CREATE TABLE run (
+    id INTEGER PRIMARY KEY,
+    started TEXT NOT NULL,                  -- UTC, ISO 8601, as all times
+    finished TEXT,                          -- NULL if the run was stopped
+    labkit TEXT NOT NULL,                   -- version of the package
+    checks TEXT NOT NULL,                   -- version of the course's checks (labkit.gradebook.checks_version)
+    machine TEXT NOT NULL,
+    jobs INTEGER NOT NULL,
+    policy TEXT NOT NULL                    -- text of the policy file; '' without one
+);
+CREATE TABLE learner (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE               -- compared byte by byte: look-alike names are different learners
+);
+CREATE TABLE note (
+    id INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL REFERENCES run,
+    learner INTEGER REFERENCES learner,     -- NULL if the note is about the whole class
+    file TEXT NOT NULL,
+    text TEXT NOT NULL
+);
+CREATE TABLE attempt (
+    id INTEGER PRIMARY KEY,
+    learner INTEGER NOT NULL REFERENCES learner,
+    lab TEXT NOT NULL,
+    number INTEGER NOT NULL CHECK (number >= 1),
+    file TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    submitted TEXT NOT NULL,
+    time_from TEXT NOT NULL CHECK (time_from IN ('timestamp.txt', 'file time')),
+    UNIQUE (learner, lab, sha256),
+    UNIQUE (learner, lab, number)
+);
+CREATE TABLE grading (
+    id INTEGER PRIMARY KEY,
+    attempt INTEGER NOT NULL REFERENCES attempt,
+    run INTEGER NOT NULL REFERENCES run,
+    checks TEXT NOT NULL,
+    is_regrade INTEGER NOT NULL CHECK (is_regrade IN (0, 1)),
+    finished TEXT NOT NULL
+);
+CREATE UNIQUE INDEX graded_once ON grading (attempt, checks) WHERE is_regrade = 0;
+CREATE TABLE result (
+    grading INTEGER NOT NULL REFERENCES grading,
+    exercise TEXT NOT NULL,                 -- 'lab01.time_runs'
+    title TEXT NOT NULL,
+    verdict TEXT NOT NULL CHECK (verdict IN ({VERDICTS})),
+    points REAL NOT NULL DEFAULT 0 CHECK (points BETWEEN 0 AND out_of),
+    out_of REAL NOT NULL,
+    message TEXT NOT NULL,
+    details TEXT NOT NULL,
+    PRIMARY KEY (grading, exercise)
+) WITHOUT ROWID;
+CREATE VIEW current_result AS               -- the newest result of each exercise of each attempt
+    SELECT grading.attempt, result.*, max(result.grading) AS newest
+    FROM result JOIN grading ON grading.id = result.grading
+    GROUP BY grading.attempt, result.exercise;
+"""

@@ -1,0 +1,112 @@
+"""The scores of learners: which attempt at a lab counts, how many of its points count, and what a lab's verdict is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from labkit.exercises.exercise import Exercise
+from labkit.exercises.registry import of_lab
+from labkit.gradebook.book import Attempt, Item
+from labkit.gradebook.policy import Policy
+from labkit.grading.verdict import (
+    ERROR,
+    FAILED,
+    INCONCLUSIVE,
+    NOT_ATTEMPTED,
+    NOT_MEASURED,
+    PARTIAL,
+    PASSED,
+    TIMED_OUT,
+)
+from labkit.plurals import counted
+
+VERDICTS = (PASSED, PARTIAL, FAILED, ERROR, TIMED_OUT, INCONCLUSIVE, NOT_MEASURED, NOT_ATTEMPTED)
+"""All verdicts of a gradebook. Every item ends with one of them."""
+
+
+@dataclass(frozen=True)
+class LabScore:
+    """The score of a learner in a lab.
+
+    - `attempt` is the attempt that counts: the one with the most points after the policy, and the earliest of several. It is
+      None if no attempt counts. `attempts` is the number of all attempts.
+    - `items` has one result for each exercise of the lab, in the order of the course.
+    - `points` are the points of the attempt, and `score` are the points after the policy.
+    - `not_measured` are the points of the exercises that could not be measured on the grading machine.
+    - `remark` explains the score in words.
+    """
+
+    learner: str
+    lab: str
+    attempt: Attempt | None
+    attempts: int
+    items: tuple[Item, ...]
+    points: float
+    score: float
+    out_of: float
+    not_measured: float
+    days_late: int
+    remark: str
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on the whole lab (see `verdict_of`)."""
+        return verdict_of([item.verdict for item in self.items])
+
+
+def verdict_of(verdicts: Sequence[str]) -> str:
+    """One verdict for several items: "passed" if all passed, "partial" if some earned points, else the first in `VERDICTS`.
+
+    So "not attempted" is the verdict only if no item was attempted.
+    """
+    if all(verdict == PASSED for verdict in verdicts):
+        return PASSED
+    if PASSED in verdicts or PARTIAL in verdicts:
+        return PARTIAL
+    return next(verdict for verdict in VERDICTS if verdict in verdicts)
+
+
+def lab_score(learner: str, lab: str, attempts: Iterable[Attempt], policy: Policy) -> LabScore:
+    """The score of a learner in a lab. `attempts` are the learner's attempts at any labs. Without an attempt, it is zero."""
+    own = [attempt for attempt in attempts if (attempt.learner, attempt.lab) == (learner, lab)]
+    allowed = [attempt for attempt in own if policy.counts(attempt.number)]
+    scores = [_score_of(attempt, len(own), policy) for attempt in allowed]
+    if not scores:
+        missing = "No notebook of this lab was submitted, or it could not be read."
+        items = tuple(_not_attempted(exercise, missing) for exercise in of_lab(lab))
+        out_of = sum(item.out_of for item in items)
+        return LabScore(learner, lab, None, len(own), items, 0, 0, out_of, 0, 0, missing)
+    best = max(scores, key=lambda score: score.score)
+    return replace(best, remark=_remark(best, len(own), policy))
+
+
+def _score_of(attempt: Attempt, attempts: int, policy: Policy) -> LabScore:
+    missing = "This exercise was not graded."
+    items = tuple(attempt.items.get(exercise.name, _not_attempted(exercise, missing)) for exercise in of_lab(attempt.lab))
+    points = sum(item.points for item in items)
+    score = round(points * policy.percent(attempt.lab, attempt.submitted) / 100, 2)
+    days = policy.days_late(attempt.lab, attempt.submitted)
+    unmeasured = sum(item.out_of for item in items if item.verdict == NOT_MEASURED)
+    out_of = sum(item.out_of for item in items)
+    return LabScore(attempt.learner, attempt.lab, attempt, attempts, items, points, score, out_of, unmeasured, days, "")
+
+
+def _not_attempted(exercise: Exercise, message: str) -> Item:
+    return Item(exercise.name, f"{exercise.number} {exercise.title}", NOT_ATTEMPTED, 0, exercise.points, message, "")
+
+
+def _remark(score: LabScore, attempts: int, policy: Policy) -> str:
+    """Why this attempt counts, and why its points may be fewer."""
+    assert score.attempt is not None
+    words = []
+    if attempts > 1:
+        words.append(f"Attempt {score.attempt.number} of {attempts} counts.")
+    if policy.most_attempts and attempts > policy.most_attempts:
+        words.append(f"Only the first {counted(policy.most_attempts, 'attempt')} may count.")
+    if score.days_late:
+        percent = policy.percent(score.lab, score.attempt.submitted)
+        words.append(f"{counted(score.days_late, 'day')} late: {percent:g} % of the points count.")
+    if score.not_measured:
+        words.append(f"{score.not_measured:g} points could not be measured on the grading machine.")
+    return " ".join(words)

@@ -1,0 +1,53 @@
+"""Folders of submissions for tests: small notebooks with one cheap exercise of lab 00."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from labkit.exercises.registry import exercise
+
+EXERCISE = exercise("lab00.kv_cache_bytes")
+HEAD = "def kv_cache_bytes(config, lengths, element_bytes):\n    "
+SOLVED = f"{HEAD}return 2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes"
+STUB = f'{HEAD}raise NotImplementedError("kv_cache_bytes")'
+HALF = f"{HEAD}return config.num_layers * config.hidden_size * sum(lengths) * element_bytes"
+HALF_SAYS = next(mistake.message for mistake in EXERCISE.mistakes if mistake.message.startswith("Your number is half"))
+"""What the course says about the planted mistake `HALF`."""
+
+
+def notebook(*cells: str, text_cells: tuple[str, ...] = (), **more: Any) -> str:
+    """The text of a notebook with these code cells, and these text cells after them."""
+    rows = [{"cell_type": "code", "source": cell, "metadata": {}, "outputs": []} for cell in cells]
+    rows += [{"cell_type": "markdown", "source": cell, "metadata": {}} for cell in text_cells]
+    return json.dumps({"cells": rows, "metadata": {}, "nbformat": 4, "nbformat_minor": 5} | more)
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file and make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+    return path
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Start `labkit grade`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "labkit", "grade", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def grade(*arguments: str | Path, status: int = 0) -> tuple[str, str]:
+    """Run `labkit grade` to its end. Return its stdout and stderr."""
+    process = start(*arguments)
+    out, errors = process.communicate()
+    assert process.returncode == status, errors
+    return out, errors

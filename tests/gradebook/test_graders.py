@@ -1,0 +1,74 @@
+"""A grader that dies or hangs costs its own submission its points, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit.gradebook import graders as graders_module
+from labkit.gradebook.grader import Done, GradeTask, ReadTask, answers
+from labkit.gradebook.graders import Graders, Lost
+from labkit.gradebook.reading import Reading, digest
+from labkit.grading.verdict import ERROR, FAILED, NOT_ATTEMPTED, Verdict
+from tests.gradebook.classes import EXERCISE, STUB, notebook, write
+from tests.patience import PATIENCE, is_running, wait_for
+
+
+def test_a_task_whose_grader_dies_ends_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grader is killed as soon as it has the first task. The second task gets a new grader."""
+    paths = [write(tmp_path / f"{name}.ipynb", notebook(STUB)) for name in ("one", "two")]
+    real = graders_module._Grader.give
+
+    def give_and_kill(grader: Any, number: int, task: Any) -> None:
+        real(grader, number, task)
+        if number == 0:
+            grader.process.kill()
+
+    monkeypatch.setattr(graders_module._Grader, "give", give_and_kill)
+    with Graders(1) as graders:
+        messages = list(graders.run(map(ReadTask, paths), PATIENCE))
+    lost, reading, done = (message for _, message in messages)
+    assert lost == Lost("the grader's process ended too early (status -9)")
+    assert isinstance(reading, Reading)
+    assert isinstance(done, Done)
+
+
+def test_a_task_whose_grader_says_nothing_is_timed_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "00.ipynb", notebook(STUB))
+    with Graders(1) as graders:
+        ((number, lost),) = graders.run([ReadTask(path)], silent_seconds=0.0)
+        assert not graders._all
+    assert (number, lost) == (0, Lost("the grader sent nothing for 0 seconds and was ended", timed_out=True))
+
+
+def test_graders_end_with_their_block(tmp_path: Path) -> None:
+    with Graders(2) as graders:
+        for _ in graders.run([ReadTask(write(tmp_path / "00.ipynb", notebook(STUB)))], PATIENCE):
+            pids = [grader.process.pid for grader in graders._all]
+    assert pids
+    wait_for(lambda: not any(is_running(pid) for pid in pids if pid), "the end of the graders")
+
+
+def test_a_notebook_that_changed_after_it_was_read_is_not_graded(tmp_path: Path) -> None:
+    path = write(tmp_path / "00.ipynb", notebook(STUB))
+    sha256 = digest(path)
+    verdict, _ = list(answers(GradeTask(path, sha256, (EXERCISE.name,))))
+    assert isinstance(verdict, Verdict)
+    assert verdict.verdict == NOT_ATTEMPTED
+    write(path, notebook(STUB, "x = 1"))
+    verdict, end = list(answers(GradeTask(path, sha256, (EXERCISE.name,))))
+    assert isinstance(verdict, Verdict)
+    assert isinstance(end, Done)
+    assert (verdict.verdict, verdict.cause, verdict.points) == (FAILED, ERROR, 0)
+    assert "changed after it was collected" in verdict.message
+
+
+@pytest.mark.parametrize("kind", ["gone", "folder"])
+def test_a_file_that_cannot_be_read_is_a_problem(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    reading, _ = list(answers(ReadTask(tmp_path / kind)))
+    assert isinstance(reading, Reading)
+    assert "cannot be read" in reading.problem
+    assert reading.labs == {}
