@@ -42,16 +42,16 @@ def build(target: Path = TARGET) -> Path:
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     sources = [s for s in sorted(SOURCES.glob("*.cpp")) if x86 or s.name not in _FLAGS]
     with tempfile.TemporaryDirectory() as folder:
-        simd = ["-fopenmp-simd"] if _compiles(compiler, ["-fopenmp-simd"], folder) else []
+        openmp = next(([flag] for flag in ("-fopenmp", "-fopenmp-simd") if _compiles(compiler, [flag], folder)), [])
         objects = [Path(folder, source.stem + ".o") for source in sources]
         commands = [
-            [compiler, *_COMMON, *_QUIET, *simd, *_FLAGS.get(source.name, []), "-c", str(source), "-o", str(object_)]
+            [compiler, *_COMMON, *_QUIET, *openmp, *_FLAGS.get(source.name, []), "-c", str(source), "-o", str(object_)]
             for source, object_ in zip(sources, objects, strict=True)
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         linked = Path(folder, "linked.so")
-        _run([compiler, "-shared", "-pthread", "-o", str(linked), *map(str, objects)])
+        _run([compiler, "-shared", "-pthread", *openmp, "-o", str(linked), *map(str, objects)])
         beside = target.with_name(f"{target.name}.{os.getpid()}")
         shutil.copyfile(linked, beside)
         os.replace(beside, target)  # a process that has loaded the old file continues to use it

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -59,6 +60,8 @@ class Arm:
 
 def work(name: str, model: str, precision: str, batch: int, threads: int) -> None:
     """The engine's process: reads a number of seconds from each line, works, and writes the times of steps and prefills."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # a peer may print to stdout
     if threads:
         torch.set_num_threads(threads)
     kind: type[BenchEngine] = LabkitEngine if name.startswith("labkit") else PEERS[name]
@@ -66,7 +69,7 @@ def work(name: str, model: str, precision: str, batch: int, threads: int) -> Non
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         engine = kind(checkpoint, torch.device("cpu"), precision)
-        print(flush=True)
+        print(file=answers, flush=True)
         for line in sys.stdin:
             steps: list[float] = []
             prefills: list[float] = []
@@ -86,7 +89,7 @@ def work(name: str, model: str, precision: str, batch: int, threads: int) -> Non
                     now = time.perf_counter()
                     steps.append(now - last)
                     last = now
-            print(json.dumps([steps, prefills]), flush=True)
+            print(json.dumps([steps, prefills]), file=answers, flush=True)
 
 
 def start(stack: ExitStack, name: str, model: str, precision: str, batch: int, threads: int) -> Arm:

@@ -37,7 +37,7 @@ void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tok
     Activations a = take_activations(space, *weight, tokens);
     float *rows = space.take<float>((int64_t)threads * weight->in);
     Output to = {gelu ? STORE_GELU : STORE, (float *)out, weight->out, nullptr, type == LK_F32 ? nullptr : out};
-    Team team(threads);
+    TorchTeam team(threads);
     team.share(tokens, 1, [&](int thread, int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++)
             kernel.pack_row(row_of(type, x, t, weight->in, rows + (int64_t)thread * weight->in), weight->in, (int32_t)t, &a);
@@ -49,7 +49,7 @@ void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tok
 void lk_layer_norm(int32_t type, const void *x, const float *weight, const float *bias, float epsilon, int32_t tokens,
                    int32_t hidden, void *out, int32_t threads) {
     threads = worthwhile(32 * (int64_t)tokens * hidden, threads);
-    Team team(threads);
+    TorchTeam team(threads);
     std::unique_ptr<float[]> buffers(new float[2 * (int64_t)hidden * threads]);
     team.share(tokens, 4, [&](int thread, int64_t begin, int64_t end) {
         float *in = buffers.get() + 2 * (int64_t)hidden * thread, *normed = in + hidden;
@@ -63,7 +63,7 @@ void lk_layer_norm(int32_t type, const void *x, const float *weight, const float
 void lk_residual_layer_norm(int32_t type, const void *residual, const void *attention, const void *mlp, const float *weight,
                             const float *bias, float epsilon, int32_t tokens, int32_t hidden, void *sum, void *out, int32_t threads) {
     threads = worthwhile(32 * (int64_t)tokens * hidden, threads);
-    Team team(threads);
+    TorchTeam team(threads);
     std::unique_ptr<float[]> buffers(new float[4 * (int64_t)hidden * threads]);
     team.share(tokens, 4, [&](int thread, int64_t begin, int64_t end) {
         float *total = buffers.get() + 4 * (int64_t)hidden * thread, *b0 = total + hidden, *b1 = b0 + hidden, *b2 = b1 + hidden;
@@ -90,7 +90,7 @@ void lk_rotary_cache_write(int32_t type, const void *qkv, const int64_t *positio
                            int32_t rotary_dim, void *query, int32_t threads) {
     int64_t width = (int64_t)heads * head_dim;
     threads = worthwhile(32 * tokens * width, threads);
-    Team team(threads);
+    TorchTeam team(threads);
     std::unique_ptr<float[]> rows(new float[3 * width * threads]);
     team.share(tokens, 4, [&](int thread, int64_t begin, int64_t end) {
         float *row = rows.get() + 3 * width * thread;
@@ -118,7 +118,7 @@ void lk_attention(int32_t type, const void *query, const void *keys, const void 
     space.begin(2 * Workspace::bytes_of<float>(tokens * width) + Workspace::bytes_of<float>(threads * scratch));
     float *wide = space.take<float>(tokens * width), *attended = space.take<float>(tokens * width);
     float *scratches = space.take<float>(threads * scratch);
-    Team team(threads);
+    TorchTeam team(threads);
     team.share(tokens, 16, [&](int, int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++) {
             const float *row = row_of(type, query, t, width, wide + t * width);

@@ -1,4 +1,8 @@
-// The threads of one call. The calling thread runs the code; at each stage it shares the work with helpers (crew.h).
+// The threads of one call. The calling thread runs the code; at each stage it shares the work with other threads.
+//
+// `Team` has helpers (crew.h). `TorchTeam` is for single operations, which stand between operations of torch: it uses the
+// threads of OpenMP that torch uses, too. They spin for some milliseconds after each operation, so that helpers would find no
+// free core.
 #pragma once
 #include "crew.h"
 
@@ -28,3 +32,29 @@ class Team {
     Crew *crew_;
     int threads_;
 };
+
+#ifdef _OPENMP
+#include <omp.h>
+
+class TorchTeam {
+  public:
+    explicit TorchTeam(int threads) : threads_(threads) {}
+
+    // As in `Team`.
+    template <class Work> void share(int64_t count, int64_t size, Work work) {
+        std::atomic<int64_t> next{0};
+        auto take = [&](int thread) {
+            for (int64_t begin; (begin = size * next.fetch_add(1, std::memory_order_relaxed)) < count;)
+                work(thread, begin, begin + size < count ? begin + size : count);
+        };
+        if (threads_ <= 1 || count <= size) return take(0);
+#pragma omp parallel num_threads(threads_)
+        take(omp_get_thread_num());
+    }
+
+  private:
+    int threads_;
+};
+#else
+using TorchTeam = Team;
+#endif
