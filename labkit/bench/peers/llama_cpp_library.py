@@ -36,7 +36,7 @@ class LlamaModel:
         params.load_mode = library.LLAMA_LOAD_MODE_NONE  # copied, not mapped: the file may change or go while the model runs
         self._model = library.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
-            raise NotAvailable(f"llama.cpp did not load {path}: {_last_error()}")
+            raise NotAvailable(f"llama.cpp did not load {path}: {_reason()}")
 
     def open(self, batch: int, length: int) -> None:
         """Make room for `batch` empty sequences of `length` tokens. If there is such room, only empty the sequences."""
@@ -56,7 +56,7 @@ class LlamaModel:
             params.type_k = params.type_v = kind
             self._context = library.llama_init_from_model(self._model, params)
             if not self._context:
-                raise NotAvailable(f"llama.cpp made no context for {batch} sequences of {length} tokens: {_last_error()}")
+                raise NotAvailable(f"llama.cpp made no context for {batch} sequences of {length} tokens: {_reason()}")
             self._room = (batch, length)
         library.llama_memory_clear(library.llama_get_memory(self._context), False)
 
@@ -67,7 +67,7 @@ class LlamaModel:
             self._batches[count] = _TokenBatch(batch, count)
         filled = self._batches[count].fill(tokens, position)
         if code := library.llama_decode(self._context, filled):
-            raise NotAvailable(f"llama_decode ended with {code}: {_last_error()}")
+            raise NotAvailable(f"llama_decode ended with {code}: {_reason()}")
         vocab = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model))
         logits = np.ctypeslib.as_array(library.llama_get_logits(self._context), (batch, vocab))
         best: NDArray[np.int64] = logits.argmax(-1)
@@ -121,11 +121,17 @@ def quantize_file(source: Path, target: Path, num_threads: int) -> None:
     params.nthread = num_threads
     params.ftype = library.LLAMA_FTYPE_MOSTLY_Q4_K_M
     if library.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
-        raise NotAvailable(f"llama.cpp did not quantize {source}: {_last_error()}")
+        raise NotAvailable(f"llama.cpp did not quantize {source}: {_reason()}")
+
+
+def _library() -> Any:
+    """The package, ready for a call whose errors `_reason` returns."""
+    _errors.clear()
+    return _loaded()
 
 
 @cache
-def _library() -> Any:
+def _loaded() -> Any:
     """The package, with its library ready and silent: it would write hundreds of lines to stderr."""
     import llama_cpp
 
@@ -141,10 +147,11 @@ def _keep_errors(library: Any) -> Any:
 
     def keep(level: int, text: bytes, data: Any) -> None:
         if level == LEVEL_ERROR and text.strip():
-            _errors[:] = [*_errors[-4:], text.decode(errors="replace").strip()]
+            _errors.append(text.decode(errors="replace").strip())
 
     return library.llama_log_callback(keep)
 
 
-def _last_error() -> str:
-    return _errors[-1] if _errors else "it gave no reason"
+def _reason() -> str:
+    """The first error since the last call of `_library`; the errors after it are its consequences."""
+    return _errors[0] if _errors else "it gave no reason"
