@@ -127,7 +127,7 @@ def half_split_rows(matrix: Tensor, config: GPTJConfig) -> Tensor:
     """
     rotary = torch.arange(config.rotary_dim)
     order = torch.cat((rotary[0::2], rotary[1::2], torch.arange(config.rotary_dim, config.head_dim)))
-    return matrix.unflatten(0, (config.num_heads, config.head_dim))[:, order].flatten(0, 1)
+    return matrix.view(config.num_heads, config.head_dim, -1)[:, order].reshape(matrix.shape)
 
 
 def _describe(writer: Any, checkpoint: Checkpoint) -> None:
