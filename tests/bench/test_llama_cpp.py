@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,20 @@ def test_a_kept_file_is_used_again_and_made_again_if_it_was_truncated(checkpoint
         assert not is_complete(path)
         assert gguf_file(checkpoint, "fp32") == path
         assert path.read_bytes() == whole
-    assert [each.name for each in path.parent.iterdir() if each.name.startswith("part-")] == []
+    assert list(path.parent.glob("part-*")) == []
+
+
+def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(checkpoint: Checkpoint, llama: Any) -> None:
+    path = gguf_file(checkpoint, "fp32")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left, busy = path.parent / f"part-{ended.pid}-abc", path.parent / f"part-{os.getpid()}-abc"
+    left.mkdir()
+    busy.mkdir()
+    path.unlink()
+    gguf_file(checkpoint, "fp32")
+    assert not left.exists()
+    busy.rmdir()
 
 
 def test_another_model_has_another_file(checkpoint: Checkpoint, llama: Any, tmp_path: Path) -> None:

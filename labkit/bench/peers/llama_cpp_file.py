@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import torch
 
 from labkit.bench.peers.conversion_space import check_disk
@@ -36,7 +38,8 @@ def gguf_file(checkpoint: Checkpoint, precision: str) -> Path:
     if is_complete(path):
         return path
     path.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="part-") as part:
+    _remove_abandoned(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f"part-{os.getpid()}-") as part:
         made = Path(part) / "model.gguf"
         if precision == Q4_K_M:
             _write_q4_k_m(checkpoint, made)
@@ -45,6 +48,13 @@ def gguf_file(checkpoint: Checkpoint, precision: str) -> Path:
             write_gguf(checkpoint, made, precision)
         os.replace(made, path)
     return path
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the unfinished files of processes that were killed; each has a folder with the process's number in its name."""
+    for part in folder.glob("part-*-*"):
+        if not psutil.pid_exists(int(part.name.split("-")[1])):
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def is_complete(path: Path) -> bool:
