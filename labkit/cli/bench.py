@@ -25,7 +25,13 @@ def bench(
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1",
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option(help="New tokens of each prompt.")] = 64,
-    against: Annotated[str, typer.Option(help="Peers, separated by commas: hf, hf-compiled, ctranslate2, openvino.")] = "hf",
+    against: Annotated[
+        str,
+        typer.Option(
+            help="Peers, separated by commas: hf, hf-compiled, ctranslate2, openvino, llama.cpp, llama.cpp-q4km, vllm. "
+            "The last three are measured only if you have installed them (extras llama-cpp and vllm)."
+        ),
+    ] = "hf",
     seconds: Annotated[float, typer.Option(help="The longest time that the runs of one batch size may take.")] = 20.0,
     rounds: Annotated[int, typer.Option(help="The smallest number of timed runs of each batch size.")] = 5,
     one_at_a_time: Annotated[

@@ -1,4 +1,7 @@
-"""Keeps models in OpenVINO's format between runs. They are made again if the code, a package or the model has changed."""
+"""Keeps models in OpenVINO's format between runs. They are made again if the code, a package or the model has changed.
+
+The files that the peers keep in labkit's folder go to a folder of the tests.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import pytest
 from labkit.bench import peers
 from labkit.bench.peers import openvino, openvino_model
 from labkit.checkpoints import Checkpoint
+from labkit.home import fresh_home
 from tests.kept import KEPT
 
 FOLDER = KEPT / "openvino"
@@ -30,6 +34,13 @@ def kept_openvino_models() -> Iterator[None]:
     """Make the peer use a model from the cache if there is one. Tests that call `convert` themselves still convert."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openvino, "convert", convert_once)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_home() -> Iterator[None]:
+    """A folder for the files that peers keep, so that the tests do not change the user's files."""
+    with fresh_home():
         yield
 
 

@@ -28,6 +28,8 @@ from tests.sampled import as_long, one_in
 
 CPU = torch.device("cpu")
 LENGTH, NEW = 21, 12
+IN_THIS_PROCESS = [as_long(name) if name == "hf-compiled" else name for name, kind in PEERS.items() if kind.packages]
+"""The peers whose packages are in labkit's environment: all but vllm, which `test_vllm` tests."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def generate(engine: BenchEngine, prompts: Tensor, new: int = NEW) -> Tensor:
     return torch.cat((first[:, None], engine.decode(first, new - 1)), dim=1)
 
 
-@pytest.mark.parametrize("name", [as_long(name) if name == "hf-compiled" else name for name in PEERS])
+@pytest.mark.parametrize("name", [name for name in IN_THIS_PROCESS if name != "llama.cpp-q4km"])  # it has no fp32
 def test_greedy_tokens_are_labkits_in_every_round_and_batch_size(name: str, checkpoint: Checkpoint) -> None:
     engine, labkit = build(name, checkpoint), LabkitEngine(checkpoint, CPU, "fp32")
     assert "fp32" in engine.detail
@@ -106,6 +108,10 @@ def test_end_of_text_does_not_end_a_generation(checkpoint: Checkpoint, tmp_path:
         ("openvino", "fp16", "weights fp16"),
         ("openvino", "int8", "weights int8 by row (symmetric)"),
         ("openvino", "int4", "weights int4 (symmetric, groups of 32), lm_head and embedding int8"),
+        ("llama.cpp", "bf16", "weights bf16, activations bf16 in products, else fp32, KV cache fp16"),
+        ("llama.cpp", "fp16", "weights fp16"),
+        ("llama.cpp", "int8", "weights int8 (Q8_0, groups of 32)"),
+        ("llama.cpp", "int4", "weights int4 (Q4_0, groups of 32), lm_head and embedding int8 (Q8_0)"),
     ],
 )
 def test_lower_precisions_run_and_say_what_they_are(name: str, precision: str, said: str, checkpoint: Checkpoint) -> None:
@@ -153,7 +159,7 @@ def test_openvino_fuses_attention_and_rotary_and_keeps_their_tables_whole(
 
 
 # What cannot be had ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", [as_long(name) if name == "hf-compiled" else name for name in PEERS])
+@pytest.mark.parametrize("name", IN_THIS_PROCESS)
 def test_a_missing_package_is_named_with_the_extra_that_has_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in PEERS[name].packages:
         monkeypatch.setitem(sys.modules, package, None)

@@ -222,7 +222,7 @@ def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"against": ("vllm",)}, "peer 'vllm' is unknown; accepted are hf, hf-compiled, ctranslate2, openvino"),
+        ({"against": ("tgi",)}, "peer 'tgi' is unknown; accepted are hf, hf-compiled, ctranslate2, openvino, llama.cpp"),
         ({"against": ("hf", "hf")}, "name each peer once"),
         ({"batches": ()}, r"batch \[\]"),
         ({"batches": (4, 0)}, r"batch \[4, 0\]"),

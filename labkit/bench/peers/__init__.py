@@ -9,11 +9,31 @@ from labkit.bench.engines import BenchEngine
 from labkit.bench.peers.compiled_huggingface import CompiledHuggingFaceEngine
 from labkit.bench.peers.ctranslate2 import CTranslate2Engine
 from labkit.bench.peers.huggingface import HuggingFaceEngine
+from labkit.bench.peers.llama_cpp import LlamaCppEngine, LlamaCppQ4KMEngine
 from labkit.bench.peers.openvino import OpenVINOEngine
+from labkit.bench.peers.vllm import VLLMEngine
 
 PEERS: dict[str, type[BenchEngine]] = {
-    kind.name: kind for kind in (HuggingFaceEngine, CompiledHuggingFaceEngine, CTranslate2Engine, OpenVINOEngine)
+    kind.name: kind
+    for kind in (
+        HuggingFaceEngine,
+        CompiledHuggingFaceEngine,
+        CTranslate2Engine,
+        OpenVINOEngine,
+        LlamaCppEngine,
+        LlamaCppQ4KMEngine,
+        VLLMEngine,
+    )
 }
 """The engines that `--against` accepts, by name."""
 
-__all__ = ["PEERS", "CTranslate2Engine", "CompiledHuggingFaceEngine", "HuggingFaceEngine", "OpenVINOEngine"]
+__all__ = [
+    "PEERS",
+    "CTranslate2Engine",
+    "CompiledHuggingFaceEngine",
+    "HuggingFaceEngine",
+    "LlamaCppEngine",
+    "LlamaCppQ4KMEngine",
+    "OpenVINOEngine",
+    "VLLMEngine",
+]

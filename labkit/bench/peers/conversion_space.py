@@ -27,14 +27,22 @@ def check_conversion_fits(checkpoint: Checkpoint, read: torch.dtype, written_bit
     count = checkpoint.config.parameter_count
     written = count * written_bits / 8
     memory = count * read.itemsize * HEADROOM + (written if written_bits < read.itemsize * 8 else 0)
-    free, left = available_memory(), shutil.disk_usage(folder).free
+    free = available_memory()
     if memory > free:
         raise InsufficientResources(
             f"converting {checkpoint.name} needs {memory / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free"
         )
-    disk = 1.1 * written + (count * read.itemsize if written_bits < read.itemsize * 8 else 0)
-    if disk > left:
+    check_disk(checkpoint, 1.1 * written + (count * read.itemsize if written_bits < read.itemsize * 8 else 0), folder, "TMPDIR")
+
+
+def check_disk(checkpoint: Checkpoint, needed: float, folder: Path, variable: str) -> None:
+    """Raise `InsufficientResources` if the disk of `folder` has fewer than `needed` bytes left.
+
+    `variable` is the environment variable that moves the folder.
+    """
+    left = shutil.disk_usage(folder).free
+    if needed > left:
         raise InsufficientResources(
-            f"converting {checkpoint.name} needs {disk / 1e9:.1f} GB of disk; {left / 1e9:.1f} GB are free in {folder}; "
-            "set TMPDIR to use another folder"
+            f"converting {checkpoint.name} needs {needed / 1e9:.1f} GB of disk; {left / 1e9:.1f} GB are free in {folder}; "
+            f"set {variable} to use another folder"
         )

