@@ -23,7 +23,8 @@ _is_child = False
 def is_forked_child() -> bool:
     """Whether this process was forked from a process that had imported labkit.
 
-    A forked child does not have its parent's OpenMP threads, and a parallel region would wait for those threads for ever.
+    A forked child does not have its parent's threads, neither those of OpenMP nor those of the native library, and would wait
+    for them for ever.
     """
     return _is_child
 
