@@ -24,7 +24,7 @@ LAYOUT = 1
 
 Q4_K_M = "Q4_K_M"
 Q4_K_M_BITS = 5.5
-"""The bits per weight, at most, of a file in Q4_K_M: most matrices have 4.5, and the others 6.6 (or 8.5 in small models)."""
+"""The bits per weight of a file in Q4_K_M, with a margin: most matrices have 4.5, and the others 6.6 or more."""
 
 
 def gguf_file(checkpoint: Checkpoint, precision: str) -> Path:

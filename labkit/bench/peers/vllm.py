@@ -48,7 +48,7 @@ class VLLMEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """fp32 and bf16, on a CPU only: vLLM's CPU build has no other precision for a model that is not quantized yet."""
+        """fp32 and bf16, on a CPU only. For int8 and int4, vLLM needs a model that another program has quantized."""
         return ("fp32", "bf16") if device.type == "cpu" else ()
 
     @classmethod

