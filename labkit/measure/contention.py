@@ -29,6 +29,10 @@ WAITING_LIMIT = 0.2
 """The share of the time that a thread may wait for a core before a measurement counts as disturbed. Up to this share, less
 than a quarter of the runs is slow, so the median and the quartiles change little.
 """
+TOGETHER_LIMIT = 0.5
+"""The share of the time that all threads of a program whose processes wait for each other may wait for a core, added up. The
+limit is higher, because many threads that mostly sleep also add up.
+"""
 SHORTEST_WAIT = 0.001
 """Shorter waiting times, in seconds, do not count: every thread waits some microseconds when it is woken."""
 NEARLY_ALL = 0.9
@@ -54,7 +58,7 @@ class Contention:
 
     Of several threads, the one that waited longest counts, because threads of a measurement work at the same time. `in_turn` is
     for a program whose processes wait for each other, such as ranks that pass messages: there, the waiting of all threads is
-    added up, because each delay delays the whole program.
+    also added up, because each delay delays the whole program.
     """
 
     def __init__(self, *roots: int, in_turn: bool = False) -> None:
@@ -80,7 +84,9 @@ class Contention:
         others, at_most = now.others - before.others, ASLEEP * (now.own - before.own + CLOCK_STEP)
         if now.waited:
             each = [seconds - before.waited.get(thread, 0.0) for thread, seconds in now.waited.items()]
-            own_waiting = sum(each) if self._in_turn else max(each)
+            own_waiting = max(each)
+            if self._in_turn and sum(each) > TOGETHER_LIMIT * elapsed:
+                own_waiting = sum(each)
             stolen = max((after - then for after, then in zip(now.stolen, before.stolen, strict=False)), default=0.0)
             waited = max(min(own_waiting, others + CLOCK_STEP), min(stolen, at_most))
             if waited > max(SHORTEST_WAIT, WAITING_LIMIT * elapsed):

@@ -139,12 +139,12 @@ def test_what_is_clear_depends_on_how_long_a_block_lasts(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_of_a_program_in_turn_the_waiting_of_all_threads_counts(in_turn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    waited = iter([0.0, 2.0, 2.0, 2.0])
+    waited = iter([0.0, 4.0, 4.0, 4.0])
     monkeypatch.setattr(
         contention, "_read", lambda *roots: contention._Reading(dict.fromkeys("123", now := next(waited)), now, 3 * now, [0.0])
     )
     with Contention(in_turn=in_turn) as found:
-        assert bool(found.so_far(24.0)) is in_turn
+        assert bool(found.so_far(20.5)) is in_turn
         assert not found.so_far(36.0) if in_turn else found.so_far(9.0)
 
 
