@@ -15,7 +15,7 @@ def draw(record: Record, path: Path) -> None:
     ratios = record.extra["ratios"]
     cells = list(dict.fromkeys((row["model"], row["precision"], row["batch"]) for row in ratios))
     states = list(dict.fromkeys(row["beside"] for row in ratios))
-    figure = NotebookFigure(figsize=(11, 1.5 + 0.42 * len(cells)), layout="constrained")
+    figure = NotebookFigure(figsize=(11, 2.4 + 0.42 * len(cells)), layout="constrained")
     phases = {"step": "decode step", "prefill": "prefill"}
     for axes, (phase, title) in zip(figure.subplots(1, 2, sharey=True), phases.items(), strict=True):
         kinds = dict.fromkeys(key for row in ratios for key in row if key.startswith(f"{phase}_"))
@@ -32,7 +32,8 @@ def draw(record: Record, path: Path) -> None:
         axes.grid(axis="x", alpha=0.3)
         axes.set_xticks(ticks := [0.5, 0.7, 1, 1.5, 2, 3, 5, 10], [str(tick) for tick in ticks])
         axes.minorticks_off()
-    figure.get_axes()[1].legend(fontsize=8)
+    handles, labels = figure.get_axes()[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, ncols=3, loc="outside lower center")
     cpu = record.machine["cpu"]
     figure.suptitle(f"labkit while other processes keep cores busy: {cpu['model']}, {cpu['usable_cores']} cores")
     figure.savefig(path)
