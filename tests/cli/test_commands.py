@@ -130,7 +130,7 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["convert", "gptj-tiny", ".", "--format", "hf"], 2, "--force"),
     (["evaluate", "--text", "gone.txt"], 2, "gone.txt"),
     (["bench", "--batch", "1,x"], 2, "--batch is '1,x'"),
-    (["bench", "--against", "vllm"], 2, "'vllm'"),
+    (["bench", "--against", "tgi"], 2, "'tgi'"),
     (["bench", "--seconds", "0"], 2, "seconds is 0"),
     (["bench", "--precision", "fp64"], 2, "fp32, bf16, fp16"),
     (["bench", "--prompt-tokens", "100000"], 2, "exceed the context"),
