@@ -24,6 +24,14 @@ def process(folder: Path, cgroup: str, *mounts: tuple[str, Path, str]) -> Path:
     return own
 
 
+def group(folder: Path, controller: str, **files: object) -> Path:
+    """A folder that looks like a group: `files` are the values of the controller's files, by the rest of their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        (folder / f"{controller}.{name}").write_text(f"{value}\n")
+    return folder
+
+
 @contextlib.contextmanager
 def real_group(controller: str, limits: Mapping[int, Mapping[str, int | str]]) -> Iterator[Path]:
     """A real cgroup, in the version that this machine uses for the controller. `limits`: values of files, for each version."""

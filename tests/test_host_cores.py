@@ -10,36 +10,29 @@ import pytest
 
 from labkit import host_cores
 from labkit.host_cores import physical_cores, quotas, usable_cores
-from tests.control_groups import process, real_group
+from tests.control_groups import group, process, real_group
 from tests.patience import PATIENCE
-
-
-def group(folder: Path, **files: object) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, value in files.items():
-        (folder / f"cpu.{name}").write_text(f"{value}\n")
-    return folder
 
 
 def test_version_2_and_the_groups_above(tmp_path: Path) -> None:
     tree = tmp_path / "a tree"
-    group(tree)  # the host's root has no quota
-    group(tree / "slice", max="150000 100000")
-    group(tree / "slice/job", max="max 100000")
-    group(tree / "slice/job/step", max="400000 200000")
+    group(tree, "cpu")  # the host's root has no quota
+    group(tree / "slice", "cpu", max="150000 100000")
+    group(tree / "slice/job", "cpu", max="max 100000")
+    group(tree / "slice/job/step", "cpu", max="400000 200000")
     own = process(tmp_path, "0::/slice/job/step\n", ("/", tree, "cgroup2 cgroup2 rw"))
     assert quotas(own) == [2.0, 1.5]
 
 
 def test_version_1(tmp_path: Path) -> None:
-    tree = group(tmp_path / "cpu,cpuacct", cfs_quota_us=-1, cfs_period_us=100000)
-    group(tree / "docker/abc", cfs_quota_us=25000, cfs_period_us=50000)
+    tree = group(tmp_path / "cpu,cpuacct", "cpu", cfs_quota_us=-1, cfs_period_us=100000)
+    group(tree / "docker/abc", "cpu", cfs_quota_us=25000, cfs_period_us=50000)
     own = process(tmp_path, "4:memory:/other\n9:cpu,cpuacct:/docker/abc\n0::/\n", ("/", tree, "cgroup cgroup rw,cpu,cpuacct"))
     assert quotas(own) == [0.5]
 
 
 def test_in_a_container_the_own_group_is_where_the_tree_is_mounted(tmp_path: Path) -> None:
-    tree = group(tmp_path / "cgroup", max="300000 100000")
+    tree = group(tmp_path / "cgroup", "cpu", max="300000 100000")
     assert quotas(process(tmp_path, "0::/docker/abc\n", ("/docker/abc", tree, "cgroup2 cgroup rw"))) == [3.0]
 
 

@@ -13,25 +13,25 @@ import torch
 from labkit.config import GPTJConfig
 from labkit.engine.capacity import num_slots_for, slot_bytes, workspace_bytes
 from labkit.host_memory import Limit, available_memory, limits, total_memory
-from tests.control_groups import process, real_group
+from tests.control_groups import group, process, real_group
 from tests.patience import PATIENCE
 
 MB = 1_000_000
 NONE_V1 = "9223372036854771712\n"
 
 
-def group(folder: Path, **files: object) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, value in files.items():
-        (folder / f"memory.{name}").write_text(f"{value}\n")
-    return folder
-
-
 def test_version_2_and_the_groups_above(tmp_path: Path) -> None:
     tree = tmp_path / "a tree"
-    group(tree)  # the host's root has no limits
-    group(tree / "slice", max=900 * MB, high="max", current=700 * MB, stat=f"anon 5\ninactive_file {300 * MB}\nactive_file 7")
-    group(tree / "slice/job", max="max", high=800 * MB, current=100 * MB, stat="anon 5\ninactive_file 0")
+    group(tree, "memory")  # the host's root has no limits
+    group(
+        tree / "slice",
+        "memory",
+        max=900 * MB,
+        high="max",
+        current=700 * MB,
+        stat=f"anon 5\ninactive_file {300 * MB}\nactive_file 7",
+    )
+    group(tree / "slice/job", "memory", max="max", high=800 * MB, current=100 * MB, stat="anon 5\ninactive_file 0")
     own = process(tmp_path, "0::/slice/job\n", ("/", tree, "cgroup2 cgroup2 rw"))
     assert limits(own) == [Limit(800 * MB, 100 * MB), Limit(900 * MB, 400 * MB)]
     assert available_memory(own) == 500 * MB
@@ -39,10 +39,10 @@ def test_version_2_and_the_groups_above(tmp_path: Path) -> None:
 
 
 def test_version_1_writes_a_large_number_for_no_limit(tmp_path: Path) -> None:
-    tree = group(tmp_path / "memory", limit_in_bytes=NONE_V1, usage_in_bytes=5)
+    tree = group(tmp_path / "memory", "memory", limit_in_bytes=NONE_V1, usage_in_bytes=5)
     used = {"usage_in_bytes": 90 * MB, "stat": f"inactive_file 1\ntotal_inactive_file {20 * MB}"}
-    group(tree / "docker/abc", limit_in_bytes=200 * MB, **used)
-    group(tree / "docker", limit_in_bytes=NONE_V1, usage_in_bytes=5)
+    group(tree / "docker/abc", "memory", limit_in_bytes=200 * MB, **used)
+    group(tree / "docker", "memory", limit_in_bytes=NONE_V1, usage_in_bytes=5)
     cgroup = "9:cpu,cpuacct:/other\n4:memory:/docker/abc\n0::/\n"
     own = process(tmp_path, cgroup, ("/", tree, "cgroup cgroup rw,memory"), ("/", tmp_path / "cpu", "cgroup cgroup rw,cpu"))
     assert limits(own) == [Limit(200 * MB, 70 * MB)]
@@ -51,7 +51,7 @@ def test_version_1_writes_a_large_number_for_no_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("path", "root"), [("/docker/abc", "/docker/abc"), ("/", "/"), ("/unseen/from/here", "/docker/abc")])
 def test_in_a_container_the_own_group_is_where_the_tree_is_mounted(tmp_path: Path, path: str, root: str) -> None:
-    tree = group(tmp_path / "cgroup", max=300 * MB, current=100 * MB, stat="inactive_file 0")
+    tree = group(tmp_path / "cgroup", "memory", max=300 * MB, current=100 * MB, stat="inactive_file 0")
     own = process(tmp_path, f"0::{path}\n", (root, tree, "cgroup2 cgroup rw"))
     assert available_memory(own) == 200 * MB
 
@@ -59,14 +59,14 @@ def test_in_a_container_the_own_group_is_where_the_tree_is_mounted(tmp_path: Pat
 def test_without_limits_or_without_files_the_host_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = psutil.virtual_memory()._replace(available=123 * MB, total=456 * MB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    tree = group(tmp_path / "cgroup", max="max", high="max", current=100 * MB)
+    tree = group(tmp_path / "cgroup", "memory", max="max", high="max", current=100 * MB)
     assert available_memory(process(tmp_path, "0::/\n", ("/", tree, "cgroup2 cgroup rw"))) == 123 * MB
     assert available_memory(tmp_path / "nothing") == 123 * MB
     assert total_memory(tmp_path / "nothing") == 456 * MB
 
 
 def test_a_group_that_is_full_leaves_nothing(tmp_path: Path) -> None:
-    tree = group(tmp_path / "cgroup", max=MB, current=2 * MB)
+    tree = group(tmp_path / "cgroup", "memory", max=MB, current=2 * MB)
     assert available_memory(process(tmp_path, "0::/\n", ("/", tree, "cgroup2 cgroup rw"))) == 0
 
 

@@ -13,6 +13,7 @@ from labkit.errors import InvalidRequest
 from labkit.parallel import Layout
 
 MOST_BESIDE = 1024
+"""More processes than this beside a benchmark are refused."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def grade(
 
     What this does not keep out: each function runs in its own process with limits on time and memory, but as your user, with
     your files and your network. A learner's code can import the reference answers. It can read and change other submissions
-    and the gradebook. Grade notebooks of people whom you do not trust in a container, and read their code.
+    and the gradebook. If you do not trust all learners, run this in a container, and read their code.
 
     Example: labkit grade submissions/ --out grades/ --jobs 2
     """

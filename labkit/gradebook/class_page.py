@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 from labkit.exercises.titles import LAB_TITLES
-from labkit.gradebook.book import Item
 from labkit.gradebook.names import look_alikes, page_name, spelled
 from labkit.gradebook.page import name, notes_list, page, table, text, verdict
 from labkit.gradebook.report import Report
@@ -50,26 +48,24 @@ def _items(report: Report, lab: str) -> str:
     scores = report.of_lab(lab)
     rows = []
     for place, first in enumerate(scores[0].items if scores else ()):
-        items = [score.items[place] for score in scores]
-        rows.append([text(first.title), _bar(items), _in_words(items)])
+        counts = Counter(score.items[place].verdict for score in scores)
+        rows.append([text(first.title), _bar(counts), _in_words(counts)])
     caption = f"How the items of lab {lab} went"
     heading = f"<h2>Lab {text(lab)} {text(LAB_TITLES[lab])}</h2>\n"
     return heading + table(caption, ["Exercise", "Distribution", "In words"], rows)
 
 
-def _bar(items: Sequence[Item]) -> str:
+def _bar(counts: Counter[str]) -> str:
     """A bar with a part for each verdict. The cell beside it says the same in words, so a screen reader leaves the bar out."""
-    counts = Counter(item.verdict for item in items)
     parts = "".join(
-        f'<span style="width:{100 * counts[words] / len(items):.1f}%;background:{colour(words)}"></span>'
+        f'<span style="width:{100 * counts[words] / counts.total():.1f}%;background:{colour(words)}"></span>'
         for words in VERDICTS
         if counts[words]
     )
     return f'<div class="bar" aria-hidden="true">{parts}</div>'
 
 
-def _in_words(items: Sequence[Item]) -> str:
-    counts = Counter(item.verdict for item in items)
+def _in_words(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[words]} {verdict(words)}" for words in VERDICTS if counts[words])
 
 

@@ -40,7 +40,7 @@ def shown(name: str) -> str:
 
 
 def name_of_folder(folder_name: str) -> str:
-    """The name of the learner to whom a folder belongs.
+    """The learner's name: the name of the learner's folder, as valid text.
 
     A name that is not valid UTF-8 is written with the numbers of its bytes. Nothing else is changed, so that two different
     folders are two different learners.

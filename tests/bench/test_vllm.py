@@ -53,13 +53,19 @@ def test_it_runs_on_as_many_cores_as_labkit_and_keeps_other_preloaded_libraries(
     assert found["LD_PRELOAD"] == "/lib/a.so:/lib/b.so:/lib/theirs.so"
 
 
-@pytest.mark.long
-def test_greedy_tokens_are_labkits(tmp_path: Path) -> None:
-    """vLLM needs a head of at least 32 dimensions, and compiles for minutes."""
+@pytest.fixture
+def has_vllm() -> None:
+    """Skip the test if vLLM cannot run here, and say why."""
     try:
         PEERS["vllm"].require(CPU, "fp32")
     except NotAvailable as error:
         pytest.skip(f"not measured here: {error}")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("has_vllm")
+def test_greedy_tokens_are_labkits(tmp_path: Path) -> None:
+    """vLLM needs a head of at least 32 dimensions, and compiles for minutes."""
     random_peer("head of 256", seed=5).save_pretrained(tmp_path)
     model = open_checkpoint(tmp_path)
     engine, labkit = PEERS["vllm"](model, CPU, "fp32"), LabkitEngine(model, CPU, "fp32")
@@ -75,10 +81,7 @@ def test_greedy_tokens_are_labkits(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("has_vllm")
 def test_a_model_that_vllm_refuses_is_said_with_its_reason(tmp_path: Path) -> None:
-    try:
-        PEERS["vllm"].require(CPU, "fp32")
-    except NotAvailable as error:
-        pytest.skip(f"not measured here: {error}")
     with pytest.raises(NotAvailable, match="vllm failed: "):
         VLLMProcess(os.environ[VARIABLE], {"model": str(tmp_path / "none")}, 1)

@@ -17,12 +17,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import torch
@@ -32,10 +32,14 @@ from labkit.bench.engines import BenchEngine, LabkitEngine
 from labkit.bench.peers import PEERS
 from labkit.checkpoints import open_checkpoint
 from labkit.measure import Record
+from labkit.serving.stress.summary import percentiles
 from tests.benchmarks.busy_plot import draw
 
 GOAL = 0.85
 PROMPT_TOKENS, NEW_TOKENS = 128, 33
+STATE_KEYS = ("model", "precision", "batch", "beside")
+STATE = itemgetter(*STATE_KEYS)
+"""What was run beside how many busy processes, from a row or a ratio of the record."""
 
 
 @dataclass
@@ -106,11 +110,6 @@ def start(stack: ExitStack, name: str, model: str, precision: str, batch: int, t
     return Arm(name, process)
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that is at least as large as this share of the values."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -> list[dict[str, Any]]:
     """One row for each state and engine."""
     rows: list[dict[str, Any]] = []
@@ -134,9 +133,10 @@ def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -
                         arm.run(given.seconds)
             for arm in arms:
                 row = {"model": model, "precision": precision, "batch": batch, "beside": beside, "engine": arm.name}
-                row |= {"step_ms": 1e3 * mean(arm.steps), "step_median_ms": 1e3 * median(arm.steps)}
+                steps = percentiles(arm.steps)
+                row |= {"step_ms": steps["mean"], "step_median_ms": steps["p50"]}
                 if arm.name not in given.against:
-                    row["step_p99_ms"] = 1e3 * percentile(arm.steps, 0.99)
+                    row["step_p99_ms"] = steps["p99"]
                 rows.append(row | {"prefill_ms": 1e3 * mean(arm.prefills), "steps": len(arm.steps)})
     return rows
 
@@ -144,11 +144,10 @@ def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each state: the time of the better fixed number of threads, and of the peer, divided by the time of labkit's own."""
     found = []
-    states = dict.fromkeys((row["model"], row["precision"], row["batch"], row["beside"]) for row in rows)
-    for state in states:
-        mine = [row for row in rows if (row["model"], row["precision"], row["batch"], row["beside"]) == state]
+    for state in dict.fromkeys(map(STATE, rows)):
+        mine = [row for row in rows if STATE(row) == state]
         own = next(row for row in mine if row["engine"] == "labkit")
-        made = dict(zip(("model", "precision", "batch", "beside"), state, strict=True))
+        made = dict(zip(STATE_KEYS, state, strict=True))
         for phase in ("step_ms", "prefill_ms"):
             fixed = min(row[phase] for row in mine if row["engine"].endswith("fixed"))
             made[f"{phase[:-3]}_best_fixed"] = fixed / own[phase]
@@ -163,10 +162,9 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def show(rows: list[dict[str, Any]], ratios: list[dict[str, Any]]) -> None:
     """Print a line for each state and engine, and the ratios of the state."""
     for ratio in ratios:
-        state = [ratio[key] for key in ("model", "precision", "batch", "beside")]
-        print(f"{state[0]} {state[1]}, batch {state[2]}, {state[3]} busy:")
+        print("{} {}, batch {}, {} busy:".format(*STATE(ratio)))
         for row in rows:
-            if [row[key] for key in ("model", "precision", "batch", "beside")] == state:
+            if STATE(row) == STATE(ratio):
                 last = f", p99 {row['step_p99_ms']:.2f}" if "step_p99_ms" in row else ""
                 print(f"  {row['engine']:>16}: step {row['step_ms']:.2f} ms{last}; prefill {row['prefill_ms']:.1f} ms")
         words = ", ".join(f"{key} {value:.2f}" for key, value in ratio.items() if isinstance(value, float))

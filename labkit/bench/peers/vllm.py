@@ -78,7 +78,7 @@ class VLLMEngine(BenchEngine):
         return torch.tensor(self._process.ask(steps=steps))
 
     def _start(self, sequences: int, prompt: int, length: int) -> None:
-        """Start a process with room for `sequences` of `length` tokens, of which `prompt` come from a prompt."""
+        """Start a process with room for this number of sequences: prompts of `prompt` tokens, which grow to `length` tokens."""
         self._close()
         config = self._config
         blocks = sequences * (-(-length // BLOCK) + 1)

@@ -1,4 +1,4 @@
-"""The process of the peer `vllm`: a program for the Python that has vLLM. It imports nothing of labkit.
+"""The process of the peer `vllm`: a program for the Python that has vLLM. It does not import labkit.
 
 `python vllm_worker.py describe` prints what is installed, as one line of JSON. `python vllm_worker.py run SETTINGS`, with the
 settings as JSON, loads the model. Then each line on stdin is a request in JSON, and each line on stdout the answer:

@@ -9,10 +9,13 @@
 namespace {
 
 // How long threads spin before they do something that costs more, in nanoseconds.
-constexpr int64_t FOR_A_PIECE = 30000;  // the calling thread, before it asks whether a helper has lost its core
+constexpr int64_t FOR_A_PIECE = 30000;     // the calling thread, before it asks whether a helper has lost its core
+constexpr int64_t FOR_ITS_CLOCK = 5000;    // the calling thread, to see whether a helper's processor time grows
+constexpr int64_t LONG_PIECE = 2000000;    // the calling thread, for a helper that is at work
 constexpr int64_t BETWEEN_STAGES = 100000; // helpers, while a call runs
-constexpr int64_t BETWEEN_CALLS = 300000; // helpers; none with OMP_WAIT_POLICY=PASSIVE
-constexpr int64_t LONG_PIECE = 2000000; // the calling thread, for a helper that is at work
+constexpr int64_t BETWEEN_CALLS = 300000;  // helpers; none with OMP_WAIT_POLICY=PASSIVE
+
+constexpr int MOST_THREADS = 1024;
 
 std::mutex crews_lock;
 // Never freed: helpers may still sleep in their crew when the process ends.
@@ -31,6 +34,11 @@ uint64_t word(uint32_t stage, int64_t number) { return (uint64_t)stage << 32 | (
 
 } // namespace
 
+Crew::Crew() {
+    members_.reserve(MOST_THREADS); // helpers read the vector while it grows
+    members_.push_back(std::make_unique<Member>());
+}
+
 Crew *Crew::take(int threads) {
     Crew *crew = nullptr;
     {
@@ -41,11 +49,7 @@ Crew *Crew::take(int threads) {
         }
     }
     if (!crew) crew = new Crew();
-    if (crew->members_.empty()) {
-        crew->members_.reserve(1024); // helpers read the vector while it grows
-        crew->members_.push_back(std::make_unique<Member>());
-    }
-    while (crew->size_ < threads && crew->size_ < 1024) {
+    while (crew->size_ < threads && crew->size_ < MOST_THREADS) {
         int number = crew->size_;
         if ((int)crew->members_.size() == number) crew->members_.push_back(std::make_unique<Member>());
         try {
@@ -78,13 +82,13 @@ void Crew::share(int threads, int64_t pieces, Piece piece, void *argument) {
     }
     stage_.value.store(stage);
     if (asleep_.load()) stage_.wake();
-    int64_t mine = take_pieces(0, stage, true);
+    int64_t mine = take_pieces(0, stage);
     if (!finished(stage, mine)) wait_for_helpers(stage, mine);
 }
 
 // Takes pieces of a stage until none is left: first the thread's own range in order, which makes memory access fast, then
 // pieces of other ranges. Returns how many.
-int64_t Crew::take_pieces(int thread, uint32_t stage, bool caller) {
+int64_t Crew::take_pieces(int thread, uint32_t stage) {
     int threads = threads_.load(std::memory_order_relaxed);
     int64_t taken = 0;
     Piece piece = piece_.load(std::memory_order_relaxed);
@@ -95,12 +99,12 @@ int64_t Crew::take_pieces(int thread, uint32_t stage, bool caller) {
         std::atomic<uint64_t> &next = members_[owner]->next;
         uint64_t end = members_[owner]->end.load(std::memory_order_relaxed), at = next.load(std::memory_order_acquire);
         while (at >> 32 == stage && end >> 32 == stage && at < end) {
-            if (!caller) self.holds.store(true, std::memory_order_relaxed);
+            if (thread) self.holds.store(true, std::memory_order_relaxed);
             if (next.compare_exchange_weak(at, at + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
                 piece(argument, thread, (int64_t)(uint32_t)at);
                 taken++;
                 at = next.load(std::memory_order_acquire);
-                if (caller) continue;
+                if (!thread) continue;
                 self.done.store(word(stage, taken));
                 if (waits_.load()) {
                     bell_.value.fetch_add(1);
@@ -130,7 +134,7 @@ Crew::Member *Crew::late() const {
         Member &member = *members_[i];
         if (!member.holds.load(std::memory_order_relaxed)) continue;
         int64_t before = member.thread.used();
-        spin(5000, [] { return false; });
+        spin(FOR_ITS_CLOCK, [] { return false; });
         if (before >= 0 && member.thread.used() == before && member.holds.load(std::memory_order_relaxed)) return &member;
     }
     return nullptr;
@@ -168,6 +172,6 @@ void Crew::help(int number) {
             continue;
         }
         seen = stage;
-        if (number < threads_.load(std::memory_order_relaxed)) take_pieces(number, stage, false);
+        if (number < threads_.load(std::memory_order_relaxed)) take_pieces(number, stage);
     }
 }

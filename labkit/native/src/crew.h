@@ -22,17 +22,19 @@ class Crew {
     void share(int threads, int64_t pieces, Piece piece, void *argument);
 
   private:
-    // A thread's part of a stage. The upper halves of the words hold the number of the stage.
+    // A thread's part of a stage. The upper halves of the words hold the number of the stage. `done` and `holds` are used only
+    // for helpers: the calling thread counts its own pieces.
     struct alignas(128) Member {
-        std::atomic<uint64_t> next{0}; // the first piece of the thread's own range that nobody took
-        std::atomic<uint64_t> end{0};  // the end of the range
+        std::atomic<uint64_t> next{0};             // the first piece of the thread's own range that nobody took
+        std::atomic<uint64_t> end{0};              // the end of the range
         alignas(64) std::atomic<uint64_t> done{0}; // the number of pieces that the thread has finished
-        std::atomic<bool> holds{false};     // whether it is at work on a piece
+        std::atomic<bool> holds{false};            // whether it is at work on a piece
         Borrower thread;
     };
 
+    Crew();
     void help(int number);
-    int64_t take_pieces(int thread, uint32_t stage, bool caller);
+    int64_t take_pieces(int thread, uint32_t stage);
     bool finished(uint32_t stage, int64_t mine) const;
     void wait_for_helpers(uint32_t stage, int64_t mine);
     Member *late() const;
@@ -44,9 +46,9 @@ class Crew {
     std::atomic<int64_t> pieces_{0};
     std::atomic<Piece> piece_{nullptr};
     std::atomic<void *> argument_{nullptr};
-    Signal stage_;                   // the number of the stage; helpers sleep on it
-    std::atomic<int> asleep_{0};     // helpers that sleep
-    std::atomic<bool> in_call_{false};
-    Signal bell_;                    // the calling thread sleeps on it
-    std::atomic<bool> waits_{false}; // whether the calling thread sleeps
+    Signal stage_;                     // the number of the stage; helpers sleep on it
+    std::atomic<int> asleep_{0};       // helpers that sleep
+    std::atomic<bool> in_call_{false}; // whether a calling thread has this crew
+    Signal bell_;                      // the calling thread sleeps on it
+    std::atomic<bool> waits_{false};   // whether the calling thread sleeps
 };
