@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -60,11 +61,12 @@ CALLS: dict[str, list[str]] = {
     "serve": ["serve", "gptj-tiny", "--write-only", "--repository", "REPOSITORY"],
     "stress": ["stress", "127.0.0.1:1", "--users", "1", "--seconds", "0.1"],
     "check": ["check", str(ROOT / "labs/00_class_environment.ipynb")],
+    "grade": ["grade", "SUBMISSIONS", "--out", "GRADES"],
     "release": ["release", "--check", "--course", str(ROOT)],
     "tour": ["tour", "--course", str(ROOT)],
     "lab": ["lab", "--course", str(ROOT)],
 }
-NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "check"}
+NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "check", "grade"}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, s
     """Exit status, stdout and stderr of each command. All commands run in one process in which every extra is missing."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "text").write_text("In the beginning God created the heaven.")
-    places = {"TARGET": "target", "TEXT": "text", "REPOSITORY": "repository"}
+    (folder / "submissions" / "ada").mkdir(parents=True)
+    shutil.copy(ROOT / "labs/00_class_environment.ipynb", folder / "submissions" / "ada")
+    places = {name: name.lower() for name in ("TARGET", "TEXT", "REPOSITORY", "SUBMISSIONS", "GRADES")}
     calls = [[str(folder / places[word]) if word in places else word for word in call] for call in CALLS.values()]
     command = [sys.executable, "-c", PROGRAM, json.dumps(sorted(EXTRA_OF)), json.dumps(calls)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
