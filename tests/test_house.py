@@ -29,6 +29,7 @@ FLOORS = [
     "builtin bench",
     "serving",
     "exercises",
+    "answers",
     "grading",
     "lab gradebook",
     "cli",

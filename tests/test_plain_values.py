@@ -19,7 +19,7 @@ from labkit.grading.notebook_check import judge_files
 from labkit.grading.verdict import FAILED, PASSED, Verdict
 from labkit.grading.worker import row_of
 from labkit.plain_values import Foreign, decode, encode
-from tests.grading.forms import an_exercise, row_sums
+from tests.grading.forms import an_answer, row_sums
 
 
 def round_trip(value: Any, folder: Path) -> Any:
@@ -96,13 +96,13 @@ def test_a_value_that_cannot_be_passed_on_is_an_error_in_words() -> None:
 
 
 # Files of a hostile process ---------------------------------------------------------------------------------------------
-EXERCISE = an_exercise()
+ANSWER = an_answer()
 
 
 def honest(folder: Path, function: Any = row_sums) -> dict[str, Any]:
     """The files of a worker, and the content of its JSON file."""
     tensors: dict[str, torch.Tensor] = {}
-    runs = run_seeds(function, EXERCISE, SEEDS)
+    runs = run_seeds(function, ANSWER.exercise, SEEDS)
     rows = {str(seed): [row_of(outcome, tensors) for outcome in outcomes] for seed, outcomes in runs.items()}
     save_file(tensors, folder / "tensors.safetensors")
     write(folder, rows)
@@ -114,7 +114,7 @@ def write(folder: Path, rows: Any) -> None:
 
 
 def assert_fails(folder: Path) -> Verdict:
-    verdict = judge_files(EXERCISE, folder)
+    verdict = judge_files(ANSWER, folder)
     assert (verdict.verdict, verdict.points) == (FAILED, 0)
     assert len(verdict.message) < 400
     return verdict
@@ -122,7 +122,7 @@ def assert_fails(folder: Path) -> Verdict:
 
 def test_honest_files_pass_and_wrong_values_do_not(tmp_path: Path) -> None:
     honest(tmp_path)
-    assert judge_files(EXERCISE, tmp_path).verdict == PASSED
+    assert judge_files(ANSWER, tmp_path).verdict == PASSED
     honest(tmp_path, lambda rows, scale: rows.sum(-1) * scale * 1.01)
     assert "wrong values" in assert_fails(tmp_path).message
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import labkit
 
-_PARTS = ("exercises", "grading")
+_PARTS = ("answers", "exercises", "grading")
 
 
 @functools.cache
 def checks_version() -> str:
-    """The first 16 characters of a SHA-256 of all Python files of `labkit.exercises` and `labkit.grading`.
+    """The first 16 characters of a SHA-256 of all Python files of `labkit.answers`, `labkit.exercises` and
+    `labkit.grading`.
 
     When one of these files changes, every submission is graded again, because its verdict could be another one now.
     """

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from labkit.answers.registry import answer_to
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from labkit.exercises.registry import exercise as find
@@ -59,7 +60,7 @@ def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bo
     if why:
         return not_measured(exercise, why)
     progress = progress_bar(f"inputs of exercise {exercise.number}", after=SILENT_SECONDS)
-    return judge(exercise, run_seeds(function, exercise, SEEDS, progress, aloud=aloud))
+    return judge(answer_to(exercise), run_seeds(function, exercise, SEEDS, progress, aloud=aloud))
 
 
 def passed(function: Callable[..., Any] | str) -> bool:

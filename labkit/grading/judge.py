@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from labkit.answers.answer import Answer, Mistake
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Difference
 from labkit.exercises.describe import describe_difference, ended
-from labkit.exercises.exercise import Exercise, Mistake
+from labkit.exercises.exercise import Exercise
 from labkit.grading.call import NOT_ATTEMPTED, Outcome, OutOfTimeError, call_and_observe, decided
 from labkit.grading.shorten import shorten
 from labkit.grading.verdict import ERROR, FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, TIMED_OUT, Verdict
@@ -27,24 +28,25 @@ MOST_PRINTED = 12
 AGAIN = "The machine was busy; close other programs and run the check again."
 
 
-def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
+def judge(answer: Answer, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
     """The verdict on the outcomes of all seeds (see `run_seeds`). If there are no outcomes, the verdict is a fail."""
+    exercise = answer.exercise
     for seed, outcomes in runs.items():
         cases = exercise.cases(seed)
-        expected, busy = _expected(exercise, seed)
+        expected, busy = _expected(answer, seed)
         if busy:
             return inconclusive(exercise, busy)
         for case, right, outcome in zip(cases, expected, outcomes, strict=False):
             if outcome.error_kind == NOT_ATTEMPTED:
                 return untouched(exercise)
-            difference = None if outcome.error else _difference(exercise, outcome.value, right)
+            difference = None if outcome.error else _difference(answer, outcome.value, right)
             if outcome.busy and (outcome.error or difference):
                 return inconclusive(exercise, outcome.busy, _details(exercise, case, outcome))
             if difference and (alone := decided(exercise, outcome.value)):
                 return make(exercise, FAILED, alone, _details(exercise, case, outcome))
             if outcome.error or difference:
-                known = _known_mistake(exercise, runs)
-                return _failed(exercise, case, outcome, right, difference, known)
+                known = _known_mistake(answer, runs)
+                return _failed(answer, case, outcome, right, difference, known)
             if outcome.changed:
                 message = f"The result is right, but your function changes its {outcome.changed}; work on a copy."
                 return make(exercise, FAILED, message, _details(exercise, case, outcome))
@@ -64,13 +66,13 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
     )
 
 
-def _expected(exercise: Exercise, seed: int) -> tuple[list[Any], str]:
+def _expected(answer: Answer, seed: int) -> tuple[list[Any], str]:
     """The right answers, and `BusyMachine.words`. The second value is needed because a reference in a server also has time
     limits.
     """
     with BusyMachine() as machine:
         try:
-            return [exercise.answer(case) for case in exercise.cases(seed)], machine.words
+            return [answer.to(case) for case in answer.exercise.cases(seed)], machine.words
         except Exception:
             if not machine.words:
                 raise
@@ -109,12 +111,13 @@ def _sentence(error: str, cause: str = "") -> str:
 
 
 def _failed(
-    exercise: Exercise, case: Case, outcome: Outcome, right: Any, difference: Difference | None, known: Mistake | None
+    answer: Answer, case: Case, outcome: Outcome, right: Any, difference: Difference | None, known: Mistake | None
 ) -> Verdict:
+    exercise = answer.exercise
     if difference:
-        description = describe_difference(replace(difference, path=_place(exercise, difference.path)))
+        description = describe_difference(replace(difference, path=_place(answer, difference.path)))
         more = description.details
-        message = known.message if known else _wrong(exercise, case, outcome, right, difference, description.message)
+        message = known.message if known else _wrong(answer, case, outcome, right, difference, description.message)
     else:
         more = outcome.error if known else ""
         message = known.message if known else _sentence(outcome.error, outcome.clue)
@@ -136,14 +139,14 @@ def _details(exercise: Exercise, case: Case, outcome: Outcome, more: str = "") -
     return "\n".join(lines)
 
 
-def _explained(exercise: Exercise, case: Case, found: Any, right: Any) -> str:
+def _explained(answer: Answer, case: Case, found: Any, right: Any) -> str:
     try:
-        return exercise.explain(case, found, right) if exercise.explain else ""
+        return answer.explain(case, found, right) if answer.explain else ""
     except Exception:  # an answer may be any object
         return ""
 
 
-def _wrong(exercise: Exercise, case: Case, outcome: Outcome, right: Any, difference: Difference, plain: str) -> str:
+def _wrong(answer: Answer, case: Case, outcome: Outcome, right: Any, difference: Difference, plain: str) -> str:
     """The message about a wrong answer that is not a known mistake. `plain` describes the difference in general words."""
     seen = outcome.breach or outcome.clue
     if seen and difference.reason in ("value", "not finite"):
@@ -151,16 +154,16 @@ def _wrong(exercise: Exercise, case: Case, outcome: Outcome, right: Any, differe
     is_list_of_observations = difference.reason == "length" and isinstance(right, dict)
     if difference.reason != "value" and not is_list_of_observations:
         return plain
-    if said := _explained(exercise, case, outcome.value, right):
+    if said := _explained(answer, case, outcome.value, right):
         return said
-    if exercise.words and difference.reason == "value":
-        return exercise.words(difference.found, difference.expected)
+    if answer.words and difference.reason == "value":
+        return answer.words(difference.found, difference.expected)
     return plain
 
 
-def _place(exercise: Exercise, path: str) -> str:
+def _place(answer: Answer, path: str) -> str:
     """A place in an answer, with the exercise's own name for it if there is one: for example, "[1][0]" becomes "normed[0]"."""
-    for known, name in exercise.names.items():
+    for known, name in answer.names.items():
         if path == known or path.startswith(f"{known}["):
             return name + path[len(known) :]
     return path
@@ -170,24 +173,25 @@ def _hint(exercise: Exercise) -> str:
     return f'a hint: hint("{exercise.function}")'
 
 
-def _known_mistake(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Mistake | None:
+def _known_mistake(answer: Answer, runs: Mapping[int, Sequence[Outcome]]) -> Mistake | None:
     """The known mistake, or combination of two mistakes, that gives the same answers as the learner's function to all cases."""
-    return next((mistake for mistake in exercise.known_mistakes() if _answers_alike(exercise, mistake, runs)), None)
+    return next((mistake for mistake in answer.known_mistakes() if _answers_alike(answer, mistake, runs)), None)
 
 
-def _answers_alike(exercise: Exercise, mistake: Mistake, runs: Mapping[int, Sequence[Outcome]]) -> bool:
+def _answers_alike(answer: Answer, mistake: Mistake, runs: Mapping[int, Sequence[Outcome]]) -> bool:
+    exercise = answer.exercise
     for seed, outcomes in runs.items():
         for case, outcome in zip(exercise.cases(seed), outcomes, strict=False):
             theirs = call_and_observe(mistake.implementation, exercise, case)
             if bool(theirs.error) != bool(outcome.error) or theirs.error_kind != outcome.error_kind:
                 return False
-            if not outcome.error and _difference(exercise, outcome.value, theirs.value):
+            if not outcome.error and _difference(answer, outcome.value, theirs.value):
                 return False
     return True
 
 
-def _difference(exercise: Exercise, found: Any, expected: Any) -> Difference | None:
+def _difference(answer: Answer, found: Any, expected: Any) -> Difference | None:
     try:
-        return exercise.comparison.difference(found, expected)
+        return answer.comparison.difference(found, expected)
     except Exception:  # a learner's function may return any object
         return Difference("", found, expected, "incomparable")

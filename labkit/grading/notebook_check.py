@@ -20,6 +20,8 @@ import psutil
 from safetensors.torch import load_file
 from torch import Tensor
 
+from labkit.answers.answer import Answer
+from labkit.answers.registry import answer_to
 from labkit.errors import InvalidRequest
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
@@ -124,7 +126,7 @@ def run_apart(exercise: Exercise, submission: Submission) -> Verdict:
         if status != 0 or not (Path(folder) / "outcomes.json").exists():
             message = f"The process with your function ended before your function answered (status {status})."
             return make(exercise, FAILED, message, cause=ERROR)
-        return _with_notes(judge_files(exercise, Path(folder)), Path(folder))
+        return _with_notes(judge_files(answer_to(exercise), Path(folder)), Path(folder))
 
 
 def _job(exercise: Exercise, submission: Submission) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def _run(command: list[str], folder: str, seconds: float) -> int | None:
         process.wait()
 
 
-def judge_files(exercise: Exercise, folder: Path) -> Verdict:
+def judge_files(answer: Answer, folder: Path) -> Verdict:
     """The verdict on the files of a worker. The files may have any content, because a learner's code ran in the worker's
     process.
     """
@@ -183,10 +185,10 @@ def judge_files(exercise: Exercise, folder: Path) -> Verdict:
         runs = _read(folder)
         if set(runs) != set(SEEDS) and not any(outcome.error for outcomes in runs.values() for outcome in outcomes):
             raise ValueError("the process returned no answers to some inputs")
-        return judge(exercise, runs)
+        return judge(answer, runs)
     except Exception as error:
         message = f"The answers of your function could not be read: {shorten(repr(error))}"
-        return make(exercise, FAILED, message, cause=ERROR)
+        return make(answer.exercise, FAILED, message, cause=ERROR)
 
 
 def _read(folder: Path) -> dict[int, Sequence[Outcome]]:

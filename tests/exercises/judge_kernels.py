@@ -9,6 +9,7 @@ import json
 import sys
 from typing import Any
 
+from labkit.answers.registry import answer_to
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
 from labkit.grading.judge import judge
@@ -23,7 +24,7 @@ def main() -> None:
         exercise, scope = find(name), dict[str, Any](__name__="__main__")
         failed = define(submission_of(source).needed_for(exercise.function), scope)
         assert exercise.function in scope, failed
-        verdict = judge(exercise, run_seeds(scope[exercise.function], exercise, seeds))
+        verdict = judge(answer_to(exercise), run_seeds(scope[exercise.function], exercise, seeds))
         verdicts.append([verdict.verdict, verdict.message, verdict.details])
     json.dump(verdicts, out)
 

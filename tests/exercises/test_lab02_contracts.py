@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from labkit.answers.registry import answer_to
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
 from labkit.grading.judge import SEEDS, judge
@@ -338,7 +339,7 @@ def test_honest_ways_pass(title: str, verdicts: dict[str, list[str]]) -> None:
 # 2.5 and 2.9 ------------------------------------------------------------------------------------------------------------
 def message_on(name: str, function: Any) -> str:
     exercise = find(name)
-    verdict = judge(exercise, run_seeds(function, exercise, SEEDS[:1]))
+    verdict = judge(answer_to(exercise), run_seeds(function, exercise, SEEDS[:1]))
     return "" if verdict.verdict == PASSED else verdict.message
 
 

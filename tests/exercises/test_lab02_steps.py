@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from labkit import measure, native, ops
+from labkit.answers.lab02.online_softmax import online_softmax
+from labkit.answers.lab02.products import int8_product
+from labkit.answers.lab02.qkv_and_cache import fuse_qkv, write_then_read
+from labkit.answers.lab02.sampling import sample_token
+from labkit.answers.registry import answer_to
 from labkit.exercises import lab02
 from labkit.exercises.lab02 import climb, examples, measurements, step_launches, swaps
-from labkit.exercises.lab02.online_softmax import online_softmax
-from labkit.exercises.lab02.products import int8_product
-from labkit.exercises.lab02.qkv_and_cache import fuse_qkv, write_then_read
 from labkit.exercises.lab02.reachable_code import reachable_code
-from labkit.exercises.lab02.sampling import sample_token
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_cases
 from labkit.grading.judge import judge
@@ -138,7 +139,7 @@ def test_a_changed_number_or_helper_is_a_change() -> None:
 
 
 def test_a_wrong_function_is_told_by_its_tokens(engine: swaps.EngineSwaps, capsys: pytest.CaptureFixture[str]) -> None:
-    mistakes = {exercise.function: exercise.mistakes for exercise in lab02.EXERCISES}
+    mistakes = {exercise.function: answer_to(exercise).mistakes for exercise in lab02.EXERCISES}
     wrong = mistakes["fused_residual_layer_norm"][6].implementation  # the residual is missing
     assert not engine.same_tokens("function", {"residual_layer_norm": wrong})
     unwritten = mistakes["write_then_read"][3].implementation  # writes into a copy
@@ -236,8 +237,8 @@ def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monk
 )
 def test_a_picture_of_wrong_elements_names_its_tensor(name: str, sentence: str, tensor: str) -> None:
     exercise = find(name)
-    (mistake,) = (one for one in exercise.mistakes if one.message.startswith(sentence))
-    verdict = judge(exercise, {11: run_cases(mistake.implementation, exercise, 11)})
+    (mistake,) = (one for one in answer_to(exercise).mistakes if one.message.startswith(sentence))
+    verdict = judge(answer_to(exercise), {11: run_cases(mistake.implementation, exercise, 11)})
     assert verdict.message == mistake.message
     assert f"\n{tensor}: tensor of shape (" in verdict.details
 
@@ -255,7 +256,7 @@ def test_a_wrong_sign_in_one_pass_is_named(first: str, changed: str, said: str) 
     scope: dict[str, Any] = {"math": math, "torch": torch}
     exec(source.replace(first, changed), scope)
     exercise = find("online_softmax")
-    verdict = judge(exercise, {11: run_cases(scope["online_softmax"], exercise, 11)})
+    verdict = judge(answer_to(exercise), {11: run_cases(scope["online_softmax"], exercise, 11)})
     assert said in verdict.message
 
 

@@ -13,18 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch import distributed as dist
 
+from labkit.answers.lab03.block import parallel_block, shard_layer
+from labkit.answers.lab03.column_and_row import split_rows
+from labkit.answers.lab03.counting import choose_layout, step_traffic
+from labkit.answers.lab03.pipeline import pipeline_schedule, pipeline_stage
+from labkit.answers.registry import answer_to
 from labkit.exercises.case import Case
 from labkit.exercises.lab03 import measurements, small_gptj
-from labkit.exercises.lab03.block import PARALLEL_BLOCK, SHARD_LAYER, parallel_block, shard_layer
-from labkit.exercises.lab03.column_and_row import SPLIT_COLUMNS, SPLIT_ROWS, split_rows
-from labkit.exercises.lab03.counting import CHOOSE_LAYOUT, STEP_TRAFFIC, choose_layout, step_traffic
-from labkit.exercises.lab03.pipeline import (
-    PIPELINE_SCHEDULE,
-    PIPELINE_STAGE,
-    pipeline_schedule,
-    pipeline_stage,
-    run_layers,
-)
+from labkit.exercises.lab03.block import PARALLEL_BLOCK, SHARD_LAYER
+from labkit.exercises.lab03.column_and_row import SPLIT_COLUMNS, SPLIT_ROWS
+from labkit.exercises.lab03.counting import CHOOSE_LAYOUT, STEP_TRAFFIC
+from labkit.exercises.lab03.pipeline import PIPELINE_SCHEDULE, PIPELINE_STAGE, run_layers
 from labkit.exercises.lab03.small_gptj import whole_block
 from labkit.exercises.lab03.vocabulary import SHARDED_ARGMAX
 from labkit.grading.call import run_seeds
@@ -45,7 +44,7 @@ def without_others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def verdict_on(exercise: Any, function: Callable[..., Any]) -> Any:
-    return judge(exercise, run_seeds(function, exercise, SEEDS))
+    return judge(answer_to(exercise), run_seeds(function, exercise, SEEDS))
 
 
 # Right values, wrong traffic -------------------------------------------------------------------------------------------
@@ -308,7 +307,7 @@ def stage_by_its_own_means(pieces: list[Tensor], shapes: list[list[int]], layers
 def test_a_case_that_raises_ends_the_check_and_says_what_recv_does() -> None:
     runs = run_seeds(wait_in_vain_for_a_tensor, PIPELINE_STAGE, (11, 23))
     assert [len(outcomes) for outcomes in runs.values()] == [1]
-    message = judge(PIPELINE_STAGE, runs).message
+    message = judge(answer_to(PIPELINE_STAGE), runs).message
     assert "unsupported operand type(s) for @: 'int' and 'Tensor'; dist.recv writes into the tensor that you pass" in message
 
 
@@ -434,7 +433,7 @@ def test_an_answer_that_is_no_known_mistake_is_told_what_is_wrong(
 
 
 def test_too_little_memory_and_too_many_stages_are_named() -> None:
-    explain = CHOOSE_LAYOUT.explain
+    explain = answer_to(CHOOSE_LAYOUT).explain
     assert explain is not None
     model, machine = next(case.args for case in CHOOSE_LAYOUT.cases(11) if case.args[1]["nodes"] == case.args[1]["gpus"] == 2)
     assert explain(Case("", (model, machine)), (1, 1), (2, 2)).endswith(

@@ -12,14 +12,18 @@ import numpy as np
 import psutil
 import pytest
 
+from labkit.answers.lab04.config import stage_config
+from labkit.answers.lab04.ensemble import ensemble_maps
+from labkit.answers.lab04.streaming import stream_text
+from labkit.answers.registry import answer_to
 from labkit.errors import InvalidRequest
 from labkit.exercises.lab04 import EXERCISES, config, ensemble, failure, on_server, prompts, streaming, texts_back, together
-from labkit.exercises.lab04.config import STAGE_CONFIG, stage_config
-from labkit.exercises.lab04.ensemble import ENSEMBLE_MAPS, ensemble_maps
+from labkit.exercises.lab04.config import STAGE_CONFIG
+from labkit.exercises.lab04.ensemble import ENSEMBLE_MAPS
 from labkit.exercises.lab04.failure import KEEP_ALIVE
 from labkit.exercises.lab04.function_file import as_module
 from labkit.exercises.lab04.prompts import PAD_PROMPTS, WORD_LISTS
-from labkit.exercises.lab04.streaming import STREAM_TEXT, stream_text
+from labkit.exercises.lab04.streaming import STREAM_TEXT
 from labkit.exercises.lab04.texts_back import POSTPROCESS
 from labkit.exercises.lab04.together import ANSWER_TOGETHER
 from labkit.grading import machine_needs
@@ -37,7 +41,9 @@ from tests.sampled import one_in
 
 BY_FUNCTION = {exercise.function: exercise for exercise in EXERCISES}
 ON_PAPER = (config, prompts, texts_back, ensemble, together, failure, streaming)
-PLANTED = [(e.function, number) for e in EXERCISES if e.requires and e != STREAM_TEXT for number in range(len(e.mistakes))]
+PLANTED = [
+    (e.function, number) for e in EXERCISES if e.requires and e != STREAM_TEXT for number in range(len(answer_to(e).mistakes))
+]
 """Mistakes that are checked on paper otherwise; a client that streams always talks to the server."""
 with_server = pytest.mark.skipif(find_server() is None, reason="not measured here: no tritonserver")
 
@@ -55,7 +61,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def verdict_on(exercise: Any, function: Callable[..., Any], seeds: tuple[int, ...] = (11,)) -> Verdict:
-    return judge(exercise, run_seeds(function, exercise, seeds))
+    return judge(answer_to(exercise), run_seeds(function, exercise, seeds))
 
 
 # What is planted, through the server ------------------------------------------------------------------------------------
@@ -64,7 +70,7 @@ def in_the_server(monkeypatch: pytest.MonkeyPatch, exercise: Any, function: Call
         for module in ON_PAPER:
             patched.setattr(module, "is_own", lambda function: False)
         runs = run_seeds(function, exercise, (11,))
-    return judge(exercise, runs)
+    return judge(answer_to(exercise), runs)
 
 
 @with_server
@@ -361,7 +367,7 @@ def test_a_stub_in_a_models_process_is_named() -> None:
 def test_without_a_server_it_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(machine_needs.NEEDS, "triton_server", (machine_needs.NEEDS["triton_server"][0], lambda machine: False))
     for exercise in EXERCISES:
-        verdict = check_quietly(exercise, as_learners(exercise.reference))
+        verdict = check_quietly(exercise, as_learners(answer_to(exercise).reference))
         assert verdict.verdict == (NOT_MEASURED if exercise.requires else PASSED)
         assert "labkit serve --install" in verdict.message or not exercise.requires
 
@@ -452,7 +458,7 @@ def test_an_answer_that_says_it_all_is_judged_after_one_case() -> None:
     ):
         runs = run_seeds(client, STREAM_TEXT, (11, 23))
         assert [len(outcomes) for outcomes in runs.values()] == [1]
-        verdict = judge(STREAM_TEXT, runs)
+        verdict = judge(answer_to(STREAM_TEXT), runs)
         assert verdict.message.startswith(said)
         assert "got" not in verdict.details
 
@@ -508,7 +514,7 @@ def test_a_client_that_waits_is_told_what_it_waits_for() -> None:
     said = verdict_on(STREAM_TEXT, client_that_asks_for_nothing).message
     assert "after 0 pieces it still waits, because it has sent no request" in said
     assert option not in said
-    (blamed,) = (mistake for mistake in STREAM_TEXT.mistakes if option in mistake.message)
+    (blamed,) = (mistake for mistake in answer_to(STREAM_TEXT).mistakes if option in mistake.message)
     assert verdict_on(STREAM_TEXT, client_that_asks_for_no_last_response).message == blamed.message
 
 

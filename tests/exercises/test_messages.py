@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from labkit.answers.registry import answer_to
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from tests.exercises.learners import solved_cells
@@ -42,7 +43,7 @@ def _stands_in(run: list[str], code: list[str]) -> bool:
 @pytest.mark.parametrize("exercise", all_exercises(), ids=lambda exercise: exercise.number)
 def test_only_the_last_hint_holds_code_of_the_solution(exercise: Exercise) -> None:
     code = solution_of(exercise)
-    for mistake in exercise.mistakes:
+    for mistake in answer_to(exercise).mistakes:
         part = longest_part(mistake.message, code)
         assert len(part) <= LONGEST_IN_MESSAGE, (mistake.message, part)
         assert not re.search(r"\w=[\w\[(-]", mistake.message), f"an argument to paste: {mistake.message}"

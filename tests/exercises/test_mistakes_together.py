@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from labkit.exercises.exercise import Mistake
+from labkit.answers.answer import Mistake
+from labkit.answers.registry import answer_to
 from labkit.exercises.registry import exercise as find
 from labkit.exercises.registry import of_lab
 from labkit.grading import judge as judging
 from labkit.grading.call import run_cases
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED
-from tests.grading.forms import an_exercise, on
+from tests.grading.forms import an_answer, on
 
 LEAST_PAIRS = {
     "parameter_count": 40,
@@ -32,11 +33,11 @@ LEAST_PAIRS = {
 @pytest.mark.parametrize("name", LEAST_PAIRS)
 def test_every_two_mistakes_that_compose_are_named(name: str, seeds: tuple[int, ...]) -> None:
     exercise, tried = find(name), 0
-    for one, other in combinations(exercise.mistakes, 2):
+    for one, other in combinations(answer_to(exercise).mistakes, 2):
         both = one.together(other)
         if both is None:
             continue
-        verdict = judge(exercise, {seed: run_cases(both.implementation, exercise, seed) for seed in seeds})
+        verdict = judge(answer_to(exercise), {seed: run_cases(both.implementation, exercise, seed) for seed in seeds})
         assert (verdict.verdict, verdict.message) == (FAILED, both.message)
         assert one.message in verdict.message
         assert other.message in verdict.message
@@ -50,7 +51,7 @@ def test_two_norms_and_no_head_bias() -> None:
         return 2 * v * h + config.num_layers * (4 * h * h + 2 * h * i + i + h + 4 * h) + 2 * h
 
     exercise = find("parameter_count")
-    message = judge(exercise, {seed: run_cases(parameter_count, exercise, seed) for seed in SEEDS}).message
+    message = judge(answer_to(exercise), {seed: run_cases(parameter_count, exercise, seed) for seed in SEEDS}).message
     assert message.startswith("Two things are wrong. First: A GPT-J block has only one layer norm")
     assert "Second: The head has a bias as well" in message
 
@@ -61,7 +62,7 @@ def test_seconds_and_no_length() -> None:
         return (weights + config.kv_bytes_per_token(element_bytes) * batch) / bytes_per_second
 
     exercise = find("decode_floor_ms")
-    message = judge(exercise, {seed: run_cases(decode_floor_ms, exercise, seed) for seed in SEEDS}).message
+    message = judge(answer_to(exercise), {seed: run_cases(decode_floor_ms, exercise, seed) for seed in SEEDS}).message
     assert "That is seconds" in message
     assert "multiply the bytes of the cache by length" in message
 
@@ -89,9 +90,9 @@ def test_a_wrong_answer_of_no_known_kind_costs_few_calls(monkeypatch: pytest.Mon
     for exercise in of_lab("00"):
         calls.clear()
         wrong = {seed: run_cases(lambda *given: 12345.678, exercise, seed) for seed in SEEDS}
-        message = judge(exercise, wrong).message
+        message = judge(answer_to(exercise), wrong).message
         assert "Two things" not in message
-        assert len(calls) <= 2 * len(list(exercise.known_mistakes()))
+        assert len(calls) <= 2 * len(list(answer_to(exercise).known_mistakes()))
 
 
 def test_one_mistake_is_preferred_to_two() -> None:
@@ -99,6 +100,6 @@ def test_one_mistake_is_preferred_to_two() -> None:
         return x + a + b
 
     wrong = [partial(f, a=1), partial(f, b=2), partial(f, b=3)]
-    exercise = an_exercise(f, on(1, 5, 9), mistakes=tuple(wrong))
-    said = [judge(exercise, {1: run_cases(lambda x, d=d: x + d, exercise, 1)}).message for d in (3, 4)]
+    answer = an_answer(f, on(1, 5, 9), mistakes=tuple(wrong))
+    said = [judge(answer, {1: run_cases(lambda x, d=d: x + d, answer.exercise, 1)}).message for d in (3, 4)]
     assert said == ["mistake 2", "Two things are wrong. First: mistake 0 Second: mistake 2"]

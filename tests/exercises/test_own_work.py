@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from labkit.answers.registry import answer_to
 from labkit.config import GPTJConfig
 from labkit.exercises.case import directly
 from labkit.exercises.exercise import Exercise
@@ -45,32 +46,32 @@ def rebuilt_cache(config: Any, lengths: list[int], element_bytes: int) -> int:
 
 
 def imported(*given: Any) -> Any:
-    from labkit.exercises.lab00 import weight_gib
+    from labkit.answers.lab00 import weight_gib
 
     return weight_gib(*given)
 
 
 def another_labs(config: Any, batch: int, length: int, size: int, seconds: float, rate: float) -> float:
-    from labkit.exercises.lab00 import decode_floor_ms
+    from labkit.answers.lab00 import decode_floor_ms
 
     return decode_floor_ms(config, batch, length, size, rate) / 1e3 / seconds
 
 
 def softmax_of_labkit(blocks: Any) -> Any:
-    from labkit.exercises.lab02.online_softmax import online_softmax
+    from labkit.answers.lab02.online_softmax import online_softmax
 
     return online_softmax(blocks)
 
 
 def steps_of_labkit(kernels: Any, launch: Any, captured: Any) -> Any:
-    from labkit.exercises.lab02.capture import step_seconds
+    from labkit.answers.lab02.capture import step_seconds
 
     return step_seconds(kernels, launch, captured)
 
 
 def verdict_on(name: str, function: Callable[..., Any]) -> tuple[str, str]:
     exercise = find(name)
-    found = judge(exercise, run_seeds(function, exercise, SEEDS))
+    found = judge(answer_to(exercise), run_seeds(function, exercise, SEEDS))
     return found.verdict, found.message
 
 
@@ -154,7 +155,7 @@ def test_the_course_solutions_are_own_work(exercise: Exercise) -> None:
     with torch.enable_grad():  # a set-up cell switches gradients off; after the block they are on again
         failed = define(submission_of(*solved_cells(exercise.lab)).needed_for(exercise.function), scope)
         assert exercise.function in scope, failed
-        verdict = judge(exercise, run_seeds(scope[exercise.function], exercise, SEEDS[:1]))
+        verdict = judge(answer_to(exercise), run_seeds(scope[exercise.function], exercise, SEEDS[:1]))
     assert verdict.verdict == PASSED, str(verdict)
 
 

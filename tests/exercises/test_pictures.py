@@ -15,8 +15,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from labkit.exercises.lab00 import kv_cache_bytes
-from labkit.exercises.lab01 import positions_processed
+from labkit.answers.lab00 import kv_cache_bytes
+from labkit.answers.lab01 import positions_processed
 from labkit.exercises.lab04 import ensemble
 from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04
 from labkit.exercises.pictures.canvas import BLUE, ORANGE

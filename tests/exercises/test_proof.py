@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from labkit.answers.registry import answer_to
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from labkit.grading.call import run_cases
@@ -31,7 +32,7 @@ MISTAKES = [
         name, index, seeds, id=f"{name}-{index}-{seeds[0]}", marks=[pytest.mark.long] if is_long(exercise, index, seeds) else []
     )
     for name, exercise in EXERCISES.items()
-    for index in range(len(exercise.mistakes))
+    for index in range(len(answer_to(exercise).mistakes))
     for seeds in (SEEDS, OTHER_SEEDS)
     if seeds == SEEDS or exercise.lab not in REAL_PROCESSES
 ]
@@ -46,7 +47,7 @@ def has_what_it_needs(request: pytest.FixtureRequest) -> None:
 
 
 def verdict_on(exercise: Exercise, function: Any, seeds: tuple[int, ...] = SEEDS) -> Verdict:
-    return judge(exercise, {seed: run_cases(function, exercise, seed) for seed in seeds})
+    return judge(answer_to(exercise), {seed: run_cases(function, exercise, seed) for seed in seeds})
 
 
 def always(answer: Any) -> Any:
@@ -72,14 +73,14 @@ def test_untouched_stub_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", EXERCISES)
 @pytest.mark.parametrize("seeds", [SEEDS, as_long((1, 2)), as_long((1000, 31337, 77))])
 def test_reference_passes(name: str, seeds: tuple[int, ...]) -> None:
-    verdict = verdict_on(EXERCISES[name], EXERCISES[name].reference, seeds)
+    verdict = verdict_on(EXERCISES[name], answer_to(EXERCISES[name]).reference, seeds)
     assert verdict.verdict == PASSED, str(verdict)
     assert verdict.points == EXERCISES[name].points
 
 
 @pytest.mark.parametrize(("name", "index", "seeds"), MISTAKES)
 def test_planted_mistake_earns_its_own_sentence(name: str, index: int, seeds: tuple[int, ...]) -> None:
-    exercise, mistake = EXERCISES[name], EXERCISES[name].mistakes[index]
+    exercise, mistake = EXERCISES[name], answer_to(EXERCISES[name]).mistakes[index]
     verdict = first_good(
         lambda: verdict_on(exercise, mistake.implementation, seeds),
         lambda found: found.message == mistake.message,
@@ -93,7 +94,7 @@ def test_planted_mistake_earns_its_own_sentence(name: str, index: int, seeds: tu
 @pytest.mark.parametrize("name", [as_long(n) if exercise.lab in REAL_PROCESSES else n for n, exercise in EXERCISES.items()])
 def test_answers_without_thought_fail(name: str) -> None:
     exercise = EXERCISES[name]
-    first = exercise.answer(exercise.cases(SEEDS[0])[0])
+    first = answer_to(exercise).to(exercise.cases(SEEDS[0])[0])
     for constant in (None, 0, 0.0, "", [], first):
         assert verdict_on(exercise, always(constant)).verdict == FAILED
 
@@ -104,7 +105,7 @@ def test_form(name: str) -> None:
     assert exercise.number.startswith(f"{int(exercise.lab)}.")
     assert len(exercise.statement.split()) < 90
     assert all(0 < len(hint.split()) < 40 for hint in exercise.hints)
-    assert len({mistake.message for mistake in exercise.mistakes}) == len(exercise.mistakes)
+    assert len({mistake.message for mistake in answer_to(exercise).mistakes}) == len(answer_to(exercise).mistakes)
     assert len({case.label for case in exercise.cases(3)}) > 3
     assert exercise.function == exercise.name.split(".")[1]
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from labkit.answers.registry import answer_to
 from labkit.exercises.registry import exercise
 
 EXERCISE = exercise("lab00.kv_cache_bytes")
@@ -16,7 +17,9 @@ HEAD = "def kv_cache_bytes(config, lengths, element_bytes):\n    "
 SOLVED = f"{HEAD}return 2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes"
 STUB = f'{HEAD}raise NotImplementedError("kv_cache_bytes")'
 HALF = f"{HEAD}return config.num_layers * config.hidden_size * sum(lengths) * element_bytes"
-HALF_SAYS = next(mistake.message for mistake in EXERCISE.mistakes if mistake.message.startswith("Your number is half"))
+HALF_SAYS = next(
+    mistake.message for mistake in answer_to(EXERCISE).mistakes if mistake.message.startswith("Your number is half")
+)
 """What the course says about the planted mistake `HALF`."""
 
 

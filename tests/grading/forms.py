@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from labkit.answers.answer import Answer, Mistake
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Exercise, Mistake
+from labkit.exercises.exercise import Exercise
 
 
 def row_sums(rows: Any, scale: float) -> Any:
@@ -21,15 +22,8 @@ def cases(seed: int) -> list[Case]:
     return [Case(f"{n} rows", (torch.randn(n, 3, generator=generator), 2.0)) for n in (1, 4)]
 
 
-def an_exercise(
-    reference: Callable[..., Any] = row_sums,
-    cases: Callable[[int], list[Case]] = cases,
-    mistakes: tuple[Callable[..., Any], ...] = (),
-    **changes: Any,
-) -> Exercise:
-    """An exercise with this reference (default: one on tensors). More mistakes are added up to the required number."""
-    known = [Mistake(f"mistake {number}", wrong) for number, wrong in enumerate(mistakes)]
-    never = [Mistake(f"never {number}", lambda *arguments: "never") for number in range(4 - len(known))]
+def an_exercise(cases: Callable[[int], list[Case]] = cases, **changes: Any) -> Exercise:
+    """An exercise with these cases (default: tensors)."""
     form: dict[str, Any] = {
         "name": "lab99.row_sums",
         "lab": "99",
@@ -40,11 +34,27 @@ def an_exercise(
         "points": 10,
         "minutes": 1,
         "difficulty": 1,
-        "comparison": Comparison(),
         "hints": ("one", "two", "three"),
         "seconds": 20.0,
     }
-    return Exercise(reference=reference, cases=cases, mistakes=(*known, *never), **form | changes)
+    return Exercise(cases=cases, **form | changes)
+
+
+def an_answer(
+    reference: Callable[..., Any] = row_sums,
+    cases: Callable[[int], list[Case]] = cases,
+    mistakes: tuple[Callable[..., Any], ...] = (),
+    **changes: Any,
+) -> Answer:
+    """An answer with this reference (default: one on tensors) to an exercise with these cases.
+
+    More mistakes are added up to the required number. `changes` may name fields of the answer and of the exercise.
+    """
+    known = [Mistake(f"mistake {number}", wrong) for number, wrong in enumerate(mistakes)]
+    never = [Mistake(f"never {number}", lambda *arguments: "never") for number in range(4 - len(known))]
+    own = {name: changes.pop(name) for name in ("names", "words", "explain") if name in changes}
+    comparison = changes.pop("comparison", Comparison())
+    return Answer(an_exercise(cases, **changes), reference, comparison, (*known, *never), **own)
 
 
 def on(*values: Any) -> Callable[[int], list[Case]]:

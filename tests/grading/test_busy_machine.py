@@ -23,7 +23,7 @@ from labkit.grading.verdict import FAILED, INCONCLUSIVE, Verdict, state
 from labkit.measure.busy_machine import BusyMachine
 from labkit.time_limits import limit_passed
 from tests.busy_core import COUNTED, FIRST_CORE, PINNED, busy_core
-from tests.grading.forms import an_exercise
+from tests.grading.forms import an_answer
 from tests.patience import PATIENCE, is_running, wait_for
 
 SHARED = f"""
@@ -33,7 +33,7 @@ import psutil
 from labkit.grading.call import run_seeds
 from labkit.grading.judge import judge
 from labkit.measure import contention
-from tests.grading.forms import an_exercise
+from tests.grading.forms import an_answer
 
 SPINS = [sys.executable, "-c", "while True: pass"]
 
@@ -48,8 +48,8 @@ def sleeps(rows, scale):
     time.sleep(600)
 
 def show_verdict_on(function):
-    exercise = an_exercise(seconds=2.0)
-    print(str(judge(exercise, run_seeds(function, exercise, (1, 2)))).splitlines()[0])
+    answer = an_answer(seconds=2.0)
+    print(str(judge(answer, run_seeds(function, answer.exercise, (1, 2)))).splitlines()[0])
 
 print("ready", flush=True)
 input()
@@ -138,14 +138,14 @@ def test_a_worker_that_is_ended_on_a_busy_core_is_inconclusive(monkeypatch: pyte
 
 
 def test_only_what_a_time_limit_spoilt_is_excused() -> None:
-    exercise, busy = an_exercise(), Outcome(error="it was stopped", busy="a limit passed, but others were busy")
-    right = [Outcome(exercise.answer(case)) for case in exercise.cases(1)]
+    answer, busy = an_answer(), Outcome(error="it was stopped", busy="a limit passed, but others were busy")
+    right = [Outcome(answer.to(case)) for case in answer.exercise.cases(1)]
     late = [replace(outcome, busy=busy.busy) for outcome in right]
-    assert judge(exercise, {1: [right[0], busy]}).verdict == INCONCLUSIVE
-    assert judge(exercise, {1: [right[0], replace(late[1], value=12345.0)]}).verdict == INCONCLUSIVE
-    assert judge(exercise, {1: [right[0], replace(busy, busy="", error_kind="OutOfTimeError")]}).verdict == FAILED
-    assert judge(exercise, {1: [Outcome(12345.0), busy]}).verdict == FAILED
-    assert judge(exercise, {1: late}).points == 10
+    assert judge(answer, {1: [right[0], busy]}).verdict == INCONCLUSIVE
+    assert judge(answer, {1: [right[0], replace(late[1], value=12345.0)]}).verdict == INCONCLUSIVE
+    assert judge(answer, {1: [right[0], replace(busy, busy="", error_kind="OutOfTimeError")]}).verdict == FAILED
+    assert judge(answer, {1: [Outcome(12345.0), busy]}).verdict == FAILED
+    assert judge(answer, {1: late}).points == 10
 
 
 def test_without_a_time_limit_nothing_is_excused() -> None:

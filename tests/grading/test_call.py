@@ -16,7 +16,7 @@ from labkit.grading.call import Outcome, call, run_cases, run_seeds
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 from tests.busy_core import no_other_programs
-from tests.grading.forms import an_exercise, on, row_sums
+from tests.grading.forms import an_answer, on, row_sums
 from tests.patience import PATIENCE
 
 
@@ -25,8 +25,8 @@ def outcome_of(function: Any, *arguments: Any, seconds: float = 5.0) -> Outcome:
 
 
 def verdict_on(function: Any, **changes: Any) -> Verdict:
-    exercise = an_exercise(**changes)
-    return judge(exercise, run_seeds(function, exercise, SEEDS))
+    answer = an_answer(**changes)
+    return judge(answer, run_seeds(function, answer.exercise, SEEDS))
 
 
 def test_a_value_comes_back() -> None:
@@ -339,18 +339,18 @@ def test_a_stub_is_not_attempted() -> None:
 
 
 def test_answers_of_the_wrong_number_fail() -> None:
-    exercise = an_exercise()
-    right = run_seeds(row_sums, exercise, SEEDS)
-    assert judge(exercise, right).verdict == PASSED
-    assert judge(exercise, {}).verdict == FAILED
-    assert judge(exercise, dict.fromkeys(SEEDS, ())).verdict == FAILED
-    assert judge(exercise, right | {SEEDS[2]: right[SEEDS[2]][:1]}).verdict == FAILED
-    assert judge(exercise, right | {SEEDS[2]: [*right[SEEDS[2]], Outcome(1)]}).verdict == FAILED
+    answer = an_answer()
+    right = run_seeds(row_sums, answer.exercise, SEEDS)
+    assert judge(answer, right).verdict == PASSED
+    assert judge(answer, {}).verdict == FAILED
+    assert judge(answer, dict.fromkeys(SEEDS, ())).verdict == FAILED
+    assert judge(answer, right | {SEEDS[2]: right[SEEDS[2]][:1]}).verdict == FAILED
+    assert judge(answer, right | {SEEDS[2]: [*right[SEEDS[2]], Outcome(1)]}).verdict == FAILED
 
 
 def test_what_is_observed_may_be_spoilt() -> None:
-    exercise = an_exercise(lambda x: 5, on([1, 2]), observe=lambda case, value: {"value": value, "first": case.args[0][0]})
-    assert run_cases(lambda x: 5, exercise, 1)[0].value == {"value": 5, "first": 1}
-    (spoilt,) = run_cases(lambda x: x.clear(), exercise, 1)
+    answer = an_answer(lambda x: 5, on([1, 2]), observe=lambda case, value: {"value": value, "first": case.args[0][0]})
+    assert run_cases(lambda x: 5, answer.exercise, 1)[0].value == {"value": 5, "first": 1}
+    (spoilt,) = run_cases(lambda x: x.clear(), answer.exercise, 1)
     assert "cannot be read" in spoilt.error
-    assert judge(exercise, {1: [spoilt]}).verdict == FAILED
+    assert judge(answer, {1: [spoilt]}).verdict == FAILED

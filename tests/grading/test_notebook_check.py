@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from labkit.answers.registry import answer_to
 from labkit.errors import InvalidRequest
 from labkit.exercises.registry import all_exercises
 from labkit.grading import notebook_check
@@ -95,7 +96,7 @@ def cell(exercise: Any, body: str) -> str:
     import inspect
     import textwrap
 
-    names = list(inspect.signature(exercise.reference).parameters)
+    names = list(inspect.signature(answer_to(exercise).reference).parameters)
     return f"def {exercise.function}({', '.join(names)}):\n" + textwrap.indent(textwrap.dedent(body).strip(), "    ")
 
 

@@ -33,7 +33,15 @@ _EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_stride
 _MAKES = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill_", "zero_", "lift_fresh")
 _WHOLE = (torch.int32, torch.int64, torch.bool)
 """The dtypes of slots, positions and lengths. Torch may compute with these."""
-_OWN = ("labkit.ops", "labkit.weight_formats", "labkit.native", "labkit.model", "labkit.engine", "labkit.exercises.lab02")
+_OWN = (
+    "labkit.ops",
+    "labkit.weight_formats",
+    "labkit.native",
+    "labkit.model",
+    "labkit.engine",
+    "labkit.exercises.lab02",
+    "labkit.answers",
+)
 
 
 class TorchGuard:

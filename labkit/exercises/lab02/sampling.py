@@ -2,63 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
 
 from labkit.exercises.case import Case
-from labkit.exercises.comparison import Comparison
 from labkit.exercises.contracts import NothingDrawn
-from labkit.exercises.exercise import Exercise, Mistake
+from labkit.exercises.exercise import Exercise
 from labkit.exercises.lab02.draws import Draws
-
-
-def sample_token(logits: Tensor, temperature: float, top_k: int, top_p: float, share: float) -> int:
-    """The reference of exercise 2.9."""
-    return _sample(logits, temperature, top_k, top_p, share)
-
-
-def _sample(
-    logits: Tensor,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    share: float,
-    *,
-    scale: Any = lambda logits, t: logits / t,
-    crossing: bool = True,
-    late: bool = False,
-    share_of_rest: bool = True,
-    renormalise: bool = True,
-    in_order: bool = True,
-    passes: bool = True,
-) -> int:
-    """The right function, with one option for each known mistake."""
-    logits = logits.double()
-    probabilities = torch.softmax(scale(logits, temperature), 0)
-    ordered, ids = (torch.softmax(logits, 0) if late else probabilities).sort(descending=True, stable=True)
-    if top_k:
-        ordered = torch.where(torch.arange(len(ordered)) < top_k, ordered, 0.0)
-    whole = ordered.sum() if share_of_rest else 1.0
-    before = ordered.cumsum(0) - (ordered if crossing else 0.0)
-    inside = before < top_p * whole if crossing else before <= top_p * whole
-    inside[0] = True
-    kept = torch.zeros_like(probabilities).scatter_(0, ids, (inside & (ordered > 0)).double()) * probabilities
-    order = torch.arange(len(kept)) if in_order else ids
-    sums = kept[order].cumsum(0)
-    target = share * (sums[-1] if renormalise else 1.0)
-    place = int((sums <= target if passes else sums < target).sum())
-    last = int((kept[order] > 0).nonzero().max())
-    return int(order[min(place, last)])
-
-
-def _wrong(**options: Any) -> Any:
-    return lambda *args: _sample(*args, **options)
-
-
-def _greedy(logits: Tensor, temperature: float, top_k: int, top_p: float, share: float) -> int:
-    return int(logits.argmax())
 
 
 def _cases(seed: int) -> list[Case]:
@@ -83,10 +32,6 @@ def _cases(seed: int) -> list[Case]:
     return cases
 
 
-def _in_words(found: float, right: float) -> str:
-    return f"You draw token {found:g}; the right token for this input is {right:g}."
-
-
 SAMPLE_TOKEN = Exercise(
     name="lab02.sample_token",
     lab="02",
@@ -104,35 +49,6 @@ SAMPLE_TOKEN = Exercise(
     minutes=20,
     difficulty=3,
     cases=_cases,
-    reference=sample_token,
-    comparison=Comparison(),
-    mistakes=(
-        Mistake("You drop the token at which the sum reaches top_p; keep it.", _wrong(crossing=False)),
-        Mistake("You multiply the logits by the temperature; divide them by it.", _wrong(scale=lambda logits, t: logits * t)),
-        Mistake(
-            "You divide by the temperature too late: divide first, because top_k and top_p use the probabilities after the "
-            "division.",
-            _wrong(late=True),
-        ),
-        Mistake(
-            "top_p is a fraction of the probability that top_k kept, but you apply it to the whole vocabulary.",
-            _wrong(share_of_rest=False),
-        ),
-        Mistake(
-            "The kept probabilities no longer add up to 1: compare the running sum with share times their total.",
-            _wrong(renormalise=False),
-        ),
-        Mistake("You add up in order of probability; add up in order of token number.", _wrong(in_order=False)),
-        Mistake("You always take the likeliest token; use `share` to choose a token.", _greedy),
-        Mistake(
-            "The temperature is not used: divide the logits by it before the softmax.", _wrong(scale=lambda logits, t: logits)
-        ),
-        Mistake(
-            "The sum must exceed share (>, not >=): with a share of 0 you draw token 0, even if it was not kept.",
-            _wrong(passes=False),
-        ),
-        Mistake("top_p is not applied.", lambda z, t, k, p, share: sample_token(z, t, k, 1.0, share)),
-    ),
     hints=(
         "Sort the probabilities, largest first, and remember the token of each. Set the probabilities of tokens "
         "that are not kept to 0.",
@@ -142,7 +58,5 @@ SAMPLE_TOKEN = Exercise(
         "kept.",
     ),
     contract=NothingDrawn("use the argument share, which is already a random number"),
-    words=_in_words,
 )
-
 EXERCISES = (SAMPLE_TOKEN,)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from labkit.checkpoints import open_checkpoint
 from labkit.errors import NotAvailable
 from labkit.exercises.case import Case
-from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Exercise, Mistake
+from labkit.exercises.exercise import Exercise
 from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage, texts
 from labkit.exercises.lab04.words import WORDS, line, sentence
 from labkit.exercises.stubs import stages
@@ -27,12 +26,12 @@ from labkit.time_limits import limit_passed
 
 Maps = dict[str, tuple[dict[str, str], dict[str, str]]]
 Arrays = dict[str, NDArray[Any]]
+
 STAGES = {"preprocessing": "preprocessing", "fastertransformer": "toy_engine", "postprocessing": "postprocessing"}
 """The models of the ensemble, in order.
 
 The value for a model is the module in `labkit.exercises.stubs` that replaces the model during the check.
 """
-
 
 COUNT_SECONDS = 2.0
 """How many seconds to wait for the server's counters. The wait is needed because the server counts an execution shortly after
@@ -49,86 +48,6 @@ class EnsembleCase(Case):
     """
 
     request: tuple[list[str], list[int], list[str], list[str]] = ((), (), (), ())  # type: ignore[assignment]
-
-
-def ensemble_maps() -> Maps:
-    """The reference of exercise 4.5."""
-    return {
-        "preprocessing": (
-            {"QUERY": "INPUT_0", "REQUEST_OUTPUT_LEN": "INPUT_1", "BAD_WORDS_DICT": "INPUT_2", "STOP_WORDS_DICT": "INPUT_3"},
-            {
-                "INPUT_ID": "_ids",
-                "REQUEST_INPUT_LEN": "_lengths",
-                "REQUEST_OUTPUT_LEN": "_asked",
-                "BAD_WORDS_IDS": "_bad",
-                "STOP_WORDS_IDS": "_stop",
-            },
-        ),
-        "fastertransformer": (
-            {
-                "input_ids": "_ids",
-                "input_lengths": "_lengths",
-                "request_output_len": "_asked",
-                "bad_words_list": "_bad",
-                "stop_words_list": "_stop",
-            },
-            {"output_ids": "_tokens", "sequence_length": "sequence_length"},
-        ),
-        "postprocessing": ({"TOKENS_BATCH": "_tokens", "SEQUENCE_LENGTH": "sequence_length"}, {"OUTPUT": "OUTPUT_0"}),
-    }
-
-
-def _changed(name: str, inputs: dict[str, str] | None = None, outputs: dict[str, str] | None = None) -> Maps:
-    """The reference maps with changed entries for one model. An entry whose new wire is "" is removed."""
-    maps = ensemble_maps()
-    own_inputs, own_outputs = (
-        {key: wire for key, wire in (given | (more or {})).items() if wire}
-        for given, more in zip(maps[name], (inputs, outputs), strict=True)
-    )
-    return maps | {name: (own_inputs, own_outputs)}
-
-
-def _words_swapped() -> Maps:
-    return _changed("fastertransformer", {"bad_words_list": "_stop", "stop_words_list": "_bad"})
-
-
-def _turned_around() -> Maps:
-    maps = ensemble_maps()
-    return {name: ({w: k for k, w in i.items()}, {w: k for k, w in o.items()}) for name, (i, o) in maps.items()}
-
-
-def _no_lengths() -> Maps:
-    return _changed("postprocessing", {"SEQUENCE_LENGTH": ""})
-
-
-def _no_words() -> Maps:
-    maps = _changed("preprocessing", None, {"BAD_WORDS_IDS": "", "STOP_WORDS_IDS": ""})
-    return maps | {
-        "fastertransformer": _changed("fastertransformer", {"bad_words_list": "", "stop_words_list": ""})["fastertransformer"]
-    }
-
-
-def _no_stop_words() -> Maps:
-    return _changed("fastertransformer", {"stop_words_list": ""})
-
-
-def _prompt_again() -> Maps:
-    maps = _changed("fastertransformer", {"request_output_len": "_lengths"})
-    return maps | {"preprocessing": _changed("preprocessing", None, {"REQUEST_OUTPUT_LEN": ""})["preprocessing"]}
-
-
-def _no_text_out() -> Maps:
-    return _changed("postprocessing", None, {"OUTPUT": "text"})
-
-
-def _two_stages() -> Maps:
-    maps = ensemble_maps()
-    return {"fastertransformer": maps["fastertransformer"], "postprocessing": maps["postprocessing"]}
-
-
-def _own_names() -> Maps:
-    maps = ensemble_maps()
-    return {name: (inputs, {key: key for key in outputs}) for name, (inputs, outputs) in maps.items()}
 
 
 def ensemble_of(maps: Any, name: str = "ensemble") -> ModelConfig:
@@ -255,12 +174,6 @@ def _on_paper(maps: Maps, wires: Arrays) -> Arrays:
     return wires
 
 
-def _explain(case: Case, found: Any, right: Any) -> str:
-    if found["fault"]:
-        return f"{found['fault']}."
-    return f"The ensemble loads, but its texts are wrong: {str(found['texts'])[:160]}. Follow each wire by its name."
-
-
 def _cases(seed: int) -> list[Case]:
     draw = random.Random(seed)
     encode = open_checkpoint(MODEL).tokenizer().encode
@@ -296,50 +209,9 @@ ENSEMBLE_MAPS = Exercise(
     difficulty=3,
     requires=("triton_server",),
     cases=_cases,
-    reference=ensemble_maps,
     run=run_ensemble,
     seconds=60.0,
     ends_at_error=True,
-    comparison=Comparison(),
-    explain=_explain,
-    mistakes=(
-        Mistake(
-            "The engine gets the stop words as bad words, and the bad words as stop words: two of your wires are swapped, "
-            "before or after preprocessing.",
-            _words_swapped,
-        ),
-        Mistake(
-            "Keys and values are swapped in your maps: the key must be the model's tensor, the value must be the wire.",
-            _turned_around,
-        ),
-        Mistake(
-            "postprocessing does not get the lengths, so it decodes all tokens and your texts end in garbage: map "
-            "SEQUENCE_LENGTH.",
-            _no_lengths,
-        ),
-        Mistake(
-            "The bad words and the stop words do not reach the engine from preprocessing. The engine has an optional input "
-            "for each of these two lists: map both inputs.",
-            _no_words,
-        ),
-        Mistake(
-            "The stop words do not reach the engine. The engine's input for stop words is optional, so only the texts show the "
-            "mistake.",
-            _no_stop_words,
-        ),
-        Mistake(
-            "The engine makes as many new tokens as the prompt has tokens, because request_output_len is on the wire of the "
-            "lengths.",
-            _prompt_again,
-        ),
-        Mistake("No model writes OUTPUT_0, which the client reads: map OUTPUT of postprocessing to OUTPUT_0.", _no_text_out),
-        Mistake("Your ensemble has no step `preprocessing`, so the engine gets no token ids.", _two_stages),
-        Mistake(
-            "Two steps use different names for the same wire: the value in the output_map of one step must be the value in "
-            "the input_map of the other step.",
-            _own_names,
-        ),
-    ),
     hints=(
         "Draw the remaining wires into the picture above. The name of a wire is a value in the maps of both models that it "
         "connects.",

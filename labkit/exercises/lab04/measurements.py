@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from labkit.exercises.lab04.deployment import Deployment
-from labkit.exercises.lab04.metrics import read_metrics
 from labkit.exercises.lab04.streaming import prompt_inputs
 from labkit.exercises.lab04.together import job_inputs
 from labkit.exercises.stubs.stages import Job
@@ -22,6 +21,7 @@ from labkit.measure import Contention, Ratio, Timing, progress_bar, ratio
 from labkit.measure.disturbed import disturbed_note, of_most
 from labkit.measure.timing import too_noisy
 from labkit.serving.channels import client_library, grpc_client, open_url
+from labkit.serving.metrics import parse_metrics
 from labkit.serving.server.probes import as_input
 
 Together = Callable[..., Any]
@@ -253,7 +253,8 @@ def queue_and_batch(before: str, after: str, model: str) -> tuple[float, float]:
     """Computed from two texts of /metrics: how many seconds a request was in the queue on average, and how many inferences an
     execution had on average.
     """
-    return read_metrics(before, after, model)
+    counts = (parse_metrics(after) - parse_metrics(before)).model(model)
+    return counts.seconds["queue"] / counts.requests if counts.requests else 0.0, counts.mean_batch
 
 
 def one_job() -> list[Any]:

@@ -6,12 +6,11 @@ The model in the check notices when the reader reads a piece, and whether the re
 from __future__ import annotations
 
 import inspect
-import queue
 import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from labkit.exercises.case import Case, own_line
-from labkit.exercises.comparison import Comparison
 from labkit.exercises.describe import ended
 from labkit.exercises.error_advice import advice_on, line_of
-from labkit.exercises.exercise import Exercise, Mistake
+from labkit.exercises.exercise import Exercise
 from labkit.exercises.lab04.on_server import is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
 from labkit.measure.busy_machine import BusyMachine
@@ -34,8 +32,10 @@ from labkit.serving.server.probes import as_input
 from labkit.time_limits import limit_passed
 
 MODEL = "teletype"
+
 SILENT_SECONDS = 6.0
 """If a client yields nothing for this many seconds, it counts as waiting for ever."""
+
 PATIENCE = 4.0
 """Within this many seconds, the model must notice that its client has left."""
 
@@ -50,116 +50,6 @@ class StreamCase(Case):
     words: str = ""
     count: int = 0
     leaves_after: int = 0
-
-
-def stream_text(client: Any, model: str, inputs: list[Any]) -> Iterator[str]:
-    """The reference of exercise 4.6."""
-    yield from _stream(client, model, inputs)
-
-
-def _stream(
-    client: Any,
-    model: str,
-    inputs: list[Any],
-    *,
-    final: bool = True,
-    cancels: bool = True,
-    raises: bool = True,
-    empty: bool = False,
-    looks_at_last: bool = True,
-    ends_at_none: bool = False,
-    wait: float | None = None,
-    stops_at_end: bool = True,
-) -> Iterator[str]:
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    client.start_stream(lambda result, error: answers.put((result, error)))
-    client.async_stream_infer(model, inputs, enable_empty_final_response=final)
-    stops = stops_at_end
-    try:
-        while True:
-            try:
-                result, error = answers.get() if wait is None else answers.get_nowait()
-            except queue.Empty:
-                return
-            if error is not None:
-                if raises:
-                    raise error
-                return
-            text = result.as_numpy("text_output")
-            is_last = result.get_response().parameters["triton_final_response"].bool_param
-            if (text is not None or empty) and (looks_at_last or not is_last):
-                yield "" if text is None else text[0].decode()
-            if text is None if ends_at_none else is_last:
-                return
-    except GeneratorExit:
-        stops = True
-        raise
-    finally:
-        if stops:
-            client.stop_stream(cancel_requests=cancels)
-
-
-def _collected(client: Any, model: str, inputs: list[Any]) -> Any:
-    return iter(list(_stream(client, model, inputs)))
-
-
-def _error_swallowed(client: Any, model: str, inputs: list[Any]) -> Any:
-    return _stream(client, model, inputs, raises=False)
-
-
-def _no_final(client: Any, model: str, inputs: list[Any]) -> Any:
-    return _stream(client, model, inputs, final=False)
-
-
-def _not_cancelled(client: Any, model: str, inputs: list[Any]) -> Any:
-    return _stream(client, model, inputs, cancels=False)
-
-
-def _left_open(client: Any, model: str, inputs: list[Any]) -> Any:
-    return _stream(client, model, inputs, stops_at_end=False)
-
-
-def _empty_piece(client: Any, model: str, inputs: list[Any]) -> Any:
-    return _stream(client, model, inputs, empty=True)
-
-
-def _last_text_lost(client: Any, model: str, inputs: list[Any]) -> Any:
-    return _stream(client, model, inputs, looks_at_last=False)
-
-
-def _ends_at_none(client: Any, model: str, inputs: list[Any]) -> Any:
-    return _stream(client, model, inputs, ends_at_none=True)
-
-
-def _does_not_wait(client: Any, model: str, inputs: list[Any]) -> Any:
-    return _stream(client, model, inputs, wait=0.0)
-
-
-def _all_so_far(client: Any, model: str, inputs: list[Any]) -> Any:
-    text = ""
-    for piece in _stream(client, model, inputs):
-        text += piece
-        yield text
-
-
-def _stripped(client: Any, model: str, inputs: list[Any]) -> Any:
-    for piece in _stream(client, model, inputs):
-        yield piece.strip()
-
-
-def _bytes(client: Any, model: str, inputs: list[Any]) -> Any:
-    for piece in _stream(client, model, inputs):
-        yield piece.encode()
-
-
-def _first_only(client: Any, model: str, inputs: list[Any]) -> Any:
-    for piece in _stream(client, model, inputs):
-        yield piece
-        return
-
-
-def _one_request(client: Any, model: str, inputs: list[Any]) -> Any:
-    yield client.infer(model, inputs).as_numpy("text_output")[0].decode()
 
 
 def teletype_config() -> ModelConfig:
@@ -408,30 +298,6 @@ def _cases(seed: int) -> list[Case]:
     ]
 
 
-_BYTES = ("b'", 'b"', "[b'", '[b"', "array([b")
-"""How bytes, or an array of bytes, begin when they are written as text."""
-
-
-def _explain(case: Case, found: Any, right: Any) -> str:
-    if found["error"] and not right["error"]:
-        return ended(f"The server refuses your request: {found['error']}")
-    if right["error"] and not found["error"]:
-        return "The server's error does not reach the reader: raise the error that the callback got."
-    if raw := next((piece for piece in found["pieces"] if piece.startswith(_BYTES)), ""):
-        return f"Your pieces are bytes, such as {raw[:40]}, but a reader needs text: .decode() turns bytes into a str."
-    if found["pieces"] != right["pieces"]:
-        return f"The reader gets {str(found['pieces'])[:160]}, but the model sent {str(right['pieces'])[:160]}."
-    if not found["each piece before the next is made"]:
-        return "The reader gets the pieces late: yield each piece as soon as it comes."
-    if found["cancelled"] != right["cancelled"]:
-        return "The reader has left, but the model goes on: cancel its request in a finally: block."
-    if not found["stopped"]:
-        return (
-            "Your function has ended, but its stream is still open: stop it in a finally: block, which runs after an error too."
-        )
-    return ""
-
-
 STREAM_TEXT = Exercise(
     name="lab04.stream_text",
     lab="04",
@@ -450,61 +316,10 @@ STREAM_TEXT = Exercise(
     difficulty=4,
     requires=("triton_server",),
     cases=_cases,
-    reference=stream_text,
     run=run_stream,
     seconds=30.0,
     ends_at_error=True,
     decides=lambda found: str(found["misuse"]),
-    comparison=Comparison(),
-    names={
-        "['pieces']": "pieces",
-        "['each piece before the next is made']": "each piece is read in time",
-        "['error']": "error",
-        "['cancelled']": "the request is cancelled",
-        "['stopped']": "the stream is stopped",
-    },
-    explain=_explain,
-    mistakes=(
-        Mistake("You collect all pieces before you yield the first piece: yield each piece as soon as it comes.", _collected),
-        Mistake(
-            "You end without an exception when an error comes, so half a text looks like a whole text: raise the error.",
-            _error_swallowed,
-        ),
-        Mistake(
-            "Your client waits for ever. A last response without text is sent only if you pass enable_empty_final_response, "
-            "and you do not pass it.",
-            _no_final,
-        ),
-        Mistake(
-            "When the reader leaves, the model goes on: you do not cancel its request.",
-            _not_cancelled,
-        ),
-        Mistake(
-            "You stop the stream only when the reader leaves. It must also be stopped at its end and after an error: use a "
-            "finally: block.",
-            _left_open,
-        ),
-        Mistake("You yield an empty piece for a last response without text: yield nothing in this case.", _empty_piece),
-        Mistake(
-            "You end before you take the text of the last response: a response may contain text and also be the last one.",
-            _last_text_lost,
-        ),
-        Mistake(
-            "You wait for a response without text, but the last response may contain text: look at triton_final_response.",
-            _ends_at_none,
-        ),
-        Mistake(
-            "You end when the queue is empty, but more responses may come: wait for them with queue.get().", _does_not_wait
-        ),
-        Mistake("Each of your pieces is the whole text so far; yield only what is new.", _all_so_far),
-        Mistake("You strip the pieces, but their spaces are part of the text.", _stripped),
-        Mistake("Your pieces are bytes, but a reader needs text: .decode() turns bytes into a str.", _bytes),
-        Mistake("You end after the first piece: continue until the response that is marked as the last.", _first_only),
-        Mistake(
-            "You call infer, which is for models that send a single response: use start_stream and async_stream_infer.",
-            _one_request,
-        ),
-    ),
     hints=(
         "Ask three questions about each response: is it an error, does it contain text, is it the last response?",
         "In an endless loop, call answers.get() and ask the questions in that order: a response with text may also be the "

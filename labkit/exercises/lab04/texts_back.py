@@ -7,20 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from labkit.checkpoints import open_checkpoint
 from labkit.exercises.case import Case
-from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Exercise, Mistake
+from labkit.exercises.exercise import Exercise
 from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage
 from labkit.exercises.lab04.words import sentence
 from labkit.exercises.stubs import stages
-from labkit.exercises.stubs.stages import PAD, Decode, postprocess
+from labkit.exercises.stubs.stages import PAD
 from labkit.plurals import counted
 
 STAGE = "postprocessing"
-Ids = NDArray[Any]
 
 
 def run_stage(function: Callable[..., Any], case: Case) -> list[list[str]]:
@@ -37,44 +34,6 @@ def run_stage(function: Callable[..., Any], case: Case) -> list[list[str]]:
     return [[text.decode() for text in row] for row in found]
 
 
-def _all_of_it(token_ids: Ids, lengths: Ids, decode: Decode) -> Any:
-    return [[decode(ids.tolist()) for ids in row] for row in token_ids]
-
-
-def _to_first_padding(token_ids: Ids, lengths: Ids, decode: Decode) -> Any:
-    def cut(ids: list[int]) -> list[int]:
-        return ids[: ids.index(PAD)] if PAD in ids else ids
-
-    return [[decode(cut(ids.tolist())) for ids in row] for row in token_ids]
-
-
-def _first_beam(token_ids: Ids, lengths: Ids, decode: Decode) -> Any:
-    texts = postprocess(token_ids, lengths, decode)
-    return [[row[0]] * len(row) for row in texts]
-
-
-def _first_length(token_ids: Ids, lengths: Ids, decode: Decode) -> Any:
-    return [[decode(ids[: own[0]].tolist()) for ids in row] for row, own in zip(token_ids, lengths, strict=True)]
-
-
-def _longest(token_ids: Ids, lengths: Ids, decode: Decode) -> Any:
-    return [[decode(ids[: lengths.max()].tolist()) for ids in row] for row in token_ids]
-
-
-def _one_short(token_ids: Ids, lengths: Ids, decode: Decode) -> Any:
-    return postprocess(token_ids, lengths - 1, decode)
-
-
-def _token_by_token(token_ids: Ids, lengths: Ids, decode: Decode) -> Any:
-    rows = zip(token_ids, lengths, strict=True)
-    return [["".join(decode([token]) for token in ids[:n].tolist()) for ids, n in zip(*row, strict=True)] for row in rows]
-
-
-def _with_spaces(token_ids: Ids, lengths: Ids, decode: Decode) -> Any:
-    rows = zip(token_ids, lengths, strict=True)
-    return [[" ".join(decode([token]) for token in ids[:n].tolist()) for ids, n in zip(*row, strict=True)] for row in rows]
-
-
 def _cases(seed: int) -> list[Case]:
     draw = random.Random(seed)
     encode = open_checkpoint(MODEL).tokenizer().encode
@@ -89,15 +48,6 @@ def _cases(seed: int) -> list[Case]:
     inside = [[[*ids, PAD, *ids, PAD, PAD]]]
     cases.append(Case("the padding token within a text", (inside, [[2 * len(ids) + 1]])))
     return cases
-
-
-def _explain(case: Case, found: Any, right: Any) -> str:
-    for row, (given, wanted) in enumerate(zip(found, right, strict=True)):
-        for beam, (text, asked) in enumerate(zip(given, wanted, strict=True)):
-            if text != asked:
-                longer = " It goes on after its length." if text.startswith(asked) else ""
-                return f"Your text of prompt {row}, beam {beam} is {text[:120]!r}, but its tokens say {asked[:120]!r}.{longer}"
-    return ""
 
 
 POSTPROCESS = Exercise(
@@ -118,36 +68,9 @@ POSTPROCESS = Exercise(
     difficulty=1,
     requires=("triton_server",),
     cases=_cases,
-    reference=postprocess,
     run=run_stage,
     seconds=60.0,
     ends_at_error=True,
-    comparison=Comparison(),
-    explain=_explain,
-    mistakes=(
-        Mistake(
-            "You decode all tokens, also the tokens after the end of the text: take only as many of the first tokens as "
-            "lengths says.",
-            _all_of_it,
-        ),
-        Mistake(
-            "You stop at the first padding token, but a text may contain padding tokens: lengths says where the end is.",
-            _to_first_padding,
-        ),
-        Mistake("Every beam gets the text of the first beam, but each beam has its own tokens.", _first_beam),
-        Mistake("You cut every beam at the length of the first beam, but each beam has its own length.", _first_length),
-        Mistake("You cut every beam at the length of the longest beam, but each beam has its own length.", _longest),
-        Mistake("The last token of each text is missing: `lengths` counts this token, too.", _one_short),
-        Mistake(
-            "You decode the tokens one by one, but a character like 😀 may consist of several tokens: decode the whole list at "
-            "once.",
-            _token_by_token,
-        ),
-        Mistake(
-            "You put spaces between the tokens, but tokens contain their own spaces: decode the whole list at once.",
-            _with_spaces,
-        ),
-    ),
     hints=(
         "Use two loops: one over the prompts, and one over the beams of each prompt.",
         "The text of a beam consists of its first tokens; their number is the length of the beam. .tolist() converts an array "

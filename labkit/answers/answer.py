@@ -1,0 +1,76 @@
+"""The type `Answer`: what is right for an exercise, and what is known to be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+from labkit.errors import InvalidRequest
+from labkit.exercises.case import Case
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Exercise
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A mistake that learners make: a function that makes it, and a message that helps the learner.
+
+    A learner may make two mistakes at once. labkit can combine two mistakes if both implementations are `functools.partial`
+    objects of the same function that set different options. Example: `partial(count, norms=2)` and
+    `partial(count, head_bias=False)`. Two mistakes that set the same option are not combined. To keep two mistakes from being
+    combined, let both set the same option; one of them may set the option to its right value.
+    """
+
+    message: str
+    implementation: Callable[..., Any]
+
+    def together(self, other: Mistake) -> Mistake | None:
+        """The mistake of a learner who makes these two mistakes at once; None if the mistakes cannot be combined."""
+        one, two = self.implementation, other.implementation
+        if not isinstance(one, partial) or not isinstance(two, partial) or one.func is not two.func:
+            return None
+        if one.args or two.args or one.keywords.keys() & two.keywords.keys():
+            return None
+        message = f"Two things are wrong. First: {self.message} Second: {other.message}"
+        return Mistake(message, partial(one.func, **one.keywords, **two.keywords))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to an exercise.
+
+    - `reference` is the right implementation; each of `mistakes` is wrong for at least one case of every seed.
+    - `comparison` says how close an answer must be.
+    - `names` are the exercise's own names for places in an answer: "[1]" is "normed", for example.
+    - `words(found, right)` describes a wrong value.
+    - `explain(case, found, right)` says what is wrong with an answer of the right type and shape; "" if it does not know.
+      If the answer is a dictionary, the lists in it may have a wrong length.
+    """
+
+    exercise: Exercise
+    reference: Callable[..., Any]
+    comparison: Comparison
+    mistakes: tuple[Mistake, ...]
+    names: Mapping[str, str] = field(default_factory=dict)
+    words: Callable[[Any, Any], str] | None = None
+    explain: Callable[[Case, Any, Any], str] | None = None
+
+    def __post_init__(self) -> None:
+        if not 4 <= len(self.mistakes) <= 18:
+            raise InvalidRequest(
+                f"the answer to {self.exercise.name} has {len(self.mistakes)} mistakes; an answer needs 4 to 18 mistakes"
+            )
+
+    def to(self, case: Case) -> Any:
+        """The right answer for a case."""
+        return self.exercise.observe(case, self.exercise.run(self.reference, case))
+
+    def known_mistakes(self) -> Iterator[Mistake]:
+        """All known mistakes: first the single mistakes, then every pair that can be combined."""
+        yield from self.mistakes
+        for one, other in combinations(self.mistakes, 2):
+            if both := one.together(other):
+                yield both
