@@ -12,9 +12,24 @@ _LENGTHS = struct.Struct("<QQ")
 _CHUNK_BYTES = 1 << 20
 
 
+def pack_frame(text: bytes, data: bytes = b"") -> bytes:
+    """A whole frame as bytes."""
+    return _LENGTHS.pack(len(text), len(data)) + text + data
+
+
+def unpack_frame(frame: bytes) -> tuple[bytes, bytes]:
+    """The text and the data of a whole frame. Raises `ValueError` if these bytes are not exactly one frame."""
+    if len(frame) < _LENGTHS.size:
+        raise ValueError(f"{len(frame)} bytes are no frame")
+    text_size, data_size = _LENGTHS.unpack_from(frame)
+    if len(frame) != _LENGTHS.size + text_size + data_size:
+        raise ValueError(f"{len(frame)} bytes are not one frame of {text_size} + {data_size} bytes")
+    return frame[_LENGTHS.size : _LENGTHS.size + text_size], frame[_LENGTHS.size + text_size :]
+
+
 def send_frame(to: socket.socket, text: bytes, data: bytes = b"") -> None:
     """Send one frame; raises `OSError` if the other side is gone."""
-    to.sendall(_LENGTHS.pack(len(text), len(data)) + text + data)
+    to.sendall(pack_frame(text, data))
 
 
 def receive_frame(source: socket.socket, most_bytes: int | None = None) -> tuple[bytes, bytes] | None:

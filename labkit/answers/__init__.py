@@ -1,4 +1,4 @@
 """The answers to the exercises: references, comparisons and known mistakes.
 
-Only code that judges answers imports this package. A process in which a learner's function is graded does not have it.
+No module of labkit imports this package by name, so labkit works without it. `labkit.grading.find_answer` looks for it.
 """

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.answers.answer import Answer, Mistake
+from labkit.exercises.answer import Answer, Mistake
 from labkit.answers.lab00 import decode_floor_ms
 from labkit.config import GPTJConfig
 from labkit.exercises.comparison import Comparison

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from labkit.answers.registry import answer_to
+from labkit.grading.find_answer import answer_to
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from labkit.exercises.registry import exercise as find

@@ -2,53 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
-from labkit.answers.answer import Answer
-from labkit.answers.registry import answer_to
+from labkit.exercises.answer import Answer
+from labkit.grading.find_answer import answer_to
 from labkit.errors import InvalidRequest
 from labkit.exercises.exercise import Exercise
+from labkit.exercises.held_cases import HeldCases
 from labkit.exercises.registry import all_exercises
+from labkit.frames import unpack_frame
 from labkit.grading.call import Outcome
 from labkit.grading.judge import SEEDS, inconclusive, judge, make, not_measured
 from labkit.grading.machine_needs import missing
 from labkit.grading.notebook_folder import copy_files
+from labkit.grading.run_worker import run as _run
 from labkit.grading.run_statements import NO_DEFINITION
+from labkit.grading.sandbox import Sandbox
 from labkit.grading.shorten import shorten
 from labkit.grading.submission import Submission, read_submission
 from labkit.grading.verdict import ERROR, FAILED, NOT_ATTEMPTED, PASSED, TIMED_OUT, Verdict
 from labkit.measure.busy_machine import BusyMachine
-from labkit.measure.memory import processes
 from labkit.plain_values import decode
-from labkit.time_limits import limit_passed
 
 START_SECONDS = 180
 """Seconds for starting Python and running the statements that the function needs.
 
 The time limits of the calls are added to this.
 """
-MOST_BYTES = 64 * 2**20
-"""The size of the largest file that is read from a learner's process."""
-MOST_NOTE_BYTES, MOST_NOTES = 64 * 2**10, 5
-"""Two limits for notes on statements that did not run: the size of the file of notes, and the number of notes that a verdict
-shows.
-"""
+MOST_NOTE, MOST_NOTES = 2000, 5
+"""Two limits for notes on statements that did not run: the characters of a note, and the number of notes that a verdict shows."""
 
 
 def check_notebook(
@@ -91,21 +83,25 @@ def labs_of(submission: Submission) -> dict[str, int]:
     return {}
 
 
-def check_submission(exercise: Exercise, submission: Submission) -> Verdict:
-    """The verdict on one exercise of a submission."""
+def check_submission(
+    exercise: Exercise, submission: Submission, seeds: Sequence[int] = SEEDS, sandbox: Sandbox | None = None
+) -> Verdict:
+    """The verdict on one exercise of a submission. Without a `sandbox`, the function runs as the current user."""
     why = missing(exercise)
     if why:
         return not_measured(exercise, why)
     is_there = exercise.function in submission.names
     if not is_there and not submission.binds_anything:
         return make(exercise, NOT_ATTEMPTED, submission.why_missing(exercise.function))
-    verdict = run_apart(exercise, submission)
+    verdict = run_apart(exercise, submission, seeds, sandbox)
     if not is_there and NO_DEFINITION in verdict.message:
         return make(exercise, NOT_ATTEMPTED, submission.why_missing(exercise.function))
     return verdict
 
 
-def run_apart(exercise: Exercise, submission: Submission) -> Verdict:
+def run_apart(
+    exercise: Exercise, submission: Submission, seeds: Sequence[int] = SEEDS, sandbox: Sandbox | None = None
+) -> Verdict:
     """Run the exercise's function, and the statements that it needs, in a separate process, and judge the outcomes.
 
     The output of that process is discarded. When the process ends, the processes that it started are ended too.
@@ -114,91 +110,59 @@ def run_apart(exercise: Exercise, submission: Submission) -> Verdict:
         files = Path(folder) / "files"
         copy_files(submission.folder, files)
         job = Path(folder) / "job.json"
-        seconds = int(exercise.seconds * len(SEEDS)) + START_SECONDS
-        job.write_text(json.dumps(_job(exercise, submission) | {"cpu_seconds": seconds}), "utf-8")
+        seconds = int(exercise.seconds * len(seeds)) + START_SECONDS
+        job.write_text(json.dumps(_job(exercise, submission, seeds) | {"cpu_seconds": seconds, "files": str(files)}), "utf-8")
+        command = [sys.executable, "-BPm", "labkit.grading.worker", str(job)]
+        if sandbox:
+            command = sandbox.command(command, [Path(folder), *([submission.folder] if submission.folder else [])])
         with BusyMachine() as machine:
-            status = _run([sys.executable, "-BPm", "labkit.grading.worker", str(job), folder], str(files), seconds)
+            end = _run(command, str(files), seconds)
         if machine.words:
             return inconclusive(exercise, machine.words)
-        if status is None:
-            message = f"Your function ran for more than {seconds} seconds and was stopped."
-            return make(exercise, FAILED, message, cause=TIMED_OUT)
-        if status != 0 or not (Path(folder) / "outcomes.json").exists():
-            message = f"The process with your function ended before your function answered (status {status})."
+        if end.problem:
+            return make(exercise, FAILED, end.problem, cause=TIMED_OUT if end.status is None else ERROR)
+        if end.status != 0 or not end.written:
+            message = f"The process with your function ended before your function answered (status {end.status})."
             return make(exercise, FAILED, message, cause=ERROR)
-        return _with_notes(judge_files(answer_to(exercise), Path(folder)), Path(folder))
+        return judge_frame(answer_to(exercise), end.written, seeds)
 
 
-def _job(exercise: Exercise, submission: Submission) -> dict[str, Any]:
+def _job(exercise: Exercise, submission: Submission, seeds: Sequence[int]) -> dict[str, Any]:
+    held = exercise.cases if isinstance(exercise.cases, HeldCases) else None
     return {
         "exercise": exercise.name,
         "function": exercise.function,
         "pieces": [astuple(piece) for piece in submission.needed_for(exercise.function)],
         "folder": str(submission.folder) if submission.folder else None,
-        "seeds": list(SEEDS),
+        "seeds": list(seeds),
+        "cases": {seed: held.written(seed) for seed in seeds} if held else {},
         "seconds": exercise.seconds,
     }
 
 
-def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
-    """The verdict. If it is not a pass, it gets notes on statements that did not run. The notes may have any content."""
-    path = folder / "notes.json"
+def judge_frame(answer: Answer, written: bytes, seeds: Sequence[int] = SEEDS) -> Verdict:
+    """The verdict on what a worker wrote. This may be anything, because a learner's code ran in the worker's process."""
     try:
-        if verdict.verdict == PASSED or path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_NOTE_BYTES:
-            return verdict
-        notes = [shorten(" ".join(str(note).split())) for note in json.loads(path.read_text("utf-8"))][:MOST_NOTES]
-    except (OSError, ValueError, TypeError, RecursionError):
-        return verdict
-    return replace(verdict, details="\n".join([*verdict.details.splitlines(), *(f"note: {note}" for note in notes)]))
-
-
-def _run(command: list[str], folder: str, seconds: float) -> int | None:
-    """Run a command and return its exit status, or None if its time ran out.
-
-    At the end, the processes of its session are ended. If its time ran out, all of its descendants are ended.
-    """
-    nowhere = subprocess.DEVNULL
-    process = subprocess.Popen(command, cwd=folder, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
-    # `process.wait(timeout=...)` wakes 20 times per second, and each time it may wait for a core. This thread sleeps instead.
-    waiting = threading.Thread(target=process.wait, daemon=True)
-    try:
-        waiting.start()
-        waiting.join(seconds)
-        if not waiting.is_alive():
-            return process.returncode
-        limit_passed(f"your function did not finish within {seconds:g} seconds")
-        for descendant in processes(process.pid):
-            with contextlib.suppress(psutil.Error):
-                descendant.kill()
-        return None
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def judge_files(answer: Answer, folder: Path) -> Verdict:
-    """The verdict on the files of a worker. The files may have any content, because a learner's code ran in the worker's
-    process.
-    """
-    try:
-        runs = _read(folder)
-        if set(runs) != set(SEEDS) and not any(outcome.error for outcomes in runs.values() for outcome in outcomes):
+        text, data = unpack_frame(written)
+        found = json.loads(text)
+        tensors = load(data)
+        runs = {int(seed): [_outcome(row, tensors) for row in rows] for seed, rows in found["runs"].items()}
+        if set(runs) != set(seeds) and not any(outcome.error for outcomes in runs.values() for outcome in outcomes):
             raise ValueError("the process returned no answers to some inputs")
-        return judge(answer, runs)
+        if not set(runs) <= set(seeds):
+            raise ValueError("the process returned answers to inputs that it was not given")
+        return _with_notes(judge(answer, runs), found["notes"])
     except Exception as error:
         message = f"The answers of your function could not be read: {shorten(repr(error))}"
         return make(answer.exercise, FAILED, message, cause=ERROR)
 
 
-def _read(folder: Path) -> dict[int, Sequence[Outcome]]:
-    paths = folder / "tensors.safetensors", folder / "outcomes.json"
-    for path in paths:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{path.name} is not a file of at most {MOST_BYTES // 2**20} MiB")
-    tensors = load_file(paths[0])
-    runs: dict[str, list[dict[str, Any]]] = json.loads(paths[1].read_text("utf-8"))
-    return {int(seed): [_outcome(row, tensors) for row in rows] for seed, rows in runs.items()}
+def _with_notes(verdict: Verdict, notes: Any) -> Verdict:
+    """The verdict. If it is not a pass, it gets notes on statements that did not run. The notes may have any content."""
+    if verdict.verdict == PASSED or not isinstance(notes, list):
+        return verdict
+    words = [shorten(" ".join(str(note)[:MOST_NOTE].split())) for note in notes[:MOST_NOTES]]
+    return replace(verdict, details="\n".join([*verdict.details.splitlines(), *(f"note: {note}" for note in words)]))
 
 
 def _outcome(row: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:

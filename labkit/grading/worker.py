@@ -1,8 +1,8 @@
 """The process in which an untrusted function of a learner runs: `python -m labkit.grading.worker JOB OUT`.
 
 The worker reads a JSON job, limits its own resources and runs the statements of the notebook that the function needs. Then it
-calls the function with the cases of the exercise, and writes the outcomes as JSON and safetensors. The worker compares nothing;
-the verdict is made in another process.
+calls the function with the cases of the exercise, and writes the outcomes as one frame of JSON and safetensors to OUT, which is
+usually a pipe. The worker compares nothing and has no answers; the verdict is made in another process.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import builtins
 import json
 import os
 import resource
+import shutil
 import sys
 import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from labkit.exercises.held_cases import HeldCases
 from labkit.exercises.registry import exercise as find
+from labkit.frames import pack_frame
 from labkit.grading.call import Outcome, run_seeds
 from labkit.grading.ipython_stand_in import Shell
 from labkit.grading.notebook_folder import find_modules
@@ -76,6 +79,8 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 def outcomes_of(job: dict[str, Any]) -> tuple[dict[int, list[Outcome]], list[str]]:
     """The outcomes of the learner's function for each seed, and notes on needed statements that did not run."""
     exercise = replace(find(job["exercise"]), seconds=job["seconds"])
+    if isinstance(exercise.cases, HeldCases):
+        exercise.cases.give({int(seed): written for seed, written in job["cases"].items()})
     name, folder = job["function"], job["folder"]
     scope, shell = notebook_scope(Path(folder) if folder else None)
     with BusyMachine() as machine:
@@ -90,23 +95,23 @@ def outcomes_of(job: dict[str, Any]) -> tuple[dict[int, list[Outcome]], list[str
 
 
 def main() -> None:
-    """Run one job. Writes `OUT/outcomes.json`, `OUT/tensors.safetensors` and `OUT/notes.json`.
+    """Run one job, and write a frame to OUT: `{"runs": outcomes by seed, "notes": texts}`, and the tensors.
 
-    A job is a dictionary `{exercise, function, pieces, folder, seeds, seconds, cpu_seconds}`. `seconds` is the time limit of
-    one call, `pieces` comes from `Submission.needed_for`, and `folder` is the notebook's folder, from which modules can be
-    imported.
+    A job is a dictionary `{exercise, function, pieces, folder, files, seeds, cases, seconds, cpu_seconds}`. `seconds` is the
+    time limit of one call, `pieces` comes from `Submission.needed_for`, and `folder` is the notebook's folder, from which
+    modules can be imported. `files` is a folder with files for the learner's code, which are copied to the current folder.
+    `cases` are the cases of a `HeldCases`, by seed.
     """
     # Kernels are graded by their values. With the interpreter, the grade is the same on every machine.
     os.environ["TRITON_INTERPRET"] = "1"
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    out = Path(sys.argv[2])
     limit(job["cpu_seconds"])
+    if Path(job["files"]) != Path.cwd():
+        shutil.copytree(job["files"], ".", dirs_exist_ok=True)
     runs, notes = outcomes_of(job)
     tensors: dict[str, Any] = {}
     rows = {seed: [row_of(outcome, tensors) for outcome in outcomes] for seed, outcomes in runs.items()}
-    save_file(tensors, out / "tensors.safetensors")
-    (out / "notes.json").write_text(json.dumps(notes), "utf-8")
-    (out / "outcomes.json").write_text(json.dumps(rows), "utf-8")
+    Path(sys.argv[2]).write_bytes(pack_frame(json.dumps({"runs": rows, "notes": notes}).encode(), save(tensors)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any
 
-from labkit.answers.registry import answer_to
+from labkit.grading.find_answer import answer_to
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
 from labkit.grading.judge import judge

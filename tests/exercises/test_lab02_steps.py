@@ -16,7 +16,7 @@ from labkit.answers.lab02.online_softmax import online_softmax
 from labkit.answers.lab02.products import int8_product
 from labkit.answers.lab02.qkv_and_cache import fuse_qkv, write_then_read
 from labkit.answers.lab02.sampling import sample_token
-from labkit.answers.registry import answer_to
+from labkit.grading.find_answer import answer_to
 from labkit.exercises import lab02
 from labkit.exercises.lab02 import climb, examples, measurements, step_launches, swaps
 from labkit.exercises.lab02.reachable_code import reachable_code

@@ -15,7 +15,7 @@ import pytest
 from labkit.answers.lab04.config import stage_config
 from labkit.answers.lab04.ensemble import ensemble_maps
 from labkit.answers.lab04.streaming import stream_text
-from labkit.answers.registry import answer_to
+from labkit.grading.find_answer import answer_to
 from labkit.errors import InvalidRequest
 from labkit.exercises.lab04 import EXERCISES, config, ensemble, failure, on_server, prompts, streaming, texts_back, together
 from labkit.exercises.lab04.config import STAGE_CONFIG

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from labkit.answers.registry import answer_to
+from labkit.grading.find_answer import answer_to
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from tests.exercises.learners import solved_cells

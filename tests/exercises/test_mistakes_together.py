@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from labkit.answers.answer import Mistake
-from labkit.answers.registry import answer_to
+from labkit.exercises.answer import Mistake
+from labkit.grading.find_answer import answer_to
 from labkit.exercises.registry import exercise as find
 from labkit.exercises.registry import of_lab
 from labkit.grading import judge as judging

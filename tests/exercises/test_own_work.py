@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from labkit.answers.registry import answer_to
+from labkit.grading.find_answer import answer_to
 from labkit.config import GPTJConfig
 from labkit.exercises.case import directly
 from labkit.exercises.exercise import Exercise

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labkit.answers.registry import answer_to
+from labkit.grading.find_answer import answer_to
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from labkit.grading.call import run_cases

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from labkit.answers.registry import answer_to
+from labkit.grading.find_answer import answer_to
 from labkit.exercises.registry import exercise
 
 EXERCISE = exercise("lab00.kv_cache_bytes")

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from labkit.answers.registry import answer_to
+from labkit.grading.find_answer import answer_to
 from labkit.errors import InvalidRequest
 from labkit.exercises.registry import all_exercises
 from labkit.grading import notebook_check

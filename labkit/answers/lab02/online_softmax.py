@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from labkit.answers.answer import Answer, Mistake
+from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab02.online_softmax import ONLINE_SOFTMAX
 

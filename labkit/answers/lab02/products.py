@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.answers.answer import Answer, Mistake
+from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.lab02.products import FUSED_LINEAR_GELU, INT8_PRODUCT

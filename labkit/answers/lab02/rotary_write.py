@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.answers.answer import Answer, Mistake
+from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.lab02.rotary_write import FUSED_ROTARY_CACHE_WRITE

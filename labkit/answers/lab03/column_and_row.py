@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch import distributed as dist
 
-from labkit.answers.answer import Answer, Mistake
+from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab03.column_and_row import SPLIT_COLUMNS, SPLIT_ROWS
 from labkit.exercises.lab03.on_ranks import (

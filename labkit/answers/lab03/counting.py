@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from labkit.answers.answer import Answer, Mistake
+from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab03.counting import CHOOSE_LAYOUT, LAYOUT_CASES, STEP_TRAFFIC, share

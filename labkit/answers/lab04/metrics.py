@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from labkit.answers.answer import Answer, Mistake
+from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab04.metrics import COMPUTE, FAMILIES, ITEMS, QUEUE, READ_METRICS, RUNS, SUCCESS
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from labkit.answers.answer import Answer, Mistake
+from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab04.texts_back import POSTPROCESS

@@ -1,0 +1,102 @@
+"""A sandbox for the worker that runs a learner's function: bubblewrap, with namespaces of the kernel beneath it.
+
+In the sandbox there is no network but the sandbox's own loopback, no process of anybody else, and no file except the programs
+and libraries that the worker needs, read-only: the system's, this Python's, and labkit without its answers. What a learner
+stores goes to memory of limited size and is gone at the end. All processes of the sandbox end with its first one.
+
+What it does not keep out: a fault of the kernel itself; heavy use of processor, memory bandwidth and caches, which slows other
+programs down; and reading the programs and libraries of this machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import labkit
+from labkit.errors import NotAvailable
+
+SCRATCH_BYTES, SHARED_BYTES = 2**30, 2 * 2**30
+"""The sizes of the folders /tmp and /dev/shm in the sandbox, which are in memory."""
+NOBODY = "65534"
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt")
+_OF_ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "hosts", "nsswitch.conf", "passwd", "group", "localtime")
+_OF_SYS = ("/sys/devices/system", "/sys/fs/cgroup")
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START")
+_WORK = "/tmp/work"
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """Runs a command in a sandbox. `program` is the path of bubblewrap."""
+
+    program: str
+
+    def command(self, inner: Sequence[str], readable: Iterable[Path] = ()) -> list[str]:
+        """The command that runs `inner` in a new sandbox, in an empty folder, as nobody.
+
+        `readable` are files and folders that are seen at their own paths, read-only. Open file descriptors are passed on.
+        """
+        given = [self.program, "--unshare-all", "--unshare-user", "--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"]
+        given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+        for name in _PASSED_ON:
+            if name in os.environ:
+                given += ["--setenv", name, os.environ[name]]
+        given += ["--setenv", "HOME", "/tmp", "--setenv", "LABKIT_HOME", "/tmp/labkit"]
+        for place in (*_SYSTEM, *(f"/etc/{name}" for name in _OF_ETC), *_OF_SYS):
+            given += _as_it_is(Path(place))
+        given += ["--dev", "/dev", "--size", str(SHARED_BYTES), "--tmpfs", "/dev/shm", "--proc", "/proc"]
+        given += ["--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp"]
+        package = str(Path(labkit.__file__).parent)
+        for path in (sys.prefix, sys.base_prefix, *_outside_of_python(), package, *map(str, readable)):
+            given += ["--ro-bind", path, path]
+        given += ["--tmpfs", f"{package}/answers"]
+        return [*given, "--dir", _WORK, "--chdir", _WORK, "--", *inner]
+
+
+def _as_it_is(place: Path) -> list[str]:
+    """Options that show a place of the system in the sandbox, as the link or the file that it is."""
+    if place.is_symlink() and len(place.parts) == 2:
+        return ["--symlink", os.readlink(place), str(place)]
+    return ["--ro-bind", str(place), str(place)] if place.exists() else []
+
+
+def _outside_of_python() -> list[str]:
+    """The folder of the real Python program, if it is outside of this Python's own folders and the system's."""
+    real = Path(sys.executable).resolve()
+    known = (sys.prefix, sys.base_prefix, *_SYSTEM)
+    return [] if any(real.is_relative_to(folder) for folder in known) else [str(real.parents[1])]
+
+
+def need_sandbox() -> Sandbox:
+    """A sandbox that works on this machine. Raises `NotAvailable` if there is none, with the reason."""
+    program = shutil.which("bwrap")
+    if program is None:
+        raise NotAvailable(
+            "there is no bubblewrap (bwrap) on this machine, which keeps learners' code away from your files; install it "
+            "(apt-get install bubblewrap), or give --unsafe to run their code as your own user"
+        )
+    if problem := _problem(program):
+        raise NotAvailable(
+            f"bubblewrap cannot make a sandbox here: {problem}. A container needs the right to make namespaces for this (docker "
+            "run --security-opt seccomp=unconfined --security-opt apparmor=unconfined). Or give --unsafe to run learners' code "
+            "as your own user"
+        )
+    return Sandbox(program)
+
+
+@functools.cache
+def _problem(program: str) -> str:
+    """Why a first sandbox did not work; "" if it did."""
+    command = Sandbox(program).command([sys.executable, "-c", "pass"])
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
