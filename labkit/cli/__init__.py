@@ -29,6 +29,7 @@ COMMANDS = (
     "serve",
     "stress",
     "check",
+    "watch",
     "grade",
     "release",
     "tour",

@@ -61,12 +61,13 @@ CALLS: dict[str, list[str]] = {
     "serve": ["serve", "gptj-tiny", "--write-only", "--repository", "REPOSITORY"],
     "stress": ["stress", "127.0.0.1:1", "--users", "1", "--seconds", "0.1"],
     "check": ["check", str(ROOT / "labs/00_class_environment.ipynb")],
+    "watch": ["watch", "--once", str(ROOT / "labs/00_class_environment.ipynb")],
     "grade": ["grade", "SUBMISSIONS", "--out", "GRADES"],
     "release": ["release", "--check", "--course", str(ROOT)],
     "tour": ["tour", "--course", str(ROOT)],
     "lab": ["lab", "--course", str(ROOT)],
 }
-NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "check", "grade"}
+NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "check", "watch", "grade"}
 
 
 @pytest.fixture(scope="module")
