@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,3 +66,20 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def make_new(path: Path, make: Callable[[Path], object]) -> Path:
+    """Make a file or a folder that does not exist yet, and return its path.
+
+    `make` is called with the path, and raises `FileExistsError` if the name is taken. The next calls add `-2`, `-3` and so on
+    to the name. So nothing is overwritten, even if two processes make the same file at the same time.
+    """
+    number, free = 1, path
+    while True:
+        try:
+            make(free)
+        except FileExistsError:
+            number += 1
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        else:
+            return free
