@@ -30,6 +30,7 @@ COMMANDS = (
     "stress",
     "check",
     "watch",
+    "reset",
     "grade",
     "release",
     "tour",

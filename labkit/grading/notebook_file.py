@@ -36,7 +36,7 @@ def read_cells(path: Path) -> list[FileCell]:
     missing, empty, too large, a folder, or not JSON. Also raises it if the file contains git's conflict marks, is not a
     notebook, or is a notebook for a language other than Python.
     """
-    return _cells_of(_json_of(path), path)
+    return _cells_of(json_of(path), path)
 
 
 def has_conflict(text: str) -> bool:
@@ -44,7 +44,10 @@ def has_conflict(text: str) -> bool:
     return {mark[0][0] for mark in _CONFLICT.finditer(text)} >= {"<", "=", ">"}
 
 
-def _json_of(path: Path) -> Any:
+def json_of(path: Path) -> Any:
+    """The JSON of a notebook's file in any encoding that `read_cells` reads. Raises `InvalidRequest` as `read_cells` does, but
+    accepts any JSON.
+    """
     raw = _bytes_of(path)
     text = _decoded(raw)
     if not text.strip():

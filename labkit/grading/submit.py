@@ -17,8 +17,11 @@ from labkit.errors import NotAvailable
 from labkit.exercises.exercise import Exercise
 from labkit.grading.needed_code import needed_statements
 from labkit.grading.notebook_check import asked_of
+from labkit.grading.notebook_file import json_of
 from labkit.grading.progress import Progress, Standing
+from labkit.grading.python_cells import parse
 from labkit.grading.same_as_run import same_as_run
+from labkit.grading.stubs import stub_of
 from labkit.grading.submission import Submission, read_submission
 from labkit.grading.this_notebook import this_notebook
 from labkit.home import make_new, write_atomically
@@ -41,12 +44,15 @@ def submit(notebook: str | Path | None = None) -> None:
     names = sys._getframe(1).f_globals
     path = this_notebook(notebook, 'submit("00_class_environment.ipynb")')
     content = path.read_bytes()
-    submission = read_submission(path)
+    submission, stubs = read_submission(path), json_of(path)
     if path.read_bytes() != content:
         print("Nothing was written: the file changed while it was read. Run submit() again.")
         return
     standings = Progress().standings()
-    answers = [_answer(one, standings[one.name], submission, names) for one in asked_of(submission, path)]
+    answers = [
+        _answer(one, standings[one.name], submission, stub_of(stubs, one.function) or "", names)
+        for one in asked_of(submission, path)
+    ]
     differing = sorted({name for answer in answers for name, is_same in answer.compared.items() if is_same is False})
     if differing:
         print(f"Nothing was written: the file {path.name} does not hold the code that you ran: {', '.join(differing)}. {AGAIN}")
@@ -81,18 +87,11 @@ class _Answer:
         }
 
 
-def _answer(exercise: Exercise, standing: Standing, submission: Submission, names: dict[str, Any]) -> _Answer:
-    statements = needed_statements(submission, exercise.function)
-    is_there = bool(statements) and not any(_is_stub(statement, exercise.function) for statement in statements)
+def _answer(exercise: Exercise, standing: Standing, submission: Submission, stub: str, names: dict[str, Any]) -> _Answer:
+    written = {ast.unparse(statement) for statement in needed_statements(submission, exercise.function)}
+    given = {ast.unparse(part) for part in parse(stub).body if getattr(part, "name", None) == exercise.function}
+    is_there = bool(written) and not written & given
     return _Answer(exercise, standing, is_there, same_as_run(submission, exercise.function, names))
-
-
-def _is_stub(statement: ast.stmt, function: str) -> bool:
-    """Whether the statement defines the function, and the function's first step raises NotImplementedError."""
-    if not isinstance(statement, ast.FunctionDef) or statement.name != function:
-        return False
-    steps = statement.body[1:] if ast.get_docstring(statement, clean=False) is not None else statement.body
-    return bool(steps) and isinstance(steps[0], ast.Raise) and "NotImplementedError" in ast.unparse(steps[0])
 
 
 def _write(path: Path, content: bytes, answers: Sequence[_Answer]) -> Path:

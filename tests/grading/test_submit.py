@@ -25,6 +25,7 @@ RIGHT = (
     "    return scaled(config.num_layers * config.hidden_size * sum(lengths) * element_bytes)"
 )
 STUB = 'def weight_gib(parameters, precision, group_size):\n    """GiB."""\n    raise NotImplementedError("weight_gib")'
+LOST = 'def kv_cache_bytes(config, lengths, element_bytes):\n    raise NotImplementedError("kv_cache_bytes")'
 CHECK = "check(kv_cache_bytes)"
 FILE = [SET_UP, SCALE, RIGHT, CHECK, STUB]
 
@@ -32,7 +33,9 @@ FILE = [SET_UP, SCALE, RIGHT, CHECK, STUB]
 def write(path: Path, cells: list[str]) -> Path:
     from nbformat import v4
 
-    path.write_text(json.dumps(v4.new_notebook(cells=[v4.new_code_cell(source) for source in cells])))
+    stubs = {"weight_gib": STUB, "kv_cache_bytes": LOST}
+    about = {"labkit": {"stubs": stubs}}
+    path.write_text(json.dumps(v4.new_notebook(cells=[v4.new_code_cell(source) for source in cells], metadata=about)))
     return path
 
 
@@ -100,7 +103,7 @@ def test_after_a_restart_it_says_what_was_not_compared_and_what_is_gone(run: Run
     run(SET_UP, SCALE, RIGHT, CHECK)
     output = run(SET_UP, "submit()")
     assert "because this kernel has not run their code: kv_cache_bytes. Is the notebook saved?" in output[-1]
-    write(tmp_path / "lab.ipynb", [*FILE, RIGHT.replace("return", "raise NotImplementedError\n    return")])
+    write(tmp_path / "lab.ipynb", [*FILE, f"{LOST}  # not saved"])
     output = run(SET_UP, "submit()")
     assert "Passed before, but the file holds no answer now: kv_cache_bytes. Is the notebook saved?" in output[-1]
 
