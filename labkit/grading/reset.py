@@ -14,7 +14,7 @@ from labkit.errors import InvalidRequest
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import exercise as find
 from labkit.grading.check import exercise_of, in_notebook
-from labkit.grading.notebook_file import FileCell, json_of, read_cells
+from labkit.grading.notebook_file import FileCell, cells_of, json_of
 from labkit.grading.progress import Progress
 from labkit.grading.stub_text import defining_cells, with_stub
 from labkit.grading.stubs import stub_of
@@ -33,15 +33,17 @@ def reset(function: Callable[..., Any] | str, notebook: str | Path | None = None
     if not Progress.is_kept:
         return
     path = this_notebook(notebook, f'reset("{exercise.function}", "00_class_environment.ipynb")')
-    cells, stub = read_cells(path), _stub(path, exercise)
+    content = json_of(path)
+    cells, stub = cells_of(content, path), _stub(content, path, exercise)
     numbers = defining_cells(cells, exercise.function)
     words = [f"The stub of {exercise.function}. JupyterLab also puts it into a new cell below this one:", "", stub, ""]
     if numbers:
         kept = _keep(path, exercise, [cell for cell in cells if cell.number in numbers])
         words.append(f"Your old text, as the file has it, is also in {kept}.")
-    words.append(
-        "No cell was changed, and your points are kept. The definition that you run last counts: delete your old cell."
-    )
+    words += [
+        "No cell was changed, and your points are kept.",
+        "The definition that you run last counts: delete your old cell.",
+    ]
     print("\n".join(words))
     if in_notebook():
         sys.modules["IPython"].get_ipython().set_next_input(stub)
@@ -62,10 +64,11 @@ def reset_in_file(path: Path, exercise: Exercise) -> Reset:
     nbformat 4, if it does not contain the stub, or if the function cannot be found in it.
     """
     path = path.resolve()
-    cells, content = read_cells(path), json_of(path)
-    if not isinstance(content.get("cells"), list):
+    content = json_of(path)
+    cells = cells_of(content, path)
+    if "worksheets" in content:
         raise InvalidRequest(f"{path} has an old format; open it in JupyterLab and save it, then try again")
-    changed = with_stub(cells, _stub(path, exercise), exercise.function)
+    changed = with_stub(cells, _stub(content, path, exercise), exercise.function)
     if not changed:
         return Reset([], None)
     kept = _keep(path, exercise, [cell for cell in cells if cell.number in changed])
@@ -75,12 +78,11 @@ def reset_in_file(path: Path, exercise: Exercise) -> Reset:
     return Reset(sorted(changed), kept)
 
 
-def _stub(path: Path, exercise: Exercise) -> str:
-    stub = stub_of(json_of(path), exercise.function)
+def _stub(content: Any, path: Path, exercise: Exercise) -> str:
+    stub = stub_of(content, exercise.function)
     if stub is None:
         raise InvalidRequest(
-            f"{path} does not contain the stub of {exercise.function}; give a notebook of lab {exercise.lab} that comes from "
-            "labs/ of this course"
+            f"{path} does not contain the stub of {exercise.function}; give a newer copy of the notebook of lab {exercise.lab}"
         )
     return stub
 

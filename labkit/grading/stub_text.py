@@ -37,7 +37,7 @@ def with_stub(cells: Sequence[FileCell], stub: str, function: str) -> dict[int, 
         if others:
             raise InvalidRequest(
                 f"cell {own[-1]} is not valid Python, and it also defines {', '.join(others)}; move these definitions to "
-                f"another cell, or correct the error first"
+                "another cell, or correct the error first"
             )
         texts[own[-1]] = stub
     stub_lines = stub.split("\n")

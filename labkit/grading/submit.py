@@ -133,6 +133,7 @@ def _words(path: Path, folder: Path, answers: Sequence[_Answer]) -> list[str]:
     lines += [
         f"Hand in this copy: {folder / path.name}",
         f"Keep this receipt: {folder / 'receipt.json'} (hash of the copy, time, verdicts and points)",
-        "If you change the notebook, save it and run submit() again. Nothing was sent, and no older copy was changed.",
+        "If you change the notebook, save it and run submit() again.",
+        "Nothing was sent, and no older copy was changed.",
     ]
     return lines
