@@ -6,8 +6,9 @@ This module imports only `errors` from labkit.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,7 +54,10 @@ def fresh_home() -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file. Readers see all of the old content or all of the new content, even after a crash."""
+    """Write a text file. Readers see all of the old content or all of the new content, even after a crash.
+
+    A file that exists keeps its permissions. A new file can be read by everybody, and written by its owner.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -61,8 +65,25 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def make_new(path: Path, make: Callable[[Path], object]) -> Path:
+    """Make a file or a folder that does not exist yet, and return its path.
+
+    `make` is called with the path, and raises `FileExistsError` if the name is taken. The next calls add `-2`, `-3` and so on
+    to the name. So nothing is overwritten, even if two processes make the same file at the same time.
+    """
+    number, free = 1, path
+    while True:
+        try:
+            make(free)
+        except FileExistsError:
+            number += 1
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        else:
+            return free

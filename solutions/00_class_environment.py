@@ -11,6 +11,9 @@
 # - You write the body of a function, run its cell, and run `check(...)` below it. The check calls your function with inputs
 #   that you have not seen. The result is **passed**, **failed** (with the likely mistake in words) or **not measured here**.
 # - `hint(my_function)` shows up to three hints. The first hint is small; the third contains one line of the answer.
+# - `reset(my_function)` shows the empty exercise again in a new cell, and keeps your old text in a file.
+# - When you finish a lab, save the notebook (Ctrl+S) and run `submit()` in a new cell. It checks that the file holds what you
+#   ran, and writes a copy to hand in and a receipt.
 # - Some cells ask for a **prediction** first. A prediction is not graded; the figure shows it next to the measurement.
 # - Your progress, your measurements and your speed ladder are kept on disk. After a restart of the kernel, select the cell
 #   where you were and choose *Run All Above Selected Cell* in the Run menu; measurements that were kept are not repeated.
@@ -25,7 +28,7 @@ import labkit
 from labkit import measure
 from labkit.config import GPT_J_6B
 from labkit.environment import describe
-from labkit.lab import check, hint, passed, predicted, progress_panel
+from labkit.lab import check, hint, passed, predicted, progress_panel, reset, submit
 from labkit.lab.lab00 import head_flops, matmul_flops_per_token, pictures, weight_bytes_per_step
 from labkit.measure import plots
 

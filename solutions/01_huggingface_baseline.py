@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 import labkit
 from labkit import measure
 from labkit.checkpoints import fetch
-from labkit.lab import check, hint, passed, predicted, progress_panel
+from labkit.lab import check, hint, passed, predicted, progress_panel, reset, submit
 from labkit.lab.lab01 import AsyncDevice, pictures
 from labkit.measure import plots
 

@@ -18,7 +18,8 @@ import math
 import torch
 
 from labkit import measure, ops
-from labkit.lab import check, hint, kernel_device, passed, predicted, progress_panel, tl, triton
+from labkit.lab import check, hint, passed, predicted, progress_panel, reset, submit
+from labkit.lab import kernel_device, tl, triton
 from labkit.lab.lab02 import climb, has_triton, measurements, pictures, step_launches, swaps
 from labkit.measure import plots
 from labkit.measure.torch_traffic import torch_traffic

@@ -16,7 +16,7 @@ import queue
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
-from labkit.lab import check, hint, passed, predicted, progress_panel
+from labkit.lab import check, hint, passed, predicted, progress_panel, reset, submit
 from labkit.lab.lab04 import deploy, measurements, pictures, prompt_inputs
 from labkit.measure import plots
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labkit.errors import NotAvailable
-from labkit.home import home, write_atomically
+from labkit.home import home, make_new, write_atomically
 
 
 def test_home_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +43,8 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["kept.json"]
+
+
+def test_a_new_file_gets_a_free_name(tmp_path: Path) -> None:
+    made = [make_new(tmp_path / "old.py", lambda path: path.touch(exist_ok=False)) for _ in range(3)]
+    assert [path.name for path in made] == ["old.py", "old-2.py", "old-3.py"]

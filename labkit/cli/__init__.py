@@ -29,6 +29,8 @@ COMMANDS = (
     "serve",
     "stress",
     "check",
+    "watch",
+    "reset",
     "grade",
     "release",
     "tour",

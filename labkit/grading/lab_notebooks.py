@@ -29,6 +29,7 @@ KERNEL = {
 _EXERCISE = re.compile(r"^\{\{exercise ([\w.]+)\}\}$")
 _BEGIN = re.compile(r"^(\s*)# BEGIN SOLUTION ?(.*)$")
 _FUNCTION = re.compile(r"^\s*(?:async )?def (\w+)\(")
+_ASKED = re.compile(r'^ +raise NotImplementedError\("(\w+)"\)$', re.MULTILINE)
 _END = re.compile(r"^\s*# END SOLUTION$")
 
 
@@ -45,6 +46,7 @@ def solved_notebook(source: str) -> Any:
 def _notebook(source: str, *, solved: bool) -> Any:
     notebook = jupytext.reads(source, fmt="py:percent")
     counts: dict[str, int] = {}
+    stubs: dict[str, str] = {}
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and (match := _EXERCISE.match(cell.source.strip())):
             exercise = find(match[1])
@@ -54,10 +56,13 @@ def _notebook(source: str, *, solved: bool) -> Any:
             cell.metadata = {}
             if cell.cell_type == "code":
                 cell.source = cut_solutions(cell.source, keep=solved)
+                stubs |= dict.fromkeys(_ASKED.findall(cell.source), cell.source)
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
         counts[digest] = counts.get(digest, 0) + 1
         cell.id = f"{digest}-{counts[digest]}"
     notebook.metadata = {**KERNEL, "labkit": {"cells_sha256": cells_digest(notebook)}}
+    if not solved:
+        notebook.metadata["labkit"]["stubs"] = stubs  # `labkit reset` reads them
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     nbformat.validate(notebook)
     return notebook

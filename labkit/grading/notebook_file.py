@@ -36,7 +36,7 @@ def read_cells(path: Path) -> list[FileCell]:
     missing, empty, too large, a folder, or not JSON. Also raises it if the file contains git's conflict marks, is not a
     notebook, or is a notebook for a language other than Python.
     """
-    return _cells_of(_json_of(path), path)
+    return cells_of(json_of(path), path)
 
 
 def has_conflict(text: str) -> bool:
@@ -44,7 +44,11 @@ def has_conflict(text: str) -> bool:
     return {mark[0][0] for mark in _CONFLICT.finditer(text)} >= {"<", "=", ">"}
 
 
-def _json_of(path: Path) -> Any:
+def json_of(path: Path) -> Any:
+    """The JSON in a file, which may have any encoding that `read_cells` reads.
+
+    Raises `InvalidRequest` if the file is missing, empty, too large, a folder, in a merge conflict, or not JSON.
+    """
     raw = _bytes_of(path)
     text = _decoded(raw)
     if not text.strip():
@@ -85,7 +89,10 @@ def _decoded(raw: bytes) -> str:
     return raw.decode("latin-1")
 
 
-def _cells_of(content: Any, path: Path) -> list[FileCell]:
+def cells_of(content: Any, path: Path) -> list[FileCell]:
+    """All cells of a notebook, from its JSON. Raises `InvalidRequest`, which names `path`, if the JSON is not a notebook for
+    Python.
+    """
     if not isinstance(content, dict):
         raise InvalidRequest(f"{path} is not a notebook: the file contains a JSON {type(content).__name__}, not cells")
     _refuse_other_languages(content, path)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import of_lab
 from labkit.grading.check import in_notebook, show
-from labkit.grading.progress import Progress, Standing
-from labkit.grading.verdict import colour
+from labkit.grading.lab_state import COST_OF_HINTS, Row, lab_state
+from labkit.grading.progress import Progress
+from labkit.grading.verdict import NOT_MEASURED, colour
 from labkit.plurals import counted
 
 
 def progress_panel(lab: str) -> None:
-    """Show each exercise of a lab with its state. One button shows the next hint, another button reads the states again."""
-    text = Progress().text(lab)
+    """Show each exercise of a lab with its state, the points, and the minutes that are left.
+
+    One button shows the next hint, another button reads the states again.
+    """
+    text = lab_state(lab).text
     if not in_notebook():
         print(text)
         return
@@ -58,21 +61,21 @@ def _widget(lab: str) -> Any:
 
 
 def _table(lab: str) -> str:
-    standings = Progress().standings()
-    exercises = of_lab(lab)
-    reached, total = sum(standings[e.name].points for e in exercises), sum(e.points for e in exercises)
-    rows = "".join(_row(e, standings[e.name]) for e in exercises)
+    state = lab_state(lab)
+    rows = "".join(map(_row, state.rows))
     bar = (
         "<div style='background:#8883;height:.6em;width:24em;border-radius:.3em'><div style='background:#009E73;"
-        f"height:100%;border-radius:.3em;width:{100 * reached / max(total, 1):.0f}%'></div></div>"
+        f"height:100%;border-radius:.3em;width:{100 * state.points / max(state.out_of, 1):.0f}%'></div></div>"
     )
-    return f"<b>Lab {lab}: {reached} of {total} points</b>{bar}<table>{rows}</table>"
+    return f"<b>{state.head}</b>{bar}{state.words}<table>{rows}</table>{COST_OF_HINTS}"
 
 
-def _row(exercise: Exercise, standing: Standing) -> str:
+def _row(row: Row) -> str:
+    exercise, standing = row.exercise, row.standing
+    hue = colour(NOT_MEASURED if row.is_not_measured else standing.verdict, standing.points)
     hints = f", {counted(standing.hints, 'hint')}" if standing.hints else ""
     return (
         f"<tr><td>{exercise.number}</td><td style='text-align:left'>{html.escape(exercise.title)}</td>"
         f"<td>{standing.points}/{exercise.points}{hints}</td>"
-        f"<td style='text-align:left;color:{colour(standing.verdict, standing.points)}'>{html.escape(standing.words)}</td></tr>"
+        f"<td style='text-align:left;color:{hue}'>{html.escape(row.words)}</td></tr>"
     )

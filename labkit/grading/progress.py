@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from labkit.exercises.registry import all_exercises, of_lab
+from labkit.exercises.registry import all_exercises
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict, state
 from labkit.home import home, write_atomically
 
@@ -120,15 +120,3 @@ class Progress:
             standings = self.standings()
             yield standings
             write_atomically(self.path, json.dumps({name: asdict(row) for name, row in standings.items()}, indent=1) + "\n")
-
-    def text(self, lab: str) -> str:
-        """The standing of a lab as text: one line for each exercise, and the total points."""
-        standings = self.standings()
-        exercises = of_lab(lab)
-        lines = [
-            f"{'✓' if standings[e.name].points else '·'} {e.number} {e.title}, {standings[e.name].points}/{e.points} points: "
-            f"{standings[e.name].words}"
-            for e in exercises
-        ]
-        reached = sum(standings[e.name].points for e in exercises)
-        return "\n".join([*lines, f"Lab {lab}: {reached} of {sum(e.points for e in exercises)} points"])

@@ -30,8 +30,8 @@ WAITING_LIMIT = 0.2
 than a quarter of the runs is slow, so the median and the quartiles change little.
 """
 TOGETHER_LIMIT = 0.5
-"""The share of the time that all threads of a program whose processes wait for each other may wait for a core, added up. The
-limit is higher, because many threads that mostly sleep also add up.
+"""The share of the time that all processes of a program whose processes wait for each other may wait for a core, added up. The
+limit is higher, because many processes that mostly sleep also add up.
 """
 SHORTEST_WAIT = 0.001
 """Shorter waiting times, in seconds, do not count: every thread waits some microseconds when it is woken."""
@@ -57,8 +57,8 @@ class Contention:
     ranks. A client passes its own id and the id of the server that it measures.
 
     Of several threads, the one that waited longest counts, because threads of a measurement work at the same time. `in_turn` is
-    for a program whose processes wait for each other, such as ranks that pass messages: there, the waiting of all threads is
-    also added up, because each delay delays the whole program.
+    for a program whose processes wait for each other, such as ranks that pass messages: there, the waiting of all processes is
+    also added up, because each delay delays the whole program. Of each process, again the thread that waited longest counts.
     """
 
     def __init__(self, *roots: int, in_turn: bool = False) -> None:
@@ -83,10 +83,12 @@ class Contention:
         before, now = self._before, _read(*self._roots)
         others, at_most = now.others - before.others, ASLEEP * (now.own - before.own + CLOCK_STEP)
         if now.waited:
-            each = [seconds - before.waited.get(thread, 0.0) for thread, seconds in now.waited.items()]
-            own_waiting = max(each)
-            if self._in_turn and sum(each) > TOGETHER_LIMIT * elapsed:
-                own_waiting = sum(each)
+            longest: dict[int, float] = {}
+            for thread, total in now.waited.items():
+                longest[thread[0]] = max(longest.get(thread[0], 0.0), total - before.waited.get(thread, 0.0))
+            own_waiting, together = max(longest.values()), sum(longest.values())
+            if self._in_turn and together > TOGETHER_LIMIT * elapsed:
+                own_waiting = together
             stolen = max((after - then for after, then in zip(now.stolen, before.stolen, strict=False)), default=0.0)
             waited = max(min(own_waiting, others + CLOCK_STEP), min(stolen, at_most))
             if waited > max(SHORTEST_WAIT, WAITING_LIMIT * elapsed):
@@ -103,11 +105,12 @@ class Contention:
 class _Reading:
     """Counters in seconds. They start at some time in the past.
 
-    waited: for each thread of the own program, the time during which it was ready but had no core. own: the processor time of
-    the own program. others: the processor time of all other programs. stolen: see `_stolen`.
+    waited: for each thread of the own program (the ids of its process and of itself), the time during which it was ready but
+    had no core. own: the processor time of the own program. others: the processor time of all other programs. stolen: see
+    `_stolen`.
     """
 
-    waited: dict[str, float]
+    waited: dict[tuple[int, str], float]
     own: float
     others: float
     stolen: list[float]
@@ -119,7 +122,7 @@ def _read(*roots: int) -> _Reading:
     return _Reading(_waited_by_thread(program), own, _used_by_all() - own, _stolen())
 
 
-def _waited_by_thread(program: list[psutil.Process]) -> dict[str, float]:
+def _waited_by_thread(program: list[psutil.Process]) -> dict[tuple[int, str], float]:
     """Seconds during which each thread of these processes was ready but had no core.
 
     The result is empty if the system does not count these seconds.
@@ -129,7 +132,7 @@ def _waited_by_thread(program: list[psutil.Process]) -> dict[str, float]:
         with contextlib.suppress(OSError):  # the process has ended
             for thread in os.scandir(f"/proc/{process.pid}/task"):
                 with contextlib.suppress(OSError, ValueError, IndexError):  # the kernel may be built without these counts
-                    waited[thread.name] = int(Path(thread.path, "schedstat").read_text().split()[1]) / 1e9
+                    waited[process.pid, thread.name] = int(Path(thread.path, "schedstat").read_text().split()[1]) / 1e9
     return waited
 
 

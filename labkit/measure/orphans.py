@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 SET_CHILD_SUBREAPER, GET_CHILD_SUBREAPER = 36, 37  # from Linux's prctl
 
 
+_lock = threading.Lock()
+_open_blocks = 0
+_before = ctypes.c_int(0)
+
+
 @contextmanager
 def adopting_orphans() -> Iterator[None]:
     """In this block, a descendant whose parent ends becomes a child of this process, so it stays a descendant.
+
+    Blocks of several threads may overlap: the last one to end restores the state from before the first one.
 
     Outside such a block, it becomes a child of the system's first process, like the program in `setsid program &`. An adopted
     child that has ended remains a zombie until this process ends. On systems other than Linux, nothing changes.
@@ -20,10 +28,17 @@ def adopting_orphans() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    library, before = ctypes.CDLL(None), ctypes.c_int(0)
-    library.prctl(GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
-    library.prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    global _open_blocks
+    library = ctypes.CDLL(None)
+    with _lock:
+        if _open_blocks == 0:
+            library.prctl(GET_CHILD_SUBREAPER, ctypes.byref(_before), 0, 0, 0)
+            library.prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _open_blocks += 1
     try:
         yield
     finally:
-        library.prctl(SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
+        with _lock:
+            _open_blocks -= 1
+            if _open_blocks == 0:
+                library.prctl(SET_CHILD_SUBREAPER, _before.value, 0, 0, 0)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from labkit.exercises.registry import of_lab
+from labkit.grading.machine_needs import missing
 from labkit.serving.channels import open_url
 from tests.patience import PATIENCE, end_or_kill, wait_for
 
@@ -29,6 +30,29 @@ IDLE = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
 ALL_RUN = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells]
     .every(cell => cell.type !== 'code' || cell.executionCount !== null)"""
 TOKEN = "browser-test"
+LOOP = (
+    "from labkit.lab import check, hint, progress_panel, reset, submit",
+    "def kv_cache_bytes(config, lengths, size):\n    return 2 * config.num_layers * config.hidden_size * sum(lengths) * size",
+    "check(kv_cache_bytes)",
+    "def weight_gib(parameters, precision, group_size):\n    return 1.0",
+    "check(weight_gib)",
+    "hint(weight_gib)",
+    "progress_panel('00')",
+)
+"""A notebook in which one exercise is solved and another one is wrong."""
+RUN_IN_A_NEW_CELL = """async source => {
+    const notebook = window.jupyterapp.shell.currentWidget.content;
+    notebook.activeCellIndex = notebook.widgets.length - 1;
+    await window.jupyterapp.commands.execute('notebook:insert-cell-below');
+    const cell = notebook.activeCell;
+    cell.model.sharedModel.setSource(source);
+    await window.jupyterapp.commands.execute('notebook:run-cell');
+    return cell.model.outputs.toJSON().map(output => output.text || output.evalue || '').join('');
+}"""
+LAST_CELL = """() => {
+    const cells = window.jupyterapp.shell.currentWidget.content.model.cells;
+    return cells.get(cells.length - 1).sharedModel.getSource();
+}"""
 MILLISECONDS = 4e3 * PATIENCE
 """For all cells of a lab, and for everything else."""
 
@@ -45,6 +69,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("course")
     for name in ("labs", "solutions"):
         shutil.copytree(ROOT / name, folder / name)
+    about = json.loads((ROOT / "labs" / "00_class_environment.ipynb").read_text("utf-8"))
+    cells = [{"cell_type": "code", "source": source, "metadata": {}, "outputs": [], "execution_count": None} for source in LOOP]
+    (folder / "labs" / "loop.ipynb").write_text(json.dumps(about | {"cells": cells, "nbformat_minor": 4}), "utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -146,7 +173,7 @@ def test_unsolved_lab_runs_and_its_panel_gives_hints(browser: Any, server: str, 
     page = open_and_run(browser, server, f"labs/{name}.ipynb")
     outputs = saved_outputs(server, f"labs/{name}.ipynb")
     assert not [output for output in outputs if output["output_type"] == "error"]
-    assert verdicts(outputs) == ["not attempted"] * len(of_lab(name[:2]))
+    assert verdicts(outputs) == ["not measured here" if missing(e) else "not attempted" for e in of_lab(name[:2])]
     panel = scroll_to(page, ".labkit-panel")
     keep_screenshot(page, f"{name}_unsolved")
     panel.query_selector("button:has-text('Next hint')").click()
@@ -183,4 +210,24 @@ def test_a_solved_lab_shows_what_it_drew(browser: Any, server: str, name: str) -
     figure = scroll_to(page, ".jp-RenderedImage img")
     assert figure.evaluate("image => image.complete && image.naturalWidth") > 300
     keep_screenshot(page, f"{name}_solved")
+    page.close()
+
+
+def test_a_learner_solves_fails_resets_and_submits(browser: Any, server: str) -> None:
+    page = open_and_run(browser, server, "labs/loop.ipynb")
+    outputs = saved_outputs(server, "labs/loop.ipynb")
+    assert verdicts(outputs) == ["passed", "failed"]
+    assert "Hint 1 of 3 for 0.2" in "".join(output.get("text", "") for output in outputs)
+    panel = scroll_to(page, ".labkit-panel")
+    for words in ("Lab 00: 10 of 65 points", "1 of 6 exercises done; 0 not measured here", "Hints cost no points."):
+        assert words in panel.inner_text()
+    said = page.evaluate(RUN_IN_A_NEW_CELL, "submit()")
+    assert "loop.ipynb is ready to hand in: your checks reached 10 of 65 points." in said
+    page.evaluate(RUN_IN_A_NEW_CELL, "def weight_gib(parameters, precision, group_size):\n    return 2.0")
+    said = page.evaluate(RUN_IN_A_NEW_CELL, "submit()")
+    assert "does not hold the code that you ran: weight_gib." in said
+    said = page.evaluate(RUN_IN_A_NEW_CELL, "reset(weight_gib)")
+    page.wait_for_function(f"() => ({LAST_CELL})().includes('raise NotImplementedError')")
+    assert page.evaluate(LAST_CELL) in said
+    keep_screenshot(page, "00_loop")
     page.close()

@@ -139,6 +139,8 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["tune", "--batch", "1,x", "--device", "cpu"], 2, "--batch is '1,x'"),
     (["tune", "--batch", "0", "--device", "cpu"], 2, "at least one sequence"),
     (["check", "gone.ipynb"], 2, "gone.ipynb is not a notebook"),
+    (["watch", "gone.ipynb"], 2, "gone.ipynb is not a notebook"),
+    (["reset", "gone.ipynb", "kv_cache_bytes"], 2, "gone.ipynb is not a notebook"),
     (["grade", "gone", "--out", "grades"], 2, "the submissions gone cannot be read"),
     (["release", "--course", "gone"], 2, "gone has no solutions/"),
     (["tour", "--course", "gone"], 2, "gone has no solutions/"),

@@ -61,12 +61,14 @@ CALLS: dict[str, list[str]] = {
     "serve": ["serve", "gptj-tiny", "--write-only", "--repository", "REPOSITORY"],
     "stress": ["stress", "127.0.0.1:1", "--users", "1", "--seconds", "0.1"],
     "check": ["check", str(ROOT / "labs/00_class_environment.ipynb")],
+    "watch": ["watch", "--once", str(ROOT / "labs/00_class_environment.ipynb")],
+    "reset": ["reset", "NOTEBOOK", "kv_cache_bytes"],
     "grade": ["grade", "SUBMISSIONS", "--out", "GRADES"],
     "release": ["release", "--check", "--course", str(ROOT)],
     "tour": ["tour", "--course", str(ROOT)],
     "lab": ["lab", "--course", str(ROOT)],
 }
-NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "check", "grade"}
+NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "check", "watch", "reset", "grade"}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, s
     (folder / "text").write_text("In the beginning God created the heaven.")
     (folder / "submissions" / "ada").mkdir(parents=True)
     shutil.copy(ROOT / "labs/00_class_environment.ipynb", folder / "submissions" / "ada")
-    places = {name: name.lower() for name in ("TARGET", "TEXT", "REPOSITORY", "SUBMISSIONS", "GRADES")}
+    shutil.copy(ROOT / "labs/00_class_environment.ipynb", folder / "notebook")
+    places = {name: name.lower() for name in ("TARGET", "TEXT", "REPOSITORY", "SUBMISSIONS", "GRADES", "NOTEBOOK")}
     calls = [[str(folder / places[word]) if word in places else word for word in call] for call in CALLS.values()]
     command = [sys.executable, "-c", PROGRAM, json.dumps(sorted(EXTRA_OF)), json.dumps(calls)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

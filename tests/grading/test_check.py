@@ -228,9 +228,42 @@ def test_the_panel_has_a_text_twin(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert f"✓ 0.3 {find(NAME).title}, 10/10 points: passed" in said
     assert "· 0.1" in said
-    assert said.splitlines()[-1] == f"Lab 00: 10 of {sum(e.points for e in of_lab('00'))} points"
+    left = sum(e.minutes for e in of_lab("00")) - find(NAME).minutes
+    assert said.splitlines()[-3:] == [
+        f"Lab 00: 10 of {sum(e.points for e in of_lab('00'))} points",
+        f"1 of 6 exercises done; 0 not measured here; about {left} minutes left",
+        "Hints cost no points. See hint(my_function).",
+    ]
     with pytest.raises(InvalidRequest, match="there is no lab '77'"):
         progress_panel("77")
+
+
+def test_the_panel_tells_what_is_not_measured_here_and_when_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from labkit.grading.panel import _table
+
+    lacks = "needs a Triton Inference Server (`labkit serve --install` gets one)"
+    monkeypatch.setattr("labkit.grading.machine_needs.find_server", lambda: None)
+    serving = [e for e in of_lab("04") if "triton_server" in e.requires]
+    Progress().record(verdict(name=serving[0].name))
+    progress_panel("04")
+    said = capsys.readouterr().out
+    elsewhere = serving[1:]
+    left, there = sum(e.minutes for e in of_lab("04")) - serving[0].minutes, sum(e.minutes for e in elsewhere)
+    words = (
+        f"1 of {len(of_lab('04'))} exercises done; {len(elsewhere)} not measured here; "
+        f"about {left} minutes left, {there} of them for what is not measured here"
+    )
+    assert words in said
+    assert f"{elsewhere[0].title}, 0/{elsewhere[0].points} points: not measured here: {lacks}\n" in said
+    assert f"{serving[0].title}, {serving[0].points}/{serving[0].points} points: passed\n" in said
+    assert words in _table("04")
+    assert "Hints cost no points." in _table("04")
+    for exercise in of_lab("00"):
+        Progress().record(verdict(name=exercise.name))
+    progress_panel("00")
+    assert "6 of 6 exercises done; 0 not measured here; nothing left to do\n" in capsys.readouterr().out
 
 
 def test_predictions_are_positive_numbers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,7 +130,9 @@ def test_a_measurement_ends_when_it_is_clear_that_it_was_disturbed() -> None:
 
 def test_what_is_clear_depends_on_how_long_a_block_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = iter([0.0, 5.0, 5.0, 60.0])
-    monkeypatch.setattr(contention, "_read", lambda *roots: contention._Reading({"1": (now := next(waited))}, now, now, [0.0]))
+    monkeypatch.setattr(
+        contention, "_read", lambda *roots: contention._Reading({(1, "1"): (now := next(waited))}, now, now, [0.0])
+    )
     with Contention() as found:
         assert found.so_far(24.0)
         assert not found.so_far(26.0)
@@ -138,10 +140,13 @@ def test_what_is_clear_depends_on_how_long_a_block_lasts(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("in_turn", [False, True])
-def test_of_a_program_in_turn_the_waiting_of_all_threads_counts(in_turn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_program_in_turn_the_waiting_of_all_processes_counts(in_turn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     waited = iter([0.0, 4.0, 4.0, 4.0])
+    threads = [(process, thread) for process in (1, 2, 3) for thread in ("main", "loop")]
     monkeypatch.setattr(
-        contention, "_read", lambda *roots: contention._Reading(dict.fromkeys("123", now := next(waited)), now, 3 * now, [0.0])
+        contention,
+        "_read",
+        lambda *roots: contention._Reading(dict.fromkeys(threads, now := next(waited)), now, 3 * now, [0.0]),
     )
     with Contention(in_turn=in_turn) as found:
         assert bool(found.so_far(20.5)) is in_turn

@@ -1,0 +1,70 @@
+"""`labkit watch`: checks notebooks each time they are saved."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labkit.cli.output import JsonOption, print_json, say
+from labkit.errors import LabkitError
+
+if TYPE_CHECKING:
+    from labkit.grading.watch import WatchedNotebook
+
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def watch(
+    notebooks: Annotated[list[Path], typer.Argument(metavar="NOTEBOOK...", help="Notebooks of the course.")],
+    once: Annotated[bool, typer.Option("--once", help="Check the notebooks now, and do not wait for a change.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Check these notebooks now, and check them again each time you save them. Ctrl-C ends the command.
+
+    Only functions whose code has changed are checked again. The verdicts are those of `labkit check`. Changes of other files
+    in the notebook's folder are not noticed. The exit status is 0, whatever the verdicts are.
+
+    Example: labkit watch labs/01_huggingface_baseline.ipynb
+    """
+    from labkit.grading.watch import WatchedNotebook
+
+    watched = [WatchedNotebook(path) for path in notebooks]
+    try:
+        for notebook in watched:
+            _check(notebook)
+        while not once:
+            say("waiting for a change of the notebook; Ctrl-C ends this")
+            _wait_and_check(watched)
+    except KeyboardInterrupt:
+        say("stopped")
+    if json:
+        rows = [{"notebook": str(one.path)} | asdict(verdict) for one in watched for verdict in one.verdicts.values()]
+        reached, total = sum(row["points"] for row in rows), sum(row["out_of"] for row in rows)
+        print_json({"exercises": rows, "points": reached, "out_of": total})
+
+
+def _wait_and_check(watched: list[WatchedNotebook]) -> None:
+    """Wait until a notebook is saved, and check it. A file that cannot be checked is named, and does not end the command."""
+    while not (saved := [notebook for notebook in watched if notebook.is_saved()]):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    for notebook in saved:
+        try:
+            _check(notebook)
+        except LabkitError as error:
+            say(f"labkit: {error}")
+
+
+def _check(notebook: WatchedNotebook) -> None:
+    say(f"{notebook.path}: checking the functions whose code has changed")
+    verdicts = notebook.check(lambda exercise: say(f"  {exercise.number} {exercise.title}"), say)
+    for verdict in verdicts:
+        print(verdict)
+    if not verdicts:
+        say("no function has changed")
+    reached = sum(verdict.points for verdict in notebook.verdicts.values())
+    total = sum(verdict.out_of for verdict in notebook.verdicts.values())
+    print(f"{reached} of {total} points for the code that {notebook.path} holds now", flush=True)

@@ -1,0 +1,91 @@
+"""How far a learner is in a lab: the content of the progress panel, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from labkit.exercises.exercise import Exercise
+from labkit.exercises.registry import of_lab
+from labkit.grading.machine_needs import missing
+from labkit.grading.progress import Progress, Standing
+from labkit.grading.verdict import NOT_MEASURED
+
+COST_OF_HINTS = "Hints cost no points."
+
+
+@dataclass(frozen=True)
+class Row:
+    """An exercise, its standing, and what this machine lacks for it ("" if nothing)."""
+
+    exercise: Exercise
+    standing: Standing
+    lacks: str
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the exercise has ever passed."""
+        return self.standing.points > 0
+
+    @property
+    def is_not_measured(self) -> bool:
+        """Whether the exercise is open, and cannot be checked on this machine."""
+        return bool(self.lacks) and not self.is_done
+
+    @property
+    def words(self) -> str:
+        """The state in words: "passed", or "not measured here: needs an NVIDIA GPU"."""
+        return f"{NOT_MEASURED}: {self.lacks}" if self.is_not_measured else self.standing.words
+
+    @property
+    def text(self) -> str:
+        """The exercise, its points and its state in one line."""
+        sign, exercise = "✓" if self.is_done else "·", self.exercise
+        return f"{sign} {exercise.number} {exercise.title}, {self.standing.points}/{exercise.points} points: {self.words}"
+
+
+@dataclass(frozen=True)
+class LabState:
+    """A lab and its exercises, in their order."""
+
+    lab: str
+    rows: Sequence[Row]
+
+    @property
+    def points(self) -> int:
+        """The points that were reached."""
+        return sum(row.standing.points for row in self.rows)
+
+    @property
+    def out_of(self) -> int:
+        """The points of all exercises."""
+        return sum(row.exercise.points for row in self.rows)
+
+    @property
+    def head(self) -> str:
+        """The points, for example "Lab 00: 10 of 65 points"."""
+        return f"Lab {self.lab}: {self.points} of {self.out_of} points"
+
+    @property
+    def words(self) -> str:
+        """The exercises that are done, that are not measured here, and the minutes that the open exercises take."""
+        open_ones = [row for row in self.rows if not row.is_done]
+        minutes = sum(row.exercise.minutes for row in open_ones)
+        elsewhere = [row for row in open_ones if row.is_not_measured]
+        left = f"about {minutes} minutes left" if open_ones else "nothing left to do"
+        if elsewhere:
+            left += f", {sum(row.exercise.minutes for row in elsewhere)} of them for what is not measured here"
+        done = f"{len(self.rows) - len(open_ones)} of {len(self.rows)} exercises done"
+        return f"{done}; {len(elsewhere)} not measured here; {left}"
+
+    @property
+    def text(self) -> str:
+        """One line for each exercise, and below them the whole lab."""
+        return "\n".join([*(row.text for row in self.rows), self.head, self.words, f"{COST_OF_HINTS} See hint(my_function)."])
+
+
+def lab_state(lab: str) -> LabState:
+    """The state of a lab ("01") from the progress on disk. Raises `InvalidRequest` if there is no such lab."""
+    exercises = of_lab(lab)
+    standings = Progress().standings()
+    return LabState(lab, [Row(exercise, standings[exercise.name], missing(exercise)) for exercise in exercises])
