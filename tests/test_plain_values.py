@@ -1,21 +1,21 @@
-"""Values that pass between processes: a round trip keeps them, and no file of a hostile process can stop the grader."""
+"""Values that pass between processes: a round trip keeps them, and nothing that a hostile process writes can stop the grader."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
+from labkit.frames import pack_frame, unpack_frame
 from labkit.grading.call import Outcome, run_seeds
 from labkit.grading.judge import SEEDS
-from labkit.grading.notebook_check import judge_files
+from labkit.grading.notebook_check import judge_frame
 from labkit.grading.verdict import FAILED, PASSED, Verdict
 from labkit.grading.worker import row_of
 from labkit.plain_values import Foreign, decode, encode
@@ -95,36 +95,33 @@ def test_a_value_that_cannot_be_passed_on_is_an_error_in_words() -> None:
         assert row["value"] == {"plain": None}
 
 
-# Files of a hostile process ---------------------------------------------------------------------------------------------
+# What a hostile process writes ------------------------------------------------------------------------------------------
 ANSWER = an_answer()
+Rows = dict[str, Any]
+Tensors = dict[str, torch.Tensor]
 
 
-def honest(folder: Path, function: Any = row_sums) -> dict[str, Any]:
-    """The files of a worker, and the content of its JSON file."""
-    tensors: dict[str, torch.Tensor] = {}
+def honest(function: Any = row_sums) -> tuple[Rows, Tensors]:
+    """The rows and the tensors that a worker writes."""
+    tensors: Tensors = {}
     runs = run_seeds(function, ANSWER.exercise, SEEDS)
-    rows = {str(seed): [row_of(outcome, tensors) for outcome in outcomes] for seed, outcomes in runs.items()}
-    save_file(tensors, folder / "tensors.safetensors")
-    write(folder, rows)
-    return rows
+    return {str(seed): [row_of(outcome, tensors) for outcome in outcomes] for seed, outcomes in runs.items()}, tensors
 
 
-def write(folder: Path, rows: Any) -> None:
-    (folder / "outcomes.json").write_text(json.dumps(rows))
+def written(rows: Any, tensors: Tensors) -> bytes:
+    return pack_frame(json.dumps({"runs": rows, "notes": []}).encode(), save(tensors))
 
 
-def assert_fails(folder: Path) -> Verdict:
-    verdict = judge_files(ANSWER, folder)
+def assert_fails(frame: bytes) -> Verdict:
+    verdict = judge_frame(ANSWER, frame)
     assert (verdict.verdict, verdict.points) == (FAILED, 0)
     assert len(verdict.message) < 400
     return verdict
 
 
-def test_honest_files_pass_and_wrong_values_do_not(tmp_path: Path) -> None:
-    honest(tmp_path)
-    assert judge_files(ANSWER, tmp_path).verdict == PASSED
-    honest(tmp_path, lambda rows, scale: rows.sum(-1) * scale * 1.01)
-    assert "wrong values" in assert_fails(tmp_path).message
+def test_an_honest_frame_passes_and_wrong_values_do_not() -> None:
+    assert judge_frame(ANSWER, written(*honest())).verdict == PASSED
+    assert "wrong values" in assert_fails(written(*honest(lambda rows, scale: rows.sum(-1) * scale * 1.01))).message
 
 
 @pytest.mark.parametrize(
@@ -136,19 +133,26 @@ def test_honest_files_pass_and_wrong_values_do_not(tmp_path: Path) -> None:
         "7",
         "null",
         "{}",
-        '{"11": 5}',
-        '{"11": [5]}',
-        '{"x": []}',
+        '{"runs": {"11": 5}, "notes": []}',
+        '{"runs": {"11": [5]}, "notes": []}',
+        '{"runs": {"x": []}, "notes": []}',
+        '{"runs": {"11": [], "23": [], "47": []}, "notes": []}',
+        '{"runs": [], "notes": []}',
+        '{"runs": {}}',
         "[" * 100_000,
-        '{"11": [], "23": [], "47": []}',
         "\xff",
     ],
-    ids=lambda text: text[:20],
+    ids=lambda text: text[:30],
 )
-def test_json_of_another_form_fails(text: str, tmp_path: Path) -> None:
-    honest(tmp_path)
-    (tmp_path / "outcomes.json").write_text(text, "latin-1")
-    assert_fails(tmp_path)
+def test_json_of_another_form_fails(text: str) -> None:
+    assert_fails(pack_frame(text.encode("latin-1"), save(honest()[1])))
+
+
+@pytest.mark.parametrize("notes", [None, 5, {"a": 1}, [[]] * 50, ["x" * 10**6, 7, None]], ids=lambda notes: str(notes)[:20])
+def test_notes_of_any_form_change_no_verdict(notes: Any) -> None:
+    rows, tensors = honest(lambda rows, scale: rows)
+    frame = pack_frame(json.dumps({"runs": rows, "notes": notes}).encode(), save(tensors))
+    assert len(assert_fails(frame).details) < 6000
 
 
 @pytest.mark.parametrize(
@@ -174,11 +178,10 @@ def test_json_of_another_form_fails(text: str, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_values_of_another_form_fail(value: Any, tmp_path: Path) -> None:
-    rows = honest(tmp_path)
+def test_values_of_another_form_fail(value: Any) -> None:
+    rows, tensors = honest()
     rows["23"][1]["value"] = value
-    write(tmp_path, rows)
-    assert_fails(tmp_path)
+    assert_fails(written(rows, tensors))
 
 
 @pytest.mark.parametrize(
@@ -200,45 +203,39 @@ def test_values_of_another_form_fail(value: Any, tmp_path: Path) -> None:
         lambda rows: rows["47"][1].pop("value"),
     ],
 )
-def test_rows_of_another_form_fail(change: Any, tmp_path: Path) -> None:
-    rows = honest(tmp_path)
+def test_rows_of_another_form_fail(change: Any) -> None:
+    rows, tensors = honest()
     change(rows)
-    write(tmp_path, rows)
-    assert_fails(tmp_path)
+    assert_fails(written(rows, tensors))
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda path: path.unlink(),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"\xff" * 100),
-        lambda path: path.write_bytes(path.read_bytes()[:-3]),
-        lambda path: save_file({}, path),
-        lambda path: save_file({name: torch.zeros(t.shape) for name, t in load_file(path).items()}, path),
-        lambda path: save_file({name: t[None] for name, t in load_file(path).items()}, path),
-        lambda path: save_file({name: t.half() * 0 for name, t in load_file(path).items()}, path),
-        lambda path: save_file({name: torch.full(t.shape, math.nan) for name, t in load_file(path).items()}, path),
+        lambda tensors: {},
+        lambda tensors: {name: torch.zeros(t.shape) for name, t in tensors.items()},
+        lambda tensors: {name: t[None] for name, t in tensors.items()},
+        lambda tensors: {name: t.half() * 0 for name, t in tensors.items()},
+        lambda tensors: {name: torch.full(t.shape, math.nan) for name, t in tensors.items()},
     ],
 )
-def test_missing_or_wrong_tensors_fail(spoil: Any, tmp_path: Path) -> None:
-    honest(tmp_path)
-    spoil(tmp_path / "tensors.safetensors")
-    assert_fails(tmp_path)
+def test_missing_or_wrong_tensors_fail(spoil: Any) -> None:
+    rows, tensors = honest()
+    assert_fails(written(rows, spoil(tensors)))
 
 
-@pytest.mark.parametrize("name", ["outcomes.json", "tensors.safetensors"])
-def test_files_that_are_none_or_too_large_are_not_read(name: str, tmp_path: Path) -> None:
-    honest(tmp_path)
-    path = tmp_path / name
-    path.rename(tmp_path / "real")
-    path.symlink_to(tmp_path / "real")
-    assert "is not a file" in assert_fails(tmp_path).message
-    for make in (os.mkfifo, os.mkdir, lambda place: os.symlink("/dev/zero", place)):
-        path.unlink() if not path.is_dir() else path.rmdir()
-        make(path)
-        assert_fails(tmp_path)
-    path.unlink()
-    with path.open("wb") as file:
-        file.truncate(10**12)  # a sparse file, which takes no space on the disk
-    assert "of at most 64 MiB" in assert_fails(tmp_path).message
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda frame: b"",
+        lambda frame: frame[:10],
+        lambda frame: frame[:-3],
+        lambda frame: b"\xff" * 100,
+        lambda frame: frame + b"x",
+        lambda frame: frame + frame,
+        lambda frame: pack_frame(unpack_frame(frame)[0], b"\xff" * 100),
+        lambda frame: pack_frame(unpack_frame(frame)[0]),
+    ],
+)
+def test_other_bytes_than_one_whole_frame_fail(spoil: Any) -> None:
+    assert_fails(spoil(written(*honest())))

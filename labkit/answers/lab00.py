@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from labkit.exercises.answer import Answer, Mistake
 from labkit.config import GPTJConfig
+from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab00 import (
     BITS,

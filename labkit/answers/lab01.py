@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.exercises.answer import Answer, Mistake
 from labkit.answers.lab00 import decode_floor_ms
 from labkit.config import GPTJConfig
+from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab01 import CACHE_BYTES, GREEDY_DECODE, POSITIONS_PROCESSED, ROOFLINE_FRACTION, THROUGHPUT, TIME_RUNS
 

@@ -30,6 +30,15 @@ def grade(
         list[str] | None,
         typer.Option("--regrade", metavar="LEARNER[:EXERCISE]", help="Grade only this again; may be given several times."),
     ] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(
+            "--seed",
+            envvar="LABKIT_GRADE_SEED",
+            help="A secret text, from which inputs are made that nobody knows.",
+        ),
+    ] = None,
+    unsafe: Annotated[bool, typer.Option("--unsafe", help="Run learners' code without a sandbox, as your own user.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Grade the notebooks of a class, and write a gradebook, CSV files and feedback pages.
@@ -37,11 +46,10 @@ def grade(
     A run that was stopped goes on where it stopped. A submission is graded again only if it has changed, or the course's checks
     have. All earlier results stay in the gradebook.
 
-    What this does not keep out: each function runs in its own process with limits on time and memory, but as your user, with
-    your files and your network. A learner's code can import the reference answers. It can read and change other submissions
-    and the gradebook. If you do not trust all learners, run this in a container, and read their code.
+    Each function runs in a sandbox (bubblewrap) with limits on time, memory and processes. There it sees no network, no other
+    submission, no answers and none of your files. With --seed, it is called with inputs that no learner has seen.
 
-    Example: labkit grade submissions/ --out grades/ --jobs 2
+    Example: labkit grade submissions/ --out grades/ --jobs 2 --seed "a secret of this class"
     """
     from labkit.cli.grade_progress import GradeProgress
     from labkit.gradebook.class_run import grade_class
@@ -50,7 +58,17 @@ def grade(
     rules = read_policy(policy) if policy else None
     with GradeProgress() as watcher:
         try:
-            summary = grade_class(submissions, out, watcher, jobs=jobs, lab=lab, policy=rules, regrade=regrade or ())
+            summary = grade_class(
+                submissions,
+                out,
+                watcher,
+                jobs=jobs,
+                lab=lab,
+                policy=rules,
+                regrade=regrade or (),
+                secret=seed,
+                sandboxed=not unsafe,
+            )
         except KeyboardInterrupt:
             say("stopped; run the same command again to go on")
             raise

@@ -24,6 +24,8 @@ from labkit.gradebook.names import shown
 from labkit.gradebook.policy import Policy
 from labkit.gradebook.reading import Reading
 from labkit.gradebook.report import Report, report_of
+from labkit.gradebook.secret_seeds import fingerprint
+from labkit.grading.sandbox import need_sandbox
 from labkit.grading.verdict import ERROR, TIMED_OUT, Verdict
 
 READ_SECONDS = 300.0
@@ -73,11 +75,17 @@ def grade_class(
     lab: str | None = None,
     policy: Policy | None = None,
     regrade: Sequence[str] = (),
+    secret: str | None = None,
+    sandboxed: bool = True,
 ) -> Summary:
     """Grade all submissions that are new, and write the gradebook and the exports to the folder `out`.
 
+    The inputs of the functions are made from `secret`; without it, they are those of the notebook's own checks. If not
+    `sandboxed`, the learners' code runs as the current user.
+
     With `lab`, only this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; then only these submissions
-    are graded, again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same folder.
+    are graded, again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same
+    folder, or if this machine has no sandbox.
     """
     rules = policy or Policy()
     if jobs < 1:
@@ -86,10 +94,12 @@ def grade_class(
         of_lab(lab)
     if out.resolve().is_relative_to(submissions.resolve()):
         raise InvalidRequest(f"the grades {out} are inside the submissions {submissions}; give a folder outside with --out")
+    if sandboxed:
+        need_sandbox()
     found = collect(submissions)
     chosen = _parse_regrade(regrade, found.learners)
     out.mkdir(parents=True, exist_ok=True)
-    checks = checks_version()
+    checks = checks_version() + (f"-{fingerprint(secret)}" if secret is not None else "")
     with _alone(out), Gradebook(out / BOOK) as book, Graders(jobs) as graders:
         run = book.begin_run(
             labkit=labkit.__version__, checks=checks, machine=platform.platform(), jobs=jobs, policy=rules.text
@@ -102,7 +112,7 @@ def grade_class(
         book.add_learners(run, found.learners, found.notes)
         known = 0 if chosen else len(submitted) - len(todo)
         watcher.starts(sum(len(job.exercises) for job in todo), len(todo), known)
-        for job, verdicts in _grade(graders, todo, watcher):
+        for job, verdicts in _grade(graders, todo, watcher, secret, sandboxed):
             book.add_grading(run, job.submission, checks, verdicts, is_regrade=job.is_regrade)
             watcher.finished(job.submission)
         report = report_of(book, run, [lab] if lab else [], rules)
@@ -193,13 +203,18 @@ def _todo(
     return jobs
 
 
-def _grade(graders: Graders, jobs: Sequence[_Job], watcher: Watcher) -> Iterator[tuple[_Job, list[Verdict]]]:
+def _grade(
+    graders: Graders, jobs: Sequence[_Job], watcher: Watcher, secret: str | None, sandboxed: bool
+) -> Iterator[tuple[_Job, list[Verdict]]]:
     """Grade the jobs, and yield each one with its verdicts when it is finished.
 
     If a grader is lost, the exercises that it had not finished end as an error, or as timed out.
     """
     found: list[list[Verdict]] = [[] for _ in jobs]
-    tasks = [GradeTask(job.path, job.submission.sha256, tuple(each.name for each in job.exercises)) for job in jobs]
+    tasks = [
+        GradeTask(job.path, job.submission.sha256, tuple(each.name for each in job.exercises), secret, sandboxed)
+        for job in jobs
+    ]
     for number, message in graders.run(tasks, SILENT_SECONDS):
         job, verdicts = jobs[number], found[number]
         if isinstance(message, Verdict):

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,8 +20,10 @@ from types import FrameType
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import exercise as find
 from labkit.gradebook.reading import Reading, digest, read_notebook
-from labkit.grading.judge import make
+from labkit.gradebook.secret_seeds import seeds_from
+from labkit.grading.judge import SEEDS, make, without_inputs
 from labkit.grading.notebook_check import check_submission
+from labkit.grading.sandbox import need_sandbox
 from labkit.grading.shorten import shorten
 from labkit.grading.submission import Submission, read_submission
 from labkit.grading.verdict import ERROR, FAILED, Verdict
@@ -38,12 +40,15 @@ class ReadTask:
 class GradeTask:
     """Check these exercises (by their full names) of the notebook in this file; the answer is one `Verdict` for each.
 
-    `sha256` is the hash that the notebook had when it was read.
+    `sha256` is the hash that the notebook had when it was read. If there is a `secret`, the inputs are made from it. If not
+    `sandboxed`, the learner's code runs as the current user.
     """
 
     path: Path
     sha256: str
     exercises: tuple[str, ...]
+    secret: str | None = None
+    sandboxed: bool = True
 
 
 @dataclass(frozen=True)
@@ -111,12 +116,14 @@ def _grade(task: GradeTask) -> Iterator[Verdict]:
             yield failed_to_grade(exercise, shorten(str(error).replace(str(task.path), "the file")))
         return
     for exercise in exercises:
-        yield _check(exercise, submission)
+        yield _check(exercise, submission, task)
 
 
-def _check(exercise: Exercise, submission: Submission) -> Verdict:
+def _check(exercise: Exercise, submission: Submission, task: GradeTask) -> Verdict:
     try:
-        return check_submission(exercise, submission)
+        seeds = SEEDS if task.secret is None else seeds_from(task.secret, exercise.name)
+        verdict = check_submission(exercise, submission, seeds, need_sandbox() if task.sandboxed else None)
+        return verdict if task.secret is None else replace(verdict, details=without_inputs(verdict.details))
     except Exception as error:
         return failed_to_grade(exercise, shorten(f"{type(error).__name__}: {error}"))
 

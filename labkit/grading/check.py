@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from labkit.grading.find_answer import answer_to
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
+from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import SEEDS, judge, not_measured
 from labkit.grading.machine_needs import missing
 from labkit.grading.progress import Progress

@@ -25,6 +25,7 @@ MOST_MESSAGE, MOST_LINE = 1000, 300
 """The largest number of characters in a verdict's message, and in one line of its details."""
 MOST_PRINTED = 12
 """A verdict shows at most this many lines of the function's output for the failed case."""
+_INPUT = "case: "
 AGAIN = "The machine was busy; close other programs and run the check again."
 
 
@@ -135,8 +136,13 @@ def _details(exercise: Exercise, case: Case, outcome: Outcome, more: str = "") -
     printed = outcome.printed.splitlines()
     if len(printed) > MOST_PRINTED:
         printed = [f"... {len(printed) - MOST_PRINTED} more lines", *printed[-MOST_PRINTED:]]
-    lines = [f"case: {case.label}", *more.splitlines(), *(f"printed: {line}" for line in printed), _hint(exercise)]
+    lines = [f"{_INPUT}{case.label}", *more.splitlines(), *(f"printed: {line}" for line in printed), _hint(exercise)]
     return "\n".join(lines)
+
+
+def without_inputs(details: str) -> str:
+    """The details of a verdict without the line that describes the input."""
+    return "\n".join(line for line in details.splitlines() if not line.startswith(_INPUT))
 
 
 def _explained(answer: Answer, case: Case, found: Any, right: Any) -> str:

@@ -14,19 +14,19 @@ from typing import Any
 from safetensors.torch import load
 from torch import Tensor
 
-from labkit.exercises.answer import Answer
-from labkit.grading.find_answer import answer_to
 from labkit.errors import InvalidRequest
+from labkit.exercises.answer import Answer
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.held_cases import HeldCases
 from labkit.exercises.registry import all_exercises
 from labkit.frames import unpack_frame
 from labkit.grading.call import Outcome
+from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import SEEDS, inconclusive, judge, make, not_measured
 from labkit.grading.machine_needs import missing
 from labkit.grading.notebook_folder import copy_files
-from labkit.grading.run_worker import run as _run
 from labkit.grading.run_statements import NO_DEFINITION
+from labkit.grading.run_worker import run as _run
 from labkit.grading.sandbox import Sandbox
 from labkit.grading.shorten import shorten
 from labkit.grading.submission import Submission, read_submission
@@ -40,7 +40,7 @@ START_SECONDS = 180
 The time limits of the calls are added to this.
 """
 MOST_NOTE, MOST_NOTES = 2000, 5
-"""Two limits for notes on statements that did not run: the characters of a note, and the number of notes that a verdict shows."""
+"""Limits for notes on statements that did not run: the characters of a note, and the number of notes that a verdict shows."""
 
 
 def check_notebook(
@@ -106,6 +106,7 @@ def run_apart(
 
     The output of that process is discarded. When the process ends, the processes that it started are ended too.
     """
+    answer = answer_to(exercise)
     with tempfile.TemporaryDirectory(prefix="labkit-check-") as folder:
         files = Path(folder) / "files"
         copy_files(submission.folder, files)
@@ -124,7 +125,7 @@ def run_apart(
         if end.status != 0 or not end.written:
             message = f"The process with your function ended before your function answered (status {end.status})."
             return make(exercise, FAILED, message, cause=ERROR)
-        return judge_frame(answer_to(exercise), end.written, seeds)
+        return judge_frame(answer, end.written, seeds)
 
 
 def _job(exercise: Exercise, submission: Submission, seeds: Sequence[int]) -> dict[str, Any]:

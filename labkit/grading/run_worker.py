@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import threading
+import time
 from dataclasses import dataclass
-from typing import IO
 
 import psutil
 
@@ -32,39 +33,99 @@ class End:
 
 
 def run(command: list[str], folder: str, seconds: float) -> End:
-    """Run a command, with the path of a pipe as one more argument. Return its exit status and what it wrote to the pipe.
+    """Run a command, with the path of a pipe as one more argument. Return how it ended, and what it wrote to the pipe.
 
     At the end, the processes of its session are ended. If it was stopped, all of its descendants are ended.
     """
-    read, write = os.pipe()
+    source, write = os.pipe()
+    reader = _Reader(source)
     nowhere = subprocess.DEVNULL
-    with os.fdopen(read, "rb") as source:
-        try:
-            process = subprocess.Popen(
-                [*command, f"/dev/fd/{write}"],
-                cwd=folder,
-                stdin=nowhere,
-                stdout=nowhere,
-                stderr=nowhere,
-                start_new_session=True,
-                pass_fds=(write,),
-            )
-        finally:
-            os.close(write)
-        reader = _Reader(source)
-        # `process.wait(timeout=...)` wakes 20 times per second, and each time it may wait for a core. This thread sleeps instead.
-        waiting = threading.Thread(target=process.wait, daemon=True)
-        try:
-            waiting.start()
-            problem = _watch(process.pid, waiting, reader, seconds)
-            status = None if waiting.is_alive() else process.returncode
-            if problem:
-                _kill_all(process.pid)
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        late = f"Your function ran for more than {seconds} seconds and was stopped."
-        if problem:
-            return End(None if problem == late else process.returncode, problem=problem)
-        return End(status, reader.all())
+    try:
+        process = subprocess.Popen(
+            [*command, f"/dev/fd/{write}"],
+            cwd=folder,
+            stdin=nowhere,
+            stdout=nowhere,
+            stderr=nowhere,
+            start_new_session=True,
+            pass_fds=(write,),
+        )
+    finally:
+        os.close(write)
+    # `process.wait(timeout=...)` wakes 20 times per second, and each time it may wait for a core. This thread sleeps instead.
+    waiting = threading.Thread(target=process.wait, daemon=True)
+    reader.start()
+    waiting.start()
+    status, problem = None, ""
+    try:
+        problem = _watch(process.pid, waiting, reader, seconds)
+        status = None if waiting.is_alive() else process.returncode
+    finally:
+        if problem or waiting.is_alive():
+            _kill_descendants(process.pid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        reader.stop()
+    return End(status, bytes(reader.found), problem)
+
+
+def _watch(pid: int, waiting: threading.Thread, reader: _Reader, seconds: float) -> str:
+    """Wait for the end of a process. The result says why it must be stopped, or is "" if it has ended."""
+    until = time.monotonic() + seconds
+    while waiting.is_alive():
+        waiting.join(min(WATCH_SECONDS, max(until - time.monotonic(), 0.0)))
+        if reader.is_too_much:
+            return f"Your function returned more than {MOST_BYTES // 2**20} MiB."
+        if waiting.is_alive() and time.monotonic() >= until:
+            limit_passed(f"your function did not finish within {seconds:g} seconds")
+            return f"Your function ran for more than {seconds:g} seconds and was stopped."
+        with contextlib.suppress(psutil.Error):
+            started = processes(pid)
+            if len(started) > MOST_PROCESSES:
+                return f"Your function started more than {MOST_PROCESSES} processes and was stopped."
+            if resident_bytes(started) > MOST_MEMORY_BYTES:
+                return f"Your function used more than {MOST_MEMORY_BYTES // 2**30} GiB of memory and was stopped."
+    return ""
+
+
+def _kill_descendants(pid: int) -> None:
+    """Kill a process and its descendants, also those that have left its session."""
+    with contextlib.suppress(psutil.Error):
+        for one in processes(pid):
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+
+
+class _Reader(threading.Thread):
+    """Reads a pipe until nobody can write to it any more, or until it has read too much. Closes the pipe."""
+
+    def __init__(self, source: int) -> None:
+        super().__init__(daemon=True)
+        self._source = source
+        self._ends = threading.Event()
+        self.found = bytearray()
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether more was written than may be read."""
+        return len(self.found) > MOST_BYTES
+
+    def run(self) -> None:
+        """Read. Python calls this in the thread."""
+        os.set_blocking(self._source, False)
+        with contextlib.closing(selectors.DefaultSelector()) as selector:
+            selector.register(self._source, selectors.EVENT_READ)
+            while not self.is_too_much and not (self._ends.is_set() and not selector.select(0)):
+                if not selector.select(0.1):
+                    continue
+                part = os.read(self._source, 2**20)
+                if not part:
+                    break
+                self.found += part
+        os.close(self._source)
+
+    def stop(self) -> None:
+        """Read what is left, and end, even if a process that nobody found keeps the pipe open."""
+        self._ends.set()
+        self.join()

@@ -26,9 +26,19 @@ SCRATCH_BYTES, SHARED_BYTES = 2**30, 2 * 2**30
 """The sizes of the folders /tmp and /dev/shm in the sandbox, which are in memory."""
 NOBODY = "65534"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt")
-_OF_ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "hosts", "nsswitch.conf", "passwd", "group", "localtime")
+_OF_ETC = (
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "alternatives",
+    "hosts",
+    "nsswitch.conf",
+    "passwd",
+    "group",
+    "localtime",
+)
 _OF_SYS = ("/sys/devices/system", "/sys/fs/cgroup")
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START")
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 _WORK = "/tmp/work"
 
 
@@ -84,9 +94,9 @@ def need_sandbox() -> Sandbox:
         )
     if problem := _problem(program):
         raise NotAvailable(
-            f"bubblewrap cannot make a sandbox here: {problem}. A container needs the right to make namespaces for this (docker "
-            "run --security-opt seccomp=unconfined --security-opt apparmor=unconfined). Or give --unsafe to run learners' code "
-            "as your own user"
+            f"bubblewrap cannot make a sandbox here: {problem}. A container needs the right to make namespaces for this "
+            "(docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined). Or give --unsafe to run "
+            "learners' code as your own user"
         )
     return Sandbox(program)
 

@@ -9,9 +9,9 @@ import json
 import sys
 from typing import Any
 
-from labkit.grading.find_answer import answer_to
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
+from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import judge
 from labkit.grading.run_statements import define
 from labkit.grading.submission import submission_of

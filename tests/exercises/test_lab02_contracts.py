@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from labkit.grading.find_answer import answer_to
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
+from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED, PASSED
 from labkit.ops.backend import has_triton

@@ -16,12 +16,12 @@ from labkit.answers.lab02.online_softmax import online_softmax
 from labkit.answers.lab02.products import int8_product
 from labkit.answers.lab02.qkv_and_cache import fuse_qkv, write_then_read
 from labkit.answers.lab02.sampling import sample_token
-from labkit.grading.find_answer import answer_to
 from labkit.exercises import lab02
 from labkit.exercises.lab02 import climb, examples, measurements, step_launches, swaps
 from labkit.exercises.lab02.reachable_code import reachable_code
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_cases
+from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import judge
 from labkit.measure.torch_traffic import torch_traffic
 from labkit.ops.decode_attention import decode_attention_reference

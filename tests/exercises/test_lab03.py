@@ -17,7 +17,6 @@ from labkit.answers.lab03.block import parallel_block, shard_layer
 from labkit.answers.lab03.column_and_row import split_rows
 from labkit.answers.lab03.counting import choose_layout, step_traffic
 from labkit.answers.lab03.pipeline import pipeline_schedule, pipeline_stage
-from labkit.grading.find_answer import answer_to
 from labkit.exercises.case import Case
 from labkit.exercises.lab03 import measurements, small_gptj
 from labkit.exercises.lab03.block import PARALLEL_BLOCK, SHARD_LAYER
@@ -27,6 +26,7 @@ from labkit.exercises.lab03.pipeline import PIPELINE_SCHEDULE, PIPELINE_STAGE, r
 from labkit.exercises.lab03.small_gptj import whole_block
 from labkit.exercises.lab03.vocabulary import SHARDED_ARGMAX
 from labkit.grading.call import run_seeds
+from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import judge
 from labkit.grading.verdict import FAILED, PASSED
 from labkit.launch import Each

@@ -15,7 +15,6 @@ import pytest
 from labkit.answers.lab04.config import stage_config
 from labkit.answers.lab04.ensemble import ensemble_maps
 from labkit.answers.lab04.streaming import stream_text
-from labkit.grading.find_answer import answer_to
 from labkit.errors import InvalidRequest
 from labkit.exercises.lab04 import EXERCISES, config, ensemble, failure, on_server, prompts, streaming, texts_back, together
 from labkit.exercises.lab04.config import STAGE_CONFIG
@@ -29,6 +28,7 @@ from labkit.exercises.lab04.together import ANSWER_TOGETHER
 from labkit.grading import machine_needs
 from labkit.grading.call import run_seeds
 from labkit.grading.check import check_quietly
+from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import judge
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
 from labkit.serving.python_backend.word_lists import to_word_lists

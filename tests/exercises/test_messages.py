@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from labkit.grading.find_answer import answer_to
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
+from labkit.grading.find_answer import answer_to
 from tests.exercises.learners import solved_cells
 
 WORD = re.compile(r"[A-Za-z_]\w*|\d+(?:\.\d+)?|\S")

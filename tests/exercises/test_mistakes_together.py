@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from labkit.exercises.answer import Mistake
-from labkit.grading.find_answer import answer_to
 from labkit.exercises.registry import exercise as find
 from labkit.exercises.registry import of_lab
 from labkit.grading import judge as judging
 from labkit.grading.call import run_cases
+from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED
 from tests.grading.forms import an_answer, on

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from labkit.grading.find_answer import answer_to
 from labkit.config import GPTJConfig
 from labkit.exercises.case import directly
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
+from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.run_statements import define
 from labkit.grading.submission import submission_of

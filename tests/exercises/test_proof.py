@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from labkit.grading.find_answer import answer_to
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from labkit.grading.call import run_cases
+from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 from labkit.serving.server.install import find_server

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from labkit.grading.find_answer import answer_to
 from labkit.exercises.registry import exercise
+from labkit.grading.find_answer import answer_to
 
 EXERCISE = exercise("lab00.kv_cache_bytes")
 HEAD = "def kv_cache_bytes(config, lengths, element_bytes):\n    "

@@ -10,10 +10,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from labkit.grading import notebook_check
+from labkit.grading.run_worker import End
 
 
 @contextlib.contextmanager
@@ -31,9 +33,10 @@ def quick_workers() -> Iterator[None]:
         assert server.stdin is not None
         assert server.stdout is not None
 
-        def run(command: list[str], folder: str, seconds: float) -> int | None:
-            print(json.dumps([command[2:], folder]), file=server.stdin, flush=True)
-            return int(server.stdout.readline())
+        def run(command: list[str], folder: str, seconds: float) -> End:
+            frame = Path(folder).parent / "frame"
+            print(json.dumps([[*command[2:], str(frame)], folder]), file=server.stdin, flush=True)
+            return End(int(server.stdout.readline()), frame.read_bytes() if frame.exists() else b"")
 
         patch.setattr(notebook_check, "_run", run)
         yield

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from labkit.grading.find_answer import answer_to
 from labkit.errors import InvalidRequest
 from labkit.exercises.registry import all_exercises
 from labkit.grading import notebook_check
+from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import AGAIN
 from labkit.grading.notebook_check import check_notebook, run_apart
 from labkit.grading.submission import submission_of
@@ -47,29 +47,29 @@ CELLS = {
     "positions_processed": """
         import json, os, sys
         from pathlib import Path
-        from safetensors.torch import save_file
+        from safetensors.torch import save
+        from labkit.frames import pack_frame
         import torch
         row = {"value": {"plain": 0}, "error": "", "error_kind": "", "changed": "", "breach": "", "clue": "", "busy": ""}
-        folder = Path(sys.argv[2])
-        save_file({"0": torch.zeros(1)}, folder / "tensors.safetensors")
-        (folder / "outcomes.json").write_text(json.dumps({seed: [row] * 14 for seed in (11, 23, 47)}))
+        text = json.dumps({"runs": {seed: [row] * 14 for seed in (11, 23, 47)}, "notes": []})
+        Path(sys.argv[2]).write_bytes(pack_frame(text.encode(), save({"0": torch.zeros(1)})))
         os._exit(0)""",
     # the same with no answers at all
     "cache_bytes": """
         import os, sys
         from pathlib import Path
-        from safetensors.torch import save_file
-        save_file({}, Path(sys.argv[2]) / "tensors.safetensors")
-        (Path(sys.argv[2]) / "outcomes.json").write_text("{}")
+        from safetensors.torch import save
+        from labkit.frames import pack_frame
+        Path(sys.argv[2]).write_bytes(pack_frame(b'{"runs": {}, "notes": []}', save({})))
         os._exit(0)""",
     # changes the comparisons and the reference in its own process so that they agree with it
     "throughput": """
-        import torch, labkit.exercises.comparison, labkit.exercises.lab01, labkit.grading.judge, labkit.plain_values
-        from labkit.exercises.exercise import Exercise
+        import torch, labkit.answers.lab01, labkit.exercises.comparison, labkit.grading.judge, labkit.plain_values
+        from labkit.exercises.answer import Answer
         answer = {"prefill": 1.0, "decode": 1.0, "per user": 1.0}
         labkit.exercises.comparison.Comparison.difference = lambda *a, **k: None
-        labkit.exercises.lab01.throughput = lambda *a: answer
-        Exercise.answer = lambda *a: answer
+        labkit.answers.lab01.throughput = lambda *a: answer
+        Answer.to = lambda *a: answer
         labkit.grading.judge.judge = lambda *a, **k: None
         torch.equal = torch.allclose = lambda *a, **k: True
         return answer""",
