@@ -1,4 +1,4 @@
-"""Values that pass between processes: a round trip keeps them, and nothing that a hostile process writes can stop the grader."""
+"""Values that pass between processes: a round trip keeps them, and nothing that a hostile process writes stops the grader."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def test_the_job_states_what_is_asked_for_and_no_answers(stand_in: Callable[[str
     copy = tmp_path / "job.json"
     stand_in(f"import shutil, sys; shutil.copy(sys.argv[1], {str(copy)!r})")
     job = json.loads(copy.read_text())
-    assert set(job) == {"exercise", "function", "pieces", "folder", "seeds", "seconds", "cpu_seconds"}
+    assert set(job) == {"exercise", "function", "pieces", "folder", "files", "seeds", "cases", "seconds", "cpu_seconds"}
     assert job["seconds"] == all_exercises()[0].seconds
 
 
