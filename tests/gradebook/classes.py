@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from labkit.errors import NotAvailable
 from labkit.exercises.registry import exercise
 from labkit.grading.find_answer import answer_to
+from labkit.grading.sandbox import need_sandbox
 
 EXERCISE = exercise("lab00.kv_cache_bytes")
 HEAD = "def kv_cache_bytes(config, lengths, element_bytes):\n    "
@@ -37,10 +40,20 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+@functools.cache
+def has_sandbox() -> bool:
+    """Whether this machine can make a sandbox."""
+    try:
+        need_sandbox()
+    except NotAvailable:
+        return False
+    return True
+
+
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    """Start `labkit grade`."""
+    """Start `labkit grade`; with `--unsafe`, if this machine has no sandbox."""
     return subprocess.Popen(
-        [sys.executable, "-m", "labkit", "grade", *map(str, arguments)],
+        [sys.executable, "-m", "labkit", "grade", *map(str, arguments), *([] if has_sandbox() else ["--unsafe"])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

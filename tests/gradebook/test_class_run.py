@@ -6,6 +6,7 @@ The notebooks here name the exercises only in text cells. So their items are not
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from labkit.errors import InvalidRequest, NotAvailable
 from labkit.gradebook import class_run
 from labkit.gradebook import graders as graders_module
 from labkit.gradebook.book import Submission
-from labkit.gradebook.class_run import Summary, grade_class
+from labkit.gradebook.class_run import Summary
 from labkit.gradebook.grader import GradeTask
 from labkit.gradebook.policy import Policy
 from labkit.grading.verdict import Verdict
 from tests.gradebook.classes import notebook, write
 
 FEW = notebook(text_cells=("def kv_cache_bytes():", "def greedy_decode():"))
+grade_class = partial(class_run.grade_class, sandboxed=False)
+"""No code of a learner runs here."""
 MANY = notebook(text_cells=("def kv_cache_bytes():", "def weight_gib():", "def gpus_needed():"))
 
 
