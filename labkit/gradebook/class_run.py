@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from labkit.exercises.registry import of_lab
 from labkit.gradebook.book import Gradebook, Submission
 from labkit.gradebook.checks_version import checks_version
 from labkit.gradebook.collect import Collected, Note, Notebook, collect
+from labkit.gradebook.executor_graders import ExecutorGraders
 from labkit.gradebook.export import export
 from labkit.gradebook.grader import Done, GradeTask, ReadTask, failed_to_grade
 from labkit.gradebook.graders import SILENT_SECONDS, Graders, Lost
@@ -29,6 +31,7 @@ from labkit.grading.verdict import ERROR, TIMED_OUT, Verdict
 READ_SECONDS = 300.0
 """The time limit for reading one notebook. Most notebooks take far less than a second."""
 BOOK = "gradebook.sqlite"
+AnyGraders = Graders | ExecutorGraders
 
 
 class Watcher(Protocol):
@@ -70,14 +73,17 @@ def grade_class(
     watcher: Watcher,
     *,
     jobs: int = 1,
+    executor: Executor | None = None,
     lab: str | None = None,
     policy: Policy | None = None,
     regrade: Sequence[str] = (),
 ) -> Summary:
     """Grade all submissions that are new, and write the gradebook and the exports to the folder `out`.
 
-    With `lab`, only this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; then only these submissions
-    are graded, again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same folder.
+    `jobs` notebooks are graded at a time: by `executor` or, without one, by processes that this run starts. With `lab`, only
+    this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; then only these submissions are graded,
+    again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same folder, or if the executor
+    takes no more work.
     """
     rules = policy or Policy()
     if jobs < 1:
@@ -90,7 +96,7 @@ def grade_class(
     chosen = _parse_regrade(regrade, found.learners)
     out.mkdir(parents=True, exist_ok=True)
     checks = checks_version()
-    with _alone(out), Gradebook(out / BOOK) as book, Graders(jobs) as graders:
+    with _alone(out), Gradebook(out / BOOK) as book, _graders(jobs, executor) as graders:
         run = book.begin_run(
             labkit=labkit.__version__, checks=checks, machine=platform.platform(), jobs=jobs, policy=rules.text
         )
@@ -109,6 +115,10 @@ def grade_class(
         export(out, report)
         book.end_run(run)
     return Summary(out / BOOK, len(todo), known, report)
+
+
+def _graders(jobs: int, executor: Executor | None) -> AnyGraders:
+    return Graders(jobs) if executor is None else ExecutorGraders(executor, jobs)
 
 
 @contextlib.contextmanager
@@ -137,7 +147,7 @@ def _parse_regrade(regrade: Sequence[str], learners: Sequence[str]) -> dict[str,
     return chosen
 
 
-def _read(graders: Graders, found: Collected) -> dict[Path, Reading]:
+def _read(graders: AnyGraders, found: Collected) -> dict[Path, Reading]:
     """Read all notebooks. The notes on them are added to those in `found`."""
     readings: dict[Path, Reading] = {}
     for number, message in graders.run([ReadTask(notebook.path) for notebook in found.notebooks], READ_SECONDS):
@@ -193,7 +203,7 @@ def _todo(
     return jobs
 
 
-def _grade(graders: Graders, jobs: Sequence[_Job], watcher: Watcher) -> Iterator[tuple[_Job, list[Verdict]]]:
+def _grade(graders: AnyGraders, jobs: Sequence[_Job], watcher: Watcher) -> Iterator[tuple[_Job, list[Verdict]]]:
     """Grade the jobs, and yield each one with its verdicts when it is finished.
 
     If a grader is lost, the exercises that it had not finished end as an error, or as timed out.
