@@ -13,8 +13,9 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
+from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import replace
+from queue import SimpleQueue
 from types import TracebackType
 
 from labkit.errors import NotAvailable
@@ -35,6 +36,7 @@ class ExecutorGraders:
         self._executor = executor
         self._at_once = at_once
         self._given: dict[Future[Messages], int] = {}
+        self._done: SimpleQueue[Future[Messages]] = SimpleQueue()
 
     def __enter__(self) -> ExecutorGraders:
         return self
@@ -54,21 +56,22 @@ class ExecutorGraders:
         while waiting or self._given:
             while waiting and len(self._given) < self._at_once:
                 self._give(*waiting.popleft(), silent_seconds, len(waiting))
-            done, _ = wait(self._given, return_when=FIRST_COMPLETED)
-            for future in done:
-                number = self._given.pop(future)
-                for message in _messages_of(future):
-                    yield number, message
+            future = self._done.get()
+            number = self._given.pop(future)
+            for message in _messages_of(future):
+                yield number, message
 
     def _give(self, number: int, task: Task, silent_seconds: float, others: int) -> None:
         there = replace(task, path=task.path.absolute())  # The executor's processes may have another working directory.
         try:
-            self._given[self._executor.submit(all_answers, there, silent_seconds)] = number
+            future = self._executor.submit(all_answers, there, silent_seconds)
         except Exception as error:  # Each kind of executor has its own error for this.
             raise NotAvailable(
                 f"the executor takes no more work, and {others + 1} notebooks are left ({shorten(repr(error))}); "
                 "run the same command again to go on"
             ) from error
+        self._given[future] = number
+        future.add_done_callback(self._done.put)  # `wait` of `concurrent.futures` would not see a future that is cancelled.
 
 
 def _messages_of(future: Future[Messages]) -> Messages:
