@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from nbgrader.api import Gradebook
-from sqlalchemy.exc import SQLAlchemyError
+from nbgrader.utils import setenv
+from sqlalchemy.exc import SAWarning, SQLAlchemyError
 
 from labkit.errors import InvalidRequest
 from labkit.exercises.registry import exercise as find
@@ -26,8 +32,10 @@ def fill(path: Path, report: Report) -> None:
     Raises `InvalidRequest` if the file is no gradebook of the installed nbgrader, or if several notebooks have the cells of one
     lab.
     """
+    # For a new gradebook, nbgrader runs the program `alembic`. It is in Python's folder, which PATH need not name.
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     try:
-        with Gradebook(f"sqlite:///{path.absolute()}", course_id="") as book:
+        with _quietly(), setenv(PATH=beside), Gradebook(f"sqlite:///{path.absolute()}", course_id="") as book:
             for learner in report.learners:
                 book.update_or_create_student(learner)
             for lab in report.labs:
@@ -40,6 +48,14 @@ def fill(path: Path, report: Report) -> None:
             f"{path} is not a gradebook of the installed nbgrader ({shorten(str(error))}); give another file with --nbgrader, "
             "or bring an older one up to date with `nbgrader db upgrade`"
         ) from None
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Hide SQLAlchemy's warnings about the order in which nbgrader adds the parts of a submission. All parts are written."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAWarning)
+        yield
 
 
 def _notebook_of(book: Gradebook, lab: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 
 from labkit.errors import LabkitError
@@ -16,13 +17,15 @@ from labkit.grading.verdict import PASSED, Verdict
 
 EXECUTION = "NBGRADER_EXECUTION"
 """The environment variable that nbgrader sets to "validate" or "autograde" while it executes a notebook."""
+_WIDTH = 80
+"""`nbgrader validate` cuts off lines that are longer than 83 characters."""
 
 
 class NoPoints(LabkitError):
     """The verdict is not a pass. The message is the verdict in words, and IPython shows it without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
-        return str(self).splitlines()
+        return [part for line in str(self).splitlines() for part in textwrap.wrap(line, _WIDTH, subsequent_indent="    ")]
 
 
 def is_run_by_nbgrader() -> bool:

@@ -26,11 +26,12 @@ from labkit.gradebook.executor_graders import ExecutorGraders
 from labkit.gradebook.grader import GradeTask, ReadTask
 from labkit.gradebook.graders import Lost
 from labkit.gradebook.reading import digest
-from tests.gradebook.classes import EXERCISE, HALF, HEAD, SOLVED, STUB, grade, notebook, start, write
+from tests.gradebook.classes import EXERCISE, HALF, HALF_SAYS, HEAD, SOLVED, STUB, grade, notebook, start, write
 from tests.gradebook.test_class_run import FEW, Watcher
 from tests.patience import PATIENCE, is_running, wait_for
 
 LEARNERS = {"ada": SOLVED, "bert": HALF, "carl": STUB, "dies": f"{HEAD}import os; os._exit(0)"}
+VERDICTS = ["passed", "failed", "not attempted", "error"]
 SLOW = f"{HEAD}import time; time.sleep({PATIENCE})"
 
 
@@ -88,16 +89,18 @@ def task(path: Path) -> GradeTask:
     return GradeTask(path, digest(path), (EXERCISE.name,))
 
 
-def test_an_executor_gives_the_same_verdicts(submissions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_of_processes_grades_a_class(submissions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of the submissions is relative here, and the pool's processes have another working directory."""
     monkeypatch.chdir(submissions.parent)
     watcher = Watcher()
     with a_pool() as pool:
         pool.submit(os.chdir, "/").result()
-        first = grade_class(Path("submissions"), Path("pool"), watcher, executor=pool, lab="00")
+        summary = grade_class(Path("submissions"), Path("pool"), watcher, executor=pool, lab="00")
         again = grade_class(Path("submissions"), Path("pool"), Watcher(), executor=pool, lab="00")
-    assert verdicts(first) == verdicts(grade_class(submissions, submissions.parent / "own", Watcher(), lab="00"))
-    assert (first.graded, again.graded, again.known) == (4, 0, 4)
+    assert (summary.graded, again.graded, again.known) == (4, 0, 4)
+    assert verdicts(summary) == verdicts(again)
+    assert [verdicts(summary)[learner, EXERCISE.name][0] for learner in LEARNERS] == VERDICTS
+    assert verdicts(summary)["bert", EXERCISE.name][2] == HALF_SAYS
     assert [told for told in watcher.told if len(told) == 2] == [(learner, "00") for learner in LEARNERS]
 
 
@@ -217,5 +220,4 @@ def test_a_run_on_a_dask_cluster_is_stopped_and_goes_on(cluster: Any, submission
     with ThreadPoolExecutor(2) as executor:  # Grades nothing: all verdicts are those of the cluster.
         summary = grade_class(submissions, out, Watcher(), executor=executor, lab="00")
     assert (summary.graded, summary.known) == (0, 4)
-    found = [verdicts(summary)[learner, EXERCISE.name][0] for learner in LEARNERS]
-    assert found == ["passed", "failed", "not attempted", "error"]
+    assert [verdicts(summary)[learner, EXERCISE.name][0] for learner in LEARNERS] == VERDICTS
