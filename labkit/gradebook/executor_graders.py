@@ -22,6 +22,7 @@ from labkit.errors import NotAvailable
 from labkit.gradebook.grader import Message, ReadTask, Task, answers
 from labkit.gradebook.graders import SILENT_SECONDS, Lost, kill_with_descendants
 from labkit.grading.shorten import shorten
+from labkit.plurals import counted
 
 Messages = list[Message | Lost]
 
@@ -67,7 +68,7 @@ class ExecutorGraders:
             future = self._executor.submit(all_answers, there, silent_seconds)
         except Exception as error:  # Each kind of executor has its own error for this.
             raise NotAvailable(
-                f"the executor takes no more work, and {others + 1} notebooks are left ({shorten(repr(error))}); "
+                f"the executor takes no more work, with {counted(others + 1, 'notebook')} left ({shorten(repr(error))}); "
                 "run the same command again to go on"
             ) from error
         self._given[future] = number

@@ -118,7 +118,7 @@ class _Dies(ProcessPoolExecutor):
 def test_a_lost_process_costs_one_notebook_its_points_and_the_next_run_goes_on(tmp_path: Path) -> None:
     for learner in ("ada", "bert"):
         write(tmp_path / "submissions" / learner / "00.ipynb", FEW)
-    with a_pool(_Dies) as pool, pytest.raises(NotAvailable, match="takes no more work, and 1 notebooks are left"):
+    with a_pool(_Dies) as pool, pytest.raises(NotAvailable, match="takes no more work, with 1 notebook left"):
         grade_class(tmp_path / "submissions", tmp_path / "grades", Watcher(), executor=pool, lab="00")
     assert gradings(tmp_path / "grades") == [("ada", 1)]
     with a_pool() as pool:
