@@ -81,6 +81,11 @@ pip install $bar --constraint environment/constraints.txt --editable '.[dev]'
 step "JupyterLab's settings"
 mkdir -p "$venv/share/jupyter/lab/settings"
 cp environment/jupyterlab_overrides.json "$venv/share/jupyter/lab/settings/overrides.json"
+# nbgrader's menus and pages are for instructors; docs/gradebook.md says how to turn them on.
+mkdir -p "$venv/etc/jupyter/labconfig"
+cp environment/jupyterlab_page_config.json "$venv/etc/jupyter/labconfig/page_config.json"
+sed -i.bak 's/true/false/' "$venv/etc/jupyter/jupyter_server_config.d/nbgrader.json"
+rm -f "$venv/etc/jupyter/jupyter_server_config.d/nbgrader.json.bak"
 
 step "Triton Inference Server, for lab 04 and labkit serve (75 MB)"
 with_signs_of_life "$venv/bin/labkit" serve --install || echo "Everything else works without it; to try again: $venv/bin/labkit serve --install" >&2

@@ -5,6 +5,8 @@ from __future__ import annotations
 EXTRA_OF = {
     "IPython": "lab",
     "ctranslate2": "peers",
+    "dask": "grade",
+    "distributed": "grade",
     "grpc": "serve",
     "ipywidgets": "lab",
     "jupyter_server": "lab",
@@ -13,6 +15,7 @@ EXTRA_OF = {
     "matplotlib": "lab",
     "nbclient": "lab",
     "nbformat": "lab",
+    "nbgrader": "grade",
     "nncf": "peers",
     "openvino": "peers",
     "openvino_genai": "peers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,15 @@ def grade(
         typer.Argument(metavar="SUBMISSIONS", help="A folder with a folder for each learner, or a folder of nbgrader."),
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder for the gradebook, CSV files and feedback pages.")],
-    jobs: Annotated[int, typer.Option("--jobs", help="How many notebooks are graded at the same time.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", help="How many notebooks are graded at a time; if left out, 1, or as many as the cluster has threads."
+        ),
+    ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="What grades: processes on this machine, or a Dask cluster, dask://HOST:PORT.")
+    ] = "processes",
     lab: Annotated[str | None, typer.Option("--lab", help="Grade only this lab: 01 for example.")] = None,
     policy: Annotated[
         Path | None, typer.Option("--policy", help="A TOML file with deadlines and the rules for late and repeated work.")
@@ -39,6 +47,9 @@ def grade(
         ),
     ] = None,
     unsafe: Annotated[bool, typer.Option("--unsafe", help="Run learners' code without a sandbox, as your own user.")] = False,
+    nbgrader: Annotated[
+        Path | None, typer.Option("--nbgrader", help="Write the scores to nbgrader's gradebook, too: gradebook.db for example.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Grade the notebooks of a class, and write a gradebook, CSV files and feedback pages.
@@ -53,26 +64,23 @@ def grade(
     """
     from labkit.cli.grade_progress import GradeProgress
     from labkit.gradebook.class_run import grade_class
+    from labkit.gradebook.executor_at import executor_at
     from labkit.gradebook.policy import read_policy
 
-    rules = read_policy(policy) if policy else None
-    with GradeProgress() as watcher:
+    if nbgrader:  # Imported now, so that a missing package is found before the class is graded.
+        from labkit.gradebook.nbgrader_book import fill
+    options: dict[str, Any] = {"lab": lab, "policy": read_policy(policy) if policy else None, "regrade": regrade or ()}
+    options |= {"secret": seed, "sandboxed": not unsafe}
+    with executor_at(executor, submissions) as (pool, workers), GradeProgress() as watcher:
         try:
-            summary = grade_class(
-                submissions,
-                out,
-                watcher,
-                jobs=jobs,
-                lab=lab,
-                policy=rules,
-                regrade=regrade or (),
-                secret=seed,
-                sandboxed=not unsafe,
-            )
+            at_once = workers if jobs is None else jobs
+            summary = grade_class(submissions, out, watcher, jobs=at_once, executor=pool, **options)
         except KeyboardInterrupt:
             say("stopped; run the same command again to go on")
             raise
     _print(summary, out)
+    if nbgrader:
+        fill(nbgrader, summary.report)
     if json:
         report = summary.report
         verdicts = Counter(item.verdict for score in report.scores for item in score.items)

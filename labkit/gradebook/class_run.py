@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from labkit.exercises.registry import of_lab
 from labkit.gradebook.book import Gradebook, Submission
 from labkit.gradebook.checks_version import checks_version
 from labkit.gradebook.collect import Collected, Note, Notebook, collect
+from labkit.gradebook.executor_graders import ExecutorGraders
 from labkit.gradebook.export import export
 from labkit.gradebook.grader import Done, GradeTask, ReadTask, failed_to_grade
 from labkit.gradebook.graders import SILENT_SECONDS, Graders, Lost
@@ -31,6 +33,7 @@ from labkit.grading.verdict import ERROR, TIMED_OUT, Verdict
 READ_SECONDS = 300.0
 """The time limit for reading one notebook. Most notebooks take far less than a second."""
 BOOK = "gradebook.sqlite"
+AnyGraders = Graders | ExecutorGraders
 
 
 class Watcher(Protocol):
@@ -72,6 +75,7 @@ def grade_class(
     watcher: Watcher,
     *,
     jobs: int = 1,
+    executor: Executor | None = None,
     lab: str | None = None,
     policy: Policy | None = None,
     regrade: Sequence[str] = (),
@@ -83,9 +87,10 @@ def grade_class(
     The inputs of the functions are made from `secret`; without it, they are those of the notebook's own checks. If not
     `sandboxed`, the learners' code runs as the current user.
 
-    With `lab`, only this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; then only these submissions
-    are graded, again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same
-    folder, or if this machine has no sandbox.
+    `jobs` notebooks are graded at a time: by `executor` or, without one, by processes that this run starts. With `lab`, only
+    this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; then only these submissions are graded,
+    again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same folder, if this machine has
+    no sandbox, or if the executor takes no more work.
     """
     rules = policy or Policy()
     if jobs < 1:
@@ -100,7 +105,7 @@ def grade_class(
     chosen = _parse_regrade(regrade, found.learners)
     out.mkdir(parents=True, exist_ok=True)
     checks = checks_version() + (f"-{fingerprint(secret)}" if secret is not None else "")
-    with _alone(out), Gradebook(out / BOOK) as book, Graders(jobs) as graders:
+    with _alone(out), Gradebook(out / BOOK) as book, _graders(jobs, executor) as graders:
         run = book.begin_run(
             labkit=labkit.__version__, checks=checks, machine=platform.platform(), jobs=jobs, policy=rules.text
         )
@@ -119,6 +124,10 @@ def grade_class(
         export(out, report)
         book.end_run(run)
     return Summary(out / BOOK, len(todo), known, report)
+
+
+def _graders(jobs: int, executor: Executor | None) -> AnyGraders:
+    return Graders(jobs) if executor is None else ExecutorGraders(executor, jobs)
 
 
 @contextlib.contextmanager
@@ -147,7 +156,7 @@ def _parse_regrade(regrade: Sequence[str], learners: Sequence[str]) -> dict[str,
     return chosen
 
 
-def _read(graders: Graders, found: Collected) -> dict[Path, Reading]:
+def _read(graders: AnyGraders, found: Collected) -> dict[Path, Reading]:
     """Read all notebooks. The notes on them are added to those in `found`."""
     readings: dict[Path, Reading] = {}
     for number, message in graders.run([ReadTask(notebook.path) for notebook in found.notebooks], READ_SECONDS):
@@ -204,7 +213,7 @@ def _todo(
 
 
 def _grade(
-    graders: Graders, jobs: Sequence[_Job], watcher: Watcher, secret: str | None, sandboxed: bool
+    graders: AnyGraders, jobs: Sequence[_Job], watcher: Watcher, secret: str | None, sandboxed: bool
 ) -> Iterator[tuple[_Job, list[Verdict]]]:
     """Grade the jobs, and yield each one with its verdicts when it is finished.
 

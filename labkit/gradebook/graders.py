@@ -52,10 +52,8 @@ class _Grader:
 
     def kill(self) -> None:
         """End the process, if it still runs, and all processes that it has started."""
-        with contextlib.suppress(psutil.Error):
-            for process in processes(self.process.pid) if self.process.is_alive() else ():
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
+        if self.process.is_alive() and self.process.pid:
+            kill_with_descendants(self.process.pid)
         self.process.join()
         self.connection.close()
 
@@ -128,6 +126,14 @@ class Graders:
         grader.kill()
         self._all.remove(grader)
         return -1 if grader.task is None else grader.task
+
+
+def kill_with_descendants(pid: int) -> None:
+    """Kill a process that was not waited for yet, and all processes that it has started."""
+    with contextlib.suppress(psutil.Error):
+        for process in processes(pid):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 @contextlib.contextmanager

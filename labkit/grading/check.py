@@ -13,6 +13,7 @@ from labkit.grading.call import run_seeds
 from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import SEEDS, judge, not_measured
 from labkit.grading.machine_needs import missing
+from labkit.grading.nbgrader_run import for_nbgrader, is_run_by_nbgrader
 from labkit.grading.progress import Progress
 from labkit.grading.shorten import shorten
 from labkit.grading.verdict import INCONCLUSIVE, NOT_ATTEMPTED, PASSED, Verdict
@@ -29,8 +30,13 @@ def check(function: Callable[..., Any]) -> Verdict:
     The name of the function tells its exercise. A name to which the notebook assigns the function works too (`kv_bytes = lambda
     ...`). Points from an earlier check are kept. If the function belongs to no exercise, `InvalidRequest` names the functions
     that exist. Errors of the function itself are not raised.
+
+    If nbgrader executes the notebook, nothing is recorded, and `NoPoints` is raised unless the verdict is a pass (see
+    `nbgrader_run`).
     """
     exercise = exercise_of(function, sys._getframe(1).f_globals)
+    if is_run_by_nbgrader():
+        return for_nbgrader(lambda: check_quietly(exercise, function, aloud=True))
     verdict = check_quietly(exercise, function, aloud=True)
     kept = Progress().record(verdict).points
     show(verdict.text(kept), verdict.html(kept))

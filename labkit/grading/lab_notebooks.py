@@ -21,6 +21,7 @@ import nbformat
 
 from labkit.errors import InvalidRequest
 from labkit.exercises.registry import exercise as find
+from labkit.grading.nbgrader_cells import mark_cells
 
 KERNEL = {
     "kernelspec": {"display_name": "labkit", "language": "python", "name": "python3"},
@@ -60,6 +61,7 @@ def _notebook(source: str, *, solved: bool) -> Any:
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
         counts[digest] = counts.get(digest, 0) + 1
         cell.id = f"{digest}-{counts[digest]}"
+    mark_cells(notebook.cells)
     notebook.metadata = {**KERNEL, "labkit": {"cells_sha256": cells_digest(notebook)}}
     if not solved:
         notebook.metadata["labkit"]["stubs"] = stubs  # `labkit reset` reads them

@@ -110,7 +110,7 @@ def test_a_command_without_extras(outcomes: dict[str, tuple[Any, str, str]], nam
 def test_every_package_of_the_extras_is_known() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     imported_as = {"nvidia_ml_py": "pynvml"}
-    for extra in ("lab", "gpu", "serve", "peers"):
+    for extra in ("lab", "gpu", "serve", "grade", "peers"):
         for requirement in extras[extra]:
             name = re.match(r"[\w-]+", requirement)
             assert name

@@ -1,0 +1,80 @@
+"""What `labkit grade --executor` names: processes of this machine, or a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import InvalidRequest, NotAvailable
+from labkit.gradebook.checks_version import checks_version
+from labkit.grading.shorten import shorten
+
+PROCESSES, DASK = "processes", "dask://"
+CONNECT_SECONDS = 60.0
+"""Seconds in which the scheduler of a Dask cluster must answer."""
+
+
+@contextlib.contextmanager
+def executor_at(address: str, submissions: Path) -> Iterator[tuple[Executor | None, int]]:
+    """Yield the executor at this address, and how many notebooks it can grade at the same time.
+
+    For "processes" the executor is None, which stands for the processes that labkit starts itself, and the number is 1. For
+    "dask://HOST:PORT" it is the Dask cluster whose scheduler has this address, and the number is that of the cluster's threads.
+
+    Raises `InvalidRequest` for another address. Raises `NotAvailable` if the scheduler does not answer, if the cluster has no
+    workers, or if a worker does not see the folder `submissions` or has another version of the course's checks.
+    """
+    if address == PROCESSES:
+        yield None, 1
+    elif address.startswith(DASK):
+        with _dask_cluster(address.removeprefix(DASK), submissions) as found:
+            yield found
+    else:
+        raise InvalidRequest(
+            f"--executor is {address!r}; give {PROCESSES!r}, or {DASK}HOST:PORT for a Dask cluster's scheduler"
+        )
+
+
+@contextlib.contextmanager
+def _dask_cluster(place: str, submissions: Path) -> Iterator[tuple[Executor, int]]:
+    from distributed import Client
+
+    try:
+        client: Any = Client(f"tcp://{place}", timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise NotAvailable(
+            f"no Dask scheduler answers at {place} ({shorten(str(error))}); start one with `dask scheduler`, and workers with "
+            f"`dask worker tcp://{place}`"
+        ) from None
+    with client:
+        threads = sum(client.nthreads().values())
+        if not threads:
+            raise NotAvailable(f"the Dask cluster at {place} has no workers; start some with `dask worker tcp://{place}`")
+        _compare(client, submissions.absolute())
+        yield client.get_executor(pure=False), threads  # Otherwise Dask could take an earlier verdict on the same notebook.
+
+
+def _compare(client: Any, submissions: Path) -> None:
+    """Refuse a cluster on which a worker would grade differently, or find no notebooks."""
+    own = checks_version()
+    for worker, found in client.run(_seen_from_here, str(submissions), on_error="return").items():
+        if isinstance(found, Exception):
+            raise NotAvailable(f"the Dask worker {worker} cannot run labkit ({shorten(repr(found))}); install labkit there")
+        checks, sees_folder = found
+        if not sees_folder:
+            raise NotAvailable(
+                f"the Dask worker {worker} has no folder {submissions}; share it with all the cluster's machines"
+            )
+        if checks != own:
+            raise NotAvailable(
+                f"the Dask worker {worker} has checks of another version than here; install the same labkit there"
+            )
+
+
+def _seen_from_here(submissions: str) -> tuple[str, bool]:
+    """The version of the checks on this machine, and whether it has this folder. A Dask worker runs this."""
+    return checks_version(), os.path.isdir(submissions)

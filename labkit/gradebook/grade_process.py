@@ -1,0 +1,41 @@
+"""The process in which an executor checks one notebook: it reads a task from stdin, and writes all messages to stdout.
+
+Both are pickled. A learner's code runs neither in this process nor in the one that started it, but in one more process for each
+function (`labkit.grading.worker`).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+
+from labkit.gradebook.grader import answers
+
+
+def main(parent: int) -> None:
+    """Answer one task. What the course's own code prints goes to stderr. The process ends when its parent has ended."""
+    signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with os.fdopen(os.dup(1), "wb") as answer:
+        os.dup2(2, 1)
+        pickle.dump(list(answers(pickle.load(sys.stdin.buffer))), answer)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended, even by SIGKILL. The learner's process and its files are removed, too."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
