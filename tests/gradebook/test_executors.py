@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,23 @@ import psutil
 import pytest
 
 from labkit.errors import InvalidRequest, NotAvailable
+from labkit.gradebook import class_run
 from labkit.gradebook import executor_at as executor_at_module
-from labkit.gradebook.class_run import Summary, grade_class
+from labkit.gradebook.class_run import Summary
 from labkit.gradebook.executor_at import executor_at
 from labkit.gradebook.executor_graders import ExecutorGraders
 from labkit.gradebook.grader import GradeTask, ReadTask
 from labkit.gradebook.graders import Lost
 from labkit.gradebook.reading import digest
-from tests.gradebook.classes import EXERCISE, HALF, HALF_SAYS, HEAD, SOLVED, STUB, grade, notebook, start, write
+from tests.gradebook.classes import EXERCISE, HALF, HALF_SAYS, HEAD, SOLVED, STUB, grade, has_sandbox, notebook, start, write
 from tests.gradebook.test_class_run import FEW, Watcher
 from tests.patience import PATIENCE, is_running, wait_for
 
 LEARNERS = {"ada": SOLVED, "bert": HALF, "carl": STUB, "dies": f"{HEAD}import os; os._exit(0)"}
 VERDICTS = ["passed", "failed", "not attempted", "error"]
 SLOW = f"{HEAD}import time; time.sleep({PATIENCE})"
+
+grade_class = partial(class_run.grade_class, sandboxed=has_sandbox())
 
 
 @pytest.fixture(scope="module")
