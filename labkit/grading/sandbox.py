@@ -53,12 +53,12 @@ class Sandbox:
 
         `readable` are files and folders that are seen at their own paths, read-only. Open file descriptors are passed on.
         """
-        given = [self.program, "--unshare-all", "--unshare-user", "--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"]
-        given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
-        for name in _PASSED_ON:
-            if name in os.environ:
-                given += ["--setenv", name, os.environ[name]]
-        given += ["--setenv", "HOME", "/tmp", "--setenv", "LABKIT_HOME", "/tmp/labkit"]
+        # bubblewrap itself is the first process of the sandbox, and /proc/1/environ shows what it was started with. So the
+        # environment is emptied before bubblewrap starts: it can contain the secret of the seeds.
+        given = ["/usr/bin/env", "-i", *(f"{name}={os.environ[name]}" for name in _PASSED_ON if name in os.environ)]
+        given += ["HOME=/tmp", "LABKIT_HOME=/tmp/labkit", self.program]
+        given += ["--unshare-all", "--unshare-user", "--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"]
+        given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
         for place in (*_SYSTEM, *(f"/etc/{name}" for name in _OF_ETC), *_OF_SYS):
             given += _as_it_is(Path(place))
         given += ["--dev", "/dev", "--size", str(SHARED_BYTES), "--tmpfs", "/dev/shm", "--proc", "/proc"]
