@@ -178,9 +178,8 @@ PATCHES = {
     ),
     "takes-the-inputs-away": Cheat(
         "It removes the inputs of the exercise in its process, so that there is nothing to be wrong about.",
-        "from labkit.exercises.lab00 import KV_CACHE_BYTES\n"
-        "object.__setattr__(KV_CACHE_BYTES, 'cases', lambda seed: [])\n"
-        "GONE = object.__setattr__(KV_CACHE_BYTES, 'cases', lambda seed: [])\n" + _body("return GONE"),
+        "import labkit.grading.call as module\n"
+        "GONE = setattr(module, 'run_cases', lambda *a, **k: [])\n" + _body("return GONE"),
         "returned 0 answers for 5 inputs",
     ),
 }
@@ -317,9 +316,8 @@ READS = {
         _body(
             "import json, os, sys",
             "from pathlib import Path",
-            "own = Path(json.load(open(sys.argv[1]))['folder'])",
-            "found = sorted({name for up in own.parents[:2] for name in os.listdir(up)})",
-            "raise LookupError(f'learners: {found}' if len(found) > 2 else 'nobody else')",
+            "found = os.listdir(Path(json.load(open(sys.argv[1]))['folder']).parent)",
+            "raise LookupError(f'learners: {found}' if len(found) > 1 else 'nobody else')",
         ),
         "nobody else",
     ),
@@ -514,7 +512,7 @@ HIDES = {
     "looks-like-the-function": Cheat(
         "The name of its function has a Cyrillic letter in it.",
         _body(f"return {RIGHT}").replace("kv_cache_bytes", "kv_cache_byt\u0435s") + "\n# def kv_cache_bytes(",
-        "not at the top level",
+        "defines no function kv_cache_bytes",
     ),
     "sitecustomize": Cheat(
         "The files beside its notebook are named like modules that Python imports at its start.",
