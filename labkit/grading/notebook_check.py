@@ -115,7 +115,8 @@ def run_apart(
         job.write_text(json.dumps(_job(exercise, submission, seeds) | {"cpu_seconds": seconds, "files": str(files)}), "utf-8")
         command = [sys.executable, "-BPm", "labkit.grading.worker", str(job)]
         if sandbox:
-            command = sandbox.command(command, [Path(folder), *([submission.folder] if submission.folder else [])])
+            readable = [Path(folder), *([submission.folder] if submission.folder else [])]
+            command = sandbox.command(command, readable, exercise.needs)
         with BusyMachine() as machine:
             end = _run(command, str(files), seconds)
         if machine.words:

@@ -25,6 +25,7 @@ from labkit.exercises.lab04.prompts import PAD_PROMPTS, WORD_LISTS
 from labkit.exercises.lab04.streaming import STREAM_TEXT
 from labkit.exercises.lab04.texts_back import POSTPROCESS
 from labkit.exercises.lab04.together import ANSWER_TOGETHER
+from labkit.exercises.stubs import own_stages
 from labkit.grading import machine_needs
 from labkit.grading.call import run_seeds
 from labkit.grading.check import check_quietly
@@ -160,7 +161,7 @@ def always_repaired(client: Any, model: str, inputs: Any) -> bool:
 
 
 def padded_with_zeros(texts: list[str], encode: Any, pad: int) -> Any:
-    return prompts.pad_prompts(texts, encode, 0)
+    return own_stages.pad_prompts(texts, encode, 0)
 
 
 def padded_to_nothing(texts: list[str], encode: Any, pad: int) -> Any:
