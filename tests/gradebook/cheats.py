@@ -60,8 +60,8 @@ def _sends(*lines: str) -> str:
     return _TO_THE_PIPE + "\n" + _body(*lines)
 
 
-WRONG = "answer"
-"""Part of every message about a wrong number or type."""
+WRONG = "The value is not right"
+"""Part of the message about a wrong number."""
 
 ENDS_EARLY = {
     "prints-and-exits": Cheat(
@@ -102,7 +102,7 @@ ENDS_EARLY = {
     "frame-of-other-seeds": Cheat(
         "It writes answers to seeds that it chose.",
         _sends("""send({seed: rows({"plain": 0}) for seed in [*seeds(), 1]})""", "os._exit(0)"),
-        "inputs that it was not given",
+        "could not be read",
     ),
     "two-frames": Cheat(
         "It writes a frame of its own before the worker writes the real one.",
