@@ -245,6 +245,15 @@ VALUES = {
         ),
         "could not be read",
     ),
+    "millions-of-lists": Cheat(
+        "It writes a frame of 60 MiB with empty lists, which take gigabytes in the process that reads them.",
+        _sends(
+            "text = b'{\"runs\": [[]' + b',[]' * (20 * 2**20) + b']}'",
+            "open(sys.argv[2], 'wb', buffering=0).write(pack_frame(text, b''))",
+            "os._exit(0)",
+        ),
+        "more than 8 MiB",
+    ),
     "unfinished-work": Cheat(
         "It returns a coroutine, and does the work later or never.",
         f"async def later(config, lengths, element_bytes):\n    return {RIGHT}\n"
@@ -343,7 +352,7 @@ READS = {
             "import os",
             "pids = [pid for pid in os.listdir('/proc') if pid.isdigit() and int(pid) != os.getpid()]",
             "commands = [open(f'/proc/{pid}/cmdline').read() for pid in pids]",
-            "found = [one for one in commands if 'spawn_main' in one or 'pytest' in one]",
+            "found = [one for one in commands if 'spawn_main' in one]",
             "raise LookupError(f'{len(found)} graders found')",
         ),
         "0 graders found",
