@@ -22,7 +22,8 @@ from labkit.grading.judge import SEEDS
 from labkit.grading.notebook_file import MOST_NOTEBOOK_BYTES
 from labkit.grading.sandbox import need_sandbox
 from labkit.grading.verdict import Verdict
-from tests.gradebook.cheats import CHEATS, MARKER, Cheat
+from tests.gradebook.cheats import CHEATS
+from tests.gradebook.cheats.cheat import MARKER, Cheat
 from tests.gradebook.classes import EXERCISE, HALF, HALF_SAYS, SOLVED, STUB, notebook, write
 from tests.patience import is_running, wait_for
 
