@@ -1,9 +1,13 @@
 """What a cheat is, and how its cells are written.
 
-In a source, these words are replaced by facts of the run, because a good cheat knows them: `$PACKAGE` and `$ROOT` (the folders of
-labkit and of its repository), `$OTHER` (the folder of the honest learner), `$GRADES`, `$HOME` and `$TEMP` (folders of the person
-who grades), `$SECRET` (the secret of the seeds), `$PORT` (a port on which a program of this machine listens), and `$TABLE` (a
-table of right answers).
+In a source, these words are replaced by facts of the run, because a good cheat knows them:
+
+- `$PACKAGE` and `$ROOT`: the folders of labkit and of its repository;
+- `$OTHER`: the folder of the honest learner;
+- `$GRADES`, `$HOME` and `$TEMP`: folders of the person who grades;
+- `$SECRET`: the secret of the seeds;
+- `$PORT`: a port on which a program of this machine listens;
+- `$TABLE`: a table of right answers.
 """
 
 from __future__ import annotations
