@@ -19,7 +19,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Triton calls this before the first request."""
         self._tokenizer = Tokenizer(Path(args["model_repository"]) / args["model_version"] / "tokenizer.json")
-        stand_ins = {"pad_prompts": stages.no_ids, "word_lists": stages.no_words}
+        stand_ins: dict[str, Any] = {"pad_prompts": stages.no_ids, "word_lists": stages.no_words}
         self._functions = Functions(args, stand_ins | vars(own_stages))
 
     def execute(self, requests: list[Any]) -> list[Any]:
