@@ -77,7 +77,7 @@ def in_the_server(monkeypatch: pytest.MonkeyPatch, exercise: Any, function: Call
 @with_server
 @pytest.mark.parametrize("name", [e.function for e in EXERCISES if e.requires])
 def test_references_pass_in_the_server(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    verdict = in_the_server(monkeypatch, BY_FUNCTION[name], BY_FUNCTION[name].reference)
+    verdict = in_the_server(monkeypatch, BY_FUNCTION[name], answer_to(BY_FUNCTION[name]).reference)
     assert verdict.verdict == PASSED, str(verdict)
 
 
@@ -85,7 +85,7 @@ def test_references_pass_in_the_server(monkeypatch: pytest.MonkeyPatch, name: st
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("name", "number"), one_in(3, PLANTED))
 def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
-    mistake = BY_FUNCTION[name].mistakes[number]
+    mistake = answer_to(BY_FUNCTION[name]).mistakes[number]
     verdict = first_good(
         lambda: in_the_server(monkeypatch, BY_FUNCTION[name], mistake.implementation),
         lambda found: found.message == mistake.message,
