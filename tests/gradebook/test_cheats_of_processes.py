@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
+from labkit.answers.lab04.ensemble import ensemble_maps
 from labkit.errors import NotAvailable
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import exercise
@@ -100,6 +103,14 @@ def postprocess(token_ids, lengths, decode):
 
 def test_a_stage_works_in_the_sandbox() -> None:
     verdict = verdict_on(exercise("lab04.postprocess"), HONEST_STAGE)
+    assert verdict.verdict in (PASSED, INCONCLUSIVE), verdict
+
+
+def test_an_ensemble_has_the_stages_that_it_needs() -> None:
+    """Exercise 4.5 is the only one that sees labkit's own functions for the stages."""
+    verdict = verdict_on(
+        exercise("lab04.ensemble_maps"), "from __future__ import annotations", inspect.getsource(ensemble_maps)
+    )
     assert verdict.verdict in (PASSED, INCONCLUSIVE), verdict
 
 
