@@ -26,6 +26,7 @@ class Exercise:
     - `observe(case, value)` returns the answer to compare, because an answer may also be a change of an argument.
     - `run(function, case)` makes the call, for example on several ranks. By default the call is made in this process.
     - `prepare(case)` starts what the call needs, such as processes, before the time limit begins.
+    - `needs` names folders of labkit with other exercises' answers that the call needs. They are hidden from all other calls.
     - `seconds` is the time limit of one call.
     - `ends_at_error`: after a case that raises, no further case is tried, because each further case would take seconds.
     - `decides(value)` is what is wrong with an answer that can be judged alone, as a sentence; "" for any other answer. After
@@ -49,6 +50,7 @@ class Exercise:
     observe: Callable[[Case, Any], Any] = lambda case, value: value
     run: Callable[[Callable[..., Any], Case], Any] = directly
     prepare: Callable[[Case], object] = lambda case: None
+    needs: tuple[str, ...] = ()
     seconds: float = 20.0
     ends_at_error: bool = False
     decides: Callable[[Any], str] = lambda value: ""

@@ -83,7 +83,7 @@ def digest(path: Path) -> str:
     """
     total = hashlib.sha256(hashlib.sha256(path.read_bytes()).digest())
     for other in small_files(path.parent):
-        if other.name != RECEIPT and not other.is_symlink():
+        if other.name != RECEIPT:
             total.update(hashlib.sha256(other.name.encode("utf-8", "surrogateescape")).digest())
             total.update(hashlib.sha256(other.read_bytes()).digest())
     return total.hexdigest()

@@ -39,6 +39,8 @@ START_SECONDS = 180
 
 The time limits of the calls are added to this.
 """
+MOST_TEXT_BYTES = 8 * 2**20
+"""The most bytes of a worker's answers without their tensors. As objects of Python they take thirty times as much memory."""
 MOST_NOTE, MOST_NOTES = 2000, 5
 """Limits for notes on statements that did not run: the characters of a note, and the number of notes that a verdict shows."""
 
@@ -115,7 +117,8 @@ def run_apart(
         job.write_text(json.dumps(_job(exercise, submission, seeds) | {"cpu_seconds": seconds, "files": str(files)}), "utf-8")
         command = [sys.executable, "-BPm", "labkit.grading.worker", str(job)]
         if sandbox:
-            command = sandbox.command(command, [Path(folder), *([submission.folder] if submission.folder else [])])
+            readable = [Path(folder), *([submission.folder] if submission.folder else [])]
+            command = sandbox.command(command, readable, exercise.needs)
         with BusyMachine() as machine:
             end = _run(command, str(files), seconds)
         if machine.words:
@@ -145,6 +148,8 @@ def judge_frame(answer: Answer, written: bytes, seeds: Sequence[int] = SEEDS) ->
     """The verdict on what a worker wrote. This may be anything, because a learner's code ran in the worker's process."""
     try:
         text, data = unpack_frame(written)
+        if len(text) > MOST_TEXT_BYTES:
+            raise ValueError(f"its numbers and texts take more than {MOST_TEXT_BYTES // 2**20} MiB")
         found = json.loads(text)
         tensors = load(data)
         runs = {int(seed): [_outcome(row, tensors) for row in rows] for seed, rows in found["runs"].items()}

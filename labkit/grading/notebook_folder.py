@@ -28,10 +28,13 @@ def copy_files(folder: Path | None, files: Path) -> None:
 
 
 def small_files(folder: Path) -> Iterator[Path]:
-    """The files of a notebook's folder that the learner's code may read, sorted by name. Notebooks are left out."""
+    """The files of a notebook's folder that the learner's code may read, sorted by name.
+
+    Notebooks are left out. So are symbolic links: the target of a link may be any file of the person who runs the check.
+    """
     for path in sorted(folder.iterdir())[:MOST_FILES]:
         with contextlib.suppress(OSError):
-            if path.is_file() and path.suffix != ".ipynb" and path.stat().st_size <= MOST_FILE_BYTES:
+            if path.is_file() and not path.is_symlink() and path.suffix != ".ipynb" and path.stat().st_size <= MOST_FILE_BYTES:
                 yield path
 
 

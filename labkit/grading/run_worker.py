@@ -56,10 +56,9 @@ def run(command: list[str], folder: str, seconds: float) -> End:
     waiting = threading.Thread(target=process.wait, daemon=True)
     reader.start()
     waiting.start()
-    status, problem = None, ""
+    problem, is_late = "", False
     try:
-        problem = _watch(process.pid, waiting, reader, seconds)
-        status = None if waiting.is_alive() else process.returncode
+        problem, is_late = _watch(process.pid, waiting, reader, seconds)
     finally:
         if problem or waiting.is_alive():
             _kill_descendants(process.pid)
@@ -67,26 +66,30 @@ def run(command: list[str], folder: str, seconds: float) -> End:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         reader.stop()
-    return End(status, bytes(reader.found), problem)
+    return End(None if is_late else process.returncode, bytes(reader.found), problem)
 
 
-def _watch(pid: int, waiting: threading.Thread, reader: _Reader, seconds: float) -> str:
-    """Wait for the end of a process. The result says why it must be stopped, or is "" if it has ended."""
+def _watch(pid: int, waiting: threading.Thread, reader: _Reader, seconds: float) -> tuple[str, bool]:
+    """Wait for the end of a process.
+
+    The result says why it must be stopped, or is "" if it has ended. It also says whether its time ran out.
+    """
     until = time.monotonic() + seconds
     while waiting.is_alive():
         waiting.join(min(WATCH_SECONDS, max(until - time.monotonic(), 0.0)))
         if reader.is_too_much:
-            return f"Your function returned more than {MOST_BYTES // 2**20} MiB."
+            return f"Your function returned more than {MOST_BYTES // 2**20} MiB.", False
         if waiting.is_alive() and time.monotonic() >= until:
             limit_passed(f"your function did not finish within {seconds:g} seconds")
-            return f"Your function ran for more than {seconds:g} seconds and was stopped."
+            return f"Your function ran for more than {seconds:g} seconds and was stopped.", True
         with contextlib.suppress(psutil.Error):
             started = processes(pid)
             if len(started) > MOST_PROCESSES:
-                return f"Your function started more than {MOST_PROCESSES} processes and was stopped."
+                return f"Your function started more than {MOST_PROCESSES} processes and was stopped.", False
             if resident_bytes(started) > MOST_MEMORY_BYTES:
-                return f"Your function used more than {MOST_MEMORY_BYTES // 2**30} GiB of memory and was stopped."
-    return ""
+                words = f"Your function used more than {MOST_MEMORY_BYTES // 2**30} GiB of memory and was stopped."
+                return words, False
+    return "", False
 
 
 def _kill_descendants(pid: int) -> None:

@@ -22,6 +22,8 @@ from pathlib import Path
 import labkit
 from labkit.errors import NotAvailable
 
+HIDDEN = ("answers", "exercises/stubs/own_stages")
+"""The folders of labkit with answers, which are empty in the sandbox."""
 SCRATCH_BYTES, SHARED_BYTES = 2**30, 2 * 2**30
 """The sizes of the folders /tmp and /dev/shm in the sandbox, which are in memory."""
 NOBODY = "65534"
@@ -48,17 +50,18 @@ class Sandbox:
 
     program: str
 
-    def command(self, inner: Sequence[str], readable: Iterable[Path] = ()) -> list[str]:
+    def command(self, inner: Sequence[str], readable: Iterable[Path] = (), needs: Sequence[str] = ()) -> list[str]:
         """The command that runs `inner` in a new sandbox, in an empty folder, as nobody.
 
-        `readable` are files and folders that are seen at their own paths, read-only. Open file descriptors are passed on.
+        `readable` are files and folders that are seen at their own paths, read-only. `needs` are those folders of `HIDDEN` that
+        are not hidden. Open file descriptors are passed on.
         """
-        given = [self.program, "--unshare-all", "--unshare-user", "--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"]
-        given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
-        for name in _PASSED_ON:
-            if name in os.environ:
-                given += ["--setenv", name, os.environ[name]]
-        given += ["--setenv", "HOME", "/tmp", "--setenv", "LABKIT_HOME", "/tmp/labkit"]
+        # bubblewrap itself is the first process of the sandbox, and /proc/1/environ shows what it was started with. So the
+        # environment is emptied before bubblewrap starts: it can contain the secret of the seeds.
+        given = ["/usr/bin/env", "-i", *(f"{name}={os.environ[name]}" for name in _PASSED_ON if name in os.environ)]
+        given += ["HOME=/tmp", "LABKIT_HOME=/tmp/labkit", self.program]
+        given += ["--unshare-all", "--unshare-user", "--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"]
+        given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
         for place in (*_SYSTEM, *(f"/etc/{name}" for name in _OF_ETC), *_OF_SYS):
             given += _as_it_is(Path(place))
         given += ["--dev", "/dev", "--size", str(SHARED_BYTES), "--tmpfs", "/dev/shm", "--proc", "/proc"]
@@ -66,7 +69,8 @@ class Sandbox:
         package = str(Path(labkit.__file__).parent)
         for path in (sys.prefix, sys.base_prefix, *_outside_of_python(), package, *map(str, readable)):
             given += ["--ro-bind", path, path]
-        given += ["--tmpfs", f"{package}/answers"]
+        for folder in HIDDEN:
+            given += [] if folder in needs else ["--tmpfs", f"{package}/{folder}"]
         return [*given, "--dir", _WORK, "--chdir", _WORK, "--", *inner]
 
 

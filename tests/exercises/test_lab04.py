@@ -25,6 +25,7 @@ from labkit.exercises.lab04.prompts import PAD_PROMPTS, WORD_LISTS
 from labkit.exercises.lab04.streaming import STREAM_TEXT
 from labkit.exercises.lab04.texts_back import POSTPROCESS
 from labkit.exercises.lab04.together import ANSWER_TOGETHER
+from labkit.exercises.stubs import own_stages
 from labkit.grading import machine_needs
 from labkit.grading.call import run_seeds
 from labkit.grading.check import check_quietly
@@ -76,7 +77,7 @@ def in_the_server(monkeypatch: pytest.MonkeyPatch, exercise: Any, function: Call
 @with_server
 @pytest.mark.parametrize("name", [e.function for e in EXERCISES if e.requires])
 def test_references_pass_in_the_server(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    verdict = in_the_server(monkeypatch, BY_FUNCTION[name], BY_FUNCTION[name].reference)
+    verdict = in_the_server(monkeypatch, BY_FUNCTION[name], answer_to(BY_FUNCTION[name]).reference)
     assert verdict.verdict == PASSED, str(verdict)
 
 
@@ -84,7 +85,7 @@ def test_references_pass_in_the_server(monkeypatch: pytest.MonkeyPatch, name: st
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("name", "number"), one_in(3, PLANTED))
 def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
-    mistake = BY_FUNCTION[name].mistakes[number]
+    mistake = answer_to(BY_FUNCTION[name]).mistakes[number]
     verdict = first_good(
         lambda: in_the_server(monkeypatch, BY_FUNCTION[name], mistake.implementation),
         lambda found: found.message == mistake.message,
@@ -160,7 +161,7 @@ def always_repaired(client: Any, model: str, inputs: Any) -> bool:
 
 
 def padded_with_zeros(texts: list[str], encode: Any, pad: int) -> Any:
-    return prompts.pad_prompts(texts, encode, 0)
+    return own_stages.pad_prompts(texts, encode, 0)
 
 
 def padded_to_nothing(texts: list[str], encode: Any, pad: int) -> Any:

@@ -12,7 +12,8 @@ from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab04.prompts import PAD_PROMPTS, WORD_LISTS
-from labkit.exercises.stubs.stages import Encode, pad_prompts, word_lists
+from labkit.exercises.stubs.own_stages import pad_prompts, word_lists
+from labkit.exercises.stubs.stages import Encode
 
 
 def _explain(case: Case, found: Any, right: Any) -> str:

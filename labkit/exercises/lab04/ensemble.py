@@ -18,7 +18,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage, texts
 from labkit.exercises.lab04.words import WORDS, line, sentence
-from labkit.exercises.stubs import stages
+from labkit.exercises.stubs import own_stages, stages
 from labkit.plurals import counted
 from labkit.serving.repository.checker.check_config import check_config
 from labkit.serving.repository.model_config import ModelConfig, Step, config_text
@@ -158,13 +158,13 @@ def _on_paper(maps: Maps, wires: Arrays) -> Arrays:
     tokenizer = open_checkpoint(MODEL).tokenizer()
 
     def preprocessing(given: Arrays) -> Arrays:
-        out = stages.preprocessing(given, tokenizer.encode, stages.pad_prompts, stages.word_lists)
+        out = stages.preprocessing(given, tokenizer.encode, own_stages.pad_prompts, own_stages.word_lists)
         return out | {"REQUEST_OUTPUT_LEN": given["REQUEST_OUTPUT_LEN"]}
 
     def postprocessing(given: Arrays) -> Arrays:
         tokens = given["TOKENS_BATCH"]
         lengths = given.get("SEQUENCE_LENGTH", np.full(tokens.shape[:2], tokens.shape[2]))
-        return {"OUTPUT": stages.postprocessing(tokens, lengths, tokenizer.decode, stages.postprocess)}
+        return {"OUTPUT": stages.postprocessing(tokens, lengths, tokenizer.decode, own_stages.postprocess)}
 
     run = {"preprocessing": preprocessing, "fastertransformer": stages.toy_engine, "postprocessing": postprocessing}
     for name in STAGES:
@@ -210,6 +210,7 @@ ENSEMBLE_MAPS = Exercise(
     requires=("triton_server",),
     cases=_cases,
     run=run_ensemble,
+    needs=("exercises/stubs/own_stages",),
     seconds=60.0,
     ends_at_error=True,
     hints=(

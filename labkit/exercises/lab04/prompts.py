@@ -15,29 +15,33 @@ from labkit.exercises.exercise import Exercise
 from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage, texts
 from labkit.exercises.lab04.words import line, sentence, some_words
 from labkit.exercises.stubs import stages
-from labkit.exercises.stubs.stages import pad_prompts, word_lists
 from labkit.plurals import counted
 
 STAGE = "preprocessing"
-OWN: dict[str, Callable[..., Any]] = {"pad_prompts": pad_prompts, "word_lists": word_lists}
+STAND_INS: dict[str, Callable[..., Any]] = {"pad_prompts": stages.no_ids, "word_lists": stages.no_words}
+SEEN = {
+    "pad_prompts": {"INPUT_ID": "ids", "REQUEST_INPUT_LEN": "lengths"},
+    "word_lists": {"BAD_WORDS_IDS": "bad words", "STOP_WORDS_IDS": "stop words"},
+}
+"""The outputs of the stage that a function makes, with the words for them. The other outputs are not compared."""
 
 
 def run_stage(name: str) -> Callable[[Callable[..., Any], Case], dict[str, Any]]:
     """A function for the field `run` of an exercise.
 
-    It runs the stage with the learner's function in place of labkit's `name`; labkit's own functions run without the server.
+    It runs the stage with the learner's function as `name`; labkit's own functions run without the server.
     """
 
     def run(function: Callable[..., Any], case: Case) -> dict[str, Any]:
         inputs = _inputs(*case.args)
         if is_own(function):
             encode = open_checkpoint(MODEL).tokenizer().encode
-            functions = OWN | {name: function}
+            functions = STAND_INS | {name: function}
             given = {key: values for key, (_, values) in inputs.items()}
-            return _seen(stages.preprocessing(given, encode, functions["pad_prompts"], functions["word_lists"]))
+            return _seen(name, stages.preprocessing(given, encode, functions["pad_prompts"], functions["word_lists"]))
         server = lab_server()
         server.load_stub(stage(STAGE), STAGE, tokenizer=True)
-        return _seen(server.ask(STAGE, inputs, {name: server.put(STAGE, function, name)}))
+        return _seen(name, server.ask(STAGE, inputs, {name: server.put(STAGE, function, name)}))
 
     return run
 
@@ -48,10 +52,9 @@ def _inputs(prompts: list[str], bad: list[str], stop: list[str]) -> dict[str, tu
     return {"QUERY": texts([[prompt] for prompt in prompts]), "REQUEST_OUTPUT_LEN": lengths, **words}
 
 
-def _seen(outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    names = {"INPUT_ID": "ids", "REQUEST_INPUT_LEN": "lengths", "BAD_WORDS_IDS": "bad words", "STOP_WORDS_IDS": "stop words"}
+def _seen(function: str, outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, words in names.items():
+    for name, words in SEEN[function].items():
         found |= {f"shape of {words}": str(list(outputs[name].shape)), words: outputs[name].tolist()}
     return found
 

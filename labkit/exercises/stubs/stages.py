@@ -1,5 +1,4 @@
-"""The code of lab 04's stages that runs before and after the call of a learner's function, and the references of these
-functions.
+"""The code of lab 04's stages that runs before and after the call of a learner's function.
 
 The same code runs in the server and in the process of the notebook. If a learner's function returns a value of a wrong type or
 shape, an error says so.
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.plurals import counted
-from labkit.serving.python_backend.word_lists import from_word_lists, to_word_lists, word_forms, words_of_csv
+from labkit.serving.python_backend.word_lists import from_word_lists, word_forms, words_of_csv
 
 PAD = 3
 """The token with which short rows are filled.
@@ -29,33 +28,15 @@ Decode = Callable[[Sequence[int]], str]
 Job = tuple[str, int]
 
 
-# The exercises' references ---------------------------------------------------------------------------------------------
-def pad_prompts(texts: list[str], encode: Encode, pad: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Encode the texts. Returns token ids [batch, longest], padded after the tokens, and lengths [batch, 1]."""
-    rows = [encode(text) for text in texts]
-    ids = np.full((len(rows), max(1, *map(len, rows))), pad, np.uint32)
-    for row, tokens in zip(ids, rows, strict=True):
-        row[: len(tokens)] = tokens
-    return ids, np.array([[len(tokens)] for tokens in rows], np.uint32)
+# What stands in for a function that an exercise does not look at ---------------------------------------------------------
+def no_ids(texts: list[str], encode: Encode, pad: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Takes the place of `pad_prompts`: one token for each text, which is not a token of the text."""
+    return np.full((len(texts), 1), pad, np.uint32), np.zeros((len(texts), 1), np.uint32)
 
 
-def word_lists(words: list[list[str]], encode: Encode) -> NDArray[Any]:
-    """The words of each prompt in FasterTransformer's format, [batch, 2, n]."""
-    rows = [[encode(word) for word in own] for own in words]
-    width = max(1, *(sum(map(len, row)) for row in rows))
-    return np.stack([to_word_lists(row, width) for row in rows])
-
-
-def postprocess(token_ids: NDArray[Any], lengths: NDArray[Any], decode: Decode) -> list[list[str]]:
-    """The text of each beam, up to the length of the beam. The result is a list of lists, [batch][beam]."""
-    rows = zip(token_ids, lengths, strict=True)
-    return [[decode(ids[:length].tolist()) for ids, length in zip(*row, strict=True)] for row in rows]
-
-
-def answer_together(requests: list[list[Job]], generate: Callable[[list[Job]], list[str]]) -> list[list[str]]:
-    """For each request, the texts of its jobs; all jobs are computed in one batch."""
-    texts = iter(generate([job for request in requests for job in request]))
-    return [[next(texts) for _ in request] for request in requests]
+def no_words(words: list[list[str]], encode: Encode) -> NDArray[Any]:
+    """Takes the place of `word_lists`: no words for any prompt."""
+    return np.zeros((len(words), 2, 1), np.int32)
 
 
 # What the models compute ------------------------------------------------------------------------------------------------

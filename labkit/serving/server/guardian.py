@@ -130,12 +130,13 @@ def _prepare() -> None:
 def _give_large_stacks() -> None:
     """Give large stacks to the threads of the programs that this process starts.
 
-    Nothing changes on a system where reserved memory counts as used.
+    Nothing changes where reserved memory counts as used: on some systems, and under a limit of this process.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     wanted = min(STACK_BYTES, psutil.virtual_memory().total // 4, hard if hard != resource.RLIM_INFINITY else STACK_BYTES)
     counted = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
-    if counted or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+    limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    if counted or any(limit != resource.RLIM_INFINITY for limit in limits):
         return
     if soft == resource.RLIM_INFINITY or wanted > soft:  # if there is no limit, glibc uses 2 MiB
         resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))

@@ -1,0 +1,11 @@
+"""Known ways to cheat, or to harm the run, with the exercise `kv_cache_bytes`. They run only in the sandbox.
+
+None of them works out the number of bytes by itself, except where the cheat needs a right number to be a cheat at all.
+"""
+
+from __future__ import annotations
+
+from tests.gradebook.cheats import ends_early, harms, hides, inputs, patches, reads, values
+
+CHEATS = ends_early.CHEATS | patches.CHEATS | values.CHEATS | reads.CHEATS | harms.CHEATS | inputs.CHEATS | hides.CHEATS
+"""All cheats by name."""

@@ -1,0 +1,74 @@
+"""The limits of a learner's process hold in the sandbox too, where the process and its children have ids of their own."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from labkit.errors import NotAvailable
+from labkit.exercises.registry import exercise
+from labkit.grading import notebook_check, run_worker
+from labkit.grading.notebook_check import run_apart
+from labkit.grading.sandbox import Sandbox, need_sandbox
+from labkit.grading.submission import submission_of
+from labkit.grading.verdict import ERROR, INCONCLUSIVE, TIMED_OUT, Verdict
+from tests.patience import is_running, wait_for
+
+pytestmark = pytest.mark.long
+
+HEAD = "def kv_cache_bytes(config, lengths, element_bytes):\n    import mmap, signal, subprocess, time\n"
+MARKER = "98765.1234"
+"""The number of seconds that a child wants to sleep. It also identifies the child."""
+
+
+@pytest.fixture
+def sandbox() -> Sandbox:
+    """A sandbox, if this machine has one."""
+    try:
+        return need_sandbox()
+    except NotAvailable as error:
+        pytest.skip(f"not measured here: {error}")
+
+
+def verdict_on(body: str, sandbox: Sandbox) -> Verdict:
+    """The verdict on a function with this body, on the inputs of one seed."""
+    verdict = run_apart(exercise("lab00.kv_cache_bytes"), submission_of(HEAD + body), (1,), sandbox)
+    assert verdict.points == 0
+    return verdict
+
+
+def test_too_many_processes_are_ended(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_worker, "MOST_PROCESSES", 20)
+    body = f"    children = [subprocess.Popen(['setsid', 'sleep', '{MARKER}']) for _ in range(40)]\n    time.sleep(600)"
+    verdict = verdict_on(body, sandbox)
+    assert verdict.verdict == INCONCLUSIVE or (verdict.cause, verdict.message) == (
+        ERROR,
+        "Your function started more than 20 processes and was stopped.",
+    )
+
+    def left() -> list[psutil.Process]:
+        return [one for one in psutil.process_iter(["cmdline"]) if MARKER in (one.info["cmdline"] or []) and is_running(one)]
+
+    wait_for(lambda: not left(), "the end of what the function had started")
+
+
+def test_shared_memory_counts(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit that the worker sets for itself does not count memory that processes share. The watch outside does."""
+    monkeypatch.setattr(run_worker, "MOST_MEMORY_BYTES", 2**30)
+    body = "    memory = mmap.mmap(-1, 2**30)\n    memory.write(bytes(2**30))\n    time.sleep(600)"
+    verdict = verdict_on(body, sandbox)
+    assert verdict.verdict == INCONCLUSIVE or (verdict.cause, verdict.message) == (
+        ERROR,
+        "Your function used more than 1 GiB of memory and was stopped.",
+    )
+
+
+def test_a_loop_that_catches_everything_is_ended(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits in the process do not end it, so the process outside does. Its limit is made shorter for the test."""
+    monkeypatch.setattr(notebook_check, "START_SECONDS", 20)
+    body = "    signal.signal(signal.SIGALRM, signal.SIG_IGN)\n    while True:\n        time.sleep(1)"
+    verdict = verdict_on(body, sandbox)
+    assert verdict.verdict == INCONCLUSIVE or (verdict.cause, verdict.message) == (
+        TIMED_OUT,
+        "Your function ran for more than 40 seconds and was stopped.",
+    )
