@@ -12,6 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
+from labkit.answers.lab04 import failure as answers_failure
+from labkit.answers.lab04 import streaming as answers_streaming
 from labkit.answers.lab04.config import stage_config
 from labkit.answers.lab04.ensemble import ensemble_maps
 from labkit.answers.lab04.streaming import stream_text
@@ -180,7 +182,7 @@ def patient_for(seconds: float) -> Callable[..., Any]:
             def __getattr__(self, name: str) -> Any:
                 return getattr(client, name)
 
-        return failure.keep_alive(Same(), model, inputs)
+        return answers_failure.keep_alive(Same(), model, inputs)
 
     return keep_alive
 
@@ -268,7 +270,7 @@ def test_each_limit_that_passes_in_a_stream_is_reported(
     monkeypatch.setattr(streaming, "is_own", lambda function: False)
     limits: list[str] = []
     with listening(limits.append), suppress(TimeoutError):
-        streaming.run_stream(getattr(streaming, mistake), STREAM_TEXT.cases(11)[number])
+        streaming.run_stream(getattr(answers_streaming, mistake), STREAM_TEXT.cases(11)[number])
     assert any(said.startswith(limit) for said in limits)
 
 
@@ -472,7 +474,7 @@ def test_an_error_that_is_ignored_is_named() -> None:
 
 @with_server
 def test_what_was_false_is_named() -> None:
-    verdict = verdict_on(STREAM_TEXT, streaming._left_open)
+    verdict = verdict_on(STREAM_TEXT, answers_streaming._left_open)
     assert "the stream is stopped: got False" in verdict.details
 
 

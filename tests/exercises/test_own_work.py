@@ -82,7 +82,7 @@ def verdict_on(name: str, function: Callable[..., Any]) -> tuple[str, str]:
         ("parameter_count", rebuilt_in_a_thread_of_calls, "GPTJConfig"),
         ("kv_cache_bytes", rebuilt_cache, "GPTJConfig"),
         ("weight_gib", imported, "weight_gib"),
-        ("weight_gib", find("weight_gib").reference, "weight_gib"),
+        ("weight_gib", answer_to(find("weight_gib")).reference, "weight_gib"),
         ("roofline_fraction", another_labs, "decode_floor_ms"),
         ("online_softmax", softmax_of_labkit, "online_softmax"),
         ("step_seconds", steps_of_labkit, "step_seconds"),

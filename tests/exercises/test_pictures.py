@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from labkit.answers.lab00 import kv_cache_bytes
 from labkit.answers.lab01 import positions_processed
-from labkit.exercises.lab04 import ensemble
+from labkit.answers.lab04.ensemble import ensemble_maps
 from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04
 from labkit.exercises.pictures.canvas import BLUE, ORANGE
 from labkit.exercises.shapes import Shape
@@ -131,7 +131,7 @@ def test_a_ring_adds_up_each_number_once_on_every_rank(ranks: int) -> None:
 
 
 def test_the_drawn_ensemble_has_the_tensors_of_the_exercise() -> None:
-    maps = ensemble.ensemble_maps()
+    maps = ensemble_maps()
     assert {name: tuple(map(set, both)) for name, both in maps.items()} == {
         name: (set(reads), set(makes)) for name, (reads, makes) in lab04.PORTS.items()
     }
