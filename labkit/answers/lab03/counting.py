@@ -10,7 +10,7 @@ from typing import Any
 from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.lab03.counting import CHOOSE_LAYOUT, LAYOUT_CASES, STEP_TRAFFIC, share
+from labkit.exercises.lab03.counting import CHOOSE_LAYOUT, STEP_TRAFFIC, share
 from labkit.plurals import counted
 
 NUMBER = 4
@@ -251,7 +251,8 @@ def _drawn(seed: int) -> tuple[tuple[dict[str, int], dict[str, Any]], ...]:
     return tuple(found)
 
 
-def _layout_cases(seed: int) -> list[Case]:
+def make_cases(seed: int) -> list[Case]:
+    """The cases of exercise 3.9: two known machines, and one drawn case of each kind."""
     known: tuple[tuple[dict[str, int], dict[str, Any]], ...] = (
         (GPTJ_6B, {"nodes": 1, "gpus": 8, "memory": 72e9, "read": 3e12, "inside": NVLINK, "between": NETWORK}),
         (GPTJ_6B, {"nodes": 2, "gpus": 2, "memory": 7e9, "read": 6e11, "inside": PCIE, "between": NETWORK}),
@@ -290,6 +291,5 @@ CHOOSE_LAYOUT_ANSWER = Answer(
     ),
 )
 
-LAYOUT_CASES.maker = _layout_cases
 
 ANSWERS = (STEP_TRAFFIC_ANSWER, CHOOSE_LAYOUT_ANSWER)

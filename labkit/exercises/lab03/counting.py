@@ -77,7 +77,6 @@ STEP_TRAFFIC = Exercise(
 
 
 # 3.9 ------------------------------------------------------------------------------------------------------------------
-LAYOUT_CASES = HeldCases()
 
 CHOOSE_LAYOUT = Exercise(
     name="lab03.choose_layout",
@@ -95,7 +94,7 @@ CHOOSE_LAYOUT = Exercise(
     points=10,
     minutes=35,
     difficulty=4,
-    cases=LAYOUT_CASES,
+    cases=HeldCases("labkit.answers.lab03.counting"),
     hints=(
         "Try every pair with shards * stages <= nodes * gpus. Skip the pairs where shards does not divide heads or the "
         "weights do not fit. Compute the time of the remaining pairs.",

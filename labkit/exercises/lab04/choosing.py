@@ -5,7 +5,6 @@ from __future__ import annotations
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.held_cases import HeldCases
 
-BATCHING_CASES = HeldCases()
 
 CHOOSE_BATCHING = Exercise(
     name="lab04.choose_batching",
@@ -23,7 +22,7 @@ CHOOSE_BATCHING = Exercise(
     points=10,
     minutes=30,
     difficulty=3,
-    cases=BATCHING_CASES,
+    cases=HeldCases("labkit.answers.lab04.choosing"),
     hints=(
         "First take a single n: what are its delay, its computing time, its latency and its number of copies? Then loop over "
         "n.",
