@@ -5,7 +5,6 @@ from __future__ import annotations
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.held_cases import HeldCases
 
-
 CHOOSE_BATCHING = Exercise(
     name="lab04.choose_batching",
     lab="04",
