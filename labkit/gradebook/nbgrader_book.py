@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nbgrader.api import Gradebook
-from nbgrader.utils import setenv
 from sqlalchemy.exc import SAWarning, SQLAlchemyError
 
 from labkit.errors import InvalidRequest
@@ -32,10 +31,8 @@ def fill(path: Path, report: Report) -> None:
     Raises `InvalidRequest` if the file is no gradebook of the installed nbgrader, or if several notebooks have the cells of one
     lab.
     """
-    # For a new gradebook, nbgrader runs the program `alembic`. It is in Python's folder, which PATH need not name.
-    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     try:
-        with _quietly(), setenv(PATH=beside), Gradebook(f"sqlite:///{path.absolute()}", course_id="") as book:
+        with _quietly(), _finding_alembic(), Gradebook(f"sqlite:///{path.absolute()}", course_id="") as book:
             for learner in report.learners:
                 book.update_or_create_student(learner)
             for lab in report.labs:
@@ -48,6 +45,22 @@ def fill(path: Path, report: Report) -> None:
             f"{path} is not a gradebook of the installed nbgrader ({shorten(str(error))}); give another file with --nbgrader, "
             "or bring an older one up to date with `nbgrader db upgrade`"
         ) from None
+
+
+@contextlib.contextmanager
+def _finding_alembic() -> Iterator[None]:
+    """For a new gradebook, nbgrader runs the program `alembic`. It is in Python's folder, which PATH need not name.
+
+    nbgrader's own `setenv` is not used, because it removes the variable at its end.
+    """
+    before = os.environ.get("PATH")
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{before or ''}"
+    try:
+        yield
+    finally:
+        os.environ.pop("PATH")
+        if before is not None:
+            os.environ["PATH"] = before
 
 
 @contextlib.contextmanager

@@ -72,6 +72,7 @@ def test_a_new_gradebook_has_students_points_and_comments(tmp_path: Path, monkey
     book = tmp_path / "gradebook.db"
     names = {"ada": "passed", "bert": "not measured here", "carl": "", "=1+1": "failed"}
     fill(book, report(names, days_late=1))
+    assert os.environ["PATH"] == ""
     assert scores(book, "lab00", "lab00", "ada") == MOST
     assert set(scores(book, "lab00", "lab00", "=1+1").values()) == {0}
     assert comment(book, "lab00", "lab00", "bert") == "not measured here: words"
