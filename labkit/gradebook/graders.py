@@ -13,10 +13,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
 
-import psutil
-
 from labkit.gradebook.grader import Done, Message, Task, serve
-from labkit.measure.memory import processes
+from labkit.grading.run_worker import kill_with_descendants
 
 SILENT_SECONDS = 1800.0
 """A grader that sends no message for this long is ended. The time limits of a single exercise are far below this."""
@@ -126,14 +124,6 @@ class Graders:
         grader.kill()
         self._all.remove(grader)
         return -1 if grader.task is None else grader.task
-
-
-def kill_with_descendants(pid: int) -> None:
-    """Kill a process that was not waited for yet, and all processes that it has started."""
-    with contextlib.suppress(psutil.Error):
-        for process in processes(pid):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ def run(command: list[str], folder: str, seconds: float) -> End:
     """
     source, write = os.pipe()
     reader = _Reader(source)
+    reader.start()
     nowhere = subprocess.DEVNULL
     try:
         process = subprocess.Popen(
@@ -54,14 +55,13 @@ def run(command: list[str], folder: str, seconds: float) -> End:
         os.close(write)
     # `process.wait(timeout=...)` wakes 20 times per second, and each time it may wait for a core. This thread sleeps instead.
     waiting = threading.Thread(target=process.wait, daemon=True)
-    reader.start()
     waiting.start()
     problem, is_late = "", False
     try:
         problem, is_late = _watch(process.pid, waiting, reader, seconds)
     finally:
         if problem or waiting.is_alive():
-            _kill_descendants(process.pid)
+            kill_with_descendants(process.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -92,12 +92,12 @@ def _watch(pid: int, waiting: threading.Thread, reader: _Reader, seconds: float)
     return "", False
 
 
-def _kill_descendants(pid: int) -> None:
-    """Kill a process and its descendants, also those that have left its session."""
+def kill_with_descendants(pid: int) -> None:
+    """Kill a process that was not waited for yet, and its descendants, also those that have left its session."""
     with contextlib.suppress(psutil.Error):
-        for one in processes(pid):
+        for process in processes(pid):
             with contextlib.suppress(psutil.Error):
-                one.kill()
+                process.kill()
 
 
 class _Reader(threading.Thread):
@@ -119,13 +119,15 @@ class _Reader(threading.Thread):
         os.set_blocking(self._source, False)
         with contextlib.closing(selectors.DefaultSelector()) as selector:
             selector.register(self._source, selectors.EVENT_READ)
-            while not self.is_too_much and not (self._ends.is_set() and not selector.select(0)):
-                if not selector.select(0.1):
-                    continue
-                part = os.read(self._source, 2**20)
-                if not part:
+            while not self.is_too_much:
+                ends = self._ends.is_set()
+                if selector.select(0 if ends else 0.1):
+                    part = os.read(self._source, 2**20)
+                    if not part:
+                        break
+                    self.found += part
+                elif ends:
                     break
-                self.found += part
         os.close(self._source)
 
     def stop(self) -> None:
