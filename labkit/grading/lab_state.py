@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from labkit.environment import describe
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import of_lab
 from labkit.grading.machine_needs import missing
@@ -88,4 +89,5 @@ def lab_state(lab: str) -> LabState:
     """The state of a lab ("01") from the progress on disk. Raises `InvalidRequest` if there is no such lab."""
     exercises = of_lab(lab)
     standings = Progress().standings()
-    return LabState(lab, [Row(exercise, standings[exercise.name], missing(exercise)) for exercise in exercises])
+    machine = describe() if any(exercise.requires for exercise in exercises) else None
+    return LabState(lab, [Row(exercise, standings[exercise.name], missing(exercise, machine)) for exercise in exercises])

@@ -14,18 +14,17 @@ import psutil
 import pytest
 
 import labkit
-from labkit.errors import NotAvailable
 from labkit.gradebook.book import Submission
 from labkit.gradebook.class_run import Summary, grade_class
 from labkit.gradebook.names import name_of_folder
 from labkit.grading.judge import SEEDS
 from labkit.grading.notebook_file import MOST_NOTEBOOK_BYTES
-from labkit.grading.sandbox import need_sandbox
 from labkit.grading.verdict import Verdict
 from tests.gradebook.cheats import CHEATS
 from tests.gradebook.cheats.cheat import MARKER, Cheat
 from tests.gradebook.classes import EXERCISE, HALF, HALF_SAYS, SOLVED, STUB, notebook, write
 from tests.patience import is_running, wait_for
+from tests.sandboxes import sandbox_or_skip
 
 pytestmark = pytest.mark.long
 
@@ -116,10 +115,7 @@ def files_of(root: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory: pytest.TempPathFactory) -> Graded:
     """The class, graded with two jobs. Its learners are the cheats, those with tricks in their names, and two honest ones."""
-    try:
-        need_sandbox()
-    except NotAvailable as error:
-        pytest.skip(f"not measured here: {error}")
+    sandbox_or_skip()
     root = tmp_path_factory.mktemp("class")
     submissions = root / "submissions"
     (root / "temp").mkdir()

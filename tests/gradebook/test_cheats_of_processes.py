@@ -7,14 +7,13 @@ import inspect
 import pytest
 
 from labkit.answers.lab04.ensemble import ensemble_maps
-from labkit.errors import NotAvailable
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import exercise
 from labkit.grading.machine_needs import missing
 from labkit.grading.notebook_check import run_apart
-from labkit.grading.sandbox import need_sandbox
 from labkit.grading.submission import submission_of
 from labkit.grading.verdict import INCONCLUSIVE, PASSED, Verdict
+from tests.sandboxes import sandbox_or_skip
 
 pytestmark = pytest.mark.long
 
@@ -23,10 +22,7 @@ SEEDS = (101,)
 
 def verdict_on(asked: Exercise, *cells: str) -> Verdict:
     """The verdict on these cells in the sandbox, on the inputs of one seed."""
-    try:
-        sandbox = need_sandbox()
-    except NotAvailable as error:
-        pytest.skip(f"not measured here: {error}")
+    sandbox = sandbox_or_skip()
     if why := missing(asked):
         pytest.skip(f"not measured here: {asked.function} {why}")
     return run_apart(asked, submission_of(*cells), SEEDS, sandbox)

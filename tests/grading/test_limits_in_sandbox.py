@@ -5,14 +5,14 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from labkit.errors import NotAvailable
 from labkit.exercises.registry import exercise
 from labkit.grading import notebook_check, run_worker
 from labkit.grading.notebook_check import run_apart
-from labkit.grading.sandbox import Sandbox, need_sandbox
+from labkit.grading.sandbox import Sandbox
 from labkit.grading.submission import submission_of
 from labkit.grading.verdict import ERROR, INCONCLUSIVE, TIMED_OUT, Verdict
 from tests.patience import is_running, wait_for
+from tests.sandboxes import sandbox_or_skip
 
 pytestmark = pytest.mark.long
 
@@ -24,10 +24,7 @@ MARKER = "98765.1234"
 @pytest.fixture
 def sandbox() -> Sandbox:
     """A sandbox, if this machine has one."""
-    try:
-        return need_sandbox()
-    except NotAvailable as error:
-        pytest.skip(f"not measured here: {error}")
+    return sandbox_or_skip()
 
 
 def verdict_on(body: str, sandbox: Sandbox) -> Verdict:
