@@ -31,6 +31,7 @@ ALL_RUN = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells
     .every(cell => cell.type !== 'code' || cell.executionCount !== null)"""
 TOKEN = "browser-test"
 LOOP = (
+    "import os\nos.environ['LABKIT_HOME'] = os.path.abspath('home_of_the_loop')",
     "from labkit.lab import check, hint, progress_panel, reset, submit",
     "def kv_cache_bytes(config, lengths, size):\n    return 2 * config.num_layers * config.hidden_size * sum(lengths) * size",
     "check(kv_cache_bytes)",
@@ -39,7 +40,7 @@ LOOP = (
     "hint(weight_gib)",
     "progress_panel('00')",
 )
-"""A notebook in which one exercise is solved and another one is wrong."""
+"""A notebook in which one exercise is solved and another one is wrong, with a home of its own: other tests solve lab 00."""
 RUN_IN_A_NEW_CELL = """async source => {
     const notebook = window.jupyterapp.shell.currentWidget.content;
     notebook.activeCellIndex = notebook.widgets.length - 1;
