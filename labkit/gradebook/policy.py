@@ -12,6 +12,7 @@ from typing import Any
 
 from labkit.errors import InvalidRequest
 from labkit.exercises.titles import LAB_TITLES
+from labkit.grading.hint_costs import FREE, HintCosts, costs_in
 
 _DAY = 24 * 60 * 60
 
@@ -24,12 +25,14 @@ class Policy:
     - `percent_per_day_late` is taken from the points of an attempt for each day, or part of a day, after the deadline.
     - `most_attempts`: later attempts at a lab are graded, but do not count; 0 is no limit.
     - `text` is the text of the policy file.
+    - `hint_costs` are for the learners' own panels, which read the same file as `course.toml`. The scores do not use them.
     """
 
     deadlines: Mapping[str, datetime] = field(default_factory=dict)
     percent_per_day_late: float = 0.0
     most_attempts: int = 0
     text: str = ""
+    hint_costs: HintCosts = FREE
 
     def days_late(self, lab: str, submitted: datetime) -> int:
         """The number of days after the deadline; a part of a day counts as a whole day. 0 if the lab has no deadline."""
@@ -56,7 +59,7 @@ def read_policy(path: Path) -> Policy:
         found = tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"the policy {path} cannot be read: {error}") from None
-    known = {"deadline", "percent_per_day_late", "most_attempts"}
+    known = {"deadline", "hints", "percent_per_day_late", "most_attempts"}
     if unknown := sorted(found.keys() - known):
         raise InvalidRequest(f"the policy {path} has the name {unknown[0]!r}; the names are {', '.join(sorted(known))}")
     return Policy(
@@ -64,6 +67,7 @@ def read_policy(path: Path) -> Policy:
         _number(path, found, "percent_per_day_late", most=100),
         _whole_number(path, found, "most_attempts"),
         text,
+        costs_in(found.get("hints", {}), path),
     )
 
 

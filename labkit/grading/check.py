@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from labkit.exercises.exercise import Exercise
@@ -11,6 +12,7 @@ from labkit.exercises.registry import all_exercises
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
 from labkit.grading.find_answer import answer_to
+from labkit.grading.hint_costs import hint_costs
 from labkit.grading.judge import SEEDS, judge, not_measured
 from labkit.grading.machine_needs import missing
 from labkit.grading.nbgrader_run import for_nbgrader, is_run_by_nbgrader
@@ -38,8 +40,9 @@ def check(function: Callable[..., Any]) -> Verdict:
     if is_run_by_nbgrader():
         return for_nbgrader(lambda: check_quietly(exercise, function, aloud=True))
     verdict = check_quietly(exercise, function, aloud=True)
-    kept = Progress().record(verdict).points
-    show(verdict.text(kept), verdict.html(kept))
+    standing = Progress().record(verdict)
+    shown = replace(verdict, message=f"{verdict.message} {standing.remark if verdict.points else ''}".rstrip())
+    show(shown.text(standing.earned), shown.html(standing.earned))
     return verdict
 
 
@@ -79,18 +82,19 @@ def passed(function: Callable[..., Any] | str) -> bool:
     if why := missing(exercise):
         print(f"Not measured here: exercise {exercise.number} {why}, which this machine does not have.")
         return False
-    kept = Progress().standings()[exercise.name].points
+    standing = Progress().standings()[exercise.name]
     if isinstance(function, str):
-        if not kept:
+        if not standing.points:
             print(f"{_needs(exercise)} Solve it first.")
-        return kept > 0
+        return standing.points > 0
     verdict = check_quietly(exercise, function)
     if verdict.verdict == NOT_ATTEMPTED:
         print(f"{_needs(exercise)} Solve it first.")
     elif verdict.verdict == INCONCLUSIVE:
         print(f"{_needs(exercise)} {verdict.message}")
     elif verdict.verdict != PASSED:
-        before = f"It passed before ({counted(kept, 'point')} kept), but what you have now fails" if kept else "It fails"
+        kept = counted(standing.earned, "point")
+        before = f"It passed before ({kept} kept), but what you have now fails" if standing.points else "It fails"
         print(f"{_needs(exercise)} {before}: {verdict.message}")
     return verdict.verdict == PASSED
 
@@ -99,13 +103,19 @@ def _needs(exercise: Exercise) -> str:
     return f"This cell needs your {exercise.function} (exercise {exercise.number})."
 
 
-def hint(function: Callable[..., Any] | str) -> None:
+def hint(function: Callable[..., Any] | str, *, pay: bool = False) -> None:
     """Show the exercise's next hint. The first of its three hints is a question, the last is one line of the answer.
 
-    After the third hint, all three hints are shown again.
+    After the third hint, all three hints are shown again. If the next hint costs points by the rule of the course, the cost is
+    shown first, and the hint only with `pay`. Raises `InvalidRequest` if there is no such exercise, or if the rule is wrong.
     """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
-    for number in Progress().next_hints(exercise.name):
+    costs, progress = hint_costs(), Progress()
+    cost = progress.standings()[exercise.name].next_hint_cost(costs)
+    if cost and not pay:
+        print(f"The next hint costs {counted(cost, 'point')}. To open it: hint({exercise.function}, pay=True)")
+        return
+    for number in progress.next_hints(exercise.name, costs):
         print(f"Hint {number + 1} of 3 for {exercise.number}: {exercise.hints[number]}")
 
 

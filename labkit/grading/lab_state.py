@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from labkit.environment import describe
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import of_lab
+from labkit.grading.hint_costs import FREE, HintCosts, hint_costs, in_words
 from labkit.grading.machine_needs import missing
 from labkit.grading.progress import Progress, Standing
 from labkit.grading.verdict import NOT_MEASURED
-
-COST_OF_HINTS = "Hints cost no points."
 
 
 @dataclass(frozen=True)
@@ -39,23 +38,30 @@ class Row:
         return f"{NOT_MEASURED}: {self.lacks}" if self.is_not_measured else self.standing.words
 
     @property
+    def points(self) -> str:
+        """The points that count, and what the hints cost: "7/10" or "7/10, hints cost 3"."""
+        cost = f", hints cost {self.standing.hint_cost}" if self.standing.hint_cost else ""
+        return f"{self.standing.earned}/{self.exercise.points}{cost}"
+
+    @property
     def text(self) -> str:
         """The exercise, its points and its state in one line."""
         sign, exercise = "✓" if self.is_done else "·", self.exercise
-        return f"{sign} {exercise.number} {exercise.title}, {self.standing.points}/{exercise.points} points: {self.words}"
+        return f"{sign} {exercise.number} {exercise.title}, {self.points} points: {self.words}"
 
 
 @dataclass(frozen=True)
 class LabState:
-    """A lab and its exercises, in their order."""
+    """A lab and its exercises, in their order, and what hints cost."""
 
     lab: str
     rows: Sequence[Row]
+    hint_costs: HintCosts = FREE
 
     @property
     def points(self) -> int:
-        """The points that were reached."""
-        return sum(row.standing.points for row in self.rows)
+        """The points that count."""
+        return sum(row.standing.earned for row in self.rows)
 
     @property
     def out_of(self) -> int:
@@ -82,12 +88,16 @@ class LabState:
     @property
     def text(self) -> str:
         """One line for each exercise, and below them the whole lab."""
-        return "\n".join([*(row.text for row in self.rows), self.head, self.words, f"{COST_OF_HINTS} See hint(my_function)."])
+        help_words = f"{in_words(self.hint_costs)} See hint(my_function). After a pass, see solution(my_function)."
+        return "\n".join([*(row.text for row in self.rows), self.head, self.words, help_words])
 
 
 def lab_state(lab: str) -> LabState:
-    """The state of a lab ("01") from the progress on disk. Raises `InvalidRequest` if there is no such lab."""
+    """The state of a lab ("01") from the progress on disk. Raises `InvalidRequest` if there is no such lab, or if the course's
+    rule about hints is wrong.
+    """
     exercises = of_lab(lab)
     standings = Progress().standings()
     machine = describe() if any(exercise.requires for exercise in exercises) else None
-    return LabState(lab, [Row(exercise, standings[exercise.name], missing(exercise, machine)) for exercise in exercises])
+    rows = [Row(exercise, standings[exercise.name], missing(exercise, machine)) for exercise in exercises]
+    return LabState(lab, rows, hint_costs())

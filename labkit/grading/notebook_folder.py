@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
+from labkit.measure.ladder_file import FILE_END
+
 MOST_FILES, MOST_FILE_BYTES = 200, 2**20
 """At most this many files of a notebook's folder are considered. Only files up to this size are copied (1 MiB)."""
 
@@ -30,11 +32,13 @@ def copy_files(folder: Path | None, files: Path) -> None:
 def small_files(folder: Path) -> Iterator[Path]:
     """The files of a notebook's folder that the learner's code may read, sorted by name.
 
-    Notebooks are left out. So are symbolic links: the target of a link may be any file of the person who runs the check.
+    Notebooks and speed ladders are left out. So are symbolic links: the target of a link may be any file of the person who runs
+    the check.
     """
     for path in sorted(folder.iterdir())[:MOST_FILES]:
         with contextlib.suppress(OSError):
-            if path.is_file() and not path.is_symlink() and path.suffix != ".ipynb" and path.stat().st_size <= MOST_FILE_BYTES:
+            is_left_out = path.is_symlink() or path.name.endswith((".ipynb", FILE_END))
+            if path.is_file() and not is_left_out and path.stat().st_size <= MOST_FILE_BYTES:
                 yield path
 
 

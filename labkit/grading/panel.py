@@ -5,10 +5,13 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import of_lab
 from labkit.grading.check import in_notebook, show
-from labkit.grading.lab_state import COST_OF_HINTS, Row, lab_state
+from labkit.grading.hint_costs import hint_costs, in_words
+from labkit.grading.lab_state import Row, lab_state
 from labkit.grading.progress import Progress
+from labkit.grading.solution_button import solution_buttons
 from labkit.grading.verdict import NOT_MEASURED, colour
 from labkit.plurals import counted
 
@@ -16,7 +19,7 @@ from labkit.plurals import counted
 def progress_panel(lab: str) -> None:
     """Show each exercise of a lab with its state, the points, and the minutes that are left.
 
-    One button shows the next hint, another button reads the states again.
+    One button shows the next hint and says before what it costs, one shows the solution, and one reads the states again.
     """
     text = lab_state(lab).text
     if not in_notebook():
@@ -39,25 +42,33 @@ def _widget(lab: str) -> Any:
     exercises = of_lab(lab)
     table = ipywidgets.HTML(_table(lab))
     chooser = ipywidgets.Dropdown(options=[(f"{e.number} {e.title}", e.name) for e in exercises], description="Exercise")
-    hint_button = ipywidgets.Button(description="Next hint", icon="lightbulb-o")
+    hint_button = ipywidgets.Button(description="Next hint", icon="lightbulb-o", layout={"width": "auto"})
     refresh = ipywidgets.Button(description="Look again", icon="refresh")
     said = ipywidgets.HTML()
 
+    def chosen() -> Exercise:
+        return next(e for e in exercises if e.name == chooser.value)
+
     def give_hint(_: Any) -> None:
-        exercise = next(e for e in exercises if e.name == chooser.value)
-        number = Progress().next_hint(exercise.name)
+        exercise = chosen()
+        number = Progress().next_hint(exercise.name, hint_costs())
         said.value = "<br>".join(
             f"<i>Hint {index + 1} of 3 for {exercise.number}:</i> {html.escape(exercise.hints[index])}"
             for index in range(number + 1)
         )
-        table.value = _table(lab)
+        look_again()
 
-    def look_again(_: Any) -> None:
+    def look_again(_: Any = None) -> None:
         table.value = _table(lab)
+        cost = Progress().standings()[chooser.value].next_hint_cost(hint_costs())
+        hint_button.description = f"Next hint (costs {counted(cost, 'point')})" if cost else "Next hint"
 
+    look_again()
     hint_button.on_click(give_hint)
     refresh.on_click(look_again)
-    return ipywidgets.VBox([table, ipywidgets.HBox([chooser, hint_button, refresh]), said])
+    chooser.observe(look_again, names="value")
+    solution = solution_buttons(chooser, chosen, said, look_again)
+    return ipywidgets.VBox([table, ipywidgets.HBox([chooser, hint_button, solution, refresh]), said])
 
 
 def _table(lab: str) -> str:
@@ -67,15 +78,15 @@ def _table(lab: str) -> str:
         "<div style='background:#8883;height:.6em;width:24em;border-radius:.3em'><div style='background:#009E73;"
         f"height:100%;border-radius:.3em;width:{100 * state.points / max(state.out_of, 1):.0f}%'></div></div>"
     )
-    return f"<b>{state.head}</b>{bar}{state.words}<table>{rows}</table>{COST_OF_HINTS}"
+    return f"<b>{state.head}</b>{bar}{state.words}<table>{rows}</table>{in_words(state.hint_costs)}"
 
 
 def _row(row: Row) -> str:
     exercise, standing = row.exercise, row.standing
-    hue = colour(NOT_MEASURED if row.is_not_measured else standing.verdict, standing.points)
+    hue = colour(NOT_MEASURED if row.is_not_measured else standing.verdict, standing.earned)
     hints = f", {counted(standing.hints, 'hint')}" if standing.hints else ""
     return (
         f"<tr><td>{exercise.number}</td><td style='text-align:left'>{html.escape(exercise.title)}</td>"
-        f"<td>{standing.points}/{exercise.points}{hints}</td>"
+        f"<td>{row.points}{hints}</td>"
         f"<td style='text-align:left;color:{hue}'>{html.escape(row.words)}</td></tr>"
     )

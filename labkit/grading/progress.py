@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from labkit.exercises.registry import all_exercises
+from labkit.grading.hint_costs import FREE, HintCosts
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict, state
 from labkit.home import home, write_atomically
+from labkit.plurals import counted
 
 
 @dataclass
@@ -20,7 +22,8 @@ class Standing:
     """The record of one exercise.
 
     It contains the verdict and the message of the last check, the highest points of all checks, the number of checks, and the
-    number of hints that were shown. A failed check after a pass takes no points away.
+    number of hints that were shown. A failed check after a pass takes no points away. `hint_cost` is what the hints cost in
+    points. `given_up` says that the solution was shown before a pass.
     """
 
     verdict: str = NOT_ATTEMPTED
@@ -29,12 +32,31 @@ class Standing:
     hints: int = 0
     updated: str = ""
     message: str = ""
+    hint_cost: int = 0
+    given_up: bool = False
+
+    @property
+    def earned(self) -> int:
+        """The points that count: the highest points without the cost of the hints, and 0 for a solution that was shown."""
+        return 0 if self.given_up else max(self.points - self.hint_cost, 0)
+
+    @property
+    def remark(self) -> str:
+        """Why fewer points count than the checks gave; "" if all of them count."""
+        if self.given_up:
+            return "The solution was shown before, so this exercise earns no points."
+        return f"Your hints cost {counted(self.hint_cost, 'point')}, so {self.earned} count." if self.hint_cost else ""
+
+    def next_hint_cost(self, costs: HintCosts) -> int:
+        """What the next hint costs, in points. After a pass, a solution that was shown, or the third hint, it costs nothing."""
+        return 0 if self.points or self.given_up or self.hints >= len(costs) else costs[self.hints]
 
     @property
     def words(self) -> str:
         """The state as a sentence: "passed before (10 points kept); the last check failed: Your cache has no values."."""
-        said = state(self.verdict, self.points)
-        return f"{said}: {self.message}" if self.verdict == FAILED and self.message else said
+        said = state(self.verdict, self.earned)
+        said = f"{said}: {self.message}" if self.verdict == FAILED and self.message else said
+        return f"given up: solution shown; {said}" if self.given_up else said
 
 
 def _standing(row: Any) -> Standing:
@@ -85,19 +107,29 @@ class Progress:
             row.updated = datetime.now(UTC).isoformat(timespec="seconds")
         return row
 
-    def next_hints(self, name: str) -> list[int]:
-        """Count one more hint, and return which hints to show.
+    def give_up(self, name: str) -> Standing:
+        """Record that the solution of an exercise is shown, and return the new standing. After a pass, nothing is recorded."""
+        with self._changing() as standings:
+            row = standings[name]
+            row.given_up = row.given_up or not row.points
+        return row
+
+    def next_hints(self, name: str, costs: HintCosts = FREE) -> list[int]:
+        """Count one more hint and its cost, and return which hints to show.
 
         This is the next hint or, if all three hints have been shown, all of them.
         """
         seen = self.standings()[name].hints
-        number = self.next_hint(name)
+        number = self.next_hint(name, costs)
         return [number] if seen < 3 else [0, 1, 2]
 
-    def next_hint(self, name: str) -> int:
-        """Count one more hint of an exercise and return its number (0, 1 or 2). After the third hint the number stays 2."""
+    def next_hint(self, name: str, costs: HintCosts = FREE) -> int:
+        """Count one more hint of an exercise and its cost, and return its number (0, 1 or 2). After the third hint the number
+        stays 2.
+        """
         with self._changing() as standings:
             row = standings[name]
+            row.hint_cost += row.next_hint_cost(costs)
             shown = min(row.hints, 2)
             row.hints = min(row.hints + 1, 3)
         return shown

@@ -79,9 +79,11 @@ class _Answer:
             "exercise": self.exercise.name,
             "title": f"{self.exercise.number} {self.exercise.title}",
             "verdict": self.standing.verdict,
-            "points": self.standing.points,
+            "points": self.standing.earned,
             "out_of": self.exercise.points,
             "hints": self.standing.hints,
+            "hint_cost": self.standing.hint_cost,
+            "given_up": self.standing.given_up,
             "has_an_answer": self.is_there,
             "is_what_was_run": self.is_what_was_run,
         }
@@ -103,7 +105,7 @@ def _write(path: Path, content: bytes, answers: Sequence[_Answer]) -> Path:
         "bytes": len(content),
         "time": now.isoformat(timespec="seconds"),
         "labkit": __version__,
-        "points": sum(answer.standing.points for answer in answers),
+        "points": sum(answer.standing.earned for answer in answers),
         "out_of": sum(answer.exercise.points for answer in answers),
         "exercises": [answer.row() for answer in answers],
     }
@@ -119,10 +121,12 @@ def _write(path: Path, content: bytes, answers: Sequence[_Answer]) -> Path:
 
 
 def _words(path: Path, folder: Path, answers: Sequence[_Answer]) -> list[str]:
-    reached, total = sum(answer.standing.points for answer in answers), sum(answer.exercise.points for answer in answers)
+    reached, total = sum(answer.standing.earned for answer in answers), sum(answer.exercise.points for answer in answers)
     gone = [answer.exercise.function for answer in answers if answer.standing.points and not answer.is_there]
     unknown = [answer.exercise.function for answer in answers if answer.is_there and not answer.is_what_was_run]
     lines = [f"{path.name} is ready to hand in: your checks reached {reached} of {total} points."]
+    fewer = [answer for answer in answers if answer.standing.points > answer.standing.earned]
+    lines += [f"{answer.exercise.function}: {answer.standing.remark}" for answer in fewer]
     if gone:
         lines.append(f"Passed before, but the file holds no answer now: {', '.join(gone)}. Is the notebook saved?")
     if unknown:

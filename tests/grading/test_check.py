@@ -232,7 +232,7 @@ def test_the_panel_has_a_text_twin(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.splitlines()[-3:] == [
         f"Lab 00: 10 of {sum(e.points for e in of_lab('00'))} points",
         f"1 of 6 exercises done; 0 not measured here; about {left} minutes left",
-        "Hints cost no points. See hint(my_function).",
+        "Hints cost no points. See hint(my_function). After a pass, see solution(my_function).",
     ]
     with pytest.raises(InvalidRequest, match="there is no lab '77'"):
         progress_panel("77")

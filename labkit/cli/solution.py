@@ -1,0 +1,41 @@
+"""`labkit solution`: shows the course's solution of an exercise that has passed, or that the learner gives up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labkit.cli.output import JsonOption, print_json
+from labkit.errors import NotAvailable
+
+
+def solution(
+    exercise: Annotated[str, typer.Argument(metavar="EXERCISE", help="The name of the function that the exercise asks for.")],
+    give_up: Annotated[
+        bool, typer.Option("--give-up", help="Show it before a pass; the exercise then earns no new points in your panel.")
+    ] = False,
+    course: Annotated[
+        Path | None, typer.Option(help="The course's folder, with solutions/; if left out, it is looked for.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the course's solution of one exercise after you have passed it, or if you give it up.
+
+    The progress is that of your notebooks: a pass counts if `check` was run there. No notebook is changed.
+
+    Example: labkit solution kv_cache_bytes --give-up
+    """
+    from labkit.exercises.registry import exercise as find
+    from labkit.grading.progress import Progress
+    from labkit.grading.solution import in_words, may_see, not_yet, show_solution
+
+    asked = find(exercise)
+    if not (give_up or may_see(asked)):
+        raise NotAvailable(f"{not_yet(asked)} To give up, add --give-up")
+    found = show_solution(asked, course)
+    print(in_words(asked, found))
+    if json:
+        given_up = Progress().standings()[asked.name].given_up
+        print_json({"exercise": asked.name, "solution": found.text, "path": str(found.path), "given_up": given_up})
