@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs inside the image: copies missing notebooks to the volume, then starts JupyterLab there. Existing files are never
-# overwritten. A notebook that the learner has moved or deleted is copied again at the next start.
+# Runs inside the image: copies missing notebooks, and course.toml if there is one, to the volume, then starts JupyterLab there.
+# Existing files are never overwritten. A notebook that the learner has moved or deleted is copied again at the next start.
 #   start.sh [OPTION...]     options for `labkit lab`
 set -euo pipefail
 image=/opt/course
@@ -12,7 +12,7 @@ if [ ! -w "$course" ]; then
     exit 1
 fi
 
-for notebook in "$image"/labs/*.ipynb "$image"/solutions/*.ipynb; do
+for notebook in "$image"/labs/*.ipynb "$image"/labs/course.toml "$image"/solutions/*.ipynb; do
     mine=$course/${notebook#"$image"/}
     if [ -e "$notebook" ] && [ ! -e "$mine" ]; then
         mkdir -p "$(dirname "$mine")"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from labkit.exercises.titles import LAB_TITLES
+from labkit.gradebook.board import NO_BOARD, Board
+from labkit.gradebook.board_page import board_parts
 from labkit.gradebook.names import look_alikes, page_name, spelled
 from labkit.gradebook.page import name, notes_list, page, table, text, verdict
 from labkit.gradebook.report import Report
@@ -16,14 +18,15 @@ MOST_MESSAGES = 12
 """The page shows this many of the commonest messages."""
 
 
-def class_page(report: Report) -> str:
-    """The HTML page of the class. It links to the learners' pages in the folder `feedback`."""
+def class_page(report: Report, board: Board = NO_BOARD) -> str:
+    """The HTML page of the class. It links to the learners' pages in the folder `feedback`, and shows their speed ladders."""
     parts = [
         f"<p>{counted(len(report.learners), 'learner')}, {counted(len(report.labs), 'lab')}. This page is for the instructor: "
         "it names all learners.</p>",
         _learners(report),
         *(_items(report, lab) for lab in report.labs),
         _messages(report),
+        *(["<h2>Speed ladders</h2>", *board_parts(board)] if board.tables else []),
     ]
     if notes := [*report.notes_on(""), *(note for learner in report.learners for note in report.notes_on(learner))]:
         parts.append(f"<h2>Notes on files</h2>\n{notes_list(notes, with_learner=True)}")

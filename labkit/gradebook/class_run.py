@@ -27,6 +27,7 @@ from labkit.gradebook.policy import Policy
 from labkit.gradebook.reading import Reading
 from labkit.gradebook.report import Report, report_of
 from labkit.gradebook.secret_seeds import fingerprint
+from labkit.gradebook.submitted_ladders import submitted_board
 from labkit.grading.sandbox import need_sandbox
 from labkit.grading.verdict import ERROR, TIMED_OUT, Verdict
 
@@ -110,6 +111,7 @@ def grade_class(
             labkit=labkit.__version__, checks=checks, machine=platform.platform(), jobs=jobs, policy=rules.text
         )
         readings = _read(graders, found)
+        board = submitted_board(found)
         submitted = _choose(found, readings, lab)
         todo = _todo(book, submitted, checks, chosen)
         nothing = sorted(chosen.keys() - {job.submission.learner for job in todo})
@@ -121,7 +123,7 @@ def grade_class(
             book.add_grading(run, job.submission, checks, verdicts, is_regrade=job.is_regrade)
             watcher.finished(job.submission)
         report = report_of(book, run, [lab] if lab else [], rules)
-        export(out, report)
+        export(out, report, board)
         book.end_run(run)
     return Summary(out / BOOK, len(todo), known, report)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from labkit.errors import InvalidRequest
 from labkit.gradebook.names import look_alikes, name_of_folder, spelled, visible
 from labkit.grading.notebook_file import MOST_NOTEBOOK_BYTES
+from labkit.measure.ladder_file import FILE_END
 
 MOST_DEPTH = 6
 """Folders inside a learner's folder are searched up to this depth."""
@@ -34,7 +35,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook file that can be read. `file` is its path inside the learner's folder, made safe to show."""
+    """A notebook that can be read, or another file. `file` is its path inside the learner's folder, made safe to show."""
 
     learner: str
     path: Path
@@ -43,10 +44,14 @@ class Notebook:
 
 @dataclass
 class Collected:
-    """The learners in the order of their names, the notebooks that were found, and notes on everything that was left out."""
+    """The learners in the order of their names, the notebooks that were found, and notes on everything that was left out.
+
+    `ladders` are files that may be speed ladders.
+    """
 
     learners: list[str] = field(default_factory=list)
     notebooks: list[Notebook] = field(default_factory=list)
+    ladders: list[Notebook] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
 
@@ -102,6 +107,8 @@ def _notebooks_of(learner: str, folder: Path, found: Collected) -> None:
                 notes.append(Note(learner, file, why))
             else:
                 found.notebooks.append(Notebook(learner, path, file))
+        elif path.name.lower().endswith(FILE_END):
+            found.ladders.append(Notebook(learner, path, file))
     if len(found.notebooks) == before:
         notes.append(Note(learner, "", "The folder has no notebook that can be read."))
     found.notes += notes

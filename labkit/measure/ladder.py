@@ -4,6 +4,7 @@ it and its tokens per second.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -11,8 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from labkit.environment import describe
 from labkit.home import home, write_atomically
 from labkit.measure.disturbed import CELL_AGAIN, MARK
+from labkit.measure.ladder_file import write_ladder_file
 from labkit.measure.rung import Rung, by_task, ladder_note, times_faster
 from labkit.measure.task import Task
 from labkit.measure.timing import Timing
@@ -68,7 +71,7 @@ class Ladder:
         """
         low = tokens_per_second if low is None else low
         high = tokens_per_second if high is None else high
-        rung = Rung(task, name, tokens_per_second, low, high, disturbed, details)
+        rung = Rung(task, name, tokens_per_second, low, high, disturbed, details, this_device())
         try:
             rungs, _ = self._read()
         except FileNotFoundError:
@@ -90,6 +93,15 @@ class Ladder:
             low, high = task.tokens / timing.high, task.tokens / timing.low
             speed, disturbed = task.tokens / timing.median, timing.disturbed
             self.add(task, name, speed, low=low, high=high, disturbed=disturbed, runs=timing.runs, **details)
+
+    def export(self, path: str | Path, name: str) -> Path:
+        """Write all ladders to a file that can be shared, and return its path. The file has no personal data but `name`.
+
+        Raises `NotAvailable` if there are no rungs, and `InvalidRequest` if the name is empty or too long, or if there is
+        already a file that is not a ladder.
+        """
+        write_ladder_file(Path(path), name, self.rungs)
+        return Path(path)
 
     def text(self, again: str = CELL_AGAIN) -> str:
         """All ladders as text, each below its task. again: what to do to measure a disturbed rung again.
@@ -121,6 +133,12 @@ class Ladder:
         known = [row for row in rows if set(row) != WITHOUT_TASK]
         rungs = [Rung(**row | {"task": Task(**row.get("task", {}))}) for row in known]
         return rungs, len(rows) - len(known)
+
+
+@functools.cache
+def this_device() -> str:
+    """This machine in words: its processor, its usable cores, and its GPUs."""
+    return str(describe())
 
 
 def _ladder_text(rungs: list[Rung], again: str) -> str:

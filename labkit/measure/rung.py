@@ -17,7 +17,8 @@ class Rung:
     """One measured run: its task, name, median tokens per second, quartiles `low` and `high`, and details of the measurement.
 
     The tokens are the new tokens of all sequences together. `disturbed` says why the measurement cannot be trusted; it is empty
-    for a measurement that can be trusted. Raises `InvalidRequest` unless the speeds are finite, positive and in order.
+    for a measurement that can be trusted. `device` is the machine in words; it is empty if it was not recorded. Raises
+    `InvalidRequest` unless the speeds are finite, positive and in order.
     """
 
     task: Task
@@ -27,6 +28,7 @@ class Rung:
     high: float
     disturbed: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    device: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         middle = self.tokens_per_second

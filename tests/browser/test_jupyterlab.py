@@ -214,6 +214,25 @@ def test_a_solved_lab_shows_what_it_drew(browser: Any, server: str, name: str) -
     page.close()
 
 
+def use_the_solution_button(page: Any, panel: Any) -> None:
+    """See the solution of the solved exercise at once, and that of another one only after a second button was pressed."""
+    menu = panel.query_selector("select")
+    menu.select_option(label="0.3 The size of the cache")
+    panel.query_selector("button:has-text('Solution')").click()
+    page.wait_for_selector(".labkit-panel pre:has-text('return 2 * config.num_layers')")
+    assert "Your points are kept." in panel.inner_text()
+    keep_screenshot(page, "00_solution")
+    last = of_lab("00")[-1]
+    menu.select_option(label=f"{last.number} {last.title}")
+    panel.query_selector("button:has-text('Solution')").click()
+    give_up = page.wait_for_selector(".labkit-panel button:has-text('Give up and show it')")
+    assert "has not passed yet" in panel.inner_text()
+    keep_screenshot(page, "00_give_up")
+    give_up.click()
+    page.wait_for_selector(".labkit-panel td:has-text('given up: solution shown')")
+    assert "this exercise earns no new points" in panel.inner_text()
+
+
 def test_a_learner_solves_fails_resets_and_submits(browser: Any, server: str) -> None:
     page = open_and_run(browser, server, "labs/loop.ipynb")
     outputs = saved_outputs(server, "labs/loop.ipynb")
@@ -222,6 +241,7 @@ def test_a_learner_solves_fails_resets_and_submits(browser: Any, server: str) ->
     panel = scroll_to(page, ".labkit-panel")
     for words in ("Lab 00: 10 of 65 points", "1 of 6 exercises done; 0 not measured here", "Hints cost no points."):
         assert words in panel.inner_text()
+    use_the_solution_button(page, panel)
     said = page.evaluate(RUN_IN_A_NEW_CELL, "submit()")
     assert "loop.ipynb is ready to hand in: your checks reached 10 of 65 points." in said
     page.evaluate(RUN_IN_A_NEW_CELL, "def weight_gib(parameters, precision, group_size):\n    return 2.0")

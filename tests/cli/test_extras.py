@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from labkit.cli import COMMANDS
 from labkit.extras import EXTRA_OF
+from tests.gradebook.test_board import chain, ladder
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,12 +65,16 @@ CALLS: dict[str, list[str]] = {
     "check": ["check", str(ROOT / "labs/00_class_environment.ipynb")],
     "watch": ["watch", "--once", str(ROOT / "labs/00_class_environment.ipynb")],
     "reset": ["reset", "NOTEBOOK", "kv_cache_bytes"],
+    "solution": ["solution", "kv_cache_bytes", "--give-up"],
+    "ladder": ["ladder"],
+    "board": ["board", "LADDER", "--out", "BOARD"],
     "grade": ["grade", "SUBMISSIONS", "--out", "GRADES", "--unsafe"],
     "release": ["release", "--check", "--course", str(ROOT)],
     "tour": ["tour", "--course", str(ROOT)],
     "lab": ["lab", "--course", str(ROOT)],
 }
 NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "check", "watch", "reset", "grade"}
+NEED_NONE |= {"solution", "ladder", "board"}
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +85,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, s
     (folder / "submissions" / "ada").mkdir(parents=True)
     shutil.copy(ROOT / "labs/00_class_environment.ipynb", folder / "submissions" / "ada")
     shutil.copy(ROOT / "labs/00_class_environment.ipynb", folder / "notebook")
-    places = {name: name.lower() for name in ("TARGET", "TEXT", "REPOSITORY", "SUBMISSIONS", "GRADES", "NOTEBOOK")}
+    (folder / "ladder").write_text(ladder("ada", *chain(10, 30)))
+    names = ("TARGET", "TEXT", "REPOSITORY", "SUBMISSIONS", "GRADES", "NOTEBOOK", "LADDER", "BOARD")
+    places = {name: name.lower() for name in names}
     calls = [[str(folder / places[word]) if word in places else word for word in call] for call in CALLS.values()]
     command = [sys.executable, "-c", PROGRAM, json.dumps(sorted(EXTRA_OF)), json.dumps(calls)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    environment = os.environ | {"LABKIT_HOME": str(folder / "home")}  # `labkit solution --give-up` is recorded there
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     return {name: (code, out, err) for name, code, out, err in rows}

@@ -1,0 +1,62 @@
+"""The class board as text, and the words that the text and the page share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from labkit.gradebook.board import Board, Cell, Row, Table
+from labkit.gradebook.names import one_line
+from labkit.measure.disturbed import SIGN
+from labkit.plurals import counted
+
+BUSY = f"{SIGN} measured on a busy machine, so it is not compared"
+THE_CLASS = "the class: the medians of the learners, without what a busy machine measured"
+EXPLAINED = (
+    "Each speed is the median of a learner's runs in tokens per second, with its quartiles. A number with x says how many "
+    "times as fast a rung is as the baseline of the same learner on the same device. The files are the learners' own: nobody "
+    "has checked their numbers."
+)
+
+
+def speed(cell: Cell) -> str:
+    """The speed of a cell with its quartiles: "75.3 tokens/s (73.4 to 81.4)"."""
+    return f"{cell.speed:,.1f} tokens/s ({cell.low:,.1f} to {cell.high:,.1f})"
+
+
+def compared(cell: Cell) -> str:
+    """How the cell compares with the baseline: "3.0 x", "measured on a busy machine", or "" if there is no baseline."""
+    if cell.disturbed:
+        return BUSY
+    if math.isnan(cell.times):
+        return ""
+    digits = 2 if cell.times < 1 else 1 if cell.times < 10 else 0
+    return f"{cell.times:,.{digits}f} x"
+
+
+def versions_of(row: Row) -> str:
+    """The versions that matter most for a speed: "labkit 0.1.0, torch 2.13.0"."""
+    return ", ".join(f"{package} {row.versions[package]}" for package in ("labkit", "torch") if package in row.versions)
+
+
+def board_text(board: Board) -> str:
+    """The board as text: for each device and task, every learner with a line for each rung, and then the class."""
+    if not board.tables:
+        return "No file has a speed ladder."
+    return "\n".join([EXPLAINED, *(line for table in board.tables for line in _table(table))])
+
+
+def _table(table: Table) -> Iterator[str]:
+    width = max(len(one_line(rung)) for rung in table.rungs)
+    yield f"\n{one_line(table.device)}\n{one_line(str(table.task))} (baseline: {one_line(table.rungs[0])})"
+    for row in table.rows:
+        about = versions_of(row)
+        yield f"  {one_line(row.name)}" + (f" ({one_line(about)})" if about else "")
+        for rung in table.rungs:
+            if cell := row.cells.get(rung):
+                yield f"    {one_line(rung):<{width}}  {speed(cell)}  {compared(cell)}".rstrip()
+    if table.whole:
+        yield f"  {THE_CLASS}"
+    for rung in table.rungs:
+        if whole := table.whole.get(rung):
+            yield f"    {one_line(rung):<{width}}  {speed(whole)}  {compared(whole)}  of {counted(whole.count, 'learner')}"
