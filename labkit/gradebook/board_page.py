@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from labkit.gradebook.board import Board, Cell, Table
-from labkit.gradebook.board_words import EXPLAINED, THE_CLASS, compared, speed, versions_of
+from labkit.gradebook.board import Board, Cell, Row, Table
+from labkit.gradebook.board_words import EXPLAINED, THE_CLASS, compared, speed, spread, versions_of
 from labkit.gradebook.page import name, page, table, text
 from labkit.plurals import counted
 
@@ -26,20 +26,22 @@ def board_parts(board: Board) -> list[str]:
 
 
 def _table(found: Table) -> str:
-    rows = [
-        [f"{name(row.name)}<br><small>{text(versions_of(row))}</small>", *(_cell(row.cells.get(rung)) for rung in found.rungs)]
-        for row in found.rows
-    ]
+    rows = [[_learner(row), *(_cell(row.cells.get(rung)) for rung in found.rungs)] for row in found.rows]
     if found.whole:
         rows.append([text(THE_CLASS), *(_whole(found.whole.get(rung)) for rung in found.rungs)])
     header = ["Learner", f"{found.rungs[0]} (baseline)", *found.rungs[1:]]
-    return f'<div style="overflow-x:auto">{table(str(found.task), header, rows, range(1, len(header)))}</div>'
+    return f'<div style="overflow-x:auto" tabindex="0">{table(str(found.task), header, rows, range(1, len(header)))}</div>'
+
+
+def _learner(row: Row) -> str:
+    return f'{name(row.name)} <br><small style="font-weight:normal">{text(versions_of(row))}</small>'
 
 
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "not measured"
-    return "<br>".join(text(part) for part in (speed(cell), compared(cell)) if part)
+    numbers = (f'<span style="white-space:nowrap">{text(part)}</span>' for part in (speed(cell), spread(cell)))
+    return " <br>".join([*numbers, text(compared(cell))])
 
 
 def _whole(cell: Cell | None) -> str:

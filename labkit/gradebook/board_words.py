@@ -11,17 +11,22 @@ from labkit.measure.disturbed import SIGN
 from labkit.plurals import counted
 
 BUSY = f"{SIGN} measured on a busy machine, so it is not compared"
-THE_CLASS = "the class: the medians of the learners, without what a busy machine measured"
+THE_CLASS = "The class"
 EXPLAINED = (
     "Each speed is the median of a learner's runs in tokens per second, with its quartiles. A number with x says how many "
-    "times as fast a rung is as the baseline of the same learner on the same device. The files are the learners' own: nobody "
-    "has checked their numbers."
+    "times as fast a rung is as the baseline of the same learner on the same device. The class is the median of the learners, "
+    "without what was measured on a busy machine. The files are the learners' own: nobody has checked their numbers."
 )
 
 
 def speed(cell: Cell) -> str:
-    """The speed of a cell with its quartiles: "75.3 tokens/s (73.4 to 81.4)"."""
-    return f"{cell.speed:,.1f} tokens/s ({cell.low:,.1f} to {cell.high:,.1f})"
+    """The speed of a cell: "75.3 tokens/s"."""
+    return f"{cell.speed:,.1f} tokens/s"
+
+
+def spread(cell: Cell) -> str:
+    """The quartiles of a cell: "(73.4 to 81.4)"."""
+    return f"({cell.low:,.1f} to {cell.high:,.1f})"
 
 
 def compared(cell: Cell) -> str:
@@ -52,11 +57,12 @@ def _table(table: Table) -> Iterator[str]:
     for row in table.rows:
         about = versions_of(row)
         yield f"  {one_line(row.name)}" + (f" ({one_line(about)})" if about else "")
-        for rung in table.rungs:
-            if cell := row.cells.get(rung):
-                yield f"    {one_line(rung):<{width}}  {speed(cell)}  {compared(cell)}".rstrip()
+        yield from (_line(rung, width, row.cells[rung]) for rung in table.rungs if rung in row.cells)
     if table.whole:
         yield f"  {THE_CLASS}"
-    for rung in table.rungs:
-        if whole := table.whole.get(rung):
-            yield f"    {one_line(rung):<{width}}  {speed(whole)}  {compared(whole)}  of {counted(whole.count, 'learner')}"
+    for rung, whole in table.whole.items():
+        yield f"{_line(rung, width, whole)}  of {counted(whole.count, 'learner')}"
+
+
+def _line(rung: str, width: int, cell: Cell) -> str:
+    return f"    {one_line(rung):<{width}}  {speed(cell)} {spread(cell)}  {compared(cell)}".rstrip()

@@ -11,7 +11,7 @@ from labkit.grading.check import in_notebook, show
 from labkit.grading.hint_costs import hint_costs, in_words
 from labkit.grading.lab_state import Row, lab_state
 from labkit.grading.progress import Progress
-from labkit.grading.solution_button import solution_buttons
+from labkit.grading.solution_button import WHOLE, solution_buttons
 from labkit.grading.verdict import NOT_MEASURED, colour
 from labkit.plurals import counted
 
@@ -42,7 +42,7 @@ def _widget(lab: str) -> Any:
     exercises = of_lab(lab)
     table = ipywidgets.HTML(_table(lab))
     chooser = ipywidgets.Dropdown(options=[(f"{e.number} {e.title}", e.name) for e in exercises], description="Exercise")
-    hint_button = ipywidgets.Button(description="Next hint", icon="lightbulb-o", layout={"width": "auto"})
+    hint_button = ipywidgets.Button(description="Next hint", icon="lightbulb-o", layout=WHOLE)
     refresh = ipywidgets.Button(description="Look again", icon="refresh")
     said = ipywidgets.HTML()
 
@@ -68,7 +68,8 @@ def _widget(lab: str) -> Any:
     refresh.on_click(look_again)
     chooser.observe(look_again, names="value")
     solution = solution_buttons(chooser, chosen, said, look_again)
-    return ipywidgets.VBox([table, ipywidgets.HBox([chooser, hint_button, solution, refresh]), said])
+    controls = ipywidgets.HBox([chooser, hint_button, solution, refresh], layout={"flex_flow": "row wrap"})
+    return ipywidgets.VBox([table, controls, said])
 
 
 def _table(lab: str) -> str:

@@ -20,8 +20,6 @@ from labkit.grading.progress import Progress
 from labkit.grading.python_cells import UNPARSABLE, parse
 from labkit.grading.solution_source import Solution, solution_of
 
-THE_PRICE = "From then on the exercise earns no new points in your panel."
-
 
 def solution(function: Callable[..., Any] | str, *, give_up: bool = False) -> None:
     """Print the course's solution of an exercise that has passed, and how it differs from your function.
@@ -55,8 +53,8 @@ def may_see(exercise: Exercise) -> bool:
 def not_yet(exercise: Exercise) -> str:
     """Why the solution is not shown, and what it costs to see it."""
     return (
-        f"Exercise {exercise.number} ({exercise.function}) has not passed yet. Its solution is shown after a pass, or if you "
-        f"give up. {THE_PRICE}"
+        f"Exercise {exercise.number} ({exercise.function}) has not passed yet. Its solution is shown after a pass. If you give "
+        "up, it is shown now, but then the exercise earns no new points in your panel."
     )
 
 

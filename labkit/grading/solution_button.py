@@ -10,6 +10,9 @@ from labkit.errors import NotAvailable
 from labkit.exercises.exercise import Exercise
 from labkit.grading.solution import in_words, may_see, not_yet, show_solution
 
+WHOLE = {"width": "auto", "flex": "0 0 auto"}
+"""The layout of a button whose words are always shown as a whole."""
+
 
 def solution_buttons(chooser: Any, chosen: Callable[[], Exercise], said: Any, changed: Callable[[], object]) -> Any:
     """A box with the buttons. The second button is there only after the first was pressed for an exercise that has not passed.
@@ -20,7 +23,7 @@ def solution_buttons(chooser: Any, chosen: Callable[[], Exercise], said: Any, ch
     import ipywidgets
 
     button = ipywidgets.Button(description="Solution", icon="check")
-    give_up = ipywidgets.Button(description="Give up and show it", icon="flag", layout={"display": "none", "width": "auto"})
+    give_up = ipywidgets.Button(description="Give up and show it", icon="flag", layout=WHOLE | {"display": "none"})
 
     def show(is_asked_for: bool) -> None:
         exercise = chosen()

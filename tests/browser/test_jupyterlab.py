@@ -227,6 +227,8 @@ def use_the_solution_button(page: Any, panel: Any) -> None:
     panel.query_selector("button:has-text('Solution')").click()
     give_up = page.wait_for_selector(".labkit-panel button:has-text('Give up and show it')")
     assert "has not passed yet" in panel.inner_text()
+    for button in panel.query_selector_all("button"):
+        assert button.evaluate("button => button.scrollWidth <= button.clientWidth"), button.inner_text()
     keep_screenshot(page, "00_give_up")
     give_up.click()
     page.wait_for_selector(".labkit-panel td:has-text('given up: solution shown')")

@@ -17,6 +17,7 @@ import pytest
 
 from labkit.gradebook.names import page_name
 from tests.gradebook.classes import HALF, HALF_SAYS, HEAD, SOLVED, STUB, grade, notebook, start, write
+from tests.gradebook.test_board import chain, ladder
 from tests.patience import is_running, wait_for
 
 FORMULA, CYRILLIC = "=1+1", "\u0430da"
@@ -55,6 +56,8 @@ def submissions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(root / "dies" / "00.ipynb", notebook(f"{HEAD}import os; os._exit(0)"))
     write(root / "conflict" / "00.ipynb", "<<<<<<< HEAD\n{}\n=======\n[]\n>>>>>>> theirs\n")
     (root / "empty").mkdir()
+    write(root / "ada" / "ladder.json", ladder("ada", *chain(10, 30)))
+    write(root / "bert" / "bert.ladder.json", "{}")
     return root
 
 
@@ -144,9 +147,16 @@ def test_notes_say_what_was_odd(whole: Graded) -> None:
         ("bert", "The check of kv_cache_bytes in cell 2 is not in a code cell"),
         ("conflict", "in conflict after a merge: line 1"),
         ("empty", "no notebook that can be read"),
+        ("bert", "The file is not a speed ladder: its kind is None"),
     ]:
         assert [text for name, text in notes if name == learner and said in text], (learner, said)
     assert not [text for _, text in notes if str(whole.out.parent) in text]
+
+
+def test_the_page_of_the_class_shows_the_ladders(whole: Graded) -> None:
+    page = (whole.out / "class.html").read_text("utf-8")
+    assert page.count("<h2>Speed ladders</h2>") == 1
+    assert "30.0 tokens/s" in page
 
 
 def test_a_killed_run_goes_on_without_grading_twice(killed: tuple[Path, int]) -> None:
