@@ -29,6 +29,16 @@ def is_forked_child() -> bool:
     return _is_child
 
 
+def count_as_new() -> None:
+    """Count this forked child as a process that was not forked.
+
+    Only for children of a process that has imported modules and nothing more: it has started no thread, and computed nothing
+    with torch or with the native library.
+    """
+    global _is_child
+    _is_child = False
+
+
 def tell(forkable: Forkable) -> None:
     """Register an object. In every child process that is forked while this object exists, call its `after_fork`."""
     _forkables.add(forkable)

@@ -21,8 +21,8 @@ from types import TracebackType
 from labkit.errors import NotAvailable
 from labkit.gradebook.grader import Message, ReadTask, Task, answers
 from labkit.gradebook.graders import SILENT_SECONDS, Lost
-from labkit.grading.run_worker import kill_with_descendants
 from labkit.grading.shorten import shorten
+from labkit.grading.workers import kill_with_descendants
 from labkit.plurals import counted
 
 Messages = list[Message | Lost]

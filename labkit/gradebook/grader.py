@@ -1,7 +1,7 @@
 """A grader: a process that reads and checks notebooks for the process that holds the gradebook.
 
 The grader gets a task, and answers with one message for each exercise, then with `Done`. A learner's code does not run in the
-grader but in one more process for each function (`labkit.grading.worker`).
+grader but in one more process for each function (`labkit.grading.workers`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from labkit.grading.sandbox import need_sandbox
 from labkit.grading.shorten import shorten
 from labkit.grading.submission import Submission, read_submission
 from labkit.grading.verdict import ERROR, FAILED, Verdict
+from labkit.grading.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -111,18 +112,20 @@ def _grade(task: GradeTask) -> Iterator[Verdict]:
         if digest(task.path) != task.sha256:
             raise ValueError("the notebook, or a file beside it, changed after it was collected; grade it again")
         submission = read_submission(task.path)
+        sandbox = need_sandbox() if task.sandboxed else None
     except Exception as error:
         for exercise in exercises:
             yield failed_to_grade(exercise, shorten(str(error).replace(str(task.path), "the file")))
         return
-    for exercise in exercises:
-        yield _check(exercise, submission, task)
+    with Workers(submission.folder, sandbox) as workers:
+        for exercise in exercises:
+            yield _check(exercise, submission, task, workers)
 
 
-def _check(exercise: Exercise, submission: Submission, task: GradeTask) -> Verdict:
+def _check(exercise: Exercise, submission: Submission, task: GradeTask, workers: Workers) -> Verdict:
     try:
         seeds = SEEDS if task.secret is None else seeds_from(task.secret, exercise.name)
-        verdict = check_submission(exercise, submission, seeds, need_sandbox() if task.sandboxed else None)
+        verdict = check_submission(exercise, submission, workers, seeds)
         return verdict if task.secret is None else replace(verdict, details=without_inputs(verdict.details))
     except Exception as error:
         return failed_to_grade(exercise, shorten(f"{type(error).__name__}: {error}"))

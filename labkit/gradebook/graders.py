@@ -14,7 +14,7 @@ from multiprocessing.context import SpawnProcess
 from types import TracebackType
 
 from labkit.gradebook.grader import Done, Message, Task, serve
-from labkit.grading.run_worker import kill_with_descendants
+from labkit.grading.workers import kill_with_descendants
 
 SILENT_SECONDS = 1800.0
 """A grader that sends no message for this long is ended. The time limits of a single exercise are far below this."""

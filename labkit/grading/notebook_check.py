@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,16 +25,15 @@ from labkit.grading.judge import SEEDS, inconclusive, judge, make, not_measured
 from labkit.grading.machine_needs import missing
 from labkit.grading.notebook_folder import copy_files
 from labkit.grading.run_statements import NO_DEFINITION
-from labkit.grading.run_worker import run as _run
-from labkit.grading.sandbox import Sandbox
 from labkit.grading.shorten import shorten
 from labkit.grading.submission import Submission, read_submission
 from labkit.grading.verdict import ERROR, FAILED, NOT_ATTEMPTED, PASSED, TIMED_OUT, Verdict
+from labkit.grading.workers import Workers
 from labkit.measure.busy_machine import BusyMachine
 from labkit.plain_values import decode
 
 START_SECONDS = 180
-"""Seconds for starting Python and running the statements that the function needs.
+"""Seconds for running the statements that the function needs.
 
 The time limits of the calls are added to this.
 """
@@ -57,11 +55,13 @@ def check_notebook(
     if say:
         for note in submission.notes:
             say(note)
+    asked = asked_of(submission, path)
     verdicts = []
-    for exercise in asked_of(submission, path):
-        if progress:
-            progress(exercise)
-        verdicts.append(check_submission(exercise, submission))
+    with Workers(submission.folder) as workers:
+        for exercise in asked:
+            if progress:
+                progress(exercise)
+            verdicts.append(check_submission(exercise, submission, workers))
     return verdicts
 
 
@@ -86,49 +86,48 @@ def labs_of(submission: Submission) -> dict[str, int]:
 
 
 def check_submission(
-    exercise: Exercise, submission: Submission, seeds: Sequence[int] = SEEDS, sandbox: Sandbox | None = None
+    exercise: Exercise, submission: Submission, workers: Workers | None = None, seeds: Sequence[int] = SEEDS
 ) -> Verdict:
-    """The verdict on one exercise of a submission. Without a `sandbox`, the function runs as the current user."""
+    """The verdict on one exercise of a submission. Without `workers`, a worker is started for this check alone."""
     why = missing(exercise)
     if why:
         return not_measured(exercise, why)
     is_there = exercise.function in submission.names
     if not is_there and not submission.binds_anything:
         return make(exercise, NOT_ATTEMPTED, submission.why_missing(exercise.function))
-    verdict = run_apart(exercise, submission, seeds, sandbox)
+    verdict = run_apart(exercise, submission, workers, seeds)
     if not is_there and NO_DEFINITION in verdict.message:
         return make(exercise, NOT_ATTEMPTED, submission.why_missing(exercise.function))
     return verdict
 
 
 def run_apart(
-    exercise: Exercise, submission: Submission, seeds: Sequence[int] = SEEDS, sandbox: Sandbox | None = None
+    exercise: Exercise, submission: Submission, workers: Workers | None = None, seeds: Sequence[int] = SEEDS
 ) -> Verdict:
     """Run the exercise's function, and the statements that it needs, in a separate process, and judge the outcomes.
 
     The output of that process is discarded. When the process ends, the processes that it started are ended too.
     """
+    if workers is None:
+        with Workers(submission.folder) as workers:
+            return run_apart(exercise, submission, workers, seeds)
     answer = answer_to(exercise)
-    with tempfile.TemporaryDirectory(prefix="labkit-check-") as folder:
+    with tempfile.TemporaryDirectory(dir=workers.jobs) as folder:
         files = Path(folder) / "files"
         copy_files(submission.folder, files)
         job = Path(folder) / "job.json"
         seconds = int(exercise.seconds * len(seeds)) + START_SECONDS
         job.write_text(json.dumps(_job(exercise, submission, seeds) | {"cpu_seconds": seconds, "files": str(files)}), "utf-8")
-        command = [sys.executable, "-BPm", "labkit.grading.worker", str(job)]
-        if sandbox:
-            readable = [Path(folder), *([submission.folder] if submission.folder else [])]
-            command = sandbox.command(command, readable, exercise.needs)
         with BusyMachine() as machine:
-            end = _run(command, str(files), seconds)
-        if machine.words:
-            return inconclusive(exercise, machine.words)
-        if end.problem:
-            return make(exercise, FAILED, end.problem, cause=TIMED_OUT if end.status is None else ERROR)
-        if end.status != 0 or not end.written:
-            message = f"The process with your function ended before your function answered (status {end.status})."
-            return make(exercise, FAILED, message, cause=ERROR)
-        return judge_frame(answer, end.written, seeds)
+            end = workers.run(job, files, seconds, exercise.needs)
+    if machine.words:
+        return inconclusive(exercise, machine.words)
+    if end.problem:
+        return make(exercise, FAILED, end.problem, cause=TIMED_OUT if end.status is None else ERROR)
+    if end.status != 0 or not end.written:
+        message = f"The process with your function ended before your function answered (status {end.status})."
+        return make(exercise, FAILED, message, cause=ERROR)
+    return judge_frame(answer, end.written, seeds)
 
 
 def _job(exercise: Exercise, submission: Submission, seeds: Sequence[int]) -> dict[str, Any]:

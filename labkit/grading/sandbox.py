@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -26,7 +27,9 @@ HIDDEN = ("answers", "exercises/stubs/own_stages")
 """The folders of labkit with answers, which are empty in the sandbox."""
 SCRATCH_BYTES, SHARED_BYTES = 2**30, 2 * 2**30
 """The sizes of the folders /tmp and /dev/shm in the sandbox, which are in memory."""
-NOBODY = "65534"
+NOBODY, HOST_NAME = 65534, "sandbox"
+SCRATCH, WORK = ("/tmp", "/dev/shm"), "/tmp/work"
+"""The folders of the sandbox in which files can be written, and the folder in which a program starts."""
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt")
 _OF_ETC = (
     "ld.so.cache",
@@ -41,7 +44,6 @@ _OF_ETC = (
 )
 _OF_SYS = ("/sys/devices/system", "/sys/fs/cgroup")
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
-_WORK = "/tmp/work"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Sandbox:
         # environment is emptied before bubblewrap starts: it can contain the secret of the seeds.
         given = ["/usr/bin/env", "-i", *(f"{name}={os.environ[name]}" for name in _PASSED_ON if name in os.environ)]
         given += ["HOME=/tmp", "LABKIT_HOME=/tmp/labkit", self.program]
-        given += ["--unshare-all", "--unshare-user", "--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"]
+        given += ["--unshare-all", "--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", HOST_NAME]
         given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
         for place in (*_SYSTEM, *(f"/etc/{name}" for name in _OF_ETC), *_OF_SYS):
             given += _as_it_is(Path(place))
@@ -71,7 +73,12 @@ class Sandbox:
             given += ["--ro-bind", path, path]
         for folder in HIDDEN:
             given += [] if folder in needs else ["--tmpfs", f"{package}/{folder}"]
-        return [*given, "--dir", _WORK, "--chdir", _WORK, "--", *inner]
+        return [*given, "--dir", WORK, "--chdir", WORK, "--", *inner]
+
+
+def is_inside() -> bool:
+    """Whether this process runs in a sandbox of this module."""
+    return os.getuid() == NOBODY and socket.gethostname() == HOST_NAME and str(Path.home()) == SCRATCH[0]
 
 
 def _as_it_is(place: Path) -> list[str]:

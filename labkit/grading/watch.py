@@ -10,6 +10,7 @@ from labkit.grading.needed_code import needed_code
 from labkit.grading.notebook_check import asked_of, check_submission
 from labkit.grading.submission import read_submission
 from labkit.grading.verdict import INCONCLUSIVE, Verdict
+from labkit.grading.workers import Workers
 
 Stamp = tuple[int, int, int]
 """The time of the last change of a file in ns, its size in bytes, and its number on the disk."""
@@ -44,11 +45,12 @@ class WatchedNotebook:
         codes = {exercise.name: needed_code(submission, exercise.function) for exercise in asked}
         self.verdicts = {name: verdict for name, verdict in self.verdicts.items() if codes.get(name) == self._code[name]}
         changed = [exercise for exercise in asked if exercise.name not in self.verdicts]
-        for exercise in changed:
-            progress(exercise)
-            verdict = check_submission(exercise, submission)
-            self.verdicts[exercise.name] = verdict
-            self._code[exercise.name] = "" if verdict.verdict == INCONCLUSIVE else codes[exercise.name]
+        with Workers(submission.folder) as workers:
+            for exercise in changed:
+                progress(exercise)
+                verdict = check_submission(exercise, submission, workers)
+                self.verdicts[exercise.name] = verdict
+                self._code[exercise.name] = "" if verdict.verdict == INCONCLUSIVE else codes[exercise.name]
         return [self.verdicts[exercise.name] for exercise in changed]
 
 

@@ -1,8 +1,8 @@
-"""The process in which an untrusted function of a learner runs: `python -m labkit.grading.worker JOB OUT`.
+"""The work of the process in which an untrusted function of a learner runs.
 
 The worker reads a JSON job, limits its own resources and runs the statements of the notebook that the function needs. Then it
-calls the function with the cases of the exercise, and writes the outcomes as one frame of JSON and safetensors to OUT, which is
-usually a pipe. The worker compares nothing and has no answers; the verdict is made in another process.
+calls the function with the cases of the exercise, and writes the outcomes as one frame of JSON and safetensors to a pipe. The
+worker compares nothing and has no answers; the verdict is made in another process. `labkit.grading.worker_host` starts workers.
 """
 
 from __future__ import annotations
@@ -94,25 +94,21 @@ def outcomes_of(job: dict[str, Any]) -> tuple[dict[int, list[Outcome]], list[str
     return runs, [*map(str, failed), *shell.notes]
 
 
-def main() -> None:
-    """Run one job, and write a frame to OUT: `{"runs": outcomes by seed, "notes": texts}`, and the tensors.
+def work(job_file: Path, out: int) -> None:
+    """Run the job in a file, and write a frame to the file descriptor `out`: `{"runs": outcomes by seed, "notes": texts}`, and
+    the tensors.
 
     A job is a dictionary `{exercise, function, pieces, folder, files, seeds, cases, seconds, cpu_seconds}`. `seconds` is the
     time limit of one call, `pieces` comes from `Submission.needed_for`, and `folder` is the notebook's folder, from which
     modules can be imported. `files` is a folder with files for the learner's code, which are copied to the current folder.
     `cases` are the cases of a `HeldCases`, by seed.
     """
-    # Kernels are graded by their values. With the interpreter, the grade is the same on every machine.
-    os.environ["TRITON_INTERPRET"] = "1"
-    job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    job = json.loads(job_file.read_text("utf-8"))
     limit(job["cpu_seconds"])
     if Path(job["files"]) != Path.cwd():
         shutil.copytree(job["files"], ".", dirs_exist_ok=True)
     runs, notes = outcomes_of(job)
     tensors: dict[str, Any] = {}
     rows = {seed: [row_of(outcome, tensors) for outcome in outcomes] for seed, outcomes in runs.items()}
-    Path(sys.argv[2]).write_bytes(pack_frame(json.dumps({"runs": rows, "notes": notes}).encode(), save(tensors)))
-
-
-if __name__ == "__main__":
-    main()
+    with os.fdopen(out, "wb") as pipe:
+        pipe.write(pack_frame(json.dumps({"runs": rows, "notes": notes}).encode(), save(tensors)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,16 @@ SET_CHILD_SUBREAPER, GET_CHILD_SUBREAPER = 36, 37  # from Linux's prctl
 _lock = threading.Lock()
 _open_blocks = 0
 _before = ctypes.c_int(0)
+
+
+def _in_child() -> None:
+    """A forked child does not adopt orphans, even if it was forked inside of a block."""
+    global _open_blocks, _lock
+    _open_blocks, _lock = 0, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 @contextmanager

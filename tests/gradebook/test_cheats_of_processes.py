@@ -13,6 +13,7 @@ from labkit.grading.machine_needs import missing
 from labkit.grading.notebook_check import run_apart
 from labkit.grading.submission import submission_of
 from labkit.grading.verdict import INCONCLUSIVE, PASSED, Verdict
+from labkit.grading.workers import Workers
 from tests.sandboxes import sandbox_or_skip
 
 pytestmark = pytest.mark.long
@@ -25,7 +26,8 @@ def verdict_on(asked: Exercise, *cells: str) -> Verdict:
     sandbox = sandbox_or_skip()
     if why := missing(asked):
         pytest.skip(f"not measured here: {asked.function} {why}")
-    return run_apart(asked, submission_of(*cells), SEEDS, sandbox)
+    with Workers(sandbox=sandbox) as workers:
+        return run_apart(asked, submission_of(*cells), workers)
 
 
 RANKS = """

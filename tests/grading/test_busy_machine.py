@@ -120,12 +120,10 @@ def test_waiting_for_the_own_children_fails_even_if_they_hide(tmp_path: Path) ->
 
 
 def of_worker(source: str, patch: pytest.MonkeyPatch) -> Verdict:
-    """The verdict of `labkit check` if this Python source runs in place of the worker, for at most three seconds."""
+    """The verdict of `labkit check` on a function whose definition runs this source, for at most three seconds."""
     patch.setattr(notebook_check, "START_SECONDS", 3 - int(3 * all_exercises()[0].seconds))
-    real = notebook_check._run
-    command = [sys.executable, "-c", FIRST_CORE + source]
-    patch.setattr(notebook_check, "_run", lambda _, folder, seconds: real(command, folder, seconds))
-    return run_apart(all_exercises()[0], submission_of("def parameter_count(config): return 5"))
+    code = f"SOURCE = {FIRST_CORE + source!r}\ndef parameter_count(config, ran=exec(SOURCE)): return 5"
+    return run_apart(all_exercises()[0], submission_of(code))
 
 
 @PINNED

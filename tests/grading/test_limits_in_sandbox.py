@@ -6,11 +6,12 @@ import psutil
 import pytest
 
 from labkit.exercises.registry import exercise
-from labkit.grading import notebook_check, run_worker
+from labkit.grading import notebook_check, workers
 from labkit.grading.notebook_check import run_apart
 from labkit.grading.sandbox import Sandbox
 from labkit.grading.submission import submission_of
 from labkit.grading.verdict import ERROR, INCONCLUSIVE, TIMED_OUT, Verdict
+from labkit.grading.workers import Workers
 from tests.patience import is_running, wait_for
 from tests.sandboxes import sandbox_or_skip
 
@@ -29,13 +30,14 @@ def sandbox() -> Sandbox:
 
 def verdict_on(body: str, sandbox: Sandbox) -> Verdict:
     """The verdict on a function with this body, on the inputs of one seed."""
-    verdict = run_apart(exercise("lab00.kv_cache_bytes"), submission_of(HEAD + body), (1,), sandbox)
+    with Workers(sandbox=sandbox) as workers:
+        verdict = run_apart(exercise("lab00.kv_cache_bytes"), submission_of(HEAD + body), workers, (1,))
     assert verdict.points == 0
     return verdict
 
 
 def test_too_many_processes_are_ended(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_worker, "MOST_PROCESSES", 20)
+    monkeypatch.setattr(workers, "MOST_PROCESSES", 20)
     body = f"    children = [subprocess.Popen(['setsid', 'sleep', '{MARKER}']) for _ in range(40)]\n    time.sleep(600)"
     verdict = verdict_on(body, sandbox)
     assert verdict.verdict == INCONCLUSIVE or (verdict.cause, verdict.message) == (
@@ -51,12 +53,12 @@ def test_too_many_processes_are_ended(sandbox: Sandbox, monkeypatch: pytest.Monk
 
 def test_shared_memory_counts(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit that the worker sets for itself does not count memory that processes share. The watch outside does."""
-    monkeypatch.setattr(run_worker, "MOST_MEMORY_BYTES", 2**30)
-    body = "    memory = mmap.mmap(-1, 2**30)\n    memory.write(bytes(2**30))\n    time.sleep(600)"
+    monkeypatch.setattr(workers, "MOST_MEMORY_BYTES", 2 * 2**30)
+    body = "    memory = mmap.mmap(-1, 2**31)\n    for _ in range(8):\n        memory.write(bytes(2**28))\n    time.sleep(600)"
     verdict = verdict_on(body, sandbox)
     assert verdict.verdict == INCONCLUSIVE or (verdict.cause, verdict.message) == (
         ERROR,
-        "Your function used more than 1 GiB of memory and was stopped.",
+        "Your function used more than 2 GiB of memory and was stopped.",
     )
 
 

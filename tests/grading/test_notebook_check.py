@@ -6,8 +6,6 @@ Honest answers pass, and no trick of a function in its own process earns points.
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from labkit.grading.judge import AGAIN
 from labkit.grading.notebook_check import check_notebook, run_apart
 from labkit.grading.submission import submission_of
 from labkit.grading.verdict import ERROR, FAILED, INCONCLUSIVE, NOT_ATTEMPTED, PASSED, TIMED_OUT, Verdict
+from labkit.grading.workers import Workers
 from tests.busy_core import no_other_programs
 from tests.patience import is_running, wait_for
 
@@ -88,8 +87,12 @@ CELLS = {
 
 
 ENDLESS = "weight_gib"
-FOLDERS: list[str] = []
-"""Where the processes of the checked notebook ran."""
+HOST_BYTES = 2e9
+"""More than the resident memory of the processes that have imported torch."""
+JOBS: list[Path] = []
+"""The jobs of the checked notebook."""
+MARK = "LABKIT_TEST_OF_PROCESSES"
+"""An environment variable that the processes of the checked notebook have."""
 
 
 def cell(exercise: Any, body: str) -> str:
@@ -113,10 +116,9 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     write(path, [cell(exercise, CELLS[exercise.function]) for exercise in quick if exercise.function in CELLS])
     patch = pytest.MonkeyPatch()
     patch.setattr(notebook_check, "all_exercises", lambda: quick)
-    real = notebook_check._run
-    patch.setattr(
-        notebook_check, "_run", lambda command, folder, seconds: FOLDERS.append(folder) or real(command, folder, seconds)
-    )
+    patch.setenv(MARK, str(path))
+    real = Workers.run
+    patch.setattr(Workers, "run", lambda self, job, *more: JOBS.append(job) or real(self, job, *more))
     found = {verdict.exercise.split(".")[1]: verdict for verdict in check_notebook(path)}
     patch.undo()
     return found
@@ -165,38 +167,26 @@ def test_the_cause_of_a_failure_is_an_error_a_time_limit_or_a_wrong_answer(verdi
 
 def test_nothing_is_left_running(verdicts: dict[str, Verdict]) -> None:
     assert verdicts
-    assert len(FOLDERS) == 11
-    left = [process for process in psutil.process_iter(["cmdline"]) if set(process.info["cmdline"] or []) & set(FOLDERS)]
+    assert len(JOBS) == 11
+    assert not [job for job in JOBS if job.parent.exists()]
+    left = [process for process in psutil.process_iter(["environ"]) if MARK in (process.info["environ"] or {})]
     wait_for(lambda: not any(is_running(process) for process in left), "the end of processes that were killed")
-    assert not [folder for folder in FOLDERS if Path(folder).exists()]
 
 
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Verdict]:
-    """The verdict if this Python source runs in place of the worker. The source gets the names JOB and OUT."""
-
-    def verdict(source: str) -> Verdict:
-        real = notebook_check._run
-        monkeypatch.setattr(
-            notebook_check,
-            "_run",
-            lambda command, folder, seconds: real([sys.executable, "-c", source, *command[3:]], folder, seconds),
-        )
-        return run_apart(all_exercises()[0], submission_of("def parameter_count(config): return 5"))
-
-    return verdict
+def at_its_definition(source: str) -> Verdict:
+    """The verdict on a function whose definition runs this source, before the time limit of a call begins."""
+    code = f"SOURCE = {source!r}\ndef parameter_count(config, ran=exec(SOURCE)): return 5"
+    return run_apart(all_exercises()[0], submission_of(code))
 
 
-def test_a_process_that_outlives_its_time_is_ended_with_all_it_started(
-    stand_in: Callable[[str], Verdict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_process_that_outlives_its_time_is_ended_with_all_it_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """This includes a process that has left its session. With a longer limit, the process has started it on any machine."""
     no_other_programs(monkeypatch)
     mark = tmp_path / "child"
     write = f"open({str(mark)!r}, 'w').write(str(os.getpid()))"
     for seconds in (3, 60):
         monkeypatch.setattr(notebook_check, "START_SECONDS", seconds - 60)
-        verdict = stand_in(f"import os\nif not os.fork():\n    os.setsid()\n    {write}\nwhile True: pass")
+        verdict = at_its_definition(f"import os\nif not os.fork():\n    os.setsid()\n    {write}\nwhile True: pass")
         if mark.exists():
             break
     assert verdict.message == f"Your function ran for more than {seconds} seconds and was stopped."
@@ -204,21 +194,46 @@ def test_a_process_that_outlives_its_time_is_ended_with_all_it_started(
     wait_for(lambda: not is_running(int(mark.read_text())), "the end of what the process had started")
 
 
-def test_endless_output_fills_nothing(stand_in: Callable[[str], Verdict], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_output_fills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from labkit.measure import peak_host_memory
 
     monkeypatch.setattr(notebook_check, "START_SECONDS", -59)
     with peak_host_memory() as peak:
-        assert stand_in("while True: print('x' * 10**6)").points == 0
-    assert peak.bytes < 100e6
+        verdict = at_its_definition("while True: print('x' * 10**6)")
+    assert verdict.points == 0
+    assert peak.bytes < HOST_BYTES + 100e6
 
 
-def test_the_job_states_what_is_asked_for_and_no_answers(stand_in: Callable[[str], Verdict], tmp_path: Path) -> None:
+def test_the_job_states_what_is_asked_for_and_no_answers(tmp_path: Path) -> None:
     copy = tmp_path / "job.json"
-    stand_in(f"import shutil, sys; shutil.copy(sys.argv[1], {str(copy)!r})")
+    at_its_definition(f"import shutil, sys; shutil.copy(sys.argv[1], {str(copy)!r})")
     job = json.loads(copy.read_text())
     assert set(job) == {"exercise", "function", "pieces", "folder", "files", "seeds", "cases", "seconds", "cpu_seconds"}
     assert job["seconds"] == all_exercises()[0].seconds
+
+
+def test_a_function_finds_nothing_of_the_function_before_it() -> None:
+    """Each function has a process of its own, and what it leaves behind is ended."""
+    leaves = "import os, sys, torch\ntorch.left = 1\nif os.fork() == 0:\n    os.setsid()\n    import time; time.sleep(600)"
+    looks = (
+        "import psutil, torch\nothers = [one.pid for one in psutil.Process().parent().children() if one.status() != 'zombie']"
+    )
+    looks += "\nraise LookupError(f'{len(others)} worker, {hasattr(torch, \"left\")}')"
+    with Workers() as workers:
+        for source in (leaves, looks):
+            code = f"SOURCE = {source!r}\ndef parameter_count(config): exec(SOURCE, globals()); return 5"
+            verdict = run_apart(all_exercises()[0], submission_of(code), workers)
+    assert "LookupError: 1 worker, False" in verdict.message
+
+
+def test_if_the_host_ends_the_next_function_gets_a_new_one() -> None:
+    kills = "def parameter_count(config):\n    import os, time\n    os.kill(os.getppid(), 9)\n    time.sleep(600)"
+    asked = next(exercise for exercise in all_exercises() if exercise.function == "kv_cache_bytes")
+    with Workers() as workers:
+        verdict = run_apart(all_exercises()[0], submission_of(kills), workers)
+        assert (verdict.verdict, verdict.cause) == (FAILED, ERROR)
+        assert "ended before your function answered (status -9)" in verdict.message
+        assert run_apart(asked, submission_of(cell(asked, CELLS["kv_cache_bytes"])), workers).verdict == PASSED
 
 
 def test_notebooks_of_something_else_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from labkit.exercises.registry import exercise as find
 from labkit.grading.notebook_check import check_submission
 from labkit.grading.submission import Submission, read_submission, submission_of
 from labkit.grading.verdict import FAILED, PASSED
-from tests.grading.quick_workers import quick_workers
+from labkit.grading.workers import Workers
 from tests.sampled import one_in
 
 ROOT = Path(__file__).parents[2]
@@ -73,10 +73,11 @@ FORMS: dict[str, Form] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def workers() -> Iterator[None]:
-    with quick_workers():
-        yield
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    """One host for all functions of this file."""
+    with Workers() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -104,43 +105,45 @@ def pairs() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "form"), one_in(3, pairs()))
-def test_a_solution_passes_in_every_form(name: str, form: str, solved: dict[str, list[str]]) -> None:
-    verdict = check_submission(find(name), rewritten(name, solved[name], form))
+def test_a_solution_passes_in_every_form(name: str, form: str, solved: dict[str, list[str]], workers: Workers) -> None:
+    verdict = check_submission(find(name), rewritten(name, solved[name], form), workers)
     assert verdict.verdict == PASSED, str(verdict)
 
 
 @pytest.mark.parametrize("form", one_in(3, FORMS))
-def test_a_wrong_answer_fails_in_every_form(form: str, solved: dict[str, list[str]]) -> None:
+def test_a_wrong_answer_fails_in_every_form(form: str, solved: dict[str, list[str]], workers: Workers) -> None:
     name = "kv_cache_bytes"
     *before, cell = solved[name]
-    right = check_submission(find(name), submission_of(*before, wrong := cell.replace("return 2 *", "return 4 *")))
-    verdict = check_submission(find(name), rewritten(name, [*before, wrong], form))
+    right = check_submission(find(name), submission_of(*before, wrong := cell.replace("return 2 *", "return 4 *")), workers)
+    verdict = check_submission(find(name), rewritten(name, [*before, wrong], form), workers)
     assert right.verdict == FAILED
     assert (verdict.verdict, verdict.message) == (FAILED, right.message)
 
 
-def test_the_names_of_a_labs_set_up_are_there(solved: dict[str, list[str]]) -> None:
+def test_the_names_of_a_labs_set_up_are_there(solved: dict[str, list[str]], workers: Workers) -> None:
     *before, cell = solved["time_runs"]
     names = 'assert device in ("cpu", "cuda") and config.num_layers == 8 and runs and path.is_dir()'
     uses = f"def names():\n    {names}\n\n\n{cell}".replace("    times = []", "    names()\n    times = []")
     assert uses.count("names()") == 2
     code = submission_of(*before, uses)
-    assert check_submission(find("time_runs"), code).verdict == PASSED
+    assert check_submission(find("time_runs"), code, workers).verdict == PASSED
     kept = "\n".join(line for piece in code.needed_for("time_runs") for line in piece.source.splitlines())
     assert "model = AutoModelForCausalLM" in kept  # it is in the cell, but it is not one of the statements that run
     assert sum(len(piece.statements) for piece in code.needed_for("time_runs")) < 14
 
 
-def test_what_did_not_run_is_named_with_its_cell(solved: dict[str, list[str]]) -> None:
+def test_what_did_not_run_is_named_with_its_cell(solved: dict[str, list[str]], workers: Workers) -> None:
     cell = solved["kv_cache_bytes"][-1]
     spoilt = cell.replace("return 2 *", "return server.factor *")
-    verdict = check_submission(find("kv_cache_bytes"), submission_of("server = no_such_server()", "x = !ls", spoilt))
+    verdict = check_submission(find("kv_cache_bytes"), submission_of("server = no_such_server()", "x = !ls", spoilt), workers)
     assert verdict.verdict == FAILED
     assert "NameError: name 'server' is not defined" in verdict.message
     assert "note: cell 1: `server = no_such_server()` did not run: NameError: name 'no_such_server' is not" in verdict.details
-    empty = check_submission(find("kv_cache_bytes"), submission_of("x = !ls", cell.replace("return 2", "return 2 * len(x)")))
+    empty = check_submission(
+        find("kv_cache_bytes"), submission_of("x = !ls", cell.replace("return 2", "return 2 * len(x)")), workers
+    )
     assert "note: `!ls` is for IPython; a check does not run it" in empty.details
-    assert "ls" not in check_submission(find("kv_cache_bytes"), submission_of("x = !ls", cell)).details
+    assert "ls" not in check_submission(find("kv_cache_bytes"), submission_of("x = !ls", cell), workers).details
 
 
 def test_a_notebook_that_cannot_be_read_does_not_stop_the_others(

@@ -9,11 +9,13 @@ from typing import Any
 import nbformat
 import pytest
 
-from labkit.grading.notebook_check import check_notebook
+from labkit.exercises.registry import all_exercises
+from labkit.grading.notebook_check import check_submission
 from labkit.grading.notebook_kernel import run_cells
+from labkit.grading.submission import read_submission
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED
+from labkit.grading.workers import Workers
 from tests.grading.awkward import CASES, FAILING, NAME
-from tests.grading.quick_workers import quick_workers
 from tests.sampled import chosen, one_in
 
 BEGIN = """
@@ -68,10 +70,11 @@ def said_by(cell: Any) -> Any:
 def checked(folder: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
     """The result of `labkit check` for each notebook, as [verdict, points, message]."""
     found = {}
-    with quick_workers():
+    (asked,) = [exercise for exercise in all_exercises() if exercise.name.endswith(NAME)]
+    with Workers(folder) as workers:
         for number, name in enumerate(chosen("name", request)):
-            verdicts = check_notebook(write(folder / f"{number}.ipynb", CASES[name]))
-            (verdict,) = [verdict for verdict in verdicts if verdict.exercise.endswith(NAME)]
+            submission = read_submission(write(folder / f"{number}.ipynb", CASES[name]))
+            verdict = check_submission(asked, submission, workers)
             found[name] = [verdict.verdict, verdict.points, verdict.message]
     return found
 

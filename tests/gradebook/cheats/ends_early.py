@@ -58,6 +58,6 @@ CHEATS = {
     "kills-its-parent": Cheat(
         "It kills the process that started it.",
         body("import os, signal, time", "os.kill(os.getppid(), signal.SIGKILL)", "time.sleep(1)", "return 0"),
-        WRONG,
+        "ended before your function answered",
     ),
 }

@@ -89,6 +89,11 @@ CHEATS = {
         ),
         "0 graders found",
     ),
+    "takes-over-its-host": Cheat(
+        "It writes to the memory of the process from which it was forked.",
+        body("import os", "open(f'/proc/{os.getppid()}/mem', 'r+b')", "return 0"),
+        "PermissionError",
+    ),
     "reads-kept-results": Cheat(
         "It reads the folder LABKIT_HOME, where a check keeps its results.",
         body(

@@ -1,0 +1,114 @@
+"""The process from which workers are forked: `python -m labkit.grading.worker_host CONTROL`.
+
+It has imported what a worker needs, so a new worker starts at once. It runs no code of a learner. CONTROL is the descriptor of
+a socket. A message there is the path of a job and the path of a folder, and the descriptor of a pipe for the answers comes with
+it. When the worker has ended, the host sends its exit status back.
+
+A worker cannot read or change the memory of the host. If it could, it would gain nothing: the host has no answers, and serves
+no other learner. On systems other than Linux, some libraries cannot be used after a fork. There the host itself does its first
+job, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+
+# Kernels are graded by their values. With the interpreter, the grade is the same on every machine.
+os.environ["TRITON_INTERPRET"] = "1"
+
+from labkit.exercises.registry import all_exercises
+from labkit.forked import count_as_new
+from labkit.grading import worker
+from labkit.grading.sandbox import SCRATCH, WORK, is_inside
+from labkit.measure.orphans import adopting_orphans
+
+CAN_FORK = sys.platform == "linux"
+SET_DUMPABLE = 4  # from Linux's prctl
+
+
+def main(control: socket.socket) -> None:
+    """Do jobs until the socket is closed."""
+    all_exercises()
+    _protect_memory(True)
+    control.send(b"+")
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 2**16, 1)
+        if not message:
+            return
+        job, folder = map(Path, message.decode().split("\n"))
+        if not CAN_FORK:
+            control.close()
+            _work(job, folder, descriptors[0])
+            return
+        _clear_scratch()
+        pid = os.fork()
+        if pid == 0:
+            control.close()
+            _protect_memory(False)
+            _forked(job, folder, descriptors[0])
+        os.close(descriptors[0])
+        control.send(str(_status_of(pid)).encode())
+
+
+def _protect_memory(is_protected: bool) -> None:
+    """Let no other process of this user look into this process, or let it again."""
+    if CAN_FORK:
+        ctypes.CDLL(None).prctl(SET_DUMPABLE, int(not is_protected), 0, 0, 0)
+
+
+def _forked(job: Path, folder: Path, out: int) -> None:
+    """Do a job in a forked child, and end the child."""
+    status = 1
+    try:
+        os.setsid()
+        count_as_new()
+        _work(job, folder, out)
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    finally:
+        os._exit(status)
+
+
+def _work(job: Path, folder: Path, out: int) -> None:
+    os.chdir(WORK if is_inside() else folder)
+    sys.argv = [worker.__file__, str(job), f"/dev/fd/{out}"]
+    worker.work(job, out)
+
+
+def _status_of(pid: int) -> int:
+    """Wait for the end of a child, kill the other processes of its session, and return its exit status."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # While the child is not collected, its number stays its own.
+    with contextlib.suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return os.waitstatus_to_exitcode(status)
+
+
+def _clear_scratch() -> None:
+    """Remove what the worker before this one has stored in the sandbox."""
+    if not is_inside():
+        return
+    for folder in SCRATCH:
+        for entry in os.scandir(folder):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+    os.makedirs(WORK, exist_ok=True)
+
+
+if __name__ == "__main__":
+    with adopting_orphans():
+        main(socket.socket(fileno=int(sys.argv[1])))

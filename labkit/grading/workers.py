@@ -1,0 +1,293 @@
+"""Runs the functions of one notebook, each in a process of its own, reads what they write, and ends all that they started.
+
+Importing torch takes seconds. So one process imports it, the host (`labkit.grading.worker_host`), and a worker for each
+function is forked from the host. If there is a sandbox, it holds the host and its workers. A message to the host asks for a
+worker, and each worker writes its answers to a pipe of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from labkit.grading.sandbox import Sandbox
+from labkit.measure.memory import processes, resident_bytes
+from labkit.time_limits import limit_passed
+
+MOST_BYTES = 64 * 2**20
+"""The most bytes that are read from a learner's process."""
+MOST_PROCESSES, MOST_MEMORY_BYTES = 300, 12 * 2**30
+"""A learner's processes are ended if there are more of them, or if their resident memory together is larger. The host counts
+too.
+"""
+HOST_SECONDS = 300.0
+"""The time limit for starting the host, which imports torch."""
+WATCH_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class End:
+    """How a worker ended: its exit status (None if its time ran out), what it wrote, and why it was stopped, if it was."""
+
+    status: int | None
+    written: bytes = b""
+    problem: str = ""
+
+
+class Workers:
+    """The workers for a notebook in `folder`, which they can read.
+
+    Use it as a context manager. At its end, all processes are ended.
+
+    Without a `sandbox`, the functions run as the current user.
+    """
+
+    def __init__(self, folder: Path | None = None, sandbox: Sandbox | None = None) -> None:
+        self._folder, self._sandbox = folder, sandbox
+        self._host: _Host | None = None
+        self._jobs: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Workers:
+        self._jobs = tempfile.TemporaryDirectory(prefix="labkit-check-")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end_host()
+        if self._jobs:
+            self._jobs.cleanup()
+
+    @property
+    def jobs(self) -> Path:
+        """A folder for jobs and for files. The workers can read it, and outside of a sandbox they can also write to it."""
+        assert self._jobs is not None, "use Workers in a `with` statement"
+        return Path(self._jobs.name)
+
+    def run(self, job: Path, folder: Path, seconds: float, needs: Sequence[str] = ()) -> End:
+        """Run the job in this file, in a worker whose current folder is `folder` unless it is in a sandbox.
+
+        When the worker ends, everything that it has started is ended. `needs` are those folders of `sandbox.HIDDEN` that the
+        worker can see. In a sandbox, a function for which other folders are hidden runs in another sandbox.
+        """
+        if self._host and self._host.needs != tuple(needs):
+            self._end_host()
+        self._host = self._host or _Host(self._command(needs), tuple(needs))
+        end = self._host.run(job, folder, seconds)
+        if self._host.has_ended:
+            self._end_host()
+        return end
+
+    def _command(self, needs: Sequence[str]) -> list[str]:
+        command = [sys.executable, "-BPm", "labkit.grading.worker_host"]
+        if self._sandbox is None:
+            return command
+        return self._sandbox.command(command, [self.jobs, *([self._folder] if self._folder else [])], needs)
+
+    def _end_host(self) -> None:
+        if self._host:
+            self._host.end()
+        self._host = None
+
+
+class _Host:
+    """The process from which workers are forked, and the processes around it that make its sandbox."""
+
+    def __init__(self, command: list[str], needs: tuple[str, ...]) -> None:
+        self.needs = needs
+        self.has_ended = False
+        self._control, theirs = socket.socketpair()
+        nowhere = subprocess.DEVNULL
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                stdin=nowhere,
+                stdout=nowhere,
+                stderr=nowhere,
+                start_new_session=True,
+                pass_fds=(theirs.fileno(),),
+            )
+        self._own: frozenset[psutil.Process] | None = None
+
+    def run(self, job: Path, folder: Path, seconds: float) -> End:
+        """See `Workers.run`."""
+        if self._own is None and (problem := self._start()):
+            return End(None, problem=problem)
+        source, write = os.pipe()
+        reader = _Reader(source)
+        reader.start()
+        try:
+            socket.send_fds(self._control, [f"{job}\n{folder}".encode()], [write])
+        except OSError:
+            self.has_ended = True
+        finally:
+            os.close(write)
+        answer = _Answer(self._control)
+        problem, is_late = "", False
+        try:
+            problem, is_late = self._watch(answer, reader, seconds)
+        finally:
+            if problem or answer.is_alive() or not answer.text:
+                self.end()
+            else:
+                self._end_workers()
+            answer.join()
+            reader.stop()
+            if self.has_ended:
+                self._control.close()
+        is_number = answer.text.removeprefix("-").isdecimal()
+        return End(
+            None if is_late else int(answer.text) if is_number else self._process.returncode, bytes(reader.found), problem
+        )
+
+    def end(self) -> None:
+        """Kill the host with everything that its workers have started."""
+        self.has_ended = True
+        _kill_groups(self._members())
+        kill_with_descendants(self._process.pid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+
+    def _start(self) -> str:
+        """Wait until the host is ready. The result says what went wrong, or is ""."""
+        self._control.settimeout(HOST_SECONDS)
+        try:
+            is_ready = self._control.recv(1) != b""
+        except TimeoutError:
+            self.end()
+            limit_passed(f"the process for your function did not start within {HOST_SECONDS:g} seconds")
+            return f"The process for your function did not start within {HOST_SECONDS:g} seconds."
+        if not is_ready:
+            self.end()
+            return f"The process for your function did not start (status {self._process.returncode})."
+        self._control.settimeout(None)
+        self._own = frozenset(self._members())
+        return ""
+
+    def _members(self) -> list[psutil.Process]:
+        """The host, the processes around it, and everything that its workers have started."""
+        try:
+            return processes(self._process.pid)
+        except psutil.Error:
+            return []
+
+    def _end_workers(self) -> None:
+        """Kill what a worker has left behind. While these processes start others, this repeats."""
+        own = self._own or frozenset()
+        while left := [process for process in self._members() if process not in own and _runs(process)]:
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            time.sleep(0.01)
+
+    def _watch(self, answer: _Answer, reader: _Reader, seconds: float) -> tuple[str, bool]:
+        """Wait for the end of a worker.
+
+        The result says why it must be stopped, or is "" if it has ended. It also says whether its time ran out.
+        """
+        until = time.monotonic() + seconds
+        while answer.is_alive():
+            answer.join(min(WATCH_SECONDS, max(until - time.monotonic(), 0.0)))
+            if reader.is_too_much:
+                return f"Your function returned more than {MOST_BYTES // 2**20} MiB.", False
+            if answer.is_alive() and time.monotonic() >= until:
+                limit_passed(f"your function did not finish within {seconds:g} seconds")
+                return f"Your function ran for more than {seconds:g} seconds and was stopped.", True
+            with contextlib.suppress(psutil.Error):
+                started = self._members()
+                if len(started) > MOST_PROCESSES:
+                    return f"Your function started more than {MOST_PROCESSES} processes and was stopped.", False
+                if resident_bytes(started) > MOST_MEMORY_BYTES:
+                    words = f"Your function used more than {MOST_MEMORY_BYTES // 2**30} GiB of memory and was stopped."
+                    return words, False
+        return "", False
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process exists and is not a zombie."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _kill_groups(members: Iterable[psutil.Process]) -> None:
+    """Kill the process groups of these processes, because a group may contain processes whose parent has ended."""
+    for process in members:
+        with contextlib.suppress(OSError):
+            if (group := os.getpgid(process.pid)) != os.getpgrp():
+                os.killpg(group, signal.SIGKILL)
+
+
+def kill_with_descendants(pid: int) -> None:
+    """Kill a process that was not waited for yet, and its descendants, also those that have left its session."""
+    with contextlib.suppress(psutil.Error):
+        for process in processes(pid):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+class _Answer(threading.Thread):
+    """Waits for the exit status of a worker, which the host sends as a text. The text is empty if the host has ended."""
+
+    def __init__(self, control: socket.socket) -> None:
+        super().__init__(daemon=True)
+        self._control = control
+        self.text = ""
+        self.start()
+
+    def run(self) -> None:
+        """Wait. Python calls this in the thread, which sleeps; a wait with a time limit would wake 20 times per second."""
+        with contextlib.suppress(OSError):
+            self.text = self._control.recv(100).decode("ascii", "replace")
+
+
+class _Reader(threading.Thread):
+    """Reads a pipe until nobody can write to it any more, or until it has read too much. Closes the pipe."""
+
+    def __init__(self, source: int) -> None:
+        super().__init__(daemon=True)
+        self._source = source
+        self._ends = threading.Event()
+        self.found = bytearray()
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether more was written than may be read."""
+        return len(self.found) > MOST_BYTES
+
+    def run(self) -> None:
+        """Read. Python calls this in the thread."""
+        os.set_blocking(self._source, False)
+        with contextlib.closing(selectors.DefaultSelector()) as selector:
+            selector.register(self._source, selectors.EVENT_READ)
+            while not self.is_too_much:
+                ends = self._ends.is_set()
+                if selector.select(0 if ends else 0.1):
+                    part = os.read(self._source, 2**20)
+                    if not part:
+                        break
+                    self.found += part
+                elif ends:
+                    break
+        os.close(self._source)
+
+    def stop(self) -> None:
+        """Read what is left, and end, even if a process that nobody found keeps the pipe open."""
+        self._ends.set()
+        self.join()
