@@ -13,22 +13,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-import labkit
 from labkit.gradebook.book import Submission
 from labkit.gradebook.class_run import Summary, grade_class
 from labkit.gradebook.names import name_of_folder
-from labkit.grading.judge import SEEDS
 from labkit.grading.notebook_file import MOST_NOTEBOOK_BYTES
 from labkit.grading.verdict import Verdict
 from tests.gradebook.cheats import CHEATS
-from tests.gradebook.cheats.cheat import MARKER, Cheat
+from tests.gradebook.cheats.cheat import MARKER
+from tests.gradebook.cheats.submissions import PACKAGE, facts_of, submit
 from tests.gradebook.classes import EXERCISE, HALF, HALF_SAYS, SOLVED, STUB, notebook, write
 from tests.patience import is_running, wait_for
 from tests.sandboxes import sandbox_or_skip
 
 pytestmark = pytest.mark.long
 
-PACKAGE = Path(labkit.__file__).parent
 SECRET = "a secret of this class"
 HONEST, MISTAKEN = "honest", "mistaken"
 WRITTEN = "written_by_a_cheat"
@@ -73,33 +71,6 @@ class _Keeper:
         """Nothing to keep."""
 
 
-def table() -> str:
-    """A table of the right answers to the inputs that everybody can see, as Python code."""
-    rows = {}
-    for case in (case for seed in SEEDS for case in EXERCISE.cases(seed)):
-        config, lengths, size = case.args
-        rows[config.num_layers, config.hidden_size, *lengths, size] = (
-            2 * config.num_layers * config.hidden_size * sum(lengths) * size
-        )
-    return f"TABLE = {rows}"
-
-
-def submit(root: Path, name: str, cheat: Cheat, facts: dict[str, str]) -> None:
-    """Write the submission of a cheat."""
-
-    def filled(text: str) -> str:
-        for fact, value in facts.items():
-            text = text.replace(fact, value)
-        return text
-
-    folder = root / "submissions" / name
-    write(folder / "00.ipynb", notebook(filled(cheat.source)))
-    for file, text in cheat.files.items():
-        write(folder / file, text)
-    for link, target in cheat.links.items():
-        (folder / link).symlink_to(filled(target))
-
-
 def files_of(root: Path) -> dict[str, str]:
     """The SHA-256 of every file of labkit, of the solutions and of the class, except what the run is meant to write."""
     places = [PACKAGE, PACKAGE.parent / "solutions", *(root / name for name in ("submissions", "home", "temp"))]
@@ -134,17 +105,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Graded:
     (submissions / "linked-whole").symlink_to(submissions / HONEST)
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.MonkeyPatch.context() as patch:
         server.settimeout(0)
-        facts = {
-            "$PACKAGE": str(PACKAGE),
-            "$ROOT": str(PACKAGE.parent),
-            "$OTHER": str(submissions / HONEST),
-            "$GRADES": str(root / "grades"),
-            "$HOME": str(root / "home"),
-            "$TEMP": str(root / "temp"),
-            "$SECRET": SECRET,
-            "$PORT": str(server.getsockname()[1]),
-            "$TABLE": table(),
-        }
+        facts = facts_of(root, SECRET, HONEST, server.getsockname()[1])
         for name, cheat in CHEATS.items():
             submit(root, name, cheat, facts)
         patch.setenv("TMPDIR", str(root / "temp"))
