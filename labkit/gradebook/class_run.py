@@ -90,8 +90,8 @@ def grade_class(
 
     `jobs` notebooks are graded at a time: by `executor` or, without one, by processes that this run starts. With `lab`, only
     this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; then only these submissions are graded,
-    again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same folder, if this machine has
-    no sandbox, or if the executor takes no more work.
+    again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same folder, if this machine is
+    to grade and has no sandbox, or if the executor takes no more work.
     """
     rules = policy or Policy()
     if jobs < 1:
@@ -100,7 +100,7 @@ def grade_class(
         of_lab(lab)
     if out.resolve().is_relative_to(submissions.resolve()):
         raise InvalidRequest(f"the grades {out} are inside the submissions {submissions}; give a folder outside with --out")
-    if sandboxed:
+    if sandboxed and executor is None:  # The machines of an executor need a sandbox, and not this one.
         need_sandbox()
     found = collect(submissions)
     chosen = _parse_regrade(regrade, found.learners)

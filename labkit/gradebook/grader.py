@@ -64,7 +64,7 @@ Message = Reading | Verdict | Done
 def serve(connection: Connection) -> None:
     """Answer tasks until the connection is closed. The process ends by SIGTERM too, and when its parent has ended."""
     signal.signal(signal.SIGINT, _ignore)  # Ctrl-C is for the parent, which ends its graders.
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, end)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(2, 1)  # The parent's stdout is for its results.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -77,7 +77,8 @@ def _ignore(number: int, frame: FrameType | None) -> None:
     """Do nothing. Unlike `SIG_IGN`, a function of Python is not inherited by the programs that this process starts."""
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def end(number: int, frame: FrameType | None) -> None:
+    """A handler of signals that ends the process in the normal way: what it has started is ended, and its files are removed."""
     raise SystemExit(128 + number)
 
 
