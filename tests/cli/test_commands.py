@@ -356,7 +356,8 @@ def test_check(done: dict[str, Done]) -> None:
     solved = rows.pop("lab00.kv_cache_bytes")
     assert (solved["verdict"], solved["points"]) == ("passed", 10)
     assert {row["verdict"] for row in rows.values()} == {"not attempted"}
-    assert report["points"] == 10 < report["out_of"]
+    assert report["points"] == report["core_points"] == 10 < report["core_out_of"] < report["out_of"]
+    assert solved["track"] == "core"
     assert "✓ 0.3" in done["check right"].out
     assert "  0.3 " in done["check right"].errors  # progress, one line per exercise
     wrong = last_json(done["check wrong"], status=1)

@@ -81,6 +81,7 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
     points=15,
     minutes=60,
     difficulty=3,
+    core=True,
     cases=_cases,
     hints=(
         "Each program handles one row, as in the example. It loads the row as one block, with a mask for the columns that "
