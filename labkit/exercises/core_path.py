@@ -61,8 +61,11 @@ def points_of(lab: str, track: str) -> int:
 
 
 def numbers_of(exercises: Sequence[Exercise]) -> str:
-    """The numbers of exercises as a phrase: "2.1, 2.2 and 2.3"."""
+    """The numbers of exercises of one lab, in their order, as a phrase: "2.1", "2.1 and 2.5", or "2.1 to 2.3"."""
     *first, last = [exercise.number for exercise in exercises]
+    places = [int(exercise.number.split(".")[1]) for exercise in exercises]
+    if len(first) > 1 and places == list(range(places[0], places[-1] + 1)):
+        return f"{first[0]} to {last}"
     return f"{', '.join(first)} and {last}" if first else last
 
 
@@ -84,9 +87,10 @@ def core_words(lab: str) -> str:
 def core_only_words(lab: str) -> str:
     """The sentences that replace `core_words` in a notebook that has only the core path."""
     extras = [exercise for exercise in of_lab(lab) if not exercise.core]
+    size = f"{counted(len(extras), 'exercise')}, {sum(exercise.points for exercise in extras)} points"
     return (
-        "**This notebook contains the core path.** The extras of the whole lab are left out: "
-        f"{counted(len(extras), 'exercise')}, {sum(exercise.points for exercise in extras)} points. The panel lists them, too."
+        f"**This notebook contains only the core path.** The extras of the whole lab are left out ({size}), and with them a "
+        "part of what is listed above. The panel lists the extras, too."
     )
 
 
