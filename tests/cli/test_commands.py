@@ -118,6 +118,8 @@ REFUSALS: list[tuple[list[str], int, str]] = [
         "64 ranks were asked for, one GPU each, but",
     ),
     (["generate", "Once", "--device", "cuda:1", "--tensor-parallel", "2"], 2, "each rank needs a GPU of its own"),
+    (["doctor", "ada.json"], 2, "ada.json is given without --session"),
+    (["doctor", "--session", "gone.json"], 2, "gone.json cannot be read: No such file"),
     (["fetch", "nothing"], 2, "gptj-tiny"),
     (["fetch", "gpt-j-6b"], 1, "HF_HUB_OFFLINE"),
     (["convert", "gptj-tiny", "x", "--format", "gguf"], 2, "'gguf'; hf, fastertransformer or megatron is accepted"),
