@@ -4,8 +4,9 @@
 # **After this lab you can** say what a machine can do at best, how much memory a model needs, how many GPUs it takes, and how
 # fast it can produce a token, all before you run anything. Then you measure, and see how close your prediction was.
 #
-# *About 60 minutes · 6 exercises, 65 points · runs on any machine. If your machine lacks something, the cell that needs it
-# says so.*
+# *{{lab 00: size}} · runs on any machine. If your machine lacks something, the cell that needs it says so.*
+#
+# {{lab 00: core path}}
 #
 # How this works:
 # - You write the body of a function, run its cell, and run `check(...)` below it. The check calls your function with inputs
@@ -152,6 +153,9 @@ for precision, rate in limits.flops_per_second.items():
 GPT_J_6B
 
 # %% [markdown]
+# {{core path: go on at The weights}}
+
+# %% [markdown]
 # {{exercise lab00.parameter_count}}
 
 
@@ -181,6 +185,8 @@ if passed(parameter_count):
     print(f"GPT-J 6B:  {parameter_count(GPT_J_6B):,}")
 
 # %% [markdown]
+# ### The weights
+#
 # This course accompanies a lecture on serving large models; you need not have heard it. One slide of the lecture computes the
 # memory of a model with 175 billion parameters in fp16 as $\frac{175 \cdot 10^9 \cdot 2}{1024^3} = 325.96$ "GB". The unit of
 # this number is really **GiB** ($1024^3$ bytes); in GB ($10^9$ bytes) the memory is 350 GB. GPUs are sold in GB but report

@@ -5,7 +5,9 @@
 # the size of the KV cache, measure several batch sizes and lengths, and say how far a decode step is from the limit of the
 # machine. Your measurements become the rungs of your first **speed ladder**; later labs add ladders for other tasks.
 #
-# *About 90 minutes · 6 exercises, 85 points · runs on any machine; if there is a GPU, the same cells use it.*
+# *{{lab 01: size}} · runs on any machine; if there is a GPU, the same cells use it.*
+#
+# {{lab 01: core path}}
 #
 # Lab 00 explains how checks, hints and predictions work. Close other programs before you measure.
 
@@ -257,7 +259,11 @@ if passed(positions_processed) and predicted(cache_speedup=guess_cache_speedup):
 # %% [markdown]
 # If the bar *measured* is well below the bar *positions*, each step has a cost that does not depend on its positions. The
 # profile below shows this cost.
-#
+
+# %% [markdown]
+# {{core path: go on at Sweeps: batch and length}}
+
+# %% [markdown]
 # ### What the cache costs
 
 # %% [markdown]
@@ -286,7 +292,8 @@ if passed(cache_bytes):
 # %% [markdown]
 # In `transformers` this cache grows by one token per step: in every step, every layer allocates new tensors and copies the
 # old tensors into them. In lab 02 you write a cache that is allocated once.
-#
+
+# %% [markdown]
 # ## Sweeps: batch and length
 #
 # A server seldom has a single user. What happens to the speed when a step makes tokens for 16 sequences at once? Your roofline
@@ -394,7 +401,11 @@ if passed(greedy_decode) and passed(throughput) and predicted(batch_gain=guess_b
 # Decode gains from batching because the weights are read once for all sequences. Prefill gains less, because arithmetic
 # limits it even at batch 1. But each user gets *fewer* tokens per second than a single user would get alone: batching
 # improves the throughput and makes the latency worse.
-#
+
+# %% [markdown]
+# {{core path: go on at Where does the time go?}}
+
+# %% [markdown]
 # Now the other axis. A longer text has more keys and values, and every step must read all of them:
 
 # %%
@@ -497,7 +508,7 @@ if predicted(matmul_share=guess_matmul_share):
     display(plots.prediction_plot(["one decode step"], shown, ylabel="share", title=title, caption=where))
 
 # %% [markdown]
-# For two reasons the step does not reach its limit. The first reason is **many small calls**: views, copies, concatenations of
+# For two reasons a step takes longer than reading its bytes. The first reason is **many small calls**: views, copies, concatenations of
 # the cache, and half a dozen operations for the rotary embedding. Each call takes microseconds in Python and in torch, whatever
 # it computes; on a GPU the device is idle in the meantime. The second reason is **thin products**: a product of one row with a
 # small matrix reads the weights far more slowly than memory could deliver them. Your bars above show which of the two reasons

@@ -8,8 +8,10 @@
 # **FasterTransformer** (2021 to 2023), which served them to users. Most of today's engines cut a model in the same ways. You
 # rebuild these cuts here.
 #
-# *About 220 minutes, 185 of them for the 9 exercises; a good place for a break is before "Count before you run" · 100 points ·
-# runs on any machine. Your functions run on real processes, with the same `torch.distributed` calls as on GPUs.*
+# *{{lab 03: size; a good place for a break is before "Count before you run"}} · runs on any machine. Your functions run on real
+# processes, with the same `torch.distributed` calls as on GPUs.*
+#
+# {{lab 03: core path}}
 
 # %%
 import torch
@@ -159,8 +161,13 @@ check(split_rows)
 # %% [markdown]
 # The two cuts fit together. If you cut the first layer of an MLP by output features and the second layer by input features,
 # each rank has exactly the features that it needs for the second layer, and the ranks send nothing in between. Attention can
-# be cut in the same way, because its heads do not depend on each other until the output projection.
-#
+# be cut in the same way, because its heads do not depend on each other until the output projection. This is **tensor
+# parallelism**, and its ranks are also called shards.
+
+# %% [markdown]
+# {{core path: go on at The timetable of a pipeline}}
+
+# %% [markdown]
 # **Predict:** the file of gptj-tiny holds 21 MB of weights, including embedding and head (2 bytes for each weight, 8 blocks,
 # hidden size 256). Some of these tensors cannot be cut, so every rank reads them in full. How many kB do these tensors hold?
 
@@ -285,10 +292,9 @@ check(sharded_argmax)
 # %% [markdown]
 # ## Count before you run
 #
-# You now have all parts of a **tensor parallel** model. Its ranks are also called shards. **Pipeline parallel** is the other
-# way to cut a model: each rank gets whole blocks. These ranks are called stages, and the hidden state is sent from stage to
-# stage. For both ways, you can say in advance what a step will send. `share` is the rule of exercise 3.1, but for blocks
-# instead of rows:
+# You now have all parts of a tensor parallel model. **Pipeline parallelism** is the other way to cut a model: each rank, called
+# a stage, gets whole blocks, and sends the hidden state to the next stage. For both ways, you can say in advance what a step
+# will send. `share` is the rule of exercise 3.1, but for blocks instead of rows:
 
 # %%
 from labkit.lab.lab03 import share
@@ -372,8 +378,11 @@ def pipeline_stage(pieces, shapes, layers):
 check(pipeline_stage)
 
 # %% [markdown]
-# Before you see the pipeline run, plan it. At the beginning the pipeline fills, and at the end it drains; at these times some
-# stages have nothing to do. The idle time is called the **bubble**:
+# ## The timetable of a pipeline
+#
+# A pipeline has one **stage** for each rank: a stage holds whole blocks, and sends the hidden state to the next stage. So that
+# several stages work at the same time, a batch is cut into micro-batches. At the beginning the pipeline fills, and at the end it
+# drains; at these times some stages have nothing to do. The idle time is called the **bubble**:
 
 # %%
 pictures.timetable(stages=4, pieces=4)
@@ -409,6 +418,21 @@ def pipeline_schedule(seconds, pieces):
 # %%
 check(pipeline_schedule)
 
+# %%
+if passed(pipeline_schedule) and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
+    counts = [1, 2, 4, 8, 16, 32]
+    idle = {"two equal stages, your timetable": [pipeline_schedule([1, 1], n)[1] for n in counts]}
+    marks = {"your guess for 2": (2, guess_idle_2), "your guess for 8": (8, guess_idle_8)}
+    labels = {"xlabel": "micro-batches", "ylabel": "share of the time that a stage is idle"}
+    display(plots.sweep_plot(counts, idle, marks=marks, title="The bubble", log=False, **labels))
+
+# %% [markdown]
+# With more micro-batches the bubble is smaller. But even without any bubble, a token is not faster: it goes through one stage
+# after the other. So stages improve the throughput, and shards shorten the time of a token.
+
+# %% [markdown]
+# {{core path: go on at Your machine}}
+
 # %% [markdown]
 # Now your stage runs on two real processes. The timeline shows when each stage worked; each bar is one micro-batch.
 
@@ -436,8 +460,8 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
     display(plots.prediction_plot(list(map(str, runs)), shown, marks=guesses, title=title, **labels))
 
 # %% [markdown]
-# With more micro-batches, the bubble is smaller. The measured idle share is larger than the idle share in your timetable,
-# because sending a micro-batch takes time, too. Is a batch with less idle time always faster?
+# The measured idle share is larger than the idle share in your timetable, because sending a micro-batch takes time, too. Is a
+# batch with less idle time always faster?
 
 # %%
 if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
@@ -561,8 +585,8 @@ if predicted(shards=guess_shards_share):
 #
 # ## What you have now
 #
-# - A transformer in parts, with as few all-reduces as possible; no rank holds the whole model.
-# - A pipeline that you wrote, and a timetable that you can compute.
-# - A way to choose a layout before you rent the machine.
+# - A layer in parts (with the extras, a whole transformer), with as few all-reduces as possible.
+# - A timetable of a pipeline that you can compute; with the extras, the pipeline itself.
+# - Tensor and pipeline parallelism measured on this machine; with the extras, a way to choose between them in advance.
 #
 # Your points are in the panel at the top (*Look again*). Next: **lab 04**, in which a server receives requests for the model.

@@ -5,9 +5,11 @@
 # after the engine, connect an ensemble, stream to a client, choose how requests are batched, read the server's counters, and
 # repair a model that died. Your own measurements will show you why servers of language models batch *in flight*.
 #
-# *About 250 minutes, 210 of them for the 10 exercises; a good place for a break is before "Many clients" · 100 points · runs
-# on the real server (Linux, with or without a GPU). If the server is missing, `labkit serve --install` in a terminal installs
-# it (75 MB). Until then, the exercises that need the server say "not measured here".*
+# *{{lab 04: size; a good place for a break is before "Many clients"}} · runs on the real server (Linux, with or without a GPU).
+# If the server is missing, `labkit serve --install` in a terminal installs it (75 MB). Until then, the exercises that need the
+# server say "not measured here".*
+#
+# {{lab 04: core path}}
 
 # %%
 import math
@@ -16,7 +18,7 @@ import queue
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
-from labkit.lab import check, hint, passed, predicted, progress_panel, reset, submit
+from labkit.lab import check, hint, passed, predicted, progress_panel, reset, solved, submit
 from labkit.lab.lab04 import deploy, measurements, pictures, prompt_inputs
 from labkit.measure import plots
 
@@ -52,6 +54,9 @@ pictures.server()
 # three models. Many clients still use these three models, so you build them: `preprocessing` (text to tokens),
 # `fastertransformer` (tokens to tokens, the engine) and `postprocessing` (tokens to text). Each of the three needs a
 # description.
+
+# %% [markdown]
+# {{core path: go on at The ensemble}}
 
 # %% [markdown]
 # {{exercise lab04.stage_config}}
@@ -160,7 +165,7 @@ check(postprocess)
 # ## The ensemble
 #
 # An **ensemble** is a model without code: its description only says which tensor goes where, and the server passes the tensors
-# on. So a client sends one request instead of three.
+# on. So a client sends one request instead of three: text in, text out.
 
 # %%
 pictures.ensemble()
@@ -200,16 +205,21 @@ def ensemble_maps():
 check(ensemble_maps)
 
 # %% [markdown]
-# The next cell starts your own server, with labkit's engine, your two stages and your ensemble. The server stops when this
-# notebook stops. If you change a function, run this cell again.
+# The next cell starts your own server, with labkit's engine, your ensemble, and the functions of your two stages. If one of
+# these functions is not solved, labkit's own takes its place. The server stops when this notebook stops. If you change a
+# function, run this cell again.
 
 # %%
-is_wired = all([passed(pad_prompts), passed(word_lists), passed(postprocess), passed(ensemble_maps)])
+is_wired = passed(ensemble_maps)
 if is_wired:
-    mine = deploy(pad_prompts, word_lists, postprocess, ensemble_maps)
+    own = [solved(name) for name in ("pad_prompts", "word_lists", "postprocess")]
+    mine = deploy(*own, ensemble_maps)
     for text in mine.ask(["In the beginning", "The captain said that"], 16):
         print(repr(text))
     print("until a comma:", mine.ask(["In the beginning"], 40, stop='","'))
+
+# %% [markdown]
+# {{core path: go on at Many clients}}
 
 # %% [markdown]
 # ## Streaming
@@ -288,7 +298,8 @@ if is_wired and passed(stream_text) and predicted(first_share=guess_first_share,
 
 # %% [markdown]
 # Bar 0 is the time for the prompt and the first token; each other bar is one step.
-#
+
+# %% [markdown]
 # ## Many clients
 #
 # Now many requests come at the same time. In every step a language model reads all its weights, whether for one sequence or
@@ -346,7 +357,11 @@ if has_load:
 # %% [markdown]
 # If requests are not joined, the clients queue: with more clients the latency is longer, and the throughput hardly grows.
 # Joined requests share their steps. While one batch runs, the next requests collect in the queue, so no delay has to be set.
-#
+
+# %% [markdown]
+# {{core path: go on at Batches that fit a language model}}
+
+# %% [markdown]
 # ## What the server has counted
 #
 # In production you use the server's own counters, on its metrics port. The next cell shows them for your load:
@@ -450,13 +465,14 @@ if has_plan and predicted(late=guess_late, as_percent=True):
 # A plan on paper ignores two things. The network takes time. And if a request comes a little late, its batch is complete
 # later than planned. If a copy is busy most of the time, a batch that is late also delays the next batch. So leave some room:
 # plan for 80 % of the bound.
-#
+
+# %% [markdown]
 # ## Batches that fit a language model
 #
 # Real requests are not equally long: one asks for 8 tokens, another asks for 96. The next cell sends 16 requests, one every
 # 20 ms, to the same engine in two ways; every fourth request is long. For your batched model, the server joins the requests
-# into batches, and the model answers a batch when its longest text is done. `gptj` passes each request to the engine at once.
-# The request joins the **next step**, and leaves when it is done. This is **in-flight** (or continuous) **batching**; here
+# into batches, and the model answers a batch when its longest text is done. The model `gptj` passes each request to the engine
+# at once. The request joins the **next step**, and leaves when it is done. This is **in-flight** (or continuous) **batching**; here
 # the server joins no requests.
 #
 # **Predict:** how many times as long does a *short* request take (median) with dynamic batching as with in-flight batching?
@@ -483,7 +499,11 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
 #
 # This is why users of FasterTransformer's backend wrote that `dynamic_batching` "does nothing" for GPT-J, and why later servers have
 # the queue inside the engine. Batching in the server is right for models for which all requests take equally long.
-#
+
+# %% [markdown]
+# {{core path: go on at What you have now}}
+
+# %% [markdown]
 # ## The trade-off
 #
 # The last figures show the latency of the mixed load at growing rates. With more requests per second the server makes more
@@ -562,8 +582,8 @@ if is_wired and passed(answer_together) and passed(keep_alive):
 # %% [markdown]
 # ## What you have now
 #
-# - GPT-J in the real server, with stages that you wrote. `labkit serve` does the same, with a watchdog like your `keep_alive`.
-# - A client that streams, and stops the engine when its reader leaves.
+# - GPT-J in the real server. `labkit serve` does the same, with a watchdog like `keep_alive` of exercise 4.10.
+# - With the extras: stages that you wrote, and a client that streams, and stops the engine when its reader leaves.
 # - Your own measurements, which show when the server should join requests, and when the engine should join them.
 #
 # The next cell stops the server. Your points are in the panel at the top (*Look again*).

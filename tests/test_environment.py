@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from labkit import environment, host_cores, native
-from labkit.cli.doctor import lab_report, why_not
+from labkit.cli.doctor import lab_report
 from labkit.environment import GPU, describe, find_cpu, find_gpus, find_versions
 
 X86 = """\
@@ -148,14 +148,9 @@ def test_versions_of_what_is_installed_only(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_doctor_says_why_labs_do_not_run() -> None:
     machine = describe()
-    assert why_not(machine) == ""
     bare = replace(machine, versions={"torch": "2.11"})
     for row in lab_report(bare):
         assert (row["runs"], row["why_not"]) == (False, "transformers not installed: run `make env`")
-    both = replace(machine, versions={})
-    assert why_not(both) == "torch and transformers not installed: run `make env`"
-    small = replace(machine, memory_bytes=2**31)
-    assert why_not(small) == "2.0 GiB of memory, 3 are needed"
     assert all(row["runs"] for row in lab_report(machine))
 
 

@@ -32,6 +32,7 @@ FLOORS = [
     "answers",
     "grading",
     "lab gradebook",
+    "session",
     "cli",
     "__main__",
 ]

@@ -23,6 +23,8 @@ def check(
 
     Example: labkit check labs/01_huggingface_baseline.ipynb
     """
+    from labkit.exercises.core_path import points
+    from labkit.exercises.registry import exercise as find
     from labkit.grading.notebook_check import check_notebook
     from labkit.grading.verdict import FAILED
 
@@ -40,11 +42,11 @@ def check(
             continue
         for verdict in verdicts:
             print(verdict)
-            rows.append({"notebook": str(path)} | asdict(verdict))
-    reached, total = sum(row["points"] for row in rows), sum(row["out_of"] for row in rows)
-    print(f"{reached} of {total} points for the code that the notebooks hold now")
+            rows.append({"notebook": str(path), "track": find(verdict.exercise).track} | asdict(verdict))
+    reached = points([(find(row["exercise"]), row["points"], row["out_of"]) for row in rows])
+    print(f"{reached.words} for the code that the notebooks hold now; {reached.core_words}")
     if json:
-        print_json({"exercises": rows, "points": reached, "out_of": total})
+        print_json({"exercises": rows, **reached.to_dict()})
     if refused:
         raise SystemExit(2)
     if any(row["verdict"] == FAILED for row in rows):

@@ -2,23 +2,80 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from labkit.cli.output import JsonOption, print_json
+import typer
+
+from labkit.cli.output import JsonOption, print_json, say
+from labkit.errors import InvalidRequest
 from labkit.plurals import counted
 
 if TYPE_CHECKING:
     from labkit.environment import Machine
 
-MINIMUM_MEMORY = 3 * 2**30
 
-
-def doctor(json: JsonOption = False) -> None:
+def doctor(
+    reports: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[REPORT]...",
+            help="With --session: files with the JSON output of this command from other machines, which become one table.",
+        ),
+    ] = None,
+    session: Annotated[
+        bool, typer.Option("--session", help="A pre-flight for a course session; it takes about a minute.")
+    ] = False,
+    bandwidth: Annotated[
+        float, typer.Option("--bandwidth", metavar="MBIT", help="With --session: the network's speed in Mbit/s, for downloads.")
+    ] = 50.0,
+    json: JsonOption = False,
+) -> None:
     """Show this machine, the installed versions, and which labs and exercises run here. If one does not run, the reason is
     shown.
 
-    Example: labkit doctor --json
+    With --session, also what each lab needs, and how long its set-up takes. Collect the JSON output of many machines, and give
+    the files to the same command for a table of the room. Files that are no reports are named, and the others still count; then
+    the exit status is 2.
+
+    Example: labkit doctor --session --json > ada.json, then labkit doctor --session *.json
     """
+    if reports and not session:
+        raise InvalidRequest(f"{reports[0]} is given without --session; use labkit doctor --session {reports[0]}")
+    if reports:
+        _room(reports, json)
+    elif session:
+        _session(bandwidth, json)
+    else:
+        _describe(json)
+
+
+def _session(bandwidth: float, json: bool) -> None:
+    from labkit.cli.session_tables import print_report
+    from labkit.environment import describe
+    from labkit.session.report import session_report
+
+    report = session_report(describe(), bandwidth, say)
+    print_report(report)
+    if json:
+        print_json(report.to_dict())
+
+
+def _room(paths: list[Path], json: bool) -> None:
+    from labkit.cli.session_tables import print_room
+    from labkit.session.room import room_of
+
+    room = room_of(paths)
+    for sentence in room.refused:
+        say(f"labkit: {sentence}")
+    print_room(room)
+    if json:
+        print_json(room.to_dict())
+    if room.refused:
+        raise SystemExit(2)
+
+
+def _describe(json: bool) -> None:
     from labkit.environment import describe
     from labkit.serving.server.install import find_server
 
@@ -44,37 +101,18 @@ def doctor(json: JsonOption = False) -> None:
 
 def lab_report(machine: Machine) -> list[dict[str, Any]]:
     """A dictionary for each lab: whether it runs on this machine, why not, and which exercises cannot be measured here."""
-    from labkit.exercises.titles import LAB_TITLES
+    from labkit.session.labs import lab_rows
 
-    stop = why_not(machine)
     return [
         {
-            "lab": lab,
-            "title": title,
-            "runs": not stop,
-            "why_not": stop,
-            "not_measured_here": [] if stop else _not_measured(lab, machine),
+            "lab": row.lab,
+            "title": row.title,
+            "runs": not row.why_not,
+            "why_not": row.why_not,
+            "not_measured_here": [{"exercise": one.exercise, "why_not": one.why_not} for one in row.not_measured_here],
         }
-        for lab, title in LAB_TITLES.items()
+        for row in lab_rows(machine)
     ]
-
-
-def _not_measured(lab: str, machine: Machine) -> list[dict[str, str]]:
-    from labkit.exercises.registry import of_lab
-    from labkit.grading.machine_needs import missing
-
-    reasons = {exercise.name: missing(exercise, machine) for exercise in of_lab(lab)}
-    return [{"exercise": name, "why_not": why} for name, why in reasons.items() if why]
-
-
-def why_not(machine: Machine) -> str:
-    """The reason why no lab runs on this machine; "" if the labs run."""
-    lacking = [name for name in ("torch", "transformers") if name not in machine.versions]
-    if lacking:
-        return f"{' and '.join(lacking)} not installed: run `make env`"
-    if machine.memory_bytes < MINIMUM_MEMORY:
-        return f"{machine.memory_bytes / 2**30:.1f} GiB of memory, {MINIMUM_MEMORY / 2**30:.0f} are needed"
-    return ""
 
 
 def native_kernels(machine: Machine) -> dict[str, str]:

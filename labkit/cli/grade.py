@@ -32,7 +32,8 @@ def grade(
     ] = "processes",
     lab: Annotated[str | None, typer.Option("--lab", help="Grade only this lab: 01 for example.")] = None,
     policy: Annotated[
-        Path | None, typer.Option("--policy", help="A TOML file with deadlines and the rules for late and repeated work.")
+        Path | None,
+        typer.Option("--policy", help="A TOML file with deadlines, and rules for late and repeated work and for extras."),
     ] = None,
     regrade: Annotated[
         list[str] | None,
@@ -90,6 +91,7 @@ def grade(
                 "graded": summary.graded,
                 "graded_before": summary.known,
                 "learners": len(report.learners),
+                "track": report.track,
                 "verdicts": dict(verdicts),
                 "gradebook": str(summary.gradebook),
             }
@@ -103,6 +105,7 @@ def _print(summary: Summary, out: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from labkit.exercises.core_path import CORE
     from labkit.gradebook.names import shown, visible
     from labkit.grading.verdict import INCONCLUSIVE, sign
 
@@ -110,7 +113,7 @@ def _print(summary: Summary, out: Path) -> None:
     table = Table("learner", "score", *(f"lab {lab}" for lab in report.labs), box=box.SIMPLE)
     for learner in report.learners:
         scores = report.of_learner(learner)
-        cells = [f"{sign(score.verdict)} {score.verdict}, {score.score:g} of {score.out_of:g}" for score in scores]
+        cells = [f"{sign(score.verdict)} {score.verdict}, {score.score:g} of {score.most:g}" for score in scores]
         table.add_row(*map(Text, [shown(learner), f"{sum(score.score for score in scores):g}", *cells]))
     Console().print(table)
     for note in report.notes_on(""):
@@ -121,5 +124,7 @@ def _print(summary: Summary, out: Path) -> None:
     for score in report.scores:
         if any(item.verdict == INCONCLUSIVE for item in score.items):
             say(f"{shown(score.learner)}, lab {score.lab}: the machine was busy; use --regrade when it is not.")
+    if report.track == CORE:
+        print("Only the exercises on the core path count.")
     print(f"{counted(summary.graded, 'submission')} graded, {summary.known} graded before")
     print(f"{out / 'class.html'}, {out / 'feedback'}, {out / '*.csv'}, {summary.gradebook}")

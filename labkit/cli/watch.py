@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,8 @@ from labkit.cli.output import JsonOption, print_json, say
 from labkit.errors import LabkitError
 
 if TYPE_CHECKING:
+    from labkit.exercises.core_path import Points
+    from labkit.grading.verdict import Verdict
     from labkit.grading.watch import WatchedNotebook
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -30,6 +33,7 @@ def watch(
 
     Example: labkit watch labs/01_huggingface_baseline.ipynb
     """
+    from labkit.exercises.registry import exercise as find
     from labkit.grading.watch import WatchedNotebook
 
     watched = [WatchedNotebook(path) for path in notebooks]
@@ -42,9 +46,9 @@ def watch(
     except KeyboardInterrupt:
         say("stopped")
     if json:
-        rows = [{"notebook": str(one.path)} | asdict(verdict) for one in watched for verdict in one.verdicts.values()]
-        reached, total = sum(row["points"] for row in rows), sum(row["out_of"] for row in rows)
-        print_json({"exercises": rows, "points": reached, "out_of": total})
+        verdicts = [(str(one.path), verdict) for one in watched for verdict in one.verdicts.values()]
+        rows = [{"notebook": path, "track": find(found.exercise).track} | asdict(found) for path, found in verdicts]
+        print_json({"exercises": rows, **_points(found for _, found in verdicts).to_dict()})
 
 
 def _wait_and_check(watched: list[WatchedNotebook]) -> None:
@@ -65,6 +69,12 @@ def _check(notebook: WatchedNotebook) -> None:
         print(verdict)
     if not verdicts:
         say("no function has changed")
-    reached = sum(verdict.points for verdict in notebook.verdicts.values())
-    total = sum(verdict.out_of for verdict in notebook.verdicts.values())
-    print(f"{reached} of {total} points for the code that {notebook.path} holds now", flush=True)
+    reached = _points(notebook.verdicts.values())
+    print(f"{reached.words} for the code that {notebook.path} holds now; {reached.core_words}", flush=True)
+
+
+def _points(verdicts: Iterable[Verdict]) -> Points:
+    from labkit.exercises.core_path import points
+    from labkit.exercises.registry import exercise as find
+
+    return points([(find(verdict.exercise), verdict.points, verdict.out_of) for verdict in verdicts])

@@ -32,6 +32,7 @@ class Exercise:
     - `decides(value)` is what is wrong with an answer that can be judged alone, as a sentence; "" for any other answer. After
       such an answer no further case is tried, and no known mistake is looked for.
     - `contract` is a rule for the function that does not concern its values.
+    - `core` says whether the exercise is on its lab's core path (see `labkit.exercises.core_path`). All others are extras.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Exercise:
     ends_at_error: bool = False
     decides: Callable[[Any], str] = lambda value: ""
     contract: Contract | None = None
+    core: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.difficulty <= 5 or len(self.hints) != 3:
@@ -73,10 +75,15 @@ class Exercise:
         is_seen = self.run is not directly or isinstance(self.contract, KernelContract | OwnWork)
         return asked if is_seen else (OwnWork(), *asked)
 
+    @property
+    def track(self) -> str:
+        """Whether the exercise is on the core path, as a word: "core" or "extra"."""
+        return "core" if self.core else "extra"
+
     def heading(self) -> str:
-        """The Markdown text that introduces the exercise in a notebook."""
+        """The Markdown text that introduces the exercise in a notebook. It says whether the exercise is core or extra."""
         dots = "●" * self.difficulty + "○" * (5 - self.difficulty)
         return (
-            f"### Exercise {self.number} · {self.title}\n\n"
+            f"### Exercise {self.number} ({self.track}) · {self.title}\n\n"
             f"*{self.points} points · about {self.minutes} minutes · difficulty {dots}*\n\n{self.statement}"
         )

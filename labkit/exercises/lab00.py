@@ -63,6 +63,7 @@ WEIGHT_GIB = Exercise(
     points=10,
     minutes=6,
     difficulty=1,
+    core=True,
     cases=_weight_cases,
     hints=(
         "First find the bits of one weight, then multiply.",
@@ -102,6 +103,7 @@ KV_CACHE_BYTES = Exercise(
     points=10,
     minutes=5,
     difficulty=2,
+    core=True,
     cases=_cache_cases,
     hints=(
         "Start with one token in one layer.",
@@ -133,6 +135,7 @@ GPUS_NEEDED = Exercise(
     points=10,
     minutes=6,
     difficulty=2,
+    core=True,
     cases=_gpu_cases,
     hints=(
         "In a loop, try n = 1, then 2, then 4, until the weights fit.",
@@ -167,6 +170,7 @@ ROOFLINE_TIME = Exercise(
     points=10,
     minutes=5,
     difficulty=2,
+    core=True,
     cases=_roofline_cases,
     hints=(
         "Two divisions give two times.",
@@ -203,6 +207,7 @@ DECODE_FLOOR_MS = Exercise(
     points=15,
     minutes=10,
     difficulty=3,
+    core=True,
     cases=_floor_cases,
     hints=(
         "Add the bytes of the weights and the bytes of the cache, then divide by the bytes per second.",

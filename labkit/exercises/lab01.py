@@ -43,6 +43,7 @@ TIME_RUNS = Exercise(
     points=15,
     minutes=10,
     difficulty=3,
+    core=True,
     cases=_timing_cases,
     hints=(
         "Which work is still in the queue when you read the clock before a run, and when you read it after the run?",
@@ -79,6 +80,7 @@ GREEDY_DECODE = Exercise(
     points=20,
     minutes=15,
     difficulty=3,
+    core=True,
     cases=_decode_cases,
     hints=(
         "The first new token comes from the logits of the prefill.",
@@ -110,6 +112,7 @@ POSITIONS_PROCESSED = Exercise(
     points=10,
     minutes=6,
     difficulty=2,
+    core=True,
     cases=_position_cases,
     hints=(
         "Write down how many tokens calls 1, 2 and 3 get, with and without the cache.",
@@ -184,6 +187,7 @@ THROUGHPUT = Exercise(
     points=15,
     minutes=8,
     difficulty=2,
+    core=True,
     cases=_throughput_cases,
     hints=(
         "statistics.median takes a list.",

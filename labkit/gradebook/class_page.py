@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+from labkit.exercises.core_path import CORE
+from labkit.exercises.registry import exercise as find
 from labkit.exercises.titles import LAB_TITLES
 from labkit.gradebook.board import NO_BOARD, Board
 from labkit.gradebook.board_page import board_parts
 from labkit.gradebook.names import look_alikes, page_name, spelled
 from labkit.gradebook.page import name, notes_list, page, table, text, verdict
 from labkit.gradebook.report import Report
-from labkit.gradebook.scores import VERDICTS
+from labkit.gradebook.scores import VERDICTS, LabScore
 from labkit.grading.verdict import NOT_ATTEMPTED, PASSED, colour
 from labkit.plurals import counted
 
@@ -23,6 +25,7 @@ def class_page(report: Report, board: Board = NO_BOARD) -> str:
     parts = [
         f"<p>{counted(len(report.learners), 'learner')}, {counted(len(report.labs), 'lab')}. This page is for the instructor: "
         "it names all learners.</p>",
+        f"<p>{_track(report)}</p>",
         _learners(report),
         *(_items(report, lab) for lab in report.labs),
         _messages(report),
@@ -33,6 +36,12 @@ def class_page(report: Report, board: Board = NO_BOARD) -> str:
     return page("The class", parts)
 
 
+def _track(report: Report) -> str:
+    if report.track == CORE:
+        return "Only the exercises on the core path count; the points of extras are shown, and do not count."
+    return "All exercises count, those on the core path and the extras."
+
+
 def _learners(report: Report) -> str:
     rows = []
     alike = {learner for group in look_alikes(report.learners) for learner in group}
@@ -41,10 +50,16 @@ def _learners(report: Report) -> str:
         if learner in alike:
             link += f" <small>({text(spelled(learner))})</small>"
         scores = report.of_learner(learner)
-        cells = [f"{score.score:g}, {verdict(score.verdict)}" for score in scores]
+        cells = [_cell(score) for score in scores]
         rows.append([link, f"{sum(score.score for score in scores):g}", *cells])
     header = ["Learner", "Score", *(f"Lab {lab}" for lab in report.labs)]
-    return "<h2>Learners</h2>\n" + table("The score of each learner, with the verdict on each lab", header, rows, (1,))
+    caption = "The score of each learner. For each lab: the score, the verdict, and the points without the rules on late work"
+    return "<h2>Learners</h2>\n" + table(caption, header, rows, (1,))
+
+
+def _cell(score: LabScore) -> str:
+    sums = f"{text(score.points.words)}; {text(score.points.core_words)}"
+    return f"{score.score:g} of {score.most:g}, {verdict(score.verdict)}<br><small>{sums}</small>"
 
 
 def _items(report: Report, lab: str) -> str:
@@ -52,7 +67,7 @@ def _items(report: Report, lab: str) -> str:
     rows = []
     for place, first in enumerate(scores[0].items if scores else ()):
         counts = Counter(score.items[place].verdict for score in scores)
-        rows.append([text(first.title), _bar(counts), _in_words(counts)])
+        rows.append([text(f"{first.title} ({find(first.exercise).track})"), _bar(counts), _in_words(counts)])
     caption = f"How the items of lab {lab} went"
     heading = f"<h2>Lab {text(lab)} {text(LAB_TITLES[lab])}</h2>\n"
     return heading + table(caption, ["Exercise", "Distribution", "In words"], rows)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from labkit.exercises.registry import exercise as find
 from labkit.exercises.registry import of_lab
 from labkit.gradebook.names import one_line, shown
 from labkit.gradebook.report import Report
@@ -38,10 +39,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]])
 
 def write_items(path: Path, report: Report) -> None:
     """One row for each learner, lab and exercise."""
-    header = ["learner", "lab", "exercise", "title", "verdict", "points", "out of", "attempt", "message"]
+    header = ["learner", "lab", "exercise", "title", "track", "verdict", "points", "out of", "attempt", "message"]
     rows: list[list[Cell]] = [
         [
-            *(shown(score.learner), score.lab, item.exercise, item.title),
+            *(shown(score.learner), score.lab, item.exercise, item.title, find(item.exercise).track),
             *(item.verdict, item.points, item.out_of, _attempt(score), item.message),
         ]
         for score in report.scores
@@ -51,15 +52,20 @@ def write_items(path: Path, report: Report) -> None:
 
 
 def write_lab(path: Path, report: Report, lab: str) -> None:
-    """One row for each learner, with one column for each exercise of the lab."""
-    header = ["learner", "verdict", "score", "points", "out of", "not measured here", "attempt", "attempts"]
+    """One row for each learner, with one column for each exercise of the lab.
+
+    "score" are the points that count after the policy, and "score out of" is the largest possible score. The points without the
+    policy follow: in all exercises, and on the core path.
+    """
+    header = ["learner", "verdict", "score", "score out of", "points", "out of", "core points", "core out of"]
+    header += ["not measured here", "attempt", "attempts"]
     header += ["submitted (UTC)", "time from", "days late", "remark"]
     exercises = of_lab(lab)
     rows: list[list[Cell]] = []
     for score in report.of_lab(lab):
         attempt = score.attempt
-        row: list[Cell] = [shown(score.learner), score.verdict, score.score, score.points, score.out_of, score.not_measured]
-        row += [_attempt(score), score.attempts]
+        row: list[Cell] = [shown(score.learner), score.verdict, score.score, score.most, *score.points.to_dict().values()]
+        row += [score.not_measured, _attempt(score), score.attempts]
         row += [f"{attempt.submitted:%Y-%m-%d %H:%M:%S}" if attempt else "", attempt.time_from if attempt else ""]
         rows.append([*row, score.days_late, score.remark, *(item.points for item in score.items)])
     write_csv(path, [*header, *(f"{exercise.number} {exercise.function}" for exercise in exercises)], rows)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 
+from labkit.exercises.core_path import CORE
 from labkit.exercises.describe import LEGEND
+from labkit.exercises.registry import exercise as find
 from labkit.exercises.titles import LAB_TITLES
 from labkit.gradebook.book import Item
 from labkit.gradebook.names import shown
 from labkit.gradebook.page import notes_list, page, table, text, verdict
 from labkit.gradebook.reading import FROM_FILE
 from labkit.gradebook.report import Report
-from labkit.gradebook.scores import LabScore
+from labkit.gradebook.scores import LabScore, counts
 from labkit.grading.verdict import colour, sign
 from labkit.plurals import counted
 
@@ -25,18 +27,21 @@ _MAP_LINE = re.compile(r"[#.+]+")
 def feedback_page(report: Report, learner: str) -> str:
     """The HTML page of a learner."""
     scores = report.of_learner(learner)
-    header = ["Lab", "Verdict", "Score", "Points", "Out of", "Remark"]
+    header = ["Lab", "Verdict", "Score", "Out of", "All points", "Core points", "Remark"]
     rows = [
         [
             text(f"{score.lab} {LAB_TITLES[score.lab]}"),
             verdict(score.verdict),
-            *(f"{number:g}" for number in (score.score, score.points, score.out_of)),
+            *(f"{number:g}" for number in (score.score, score.most)),
+            f"{score.points.reached:g} of {score.points.out_of:g}",
+            f"{score.points.core_reached:g} of {score.points.core_out_of:g}",
             text(score.remark),
         ]
         for score in scores
     ]
-    caption = "Your labs. The score is what counts: the points after the rules on late work."
-    parts = [table(caption, header, rows, (2, 3, 4))]
+    what = "the points on the core path" if report.track == CORE else "all points"
+    caption = f"Your labs. The score is what counts: {what}, after the rules on late work."
+    parts = [table(caption, header, rows, (2, 3, 4, 5))]
     if notes := report.notes_on(learner):
         parts.append(f"<h2>Notes on your files</h2>\n{notes_list(notes)}")
     parts += [_lab(score) for score in scores]
@@ -49,11 +54,11 @@ def _lab(score: LabScore) -> str:
         source = "its file" if score.attempt.time_from == FROM_FILE else score.attempt.time_from
         when = f"{score.attempt.submitted:%Y-%m-%d %H:%M} UTC, the time of {source}"
         about = f"<p>Notebook <code>{text(score.attempt.file)}</code>, submitted {text(when)}.</p>\n"
-    items = "\n".join(_item(item) for item in score.items)
+    items = "\n".join(_item(item, score.track) for item in score.items)
     return f"<section>\n<h2>Lab {text(score.lab)} {text(LAB_TITLES[score.lab])}</h2>\n{about}{items}\n</section>"
 
 
-def _item(item: Item) -> str:
+def _item(item: Item, track: str) -> str:
     lines = [line for line in item.details.splitlines() if not line.startswith(_LEFT_OUT)]
     end = len(lines)
     start = next((number + 1 for number, line in enumerate(lines) if LEGEND in line), end)
@@ -64,7 +69,8 @@ def _item(item: Item) -> str:
         stop += 1
     details = _lines(lines[:start]) + _map(lines[start:stop]) + _lines(lines[stop:])
     head = f'<span aria-hidden="true">{sign(item.verdict)} </span>{text(item.title)}'
-    points = f"{text(item.verdict)}, {item.points:g} of {item.out_of:g} points"
+    kind = find(item.exercise).track + ("" if counts(item, track) else ": does not count")
+    points = f"{text(item.verdict)}, {item.points:g} of {item.out_of:g} points, {kind}"
     return (
         f'<article style="border-color:{colour(item.verdict)}">\n<h3>{head} ({points})</h3>\n<p>{text(item.message)}</p>\n'
         f"{details}</article>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labkit.exercises.registry import of_lab
+from labkit.exercises.core_path import points_of
 from labkit.exercises.titles import LAB_TITLES
 from labkit.gradebook.csv_files import Cell, write_csv
 from labkit.gradebook.names import shown
@@ -29,7 +29,7 @@ def write_canvas(path: Path, report: Report) -> None:
     this title, Canvas asks whether to make it.
     """
     header = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *map(column_of, report.labs)]
-    points: list[Cell] = [_CANVAS_POINTS, "", "", "", "", *(sum(each.points for each in of_lab(lab)) for lab in report.labs)]
+    points: list[Cell] = [_CANVAS_POINTS, "", "", "", "", *(points_of(lab, report.track) for lab in report.labs)]
     rows: list[list[Cell]] = []
     for learner in report.learners:
         # Canvas would read the row of a student with this name as the row with the points.
@@ -62,4 +62,5 @@ def _feedback(score: LabScore) -> str:
     if score.attempt is None:
         return score.remark
     rest = "; ".join(f"{item.title}: {item.verdict}" for item in score.items if item.points < item.out_of)
-    return " ".join(filter(None, [f"{score.points:g} of {score.out_of:g} points.", score.remark, rest and f"{rest}."]))
+    sums = f"{score.points.words}; {score.points.core_words}."
+    return " ".join(filter(None, [sums, score.remark, rest and f"{rest}."]))

@@ -13,10 +13,11 @@ from nbgrader.api import Gradebook
 from sqlalchemy.exc import SAWarning, SQLAlchemyError
 
 from labkit.errors import InvalidRequest
+from labkit.exercises.core_path import on_track
 from labkit.exercises.registry import exercise as find
 from labkit.exercises.registry import of_lab
 from labkit.gradebook.report import Report
-from labkit.gradebook.scores import LabScore
+from labkit.gradebook.scores import LabScore, counts
 from labkit.grading.nbgrader_cells import answer_id, check_id
 from labkit.grading.shorten import shorten
 from labkit.grading.verdict import INCONCLUSIVE, NOT_MEASURED
@@ -24,6 +25,8 @@ from labkit.grading.verdict import INCONCLUSIVE, NOT_MEASURED
 
 def fill(path: Path, report: Report) -> None:
     """Write the scores of a class to nbgrader's gradebook in this file, which is made if it is not there.
+
+    On the track "core" of the policy, an extra has no points, and its comment says so.
 
     A lab's points go to the notebook that has the lab's check cells. If no notebook has them, an assignment and a notebook with
     the name "lab00" are added. Points, comments and corrections that a person has entered in nbgrader are kept.
@@ -36,7 +39,7 @@ def fill(path: Path, report: Report) -> None:
             for learner in report.learners:
                 book.update_or_create_student(learner)
             for lab in report.labs:
-                assignment, notebook = _notebook_of(book, lab)
+                assignment, notebook = _notebook_of(book, lab, report.track)
                 for score in report.of_lab(lab):
                     if score.attempt:
                         _write(book, assignment, notebook, score)
@@ -71,7 +74,7 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _notebook_of(book: Gradebook, lab: str) -> tuple[str, str]:
+def _notebook_of(book: Gradebook, lab: str, track: str) -> tuple[str, str]:
     """The names of the assignment and of the notebook that have the check cells of a lab."""
     ids = {check_id(exercise) for exercise in of_lab(lab)}
     places = [
@@ -85,14 +88,14 @@ def _notebook_of(book: Gradebook, lab: str) -> tuple[str, str]:
         raise InvalidRequest(
             f"nbgrader's gradebook has the check cells of lab {lab} in several notebooks: {names}; keep only one"
         )
-    return places[0] if places else _new_notebook(book, lab)
+    return places[0] if places else _new_notebook(book, lab, track)
 
 
-def _new_notebook(book: Gradebook, lab: str) -> tuple[str, str]:
+def _new_notebook(book: Gradebook, lab: str, track: str) -> tuple[str, str]:
     name = f"lab{lab}"
     book.add_assignment(name)
     book.add_notebook(name, name)
-    for exercise in of_lab(lab):
+    for exercise in on_track(lab, track):
         book.add_solution_cell(answer_id(exercise), name, name)
         book.add_grade_cell(check_id(exercise), name, name, max_score=exercise.points, cell_type="code")
     return name, name
@@ -108,9 +111,10 @@ def _write(book: Gradebook, assignment: str, notebook: str, score: LabScore) -> 
     for item in score.items:
         exercise = find(item.exercise)
         if grade := grades.get(check_id(exercise)):
-            grade.auto_score = item.points
+            grade.auto_score = item.points if counts(item, score.track) else 0
             grade.needs_manual_grade = grade.manual_score is not None or item.verdict in (NOT_MEASURED, INCONCLUSIVE)
         if comment := comments.get(answer_id(exercise)):
-            comment.auto_comment = f"{item.verdict}: {item.message}"
-    submitted.late_submission_penalty = score.points - score.score or None
+            extra = "" if counts(item, score.track) else "An extra, which does not count. "
+            comment.auto_comment = f"{extra}{item.verdict}: {item.message}"
+    submitted.late_submission_penalty = score.counted - score.score or None
     book.db.commit()

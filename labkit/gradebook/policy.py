@@ -1,4 +1,4 @@
-"""The rules for late and repeated submissions, from one small TOML file. See docs/gradebook.md for an example."""
+"""The rules for late and repeated work and for extras, from one small TOML file. See docs/gradebook.md for an example."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import InvalidRequest
+from labkit.exercises.core_path import FULL, TRACKS
 from labkit.exercises.titles import LAB_TITLES
 from labkit.grading.hint_costs import FREE, HintCosts, costs_in
 
@@ -26,6 +27,7 @@ class Policy:
     - `most_attempts`: later attempts at a lab are graded, but do not count; 0 is no limit.
     - `text` is the text of the policy file.
     - `hint_costs` are for the learners' own panels, which read the same file as `course.toml`. The scores do not use them.
+    - `track` says which exercises count: those on the core path ("core"), or all ("full").
     """
 
     deadlines: Mapping[str, datetime] = field(default_factory=dict)
@@ -33,6 +35,7 @@ class Policy:
     most_attempts: int = 0
     text: str = ""
     hint_costs: HintCosts = FREE
+    track: str = FULL
 
     def days_late(self, lab: str, submitted: datetime) -> int:
         """The number of days after the deadline; a part of a day counts as a whole day. 0 if the lab has no deadline."""
@@ -59,7 +62,7 @@ def read_policy(path: Path) -> Policy:
         found = tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"the policy {path} cannot be read: {error}") from None
-    known = {"deadline", "hints", "percent_per_day_late", "most_attempts"}
+    known = {"deadline", "hints", "percent_per_day_late", "most_attempts", "track"}
     if unknown := sorted(found.keys() - known):
         raise InvalidRequest(f"the policy {path} has the name {unknown[0]!r}; the names are {', '.join(sorted(known))}")
     return Policy(
@@ -68,6 +71,7 @@ def read_policy(path: Path) -> Policy:
         _whole_number(path, found, "most_attempts"),
         text,
         costs_in(found.get("hints", {}), path),
+        _track(path, found.get("track", FULL)),
     )
 
 
@@ -83,6 +87,13 @@ def _whole_number(path: Path, found: dict[str, Any], name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise InvalidRequest(f"{name} in the policy {path} is {value!r}; give a whole number from 0 (0 is no limit)")
     return value
+
+
+def _track(path: Path, track: Any) -> str:
+    if track not in TRACKS:
+        words = " or ".join(f'"{each}"' for each in TRACKS)
+        raise InvalidRequest(f"track in the policy {path} is {track!r}; give {words}")
+    return str(track)
 
 
 def _deadlines(path: Path, found: Any) -> dict[str, datetime]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from labkit.exercises.core_path import FULL
 from labkit.gradebook.book import Gradebook
 from labkit.gradebook.collect import Note
 from labkit.gradebook.policy import Policy
@@ -13,12 +14,16 @@ from labkit.gradebook.scores import LabScore, lab_score
 
 @dataclass(frozen=True)
 class Report:
-    """The class: `scores` has one entry for each learner and lab, sorted by learner and then by lab."""
+    """The class: `scores` has one entry for each learner and lab, sorted by learner and then by lab.
+
+    `track` says which exercises count.
+    """
 
     learners: tuple[str, ...]
     labs: tuple[str, ...]
     scores: tuple[LabScore, ...]
     notes: tuple[Note, ...]
+    track: str = FULL
 
     def of_learner(self, learner: str) -> list[LabScore]:
         """The scores of a learner, by lab."""
@@ -40,4 +45,4 @@ def report_of(book: Gradebook, run: int, labs: Iterable[str], policy: Policy) ->
     shown = tuple(sorted({*labs, *(attempt.lab for attempt in attempts)}))
     own = {learner: [attempt for attempt in attempts if attempt.learner == learner] for learner in learners}
     scores = tuple(lab_score(learner, lab, own[learner], policy) for learner in learners for lab in shown)
-    return Report(learners, shown, scores, tuple(book.notes(run)))
+    return Report(learners, shown, scores, tuple(book.notes(run)), policy.track)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from labkit.exercises.core_path import CORE, FULL, Points, points
 from labkit.exercises.exercise import Exercise
+from labkit.exercises.registry import exercise as find
 from labkit.exercises.registry import of_lab
 from labkit.gradebook.book import Attempt, Item
 from labkit.gradebook.policy import Policy
@@ -32,8 +34,9 @@ class LabScore:
     - `attempt` is the attempt that counts: the one with the most points after the policy, and the earliest of several. It is
       None if no attempt counts. `attempts` is the number of all attempts.
     - `items` has one result for each exercise of the lab, in the order of the course.
-    - `points` are the points of the attempt, and `score` are the points after the policy.
-    - `not_measured` are the points of the exercises that could not be measured on the grading machine.
+    - `points` are the points of the attempt, in all exercises and on the core path.
+    - `track` says which of them count: "core" or "full". `score` are the points that count, after the policy.
+    - `not_measured` are the points that count of the exercises that could not be measured on the grading machine.
     - `remark` explains the score in words.
     """
 
@@ -42,17 +45,32 @@ class LabScore:
     attempt: Attempt | None
     attempts: int
     items: tuple[Item, ...]
-    points: float
+    points: Points
     score: float
-    out_of: float
     not_measured: float
     days_late: int
     remark: str
+    track: str = FULL
+
+    @property
+    def counted(self) -> float:
+        """The points that count, before the policy."""
+        return self.points.core_reached if self.track == CORE else self.points.reached
+
+    @property
+    def most(self) -> float:
+        """The largest score that this lab can have."""
+        return self.points.core_out_of if self.track == CORE else self.points.out_of
 
     @property
     def verdict(self) -> str:
-        """The verdict on the whole lab (see `verdict_of`)."""
-        return verdict_of([item.verdict for item in self.items])
+        """The verdict on the exercises that count (see `verdict_of`)."""
+        return verdict_of([item.verdict for item in self.items if counts(item, self.track)])
+
+
+def counts(item: Item, track: str) -> bool:
+    """Whether the points of an item count on this track."""
+    return track == FULL or find(item.exercise).core
 
 
 def verdict_of(verdicts: Sequence[str]) -> str:
@@ -75,8 +93,7 @@ def lab_score(learner: str, lab: str, attempts: Iterable[Attempt], policy: Polic
     if not scores:
         missing = "No notebook of this lab was submitted, or it could not be read."
         items = tuple(_not_attempted(exercise, missing) for exercise in of_lab(lab))
-        out_of = sum(item.out_of for item in items)
-        return LabScore(learner, lab, None, len(own), items, 0, 0, out_of, 0, 0, missing)
+        return LabScore(learner, lab, None, len(own), items, _points(items), 0, 0, 0, missing, policy.track)
     best = max(scores, key=lambda score: score.score)
     return replace(best, remark=_remark(best, len(own), policy))
 
@@ -84,12 +101,16 @@ def lab_score(learner: str, lab: str, attempts: Iterable[Attempt], policy: Polic
 def _score_of(attempt: Attempt, attempts: int, policy: Policy) -> LabScore:
     missing = "This exercise was not graded."
     items = tuple(attempt.items.get(exercise.name, _not_attempted(exercise, missing)) for exercise in of_lab(attempt.lab))
-    points = sum(item.points for item in items)
-    score = round(points * policy.percent(attempt.lab, attempt.submitted) / 100, 2)
     days = policy.days_late(attempt.lab, attempt.submitted)
-    unmeasured = sum(item.out_of for item in items if item.verdict == NOT_MEASURED)
-    out_of = sum(item.out_of for item in items)
-    return LabScore(attempt.learner, attempt.lab, attempt, attempts, items, points, score, out_of, unmeasured, days, "")
+    counted_items = [item for item in items if counts(item, policy.track)]
+    unmeasured = sum(item.out_of for item in counted_items if item.verdict == NOT_MEASURED)
+    sums = _points(items)
+    found = LabScore(attempt.learner, attempt.lab, attempt, attempts, items, sums, 0, unmeasured, days, "", policy.track)
+    return replace(found, score=round(found.counted * policy.percent(attempt.lab, attempt.submitted) / 100, 2))
+
+
+def _points(items: Sequence[Item]) -> Points:
+    return points([(find(item.exercise), item.points, item.out_of) for item in items])
 
 
 def _not_attempted(exercise: Exercise, message: str) -> Item:
@@ -107,6 +128,8 @@ def _remark(score: LabScore, attempts: int, policy: Policy) -> str:
     if score.days_late:
         percent = policy.percent(score.lab, score.attempt.submitted)
         words.append(f"{counted(score.days_late, 'day')} late: {percent:g} % of the points count.")
+    if score.counted < score.points.reached:
+        words.append(f"Only the core path counts: {score.points.reached - score.counted:g} points of extras do not.")
     if score.not_measured:
         words.append(f"{score.not_measured:g} points could not be measured on the grading machine.")
     return " ".join(words)

@@ -5,7 +5,8 @@ from labkit.grading.panel import progress_panel
 from labkit.grading.prediction import predicted
 from labkit.grading.reset import reset
 from labkit.grading.solution import solution
+from labkit.grading.solved import solved
 from labkit.grading.submit import submit
 from labkit.grading.verdict import Verdict
 
-__all__ = ["Verdict", "check", "hint", "passed", "predicted", "progress_panel", "reset", "solution", "submit"]
+__all__ = ["Verdict", "check", "hint", "passed", "predicted", "progress_panel", "reset", "solution", "solved", "submit"]

@@ -7,6 +7,8 @@ The source is a script in the percent format in `solutions/`. It contains these 
     # BEGIN SOLUTION                   in a function's body: for the learner, `raise NotImplementedError("name")` replaces
     # END SOLUTION                     the lines between the two marks
     # BEGIN SOLUTION guess = None      outside a function: for the learner, `guess = None` replaces the lines up to the end mark
+
+The marks of the core path are in `labkit.grading.core_marks`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import nbformat
 
 from labkit.errors import InvalidRequest
 from labkit.exercises.registry import exercise as find
+from labkit.grading.core_marks import fill_core_marks
 from labkit.grading.nbgrader_cells import mark_cells
 
 KERNEL = {
@@ -58,6 +61,8 @@ def _notebook(source: str, *, solved: bool) -> Any:
             if cell.cell_type == "code":
                 cell.source = cut_solutions(cell.source, keep=solved)
                 stubs |= dict.fromkeys(_ASKED.findall(cell.source), cell.source)
+    fill_core_marks(notebook.cells)
+    for cell in notebook.cells:
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
         counts[digest] = counts.get(digest, 0) + 1
         cell.id = f"{digest}-{counts[digest]}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labkit.environment import describe
+from labkit.exercises.core_path import Points, points
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import of_lab
 from labkit.grading.hint_costs import FREE, HintCosts, hint_costs, in_words
@@ -45,9 +46,10 @@ class Row:
 
     @property
     def text(self) -> str:
-        """The exercise, its points and its state in one line."""
+        """The exercise, its points and its state in one line. The line begins with "core" or "extra"."""
         sign, exercise = "✓" if self.is_done else "·", self.exercise
-        return f"{sign} {exercise.number} {exercise.title}, {self.points} points: {self.words}"
+        named = f"{exercise.track:<5} {sign} {exercise.number} {exercise.title}"
+        return f"{named}, {self.points} points: {self.words}"
 
 
 @dataclass(frozen=True)
@@ -59,37 +61,41 @@ class LabState:
     hint_costs: HintCosts = FREE
 
     @property
-    def points(self) -> int:
-        """The points that count."""
-        return sum(row.standing.earned for row in self.rows)
-
-    @property
-    def out_of(self) -> int:
-        """The points of all exercises."""
-        return sum(row.exercise.points for row in self.rows)
+    def points(self) -> Points:
+        """The points that count, and those that can be reached, in all exercises and on the core path."""
+        return points([(row.exercise, row.standing.earned, row.exercise.points) for row in self.rows])
 
     @property
     def head(self) -> str:
-        """The points, for example "Lab 00: 10 of 65 points"."""
-        return f"Lab {self.lab}: {self.points} of {self.out_of} points"
+        """The points, for example "Lab 00: 10 of 65 points; core path: 10 of 55 points"."""
+        return f"Lab {self.lab}: {self.points.words}; {self.points.core_words}"
 
     @property
     def words(self) -> str:
         """The exercises that are done, that are not measured here, and the minutes that the open exercises take."""
-        open_ones = [row for row in self.rows if not row.is_done]
+        return self._words(self.rows)
+
+    @property
+    def core_words(self) -> str:
+        """The same for the exercises on the core path."""
+        return f"Core path: {self._words([row for row in self.rows if row.exercise.core])}"
+
+    @staticmethod
+    def _words(rows: Sequence[Row]) -> str:
+        open_ones = [row for row in rows if not row.is_done]
         minutes = sum(row.exercise.minutes for row in open_ones)
         elsewhere = [row for row in open_ones if row.is_not_measured]
         left = f"about {minutes} minutes left" if open_ones else "nothing left to do"
         if elsewhere:
             left += f", {sum(row.exercise.minutes for row in elsewhere)} of them for what is not measured here"
-        done = f"{len(self.rows) - len(open_ones)} of {len(self.rows)} exercises done"
+        done = f"{len(rows) - len(open_ones)} of {len(rows)} exercises done"
         return f"{done}; {len(elsewhere)} not measured here; {left}"
 
     @property
     def text(self) -> str:
         """One line for each exercise, and below them the whole lab."""
         help_words = f"{in_words(self.hint_costs)} See hint(my_function). After a pass, see solution(my_function)."
-        return "\n".join([*(row.text for row in self.rows), self.head, self.words, help_words])
+        return "\n".join([*(row.text for row in self.rows), self.head, self.words, self.core_words, help_words])
 
 
 def lab_state(lab: str) -> LabState:

@@ -17,7 +17,7 @@ from labkit.plurals import counted
 
 
 def progress_panel(lab: str) -> None:
-    """Show each exercise of a lab with its state, the points, and the minutes that are left.
+    """Show each exercise of a lab with its state, and the points and the minutes that are left, in all and on the core path.
 
     One button shows the next hint and says before what it costs, one shows the solution, and one reads the states again.
     """
@@ -77,9 +77,10 @@ def _table(lab: str) -> str:
     rows = "".join(map(_row, state.rows))
     bar = (
         "<div style='background:#8883;height:.6em;width:24em;border-radius:.3em'><div style='background:#009E73;"
-        f"height:100%;border-radius:.3em;width:{100 * state.points / max(state.out_of, 1):.0f}%'></div></div>"
+        f"height:100%;border-radius:.3em;width:{100 * state.points.reached / max(state.points.out_of, 1):.0f}%'></div></div>"
     )
-    return f"<b>{state.head}</b>{bar}{state.words}<table>{rows}</table>{in_words(state.hint_costs)}"
+    words = f"{state.words}<br>{state.core_words}"
+    return f"<b>{state.head}</b>{bar}{words}<table>{rows}</table>{in_words(state.hint_costs)}"
 
 
 def _row(row: Row) -> str:
@@ -87,7 +88,7 @@ def _row(row: Row) -> str:
     hue = colour(NOT_MEASURED if row.is_not_measured else standing.verdict, standing.earned)
     hints = f", {counted(standing.hints, 'hint')}" if standing.hints else ""
     return (
-        f"<tr><td>{exercise.number}</td><td style='text-align:left'>{html.escape(exercise.title)}</td>"
+        f"<tr><td>{exercise.number}</td><td>{exercise.track}</td><td style='text-align:left'>{html.escape(exercise.title)}</td>"
         f"<td>{row.points}{hints}</td>"
         f"<td style='text-align:left;color:{hue}'>{html.escape(row.words)}</td></tr>"
     )

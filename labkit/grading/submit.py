@@ -14,6 +14,7 @@ from typing import Any
 
 from labkit import __version__
 from labkit.errors import NotAvailable
+from labkit.exercises.core_path import Points, points
 from labkit.exercises.exercise import Exercise
 from labkit.grading.needed_code import needed_statements
 from labkit.grading.notebook_check import asked_of
@@ -33,8 +34,9 @@ def submit(notebook: str | Path | None = None) -> None:
     """Check that the notebook's file is saved and holds what was run; then write a copy of it and a receipt, and say where.
 
     Both go into a new folder in `submitted/`, beside the notebook. No older folder is changed. The receipt contains the SHA-256
-    of the copy, the time, the version of labkit, and the verdicts and points of the checks that were run in the notebook. If
-    the code of a function in the file is not the code that was run, the function is named and nothing is written.
+    of the copy, the time, the version of labkit, and the verdicts and points (in all, and on the core path) of the checks that
+    were run in the notebook. If the code of a function in the file is not the code that was run, the function is named and
+    nothing is written.
 
     notebook: the path of the file; without it, the path that Jupyter passed to the kernel. Raises `InvalidRequest` if the file
     is not known, is not a notebook, or defines no function of an exercise. Raises `NotAvailable` if the copy cannot be written.
@@ -78,6 +80,7 @@ class _Answer:
         return {
             "exercise": self.exercise.name,
             "title": f"{self.exercise.number} {self.exercise.title}",
+            "track": self.exercise.track,
             "verdict": self.standing.verdict,
             "points": self.standing.earned,
             "out_of": self.exercise.points,
@@ -105,8 +108,7 @@ def _write(path: Path, content: bytes, answers: Sequence[_Answer]) -> Path:
         "bytes": len(content),
         "time": now.isoformat(timespec="seconds"),
         "labkit": __version__,
-        "points": sum(answer.standing.earned for answer in answers),
-        "out_of": sum(answer.exercise.points for answer in answers),
+        **_points(answers).to_dict(),
         "exercises": [answer.row() for answer in answers],
     }
     place = path.parent / "submitted"
@@ -120,11 +122,16 @@ def _write(path: Path, content: bytes, answers: Sequence[_Answer]) -> Path:
     return folder
 
 
+def _points(answers: Sequence[_Answer]) -> Points:
+    return points([(answer.exercise, answer.standing.earned, answer.exercise.points) for answer in answers])
+
+
 def _words(path: Path, folder: Path, answers: Sequence[_Answer]) -> list[str]:
-    reached, total = sum(answer.standing.earned for answer in answers), sum(answer.exercise.points for answer in answers)
+    reached = _points(answers)
     gone = [answer.exercise.function for answer in answers if answer.standing.points and not answer.is_there]
     unknown = [answer.exercise.function for answer in answers if answer.is_there and not answer.is_what_was_run]
-    lines = [f"{path.name} is ready to hand in: your checks reached {reached} of {total} points."]
+    lines = [f"{path.name} is ready to hand in: your checks reached {reached.words}."]
+    lines.append(f"On the {reached.core_words}.")
     fewer = [answer for answer in answers if answer.standing.points > answer.standing.earned]
     lines += [f"{answer.exercise.function}: {answer.standing.remark}" for answer in fewer]
     if gone:

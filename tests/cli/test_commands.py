@@ -118,6 +118,8 @@ REFUSALS: list[tuple[list[str], int, str]] = [
         "64 ranks were asked for, one GPU each, but",
     ),
     (["generate", "Once", "--device", "cuda:1", "--tensor-parallel", "2"], 2, "each rank needs a GPU of its own"),
+    (["doctor", "ada.json"], 2, "ada.json is given without --session"),
+    (["doctor", "--session", "gone.json"], 2, "gone.json cannot be read: No such file"),
     (["fetch", "nothing"], 2, "gptj-tiny"),
     (["fetch", "gpt-j-6b"], 1, "HF_HUB_OFFLINE"),
     (["convert", "gptj-tiny", "x", "--format", "gguf"], 2, "'gguf'; hf, fastertransformer or megatron is accepted"),
@@ -359,7 +361,8 @@ def test_check(done: dict[str, Done]) -> None:
     solved = rows.pop("lab00.kv_cache_bytes")
     assert (solved["verdict"], solved["points"]) == ("passed", 10)
     assert {row["verdict"] for row in rows.values()} == {"not attempted"}
-    assert report["points"] == 10 < report["out_of"]
+    assert report["points"] == report["core_points"] == 10 < report["core_out_of"] < report["out_of"]
+    assert solved["track"] == "core"
     assert "✓ 0.3" in done["check right"].out
     assert "  0.3 " in done["check right"].errors  # progress, one line per exercise
     wrong = last_json(done["check wrong"], status=1)

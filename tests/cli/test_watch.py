@@ -103,6 +103,6 @@ def test_each_save_checks_what_has_changed_until_ctrl_c(watching: Watching, note
     watching.process.send_signal(signal.SIGINT)
     assert watching.process.wait(PATIENCE) == 0
     report = json.loads(watching.out.read_text().splitlines()[-1])
-    assert (report["points"], report["out_of"]) == (10, 65)
+    assert (report["points"], report["out_of"], report["core_points"], report["core_out_of"]) == (10, 65, 10, 55)
     assert [row["verdict"] for row in report["exercises"] if row["exercise"] == "lab00.kv_cache_bytes"] == ["passed"]
     assert watching.errors.read_text().splitlines()[-1] == "stopped"

@@ -47,10 +47,10 @@ def comment(book: Path, assignment: str, notebook: str, learner: str) -> str:
 
 
 # Filling without any execution ------------------------------------------------------------------------------------------
-def report(verdicts: dict[str, str], days_late: int = 0) -> Report:
+def report(verdicts: dict[str, str], days_late: int = 0, track: str = "full") -> Report:
     """A class in which each learner has one verdict on all exercises of lab 00. Those without a verdict submitted nothing."""
     deadline = datetime(2026, 10, 5, 12, tzinfo=UTC)
-    policy = Policy({"00": deadline}, 10)
+    policy = Policy({"00": deadline}, 10, track=track)
     rows = []
     for learner, verdict in verdicts.items():
         items = {
@@ -60,7 +60,7 @@ def report(verdicts: dict[str, str], days_late: int = 0) -> Report:
         submitted = deadline.replace(day=5 + days_late)
         attempts = [Attempt(learner, "00", 1, "00.ipynb", "0" * 64, submitted, "file time", items)] if verdict else []
         rows.append(lab_score(learner, "00", attempts, policy))
-    return Report(tuple(verdicts), ("00",), tuple(rows), ())
+    return Report(tuple(verdicts), ("00",), tuple(rows), (), track)
 
 
 def test_a_new_gradebook_has_students_points_and_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +83,25 @@ def test_a_new_gradebook_has_students_points_and_comments(tmp_path: Path, monkey
         assert found.find_submission("lab00", "ada").timestamp == datetime(2026, 10, 6, 12)
         assert found.find_submission("lab00", "bert").needs_manual_grade
         assert not found.find_submission("lab00", "=1+1").needs_manual_grade
+
+
+def test_on_the_core_track_extras_have_no_points(tmp_path: Path) -> None:
+    from nbgrader.api import Gradebook
+
+    from labkit.gradebook.nbgrader_book import fill
+
+    core = {check_id(one): one.points for one in of_lab("00") if one.core}
+    new, full = tmp_path / "new.db", tmp_path / "full.db"
+    fill(new, report({"ada": "passed"}, track="core"))
+    assert scores(new, "lab00", "lab00", "ada") == core
+    fill(full, report({"ada": "failed"}))
+    fill(full, report({"ada": "passed"}, days_late=1, track="core"))
+    assert scores(full, "lab00", "lab00", "ada") == dict.fromkeys(MOST, 0) | core
+    (extra,) = (one for one in of_lab("00") if not one.core)
+    with Gradebook(f"sqlite:///{full}", course_id="") as found:
+        assert found.find_submission("lab00", "ada").late_submission_penalty == pytest.approx(sum(core.values()) / 10)
+        comment = found.find_comment(answer_id(extra), "lab00", "lab00", "ada").comment
+    assert comment == "An extra, which does not count. passed: words"
 
 
 def test_what_a_person_entered_is_kept(tmp_path: Path) -> None:

@@ -150,7 +150,9 @@ def test_points_kept_do_not_count_for_a_notebook_as_it_is_now(tmp_path: Path, ca
     said = capsys.readouterr().out
     assert "✗ 0.3 The size of the cache: failed, 0/10 points. " in said
     total = sum(exercise.points for exercise in of_lab("00"))
-    assert said.splitlines()[-1] == f"0 of {total} points for the code that the notebooks hold now"
+    core = sum(exercise.points for exercise in of_lab("00") if exercise.core)
+    whole = f"0 of {total} points for the code that the notebooks hold now; core path: 0 of {core} points"
+    assert said.splitlines()[-1] == whole
     assert (tmp_path / "progress.json").read_text() == before
 
 
@@ -222,18 +224,31 @@ def test_hints_come_one_after_the_other_and_are_counted(capsys: pytest.CaptureFi
 
 
 def test_the_panel_has_a_text_twin(capsys: pytest.CaptureFixture[str]) -> None:
+    from labkit.grading.panel import _table
+
     check(kv_cache_bytes)
     capsys.readouterr()
     progress_panel("00")
     said = capsys.readouterr().out
     assert f"✓ 0.3 {find(NAME).title}, 10/10 points: passed" in said
-    assert "· 0.1" in said
+    assert said.startswith("extra · 0.1")
+    assert "\ncore  · 0.2" in said
     left = sum(e.minutes for e in of_lab("00")) - find(NAME).minutes
-    assert said.splitlines()[-3:] == [
-        f"Lab 00: 10 of {sum(e.points for e in of_lab('00'))} points",
+    core = [e for e in of_lab("00") if e.core]
+    core_left = sum(e.minutes for e in core) - find(NAME).minutes
+    sums = sum(e.points for e in of_lab("00")), sum(e.points for e in core)
+    assert find(NAME) in core
+    assert len(core) < 6
+    assert said.splitlines()[-4:] == [
+        f"Lab 00: 10 of {sums[0]} points; core path: 10 of {sums[1]} points",
         f"1 of 6 exercises done; 0 not measured here; about {left} minutes left",
+        f"Core path: 1 of {len(core)} exercises done; 0 not measured here; about {core_left} minutes left",
         "Hints cost no points. See hint(my_function). After a pass, see solution(my_function).",
     ]
+    shown = _table("00")
+    assert all(f"{line}<" in shown for line in said.splitlines()[-4:-1])
+    assert "<td>0.1</td><td>extra</td>" in shown
+    assert "<td>0.3</td><td>core</td>" in shown
     with pytest.raises(InvalidRequest, match="there is no lab '77'"):
         progress_panel("77")
 

@@ -69,6 +69,7 @@ def test_a_saved_notebook_gives_a_copy_and_a_receipt_and_keeps_older_ones(run: R
     file = write(tmp_path / "lab.ipynb", ["# another remark", *FILE])
     output = run(*FILE, "submit()", "submit()")
     assert "lab.ipynb is ready to hand in: your checks reached 10 of 65 points." in output[-1]
+    assert "On the core path: 10 of 55 points." in output[-1]
     assert "Not compared" not in output[-1]
     first, second = (Path(text.split("Keep this receipt: ")[1].split(" (hash")[0]) for text in output[-2:])
     assert first != second
@@ -78,6 +79,8 @@ def test_a_saved_notebook_gives_a_copy_and_a_receipt_and_keeps_older_ones(run: R
         receipt = json.loads(receipt_path.read_text("utf-8"))
         assert receipt["sha256"] == hashlib.sha256(copy.read_bytes()).hexdigest()
         assert (receipt["points"], receipt["out_of"], receipt["labkit"]) == (10, 65, __version__)
+        assert (receipt["core_points"], receipt["core_out_of"]) == (10, 55)
+        assert {row["track"] for row in receipt["exercises"]} == {"core", "extra"}
         assert datetime.fromisoformat(receipt["time"]).tzinfo == UTC
         rows = {row["exercise"].split(".")[1]: row for row in receipt["exercises"]}
         solved, stub = rows["kv_cache_bytes"], rows["weight_gib"]

@@ -34,6 +34,7 @@ FUSE_QKV = Exercise(
     points=5,
     minutes=5,
     difficulty=1,
+    core=True,
     cases=_weight_cases,
     hints=(
         "Each row of a weight makes one output, so more rows make more outputs.",
@@ -79,6 +80,7 @@ WRITE_THEN_READ = Exercise(
     points=5,
     minutes=10,
     difficulty=2,
+    core=True,
     cases=_cache_cases,
     hints=(
         "An index that is a tensor of numbers selects rows: cache[slot_mapping] has one row per sequence.",

@@ -74,19 +74,21 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
     function="fused_residual_layer_norm",
     statement=(
         "A block of GPT-J ends with a sum of three tensors, and the next block begins with a layer norm of this sum. Write the "
-        "kernel, with one program for each token, and its launch. All sums are in float32. Specification:\n\n```python\n"
+        "launch, with one program for each token. Then finish the kernel, which adds two of the three tensors. All sums are in "
+        "float32. Specification:\n\n```python\n"
         "hidden = attention + mlp + residual\nnormed = F.layer_norm(hidden, (hidden.shape[1],), weight, bias, epsilon)\n```\n\n$$y = \\frac{x - "
         "\\mu}{\\sqrt{\\sigma^2 + \\epsilon}}\\, w + b \\qquad \\sigma^2 = \\tfrac1n \\sum (x - \\mu)^2$$"
     ),
     points=15,
-    minutes=60,
+    minutes=30,
     difficulty=3,
+    core=True,
     cases=_cases,
     hints=(
-        "Each program handles one row, as in the example. It loads the row as one block, with a mask for the columns that "
-        "exist. At which address does a row begin?",
-        "Load the three blocks with other=0.0, add them in float32, store the sum. tl.sum reduces a block to one number: "
-        "use it for the mean, then for the squares of the elements minus the mean.",
+        "Each program handles one row, as in the example. The block may be longer than the row. What do the columns after the "
+        "end of the row hold, and in which sums must they not count?",
+        "tl.sum reduces a block to one number: use it for the mean, then for the squares of the elements minus the mean. The "
+        "weight and the bias have one row, which all tokens share.",
         "Columns that the mask leaves out must not count in the squares: centred = tl.where(inside, x - mean, 0.0).",
     ),
     requires=("triton",),

@@ -162,6 +162,7 @@ PIPELINE_SCHEDULE = Exercise(
     points=10,
     minutes=20,
     difficulty=3,
+    core=True,
     cases=_schedule_cases,
     hints=(
         "A stage can begin with a micro-batch when two things are done: the previous stage with this micro-batch, and this "

@@ -49,9 +49,9 @@ class Deployment:
         for name in ("gptj", "fastertransformer"):
             self.server.load(name, config_text(models[name]), model_code(f"labkit.serving.python_backend.{name}"))
 
-    def load_stage(self, name: str, functions: Mapping[str, Callable[..., Any]]) -> None:
-        """Load a stage that calls the learner's functions."""
-        digests = {known: self.server.put(name, function, known) for known, function in functions.items()}
+    def load_stage(self, name: str, functions: Mapping[str, Callable[..., Any] | None]) -> None:
+        """Load a stage that calls the learner's functions. For a function that is None, it calls labkit's own."""
+        digests = {known: self.server.put(name, function, known) for known, function in functions.items() if function}
         self.server.load_stub(replace(stage(name), parameters=digests), name, tokenizer=True)
 
     def load_batched(
@@ -84,12 +84,15 @@ class Deployment:
 
 
 def deploy(
-    pad_prompts: Callable[..., Any],
-    word_lists: Callable[..., Any],
-    postprocess: Callable[..., Any],
+    pad_prompts: Callable[..., Any] | None,
+    word_lists: Callable[..., Any] | None,
+    postprocess: Callable[..., Any] | None,
     ensemble_maps: Callable[..., Any],
 ) -> Deployment:
-    """Start a server with labkit's engine, and with the stages and the ensemble that the learner wrote."""
+    """Start a server with labkit's engine, and with the stages and the ensemble that the learner wrote.
+
+    For a function that is None, labkit's own runs in its stage.
+    """
     bar = progress_bar("models loaded")
     bar(0, 5)
     made = Deployment()

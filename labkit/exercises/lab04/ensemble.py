@@ -207,6 +207,7 @@ ENSEMBLE_MAPS = Exercise(
     points=12,
     minutes=30,
     difficulty=3,
+    core=True,
     requires=("triton_server",),
     cases=_cases,
     run=run_ensemble,

@@ -82,6 +82,7 @@ ANSWER_TOGETHER = Exercise(
     points=12,
     minutes=15,
     difficulty=2,
+    core=True,
     requires=("triton_server",),
     cases=_cases,
     run=run_together,

@@ -1,0 +1,85 @@
+"""The reports of many machines, merged: for each lab, how many machines can run it, and which cannot, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import InvalidRequest
+from labkit.exercises.titles import LAB_TITLES
+from labkit.session.labs import IN_PART, NO, YES
+from labkit.session.report import SessionReport, read_report
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A machine that cannot run the whole core path of a lab. `core` is "in part" or "no"; `why` is a phrase."""
+
+    machine: str
+    core: str
+    why: str
+
+
+@dataclass(frozen=True)
+class RoomLab:
+    """A lab in a room: the number of machines on which its core path runs as a whole, in part, and not at all.
+
+    `full` is the number of machines that run all exercises. `longest_setup` is the longest set-up of a machine, in seconds.
+    """
+
+    lab: str
+    title: str
+    core: int
+    in_part: int
+    none: int
+    full: int
+    longest_setup: float
+    troubles: tuple[Trouble, ...]
+
+
+@dataclass(frozen=True)
+class Room:
+    """All machines whose reports could be read, and a sentence for each file that could not be read."""
+
+    machines: tuple[tuple[str, SessionReport], ...]
+    labs: tuple[RoomLab, ...]
+    refused: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "machines": [name for name, _ in self.machines],
+            "labs": [asdict(lab) for lab in self.labs],
+            "refused": list(self.refused),
+        }
+
+
+def room_of(paths: Sequence[Path]) -> Room:
+    """The room of the machines with these reports.
+
+    Each file is a machine of its own. If several machines have the same name, their files' names are added to it.
+    """
+    found: list[tuple[Path, SessionReport]] = []
+    refused = []
+    for path in paths:
+        try:
+            found.append((path, read_report(path)))
+        except InvalidRequest as error:
+            refused.append(str(error))
+    count = Counter(report.machine for _, report in found)
+    machines = tuple(
+        (report.machine if count[report.machine] == 1 else f"{report.machine} ({path.name})", report) for path, report in found
+    )
+    return Room(machines, tuple(_lab(lab, machines) for lab in LAB_TITLES), tuple(refused))
+
+
+def _lab(lab: str, machines: Sequence[tuple[str, SessionReport]]) -> RoomLab:
+    rows = [(name, row) for name, report in machines for row in report.labs if row.lab == lab]
+    count = Counter(row.core for _, row in rows)
+    full = sum(row.full == YES for _, row in rows)
+    longest = max((report.seconds(lab) for _, report in machines), default=0.0)
+    troubles = tuple(Trouble(name, row.core, row.reason) for name, row in rows if row.core != YES)
+    return RoomLab(lab, LAB_TITLES[lab], count[YES], count[IN_PART], count[NO], full, longest, troubles)
