@@ -26,7 +26,8 @@ def doctor(json: JsonOption = False) -> None:
     labs = lab_report(machine)
     kernels = native_kernels(machine)
     server = found.origin if (found := find_server()) else None
-    _print_tables(machine, kernels, server, labs)
+    answers = answers_of(machine)
+    _print_tables(machine, kernels, server, answers["words"], labs)
     if json:
         print_json(
             {
@@ -36,6 +37,7 @@ def doctor(json: JsonOption = False) -> None:
                 "memory_bytes": machine.memory_bytes,
                 "disk_free_bytes": machine.disk_free_bytes,
                 "triton_server": server,
+                "answers": answers,
                 "versions": machine.versions,
                 "labs": labs,
             }
@@ -61,9 +63,10 @@ def lab_report(machine: Machine) -> list[dict[str, Any]]:
 
 def _not_measured(lab: str, machine: Machine) -> list[dict[str, str]]:
     from labkit.exercises.registry import of_lab
+    from labkit.grading.find_answer import lacks_answer
     from labkit.grading.machine_needs import missing
 
-    reasons = {exercise.name: missing(exercise, machine) for exercise in of_lab(lab)}
+    reasons = {exercise.name: missing(exercise, machine) or lacks_answer(exercise) for exercise in of_lab(lab)}
     return [{"exercise": name, "why_not": why} for name, why in reasons.items() if why]
 
 
@@ -90,7 +93,18 @@ def native_kernels(machine: Machine) -> dict[str, str]:
     return {"instruction_set": "" if reason else native.instruction_set(), "why_not": reason}
 
 
-def _print_tables(machine: Machine, kernels: dict[str, str], server: str | None, labs: list[dict[str, Any]]) -> None:
+def answers_of(machine: Machine) -> dict[str, Any]:
+    """Which answers this copy of labkit has (see `answers_here`)."""
+    if "torch" not in machine.versions:
+        return {"kind": "", "words": "not known: torch not installed"}
+    from labkit.grading.answers_here import answers_here
+
+    return answers_here()
+
+
+def _print_tables(
+    machine: Machine, kernels: dict[str, str], server: str | None, answers: str, labs: list[dict[str, Any]]
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -110,6 +124,7 @@ def _print_tables(machine: Machine, kernels: dict[str, str], server: str | None,
     if not machine.gpus:
         table.add_row("GPU", f"none: {machine.gpus_why_none}; labs run on the CPU")
     table.add_row("Triton server", server or "none; `labkit serve --install` gets one")
+    table.add_row("answers", answers)
     table.add_row("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items()))
     report = Table(title="Labs", title_justify="left")
     for column in ("lab", "title", "runs here", "not measured here"):
