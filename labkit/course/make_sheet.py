@@ -79,7 +79,9 @@ def _row(exercise: Exercise, tensors: dict[str, Tensor]) -> dict[str, Any]:
     values = {seed: _values(answer, seed) for seed in SEEDS}
     coded = {seed: [encode(value, tensors) for value in found] for seed, found in values.items()}
     for seed, found in values.items():
-        if any(answer.comparison.difference(right, decode(one, tensors)) for right, one in zip(found, coded[seed], strict=True)):
+        if any(
+            answer.comparison.difference(right, decode(one, tensors)) for right, one in zip(found, coded[seed], strict=True)
+        ):
             raise _LeftOutError("its values are not plain")
     cases = exercise.cases
     sketches = {seed: sketch(cases(seed)) for seed in SEEDS}
@@ -101,4 +103,3 @@ def _values(answer: Answer, seed: int) -> list[Any]:
     if machine.words:
         raise LabkitError(f"the answer to {answer.exercise.name} ran out of time: {machine.words}; try again")
     return found
-

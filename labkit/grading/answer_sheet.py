@@ -1,7 +1,7 @@
 """Reads the answer sheet of a course copy: right values, but no references and no known mistakes.
 
-The folder `answer_sheet` of the package holds two files, `sheet.json` and `values.safetensors`. `labkit release --course` writes
-them. They hold no code, and reading them runs none.
+The folder `answer_sheet` of the package holds two files, `sheet.json` and `values.safetensors`. `labkit release --course`
+writes them. They hold no code, and reading them runs none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Sheet:
-    """An answer sheet. `checks` is the version of the checks it was made from, and `left_out` says why an exercise has no row."""
+    """An answer sheet. `checks` is the version of the checks that it was made from.
+
+    `left_out` gives the reason for each exercise that has no row.
+    """
 
     labkit: str
     checks: str

@@ -1,4 +1,4 @@
-"""Finds the answer to an exercise: in `labkit.answers`, or in the answer sheet of a course copy, which has no `labkit.answers`."""
+"""Finds the answer to an exercise: in `labkit.answers` or, in a course copy, which has no such folder, in its answer sheet."""
 
 from __future__ import annotations
 
