@@ -142,7 +142,10 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["watch", "gone.ipynb"], 2, "gone.ipynb is not a notebook"),
     (["reset", "gone.ipynb", "kv_cache_bytes"], 2, "gone.ipynb is not a notebook"),
     (["grade", "gone", "--out", "grades"], 2, "the submissions gone cannot be read"),
-    (["release", "--course", "gone"], 2, "gone has no solutions/"),
+    (["release", "--folder", "gone"], 2, "gone has no solutions/"),
+    (["release", "--folder", "gone", "--course"], 2, "the labkit that runs is in"),
+    (["release", "--course", "--check"], 2, "--check and --course cannot be given together"),
+    (["release", "--no-answer-sheet"], 2, "--out and --no-answer-sheet are options of --course"),
     (["tour", "--course", "gone"], 2, "gone has no solutions/"),
     (["lab", "--course", "gone"], 2, "has no labs/NN_slug.ipynb"),
 ]
@@ -196,7 +199,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(place: Path) -> dict[str, Done]:
-    course, edited = (["--course", str(place / name)] for name in ("course", "edited"))
+    course, edited = (["--folder", str(place / name)] for name in ("course", "edited"))
     commands = {
         "doctor": ["doctor", "--json"],
         "fetch": ["fetch", "gptj-tiny", "--json"],

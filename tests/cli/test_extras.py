@@ -64,7 +64,7 @@ CALLS: dict[str, list[str]] = {
     "watch": ["watch", "--once", str(ROOT / "labs/00_class_environment.ipynb")],
     "reset": ["reset", "NOTEBOOK", "kv_cache_bytes"],
     "grade": ["grade", "SUBMISSIONS", "--out", "GRADES", "--unsafe"],
-    "release": ["release", "--check", "--course", str(ROOT)],
+    "release": ["release", "--check", "--folder", str(ROOT)],
     "tour": ["tour", "--course", str(ROOT)],
     "lab": ["lab", "--course", str(ROOT)],
 }
