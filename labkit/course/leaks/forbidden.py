@@ -63,13 +63,13 @@ def shape(code: Suite) -> tuple[int, int]:
 def forbidden_in(root: Path) -> Forbidden:
     """What the course in the folder `root` may not release: from `labkit/answers` and the like, and from `solutions/*.py`."""
     found = Forbidden()
-    given: set[str] = set()
-    for path in sorted((root / "solutions").glob("*.py")):
-        for solution in solutions_in(path.read_text("utf-8")):
-            _add_solution(found, solution, path.relative_to(root).as_posix())
-            given |= solution.given
+    sources = sorted((root / "solutions").glob("*.py"))
+    solutions = [(path, solution) for path in sources for solution in solutions_in(path.read_text("utf-8"))]
+    given = {line for _, solution in solutions for line in solution.given}
     for path in hidden_files(root):
         _add_answers(found, path, path.relative_to(root).as_posix(), given)
+    for path, solution in solutions:
+        _add_solution(found, solution, path.relative_to(root).as_posix())
     return found
 
 

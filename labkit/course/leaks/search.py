@@ -14,6 +14,10 @@ from labkit.course.leaks.texts import Text, code_in
 from labkit.grading.python_cells import UNPARSABLE, parse
 
 
+_MARKS = " \t#>"
+"""What stands before code in a comment, in a quotation, and at the prompt of Python."""
+
+
 @dataclass(frozen=True)
 class Found:
     """An answer in a text: its line (counted from 1), what it is, and the place in the course that it comes from."""
@@ -33,7 +37,8 @@ def search_code(text: Text, forbidden: Forbidden) -> Iterator[Found]:
 
 def search_lines(text: Text, forbidden: Forbidden) -> Iterator[Found]:
     """Whole solutions, and single lines of answers, in a text of any kind."""
-    numbered = [(number, line) for number, row in enumerate(text.content.splitlines(), 1) for line in lines_of(row)]
+    rows = enumerate(text.content.splitlines(), 1)
+    numbered = [(number, line) for number, row in rows for line in lines_of(row.lstrip(_MARKS))]
     lines = tuple(line for _, line in numbered)
     firsts = {solution[0] for solution in forbidden.solutions}
     for index, (number, line) in enumerate(numbered):

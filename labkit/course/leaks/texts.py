@@ -82,7 +82,11 @@ def _strings(where: str, value: Any) -> Iterator[Text]:
 
 
 def _joined(source: Any) -> str:
-    return source if isinstance(source, str) else "".join(map(str, source))
+    """A text that may be stored as a list: of lines with their ends, or of parts, such as those of a traceback."""
+    if isinstance(source, str):
+        return source
+    parts = list(map(str, source))
+    return ("" if all(part.endswith("\n") for part in parts[:-1]) else "\n").join(parts)
 
 
 def _decoded(value: str) -> str:
