@@ -6,7 +6,19 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=.venv
-wanted=$(cat pyproject.toml setup.py labkit/native/build.py labkit/native/src/* labkit/serving/server/server_requirements.txt environment/constraints.txt environment/setup.sh | sha256sum | cut -d' ' -f1)
+if [ -f pyproject.toml ]; then # the whole course
+    what=(--editable '.[dev]')
+    made_from=(pyproject.toml setup.py labkit/native/build.py labkit/native/src/* labkit/serving/server/server_requirements.txt)
+else # what learners get (`labkit release --course`)
+    wheel=$(echo packages/labkit-*.whl)
+    if [ ! -f "$wheel" ]; then
+        echo "packages/ must hold one wheel of labkit; it holds: $(ls packages 2>/dev/null | tr '\n' ' ')" >&2
+        exit 1
+    fi
+    what=("./$wheel[lab,gpu]")
+    made_from=("$wheel")
+fi
+wanted=$(cat "${made_from[@]}" environment/constraints.txt environment/setup.sh | sha256sum | cut -d' ' -f1)
 if [ -x "$venv/bin/labkit" ] && [ "$(cat "$venv/.made-from" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -76,7 +88,7 @@ fi
 step "torch (the first time: several minutes; 3 GB if pip finds no build for CPUs)"
 pip install $bar --constraint environment/constraints.txt torch
 step "labkit, its CPU kernels and the other packages (the first time: several minutes)"
-pip install $bar --constraint environment/constraints.txt --editable '.[dev]'
+pip install $bar --constraint environment/constraints.txt "${what[@]}"
 
 step "JupyterLab's settings"
 mkdir -p "$venv/share/jupyter/lab/settings"
@@ -84,8 +96,11 @@ cp environment/jupyterlab_overrides.json "$venv/share/jupyter/lab/settings/overr
 # nbgrader's menus and pages are for instructors; docs/gradebook.md says how to turn them on.
 mkdir -p "$venv/etc/jupyter/labconfig"
 cp environment/jupyterlab_page_config.json "$venv/etc/jupyter/labconfig/page_config.json"
-sed -i.bak 's/true/false/' "$venv/etc/jupyter/jupyter_server_config.d/nbgrader.json"
-rm -f "$venv/etc/jupyter/jupyter_server_config.d/nbgrader.json.bak"
+nbgrader="$venv/etc/jupyter/jupyter_server_config.d/nbgrader.json"
+if [ -f "$nbgrader" ]; then
+    sed -i.bak 's/true/false/' "$nbgrader"
+    rm -f "$nbgrader.bak"
+fi
 
 step "Triton Inference Server, for lab 04 and labkit serve (75 MB)"
 with_signs_of_life "$venv/bin/labkit" serve --install || echo "Everything else works without it; to try again: $venv/bin/labkit serve --install" >&2

@@ -31,7 +31,7 @@ FLOORS = [
     "exercises",
     "answers",
     "grading",
-    "lab gradebook",
+    "lab gradebook course",
     "session",
     "cli",
     "__main__",

@@ -83,7 +83,8 @@ def _describe(json: bool) -> None:
     labs = lab_report(machine)
     kernels = native_kernels(machine)
     server = found.origin if (found := find_server()) else None
-    _print_tables(machine, kernels, server, labs)
+    answers = answers_of(machine)
+    _print_tables(machine, kernels, server, answers["words"], labs)
     if json:
         print_json(
             {
@@ -93,6 +94,7 @@ def _describe(json: bool) -> None:
                 "memory_bytes": machine.memory_bytes,
                 "disk_free_bytes": machine.disk_free_bytes,
                 "triton_server": server,
+                "answers": answers,
                 "versions": machine.versions,
                 "labs": labs,
             }
@@ -128,7 +130,18 @@ def native_kernels(machine: Machine) -> dict[str, str]:
     return {"instruction_set": "" if reason else native.instruction_set(), "why_not": reason}
 
 
-def _print_tables(machine: Machine, kernels: dict[str, str], server: str | None, labs: list[dict[str, Any]]) -> None:
+def answers_of(machine: Machine) -> dict[str, Any]:
+    """Which answers this copy of labkit has (see `answers_here`)."""
+    if "torch" not in machine.versions:
+        return {"kind": "", "words": "not known: torch not installed"}
+    from labkit.grading.answers_here import answers_here
+
+    return answers_here()
+
+
+def _print_tables(
+    machine: Machine, kernels: dict[str, str], server: str | None, answers: str, labs: list[dict[str, Any]]
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -148,6 +161,7 @@ def _print_tables(machine: Machine, kernels: dict[str, str], server: str | None,
     if not machine.gpus:
         table.add_row("GPU", f"none: {machine.gpus_why_none}; labs run on the CPU")
     table.add_row("Triton server", server or "none; `labkit serve --install` gets one")
+    table.add_row("answers", answers)
     table.add_row("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items()))
     report = Table(title="Labs", title_justify="left")
     for column in ("lab", "title", "runs here", "not measured here"):

@@ -1,4 +1,4 @@
-"""`labkit release`: makes the notebooks from their sources."""
+"""`labkit release`: makes the notebooks from their sources, and the course that learners get."""
 
 from __future__ import annotations
 
@@ -10,34 +10,63 @@ import typer
 from labkit.cli.output import JsonOption, print_json, say
 from labkit.errors import InvalidRequest
 
+OUT = Path("dist/course")
+
 
 def release(
-    course: Annotated[Path, typer.Option(help="The course's folder, with solutions/ and labs/.")] = Path(),
-    lab: Annotated[str | None, typer.Option(help="Only this lab: 01 for example.")] = None,
+    folder: Annotated[Path, typer.Option(help="The course's folder, with solutions/ and labs/.")] = Path(),
+    lab: Annotated[list[str] | None, typer.Option(help="Only this lab: 01 for example; may be given several times.")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; list the notebooks that do not match their sources.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite notebooks that a person has edited.")] = False,
+    course: Annotated[
+        bool,
+        typer.Option("--course", help="Build what learners get: the notebooks, and labkit without its answers, as a zip file."),
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help=f"With --course: the folder to make; if left out, {OUT}.")] = None,
+    answer_sheet: Annotated[
+        bool, typer.Option(help="With --course: the values that a learner's check compares with; without them, it cannot.")
+    ] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite notebooks that a person has edited, or a course that was built before.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Write labs/*.ipynb (stubs) and solutions/*.ipynb (solved and executed) from solutions/*.py.
 
-    Example: labkit release --check
+    With --course, build what learners get instead. Nothing is built if learners would get a reference, a known mistake or a
+    solution.
+
+    Example: labkit release --course --out dist/course
     """
-    from labkit.grading.release import find_labs, stale
+    if course and check:
+        raise InvalidRequest("--check and --course cannot be given together; --course checks the notebooks of learners itself")
+    if not course and (out is not None or not answer_sheet):
+        raise InvalidRequest("--out and --no-answer-sheet are options of --course; give --course, too")
+    if course:
+        _build(folder, out or OUT, lab or [], answer_sheet, force, json)
+    elif check:
+        _check(folder, lab or [], json)
+    else:
+        _write(folder, lab or [], force, json)
+
+
+def _check(folder: Path, numbers: list[str], json: bool) -> None:
+    from labkit.grading.release import choose_labs, stale
+
+    labs = choose_labs(folder, numbers)
+    behind = [str(path) for found in labs for path in stale(found)]
+    print("\n".join(behind) if behind else f"{2 * len(labs)} notebooks match their sources")
+    if json:
+        print_json({"stale": behind})
+    raise SystemExit(1 if behind else 0)
+
+
+def _write(folder: Path, numbers: list[str], force: bool, json: bool) -> None:
+    from labkit.grading.release import choose_labs
     from labkit.grading.release import release as write
 
-    there = find_labs(course)
-    labs = [found for found in there if lab is None or found.source.name.startswith(f"{lab}_")]
-    if not labs:
-        names = ", ".join(found.source.name.split("_")[0] for found in there)
-        raise InvalidRequest(f"there is no lab {lab!r} in {course}; the labs there are {names}")
-    if check:
-        behind = [str(path) for found in labs for path in stale(found)]
-        print("\n".join(behind) if behind else f"{2 * len(labs)} notebooks match their sources")
-        if json:
-            print_json({"stale": behind})
-        raise SystemExit(1 if behind else 0)
+    labs = choose_labs(folder, numbers)
     written: list[str] = []
     for number, found in enumerate(labs, 1):
         say(f"[{number}/{len(labs)}] {found.source.name}: executing the solved notebook")
@@ -45,3 +74,33 @@ def release(
     print("\n".join(written))
     if json:
         print_json({"written": written})
+
+
+def _build(folder: Path, out: Path, numbers: list[str], answer_sheet: bool, force: bool, json: bool) -> None:
+    from labkit.course.build import build_course
+    from labkit.gradebook.checks_version import checks_version
+
+    made = build_course(folder, out, checks_version(), labs=numbers, with_sheet=answer_sheet, force=force, say=say)
+    sheet = made.sheet
+    print(f"{made.archive}: labs {', '.join(made.labs)}, {made.archive.stat().st_size / 1e6:.1f} MB")
+    print(f"{made.folder}: the same, unpacked; packages/{made.wheel} is labkit without its answers")
+    if sheet:
+        print(f"The answer sheet has the values of {sheet.exercises} exercises ({sheet.size / 1e6:.2f} MB).")
+        for name, why in sheet.left_out.items():
+            print(f"  not on it: {name}: {why}")
+    else:
+        print("There is no answer sheet: checks cannot say whether values are right.")
+    if not made.has_kernels:
+        say("The wheel has no CPU kernels, because no C++ compiler built them here: torch's own kernels will run.")
+    if json:
+        about = {"exercises": sheet.exercises, "bytes": sheet.size, "left_out": sheet.left_out} if sheet else None
+        print_json(
+            {
+                "out": str(made.out),
+                "archive": str(made.archive),
+                "labs": list(made.labs),
+                "wheel": made.wheel,
+                "cpu_kernels": made.has_kernels,
+                "answer_sheet": about,
+            }
+        )

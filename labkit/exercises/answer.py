@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 from labkit.errors import InvalidRequest
 from labkit.exercises.case import Case
@@ -57,6 +57,7 @@ class Answer:
     names: Mapping[str, str] = field(default_factory=dict)
     words: Callable[[Any, Any], str] | None = None
     explain: Callable[[Case, Any, Any], str] | None = None
+    source: ClassVar[str] = "the reference"
 
     def __post_init__(self) -> None:
         if not 4 <= len(self.mistakes) <= 18:
@@ -67,6 +68,10 @@ class Answer:
     def to(self, case: Case) -> Any:
         """The right answer for a case."""
         return self.exercise.observe(case, self.exercise.run(self.reference, case))
+
+    def expected(self, seed: int) -> list[Any]:
+        """The right answers to the cases of a seed."""
+        return [self.to(case) for case in self.exercise.cases(seed)]
 
     def known_mistakes(self) -> Iterator[Mistake]:
         """All known mistakes: first the single mistakes, then every pair that can be combined."""

@@ -28,6 +28,7 @@ from labkit.gradebook.reading import Reading
 from labkit.gradebook.report import Report, report_of
 from labkit.gradebook.secret_seeds import fingerprint
 from labkit.gradebook.submitted_ladders import submitted_board
+from labkit.grading.find_answer import need_answers
 from labkit.grading.sandbox import need_sandbox
 from labkit.grading.verdict import ERROR, TIMED_OUT, Verdict
 
@@ -91,8 +92,9 @@ def grade_class(
     `jobs` notebooks are graded at a time: by `executor` or, without one, by processes that this run starts. With `lab`, only
     this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; then only these submissions are graded,
     again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same folder, if this machine is
-    to grade and has no sandbox, or if the executor takes no more work.
+    to grade and has no sandbox, if this copy of labkit has no answers, or if the executor takes no more work.
     """
+    need_answers("grade a class")
     rules = policy or Policy()
     if jobs < 1:
         raise InvalidRequest(f"jobs is {jobs}; give at least 1")

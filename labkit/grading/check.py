@@ -10,15 +10,17 @@ from typing import Any
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from labkit.exercises.registry import exercise as find
+from labkit.exercises.sheet_answer import NoAnswer
 from labkit.grading.call import run_seeds
 from labkit.grading.find_answer import answer_to
 from labkit.grading.hint_costs import hint_costs
-from labkit.grading.judge import SEEDS, judge, not_measured
+from labkit.grading.judge import SEEDS, not_measured
+from labkit.grading.judge_alone import judge_alone, judge_any
 from labkit.grading.machine_needs import missing
 from labkit.grading.nbgrader_run import for_nbgrader, is_run_by_nbgrader
 from labkit.grading.progress import Progress
 from labkit.grading.shorten import shorten
-from labkit.grading.verdict import INCONCLUSIVE, NOT_ATTEMPTED, PASSED, Verdict
+from labkit.grading.verdict import INCONCLUSIVE, NO_ANSWER, NOT_ATTEMPTED, PASSED, Verdict
 from labkit.measure import progress_bar
 from labkit.plurals import counted
 
@@ -68,8 +70,11 @@ def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bo
     why = missing(exercise)
     if why:
         return not_measured(exercise, why)
+    answer = answer_to(exercise)
+    if isinstance(answer, NoAnswer) and not answer.has_inputs:
+        return judge_alone(answer, {})
     progress = progress_bar(f"inputs of exercise {exercise.number}", after=SILENT_SECONDS)
-    return judge(answer_to(exercise), run_seeds(function, exercise, SEEDS, progress, aloud=aloud))
+    return judge_any(answer, run_seeds(function, exercise, SEEDS, progress, aloud=aloud))
 
 
 def passed(function: Callable[..., Any] | str) -> bool:
@@ -77,6 +82,9 @@ def passed(function: Callable[..., Any] | str) -> bool:
 
     If a name is given instead of a function, return whether the function with this name has ever passed. If the result is
     False, a message is printed. It names the exercise that the cell needs, and says what is wrong with the function.
+
+    If this copy of labkit has no answer to the exercise, the result is True unless the function fails without one, and a
+    message says that the cell uses an unchecked function.
     """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     if why := missing(exercise):
@@ -88,6 +96,9 @@ def passed(function: Callable[..., Any] | str) -> bool:
             print(f"{_needs(exercise)} Solve it first.")
         return standing.points > 0
     verdict = check_quietly(exercise, function)
+    if verdict.cause == NO_ANSWER:
+        print(f"{_needs(exercise)} Nothing has checked its values, because this copy of labkit has no answer to compare with.")
+        return True
     if verdict.verdict == NOT_ATTEMPTED:
         print(f"{_needs(exercise)} Solve it first.")
     elif verdict.verdict == INCONCLUSIVE:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from labkit.exercises.answer import Answer, Mistake
+from labkit.exercises.answer import Mistake
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Difference
 from labkit.exercises.describe import describe_difference, ended
 from labkit.exercises.exercise import Exercise
+from labkit.exercises.sheet_answer import KnownAnswer
 from labkit.grading.call import NOT_ATTEMPTED, Outcome, OutOfTimeError, call_and_observe, decided
 from labkit.grading.shorten import shorten
 from labkit.grading.verdict import ERROR, FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, TIMED_OUT, Verdict
@@ -29,7 +30,7 @@ _INPUT = "case: "
 AGAIN = "The machine was busy; close other programs and run the check again."
 
 
-def judge(answer: Answer, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
+def judge(answer: KnownAnswer, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
     """The verdict on the outcomes of all seeds (see `run_seeds`). If there are no outcomes, the verdict is a fail."""
     exercise = answer.exercise
     for seed, outcomes in runs.items():
@@ -42,18 +43,18 @@ def judge(answer: Answer, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
                 return untouched(exercise)
             difference = None if outcome.error else _difference(answer, outcome.value, right)
             if outcome.busy and (outcome.error or difference):
-                return inconclusive(exercise, outcome.busy, _details(exercise, case, outcome))
+                return inconclusive(exercise, outcome.busy, details_of(exercise, case, outcome))
             if difference and (alone := decided(exercise, outcome.value)):
-                return make(exercise, FAILED, alone, _details(exercise, case, outcome))
+                return make(exercise, FAILED, alone, details_of(exercise, case, outcome))
             if outcome.error or difference:
                 known = _known_mistake(answer, runs)
                 return _failed(answer, case, outcome, right, difference, known)
             if outcome.changed:
                 message = f"The result is right, but your function changes its {outcome.changed}; work on a copy."
-                return make(exercise, FAILED, message, _details(exercise, case, outcome))
+                return make(exercise, FAILED, message, details_of(exercise, case, outcome))
             if outcome.breach:
                 message = f"The result is right, but {outcome.breach}."
-                return make(exercise, FAILED, message, _details(exercise, case, outcome))
+                return make(exercise, FAILED, message, details_of(exercise, case, outcome))
         if len(outcomes) != len(cases):
             return make(
                 exercise,
@@ -62,18 +63,17 @@ def judge(answer: Answer, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
             )
     if not runs:
         return make(exercise, FAILED, "Your function returned no answers.")
-    return make(
-        exercise, PASSED, f"{counted(sum(map(len, runs.values())), 'input agrees', 'inputs agree')} with the reference."
-    )
+    agree = counted(sum(map(len, runs.values())), "input agrees", "inputs agree")
+    return make(exercise, PASSED, f"{agree} with {answer.source}.")
 
 
-def _expected(answer: Answer, seed: int) -> tuple[list[Any], str]:
+def _expected(answer: KnownAnswer, seed: int) -> tuple[list[Any], str]:
     """The right answers, and `BusyMachine.words`. The second value is needed because a reference in a server also has time
     limits.
     """
     with BusyMachine() as machine:
         try:
-            return [answer.to(case) for case in answer.exercise.cases(seed)], machine.words
+            return answer.expected(seed), machine.words
         except Exception:
             if not machine.words:
                 raise
@@ -105,14 +105,14 @@ def not_measured(exercise: Exercise, why: str) -> Verdict:
     return make(exercise, NOT_MEASURED, f"This exercise {why}, which this machine does not have.")
 
 
-def _sentence(error: str, cause: str = "") -> str:
-    """The sentence about an error; a known `cause` comes before the error."""
+def error_sentence(error: str, cause: str = "") -> str:
+    """The sentence about an error of the learner's function; a known `cause` comes before the error."""
     text = f"{cause}. {error[0].upper()}{error[1:]}" if cause else error
     return ended(f"Your function did not finish: {text}")
 
 
 def _failed(
-    answer: Answer, case: Case, outcome: Outcome, right: Any, difference: Difference | None, known: Mistake | None
+    answer: KnownAnswer, case: Case, outcome: Outcome, right: Any, difference: Difference | None, known: Mistake | None
 ) -> Verdict:
     exercise = answer.exercise
     if difference:
@@ -121,17 +121,18 @@ def _failed(
         message = known.message if known else _wrong(answer, case, outcome, right, difference, description.message)
     else:
         more = outcome.error if known else ""
-        message = known.message if known else _sentence(outcome.error, outcome.clue)
-    return make(exercise, FAILED, message, _details(exercise, case, outcome, more), "" if known else _cause(outcome))
+        message = known.message if known else error_sentence(outcome.error, outcome.clue)
+    return make(exercise, FAILED, message, details_of(exercise, case, outcome, more), "" if known else cause_of(outcome))
 
 
-def _cause(outcome: Outcome) -> str:
+def cause_of(outcome: Outcome) -> str:
+    """The `cause` of a verdict on this outcome: "error", "timed out", or "" if there was no error."""
     if not outcome.error:
         return ""
     return TIMED_OUT if outcome.error_kind == OutOfTimeError.__name__ else ERROR
 
 
-def _details(exercise: Exercise, case: Case, outcome: Outcome, more: str = "") -> str:
+def details_of(exercise: Exercise, case: Case, outcome: Outcome, more: str = "") -> str:
     """The details of a verdict: the case, `more` about it, the function's output for it, and how to get a hint."""
     printed = outcome.printed.splitlines()
     if len(printed) > MOST_PRINTED:
@@ -145,14 +146,14 @@ def without_inputs(details: str) -> str:
     return "\n".join(line for line in details.splitlines() if not line.startswith(_INPUT))
 
 
-def _explained(answer: Answer, case: Case, found: Any, right: Any) -> str:
+def _explained(answer: KnownAnswer, case: Case, found: Any, right: Any) -> str:
     try:
         return answer.explain(case, found, right) if answer.explain else ""
     except Exception:  # an answer may be any object
         return ""
 
 
-def _wrong(answer: Answer, case: Case, outcome: Outcome, right: Any, difference: Difference, plain: str) -> str:
+def _wrong(answer: KnownAnswer, case: Case, outcome: Outcome, right: Any, difference: Difference, plain: str) -> str:
     """The message about a wrong answer that is not a known mistake. `plain` describes the difference in general words."""
     seen = outcome.breach or outcome.clue
     if seen and difference.reason in ("value", "not finite"):
@@ -167,7 +168,7 @@ def _wrong(answer: Answer, case: Case, outcome: Outcome, right: Any, difference:
     return plain
 
 
-def _place(answer: Answer, path: str) -> str:
+def _place(answer: KnownAnswer, path: str) -> str:
     """A place in an answer, with the exercise's own name for it if there is one: for example, "[1][0]" becomes "normed[0]"."""
     for known, name in answer.names.items():
         if path == known or path.startswith(f"{known}["):
@@ -179,12 +180,12 @@ def _hint(exercise: Exercise) -> str:
     return f'a hint: hint("{exercise.function}")'
 
 
-def _known_mistake(answer: Answer, runs: Mapping[int, Sequence[Outcome]]) -> Mistake | None:
+def _known_mistake(answer: KnownAnswer, runs: Mapping[int, Sequence[Outcome]]) -> Mistake | None:
     """The known mistake, or combination of two mistakes, that gives the same answers as the learner's function to all cases."""
     return next((mistake for mistake in answer.known_mistakes() if _answers_alike(answer, mistake, runs)), None)
 
 
-def _answers_alike(answer: Answer, mistake: Mistake, runs: Mapping[int, Sequence[Outcome]]) -> bool:
+def _answers_alike(answer: KnownAnswer, mistake: Mistake, runs: Mapping[int, Sequence[Outcome]]) -> bool:
     exercise = answer.exercise
     for seed, outcomes in runs.items():
         for case, outcome in zip(exercise.cases(seed), outcomes, strict=False):
@@ -196,7 +197,7 @@ def _answers_alike(answer: Answer, mistake: Mistake, runs: Mapping[int, Sequence
     return True
 
 
-def _difference(answer: Answer, found: Any, expected: Any) -> Difference | None:
+def _difference(answer: KnownAnswer, found: Any, expected: Any) -> Difference | None:
     try:
         return answer.comparison.difference(found, expected)
     except Exception:  # a learner's function may return any object

@@ -9,6 +9,7 @@ from labkit.environment import describe
 from labkit.exercises.core_path import Points, points
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import of_lab
+from labkit.grading.find_answer import lacks_answer
 from labkit.grading.hint_costs import FREE, HintCosts, hint_costs, in_words
 from labkit.grading.machine_needs import missing
 from labkit.grading.progress import Progress, Standing
@@ -17,7 +18,7 @@ from labkit.grading.verdict import NOT_MEASURED
 
 @dataclass(frozen=True)
 class Row:
-    """An exercise, its standing, and what this machine lacks for it ("" if nothing)."""
+    """An exercise, its standing, and what this machine or this copy of labkit lacks for it ("" if nothing)."""
 
     exercise: Exercise
     standing: Standing
@@ -105,5 +106,6 @@ def lab_state(lab: str) -> LabState:
     exercises = of_lab(lab)
     standings = Progress().standings()
     machine = describe() if any(exercise.requires for exercise in exercises) else None
-    rows = [Row(exercise, standings[exercise.name], missing(exercise, machine)) for exercise in exercises]
+    lacks = {exercise.name: missing(exercise, machine) or lacks_answer(exercise) for exercise in exercises}
+    rows = [Row(exercise, standings[exercise.name], lacks[exercise.name]) for exercise in exercises]
     return LabState(lab, rows, hint_costs())

@@ -14,14 +14,15 @@ from safetensors.torch import load
 from torch import Tensor
 
 from labkit.errors import InvalidRequest
-from labkit.exercises.answer import Answer
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.held_cases import HeldCases
 from labkit.exercises.registry import all_exercises
+from labkit.exercises.sheet_answer import AnyAnswer, NoAnswer
 from labkit.frames import unpack_frame
 from labkit.grading.call import Outcome
 from labkit.grading.find_answer import answer_to
-from labkit.grading.judge import SEEDS, inconclusive, judge, make, not_measured
+from labkit.grading.judge import SEEDS, inconclusive, make, not_measured
+from labkit.grading.judge_alone import judge_alone, judge_any
 from labkit.grading.machine_needs import missing
 from labkit.grading.notebook_folder import copy_files
 from labkit.grading.run_statements import NO_DEFINITION
@@ -112,6 +113,8 @@ def run_apart(
         with Workers(submission.folder) as workers:
             return run_apart(exercise, submission, workers, seeds)
     answer = answer_to(exercise)
+    if isinstance(answer, NoAnswer) and not answer.has_inputs:
+        return judge_alone(answer, {})
     with tempfile.TemporaryDirectory(dir=workers.jobs) as folder:
         files = Path(folder) / "files"
         copy_files(submission.folder, files)
@@ -143,7 +146,7 @@ def _job(exercise: Exercise, submission: Submission, seeds: Sequence[int]) -> di
     }
 
 
-def judge_frame(answer: Answer, written: bytes, seeds: Sequence[int] = SEEDS) -> Verdict:
+def judge_frame(answer: AnyAnswer, written: bytes, seeds: Sequence[int] = SEEDS) -> Verdict:
     """The verdict on what a worker wrote. This may be anything, because a learner's code ran in the worker's process."""
     try:
         text, data = unpack_frame(written)
@@ -156,7 +159,7 @@ def judge_frame(answer: Answer, written: bytes, seeds: Sequence[int] = SEEDS) ->
             raise ValueError("the process returned no answers to some inputs")
         if not set(runs) <= set(seeds):
             raise ValueError("the process returned answers to inputs that it was not given")
-        return _with_notes(judge(answer, runs), found["notes"])
+        return _with_notes(judge_any(answer, runs), found["notes"])
     except Exception as error:
         message = f"The answers of your function could not be read: {shorten(repr(error))}"
         return make(answer.exercise, FAILED, message, cause=ERROR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ class Lab:
     student: Path
     solved: Path
 
+    @property
+    def number(self) -> str:
+        """The lab's number with two digits, such as "01"."""
+        return self.source.name.split("_")[0]
+
 
 def find_labs(root: Path) -> list[Lab]:
     """The labs of a course folder, one for each `solutions/NN_slug.py`. Raises `InvalidRequest` if there are none."""
@@ -30,6 +36,18 @@ def find_labs(root: Path) -> list[Lab]:
     if not sources:
         raise InvalidRequest(f"{root} has no solutions/NN_slug.py; run this in the course's folder, or name that folder")
     return [Lab(s, root / "labs" / f"{s.stem}.ipynb", s.with_suffix(".ipynb")) for s in sources]
+
+
+def choose_labs(root: Path, numbers: Sequence[str]) -> list[Lab]:
+    """The labs of a course folder with these numbers ("01"); all labs if there are no numbers.
+
+    Raises `InvalidRequest` for a number without a lab.
+    """
+    there = find_labs(root)
+    known = [lab.number for lab in there]
+    if unknown := [number for number in numbers if number not in known]:
+        raise InvalidRequest(f"there is no lab {unknown[0]!r} in {root}; the labs there are {', '.join(known)}")
+    return [lab for lab in there if not numbers or lab.number in numbers]
 
 
 def stale(lab: Lab) -> list[Path]:

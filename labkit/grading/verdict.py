@@ -18,6 +18,8 @@ ERROR = "error"
 """In a gradebook: the exercise failed because the function raised an error, or because its process ended too early."""
 TIMED_OUT = "timed out"
 """In a gradebook: the exercise failed because a time limit passed."""
+NO_ANSWER = "no answer here"
+"""The cause of "not measured here" if this copy of labkit has no answer to compare with."""
 PARTIAL = "partial"
 """In a gradebook: some of the points were reached, but not all."""
 
@@ -74,7 +76,8 @@ def sign(verdict: str) -> str:
 class Verdict:
     """The outcome of the check of one exercise. A notebook shows it as a small box; a terminal shows it as text.
 
-    If the verdict is "failed" for a reason other than a wrong answer, `cause` names the reason: "error" or "timed out".
+    If the verdict is "failed" for a reason other than a wrong answer, `cause` names the reason: "error" or "timed out". If it
+    is "not measured here" because this copy of labkit has no answer, `cause` is "no answer here".
     """
 
     exercise: str

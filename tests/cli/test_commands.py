@@ -147,7 +147,10 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["solution", "kv_cache_bytes"], 1, "Exercise 0.3 (kv_cache_bytes) has not passed yet."),
     (["ladder", "--export", "x.json"], 2, "--export needs a name for the class board"),
     (["grade", "gone", "--out", "grades"], 2, "the submissions gone cannot be read"),
-    (["release", "--course", "gone"], 2, "gone has no solutions/"),
+    (["release", "--folder", "gone"], 2, "gone has no solutions/"),
+    (["release", "--folder", "gone", "--course"], 2, "the labkit that runs is in"),
+    (["release", "--course", "--check"], 2, "--check and --course cannot be given together"),
+    (["release", "--no-answer-sheet"], 2, "--out and --no-answer-sheet are options of --course"),
     (["tour", "--course", "gone"], 2, "gone has no solutions/"),
     (["lab", "--course", "gone"], 2, "has no labs/NN_slug.ipynb"),
 ]
@@ -201,7 +204,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(place: Path) -> dict[str, Done]:
-    course, edited = (["--course", str(place / name)] for name in ("course", "edited"))
+    course, edited = (["--folder", str(place / name)] for name in ("course", "edited"))
     commands = {
         "doctor": ["doctor", "--json"],
         "fetch": ["fetch", "gptj-tiny", "--json"],

@@ -69,7 +69,7 @@ CALLS: dict[str, list[str]] = {
     "ladder": ["ladder"],
     "board": ["board", "LADDER", "--out", "BOARD"],
     "grade": ["grade", "SUBMISSIONS", "--out", "GRADES", "--unsafe"],
-    "release": ["release", "--check", "--course", str(ROOT)],
+    "release": ["release", "--check", "--folder", str(ROOT)],
     "tour": ["tour", "--course", str(ROOT)],
     "lab": ["lab", "--course", str(ROOT)],
 }

@@ -16,9 +16,10 @@ from labkit.checkpoints import open_checkpoint
 from labkit.errors import NotAvailable
 from labkit.exercises.case import Case
 from labkit.exercises.exercise import Exercise
-from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage, texts
+from labkit.exercises.lab04.on_server import MODEL, LabServer, is_own, lab_server, model_code, stage, texts
 from labkit.exercises.lab04.words import WORDS, line, sentence
-from labkit.exercises.stubs import own_stages, stages
+from labkit.exercises.stubs import stages
+from labkit.exercises.stubs.own_functions import OWN, has_own_stages
 from labkit.plurals import counted
 from labkit.serving.repository.checker.check_config import check_config
 from labkit.serving.repository.model_config import ModelConfig, Step, config_text
@@ -128,13 +129,7 @@ def _turned(maps: Maps) -> str:
 def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]]) -> Arrays:
     server = lab_server()
     if server.loaded.get("ensemble") is None:
-        stubs = stage_configs()
-        server.load_all(
-            [
-                partial(server.load_stub, stubs[name], stub, tokenizer=name != "fastertransformer")
-                for name, stub in STAGES.items()
-            ]
-        )
+        server.load_all([partial(_load_stage, server, name) for name in STAGES])
     server.load("ensemble", config_text(config))
     before = _runs(server)
     found = server.ask("ensemble", inputs)
@@ -145,6 +140,16 @@ def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]])
             raise NotAvailable(f"the ensemble answers, but {', '.join(idle)} did not run")
         time.sleep(0.01)
     return found
+
+
+def _load_stage(server: LabServer, name: str) -> None:
+    """Load the model that replaces a stage. In a copy without labkit's own functions, it is the model that labkit serves."""
+    config, has_tokenizer = stage_configs()[name], name != "fastertransformer"
+    if has_tokenizer and not has_own_stages():
+        code = model_code(f"labkit.serving.python_backend.{name}")
+        server.load(name, config_text(config), code, tokenizer=True)
+    else:
+        server.load_stub(config, STAGES[name], tokenizer=has_tokenizer)
 
 
 def _runs(server: Any) -> dict[str, int]:
@@ -158,13 +163,13 @@ def _on_paper(maps: Maps, wires: Arrays) -> Arrays:
     tokenizer = open_checkpoint(MODEL).tokenizer()
 
     def preprocessing(given: Arrays) -> Arrays:
-        out = stages.preprocessing(given, tokenizer.encode, own_stages.pad_prompts, own_stages.word_lists)
+        out = stages.preprocessing(given, tokenizer.encode, OWN["pad_prompts"], OWN["word_lists"])
         return out | {"REQUEST_OUTPUT_LEN": given["REQUEST_OUTPUT_LEN"]}
 
     def postprocessing(given: Arrays) -> Arrays:
         tokens = given["TOKENS_BATCH"]
         lengths = given.get("SEQUENCE_LENGTH", np.full(tokens.shape[:2], tokens.shape[2]))
-        return {"OUTPUT": stages.postprocessing(tokens, lengths, tokenizer.decode, own_stages.postprocess)}
+        return {"OUTPUT": stages.postprocessing(tokens, lengths, tokenizer.decode, OWN["postprocess"])}
 
     run = {"preprocessing": preprocessing, "fastertransformer": stages.toy_engine, "postprocessing": postprocessing}
     for name in STAGES:

@@ -22,7 +22,7 @@ class Functions:
     If a request names a function, this function runs. Otherwise the function in the configuration runs or, if there is none,
     labkit's own function.
 
-    `own` maps names to labkit's functions. In a sandbox it can be empty; then each request must name its function.
+    `own` maps names to labkit's functions. A function that is not in it must be named by each request.
     """
 
     def __init__(self, args: dict[str, str], own: dict[str, Callable[..., Any]]) -> None:

@@ -39,6 +39,11 @@ def no_words(words: list[list[str]], encode: Encode) -> NDArray[Any]:
     return np.zeros((len(words), 2, 1), np.int32)
 
 
+def no_batch(requests: list[list[Job]], generate: Callable[[list[Job]], list[str]]) -> list[list[str]]:
+    """Takes the place of `answer_together`: each request is a batch of its own."""
+    return [generate(request) for request in requests]
+
+
 # What the models compute ------------------------------------------------------------------------------------------------
 def preprocessing(given: Arrays, encode: Encode, pad: Callable[..., Any], lists: Callable[..., Any]) -> Arrays:
     """The outputs of the stage `preprocessing`, except REQUEST_OUTPUT_LEN."""

@@ -1,0 +1,59 @@
+"""The folder that a learner gets: notebooks, the files that make the environment, and a text to begin with."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from labkit.course.make_sheet import MadeSheet
+from labkit.errors import InvalidRequest
+from labkit.exercises.titles import LAB_TITLES
+from labkit.grading.release import Lab
+from labkit.plurals import counted
+
+TEMPLATES = Path("environment") / "course"
+"""The folder with the learner's README and Makefile, in the course's folder."""
+ENVIRONMENT = ("setup.sh", "constraints.txt", "jupyterlab_overrides.json", "jupyterlab_page_config.json")
+PACKAGES = "packages"
+"""The folder with the wheel. `environment/setup.sh` installs the wheel that it finds there."""
+
+
+def copy_contents(root: Path, folder: Path, labs: Sequence[Lab]) -> None:
+    """Copy everything but the README and the wheel into the folder. Raises `InvalidRequest` if a file is missing."""
+    copies = {root / "environment" / name: folder / "environment" / name for name in ENVIRONMENT}
+    copies |= {root / TEMPLATES / "Makefile": folder / "Makefile", root / "LICENSE": folder / "LICENSE"}
+    copies |= {lab.student: folder / "labs" / lab.student.name for lab in labs}
+    if missing := [str(source) for source in copies if not source.is_file()]:
+        raise InvalidRequest(f"the course lacks {', '.join(missing)}; `labkit release` makes the notebooks")
+    for source, target in copies.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        target.chmod(0o755 if target.suffix == ".sh" else 0o644)
+
+
+def readme(root: Path, labs: Sequence[Lab], sheet: MadeSheet | None, platform: str) -> str:
+    """The learner's README. `platform` is the one that the wheel was built for, such as "linux_x86_64"."""
+    text = (root / TEMPLATES / "README.md").read_text("utf-8")
+    rows = [f"| [{lab.number}](labs/{lab.student.name}) | {LAB_TITLES.get(lab.number, '')} |" for lab in labs]
+    table = "\n".join(["| lab | title |", "| --- | --- |", *rows])
+    for name, value in {"labs": table, "answers": _about_answers(sheet), "platform": platform}.items():
+        text = text.replace(f"{{{{{name}}}}}", value)
+    return text
+
+
+def _about_answers(sheet: MadeSheet | None) -> str:
+    """What the learner must know about this copy of labkit."""
+    if sheet is None:
+        return (
+            "This copy of labkit has no answers. A check finds errors and broken rules, but only the instructor's grader can "
+            "say whether the values of your function are right."
+        )
+    words = (
+        "This copy of labkit has no reference solutions. It compares your values with an answer sheet. The instructor's grader "
+        "uses other inputs, and can also say which common mistake you have made."
+    )
+    if sheet.left_out:
+        left = counted(len(sheet.left_out), "exercise")
+        words += f" For {left} the sheet has no values, and only the grader decides: {', '.join(sheet.left_out)}."
+    return words

@@ -1,0 +1,1 @@
+"""Searches what is released for answers: for code and texts of the references, of known mistakes and of solved cells."""

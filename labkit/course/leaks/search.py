@@ -1,0 +1,83 @@
+"""Searches a text that is released for answers."""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from labkit.course.leaks.forbidden import LEAST_RUN, Forbidden, shape, texts_in
+from labkit.course.leaks.normal_code import Suite, bodies, normal_form, runs, suites
+from labkit.course.leaks.plain_lines import close_up, lines_of
+from labkit.course.leaks.texts import Text, code_in
+from labkit.grading.python_cells import UNPARSABLE, parse
+
+_MARKS = " \t#>"
+"""What stands before code in a comment, in a quotation, and at the prompt of Python."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An answer in a text: its line (counted from 1), what it is, and the place in the course that it comes from."""
+
+    line: int
+    what: str
+    source: str
+
+
+def search_code(text: Text, forbidden: Forbidden) -> Iterator[Found]:
+    """Functions and statements of answers, also if their variables were renamed, in the Python code of a text."""
+    for code, before in code_in(text):
+        tree = _tree(code)
+        if tree is not None:
+            yield from _in_tree(tree, forbidden, before)
+
+
+def search_lines(text: Text, forbidden: Forbidden) -> Iterator[Found]:
+    """Whole solutions, and single lines of answers, in a text of any kind."""
+    rows = enumerate(text.content.splitlines(), 1)
+    numbered = [(number, line) for number, row in rows for line in lines_of(row.lstrip(_MARKS))]
+    lines = tuple(line for _, line in numbered)
+    firsts = {solution[0] for solution in forbidden.solutions}
+    for index, (number, line) in enumerate(numbered):
+        for solution, source in forbidden.solutions.items() if line in firsts else ():
+            if lines[index : index + len(solution)] == solution:
+                yield Found(number, "the solution", source)
+    whole = "\n".join(lines)
+    for secret, source in forbidden.lines.items():
+        if secret in whole:
+            number = next(number for number, line in numbered if secret in line)
+            yield Found(number, "a line of the answer", source)
+
+
+def search_sentences(text: Text, forbidden: Forbidden) -> Iterator[Found]:
+    """Texts of answers, such as the message about a known mistake."""
+    tree = _tree(text.content) if text.is_code else None
+    parts = list(texts_in(tree)) if tree is not None else [(close_up(text.content), 1)]
+    whole = "\0".join(part for part, _ in parts)
+    for secret, source in forbidden.sentences.items():
+        if secret in whole:
+            line = next(number for part, number in parts if secret in part)
+            yield Found(line, "a text of the answer", source)
+
+
+def _in_tree(tree: ast.Module, forbidden: Forbidden, before: int) -> Iterator[Found]:
+    for body in bodies(tree):
+        if source := _source(body, forbidden.bodies, forbidden):
+            yield Found(before + body[0].lineno, "the body of a function", source)
+    for suite in suites(tree):
+        for run in runs(suite, LEAST_RUN):
+            if source := _source(run, forbidden.runs, forbidden):
+                yield Found(before + run[0].lineno, "code", source)
+
+
+def _source(code: Suite, known: dict[str, str], forbidden: Forbidden) -> str:
+    return known.get(normal_form(code), "") if code and shape(code) in forbidden.shapes else ""
+
+
+def _tree(code: str) -> ast.Module | None:
+    try:
+        return parse(textwrap.dedent(code))
+    except UNPARSABLE:
+        return None

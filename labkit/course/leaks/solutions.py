@@ -1,0 +1,72 @@
+"""Reads the solutions in the source of a lab, between the marks BEGIN SOLUTION and END SOLUTION."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from labkit.course.leaks.normal_code import Suite, without_docstring
+from labkit.course.leaks.plain_lines import lines_of
+
+_BEGIN, _END = re.compile(r"^\s*# BEGIN SOLUTION"), re.compile(r"^\s*# END SOLUTION$")
+_CELL = re.compile(r"^# %%")
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A solution: the `line` of its mark, its syntax `tree`, and its `lines` with their numbers, without spaces and comments.
+
+    `bodies` are the whole bodies of the functions around it. `given` are lines that the learner gets anyway, so that the same
+    line of a solution is no secret: the text of the lab, and the lines of the same cell outside of its solutions.
+    """
+
+    line: int
+    tree: ast.Module
+    lines: tuple[tuple[int, str], ...]
+    bodies: tuple[Suite, ...]
+    given: frozenset[str]
+
+
+def solutions_in(source: str) -> Iterator[Solution]:
+    """The solutions in the source of a lab, which is a script in the percent format."""
+    lines, tree = source.splitlines(), ast.parse(source)
+    blocks = list(_blocks(lines))
+    for begin, end in blocks:
+        yield Solution(
+            line=begin,
+            tree=ast.parse(textwrap.dedent("\n".join(lines[begin : end - 1]))),
+            lines=tuple((number, line) for number in range(begin + 1, end) for line in lines_of(lines[number - 1])),
+            bodies=tuple(without_docstring(node.body) for node in _functions_around(tree, begin)),
+            given=frozenset(_given(lines, begin, blocks)),
+        )
+
+
+def _blocks(lines: list[str]) -> Iterator[tuple[int, int]]:
+    """The numbers of the lines with the two marks of each solution."""
+    begin = 0
+    for number, line in enumerate(lines, 1):
+        if _BEGIN.match(line):
+            begin = number
+        elif _END.match(line):
+            yield begin, number
+
+
+def _functions_around(tree: ast.Module, line: int) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.lineno < line <= (node.end_lineno or 0):
+            yield node
+
+
+def _given(lines: list[str], line: int, blocks: list[tuple[int, int]]) -> Iterator[str]:
+    """The lines of all Markdown cells, and those lines of the cell around `line` that are in no solution."""
+    starts = [number for number, text in enumerate(lines, 1) if _CELL.match(text)]
+    first = max((start for start in starts if start < line), default=1)
+    last = min((start for start in starts if start > line), default=len(lines) + 1)
+    for number, text in enumerate(lines, 1):
+        if text.startswith("# "):
+            yield from lines_of(text.removeprefix("# "))
+        elif first <= number < last and not any(begin <= number <= end for begin, end in blocks):
+            yield from lines_of(text)

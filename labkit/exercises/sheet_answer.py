@@ -1,0 +1,57 @@
+"""What takes the place of an `Answer` in a copy of labkit without references: values from an answer sheet, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from labkit.errors import NotAvailable
+from labkit.exercises.answer import Answer, Mistake
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Exercise
+
+
+@dataclass(frozen=True)
+class SheetAnswer:
+    """The right values of an exercise, without the code that computes them, and without known mistakes.
+
+    `values` holds, for each seed of the sheet, the right answer to each case. `comparison` and `names` are those of the
+    `Answer` that the values come from.
+    """
+
+    exercise: Exercise
+    comparison: Comparison
+    values: Mapping[int, Sequence[Any]]
+    names: Mapping[str, str] = field(default_factory=dict)
+    source: ClassVar[str] = "the answer sheet"
+    words: ClassVar[None] = None
+    explain: ClassVar[None] = None
+
+    def expected(self, seed: int) -> list[Any]:
+        """The right answers to the cases of a seed. Raises `NotAvailable` for a seed that is not on the sheet."""
+        if seed not in self.values:
+            seeds = ", ".join(map(str, self.values))
+            raise NotAvailable(f"the answer sheet of this copy has no values for the seed {seed}; it has {seeds}")
+        return list(self.values[seed])
+
+    def known_mistakes(self) -> Iterable[Mistake]:
+        """No mistakes: a sheet names none."""
+        return ()
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """This copy cannot say what is right. `why` is a sentence for the learner.
+
+    Without `has_inputs`, the inputs come with the answer, so that the function cannot even be called.
+    """
+
+    exercise: Exercise
+    why: str
+    has_inputs: bool = True
+
+
+KnownAnswer = Answer | SheetAnswer
+"""Something that values can be compared with."""
+AnyAnswer = KnownAnswer | NoAnswer
