@@ -27,6 +27,9 @@ def release(
     answer_sheet: Annotated[
         bool, typer.Option(help="With --course: the values that a learner's check compares with; without them, it cannot.")
     ] = True,
+    track: Annotated[
+        str, typer.Option(help="With --course: core leaves the extras out of the notebooks, full keeps them.")
+    ] = "full",
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite notebooks that a person has edited, or a course that was built before.")
     ] = False,
@@ -41,10 +44,10 @@ def release(
     """
     if course and check:
         raise InvalidRequest("--check and --course cannot be given together; --course checks the notebooks of learners itself")
-    if not course and (out is not None or not answer_sheet):
-        raise InvalidRequest("--out and --no-answer-sheet are options of --course; give --course, too")
+    if not course and (out is not None or not answer_sheet or track != "full"):
+        raise InvalidRequest("--out, --track and --no-answer-sheet are options of --course; give --course, too")
     if course:
-        _build(folder, out or OUT, lab or [], answer_sheet, force, json)
+        _build(folder, out or OUT, lab or [], track, answer_sheet, force, json)
     elif check:
         _check(folder, lab or [], json)
     else:
@@ -76,13 +79,13 @@ def _write(folder: Path, numbers: list[str], force: bool, json: bool) -> None:
         print_json({"written": written})
 
 
-def _build(folder: Path, out: Path, numbers: list[str], answer_sheet: bool, force: bool, json: bool) -> None:
+def _build(folder: Path, out: Path, numbers: list[str], track: str, answer_sheet: bool, force: bool, json: bool) -> None:
     from labkit.course.build import build_course
     from labkit.gradebook.checks_version import checks_version
 
-    made = build_course(folder, out, checks_version(), labs=numbers, with_sheet=answer_sheet, force=force, say=say)
+    made = build_course(folder, out, checks_version(), labs=numbers, track=track, with_sheet=answer_sheet, force=force, say=say)
     sheet = made.sheet
-    print(f"{made.archive}: labs {', '.join(made.labs)}, {made.archive.stat().st_size / 1e6:.1f} MB")
+    print(f"{made.archive}: labs {', '.join(made.labs)} ({made.track} track), {made.archive.stat().st_size / 1e6:.1f} MB")
     print(f"{made.folder}: the same, unpacked; packages/{made.wheel} is labkit without its answers")
     if sheet:
         print(f"The answer sheet has the values of {sheet.exercises} exercises ({sheet.size / 1e6:.2f} MB).")
@@ -99,6 +102,7 @@ def _build(folder: Path, out: Path, numbers: list[str], answer_sheet: bool, forc
                 "out": str(made.out),
                 "archive": str(made.archive),
                 "labs": list(made.labs),
+                "track": made.track,
                 "wheel": made.wheel,
                 "cpu_kernels": made.has_kernels,
                 "answer_sheet": about,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import labkit
@@ -16,7 +16,7 @@ from labkit.course.make_sheet import MadeSheet, make_sheet
 from labkit.course.package_up import is_course_folder, write_manifest, zip_folder
 from labkit.course.wheel import build_wheel, need_builder
 from labkit.errors import InvalidRequest, LabkitError
-from labkit.exercises.registry import of_lab
+from labkit.exercises.core_path import FULL, need_track, on_track
 from labkit.exercises.titles import LAB_TITLES
 from labkit.grading.find_answer import need_answers
 from labkit.grading.release import Lab, choose_labs, stale
@@ -36,6 +36,7 @@ class Course:
 
     out: Path
     labs: tuple[str, ...]
+    track: str
     wheel: str
     has_kernels: bool
     sheet: MadeSheet | None
@@ -61,37 +62,42 @@ def build_course(
     checks: str,
     *,
     labs: Sequence[str] = (),
+    track: str = FULL,
     with_sheet: bool = True,
     force: bool = False,
     say: Say = lambda words: None,
 ) -> Course:
-    """Build the course of the folder `root` into the new folder `out`, for these labs ("01") or for all.
+    """Build the course of the folder `root` into the new folder `out`, for these labs ("01") or for all. On
+    the track "core", the notebooks have no extras.
 
     `checks` is the version of the course's checks. The folder is there only if everything has succeeded. With `force`, a course
     that was built before is replaced. Raises `LeakFound` if a reference, a known mistake or a solution is in what was built;
-    `InvalidRequest` if `out` exists, or if `root` is not the folder of the labkit that runs; `NotAvailable` if this copy of
-    labkit has no answers, or if no wheel can be built here.
+    `InvalidRequest` if there is no such track, if `out` exists, or if `root` is not the folder of the labkit that runs;
+    `NotAvailable` if this copy of labkit has no answers, or if no wheel can be built here.
     """
     need_answers("release a course")
     _need_own_labkit(root)
     need_builder()
+    need_track(track)
     _need_place(out, force)
     chosen = choose_labs(root, labs)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
         work, made = Path(place), Path(place) / "made"
-        course = _build(root, work, made, chosen, checks, with_sheet, say)
+        course = _build(root, work, made, chosen, track, checks, with_sheet, say)
         say("searching for answers in what was built")
         _refuse_leaks(root, course, chosen)
         _put(made, out, work / "old")
-    return Course(out, course.labs, course.wheel, course.has_kernels, course.sheet)
+    return replace(course, out=out)
 
 
-def _build(root: Path, work: Path, made: Path, labs: Sequence[Lab], checks: str, with_sheet: bool, say: Say) -> Course:
+def _build(
+    root: Path, work: Path, made: Path, labs: Sequence[Lab], track: str, checks: str, with_sheet: bool, say: Say
+) -> Course:
     folder, sheet = made / NAME, None
-    copy_contents(root, folder, labs)
+    copy_contents(root, folder, labs, track)
     if with_sheet:
-        exercises = [exercise for lab in labs if lab.number in LAB_TITLES for exercise in of_lab(lab.number)]
+        exercises = [exercise for lab in labs if lab.number in LAB_TITLES for exercise in on_track(lab.number, track)]
         sheet = make_sheet(exercises, work / "sheet", checks, lambda one: say(f"answer sheet: {one.number} {one.title}"))
     say("building the wheel, with the CPU kernels (a minute)")
     platform = sysconfig.get_platform().replace("-", "_")
@@ -106,13 +112,14 @@ def _build(root: Path, work: Path, made: Path, labs: Sequence[Lab], checks: str,
             "labkit": labkit.__version__,
             "checks": checks,
             "labs": list(numbers),
+            "track": track,
             "platform": platform,
             "answer_sheet": {"exercises": sheet.exercises, "bytes": sheet.size, "left_out": sheet.left_out} if sheet else None,
         },
     )
     zip_folder(folder, made / f"{NAME}.zip")
     has_kernels = (work / "sources" / "labkit" / "native" / "_native.so").exists()
-    return Course(made, numbers, wheel.name, has_kernels, sheet)
+    return Course(made, numbers, track, wheel.name, has_kernels, sheet)
 
 
 def _need_own_labkit(root: Path) -> None:

@@ -6,9 +6,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import nbformat
+
 from labkit.course.make_sheet import MadeSheet
 from labkit.errors import InvalidRequest
+from labkit.exercises.core_path import CORE
 from labkit.exercises.titles import LAB_TITLES
+from labkit.grading.core_notebook import core_notebook
+from labkit.grading.hint_costs import COURSE_FILE
 from labkit.grading.release import Lab
 from labkit.plurals import counted
 
@@ -19,17 +24,25 @@ PACKAGES = "packages"
 """The folder with the wheel. `environment/setup.sh` installs the wheel that it finds there."""
 
 
-def copy_contents(root: Path, folder: Path, labs: Sequence[Lab]) -> None:
-    """Copy everything but the README and the wheel into the folder. Raises `InvalidRequest` if a file is missing."""
+def copy_contents(root: Path, folder: Path, labs: Sequence[Lab], track: str) -> None:
+    """Copy everything but the README and the wheel into the folder, also the rules of the course if `labs` has them.
+
+    On the track "core", the notebooks are copied without their extras. Raises `InvalidRequest` if a file is missing.
+    """
     copies = {root / "environment" / name: folder / "environment" / name for name in ENVIRONMENT}
     copies |= {root / TEMPLATES / "Makefile": folder / "Makefile", root / "LICENSE": folder / "LICENSE"}
     copies |= {lab.student: folder / "labs" / lab.student.name for lab in labs}
+    if (rules := root / "labs" / COURSE_FILE).is_file():
+        copies[rules] = folder / "labs" / COURSE_FILE
     if missing := [str(source) for source in copies if not source.is_file()]:
         raise InvalidRequest(f"the course lacks {', '.join(missing)}; `labkit release` makes the notebooks")
     for source, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
         target.chmod(0o755 if target.suffix == ".sh" else 0o644)
+    for notebook in [folder / "labs" / lab.student.name for lab in labs] if track == CORE else []:
+        whole = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+        notebook.write_text(nbformat.writes(core_notebook(whole)) + "\n", "utf-8")  # type: ignore[no-untyped-call]
 
 
 def readme(root: Path, labs: Sequence[Lab], sheet: MadeSheet | None, platform: str) -> str:

@@ -43,10 +43,15 @@ SECTION_MINUTES = {
 """For each lab: the minutes for reading and for its measured sections. The minutes of the exercises are not part of them."""
 
 
-def on_track(lab: str, track: str) -> tuple[Exercise, ...]:
-    """The exercises of a lab ("01") on a track, in their order. Raises `InvalidRequest` for an unknown lab or track."""
+def need_track(track: str) -> None:
+    """Raise `InvalidRequest` unless there is such a track."""
     if track not in TRACKS:
         raise InvalidRequest(f"there is no track {track!r}; the tracks are {' and '.join(TRACKS)}")
+
+
+def on_track(lab: str, track: str) -> tuple[Exercise, ...]:
+    """The exercises of a lab ("01") on a track, in their order. Raises `InvalidRequest` for an unknown lab or track."""
+    need_track(track)
     return tuple(exercise for exercise in of_lab(lab) if exercise.core or track == FULL)
 
 

@@ -20,6 +20,7 @@ from labkit.course.build import NAME, LeakFound, build_course
 from labkit.course.contents import copy_contents
 from labkit.course.leaks.forbidden import forbidden_in
 from labkit.errors import InvalidRequest, LabkitError, NotAvailable
+from labkit.exercises.registry import of_lab
 from labkit.grading.lab_notebooks import solved_notebook
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,18 @@ def course(out: Path, **options: Any) -> build.Course:
 def names_in(archive: Path) -> set[str]:
     with zipfile.ZipFile(archive) as opened:
         return set(opened.namelist())
+
+
+# The track --------------------------------------------------------------------------------------------------------------
+def test_on_the_core_track_the_notebooks_have_no_extras(tmp_path: Path) -> None:
+    made = course(tmp_path / "out", track="core")
+    with zipfile.ZipFile(made.archive) as opened:
+        text = opened.read(f"{NAME}/labs/00_class_environment.ipynb").decode()
+        manifest = json.loads(opened.read(f"{NAME}/manifest.json"))
+    defined = {exercise.function: f"def {exercise.function}(" in text for exercise in of_lab("00")}
+    assert defined == {exercise.function: exercise.core for exercise in of_lab("00")}
+    assert set(defined.values()) == {True, False}
+    assert (made.track, manifest["track"]) == ("core", "core")
 
 
 # What is built ----------------------------------------------------------------------------------------------------------
@@ -145,8 +158,8 @@ def test_an_existing_folder_is_replaced_only_if_it_is_a_course(tmp_path: Path) -
 def planted(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """Call `change` with the learner's folder after the files were copied to it."""
 
-    def copy_and_change(root: Path, folder: Path, labs: Any) -> None:
-        copy_contents(root, folder, labs)
+    def copy_and_change(root: Path, folder: Path, labs: Any, track: str) -> None:
+        copy_contents(root, folder, labs, track)
         change(folder)
 
     monkeypatch.setattr(build, "copy_contents", copy_and_change)
@@ -204,6 +217,8 @@ def test_what_was_there_comes_back_if_the_new_course_cannot_be_put_there(tmp_pat
 
 
 def test_wrong_folders_and_labs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidRequest, match="there is no track 'short'; the tracks are core and full"):
+        course(tmp_path / "out", track="short")
     with pytest.raises(InvalidRequest, match="there is no lab '77'"):
         course(tmp_path / "out", labs=["00", "77"])
     with pytest.raises(InvalidRequest, match="the labkit that runs is in"):
