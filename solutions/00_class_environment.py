@@ -13,6 +13,8 @@
 #   that you have not seen. The result is **passed**, **failed** (with the likely mistake in words) or **not measured here**.
 # - `hint(my_function)` shows up to three hints. The first hint is small; the third contains one line of the answer.
 # - `reset(my_function)` shows the empty exercise again in a new cell, and keeps your old text in a file.
+# - `solution(my_function)` shows the solution of the course after a pass. It also shows it if you give the exercise up; then
+#   you get no more points for it.
 # - When you finish a lab, save the notebook (Ctrl+S) and run `submit()` in a new cell. It checks that the file holds what you
 #   ran, and writes a copy to hand in and a receipt.
 # - Some cells ask for a **prediction** first. A prediction is not graded; the figure shows it next to the measurement.
@@ -29,7 +31,7 @@ import labkit
 from labkit import measure
 from labkit.config import GPT_J_6B
 from labkit.environment import describe
-from labkit.lab import check, hint, passed, predicted, progress_panel, reset, submit
+from labkit.lab import check, hint, passed, predicted, progress_panel, reset, solution, submit
 from labkit.lab.lab00 import head_flops, matmul_flops_per_token, pictures, weight_bytes_per_step
 from labkit.measure import plots
 

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 import labkit
 from labkit import measure
 from labkit.checkpoints import fetch
-from labkit.lab import check, hint, passed, predicted, progress_panel, reset, submit
+from labkit.lab import check, hint, passed, predicted, progress_panel, reset, solution, submit
 from labkit.lab.lab01 import AsyncDevice, pictures
 from labkit.measure import plots
 

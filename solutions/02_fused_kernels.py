@@ -20,7 +20,7 @@ import math
 import torch
 
 from labkit import measure, ops
-from labkit.lab import check, hint, passed, predicted, progress_panel, reset, solved, submit
+from labkit.lab import check, hint, passed, predicted, progress_panel, reset, solution, solved, submit
 from labkit.lab import kernel_device, tl, triton
 from labkit.lab.lab02 import climb, has_triton, measurements, pictures, step_launches, swaps
 from labkit.measure import plots

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import distributed as dist
 
 from labkit import measure
-from labkit.lab import check, hint, passed, predicted, progress_panel, reset, submit
+from labkit.lab import check, hint, passed, predicted, progress_panel, reset, solution, submit
 from labkit.lab.lab03 import Layout, attend, gelu, launch, measurements, pictures, run_layers
 from labkit.measure import plots
 

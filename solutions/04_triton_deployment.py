@@ -18,7 +18,7 @@ import queue
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
-from labkit.lab import check, hint, passed, predicted, progress_panel, reset, solved, submit
+from labkit.lab import check, hint, passed, predicted, progress_panel, reset, solution, solved, submit
 from labkit.lab.lab04 import deploy, measurements, pictures, prompt_inputs
 from labkit.measure import plots
 
