@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from labkit.cli.doctor import doctor
+from labkit.cli.session_tables import print_report
 from labkit.errors import InvalidRequest
 from labkit.session.report import read_report, session_report
 from labkit.session.room import room_of
@@ -104,10 +108,6 @@ def test_wrong_use_of_the_command(tmp_path: Path) -> None:
 
 
 def test_one_machine_in_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from dataclasses import replace
-
-    from labkit.cli.session_tables import print_report
-
     monkeypatch.setattr("labkit.grading.machine_needs.find_server", lambda: None)
     monkeypatch.setenv("COLUMNS", "200")
     print_report(replace(machine_report(), memory_available_bytes=2 * GIB))
@@ -123,16 +123,13 @@ def test_one_machine_in_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 @pytest.mark.long
 def test_this_machine_is_measured_and_its_output_is_a_report(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     command = [sys.executable, "-m", "labkit", "doctor", "--session", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     (tmp_path / "here.json").write_text(done.stdout)
     report = read_report(tmp_path / "here.json")
     steps = {step.name: step for step in report.setup}
-    assert steps["import torch"].seconds
-    assert steps["first cell of lab 02"].seconds
+    for name in ("import torch", "first cell of lab 02"):  # a very busy machine may need more than the limit
+        assert steps[name].seconds or steps[name].note.startswith("it took longer"), steps[name]
     assert "[1/" in done.stderr
     (lab,) = (lab for lab in room_of([tmp_path / "here.json"]).labs if lab.lab == "00")
     assert lab.core == 1
