@@ -26,7 +26,7 @@ BOUNDS = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.04, "int4": 0.3}
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: no native library ({native.why_not()})")
 
 
-def models(shape: str, precision: str, seed: int = 3) -> tuple[GPTJ, GPTJ]:
+def models(shape: str | tuple[int, ...], precision: str, seed: int = 3) -> tuple[GPTJ, GPTJ]:
     """The model in float64, and the same weights stored in `precision`."""
     peer = random_peer(shape, seed, torch.float64)
     weights, config = peer.state_dict(), GPTJConfig.from_dict(peer.config.to_dict())

@@ -178,7 +178,7 @@ def instead_of_the_native_library(emulated: EmulatedLibrary) -> Iterator[None]:
         return plain(tensor, *wanted)
 
     with (
-        mock.patch.object(library, "_load", lambda: (emulated, "")),
+        mock.patch.object(library, "_load", return_value=(emulated, "")),
         mock.patch.object(library, "_address", remembering),
         mock.patch.object(packed_weight, "_local", threading.local()),
     ):
