@@ -20,6 +20,7 @@ from tests.native import test_forward as forward
 from tests.native import test_kernels as kernels
 from tests.native import test_threads as threads
 from tests.native.arm64 import machine
+from tests.native.instruction_sets import ARM
 from tests.ops import test_sample as sample
 
 BEST = {
@@ -34,7 +35,6 @@ BEST = {
 RUNS = [("cortex-a72", "neon"), ("neoverse-n1", "neon_dotprod"), ("max", "neon_bf16"), ("max", "portable")]
 """The CPU models and instruction sets that run all kernels."""
 
-SETS = ["neon_bf16", "neon_dotprod", "neon", "portable"]
 PRECISIONS = list(forward.BOUNDS)
 
 pytestmark = [
@@ -72,10 +72,10 @@ def instruction_set(request: pytest.FixtureRequest, program: Path, tmp_path_fact
 def test_a_cpu_gets_the_best_set_that_it_has_and_refuses_better_ones(program: Path, tmp_path: Path, cpu: str) -> None:
     with emulated(program, cpu, tmp_path):
         assert native.instruction_set() == BEST[cpu]
-        for better in SETS[: SETS.index(BEST[cpu])]:
+        for better in ARM[: ARM.index(BEST[cpu])]:
             with pytest.raises(NotAvailable, match=better):
                 native.use_instruction_set(better)
-        for other in SETS[SETS.index(BEST[cpu]) :]:
+        for other in ARM[ARM.index(BEST[cpu]) :]:
             native.use_instruction_set(other)
             assert native.instruction_set() == other
 

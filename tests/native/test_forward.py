@@ -18,6 +18,7 @@ from labkit.model.weight_store import weight_store
 from labkit.native.library import use_instruction_set
 from labkit.precision import compute_dtype
 from tests.models import SHAPES, random_peer
+from tests.native.instruction_sets import SETS
 from tests.ops.test_ops import relative
 
 CPU = torch.device("cpu")
@@ -93,7 +94,7 @@ def test_logits_and_cache_follow_float64(shape: str, precision: str) -> None:
     assert bool(same.all()), "slots that no new token has were written"
 
 
-@pytest.mark.parametrize("instruction_set", ["avx512_bf16", "avx512_vnni", "avx2", "portable"])
+@pytest.mark.parametrize("instruction_set", SETS)
 def test_any_instruction_set(instruction_set: str) -> None:
     before = native.instruction_set()
     try:
