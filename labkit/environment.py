@@ -16,7 +16,10 @@ from labkit.host_cores import usable_cores
 from labkit.host_memory import available_memory, total_memory
 from labkit.plurals import counted
 
-INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
+INSTRUCTION_SETS = (
+    *("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
 """The instruction sets that decide which kernels a CPU can run, by their names in Linux."""
 
 PACKAGES = (

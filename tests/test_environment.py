@@ -30,7 +30,7 @@ OLD_X86 = "processor\t: 0\nmodel name\t: Intel(R) Core(TM) i5-2400\nflags\t\t: f
 ARM = """\
 processor	: 0
 BogoMIPS	: 2000.00
-Features	: fp asimd evtstrm aes sve bf16 i8mm
+Features	: fp asimd evtstrm aes asimddp sve bf16 i8mm
 CPU implementer	: 0x41
 CPU part	: 0xd4f
 """
@@ -45,7 +45,7 @@ def test_an_x86_processor() -> None:
 
 def test_an_arm_processor_has_no_model_name() -> None:
     cpu = find_cpu(ARM)
-    assert cpu.instruction_sets == ("asimd", "sve")
+    assert cpu.instruction_sets == ("asimd", "asimddp", "i8mm", "bf16", "sve")
     assert cpu.model
     assert cpu.model != "0xd4f"
 

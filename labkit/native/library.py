@@ -189,7 +189,10 @@ def warn_once() -> None:
 
 
 def instruction_set() -> str:
-    """The instruction set that the kernels run in: avx512_bf16, avx512_vnni, avx2 or portable."""
+    """The instruction set that the kernels run in.
+
+    On x86-64: avx512_bf16, avx512_vnni or avx2. On 64-bit ARM: neon_bf16 (with i8mm), neon_dotprod or neon. Or portable.
+    """
     name: bytes = library().lk_isa()
     return name.decode()
 
@@ -296,9 +299,9 @@ class Workspace:
     """Memory that native calls reuse. Only one call at a time can use a workspace."""
 
     def __init__(self) -> None:
-        self.handle = c_void_p(library().lk_workspace_create())
+        self._library = library()
+        self.handle = c_void_p(self._library.lk_workspace_create())
 
     def __del__(self) -> None:
-        found = _load()[0]
-        if found is not None and self.handle:
-            found.lk_workspace_free(self.handle)
+        if getattr(self, "handle", None):  # the constructor may have failed before it was set
+            self._library.lk_workspace_free(self.handle)

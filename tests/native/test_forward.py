@@ -18,6 +18,7 @@ from labkit.model.weight_store import weight_store
 from labkit.native.library import use_instruction_set
 from labkit.precision import compute_dtype
 from tests.models import SHAPES, random_peer
+from tests.native.instruction_sets import SETS
 from tests.ops.test_ops import relative
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ BOUNDS = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.04, "int4": 0.3}
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: no native library ({native.why_not()})")
 
 
-def models(shape: str, precision: str, seed: int = 3) -> tuple[GPTJ, GPTJ]:
+def models(shape: str | tuple[int, ...], precision: str, seed: int = 3) -> tuple[GPTJ, GPTJ]:
     """The model in float64, and the same weights stored in `precision`."""
     peer = random_peer(shape, seed, torch.float64)
     weights, config = peer.state_dict(), GPTJConfig.from_dict(peer.config.to_dict())
@@ -93,7 +94,7 @@ def test_logits_and_cache_follow_float64(shape: str, precision: str) -> None:
     assert bool(same.all()), "slots that no new token has were written"
 
 
-@pytest.mark.parametrize("instruction_set", ["avx512_bf16", "avx512_vnni", "avx2", "portable"])
+@pytest.mark.parametrize("instruction_set", SETS)
 def test_any_instruction_set(instruction_set: str) -> None:
     before = native.instruction_set()
     try:

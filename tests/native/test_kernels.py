@@ -16,9 +16,9 @@ from labkit.native import build
 from labkit.native.packed_weight import PackedWeight
 from labkit.ops import Int4Weight, Int8Weight
 from labkit.ops.torch_packed import TorchPackedWeight
+from tests.native.instruction_sets import SETS
 from tests.ops.test_ops import random, relative, scattered_cache
 
-SETS = ("avx512_bf16", "avx512_vnni", "avx2", "portable")
 SHAPES = [(1, 1, 1), (1, 33, 17), (3, 32, 16), (5, 257, 130), (13, 100, 33), (25, 300, 259), (2, 4096, 31), (40, 160, 96)]
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: no native library ({native.why_not()})")

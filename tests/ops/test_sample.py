@@ -14,6 +14,7 @@ from labkit import native, ops
 from labkit.errors import NotAvailable
 from labkit.ops.sample import sample_reference
 from labkit.ops.token_marks import BANNED, GENERATED, IN_PROMPT, STOP
+from tests.native.instruction_sets import SETS
 
 MASK = (1 << 64) - 1
 
@@ -94,10 +95,7 @@ def test_sample_is_the_definition_row_by_row(dtype: torch.dtype, vocab: int, tie
     assert found.tolist() == expected
 
 
-ISAS = ("portable", "avx2", "avx512_vnni", "avx512_bf16")
-
-
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", SETS)
 @pytest.mark.parametrize("spread", [20.0, 2.0, 1e-3, 0.0])
 @pytest.mark.parametrize("vocab", [1, 255, 257, 4099, 50_400])
 def test_the_native_sampler_gives_the_specifications_tokens(isa: str, spread: float, vocab: int) -> None:

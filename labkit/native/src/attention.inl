@@ -8,40 +8,31 @@ LK_INLINE void prefetch_row(const char *row, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
 }
 
-#if defined(LK_AVX512_BF16)
+#if defined(LK_PAIRED_BF16)
 
 // The scores of four positions; the sums across four vectors are computed together.
 LK_INLINE void dot_four(const uint16_t *query, const char *const *key, int64_t offset, int32_t dim, float *scores) {
-    __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
+    F16 a = f16_zero(), b = a, c = a, d = a;
     for (int32_t i = 0; i < dim; i += 32) {
-        __m512bh q = (__m512bh)_mm512_loadu_si512(query + i);
-        a = _mm512_dpbf16_ps(a, (__m512bh)_mm512_loadu_si512(key[0] + offset + 2 * i), q);
-        b = _mm512_dpbf16_ps(b, (__m512bh)_mm512_loadu_si512(key[1] + offset + 2 * i), q);
-        c = _mm512_dpbf16_ps(c, (__m512bh)_mm512_loadu_si512(key[2] + offset + 2 * i), q);
-        d = _mm512_dpbf16_ps(d, (__m512bh)_mm512_loadu_si512(key[3] + offset + 2 * i), q);
+        a = dot_pairs(a, key[0] + offset + 2 * i, query + i);
+        b = dot_pairs(b, key[1] + offset + 2 * i, query + i);
+        c = dot_pairs(c, key[2] + offset + 2 * i, query + i);
+        d = dot_pairs(d, key[3] + offset + 2 * i, query + i);
     }
-    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); // each quarter is a b a b
-    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee)); // a b c d
-    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
-    __m128 sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-    _mm_storeu_ps(scores, sums);
+    store_four_sums(a, b, c, d, scores);
 }
 
 // Adds to `sums` the values of an even number of positions times their bf16 weights, two positions per step. `sums` holds
 // every 32 dimensions in the order that unpacking produces: 0-3, 8-11, 16-19, 24-27, then the others.
 LK_INLINE void add_pairs(const uint16_t *weight, const char *const *value, int64_t offset, int32_t count, int32_t dim, float *sums) {
     for (int32_t i = 0; i < dim; i += 32) {
-        __m512 low = _mm512_loadu_ps(sums + i), high = _mm512_loadu_ps(sums + i + 16);
+        F16 low = f16_load(sums + i), high = f16_load(sums + i + 16);
         for (int32_t j = 0; j < count; j += 2) {
-            __m512i even = _mm512_loadu_si512(value[j] + offset + 2 * i), odd = _mm512_loadu_si512(value[j + 1] + offset + 2 * i);
             uint32_t pair;
             __builtin_memcpy(&pair, weight + j, 4);
-            __m512bh weights = (__m512bh)_mm512_set1_epi32((int)pair);
-            low = _mm512_dpbf16_ps(low, (__m512bh)_mm512_unpacklo_epi16(even, odd), weights);
-            high = _mm512_dpbf16_ps(high, (__m512bh)_mm512_unpackhi_epi16(even, odd), weights);
+            add_pair(&low, &high, value[j] + offset + 2 * i, value[j + 1] + offset + 2 * i, pair);
         }
-        _mm512_storeu_ps(sums + i, low), _mm512_storeu_ps(sums + i + 16, high);
+        f16_store(sums + i, low), f16_store(sums + i + 16, high);
     }
 }
 
@@ -131,7 +122,7 @@ static void decode(const AttentionShape *s, int32_t type, const float *query, co
     float scale = 1.0f / __builtin_sqrtf((float)dim);
     uint16_t *rounded = (uint16_t *)(scores + (last - first) * stride); // queries, then weights
     bool in_pairs = false;
-#if defined(LK_AVX512_BF16)
+#if defined(LK_PAIRED_BF16)
     in_pairs = type == LK_BF16 && dim % 32 == 0;
     if (in_pairs) {
         convert_to_bf16(query + first * dim, (last - first) * dim, rounded);
@@ -160,7 +151,7 @@ static void decode(const AttentionShape *s, int32_t type, const float *query, co
     walk(s, values, row, offset, bytes, [&](int32_t j, int32_t count, const char *const *rows) {
         for (int32_t h = first; h < last; h++) {
             const float *weights = scores + (h - first) * stride;
-#if defined(LK_AVX512_BF16)
+#if defined(LK_PAIRED_BF16)
             if (in_pairs) {
                 add_pairs(rounded + (h - first) * stride + j, rows, h * dim * element, BLOCK, dim, out + h * dim);
                 continue;
@@ -172,7 +163,7 @@ static void decode(const AttentionShape *s, int32_t type, const float *query, co
         }
     });
     for (int32_t h = first; h < last; h++) {
-#if defined(LK_AVX512_BF16)
+#if defined(LK_PAIRED_BF16)
         if (in_pairs) put_in_order(out + h * dim, dim);
 #endif
         for (int32_t i = 0; i < dim; i++) out[h * dim + i] *= inverses[h - first];

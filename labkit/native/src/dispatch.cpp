@@ -2,8 +2,30 @@
 
 #include <atomic>
 #include <cstring>
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 namespace {
+
+#if defined(__aarch64__)
+// Whether the CPU has an extension: its bit in AT_HWCAP (word 0) or AT_HWCAP2 (word 1) on Linux, its name on macOS. The bits are
+// numbers here because old headers lack their names.
+bool has(int word, int bit, const char *name) {
+#if defined(__linux__)
+    (void)name;
+    return getauxval(word ? AT_HWCAP2 : AT_HWCAP) >> bit & 1;
+#elif defined(__APPLE__)
+    int value = 0;
+    size_t size = sizeof value;
+    return (void)word, (void)bit, sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value;
+#else
+    return (void)word, (void)bit, (void)name, false;
+#endif
+}
+#endif
 
 bool runs(const Kernels *table) {
 #if defined(__x86_64__)
@@ -14,6 +36,12 @@ bool runs(const Kernels *table) {
     if (table == &kernels_avx2) return avx2;
     if (table == &kernels_avx512_vnni) return vnni;
     if (table == &kernels_avx512_bf16) return vnni && __builtin_cpu_supports("avx512bf16");
+#elif defined(__aarch64__)
+    bool dotprod = has(0, 20, "hw.optional.arm.FEAT_DotProd");
+    if (table == &kernels_neon) return true;
+    if (table == &kernels_neon_dotprod) return dotprod;
+    if (table == &kernels_neon_bf16)
+        return dotprod && has(1, 13, "hw.optional.arm.FEAT_I8MM") && has(1, 14, "hw.optional.arm.FEAT_BF16");
 #endif
     return table == &kernels_portable;
 }
@@ -21,6 +49,8 @@ bool runs(const Kernels *table) {
 const Kernels *const tables[] = {
 #if defined(__x86_64__)
     &kernels_avx512_bf16, &kernels_avx512_vnni, &kernels_avx2,
+#elif defined(__aarch64__)
+    &kernels_neon_bf16, &kernels_neon_dotprod, &kernels_neon,
 #endif
     &kernels_portable};
 

@@ -51,7 +51,8 @@ struct Kernels {
     void (*softmax_weights)(const float *x, int32_t count, float largest, double temperature, double *weights);
 };
 
-extern const struct Kernels kernels_portable, kernels_avx2, kernels_avx512_vnni, kernels_avx512_bf16;
+extern const struct Kernels kernels_portable, kernels_avx2, kernels_avx512_vnni, kernels_avx512_bf16; // x86-64
+extern const struct Kernels kernels_neon, kernels_neon_dotprod, kernels_neon_bf16;                      // 64-bit ARM
 
 // Bytes of one activation or of one number in the cache.
 static inline int64_t element_bytes(int32_t type) { return type == LK_F32 ? 4 : type == LK_BF16 ? 2 : 1; }

@@ -4,6 +4,11 @@
 #define LK_INLINE static inline __attribute__((always_inline))
 #if defined(LK_AVX512) || defined(LK_AVX2)
 #include <immintrin.h>
+#elif defined(LK_NEON)
+#include <arm_neon.h>
+#endif
+#ifndef LK_CHAINS
+#define LK_CHAINS 8 // the number of sums of sixteen lanes that hide the latency of an addition
 #endif
 
 namespace LK_NAMESPACE {
@@ -228,8 +233,15 @@ template <int M, int P, int U> LK_INLINE void tile_f32(const float *w, int64_t p
         }
 }
 
+#if defined(LK_MATRIX)
+#include "matrix.inl"
+#endif
+
 template <int M, int P, int U>
 LK_INLINE void tile_bf16(const uint16_t *w, int64_t panel, int32_t in, const uint32_t *x, F16 (*sum)[M]) {
+#if defined(LK_MATRIX)
+    if constexpr (M >= 2) return matrix_tile_bf16<M>(w, in, x, *sum);
+#endif
     F16 acc[U][P][M];
     for (int u = 0; u < U; u++)
         for (int p = 0; p < P; p++)
@@ -252,6 +264,9 @@ LK_INLINE void tile_bf16(const uint16_t *w, int64_t panel, int32_t in, const uin
 template <int M, int P>
 LK_INLINE void tile_int8(const uint8_t *w, int64_t panel, int32_t in, int32_t group, const int32_t *x, const float *scales,
                          const int32_t *sums, F16 (*sum)[M]) {
+#if defined(LK_MATRIX)
+    if constexpr (M >= 2) return matrix_tile_int8<M>(w, in, group, x, scales, sums, *sum);
+#endif
     for (int p = 0; p < P; p++)
         for (int m = 0; m < M; m++) sum[p][m] = f16_zero();
     for (int32_t g = 0; g < in / group; g++) {
@@ -272,14 +287,20 @@ LK_INLINE void tile_int8(const uint8_t *w, int64_t panel, int32_t in, int32_t gr
 template <int M, int P>
 LK_INLINE void tile_int4(const uint8_t *w, int64_t panel, const uint16_t *weight_scales, int64_t scale_panel, int32_t in,
                          const int32_t *x, const float *scales, const int32_t *sums, F16 (*sum)[M]) {
+#if defined(LK_MATRIX)
+    if constexpr (M >= 2) return matrix_tile_int4<M>(w, weight_scales, in, x, scales, sums, *sum);
+#endif
     for (int p = 0; p < P; p++)
         for (int m = 0; m < M; m++) sum[p][m] = f16_zero();
     for (int32_t g = 0; g < in / 32; g++)
         for (int p = 0; p < P; p++) {
             // With few rows, low and high nibbles are summed separately to hide latency.
-            constexpr int H = M <= 4 ? 1 : 0;
+            constexpr int H = 2 * M <= LK_CHAINS ? 1 : 0;
             I16 acc[H + 1][M];
             for (int m = 0; m < M; m++) acc[0][m] = i16_set(-8 * sums[g * M + m]), acc[H][m] = H ? i16_set(0) : acc[0][m];
+#if defined(LK_NEON)
+#pragma GCC unroll 1 // unrolled, the sums would not fit into the registers
+#endif
             for (int j = 0; j < 4; j++) {
                 prefetch(w + p * panel + (int64_t)g * 256 + j * 64);
                 Bytes both = bytes_load(w + p * panel + (int64_t)g * 256 + j * 64), low = bytes_low(both), high = bytes_high(both);
@@ -329,7 +350,7 @@ template <int M> LK_INLINE void finish(const lk_weight *w, int32_t panel, int32_
 }
 
 template <int M, int P> static void tile(const lk_weight *w, const Activations *a, int32_t at, int32_t panel, const Output *to) {
-    constexpr int U = M * P >= 8 ? 1 : M * P >= 4 ? 2 : M * P >= 2 ? 4 : 8;
+    constexpr int C = LK_CHAINS, U = M * P >= C ? 1 : M * P * 2 >= C ? 2 : M * P * 4 >= C ? 4 : 8;
     F16 sum[P][M];
     int32_t in = a->in, groups = a->group ? in / a->group : 0;
     int64_t inputs = (int64_t)at * LK_TILE * in, entry = (int64_t)at * LK_TILE * groups;

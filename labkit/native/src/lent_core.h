@@ -4,8 +4,10 @@
 // milliseconds, much later than the piece needs. The thread that waits has a core that it does not need. So it moves the other
 // thread to its own core and then sleeps.
 #pragma once
+#include "system.h"
+
 #include <cstdint>
-#ifdef __linux__
+#if LK_LINUX_THREADS
 #include <pthread.h>
 #include <sched.h>
 #include <sys/syscall.h>
@@ -16,7 +18,7 @@
 // What others need to know about a thread. `here` is called by the thread itself.
 class Borrower {
   public:
-#ifdef __linux__
+#if LK_LINUX_THREADS
     void here() {
         id_ = (pid_t)syscall(SYS_gettid);
         known_ = pthread_getcpuclockid(pthread_self(), &clock_) == 0;

@@ -75,7 +75,8 @@ typedef struct {
     float *hidden_out;                                   // [tokens][hidden] for the next stage, if there is no head
 } lk_batch;
 
-// The instruction set in use: "avx512_bf16", "avx512_vnni", "avx2" or "portable".
+// The instruction set in use: "avx512_bf16", "avx512_vnni" or "avx2" on x86-64, "neon_bf16" (with i8mm), "neon_dotprod" or "neon"
+// on 64-bit ARM, or "portable".
 LK_API const char *lk_isa(void);
 // Choose an instruction set by name, for tests. Returns 0; if the CPU or the build lacks the set, returns -1 and changes
 // nothing.

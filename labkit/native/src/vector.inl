@@ -60,6 +60,31 @@ LK_INLINE F16 dot_bf16(F16 acc, const void *w, uint32_t x) {
 #endif
 }
 
+#if defined(LK_AVX512_BF16)
+#define LK_PAIRED_BF16 1 // attention multiplies pairs of bf16 (attention.inl)
+
+// acc += the dot products of sixteen pairs at `x` with sixteen pairs at `y`.
+LK_INLINE F16 dot_pairs(F16 acc, const void *x, const void *y) {
+    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(x), (__m512bh)_mm512_loadu_si512(y));
+}
+// Stores the sums of the lanes of four vectors.
+LK_INLINE void store_four_sums(F16 a, F16 b, F16 c, F16 d, float *to) {
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); // each quarter is a b a b
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee)); // a b c d
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+// Adds 32 values of an even position and of the odd one after it, times their two weights. `low` gets the values 0-3, 8-11,
+// 16-19 and 24-27, `high` the others.
+LK_INLINE void add_pair(F16 *low, F16 *high, const void *even, const void *odd, uint32_t weights) {
+    __m512i e = _mm512_loadu_si512(even), o = _mm512_loadu_si512(odd);
+    __m512bh pair = (__m512bh)_mm512_set1_epi32((int)weights);
+    *low = _mm512_dpbf16_ps(*low, (__m512bh)_mm512_unpacklo_epi16(e, o), pair);
+    *high = _mm512_dpbf16_ps(*high, (__m512bh)_mm512_unpackhi_epi16(e, o), pair);
+}
+#endif
+
 // acc += the dot product of each lane's four unsigned weights with the four signed inputs x.
 struct Bytes { __m512i v; };
 LK_INLINE Bytes bytes_load(const void *p) { return {_mm512_loadu_si512(p)}; }
@@ -176,6 +201,10 @@ LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) {
     return {dot_int8_half(acc.a, w.a, inputs), dot_int8_half(acc.b, w.b, inputs)};
 }
 LK_INLINE I16 start_int8(int32_t sum) { return i16_set(0 * sum); } // the offset was removed before
+
+#elif defined(LK_NEON)
+
+#include "vector_neon.inl"
 
 #else
 

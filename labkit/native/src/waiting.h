@@ -1,9 +1,11 @@
 // How a thread waits for another one: it spins for a moment, then it sleeps and leaves its core to other programs.
 #pragma once
+#include "system.h"
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#ifdef __linux__
+#if LK_LINUX_THREADS
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -45,7 +47,7 @@ class Signal {
   public:
     std::atomic<uint32_t> value{0};
 
-#ifdef __linux__
+#if LK_LINUX_THREADS
     void sleep(uint32_t seen) { syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0); }
     void wake() { syscall(SYS_futex, &value, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0); }
 #else
@@ -73,14 +75,14 @@ class SharedSignal {
     void ring() {
         value.fetch_add(1);
         if (!sleepers.load()) return;
-#ifdef __linux__
+#if LK_LINUX_THREADS
         syscall(SYS_futex, &value, FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0);
 #endif
     }
 
     // Sleep unless `value` has changed since it was `seen`.
     void sleep(uint32_t seen, int64_t most) {
-#ifdef __linux__
+#if LK_LINUX_THREADS
         timespec limit = {(time_t)(most / 1000000000), (long)(most % 1000000000)};
         sleepers.fetch_add(1);
         if (value.load() == seen) syscall(SYS_futex, &value, FUTEX_WAIT, seen, &limit, nullptr, 0);

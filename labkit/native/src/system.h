@@ -1,0 +1,9 @@
+// Whether threads use Linux's own calls: futexes, processor clocks of threads and the choice of cores. Elsewhere, as on macOS, the
+// C++ library alone has to do. A test defines LK_WITHOUT_LINUX to compile and run this other way on Linux, too.
+#pragma once
+
+#if defined(__linux__) && !defined(LK_WITHOUT_LINUX)
+#define LK_LINUX_THREADS 1
+#else
+#define LK_LINUX_THREADS 0
+#endif
