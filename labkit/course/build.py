@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import sysconfig
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import labkit
 from labkit.course.contents import PACKAGES, copy_contents, readme
 from labkit.course.leaks.forbidden import forbidden_in
-from labkit.course.leaks.leak_check import find_leaks
+from labkit.course.leaks.leak_check import Leak, find_leaks
 from labkit.course.make_sheet import MadeSheet, make_sheet
 from labkit.course.package_up import is_course_folder, write_manifest, zip_folder
 from labkit.course.wheel import build_wheel, need_builder
@@ -24,8 +25,8 @@ from labkit.plurals import counted
 
 NAME = "labkit-course"
 """The name of the learner's folder, and of the zip file."""
-MOST_LEAKS = 40
-"""An error names at most this many leaks."""
+MOST_LEAKS = 5
+"""An error names at most this many leaks of each file."""
 
 Say = Callable[[str], object]
 
@@ -143,14 +144,20 @@ def _need_place(out: Path, force: bool) -> None:
 
 
 def _refuse_leaks(root: Path, course: Course, labs: Sequence[Lab]) -> None:
-    leaks = [str(leak) for leak in find_leaks(course.archive, forbidden_in(root))]
-    if leaks:
-        shown = [f"  {leak}" for leak in leaks[:MOST_LEAKS]]
-        shown += [f"  and {len(leaks) - MOST_LEAKS} more"] if len(leaks) > MOST_LEAKS else []
+    if leaks := find_leaks(course.archive, forbidden_in(root)):
         words = f"nothing was released, because learners would get answers ({counted(len(leaks), 'place')}):"
-        raise LeakFound("\n".join([words, *shown]))
+        raise LeakFound("\n".join([words, *_in_words(leaks)]))
     if old := [str(lab.student) for lab in labs if lab.student in stale(lab)]:
         raise InvalidRequest(f"nothing was released, because {', '.join(old)} differ from solutions/*.py; run `labkit release`")
+
+
+def _in_words(leaks: Sequence[Leak]) -> Iterator[str]:
+    """One line for each leak, but only a few lines for each file."""
+    for file, of_file in itertools.groupby(leaks, lambda leak: leak.file):
+        found = list(of_file)
+        yield from (f"  {leak}" for leak in found[:MOST_LEAKS])
+        if len(found) > MOST_LEAKS:
+            yield f"  {file}: {counted(len(found) - MOST_LEAKS, 'more place')}"
 
 
 def _put(made: Path, out: Path, old: Path) -> None:

@@ -195,19 +195,22 @@ def test_every_command_has_help_and_the_copy_says_what_it_is(python: Path, tmp_p
     assert not (tmp_path / "grades").exists()
 
 
-def test_notebooks_are_checked_by_the_sheet(python: Path, out: Path, tmp_path: Path) -> None:
-    solved = str(ROOT / "solutions/00_class_environment.ipynb")
-    said, _ = run(python, "-m", "labkit", "check", solved, "--json", home=tmp_path)
-    assert json.loads(said.splitlines()[-1])["points"] == 65
-    assert "15 inputs agree with the answer sheet." in said
-    stubs = str(out / "labkit-course/labs/00_class_environment.ipynb")
-    said, _ = run(python, "-m", "labkit", "check", stubs, home=tmp_path)
-    assert said.count(": not attempted, 0/") == 6
-    wrong = tmp_path / "wrong.ipynb"
-    wrong.write_text(Path(solved).read_text().replace("return 2 * config.num_layers", "return 6 * config.num_layers"))
-    said, _ = run(python, "-m", "labkit", "check", str(wrong), home=tmp_path, status=1)
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The solved notebook of lab 00 with a wrong function (0.3) and a stub (0.4)."""
+    text = (ROOT / "solutions/00_class_environment.ipynb").read_text()
+    path = tmp_path_factory.mktemp("notebook") / "00.ipynb"
+    text = text.replace("return 2 * config.num_layers", "return 6 * config.num_layers")
+    path.write_text(text.replace('"    return gpus"', '"    raise NotImplementedError"'))
+    return path
+
+
+def test_a_notebook_is_checked_by_the_sheet(python: Path, notebook: Path, tmp_path: Path) -> None:
+    said, _ = run(python, "-m", "labkit", "check", str(notebook), "--json", home=tmp_path, status=1)
+    assert json.loads(said.splitlines()[-1])["points"] == 45
+    assert said.count(" inputs agree with the answer sheet.") == 4 + 4  # in words, and in JSON
     assert "0.3 The size of the cache: failed, 0/10 points. The value is not right: it is 3 times the right value." in said
-    assert said.count(": passed, ") == 5
+    assert "0.4 How many GPUs?: not attempted, 0/10 points." in said
 
 
 def test_a_learner_works_in_a_notebook(python: Path, tmp_path: Path) -> None:
@@ -218,12 +221,13 @@ def test_a_learner_works_in_a_notebook(python: Path, tmp_path: Path) -> None:
     assert "Lab 00: 10 of 65 points" in said
 
 
-def test_without_the_sheet_the_grader_decides(python: Path, tmp_path: Path) -> None:
+def test_without_the_sheet_the_grader_decides(python: Path, notebook: Path, tmp_path: Path) -> None:
     (folder,) = (python.parents[1] / "lib").glob("python*/site-packages/labkit/answer_sheet")
     folder.rename(folder.with_name("elsewhere"))
     try:
-        said, _ = run(python, "-m", "labkit", "check", str(ROOT / "solutions/00_class_environment.ipynb"), home=tmp_path)
+        said, _ = run(python, "-m", "labkit", "check", str(notebook), home=tmp_path)
     finally:
         folder.with_name("elsewhere").rename(folder)
-    assert said.count(": not measured here, 0/") == 6
-    assert said.count("This copy of labkit has no answer to this exercise. The instructor's grader decides.") == 6
+    assert said.count(": not measured here, 0/") == 5
+    assert said.count("This copy of labkit has no answer to this exercise. The instructor's grader decides.") == 5
+    assert said.count(": not attempted, 0/") == 1

@@ -43,7 +43,7 @@ def leaks_in(tmp_path: Path, forbidden: Forbidden, files: dict[str, str | bytes]
 
 
 def places(leaks: list[Leak]) -> set[str]:
-    return {leak.place.removeprefix("course.zip > ") for leak in leaks}
+    return {f"{leak.file}{leak.where}".removeprefix("course.zip > ") for leak in leaks}
 
 
 class Renamed(ast.NodeTransformer):
@@ -188,8 +188,17 @@ def test_a_solution_in_any_part_of_a_notebook_is_found(name: str, tmp_path: Path
 
 def test_a_guess_of_the_author_is_found(tmp_path: Path, forbidden: Forbidden) -> None:
     (leak,) = leaks_in(tmp_path, forbidden, {"labs/00.ipynb": a_notebook({"source": "guess_decode_ms = 4  # my guess"})})
-    assert (leak.place, leak.what) == ("course.zip > labs/00.ipynb, cell 2, line 1", "the solution")
+    assert str(leak).startswith("course.zip > labs/00.ipynb, cell 2, line 1: the solution of solutions/00")
     assert leaks_in(tmp_path, forbidden, {"labs/00.ipynb": a_notebook({"source": "guess_decode_ms = 44"})}) == []
+
+
+def test_a_sentence_is_found_in_the_line_where_it_begins(tmp_path: Path, forbidden: Forbidden) -> None:
+    message = (
+        "You cut all prompts to the length of the shortest: make the array as wide as the longest prompt, and pad the others."
+    )
+    text = f"# Notes\n\nSee: {message[:50]}\n{message[50:]}\n"
+    (leak,) = leaks_in(tmp_path, forbidden, {"notes.md": text})
+    assert str(leak).startswith("course.zip > notes.md:3: a text of the answer of labkit/answers/lab04/prompts.py:")
 
 
 def test_a_solution_in_a_text_is_found(tmp_path: Path, forbidden: Forbidden) -> None:
@@ -214,7 +223,7 @@ def test_a_solution_in_a_text_is_found(tmp_path: Path, forbidden: Forbidden) -> 
 def test_a_file_of_a_folder_with_answers_is_found(name: str, tmp_path: Path, forbidden: Forbidden) -> None:
     inner = a_zip(tmp_path / WHEEL, {name: "", "labkit/__init__.py": ""}).read_bytes()
     (leak,) = leaks_in(tmp_path, forbidden, {f"packages/{WHEEL}": inner})
-    assert leak == Leak(f"course.zip > packages/{WHEEL} > {name}", "a file from a folder with answers")
+    assert leak == Leak(f"course.zip > packages/{WHEEL} > {name}", "", "a file from a folder with answers")
 
 
 @pytest.mark.parametrize("name", ["labkit-0.1.0.dist-info/RECORD", "labkit.egg-info/SOURCES.txt"])
@@ -233,7 +242,8 @@ def test_what_nobody_can_search_is_refused(tmp_path: Path, forbidden: Forbidden)
         "labkit/native/_native.so": b"\x7fELF\0",
         "labkit/builtin/curve.png": b"\x89PNG\0",
     }
-    found = {leak.place.removeprefix("course.zip > "): leak.what for leak in leaks_in(tmp_path, forbidden, files)}
+    leaks = leaks_in(tmp_path, forbidden, files)
+    found = {f"{leak.file}{leak.where}".removeprefix("course.zip > "): leak.what for leak in leaks}
     assert set(found) == {
         "labkit/ops/__pycache__/gelu.cpython-311.pyc",
         "labs/00.ipynb, cell 2",

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import queue
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,15 +37,19 @@ from labkit.grading.call import run_seeds
 from labkit.grading.check import check_quietly
 from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import judge
+from labkit.grading.notebook_check import check_submission
+from labkit.grading.submission import read_submission
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
 from labkit.serving.python_backend.word_lists import to_word_lists
 from labkit.serving.server.install import find_server
 from labkit.time_limits import listening
 from tests.busy_core import COUNTED, PINNED, busy_core, no_other_programs
-from tests.exercises.learners import as_learners
-from tests.patience import first_good, is_running
+from tests.exercises.learners import as_learners, solved_cells
+from tests.patience import PATIENCE, first_good, is_running
 from tests.sampled import one_in
+from tests.sandboxes import sandbox_or_skip
 
+ROOT = Path(__file__).parents[2]
 BY_FUNCTION = {exercise.function: exercise for exercise in EXERCISES}
 ON_PAPER = (config, prompts, texts_back, ensemble, together, failure, streaming)
 PLANTED = [
@@ -95,6 +103,39 @@ def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPa
     assert verdict.verdict == FAILED
     if name != "answer_together":  # the server may join simultaneous requests differently than the test without a server
         assert verdict.message == mistake.message
+
+
+# Without labkit's own stages ------------------------------------------------------------------------------------------
+@with_server
+@pytest.mark.long
+def test_a_repaired_model_answers_in_the_sandbox_too() -> None:
+    """The sandbox hides labkit's own functions, so the model in the check needs something in their place."""
+    submission = read_submission(ROOT / "solutions/04_triton_deployment.ipynb")
+    verdict = check_submission(KEEP_ALIVE, submission, sandbox=sandbox_or_skip())
+    assert verdict.verdict == PASSED, str(verdict)
+
+
+IN_A_COURSE_COPY = """
+import json, sys
+sys.modules["labkit.exercises.stubs.own_stages"] = None  # importing it fails, as in a course copy
+scope = {}
+exec(sys.argv[1], scope)
+from labkit.exercises.lab04.ensemble import ENSEMBLE_MAPS
+from labkit.grading.call import run_seeds
+runs = run_seeds(scope["ensemble_maps"], ENSEMBLE_MAPS, (11,))
+print(json.dumps([[outcome.value, outcome.error] for outcome in runs[11]]))
+"""
+
+
+@with_server
+@pytest.mark.long
+def test_the_served_models_replace_the_stages_of_an_ensemble() -> None:
+    (cell,) = [cell for cell in solved_cells("04") if "def ensemble_maps" in cell]
+    command = [sys.executable, "-c", IN_A_COURSE_COPY, cell]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == [[right, ""] for right in answer_to(ENSEMBLE_MAPS).expected(11)]
 
 
 # Cheats ---------------------------------------------------------------------------------------------------------------

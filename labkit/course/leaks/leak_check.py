@@ -18,14 +18,15 @@ LISTS = ("RECORD", "SOURCES.txt", "top_level.txt")
 
 @dataclass(frozen=True)
 class Leak:
-    """An answer in a file of the release: where it is, what it is, and the place in the course that it comes from, if known."""
+    """An answer in a file of the release: the file, where in it, what it is, and the place that it comes from, if known."""
 
-    place: str
+    file: str
+    where: str
     what: str
     source: str = ""
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.what}{self.source and f' of {self.source}'}"
+        return f"{self.file}{self.where}: {self.what}{self.source and f' of {self.source}'}"
 
 
 def find_leaks(archive: Path, forbidden: Forbidden) -> list[Leak]:
@@ -49,7 +50,7 @@ def is_hidden(path: PurePosixPath) -> bool:
 
 def _in_file(file: ShippedFile, forbidden: Forbidden) -> Iterator[Leak]:
     if is_hidden(file.path):
-        yield Leak(file.place, "a file from a folder with answers")
+        yield Leak(file.place, "", "a file from a folder with answers")
         return
     if file.path.suffix in UNREAD:
         return
@@ -58,7 +59,7 @@ def _in_file(file: ShippedFile, forbidden: Forbidden) -> Iterator[Leak]:
     except UnicodeDecodeError:
         content = "\0"
     if "\0" in content:
-        yield Leak(file.place, "a file that nobody can search; only texts and " + ", ".join(UNREAD) + " are released")
+        yield Leak(file.place, "", "a file that nobody can search; only texts and " + ", ".join(UNREAD) + " are released")
         return
     if file.path.name in LISTS:
         yield from _in_list(file, content)
@@ -71,25 +72,25 @@ def _in_file(file: ShippedFile, forbidden: Forbidden) -> Iterator[Leak]:
 def _in_list(file: ShippedFile, content: str) -> Iterator[Leak]:
     for number, line in enumerate(content.splitlines(), 1):
         if is_hidden(PurePosixPath(line.split(",")[0].strip())):
-            yield Leak(f"{file.place}:{number}", "names a file from a folder with answers")
+            yield Leak(file.place, f":{number}", "names a file from a folder with answers")
 
 
 def _in_notebook(file: ShippedFile, content: str, forbidden: Forbidden) -> Iterator[Leak]:
     try:
         texts = list(texts_of_notebook(content))
     except (ValueError, AttributeError, TypeError) as error:
-        yield Leak(file.place, f"a notebook that cannot be read ({error})")
+        yield Leak(file.place, "", f"a notebook that cannot be read ({error})")
         return
     for where in pictures_of_notebook(content):
-        yield Leak(f"{file.place}, {where}", "a picture, which nobody can search; a learner's notebook has no outputs")
+        yield Leak(file.place, f", {where}", "a picture, which nobody can search; a learner's notebook has no outputs")
     for text in texts:
         yield from _in_text(file, text, forbidden)
 
 
 def _in_text(file: ShippedFile, text: Text, forbidden: Forbidden) -> Iterator[Leak]:
     for found in _searched(file, text, forbidden):
-        where = f"{file.place}, {text.where}, line {found.line}" if text.where else f"{file.place}:{found.line}"
-        yield Leak(where, found.what, found.source)
+        where = f", {text.where}, line {found.line}" if text.where else f":{found.line}"
+        yield Leak(file.place, where, found.what, found.source)
 
 
 def _searched(file: ShippedFile, text: Text, forbidden: Forbidden) -> Iterator[Found]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import bisect
+import itertools
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,12 +56,15 @@ def search_lines(text: Text, forbidden: Forbidden) -> Iterator[Found]:
 def search_sentences(text: Text, forbidden: Forbidden) -> Iterator[Found]:
     """Texts of answers, such as the message about a known mistake."""
     tree = _tree(text.content) if text.is_code else None
-    parts = list(texts_in(tree)) if tree is not None else [(close_up(text.content), 1)]
-    whole = "\0".join(part for part, _ in parts)
+    if tree is not None:
+        parts, between = list(texts_in(tree)), "\0"
+    else:  # a sentence may go on in the next line
+        parts, between = [(close_up(line), number) for number, line in enumerate(text.content.splitlines(), 1)], ""
+    whole = between.join(part for part, _ in parts)
+    ends = list(itertools.accumulate(len(part) + len(between) for part, _ in parts))
     for secret, source in forbidden.sentences.items():
-        if secret in whole:
-            line = next(number for part, number in parts if secret in part)
-            yield Found(line, "a text of the answer", source)
+        if (begin := whole.find(secret)) >= 0:
+            yield Found(parts[bisect.bisect_right(ends, begin)][1], "a text of the answer", source)
 
 
 def _in_tree(tree: ast.Module, forbidden: Forbidden, before: int) -> Iterator[Found]:
