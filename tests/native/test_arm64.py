@@ -82,7 +82,6 @@ def test_a_cpu_gets_the_best_set_that_it_has_and_refuses_better_ones(program: Pa
 
 @pytest.mark.parametrize("kind", PRECISIONS)
 def test_products(instruction_set: str, kind: str) -> None:
-    kernels.test_products(instruction_set, kind, gelu=False)
     kernels.test_products(instruction_set, kind, gelu=True)
     kernels.test_packing_keeps_every_value(kind)
 
@@ -138,8 +137,8 @@ def test_clang_without_openmp_and_futexes_as_on_macos(tmp_path: Path) -> None:
     program = machine.compiled(machine.CLANG, tmp_path, as_on_macos=True)
     with emulated(program, "max", tmp_path):
         assert native.instruction_set() == "neon_bf16"
-        for kind in PRECISIONS:
-            kernels.test_products("neon_bf16", kind, gelu=True)
+        for kind in ("bf16", "int8"):
+            kernels.test_products("neon_bf16", kind, gelu=False)
         forward.test_logits_and_cache_follow_float64("head of 32, rotary of all", "bf16")
         same_bits_with_any_number_of_threads("int8")
         same_bits_with_any_number_of_threads("bf16")
