@@ -18,8 +18,8 @@ PACK_QUANTIZED = "pack-quantized"
 class StoredQuantization:
     """What a directory says of its weights.
 
-    `method` is "compressed-tensors" or "gptq". `schemes` are the schemes that its matrices may have. `zero_offset` is the number
-    that must be added to a stored zero point: the first version of the GPTQ format stores zero points less 1.
+    `method` is "compressed-tensors" or "gptq". `schemes` are the schemes that its matrices may have. `zero_offset` is the
+    number that must be added to a stored zero point: the first version of the GPTQ format stores zero points less 1.
     """
 
     method: str

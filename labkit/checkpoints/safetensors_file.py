@@ -29,8 +29,8 @@ OTHER_BITS = {
 class SafetensorsFile(TensorFile):
     """One safetensors file; opening reads its header and compares it with the size of the file.
 
-    `names` are the names of all tensors; only floating-point tensors and whole numbers can be read. If something is wrong, raises
-    `CheckpointError`, which names the file and the first tensor that is cut off.
+    `names` are the names of all tensors; only floating-point tensors and whole numbers can be read. If something is wrong,
+    raises `CheckpointError`, which names the file and the first tensor that is cut off.
     """
 
     def __init__(self, path: Path) -> None:

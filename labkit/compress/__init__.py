@@ -1,6 +1,7 @@
 """Makes a model smaller: a model directory becomes another model directory, which the engine runs.
 
-Quantizers of weights: round to nearest, activation-aware scaling (AWQ) and error compensation (GPTQ), each in a file of its own.
+Quantizers of weights: round to nearest, activation-aware scaling (AWQ) and error compensation (GPTQ), each in a file of its
+own.
 """
 
 from labkit.compress.calibration import CalibrationText

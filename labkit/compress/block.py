@@ -31,7 +31,7 @@ class Block:
         return F.layer_norm(hidden, weight.shape, weight, bias, self.config.layer_norm_epsilon)
 
     def attended(self, normed: Tensor) -> Tensor:
-        """The input of out_proj, from one window's `normed` `[tokens, hidden_size]`; each token attends to itself and before."""
+        """The input of out_proj, from `normed` `[tokens, hidden_size]` of one window; attention is causal."""
         tokens, heads = len(normed), (len(normed), self.config.num_heads, self.config.head_dim)
         query, key, value = (F.linear(normed, self.tensors[f"attn.{each}_proj.weight"]).view(heads) for each in "qkv")
         sin, cos = self._sin[:tokens], self._cos[:tokens]

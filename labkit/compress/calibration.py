@@ -1,7 +1,7 @@
 """Calibration text: windows of tokens, chosen by a seed, on which a quantizer sees the activations of a model.
 
-Quality is measured on held-out text. If this text were used for calibration too, the measured quality would be too good, so text
-that shares passages with it is refused.
+Quality is measured on held-out text. If this text were used for calibration too, the measured quality would be too good, so
+text that shares passages with it is refused.
 """
 
 from __future__ import annotations

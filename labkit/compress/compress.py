@@ -69,10 +69,10 @@ def compress(
     text are used, by default 16 tokens for each input of the widest matrix, or the whole text if it is shorter. window: tokens
     per window, by default the model's context. seed: chooses the windows, and the weights of a synthetic model.
 
-    Only one block of weights is in memory at a time, and for a calibrated method the hidden states of all windows. Each finished
-    block is a file in a folder beside the target; if the call is stopped, the same call goes on with them. The target appears
-    when it is complete. Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, `InsufficientResources`, or `LabkitError` for
-    activations that are not finite.
+    Only one block of weights is in memory at a time, and for a calibrated method the hidden states of all windows. Each
+    finished block is a file in a folder beside the target; if the call is stopped, the same call goes on with them. The target
+    appears when it is complete. Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, `InsufficientResources`, or
+    `LabkitError` for activations that are not finite.
     """
     place = Path(target).expanduser()
     if is_quantized(source):

@@ -3,8 +3,8 @@
 E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh: GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers (2022), https://arxiv.org/abs/2210.17323.
 
-The layer's output error for a row w is (w - q)^T H (w - q), with H = X X^T from the layer's inputs. Columns are rounded one after
-the other. When column j goes from w_j to q_j, the best change of the columns F that are still free is
+The layer's output error for a row w is (w - q)^T H (w - q), with H = X X^T from the layer's inputs. Columns are rounded one
+after the other. When column j goes from w_j to q_j, the best change of the columns F that are still free is
 
     w_F <- w_F - (w_j - q_j) / [H_F'^-1]_jj * [H_F'^-1]_jF        (F' = F and j)
 

@@ -11,7 +11,8 @@ from labkit.errors import LabkitError
 class InputStatistics:
     """Adds up inputs of a layer. `name` is for messages.
 
-    After all inputs: `hessian` `[in, in]` float32 is the mean of x x^T over tokens, and `magnitude` `[in]` float32 the mean of |x|.
+    After all inputs: `hessian` `[in, in]` float32 is the mean of x x^T over tokens, and `magnitude` `[in]` float32 the mean of
+    |x|.
     """
 
     def __init__(self, name: str, in_features: int) -> None:

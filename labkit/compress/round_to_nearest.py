@@ -9,7 +9,7 @@ from labkit.compress.scales import nearest
 
 
 def round_to_nearest(weight: Tensor, scheme: IntegerScheme) -> IntegerWeight:
-    """Quantize a dense `[out, in]` matrix: q = clamp(round(w / scale) + zero). `scales.nearest` says how scale and zero are found.
+    """Quantize a dense `[out, in]` matrix: q = clamp(round(w / scale) + zero), with the scales of `scales.nearest`.
 
     Raises `InvalidRequest` for a group size that does not divide the number of inputs.
     """

@@ -30,8 +30,8 @@ def precision_for(checkpoint: Checkpoint, wanted: str | torch.dtype | None, devi
         return stored
     dense = "fp16" if device.type == "cuda" else "bf16"
     warnings.warn(
-        f"labkit has no kernels for the weights of {checkpoint.name} ({checkpoint.schemes}), so they are dequantized to {dense}: "
-        "the model has the quality of the stored weights, but the memory and the speed of a model in this precision",
+        f"labkit has no kernels for the weights of {checkpoint.name} ({checkpoint.schemes}), so they are dequantized to "
+        f"{dense}: the model has the quality of the stored weights, but the memory and the speed of a model in this precision",
         stacklevel=2,
     )
     return dense
