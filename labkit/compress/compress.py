@@ -90,11 +90,8 @@ def compress(
         work.finish()
     finally:
         work.drop_if_empty()
-    inputs = checkpoint.config.hidden_size, checkpoint.config.intermediate_size
     sizes = [file.stat().st_size for file in place.glob("*.safetensors")]
-    bits = (5 * method.scheme.bits_per_weight(inputs[0]) * inputs[0] + method.scheme.bits_per_weight(inputs[1]) * inputs[1]) / (
-        5 * inputs[0] + inputs[1]
-    )
+    bits = method.bits_per_weight(checkpoint.config)
     return CompressResult(place, _bytes_before(checkpoint), sum(sizes), bits, len(ids))
 
 

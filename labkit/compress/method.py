@@ -43,6 +43,13 @@ class Method:
         """Whether the method needs calibration text."""
         return self.algorithm != "rtn"
 
+    def bits_per_weight(self, config: GPTJConfig) -> float:
+        """Bits per weight of the blocks' matrices, with their scales and zero points."""
+        hidden, inner = config.hidden_size, config.intermediate_size
+        from_hidden, from_inner = 4 * hidden * hidden + inner * hidden, hidden * inner  # the weights of the matrices
+        bits = from_hidden * self.scheme.bits_per_weight(hidden) + from_inner * self.scheme.bits_per_weight(inner)
+        return bits / (from_hidden + from_inner)
+
     def check(self, config: GPTJConfig) -> None:
         """Raise `InvalidRequest` if the groups do not divide the rows of a matrix."""
         for name, inputs in (("attention and fc_in", config.hidden_size), ("fc_out", config.intermediate_size)):

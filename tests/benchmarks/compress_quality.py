@@ -94,9 +94,7 @@ def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationTe
     if not folder.exists():
         compress(model, folder, method, calibration=calibration, windows=count)
     made = json.loads((folder / "compression.json").read_text())
-    config = open_checkpoint(model).config
-    inputs = (config.hidden_size,) * 5 + (config.intermediate_size,)
-    bits = sum(method.scheme.bits_per_weight(each) * each for each in inputs) / sum(inputs)
+    bits = method.bits_per_weight(open_checkpoint(model).config)
     return {"row": arguments, "bits_per_weight": bits, "made": made}
 
 
