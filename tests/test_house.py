@@ -24,6 +24,7 @@ FLOORS = [
     "ops",
     "model",
     "engine",
+    "compress",
     "parallel",
     "__init__",
     "builtin bench",

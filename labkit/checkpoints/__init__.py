@@ -3,7 +3,7 @@
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.conversion import ConvertResult, convert
 from labkit.checkpoints.fetch import FetchResult, fetch
-from labkit.checkpoints.resolve import config_of, open_checkpoint
+from labkit.checkpoints.resolve import config_of, is_quantized, open_checkpoint
 from labkit.tokenizer import Tokenizer
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "convert",
     "expected_shapes",
     "fetch",
+    "is_quantized",
     "open_checkpoint",
 ]

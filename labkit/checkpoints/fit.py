@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from labkit.checkpoints.checkpoint import expected_shapes
 from labkit.checkpoints.weight_files import WeightFiles
@@ -18,10 +20,18 @@ _LAYER = re.compile(r"transformer\.h\.(\d+)\.")
 _MOST_NAMED = 3
 
 
-def check_fit(folder: Path, config: GPTJConfig, weights: WeightFiles) -> None:
-    """Raise `CheckpointError`, with the reason, for a weight that is missing, has a wrong shape or is not part of the model."""
+def check_fit(
+    folder: Path, config: GPTJConfig, weights: WeightFiles, quantized: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> None:
+    """Raise `CheckpointError`, with the reason, for a weight that is missing, has a wrong shape or is not part of the model.
+
+    quantized: the weights that are stored in a quantized form, each with the names of the tensors that hold it; they are
+    checked elsewhere.
+    """
     expected = expected_shapes(config)
     for name, shape in expected.items():
+        if name in quantized:
+            continue
         if name not in weights.tensors:
             raise CheckpointError(
                 f"{folder} lacks the weight {name} (shape {shape}, floating point); "
@@ -31,7 +41,8 @@ def check_fit(folder: Path, config: GPTJConfig, weights: WeightFiles) -> None:
         if found != shape:
             fields = _fields(config, shape)
             raise CheckpointError(f"{folder}: {name} has shape {found}, but config.json calls for {shape} ({fields})")
-    _check_strays(folder, config, sorted(name for name in weights.names - expected.keys() if not _NO_WEIGHTS.fullmatch(name)))
+    strays = weights.names - expected.keys() - {part for parts in quantized.values() for part in parts}
+    _check_strays(folder, config, sorted(name for name in strays if not _NO_WEIGHTS.fullmatch(name)))
 
 
 def _reason(config: GPTJConfig, name: str, *, is_there: bool) -> str:

@@ -70,7 +70,7 @@ def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Itera
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     parent.mkdir(parents=True, exist_ok=True)
     try:
-        _check_room(target, needed_bytes)
+        check_room(target, needed_bytes)
         staging = Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.part-"))
         try:
             staging.chmod(0o755)
@@ -86,7 +86,8 @@ def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Itera
         raise
 
 
-def _check_room(target: Path, needed_bytes: int) -> None:
+def check_room(target: Path, needed_bytes: int) -> None:
+    """Raise `InsufficientResources` if the disk of `target` has less than `needed_bytes` free."""
     parent = target.absolute().parent
     free = shutil.disk_usage(parent).free
     if free < needed_bytes + _SPARE_BYTES:

@@ -9,6 +9,8 @@ from labkit.checkpoints.directory import DirectoryCheckpoint
 from labkit.checkpoints.fetch import BUILT_IN, HUB_MODELS, fetch, find_local
 from labkit.checkpoints.folder_config import read_config
 from labkit.checkpoints.hub_cache import named_snapshot
+from labkit.checkpoints.quantization_config import stored_quantization
+from labkit.checkpoints.quantized_directory import QuantizedDirectoryCheckpoint
 from labkit.checkpoints.synthetic import SyntheticCheckpoint
 from labkit.checkpoints.unsupported import refuse_file, refuse_files
 from labkit.config import GPT_J_6B, GPT_J_405M, GPTJConfig
@@ -53,6 +55,12 @@ def config_of(name: str | Path) -> GPTJConfig:
     )
 
 
+def is_quantized(name: str | Path) -> bool:
+    """Whether this is a directory whose weights are stored as integers, in a format that labkit reads."""
+    path = _located(name)
+    return path.is_dir() and str(name) not in model_names() and stored_quantization(path) is not None
+
+
 def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     """Open the weights called `name`: a model's name, a directory in Hugging Face's layout, or a GPT-J `config.json`.
 
@@ -73,6 +81,8 @@ def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     config = config_of(name)
     if str(name) in SYNTHETIC or (path.is_file() and path.suffix == ".json"):
         return SyntheticCheckpoint(config, str(name), seed)
+    if stored_quantization(path) is not None:
+        return QuantizedDirectoryCheckpoint(path)
     return DirectoryCheckpoint(path)
 
 

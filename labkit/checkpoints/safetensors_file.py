@@ -17,18 +17,20 @@ from labkit.errors import CheckpointError
 from labkit.json_file import MOST_INDEX_BYTES, parse_json_object
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+INTEGERS = {"I8": torch.int8, "U8": torch.uint8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64}
+"""Whole numbers: the packed weights of quantized models, and the shapes beside them."""
 OTHER_BITS = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64, "C64": 64},
     **{"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
 }
-"""The number of bits of each other dtype of the format. Weights of a GPT-J never have these dtypes."""
+"""The number of bits of each dtype that is not floating point of 16, 32 or 64 bits."""
 
 
 class SafetensorsFile(TensorFile):
     """One safetensors file; opening reads its header and compares it with the size of the file.
 
-    `names` are the names of all tensors; only floating-point tensors have an entry. If something is wrong, raises
-    `CheckpointError`, which names the file and the first tensor that is cut off.
+    `names` are the names of all tensors; only floating-point tensors and whole numbers can be read. If something is wrong,
+    raises `CheckpointError`, which names the file and the first tensor that is cut off.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +43,14 @@ class SafetensorsFile(TensorFile):
                 header = parse_json_object(file.read(length))
             header.pop("__metadata__", None)
             spans = {name: _span(name, row) for name, row in header.items()}
-            entries = {name: _entry(header[name], 8 + length + spans[name][0]) for name in header if _is_float(header[name])}
+            found = [
+                {
+                    name: _entry(header[name], kinds, 8 + length + spans[name][0])
+                    for name in header
+                    if _is_of(header[name], kinds)
+                }
+                for kinds in (DTYPES, INTEGERS)
+            ]
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error}") from error
         except (ValueError, OverflowError) as error:
@@ -53,16 +62,16 @@ class SafetensorsFile(TensorFile):
         for (one, (_, end)), (other, (begin, last)) in pairwise(ordered):
             if begin < end and begin < last:
                 raise CheckpointError(f"{path} is not a safetensors file: {one} and {other} overlap")
-        super().__init__(path, entries)
+        super().__init__(path, *found)
         self.names = set(header)
 
 
-def _is_float(row: dict[str, Any]) -> bool:
-    return row["dtype"] in DTYPES
+def _is_of(row: dict[str, Any], kinds: dict[str, torch.dtype]) -> bool:
+    return row["dtype"] in kinds
 
 
-def _entry(row: dict[str, Any], offset: int) -> Entry:
-    return Entry(DTYPES[row["dtype"]], tuple(row["shape"]), offset)
+def _entry(row: dict[str, Any], kinds: dict[str, torch.dtype], offset: int) -> Entry:
+    return Entry(kinds[row["dtype"]], tuple(row["shape"]), offset)
 
 
 def _span(name: str, row: Any) -> tuple[int, int]:

@@ -34,18 +34,34 @@ class Entry:
 
 
 class TensorFile:
-    """A file in which every tensor of `entries` is contiguous, row after row. Each format is a subclass."""
+    """A file in which every tensor is contiguous, row after row. Each format is a subclass.
 
-    def __init__(self, path: Path, entries: dict[str, Entry]) -> None:
+    `entries` are the floating-point tensors; `integers` are tensors of whole numbers, which only quantized models have.
+    """
+
+    def __init__(self, path: Path, entries: dict[str, Entry], integers: dict[str, Entry] | None = None) -> None:
         self.path = path
         self.entries = entries
+        self.integers = integers or {}
+
+    def entry(self, name: str) -> Entry:
+        """The place of a tensor of either kind."""
+        return self.entries[name] if name in self.entries else self.integers[name]
+
+    def load(self, name: str, rows: slice | None = None) -> Tensor:
+        """A tensor as it is stored, whole or some of its rows (a slice without negative ends and without a step)."""
+        entry = self.entry(name)
+        kept = rows or slice(0, entry.shape[0])
+        target = torch.empty(kept.stop - kept.start, *entry.shape[1:], dtype=entry.dtype, device="cpu")
+        self.read(name, kept, None, target)
+        return target
 
     def read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
         """Copy the given rows (and columns) of a tensor to `target`.
 
         `target` may have any dtype and device. The slices must not have a step.
         """
-        entry = self.entries[name]
+        entry = self.entry(name)
         item, row_bytes = entry.dtype.itemsize, entry.dtype.itemsize * math.prod(entry.shape[1:])
         as_stored = target.dtype == entry.dtype and target.device.type == "cpu"
         step = max(1, BLOCK_BYTES // max(1, row_bytes))

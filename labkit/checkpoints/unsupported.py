@@ -10,8 +10,8 @@ from labkit.errors import CheckpointError
 from labkit.json_file import read_json_object
 
 _ADVICE = (
-    "labkit reads weights of 16, 32 or 64 bits and quantizes them itself: take the model's unquantized checkpoint and "
-    "choose dtype int8 or int4"
+    "labkit reads weights of 16, 32 or 64 bits, and integers in the formats pack-quantized (compressed-tensors) and GPTQ: take "
+    "the model's unquantized checkpoint and choose dtype int8 or int4"
 )
 _SETTINGS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 """Files that older quantizers write beside the weights, and the quantization method that each file belongs to."""

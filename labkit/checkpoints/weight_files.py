@@ -21,10 +21,14 @@ _FORMS = {SAFETENSORS: "safetensors", PYTORCH: "PyTorch"}
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """`tensors`: the file of each floating-point tensor; `names`: the names of all tensors in the files."""
+    """`tensors`: the file of each floating-point tensor; `names`: the names of all tensors in the files.
+
+    `integers`: the file of each tensor of whole numbers.
+    """
 
     tensors: dict[str, TensorFile]
     names: set[str]
+    integers: dict[str, TensorFile]
 
 
 def open_weights(folder: Path) -> WeightFiles | None:
@@ -35,7 +39,7 @@ def open_weights(folder: Path) -> WeightFiles | None:
     for single, opener in _OPENERS.items():
         if (folder / single).exists():
             file = opener(folder / single)
-            return WeightFiles(dict.fromkeys(file.entries, file), set(file.names))
+            return WeightFiles(dict.fromkeys(file.entries, file), set(file.names), dict.fromkeys(file.integers, file))
         if (folder / f"{single}.index.json").exists():
             return _open_shards(folder, single)
     return None
@@ -62,7 +66,8 @@ def _open_shards(folder: Path, single: str) -> WeightFiles:
         if tensor not in files[name].names:
             raise CheckpointError(f"{folder / name} lacks {tensor}, which is there according to {index}")
     tensors: dict[str, TensorFile] = {t: files[name] for t, name in weight_map.items() if t in files[name].entries}
-    return WeightFiles(tensors, {name for file in files.values() for name in file.names})
+    integers: dict[str, TensorFile] = {t: files[name] for t, name in weight_map.items() if t in files[name].integers}
+    return WeightFiles(tensors, {name for file in files.values() for name in file.names}, integers)
 
 
 def _weight_map(folder: Path, single: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ COMMANDS = (
     "doctor",
     "fetch",
     "convert",
+    "compress",
     "generate",
     "evaluate",
     "bench",

@@ -8,7 +8,7 @@ from typing import Unpack
 
 import torch
 
-from labkit.checkpoints import Checkpoint, Tokenizer, config_of, open_checkpoint
+from labkit.checkpoints import Checkpoint, Tokenizer, config_of, is_quantized, open_checkpoint
 from labkit.config import GPTJConfig
 from labkit.engine import argument_forms
 from labkit.engine.capacity import free_bytes
@@ -16,6 +16,7 @@ from labkit.engine.engine import Engine
 from labkit.engine.engine_options import EngineOptions, checked_options
 from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
+from labkit.model.stored_precision import precision_for
 from labkit.model.weight_store import read_model
 from labkit.precision import BITS, as_device, as_precision, compute_dtype
 from labkit.sampling_vocabulary import MOST_SEED
@@ -35,7 +36,8 @@ def load(
 
     device: by default a GPU if the machine has one, otherwise the CPU. dtype: the precision of the matrices: "fp32", "bf16",
     "fp16", "int8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on the CPU. seed: the seed of synthetic
-    weights. Weights are read one tensor at a time into their final place, so memory never holds a second copy of the model.
+    weights. A directory that `labkit compress` or another quantizer has written keeps its integers if labkit has kernels for
+    them. Weights are read one tensor at a time into their final place, so memory never holds a second copy of the model.
     options: the options of `Engine` (`max_batch_size`, `num_slots`, ...).
 
     A text ends at any token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings of a
@@ -50,9 +52,12 @@ def load(
         raise InvalidRequest(f"name is {argument_forms.shown(name)}; a model's name, a directory or a config.json is accepted")
     seed = argument_forms.whole("seed", seed, 0, MOST_SEED)
     target = as_device(device)
-    chosen = as_precision(dtype, target)
-    _check_fits(str(name), config_of(name), target, chosen)  # checked before a download and before checksums are computed
+    chosen, config = as_precision(dtype, target), config_of(name)
+    if not is_quantized(name):
+        _check_fits(str(name), config, target, chosen)  # checked before a download and before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
+    chosen = precision_for(checkpoint, dtype, target)
+    check_memory(checkpoint, target, chosen)
     tokenizer = tokenizer_of(checkpoint)  # read before the weights, because the tokenizer may not fit the model
     return Engine(read_model(checkpoint, chosen, target), tokenizer, **options)
 

@@ -71,35 +71,34 @@ class GPTJ(Forward):
         read: Callable[[str], Tensor],
         store: Callable[[str, Tensor], ops.Weight] = lambda name, dense: dense,
         part: Part = WHOLE,
+        matrix: Callable[[str, Sequence[str]], ops.Weight] | None = None,
     ) -> GPTJ:
         """Build a model from `read(name)`, which returns the part's share of a tensor by its Hugging Face name.
 
         `read` returns each tensor on the model's device and in its dtype. `store(name, dense)` returns the weight to keep for
-        a matrix, by default the matrix itself; `name` is the linear layer: qkv, out_proj, fc_in, fc_out or lm_head.
+        a matrix, by default the matrix itself; `name` is the linear layer: qkv, out_proj, fc_in, fc_out or lm_head. If `matrix`
+        is given, `matrix(name, tensors)` returns the weight to keep for the matrices with these Hugging Face names, one
+        below the other; `read` and `store` are then not called for matrices of linear layers.
         """
+
+        def linear(layer: str, *modules: str, bias: bool = False, gelu: bool = False) -> Linear:
+            names = [f"{module}.weight" for module in modules]
+            weight = matrix(layer, names) if matrix else store(layer, _stacked(read, names))
+            return Linear(weight, read(f"{modules[0]}.bias") if bias else None, gelu=gelu)
+
         # The largest matrix comes first, while there is the most room for both the matrix and its packed form.
-        head = Linear(store("lm_head", read("lm_head.weight")), read("lm_head.bias")) if part.last else None
+        head = linear("lm_head", "lm_head", bias=True) if part.last else None
         layers = []
         for index in part.layers(config.num_layers):
             prefix = f"transformer.h.{index}."
-            first = read(f"{prefix}attn.q_proj.weight")
-            rows = len(first)
-            qkv = first.new_empty(3 * rows, config.hidden_size)
-            qkv[:rows] = first
-            del first
-            qkv[rows : 2 * rows] = read(f"{prefix}attn.k_proj.weight")
-            qkv[2 * rows :] = read(f"{prefix}attn.v_proj.weight")
             layers.append(
                 Layer(
                     read(f"{prefix}ln_1.weight"),
                     read(f"{prefix}ln_1.bias"),
-                    Linear(store("qkv", qkv)),
-                    Linear(store("out_proj", read(f"{prefix}attn.out_proj.weight"))),
-                    Linear(store("fc_in", read(f"{prefix}mlp.fc_in.weight")), read(f"{prefix}mlp.fc_in.bias"), gelu=True),
-                    Linear(
-                        store("fc_out", read(f"{prefix}mlp.fc_out.weight")),
-                        read(f"{prefix}mlp.fc_out.bias") if part.shard == 0 else None,
-                    ),
+                    linear("qkv", *(f"{prefix}attn.{each}_proj" for each in ("q", "k", "v"))),
+                    linear("out_proj", f"{prefix}attn.out_proj"),
+                    linear("fc_in", f"{prefix}mlp.fc_in", bias=True, gelu=True),
+                    linear("fc_out", f"{prefix}mlp.fc_out", bias=part.shard == 0),
                 )
             )
         return cls(
@@ -210,3 +209,17 @@ class GPTJ(Forward):
         starts = batch.starts[first:] - first  # the decodes, which come before the prefills, have one token each
         rest = batch.slot_table[first:], starts, batch.lengths[first:]
         return torch.cat((decoded, ops.prefill_attention(query[first:], keys, values, *rest)))
+
+
+def _stacked(read: Callable[[str], Tensor], names: Sequence[str]) -> Tensor:
+    """Matrices of one shape below each other. They are read one at a time into their place."""
+    first = read(names[0])
+    if len(names) == 1:
+        return first
+    rows = len(first)
+    whole = first.new_empty(len(names) * rows, first.shape[1])
+    whole[:rows] = first
+    del first
+    for index, name in enumerate(names[1:], 1):
+        whole[index * rows : (index + 1) * rows] = read(name)
+    return whole

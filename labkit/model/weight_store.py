@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,8 +10,12 @@ from torch import Tensor
 from labkit import native
 from labkit.checkpoints import Checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
+from labkit.checkpoints.integer_weight import stack
+from labkit.checkpoints.quantized_directory import QuantizedDirectoryCheckpoint
+from labkit.errors import InvalidRequest
 from labkit.model.gptj import GPTJ
 from labkit.model.part import WHOLE, Part
+from labkit.model.stored_precision import check_stored
 from labkit.native.packed_weight import PackedWeight
 from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, Weight
 from labkit.ops.torch_packed import TorchPackedWeight
@@ -20,6 +24,8 @@ from labkit.torch_state import gradients_restored, undisturbed
 
 TRIM_BYTES = 1 << 26
 """After this many bytes of dense matrices have been packed, their freed memory is returned to the system."""
+QUANTIZED = ("int8", "int4", "fp8")
+"""The precisions in which matrices are not dense."""
 
 
 @gradients_restored()
@@ -28,18 +34,23 @@ def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, par
     """Read a checkpoint's weights into a model, one tensor at a time, so that a second copy of the model never exists.
 
     For a `part`, only the tensors and slices of that part are read. Matrices are quantized from float32. The head of an int4
-    model is stored in int8, because a rounding error of the head directly changes which token is chosen.
+    model is stored in int8, because a rounding error of the head directly changes which token is chosen. Matrices that a
+    checkpoint stores as integers are kept with these integers (`stored_precision`).
     """
     dtype = compute_dtype(precision, device)
     shapes = expected_shapes(checkpoint.config)
     part.check(checkpoint.config)
+    check_stored(checkpoint, precision)
 
     def read(name: str) -> Tensor:
-        rounded = precision in ("int8", "int4", "fp8") and name.endswith("weight") and "ln_" not in name and "wte" not in name
+        rounded = precision in QUANTIZED and name.endswith("weight") and "ln_" not in name and "wte" not in name
         slices = part.slices(name, shapes[name]) or {}
         return checkpoint.read(name, device=device, dtype=torch.float32 if rounded else dtype, **slices)
 
-    model = GPTJ.from_tensors(checkpoint.config, read, weight_store(precision, device), part)
+    matrix = None
+    if isinstance(checkpoint, QuantizedDirectoryCheckpoint) and precision in QUANTIZED:
+        matrix = _stored_matrices(checkpoint, precision, device, part)
+    model = GPTJ.from_tensors(checkpoint.config, read, weight_store(precision, device), part, matrix)
     model.precision = precision
     return model
 
@@ -50,14 +61,9 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
     On the CPU, `store` packs the matrix for the native library. Without the native library, `native.warn_once` prints a warning
     and quantized matrices are packed for torch's own kernels.
     """
-    on_cpu = device.type == "cpu" and precision in ("fp32", "bf16", "int8", "int4")
-    if on_cpu and not native.available():
-        native.warn_once()
-
-    freed = 0
+    pack = _packer(precision, device)
 
     def store(name: str, dense: Tensor) -> Weight:
-        nonlocal freed
         if precision == "fp8":
             return Fp8Weight.quantize(dense)
         kept: Tensor | Int8Weight | Int4Weight = dense
@@ -65,15 +71,54 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
             kept = Int8Weight.quantize(dense)
         elif precision == "int4":
             kept = Int4Weight.quantize(dense)
+        return pack(kept, dense.nbytes)
+
+    return store
+
+
+def _packer(precision: str, device: torch.device) -> Callable[[Tensor | Int8Weight | Int4Weight, int], Weight]:
+    """Returns a function `pack(weight, bytes)`: the weight in the form of the device's kernels. `bytes` is what it frees."""
+    on_cpu = device.type == "cpu" and precision in ("fp32", "bf16", "int8", "int4")
+    if on_cpu and not native.available():
+        native.warn_once()
+
+    freed = 0
+
+    def pack(kept: Tensor | Int8Weight | Int4Weight, byte_count: int) -> Weight:
+        nonlocal freed
         if not on_cpu:
             return kept
         if native.available():
             weight = PackedWeight(kept)
-            freed += dense.nbytes
+            freed += byte_count
             if freed > TRIM_BYTES:  # otherwise the allocator would keep the memory of the freed dense matrices
                 native.trim_heap()
                 freed = 0
             return weight
         return kept if isinstance(kept, Tensor) else TorchPackedWeight(kept)
 
-    return store
+    return pack
+
+
+def _stored_matrices(
+    checkpoint: QuantizedDirectoryCheckpoint, precision: str, device: torch.device, part: Part
+) -> Callable[[str, Sequence[str]], Weight]:
+    """Returns a function that reads matrices as they are stored, for `GPTJ.from_tensors`."""
+    shapes = expected_shapes(checkpoint.config)
+    dtype, pack = compute_dtype(precision, device), _packer(precision, device)
+
+    def matrix(layer: str, names: Sequence[str]) -> Weight:
+        slices = [part.slices(name, shapes[name]) or {} for name in names]
+        found = [checkpoint.integers(name, **each) for name, each in zip(names, slices, strict=True)]
+        parts = [each.to(device) for each in found if each is not None]
+        if not parts:  # a head that the quantizer left dense
+            return pack(checkpoint.read(names[0], device=device, dtype=dtype, **slices[0]), 0)
+        kept = stack(parts).for_kernels()
+        if kept is None:
+            raise InvalidRequest(
+                f"{layer} of {checkpoint.name} cannot be split over {part.shards} ranks as it is stored ({parts[0].scheme}, "
+                f"{parts[0].shape[1]} inputs per rank); use fewer ranks, or dtype bf16 to dequantize it"
+            )
+        return pack(kept, parts[0].values.nbytes * len(parts))
+
+    return matrix

@@ -15,6 +15,7 @@ from labkit.engine.engine_options import EngineOptions
 from labkit.engine.loader import check_memory, check_options, tokenizer_of
 from labkit.errors import NotAvailable, RankFailed
 from labkit.host_cores import usable_cores
+from labkit.model.stored_precision import precision_for
 from labkit.parallel.devices import rank_device, torchrun_device
 from labkit.parallel.layout import Layout
 from labkit.parallel.local_ranks import LocalRanks
@@ -22,7 +23,6 @@ from labkit.parallel.parallel_forward import ParallelForward
 from labkit.parallel.rank_forward import RankForward
 from labkit.parallel.rank_loop import run_tasks
 from labkit.parallel.torchrun import TorchrunRanks, under_torchrun
-from labkit.precision import as_precision
 
 
 def load_parallel(
@@ -53,7 +53,7 @@ def load_parallel(
     own = _device(layout, device)  # the device is checked first, because computing checksums takes long
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)
-    precision = as_precision(dtype, own)
+    precision = precision_for(checkpoint, dtype, own)
     if own.type == "cpu":  # the ranks share the host's memory; the memory of a GPU is checked by its own rank
         check_memory(checkpoint, own, precision)
     tokenizer = tokenizer_of(checkpoint)  # read before a process is started, because the tokenizer may not belong to the model

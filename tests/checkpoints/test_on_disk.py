@@ -233,7 +233,7 @@ def test_a_header_that_is_longer_than_its_file(tmp_path: Path, length: int) -> N
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "GPTQ"),
+        ({"quant_method": "gptq"}, "GPTQ"),
         ({"quant_method": "awq", "bits": 4}, "AWQ"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
         ({"load_in_8bit": True}, "bitsandbytes"),

@@ -56,6 +56,7 @@ CALLS: dict[str, list[str]] = {
     "doctor": ["doctor"],
     "fetch": ["fetch", "gptj-tiny"],
     "convert": ["convert", "gptj-tiny", "TARGET", "--format", "hf"],
+    "compress": ["compress", "gptj-tiny", "--method", "int8", "--out", "COMPRESSED"],
     "generate": ["generate", "In the beginning", "--max-new-tokens", "2", "--device", "cpu"],
     "evaluate": ["evaluate", "--window", "32", "--text", "TEXT", "--device", "cpu"],
     "bench": ["bench", *SMALL, "--device", "cpu"],
@@ -74,7 +75,7 @@ CALLS: dict[str, list[str]] = {
     "lab": ["lab", "--course", str(ROOT)],
 }
 NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "check", "watch", "reset", "grade"}
-NEED_NONE |= {"solution", "ladder", "board"}
+NEED_NONE |= {"solution", "ladder", "board", "compress"}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, s
     shutil.copy(ROOT / "labs/00_class_environment.ipynb", folder / "submissions" / "ada")
     shutil.copy(ROOT / "labs/00_class_environment.ipynb", folder / "notebook")
     (folder / "ladder").write_text(ladder("ada", *chain(10, 30)))
-    names = ("TARGET", "TEXT", "REPOSITORY", "SUBMISSIONS", "GRADES", "NOTEBOOK", "LADDER", "BOARD")
+    names = ("TARGET", "TEXT", "REPOSITORY", "SUBMISSIONS", "GRADES", "NOTEBOOK", "LADDER", "BOARD", "COMPRESSED")
     places = {name: name.lower() for name in names}
     calls = [[str(folder / places[word]) if word in places else word for word in call] for call in CALLS.values()]
     command = [sys.executable, "-c", PROGRAM, json.dumps(sorted(EXTRA_OF)), json.dumps(calls)]

@@ -1,0 +1,38 @@
+"""Writes `gptj-tiny/calibration_sample.txt`: passages of the training text, for quantizers that need to see activations.
+
+    python -m labkit.builtin.calibration --work-dir build/corpus
+
+A seed chooses the passages, each of about 2 KB and from another training piece. No passage is from a held-out piece.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+from labkit.builtin.corpus import DOCUMENT_END, Corpus, build_corpus, split_pieces
+
+SEED, PASSAGES, PASSAGE_BYTES = 2026, 160, 2_048
+
+
+def calibration_sample(corpus: Corpus) -> str:
+    """The passages below each other, in the order of the corpus. Ends of documents become line breaks."""
+    chooser = random.Random(SEED)
+    chosen = sorted(chooser.sample(range(len(corpus.train)), PASSAGES))
+    passages = [chooser.choice(split_pieces(corpus.train[index], PASSAGE_BYTES)[:-1]) for index in chosen]
+    return "".join(passage.replace(DOCUMENT_END, "\n").strip() + "\n" for passage in passages)
+
+
+def main() -> None:
+    """Write the sample beside the model."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--work-dir", type=Path, default=Path("build/corpus"))
+    sample = calibration_sample(build_corpus(parser.parse_args().work_dir))
+    path = Path(__file__).with_name("gptj-tiny") / "calibration_sample.txt"
+    path.write_text(sample, "utf-8")
+    print(f"{path}: {len(sample.encode()):,} bytes")
+
+
+if __name__ == "__main__":
+    main()

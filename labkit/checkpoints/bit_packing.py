@@ -1,0 +1,57 @@
+"""Packs small unsigned integers into int32 words without gaps, and unpacks them.
+
+Number j of a row takes the bits j * bits to (j + 1) * bits - 1 of the row. Bit b of a row is bit b % 32 of word b // 32, so a
+number whose width does not divide 32 can lie in two words. compressed-tensors ("pack-quantized") and GPTQ store their integers
+this way.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+WORD = 32
+
+
+def words_of(count: int, bits: int) -> int:
+    """The number of int32 words that hold `count` numbers of `bits` bits."""
+    return -(-count * bits // WORD)
+
+
+def pack(numbers: Tensor, bits: int) -> Tensor:
+    """Pack `numbers` `[rows, count]`, each from 0 to 2^bits - 1, into `[rows, words_of(count, bits)]` int32."""
+    rows, count = numbers.shape
+    padded = torch.nn.functional.pad(numbers.to(torch.int64), (0, -count % WORD)).view(rows, -1, WORD)
+    words = torch.zeros(rows, padded.shape[1], bits, dtype=torch.int64, device=numbers.device)
+    for place in range(WORD):
+        word, shift = divmod(place * bits, WORD)
+        words[:, :, word] |= padded[:, :, place] << shift & 0xFFFFFFFF
+        if shift + bits > WORD:
+            words[:, :, word + 1] |= padded[:, :, place] >> (WORD - shift)
+    return _signed(words.flatten(1)[:, : words_of(count, bits)])
+
+
+def unpack(words: Tensor, bits: int, count: int) -> Tensor:
+    """The first `count` numbers of each row of `words` `[rows, words]` int32, as `[rows, count]` uint8."""
+    rows = words.shape[0]
+    wide = torch.nn.functional.pad(words.to(torch.int64) & 0xFFFFFFFF, (0, -words.shape[1] % bits)).view(rows, -1, bits)
+    numbers = torch.empty(rows, wide.shape[1], WORD, dtype=torch.uint8, device=words.device)
+    for place in range(WORD):
+        word, shift = divmod(place * bits, WORD)
+        found = wide[:, :, word] >> shift
+        if shift + bits > WORD:
+            found = found | wide[:, :, word + 1] << (WORD - shift)
+        numbers[:, :, place] = found & ((1 << bits) - 1)
+    return numbers.flatten(1)[:, :count].contiguous()
+
+
+def unpack_with_gaps(words: Tensor, bits: int, count: int) -> Tensor:
+    """`unpack` for words that hold 32 // bits whole numbers each, as older versions of compressed-tensors wrote 3 bits."""
+    shifts = torch.arange(WORD // bits, device=words.device) * bits
+    numbers = (words.to(torch.int64)[:, :, None] & 0xFFFFFFFF) >> shifts & ((1 << bits) - 1)
+    return numbers.flatten(1)[:, :count].to(torch.uint8).contiguous()
+
+
+def _signed(words: Tensor) -> Tensor:
+    """Unsigned 32-bit words in int64, as int32 with the same bits."""
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)

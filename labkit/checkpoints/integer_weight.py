@@ -1,0 +1,168 @@
+"""A matrix stored as small integers with scales: what every weight-only integer format holds, whatever its files look like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labkit.errors import InvalidRequest
+from labkit.weight_formats import Int4Weight, Int8Weight
+
+MOST_BITS = 8
+
+
+@dataclass(frozen=True)
+class IntegerScheme:
+    """How a matrix is stored: `bits` per number, and how many neighbours of a row share a scale.
+
+    `group_size` None means one scale for each output row ("per channel"). A scheme that is not `symmetric` has a zero point
+    beside each scale: the integer that stands for 0.
+    """
+
+    bits: int
+    group_size: int | None = None
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= MOST_BITS:
+            raise InvalidRequest(f"bits is {self.bits!r}; 1 to {MOST_BITS} bits per weight are accepted")
+        if self.group_size is not None and self.group_size < 1:
+            raise InvalidRequest(f"group size is {self.group_size!r}; a number of at least 1 is accepted")
+
+    def __str__(self) -> str:
+        where = "per channel" if self.group_size is None else f"in groups of {self.group_size}"
+        return f"int{self.bits} {where}" + ("" if self.symmetric else " with zero points")
+
+    @property
+    def lowest(self) -> int:
+        """The smallest integer, -2^(bits - 1)."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def highest(self) -> int:
+        """The largest integer, 2^(bits - 1) - 1."""
+        return (1 << (self.bits - 1)) - 1
+
+    def groups(self, in_features: int) -> int:
+        """The number of scales in a row of `in_features` numbers."""
+        return 1 if self.group_size is None else -(-in_features // self.group_size)
+
+    def group_of(self, in_features: int) -> int:
+        """The number of neighbours that share a scale in a row of `in_features` numbers."""
+        return in_features if self.group_size is None else self.group_size
+
+    def bits_per_weight(self, in_features: int) -> float:
+        """Bits per weight with a scale of 16 bits for each group, and with the zero points."""
+        beside = 16 if self.symmetric else 16 + self.bits
+        return self.bits + beside * self.groups(in_features) / in_features
+
+
+@dataclass(frozen=True)
+class IntegerWeight:
+    """weight[o, i] = scales[o, g] * (values[o, i] - zero_points[o, g]), where g is the group of column i.
+
+    `values` `[out, in]` int8, from `scheme.lowest` to `scheme.highest`; `scales` `[out, groups]` floating point; `zero_points`
+    `[out, groups]` int8, None in a symmetric scheme. `columns` `[in]` int64 is the group of each column; None means that
+    groups are neighbours, column i in group i // group_size.
+    """
+
+    scheme: IntegerScheme
+    values: Tensor
+    scales: Tensor
+    zero_points: Tensor | None = None
+    columns: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.values.shape[0], self.values.shape[1]
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The dense `[out, in]` matrix with the stored values, computed in float32 (float64 if `dtype` is float64)."""
+        wide = torch.promote_types(dtype, torch.float32)
+        numbers, scales = self.values.to(wide), self._spread(self.scales).to(wide)
+        if self.zero_points is not None:
+            numbers = numbers - self._spread(self.zero_points).to(wide)
+        return (numbers * scales).to(dtype)
+
+    def part(self, columns: slice) -> IntegerWeight:
+        """Some consecutive columns. If a group is cut, the groups become smaller and share their scales."""
+        begin, end, _ = columns.indices(self.shape[1])
+        values = self.values[:, begin:end].contiguous()
+        if self.columns is not None:
+            return IntegerWeight(self.scheme, values, self.scales, self.zero_points, self.columns[begin:end])
+        size = self.scheme.group_of(self.shape[1])
+        if size >= self.shape[1]:  # a row has one scale
+            return IntegerWeight(self._sized(None), values, self.scales, self.zero_points)
+        step = size if begin % size == 0 and (end % size == 0 or end == self.shape[1]) else math.gcd(size, begin, end)
+        of_steps = torch.arange(begin, end, step, device=values.device) // size
+        zeros = None if self.zero_points is None else self.zero_points[:, of_steps]
+        return IntegerWeight(self._sized(step), values, self.scales[:, of_steps], zeros)
+
+    def for_kernels(self) -> Int8Weight | Int4Weight | None:
+        """The same numbers in the format of labkit's kernels; None if no kernel reads such a matrix.
+
+        `kernel_bits` says what kernels read.
+        """
+        bits = kernel_bits(self.scheme, self.shape[1], self.scales)
+        if bits is None or self.zero_points is not None or self.columns is not None:
+            return None
+        if bits == 8:
+            return Int8Weight(self.values, self.scales[:, 0].float().contiguous())
+        size, scales = self.scheme.group_of(self.shape[1]), self.scales.to(torch.float16)
+        if self.scales.shape[1] == 1:  # one scale for each row is repeated, because kernels read groups
+            size = _largest_group(self.shape[1])
+            scales = scales.repeat(1, self.shape[1] // size)
+        nibbles = (self.values + 8).to(torch.uint8)
+        nibbles = torch.nn.functional.pad(nibbles, (0, -self.shape[1] % size), value=8)
+        return Int4Weight(nibbles[:, 0::2] | nibbles[:, 1::2] << 4, scales.contiguous(), self.shape[1], size)
+
+    def to(self, device: torch.device | str) -> IntegerWeight:
+        """The same matrix on another device."""
+        moved = (None if tensor is None else tensor.to(device) for tensor in (self.zero_points, self.columns))
+        return IntegerWeight(self.scheme, self.values.to(device), self.scales.to(device), *moved)
+
+    def _sized(self, group_size: int | None) -> IntegerScheme:
+        return IntegerScheme(self.scheme.bits, group_size, self.scheme.symmetric)
+
+    def _spread(self, of_groups: Tensor) -> Tensor:
+        """One number for each column, from one for each group."""
+        if self.columns is not None:
+            return of_groups[:, self.columns]
+        size = self.scheme.group_of(self.shape[1])
+        return of_groups if size >= self.shape[1] else of_groups.repeat_interleave(size, 1)[:, : self.shape[1]]
+
+
+def kernel_bits(scheme: IntegerScheme, in_features: int, scales: Tensor) -> int | None:
+    """8 or 4 if labkit has kernels for rows of `in_features` numbers in this scheme with these scales, otherwise None.
+
+    Kernels read int8 with a scale for each row, and int4 with a scale for each row or for groups whose size is a multiple of
+    32. They read no zero points. The scales of int4 must be numbers that float16 holds exactly.
+    """
+    one_scale = scheme.groups(in_features) == 1
+    if scheme.symmetric and scheme.bits == 8 and one_scale:
+        return 8
+    of_32 = (in_features if one_scale else scheme.group_of(in_features)) % 32 == 0
+    if scheme.symmetric and scheme.bits == 4 and of_32 and torch.equal(scales.half().double(), scales.double()):
+        return 4
+    return None
+
+
+def stack(parts: Sequence[IntegerWeight]) -> IntegerWeight:
+    """The rows of several matrices below each other. All parts must have the same scheme and neighbouring groups."""
+    zeros = [part.zero_points for part in parts if part.zero_points is not None]
+    return IntegerWeight(
+        parts[0].scheme,
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.scales for part in parts]),
+        torch.cat(zeros) if zeros else None,
+    )
+
+
+def _largest_group(in_features: int) -> int:
+    """The largest of the group sizes that all int4 kernels read, for a row with one scale."""
+    return next(size for size in (256, 128, 64, 32) if in_features % size == 0)

@@ -1,0 +1,90 @@
+"""The `quantization_config` of a `config.json`: which integer schemes a directory says that it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.checkpoints.integer_weight import IntegerScheme
+from labkit.errors import CheckpointError, InvalidRequest
+from labkit.json_file import read_json_object
+
+COMPRESSED_TENSORS, GPTQ = "compressed-tensors", "gptq"
+PACK_QUANTIZED = "pack-quantized"
+
+
+@dataclass(frozen=True)
+class StoredQuantization:
+    """What a directory says of its weights.
+
+    `method` is "compressed-tensors" or "gptq". `schemes` are the schemes that its matrices may have. `zero_offset` is the
+    number that must be added to a stored zero point: the first version of the GPTQ format stores zero points less 1.
+    """
+
+    method: str
+    schemes: tuple[IntegerScheme, ...]
+    zero_offset: int = 0
+
+
+def stored_quantization(folder: Path) -> StoredQuantization | None:
+    """The quantization of a directory in a format that labkit reads; None if its weights are dense or in another format.
+
+    Raises `CheckpointError`, with the reason, for a scheme that labkit cannot read within a format that it reads.
+    """
+    try:
+        said = read_json_object(folder / "config.json").get("quantization_config")
+    except (OSError, ValueError):
+        return None  # the code that needs the file reports what is wrong with it
+    if not isinstance(said, dict):
+        return None
+    try:
+        if said.get("quant_method") == COMPRESSED_TENSORS:
+            return _compressed_tensors(said)
+        if said.get("quant_method") == GPTQ and "bits" in said:
+            return _gptq(said)
+    except (InvalidRequest, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / 'config.json'} has a quantization_config that labkit does not read: {error}"
+        ) from error
+    return None
+
+
+def _compressed_tensors(said: dict[str, Any]) -> StoredQuantization:
+    groups = said.get("config_groups")
+    if not isinstance(groups, dict) or not groups:
+        raise ValueError("it has no config_groups")
+    for group in groups.values():
+        form = group.get("format") or said.get("format")
+        if form != PACK_QUANTIZED:
+            raise ValueError(f"its format is {form!r:.80}; {PACK_QUANTIZED} is accepted")
+    return StoredQuantization(COMPRESSED_TENSORS, tuple(_scheme(group) for group in groups.values()))
+
+
+def _scheme(group: dict[str, Any]) -> IntegerScheme:
+    weights = group.get("weights")
+    if not isinstance(weights, dict) or weights.get("type", "int") != "int":
+        raise ValueError("its weights are not integers; weights of type int are accepted")
+    for name in ("input_activations", "output_activations"):
+        if group.get(name) is not None:
+            raise ValueError(f"it quantizes activations as well ({name}); only weights may be quantized")
+    strategy = weights.get("strategy") or ("group" if weights.get("group_size") else "channel")
+    if strategy not in ("channel", "group"):
+        raise ValueError(f"its strategy is {strategy!r:.80}; channel and group are accepted")
+    size = _whole(weights, "group_size") if strategy == "group" else None
+    return IntegerScheme(_whole(weights, "num_bits"), size, bool(weights.get("symmetric", True)))
+
+
+def _gptq(said: dict[str, Any]) -> StoredQuantization:
+    size, form = said.get("group_size", -1), said.get("checkpoint_format", "gptq")
+    if form not in ("gptq", "gptq_v2"):
+        raise ValueError(f"its checkpoint_format is {form!r:.80}; gptq and gptq_v2 are accepted")
+    scheme = IntegerScheme(_whole(said, "bits"), None if size in (-1, None) else _whole(said, "group_size"), symmetric=False)
+    return StoredQuantization(GPTQ, (scheme,), 1 if form == "gptq" else 0)
+
+
+def _whole(values: dict[str, Any], name: str) -> int:
+    value = values.get(name)
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise ValueError(f"its {name} is {value!r:.80}; a whole number of at least 1 is accepted")
+    return value

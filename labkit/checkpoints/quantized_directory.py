@@ -1,0 +1,109 @@
+"""Reads a directory in Hugging Face's layout whose matrices are stored as integers, by compressed-tensors or by GPTQ."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
+from labkit.checkpoints.directory import verify_checksums
+from labkit.checkpoints.fit import check_fit
+from labkit.checkpoints.folder_config import read_config
+from labkit.checkpoints.integer_weight import IntegerWeight
+from labkit.checkpoints.quantization_config import COMPRESSED_TENSORS, StoredQuantization, stored_quantization
+from labkit.checkpoints.stored_matrix import GptqMatrix, PackQuantized, StoredMatrix
+from labkit.checkpoints.tokenizer_files import find_tokenizer
+from labkit.checkpoints.weight_files import WeightFiles, open_weights
+from labkit.config import GPTJConfig
+from labkit.errors import CheckpointError
+from labkit.tokenizer import Tokenizer
+
+_BLOCK_NUMBERS = 1 << 22
+"""While a matrix is dequantized, about this many of its numbers are in memory as integers."""
+
+
+class QuantizedDirectoryCheckpoint(Checkpoint):
+    """The weights of a local directory that a quantizer wrote.
+
+    `read` returns dense tensors with the stored values; `integers` returns a matrix as it is stored. Opening checks that every
+    tensor exists with the right shape. Matrices that the quantizer left dense are read as they are.
+    """
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        self.path = path
+        self.name = name or str(path)
+        self.config = read_config(path)
+        stored, weights = stored_quantization(path), open_weights(path)
+        if stored is None or weights is None:
+            raise CheckpointError(f"{path} holds no quantized weights in a format that labkit reads")
+        verify_checksums(path)
+        self._matrices = _matrices(path, self.config, stored, weights)
+        check_fit(path, self.config, weights, {name: matrix.names for name, matrix in self._matrices.items()})
+        self._tensors = weights.tensors
+        self.weight_dtype = self._stored_dtype("transformer.wte.weight")
+
+    def integers(self, name: str, rows: slice | None = None, columns: slice | None = None) -> IntegerWeight | None:
+        """A matrix as it is stored, or some of its rows and columns; None if it is stored dense."""
+        if name not in self._matrices:
+            return None
+        matrix = self._matrices[name]
+        begin, end, _ = (rows or slice(None)).indices(matrix.shape[0])
+        found = matrix.integers(slice(begin, end))
+        return found if columns is None else found.part(columns)
+
+    @functools.cached_property
+    def kernel_precision(self) -> str | None:
+        """ "int8" or "int4" if labkit has kernels for the matrices of all layers as they are stored, otherwise None.
+
+        All layers must have the same format. The head may have another format or be dense.
+        """
+        names = [name for name, shape in expected_shapes(self.config).items() if len(shape) == 2 and ".h." in name]
+        kinds = {self._matrices[name].kernel_bits() if name in self._matrices else None for name in names}
+        head = self._matrices.get("lm_head.weight")
+        if len(kinds) > 1 or None in kinds or "transformer.wte.weight" in self._matrices:
+            return None
+        return None if head is not None and head.kernel_bits() is None else f"int{kinds.pop()}"
+
+    @property
+    def schemes(self) -> str:
+        """The formats of the matrices in words, such as "int3 in groups of 64, int8 per channel"."""
+        return ", ".join(dict.fromkeys(str(matrix.scheme) for matrix in self._matrices.values()))
+
+    def _stored_dtype(self, name: str) -> torch.dtype:
+        if name in self._matrices:
+            return self.weight_dtype
+        return self._tensors[name].entries[name].dtype
+
+    def _read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
+        if name not in self._matrices:
+            self._tensors[name].read(name, rows, columns, target)
+            return
+        matrix = self._matrices[name]
+        step = max(_BLOCK_NUMBERS // matrix.shape[1], 1)
+        for begin in range(rows.start, rows.stop, step):
+            block = matrix.integers(slice(begin, min(begin + step, rows.stop)))
+            dense = block.dequantize()
+            target[begin - rows.start : begin - rows.start + len(dense)] = dense if columns is None else dense[:, columns]
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of `tokenizer.json`, or of `vocab.json` and `merges.txt`."""
+        assert self.path is not None
+        return find_tokenizer([self.path], self.config.vocab_size)
+
+
+def _matrices(path: Path, config: GPTJConfig, stored: StoredQuantization, weights: WeightFiles) -> dict[str, StoredMatrix]:
+    """Every matrix that is stored as integers, by the name that it has in a dense directory."""
+    found: dict[str, StoredMatrix] = {}
+    for name, shape in expected_shapes(config).items():
+        module = name.removesuffix(".weight")
+        if len(shape) != 2 or name in weights.names or not any(each.startswith(f"{module}.") for each in weights.names):
+            continue
+        size = shape[0], shape[1]
+        if stored.method == COMPRESSED_TENSORS:
+            found[name] = PackQuantized(path, weights, module, size, stored.schemes)
+        else:
+            found[name] = GptqMatrix(path, weights, module, size, stored.schemes[0], stored.zero_offset)
+    return found

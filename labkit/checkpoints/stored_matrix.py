@@ -1,0 +1,200 @@
+"""One matrix in a file of a quantized model: where its tensors are, whether they fit together, and how they are read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.bit_packing import unpack, unpack_with_gaps, words_of
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight, kernel_bits
+from labkit.checkpoints.weight_files import WeightFiles
+from labkit.errors import CheckpointError
+
+
+class StoredMatrix(ABC):
+    """The tensors of one quantized matrix; `shape` is (out, in). Each format is a subclass.
+
+    `parts` are the endings of the names of the tensors. Making one raises `CheckpointError`, which names the tensor, if a
+    tensor is missing or has a wrong shape. `names` are the names of the tensors that are there.
+    """
+
+    scheme: IntegerScheme
+    parts: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    def __init__(self, folder: Path, weights: WeightFiles, module: str, shape: tuple[int, int]) -> None:
+        self.folder, self.module, self.shape = folder, module, shape
+        self._files = weights.tensors | weights.integers
+        for part in self.parts:
+            if self.name(part) not in self._files and part not in self.optional:
+                raise CheckpointError(f"{folder} lacks {self.name(part)}, without which {module} cannot be read; copy it again")
+        self.names = [self.name(part) for part in self.parts if self.name(part) in self._files]
+
+    def name(self, part: str) -> str:
+        """The name of one of the tensors."""
+        return f"{self.module}.{part}"
+
+    def has(self, part: str) -> bool:
+        """Whether one of the tensors is there."""
+        return self.name(part) in self._files
+
+    def load(self, part: str, rows: slice | None = None) -> Tensor:
+        """One of the tensors, whole or some of its rows. Raises `CheckpointError` if its numbers are not finite."""
+        name = self.name(part)
+        found = self._files[name].load(name, rows)
+        if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+            raise CheckpointError(f"{self.folder}: {name} holds values that are NaN or infinite")
+        return found
+
+    def shape_of(self, part: str) -> tuple[int, ...]:
+        """The shape of one of the tensors."""
+        return self._files[self.name(part)].entry(self.name(part)).shape
+
+    def dtype_of(self, part: str) -> torch.dtype:
+        """The dtype of one of the tensors."""
+        return self._files[self.name(part)].entry(self.name(part)).dtype
+
+    @abstractmethod
+    def integers(self, rows: slice) -> IntegerWeight:
+        """Some consecutive rows of the matrix."""
+
+    @abstractmethod
+    def kernel_bits(self) -> int | None:
+        """8 or 4 if labkit has kernels for the matrix as it is stored, otherwise None. Reads the scales and zero points."""
+
+    def refuse(self, part: str, accepted: str) -> CheckpointError:
+        """The error for a tensor that does not fit."""
+        found = f"shape {self.shape_of(part)} and {str(self.dtype_of(part)).removeprefix('torch.')}"
+        return CheckpointError(f"{self.folder}: {self.name(part)} has {found}, but {accepted} is needed")
+
+
+class PackQuantized(StoredMatrix):
+    """compressed-tensors, format "pack-quantized": rows of integers in int32 words, and scales beside them.
+
+    `weight_packed` `[out, words]` holds integer + 2^(bits - 1). `weight_scale` is `[out, groups]`. `weight_zero_point`
+    `[words of out, groups]` is packed down the columns, and there only if the scheme is not symmetric.
+    """
+
+    parts = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
+    optional = ("weight_shape", "weight_zero_point")
+
+    def __init__(
+        self, folder: Path, weights: WeightFiles, module: str, shape: tuple[int, int], schemes: Sequence[IntegerScheme]
+    ) -> None:
+        super().__init__(folder, weights, module, shape)
+        if self.has("weight_shape") and (said := tuple(self.load("weight_shape").tolist())) != shape:
+            raise CheckpointError(f"{folder}: {module}.weight_shape says {said}, but config.json calls for {shape}")
+        found = [scheme for scheme in schemes if self._packed_alike(scheme)]
+        if not found or self.dtype_of("weight_packed") != torch.int32:
+            words = " or ".join(f"{[shape[0], words_of(shape[1], each.bits)]} ({each.bits} bits)" for each in schemes)
+            raise self.refuse("weight_packed", f"int32 of shape {words}")
+        fitting = [scheme for scheme in found if self.shape_of("weight_scale") == (shape[0], scheme.groups(shape[1]))]
+        if not fitting or not self.dtype_of("weight_scale").is_floating_point:
+            shapes = " or ".join(str([shape[0], scheme.groups(shape[1])]) for scheme in found)
+            raise self.refuse("weight_scale", f"floating point of shape {shapes}")
+        symmetric = not self.has("weight_zero_point")
+        self.scheme = next((scheme for scheme in fitting if scheme.symmetric == symmetric), None) or self._no_zeros()
+        self.gaps = self.shape_of("weight_packed")[1] != words_of(shape[1], self.scheme.bits)
+        self._check_zeros()
+
+    def _packed_alike(self, scheme: IntegerScheme) -> bool:
+        words = {words_of(self.shape[1], scheme.bits), -(-self.shape[1] // (32 // scheme.bits))}
+        return self.shape_of("weight_packed") in {(self.shape[0], count) for count in words}
+
+    def _no_zeros(self) -> IntegerScheme:
+        have = "has" if self.has("weight_zero_point") else "lacks"
+        raise CheckpointError(
+            f"{self.folder} {have} {self.name('weight_zero_point')}, but config.json says "
+            f"symmetric is {str(have == 'has').lower()}"
+        )
+
+    def _check_zeros(self) -> None:
+        if self.scheme.symmetric:
+            return
+        out, groups = self.shape[0], self.scheme.groups(self.shape[1])
+        expected = words_of(out, self.scheme.bits), groups
+        if self.shape_of("weight_zero_point") != expected or self.dtype_of("weight_zero_point") != torch.int32:
+            raise self.refuse("weight_zero_point", f"int32 of shape {list(expected)}")
+
+    def kernel_bits(self) -> int | None:
+        """8 or 4 if labkit has kernels for the matrix as it is stored, otherwise None."""
+        return kernel_bits(self.scheme, self.shape[1], self.load("weight_scale"))
+
+    def integers(self, rows: slice) -> IntegerWeight:
+        """Some consecutive rows of the matrix."""
+        bits, half = self.scheme.bits, 1 << (self.scheme.bits - 1)
+        packed = self.load("weight_packed", rows)
+        numbers = (unpack_with_gaps if self.gaps else unpack)(packed, bits, self.shape[1])
+        values = (numbers.to(torch.int16) - half).to(torch.int8)
+        zeros = None
+        if not self.scheme.symmetric:
+            down = unpack(self.load("weight_zero_point").t().contiguous(), bits, self.shape[0]).t()[rows]
+            zeros = (down.to(torch.int16) - half).to(torch.int8)
+        return IntegerWeight(self.scheme, values, self.load("weight_scale", rows), zeros)
+
+
+class GptqMatrix(StoredMatrix):
+    """The layout of AutoGPTQ and GPTQModel, in which the matrix lies transposed.
+
+    `qweight` `[words of in, out]` is packed down the columns, `qzeros` `[groups, words of out]` along the rows, `scales` is
+    `[groups, out]`, and `g_idx` `[in]` is the group of each input (missing, or in order, if the inputs were not reordered).
+    """
+
+    parts = ("qweight", "qzeros", "scales", "g_idx")
+    optional = ("g_idx",)
+
+    def __init__(
+        self,
+        folder: Path,
+        weights: WeightFiles,
+        module: str,
+        shape: tuple[int, int],
+        scheme: IntegerScheme,
+        zero_offset: int,
+    ) -> None:
+        super().__init__(folder, weights, module, shape)
+        self.scheme, self.zero_offset = scheme, zero_offset
+        (out, inner), bits = shape, scheme.bits
+        groups = scheme.groups(inner)
+        expected = {
+            "qweight": (words_of(inner, bits), out),
+            "qzeros": (groups, words_of(out, bits)),
+            "scales": (groups, out),
+            "g_idx": (inner,),
+        }
+        for part, size in expected.items():
+            if self.has(part) and self.shape_of(part) != size:
+                raise self.refuse(part, f"shape {list(size)} ({bits} bits, groups of {scheme.group_of(inner)})")
+        self.columns = self._columns(groups)
+
+    def _columns(self, groups: int) -> Tensor | None:
+        if not self.has("g_idx"):
+            return None
+        found = self.load("g_idx").long()
+        if not bool(((found >= 0) & (found < groups)).all()):
+            raise CheckpointError(f"{self.folder}: {self.name('g_idx')} names groups outside 0 to {groups - 1}")
+        in_order = torch.arange(self.shape[1]) // self.scheme.group_of(self.shape[1])
+        return None if torch.equal(found, in_order) else found
+
+    def kernel_bits(self) -> int | None:
+        """8 or 4 if labkit has kernels for the matrix as it is stored, otherwise None."""
+        zeros = unpack(self.load("qzeros"), self.scheme.bits, self.shape[0]).to(torch.int16) + self.zero_offset
+        if self.columns is not None or bool((zeros != 1 << (self.scheme.bits - 1)).any()):
+            return None
+        return kernel_bits(IntegerScheme(self.scheme.bits, self.scheme.group_size), self.shape[1], self.load("scales"))
+
+    def integers(self, rows: slice) -> IntegerWeight:
+        """Some consecutive rows of the matrix."""
+        bits, half = self.scheme.bits, 1 << (self.scheme.bits - 1)
+        numbers = unpack(self.load("qweight")[:, rows].t().contiguous(), bits, self.shape[1])
+        zeros = unpack(self.load("qzeros"), bits, self.shape[0])[:, rows].t().to(torch.int16) + self.zero_offset
+        scales = self.load("scales")[:, rows].t().contiguous()
+        values = (numbers.to(torch.int16) - half).to(torch.int8)
+        if bool((zeros == half).all()):
+            scheme = IntegerScheme(bits, self.scheme.group_size)
+            return IntegerWeight(scheme, values, scales, None, self.columns)
+        return IntegerWeight(self.scheme, values, scales, (zeros - half).contiguous(), self.columns)

@@ -1,0 +1,101 @@
+"""`labkit compress`: quantizes the weights of a model and writes a directory that the engine runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labkit.cli.output import JsonOption, SeedOption, print_json, say
+
+if TYPE_CHECKING:
+    from labkit.compress import CalibrationText
+
+
+def compress(
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or directory, with dense weights.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
+    method: Annotated[str, typer.Option(help="int8, or intN-rtn, intN-awq or intN-gptq for N in 8, 4, 3 and 2.")],
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Weights of a row that share a scale; 0: the whole row. If left out: the row for int8, else 64."),
+    ] = None,
+    asymmetric: Annotated[bool, typer.Option("--asymmetric", help="Store a zero point beside each scale.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="A UTF-8 text for awq and gptq; if left out, text that gptj-tiny was trained on.")
+    ] = None,
+    windows: Annotated[
+        int | None, typer.Option(help="How many windows of the text; if left out, 16 tokens per input of the widest matrix.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(help="Tokens per window; the model's context if left out.")] = None,
+    damping: Annotated[float, typer.Option(help="gptq: the share of the mean diagonal that is added to the Hessian.")] = 0.01,
+    activation_order: Annotated[
+        bool, typer.Option(help="gptq: round the columns with the largest inputs first, or from left to right.")
+    ] = True,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="Measure the perplexity before and after, on held-out text.")
+    ] = False,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Quantize a model's weights: round to nearest (rtn), activation-aware (awq) or error-compensating (gptq).
+
+    The head is stored in int8 whatever the method. The folder has the format of compressed-tensors ("pack-quantized").
+    `labkit generate`, `evaluate` and `serve` run it; int8 with a scale for each row, and int4 without zero points, run in the
+    kernels with the stored numbers, other formats are dequantized while they are loaded. If the command is stopped (Ctrl-C),
+    run it again: finished blocks are kept.
+
+    Example: labkit compress gptj-tiny --method int4-gptq --out gptj-tiny-int4
+    """
+    from labkit.compress import CalibrationText, method_named
+    from labkit.compress import compress as run
+
+    chosen = method_named(
+        method, group_size=group_size, asymmetric=asymmetric, damping=damping, activation_order=activation_order
+    )
+    text = CalibrationText.read(calibration) if chosen.calibrated else None
+    if text is not None:
+        _check_apart(text)
+    try:
+        result = run(
+            source,
+            out,
+            chosen,
+            calibration=text,
+            windows=windows,
+            window=window,
+            seed=seed,
+            progress=lambda done, total, name: say(f"[{done}/{total}] {name}"),
+        )
+    except KeyboardInterrupt:
+        say("stopped; finished blocks are kept, and the same command goes on with them")
+        raise
+    before, after = result.bytes_before / 1e6, result.bytes_after / 1e6
+    say(f"{before:,.1f} MB became {after:,.1f} MB; {result.bits_per_weight:.2f} bits per weight in the blocks' matrices")
+    measured = _quality(source, out, seed) if quality else None
+    if json:
+        sizes = {"bytes_before": result.bytes_before, "bytes_after": result.bytes_after}
+        print_json({"path": str(result.path), **sizes, "bits_per_weight": result.bits_per_weight, "quality": measured})
+    else:
+        print(result.path)
+
+
+def _check_apart(text: CalibrationText) -> None:
+    from labkit.compress.calibration import HELD_OUT
+
+    text.check_apart(HELD_OUT.read_text("utf-8"))
+
+
+def _quality(source: str, out: Path, seed: int) -> dict[str, Any]:
+    """The perplexity of the held-out sample before and after."""
+    from labkit.compress.calibration import HELD_OUT
+    from labkit.engine import evaluate, load
+
+    text, found = HELD_OUT.read_text("utf-8"), []
+    for model in (source, str(out)):
+        with load(model, seed=seed) as engine:
+            found.append(evaluate(engine, text, seed=seed).perplexity)
+    percent = 100 * (found[1] / found[0] - 1)
+    say(f"perplexity on held-out text: {found[0]:.3f} before, {found[1]:.3f} after ({percent:+.3f} %)")
+    return {"perplexity_before": found[0], "perplexity_after": found[1], "percent": percent, "text": HELD_OUT.name}

@@ -1,0 +1,43 @@
+"""AWQ: weights that are multiplied by large activations are scaled up before rounding, so that they lose less.
+
+J. Lin et al.: AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration (2023),
+https://arxiv.org/abs/2306.00978.
+
+For any positive s, W x = (W diag(s)) (x / s). AWQ rounds W diag(s) and searches s = mean|x|^alpha, over alpha from 0 to 1, for
+the smallest output error || Q(W diag(s)) diag(s)^-1 X - W X ||. The division of x by s is folded into the operation before the
+layer, which is exact only where this operation is linear in each channel (`folds`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.integer_weight import IntegerScheme
+from labkit.compress.scales import searched
+
+STEPS = 20
+"""The number of values of alpha above 0 that are tried."""
+
+
+def output_error(difference: Tensor, hessian: Tensor) -> float:
+    """The mean squared error of a layer's output, summed over its features: trace(D H D^T) for a difference D `[out, in]`."""
+    return float(((difference @ hessian) * difference).sum())
+
+
+def search_scales(weight: Tensor, hessian: Tensor, magnitude: Tensor, scheme: IntegerScheme) -> Tensor:
+    """The factors s `[in]` for the columns of a dense `[out, in]` matrix; all 1 if no scaling lowers the error.
+
+    `hessian` `[in, in]` is the mean of x x^T; `magnitude` `[in]` is the mean of |x|. Scales of groups are searched anew for
+    each alpha.
+    """
+    best, least = torch.ones_like(magnitude), torch.inf
+    for step in range(STEPS + 1):
+        factors = magnitude.clamp_min(1e-4 * float(magnitude.max()) or 1.0).pow(step / STEPS)
+        factors = factors / (factors.max() * factors.min()).sqrt()
+        scaled = weight * factors
+        grid = searched(scaled, scheme, hessian.diagonal() / factors.square())
+        error = output_error(grid.round(scaled).dequantize() / factors - weight, hessian)
+        if error < least:
+            best, least = factors, error
+    return best

@@ -1,0 +1,51 @@
+"""One GPT-J block in float32, in pieces: the quantizers need the inputs of each of its matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.config import GPTJConfig
+from labkit.ops import gelu, rotary, rotary_table
+
+MATRICES = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in", "attn.out_proj", "mlp.fc_out")
+"""The matrices of a block. The first four read the layer norm; the last two read what the first four make."""
+FIRST, SECOND = MATRICES[:4], MATRICES[4:]
+
+
+@dataclass
+class Block:
+    """The tensors of a block, by their names after `transformer.h.N.`, dense and float32."""
+
+    config: GPTJConfig
+    tensors: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        self._sin, self._cos = rotary_table(self.config.context_length, self.config.rotary_dim).unbind(0)
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        """The input of q, k, v and fc_in, from hidden states `[tokens, hidden_size]`."""
+        weight, bias = self.tensors["ln_1.weight"], self.tensors["ln_1.bias"]
+        return F.layer_norm(hidden, weight.shape, weight, bias, self.config.layer_norm_epsilon)
+
+    def attended(self, normed: Tensor) -> Tensor:
+        """The input of out_proj, from `normed` `[tokens, hidden_size]` of one window; attention is causal."""
+        tokens, heads = len(normed), (len(normed), self.config.num_heads, self.config.head_dim)
+        query, key, value = (F.linear(normed, self.tensors[f"attn.{each}_proj.weight"]).view(heads) for each in "qkv")
+        sin, cos = self._sin[:tokens], self._cos[:tokens]
+        query, key = rotary(query, sin, cos), rotary(key, sin, cos)
+        found = F.scaled_dot_product_attention(*(each.transpose(0, 1)[None] for each in (query, key, value)), is_causal=True)
+        return found[0].transpose(0, 1).reshape(tokens, -1)
+
+    def inner(self, normed: Tensor) -> Tensor:
+        """The input of fc_out."""
+        return gelu(F.linear(normed, self.tensors["mlp.fc_in.weight"], self.tensors["mlp.fc_in.bias"]))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The hidden states after the block, for one window."""
+        normed = self.normed(hidden)
+        attention = F.linear(self.attended(normed), self.tensors["attn.out_proj.weight"])
+        mlp = F.linear(self.inner(normed), self.tensors["mlp.fc_out.weight"], self.tensors["mlp.fc_out.bias"])
+        return hidden + attention + mlp

@@ -1,0 +1,86 @@
+"""Calibration text: windows of tokens, chosen by a seed, on which a quantizer sees the activations of a model.
+
+Quality is measured on held-out text. If this text were used for calibration too, the measured quality would be too good, so
+text that shares passages with it is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from labkit.checkpoints.fetch import BUILT_IN
+from labkit.errors import InvalidRequest
+from labkit.plurals import counted
+from labkit.tokenizer import Tokenizer
+
+BUILT_IN_TEXT = BUILT_IN["gptj-tiny"] / "calibration_sample.txt"
+"""Passages of the training text of gptj-tiny: the calibration text if none is named."""
+HELD_OUT = BUILT_IN["gptj-tiny"] / "held_out_sample.txt"
+WINDOWS = 128
+"""The number of windows by default."""
+RUN_OF_WORDS = 13
+"""Two texts share a passage if they share this many words in a row (the length in Brown et al. 2020, appendix C)."""
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """A text with the name that records use for it."""
+
+    name: str
+    text: str
+
+    @classmethod
+    def read(cls, path: Path | None = None) -> CalibrationText:
+        """The text of a UTF-8 file; by default the built-in sample. Raises `InvalidRequest` if it cannot be read."""
+        source = path or BUILT_IN_TEXT
+        try:
+            return cls(source.name, source.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"cannot read the calibration text {source} as UTF-8 text: {error}") from error
+
+    def check_apart(self, held_out: str) -> None:
+        """Raise `InvalidRequest` if this text shares a passage with the text on which quality is measured."""
+        shared = runs_of_words(self.text) & runs_of_words(held_out)
+        if shared:
+            raise InvalidRequest(
+                f"the calibration text {self.name} shares {counted(len(shared), 'passage')} of {RUN_OF_WORDS} words with the "
+                f"held-out text, such as {' '.join(min(shared))!r}; quality measured on that text would be too good, so give "
+                "another calibration text"
+            )
+
+
+def runs_of_words(text: str, length: int = RUN_OF_WORDS) -> set[tuple[str, ...]]:
+    """All runs of `length` words in a text, in lower case and without punctuation."""
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[begin : begin + length]) for begin in range(len(words) - length + 1)}
+
+
+def windows_of(text: CalibrationText, tokenizer: Tokenizer, window: int, count: int, seed: int) -> list[list[int]]:
+    """Cut a text into windows of `window` tokens, and draw `count` of them (all, if there are fewer) in an order set by `seed`.
+
+    Raises `InvalidRequest` for a text that is empty, shorter than one window, or made of one repeated token.
+    """
+    if count < 1 or window < 2:
+        raise InvalidRequest(
+            f"{counted(count, 'window')} of {counted(window, 'token')} are not enough; at least 1 of 2 is needed"
+        )
+    ids = tokenizer.encode(text.text)
+    if not text.text.strip() or not ids:
+        raise InvalidRequest(f"the calibration text {text.name} is empty; give a text of at least {window} tokens")
+    if len(set(ids)) == 1:
+        raise InvalidRequest(
+            f"the calibration text {text.name} is one token repeated {len(ids)} times, which shows no activations of real use; "
+            "give prose of the kind that the model will read"
+        )
+    if len(ids) < window:
+        raise InvalidRequest(
+            f"the calibration text {text.name} has {counted(len(ids), 'token')}, which is less than one window of {window}; "
+            "give a longer text, or a smaller --window"
+        )
+    parts = [ids[begin : begin + window] for begin in range(0, len(ids) - window + 1, window)]
+    order = torch.randperm(len(parts), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    return [parts[index] for index in order[:count].tolist()]

@@ -1,0 +1,103 @@
+"""GPTQ: the error of each rounded column is made up for by the columns that are not rounded yet.
+
+E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh: GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers (2022), https://arxiv.org/abs/2210.17323.
+
+The layer's output error for a row w is (w - q)^T H (w - q), with H = X X^T from the layer's inputs. Columns are rounded one
+after the other. When column j goes from w_j to q_j, the best change of the columns F that are still free is
+
+    w_F <- w_F - (w_j - q_j) / [H_F'^-1]_jj * [H_F'^-1]_jF        (F' = F and j)
+
+which is what the paper's equation (2) says. With the upper Cholesky factor U of H^-1 (H^-1 = U^T U), the row j of U divided by
+U_jj is that row of H_F'^-1 divided by its diagonal element, for every j: one factorization serves all columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
+from labkit.compress.scales import Grid, searched, to_integers
+from labkit.errors import LabkitError
+
+DAMPING = 0.01
+"""This share of the mean of H's diagonal is added to the diagonal, so that H can be inverted."""
+BLOCK_COLUMNS = 128
+"""Columns after a block are changed once per block, in one matrix product."""
+
+
+@dataclass(frozen=True)
+class GptqOptions:
+    """`damping` as `DAMPING`; `activation_order`: the columns with the largest inputs are rounded first.
+
+    The groups stay neighbours in either order ("static groups"), and their scales are found before any column is rounded, so
+    the result needs no list of groups (`g_idx`) and runs in the same kernels.
+    """
+
+    damping: float = DAMPING
+    activation_order: bool = True
+    block_columns: int = BLOCK_COLUMNS
+
+
+def gptq(
+    weight: Tensor, hessian: Tensor, scheme: IntegerScheme, options: GptqOptions | None = None, grid: Grid | None = None
+) -> IntegerWeight:
+    """Quantize a dense `[out, in]` matrix so that the layer's output changes little.
+
+    `hessian` `[in, in]` is the mean of x x^T over calibration inputs (`InputStatistics.hessian`). `grid` has the scales;
+    by default they are searched for the smallest output error of each group. Raises `LabkitError` if H cannot be inverted.
+    """
+    chosen = options or GptqOptions()
+    work = weight.double()
+    grid = grid or searched(weight.float(), scheme, hessian.diagonal())
+    damped = _damped(hessian.double(), chosen.damping)
+    order = _order(damped, chosen)
+    factor = _factor(damped[order][:, order])
+    values = torch.empty(work.shape, dtype=torch.int8, device=work.device)
+    _round_columns(work[:, order], factor, grid, order, values, chosen.block_columns)
+    return IntegerWeight(scheme, values, grid.scales, grid.zero_points)
+
+
+def _round_columns(work: Tensor, factor: Tensor, grid: Grid, order: Tensor, values: Tensor, block_columns: int) -> None:
+    """Round the columns of `work` from left to right into the columns `order` of `values`; `work` is changed."""
+    inputs = work.shape[1]
+    for begin in range(0, inputs, block_columns):
+        end = min(begin + block_columns, inputs)
+        errors = work.new_empty(work.shape[0], end - begin)
+        for column in range(begin, end):
+            place = int(order[column])
+            scales, zeros = grid.column(place, inputs)
+            integers = to_integers(work[:, column], scales, zeros, grid.scheme)
+            values[:, place] = integers
+            numbers = integers.double() if zeros is None else integers.double() - zeros.double()
+            error = (work[:, column] - numbers * scales.double()) / factor[column, column]
+            work[:, column + 1 : end] -= error[:, None] * factor[column, column + 1 : end]
+            errors[:, column - begin] = error
+        work[:, end:] -= errors @ factor[begin:end, end:]
+
+
+def _damped(hessian: Tensor, damping: float) -> Tensor:
+    """H with a larger diagonal. An input that is always 0 gets the mean of the diagonal, because any weight is right for it."""
+    diagonal = hessian.diagonal()
+    mean = float(diagonal.mean()) or 1.0
+    return hessian + torch.diag(damping * mean + torch.where(diagonal == 0, mean, 0.0))
+
+
+def _order(damped: Tensor, options: GptqOptions) -> Tensor:
+    if options.activation_order:
+        return torch.argsort(damped.diagonal(), descending=True, stable=True)
+    return torch.arange(len(damped), device=damped.device)
+
+
+def _factor(damped: Tensor) -> Tensor:
+    """The upper Cholesky factor of the inverse of H."""
+    try:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        return torch.linalg.cholesky(inverse, upper=True)
+    except torch.linalg.LinAlgError as error:
+        raise LabkitError(
+            "the Hessian of a layer cannot be inverted; calibrate with more windows of text, or raise --damping"
+        ) from error

@@ -1,0 +1,43 @@
+"""What a calibrated quantizer knows of a layer's inputs: their mean outer product and their mean magnitude."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labkit.errors import LabkitError
+
+
+class InputStatistics:
+    """Adds up inputs of a layer. `name` is for messages.
+
+    After all inputs: `hessian` `[in, in]` float32 is the mean of x x^T over tokens, and `magnitude` `[in]` float32 the mean of
+    |x|.
+    """
+
+    def __init__(self, name: str, in_features: int) -> None:
+        self.name = name
+        self.tokens = 0
+        self._products = torch.zeros(in_features, in_features, dtype=torch.float32, device="cpu")
+        self._sums = torch.zeros(in_features, dtype=torch.float64, device="cpu")
+
+    def add(self, x: Tensor) -> None:
+        """Add inputs `[tokens, in]` float32. Raises `LabkitError` if they are not finite."""
+        if not bool(torch.isfinite(x.sum())) or not bool(torch.isfinite(x).all()):
+            raise LabkitError(
+                f"the calibration inputs of {self.name} are NaN or infinite, so the model itself is broken or its numbers are "
+                "too large for float32; check it with `labkit evaluate`, or use a method without calibration (rtn)"
+            )
+        self._products.addmm_(x.t(), x)
+        self._sums += x.abs().sum(0, dtype=torch.float64)
+        self.tokens += len(x)
+
+    @property
+    def hessian(self) -> Tensor:
+        """The mean of x x^T."""
+        return self._products / max(self.tokens, 1)
+
+    @property
+    def magnitude(self) -> Tensor:
+        """The mean of |x|."""
+        return (self._sums / max(self.tokens, 1)).float()

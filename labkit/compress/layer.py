@@ -1,0 +1,121 @@
+"""Quantizes the matrices of one block, and of the head, by a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
+from labkit.compress.awq import search_scales
+from labkit.compress.block import FIRST, MATRICES, Block
+from labkit.compress.folds import into_layer_norm, into_value_rows
+from labkit.compress.gptq import GptqOptions, gptq
+from labkit.compress.input_statistics import InputStatistics
+from labkit.compress.method import HEAD, Method
+from labkit.compress.round_to_nearest import round_to_nearest
+from labkit.compress.scales import searched
+
+BLOCK_BIASES = ("ln_1.weight", "ln_1.bias", "mlp.fc_in.bias", "mlp.fc_out.bias")
+"""The tensors of a block that are not quantized."""
+
+
+@dataclass(frozen=True)
+class QuantizedTensors:
+    """What is stored of a block, or of the head: matrices by module, and dense tensors by name."""
+
+    matrices: dict[str, IntegerWeight]
+    dense: dict[str, Tensor]
+
+    def dequantized(self) -> dict[str, Tensor]:
+        """All tensors dense and in float32, by name."""
+        matrices = {f"{name}.weight": matrix.dequantize() for name, matrix in self.matrices.items()}
+        return matrices | {name: tensor.float() for name, tensor in self.dense.items()}
+
+
+def quantize_block(block: Block, method: Method, hidden: Sequence[Tensor], where: str, dtype: torch.dtype) -> QuantizedTensors:
+    """Quantize the matrices of a block; `hidden` are the states that enter it, one tensor for each calibration window.
+
+    First the four matrices that read the layer norm. Then out_proj and fc_out, for the inputs that they get from the quantized
+    matrices before them. `where` names the block in messages. `dtype` is the dtype in which dense tensors are stored, so the
+    later layers are calibrated with what will be read. `block` is changed.
+    """
+    if not method.calibrated:
+        return _store(
+            block, {name: round_to_nearest(block.tensors[f"{name}.weight"], method.scheme) for name in MATRICES}, dtype
+        )
+    found: dict[str, IntegerWeight] = {}
+    first = _statistics(f"{where} layer norm", map(block.normed, hidden))
+    if method.algorithm == "awq":
+        weights = torch.cat([block.tensors[f"{name}.weight"] for name in FIRST])
+        factors = search_scales(weights, first.hessian, first.magnitude, method.scheme)
+        into_layer_norm(block.tensors, factors)
+        _scale_columns(block, FIRST, factors)
+        first = _statistics(f"{where} layer norm", map(block.normed, hidden))
+    _quantize(block, FIRST, first, method, found)
+    attended = _statistics(f"{where} out_proj", (block.attended(block.normed(each)) for each in hidden))
+    if method.algorithm == "awq":
+        factors = search_scales(block.tensors["attn.out_proj.weight"], attended.hessian, attended.magnitude, method.scheme)
+        found["attn.v_proj"] = into_value_rows(found["attn.v_proj"], factors)
+        block.tensors["attn.v_proj.weight"] = found["attn.v_proj"].dequantize()
+        _scale_columns(block, ("attn.out_proj",), factors)
+        attended = _statistics(f"{where} out_proj", (block.attended(block.normed(each)) for each in hidden))
+    _quantize(block, ("attn.out_proj",), attended, method, found)
+    inner = _statistics(f"{where} fc_out", (block.inner(block.normed(each)) for each in hidden))
+    _quantize(block, ("mlp.fc_out",), inner, method, found)
+    return _store(block, found, dtype)
+
+
+def quantize_head(
+    tensors: dict[str, Tensor], method: Method, epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype
+) -> QuantizedTensors:
+    """Quantize lm_head to int8 with a scale for each row. `tensors` are lm_head and ln_f, by their Hugging Face names."""
+    weight, norm = tensors["lm_head.weight"], tensors["transformer.ln_f.weight"]
+
+    def normed(state: Tensor) -> Tensor:
+        return F.layer_norm(state, norm.shape, norm, tensors["transformer.ln_f.bias"], epsilon)
+
+    found = round_to_nearest(weight, HEAD)
+    if method.calibrated:
+        found = _rounder(method, HEAD, _statistics("lm_head", map(normed, hidden)))(weight)
+    dense = {name: tensor.to(dtype) for name, tensor in tensors.items() if name != "lm_head.weight"}
+    return QuantizedTensors({"lm_head": found}, dense)
+
+
+def _quantize(
+    block: Block, names: Sequence[str], statistics: InputStatistics, method: Method, found: dict[str, IntegerWeight]
+) -> None:
+    """Quantize matrices that read the same inputs, and put the quantized values into the block."""
+    rounder = _rounder(method, method.scheme, statistics)
+    for name in names:
+        found[name] = rounder(block.tensors[f"{name}.weight"])
+        block.tensors[f"{name}.weight"] = found[name].dequantize()
+
+
+def _rounder(method: Method, scheme: IntegerScheme, statistics: InputStatistics) -> Callable[[Tensor], IntegerWeight]:
+    hessian = statistics.hessian
+    if method.algorithm == "gptq":
+        options = GptqOptions(method.damping, method.activation_order)
+        return lambda weight: gptq(weight, hessian, scheme, options)
+    return lambda weight: searched(weight, scheme, hessian.diagonal()).round(weight)
+
+
+def _scale_columns(block: Block, names: Iterable[str], factors: Tensor) -> None:
+    for name in names:
+        block.tensors[f"{name}.weight"] = block.tensors[f"{name}.weight"] * factors
+
+
+def _statistics(name: str, inputs: Iterable[Tensor]) -> InputStatistics:
+    found: InputStatistics | None = None
+    for x in inputs:
+        found = found or InputStatistics(name, x.shape[1])
+        found.add(x)
+    assert found is not None
+    return found
+
+
+def _store(block: Block, matrices: dict[str, IntegerWeight], dtype: torch.dtype) -> QuantizedTensors:
+    return QuantizedTensors(matrices, {name: block.tensors[name].to(dtype) for name in BLOCK_BIASES})

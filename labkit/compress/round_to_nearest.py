@@ -1,0 +1,17 @@
+"""Round to nearest (RTN): every number goes to the nearest integer of its group, and no data is needed."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
+from labkit.compress.scales import nearest
+
+
+def round_to_nearest(weight: Tensor, scheme: IntegerScheme) -> IntegerWeight:
+    """Quantize a dense `[out, in]` matrix: q = clamp(round(w / scale) + zero), with the scales of `scales.nearest`.
+
+    Raises `InvalidRequest` for a group size that does not divide the number of inputs.
+    """
+    wide = weight.float()
+    return nearest(wide, scheme).round(wide)

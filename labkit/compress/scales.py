@@ -1,0 +1,145 @@
+"""Scales and zero points: how the numbers of a group are mapped to integers.
+
+A number w becomes the integer q = clamp(round(w / scale) + zero, lowest, highest), which stands for scale * (q - zero). In a
+symmetric scheme zero is 0. Scales are rounded to float16 before anything is divided by them, because files hold float16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
+from labkit.errors import InvalidRequest
+
+SHRINKS = tuple(1 - 0.025 * step for step in range(20))
+"""How far `searched` tries to clip a group: its range becomes 1.0 to 0.525 times the whole range."""
+ENDS = (-0.5, 0.0)
+"""In symmetric schemes, `searched` maps the number of largest magnitude to `lowest + end` for each of these ends.
+
+With end 0 the integer of largest magnitude, `lowest`, is used; the scale has the sign that this needs. With end -0.5 the
+integers reach half a step less far, which clips less at the other side.
+"""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The scales `[out, groups]` float16 and the zero points `[out, groups]` int8 (None if symmetric) of a matrix."""
+
+    scheme: IntegerScheme
+    scales: Tensor
+    zero_points: Tensor | None
+
+    def round(self, weight: Tensor) -> IntegerWeight:
+        """Round every number of `weight` `[out, in]` to the nearest integer of its group."""
+        size = self.scheme.group_of(weight.shape[1])
+        scales, zeros = (_spread(part, size) for part in (self.scales, self.zero_points))
+        assert scales is not None
+        return IntegerWeight(self.scheme, to_integers(weight, scales, zeros, self.scheme), self.scales, self.zero_points)
+
+    def column(self, column: int, in_features: int) -> tuple[Tensor, Tensor | None]:
+        """The scales and zero points `[out]` of one column."""
+        group = column // self.scheme.group_of(in_features)
+        return self.scales[:, group], None if self.zero_points is None else self.zero_points[:, group]
+
+
+def to_integers(weight: Tensor, scales: Tensor, zero_points: Tensor | None, scheme: IntegerScheme) -> Tensor:
+    """clamp(round(weight / scales) + zero_points, lowest, highest) as int8; the arguments have shapes that broadcast."""
+    numbers = (weight / scales.to(weight.dtype)).round()
+    if zero_points is not None:
+        numbers = numbers + zero_points.to(weight.dtype)
+    return numbers.clamp_(scheme.lowest, scheme.highest).to(torch.int8)
+
+
+def check_group_size(scheme: IntegerScheme, in_features: int, name: str) -> None:
+    """Raise `InvalidRequest` if the groups of a scheme do not divide the rows of a matrix."""
+    size = scheme.group_size
+    if size is None or in_features % size == 0:
+        return
+    fitting = [each for each in (16, 32, 64, 128, 256) if in_features % each == 0]
+    named = ", ".join(map(str, fitting)) or "none of 16, 32, 64, 128 and 256"
+    raise InvalidRequest(
+        f"group size {size} does not divide the {in_features} inputs of {name}; {named} divides them, and so does a scale for "
+        "each row (--group-size 0)"
+    )
+
+
+def nearest(weight: Tensor, scheme: IntegerScheme) -> Grid:
+    """The grid of plain round to nearest: the range of the integers covers each group, and nothing is searched.
+
+    Symmetric: scale = 2 max|w| / (2^bits - 1), as in torchao and compressed-tensors, so the largest magnitude is clipped by
+    at most half a step; with 8 bits, scale = max|w| / 127, which clips nothing. With zero points: the range from min(w, 0) to
+    max(w, 0) is cut into 2^bits - 1 steps.
+    """
+    groups = _grouped(weight, scheme)
+    if not scheme.symmetric:
+        return _with_zero_points(groups, scheme, 1.0)
+    steps = scheme.highest if scheme.bits == 8 else scheme.highest + 0.5
+    return Grid(scheme, _safe(groups.abs().amax(-1) / steps), None)
+
+
+def searched(weight: Tensor, scheme: IntegerScheme, importance: Tensor | None = None) -> Grid:
+    """The grid with the smallest error among candidates that clip each group by different amounts.
+
+    The error of a group is the sum of h_i e_i^2, where e is its rounding error and h is `importance` `[in]`: the mean squared
+    input of each column, so that the sum is about the error of the layer's output. Without `importance`, h is 1. AWQ (Lin et
+    al. 2023, the authors' code) and GPTQ ("mse") search the clipping of weights this way. With 8 bits nothing is clipped,
+    because the steps are fine already.
+    """
+    groups = _grouped(weight, scheme)
+    factors = 1.0 if importance is None else importance.to(groups.dtype).view(groups.shape[1], groups.shape[2])
+    best: Grid | None = None
+    least = groups.new_full(groups.shape[:2], torch.inf)
+    for candidate in _candidates(groups, scheme):
+        zeros = None if candidate.zero_points is None else candidate.zero_points[..., None]
+        scales = candidate.scales[..., None].to(groups.dtype)
+        integers = to_integers(groups, scales, zeros, scheme).to(groups.dtype)
+        numbers = (integers if zeros is None else integers - zeros.to(groups.dtype)) * scales
+        error = ((numbers - groups).square_() * factors).sum(-1)
+        better = error < least
+        least = torch.where(better, error, least)
+        best = candidate if best is None else _chosen(better, candidate, best)
+    assert best is not None
+    return best
+
+
+def _candidates(groups: Tensor, scheme: IntegerScheme) -> list[Grid]:
+    shrinks = SHRINKS if scheme.bits < 8 else SHRINKS[:1]
+    if not scheme.symmetric:
+        return [_with_zero_points(groups, scheme, shrink) for shrink in shrinks]
+    high, low = groups.amax(-1), groups.amin(-1)
+    largest = torch.where(high > -low, high, low)
+    ends = ENDS if scheme.bits > 1 else (0.0,)
+    return [Grid(scheme, _safe(largest * shrink / (scheme.lowest - end)), None) for end in ends for shrink in shrinks]
+
+
+def _with_zero_points(groups: Tensor, scheme: IntegerScheme, shrink: float) -> Grid:
+    high, low = groups.amax(-1).clamp_min(0) * shrink, groups.amin(-1).clamp_max(0) * shrink
+    scales = _safe((high - low) / (scheme.highest - scheme.lowest))
+    zeros = (scheme.lowest - (low / scales.to(low.dtype)).round()).clamp_(scheme.lowest, scheme.highest)
+    return Grid(scheme, scales, zeros.to(torch.int8))
+
+
+def _chosen(better: Tensor, candidate: Grid, best: Grid) -> Grid:
+    zeros = None
+    if candidate.zero_points is not None and best.zero_points is not None:
+        zeros = torch.where(better, candidate.zero_points, best.zero_points)
+    return Grid(best.scheme, torch.where(better, candidate.scales, best.scales), zeros)
+
+
+def _grouped(weight: Tensor, scheme: IntegerScheme) -> Tensor:
+    """`[out, groups, size]`."""
+    check_group_size(scheme, weight.shape[1], "a matrix")
+    return weight.view(weight.shape[0], scheme.groups(weight.shape[1]), -1)
+
+
+def _safe(scales: Tensor) -> Tensor:
+    """Scales in float16 that are safe to divide by: a group of zeros gets 1, and a scale that float16 rounds to 0 too."""
+    rounded = scales.clamp(-65504.0, 65504.0).to(torch.float16)
+    return torch.where(rounded == 0, torch.ones_like(rounded), rounded)
+
+
+def _spread(of_groups: Tensor | None, size: int) -> Tensor | None:
+    return None if of_groups is None else of_groups.repeat_interleave(size, 1)

@@ -1,0 +1,75 @@
+"""The folder in which a compressed model grows, layer by layer, until it is complete and gets its name.
+
+It lies beside the target and is kept if the work is stopped. The next call with the same settings goes on with the layers that
+are finished; a call with other settings starts again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from labkit.checkpoints.output import check_target
+from labkit.checkpoints.safetensors_writer import write_safetensors
+from labkit.errors import CheckpointError
+from labkit.home import write_atomically
+from labkit.json_file import read_json_object
+
+SETTINGS = "compression.json"
+"""Says how the model was compressed; it stays in the finished folder."""
+
+
+class WorkFolder:
+    """Parts of a model in files of their own. `settings` is everything that changes the result, as JSON values."""
+
+    def __init__(self, target: Path, settings: Mapping[str, Any]) -> None:
+        self.target, self.settings = target, dict(settings)
+        self.path = target.absolute().with_name(f".{target.name}.compressing")
+
+    def open(self) -> int:
+        """Make the folder, or use the one that an earlier call left. Returns the number of parts that are in it.
+
+        Raises `InvalidRequest` if the target exists.
+        """
+        check_target(self.target, force=False)
+        if self._settings() != self.settings:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / SETTINGS, json.dumps(self.settings, indent=2) + "\n")
+        return len(list(self.path.glob("*.safetensors")))
+
+    def has(self, name: str) -> bool:
+        """Whether a part is finished."""
+        return (self.path / name).is_file()
+
+    def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a part. It counts as finished only when its file is complete."""
+        write_safetensors(self.path / name, tensors)
+
+    def finish(self) -> None:
+        """Give the complete folder its name. Raises `CheckpointError` if something else has taken the name."""
+        for path in (*self.path.iterdir(), self.path):
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        try:
+            os.replace(self.path, self.target)
+        except OSError as error:
+            raise CheckpointError(f"{self.path} is complete, but cannot be renamed to {self.target}: {error}") from error
+
+    def drop_if_empty(self) -> None:
+        """Remove the folder if no part is finished."""
+        if not list(self.path.glob("*.safetensors")):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def _settings(self) -> dict[str, Any] | None:
+        try:
+            return read_json_object(self.path / SETTINGS)
+        except (OSError, ValueError):
+            return None

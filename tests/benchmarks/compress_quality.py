@@ -1,0 +1,182 @@
+"""Measures what each method of `labkit compress` does to the quality of a model, on held-out text.
+
+    python -m tests.benchmarks.compress_quality [--rows "int8;int4-gptq;int4-gptq --asymmetric"] [--work FOLDER] [--save FILE]
+
+Every row is a directory that `labkit compress` writes. `weights` are the stored numbers in a float32 forward pass; `engine` is
+the directory as `labkit.load` runs it on the CPU, whose int8 and int4 kernels also round activations. Percentages are the
+change of the perplexity against the dense model in fp32, with a 95 % interval from a paired bootstrap over the windows
+(`tests.benchmarks.perplexity`). `kl` is the mean Kullback-Leibler divergence from the dense model's predictions, in nats per
+token, and `agreement` is the share of positions at which both models find the same token most likely. Quality does not depend
+on the load of the machine. With `--work`, directories and rows that are there are kept and used again. The last line is one
+JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints import open_checkpoint
+from labkit.compress import compress, method_named
+from labkit.compress.calibration import CalibrationText
+from labkit.engine import load
+from labkit.measure import Record
+from tests.benchmarks.perplexity import MODEL, RESAMPLES, SEED, TEXT, Window, excess, percents, windows
+
+ROWS = (
+    "int8",
+    "int8-rtn --group-size 64",
+    "int4-rtn",
+    "int4-awq",
+    "int4-gptq",
+    "int4-gptq --asymmetric",
+    "int3-rtn",
+    "int3-awq",
+    "int3-gptq",
+    "int2-rtn",
+    "int2-gptq",
+    "int2-gptq --asymmetric",
+)
+AS_IT_RUNS = ("int8", "int4-rtn", "int4-awq", "int4-gptq")
+"""Rows that are also measured in the engine's kernels."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model predicts: per window the nats of the targets, `[windows]` float64; per position the log probabilities."""
+
+    nats: Tensor
+    log_probs: list[Tensor]
+
+
+def score(logits: Callable[[list[int]], Tensor], parts: list[Window]) -> Scores:
+    """Run a model over all windows; log probabilities are kept in float16 to save memory."""
+    nats, kept = [], []
+    for part in parts:
+        found = torch.log_softmax(logits(part.seen)[part.first :].double(), dim=-1)
+        nats.append(-found.gather(1, torch.tensor(part.targets)[:, None]).sum())
+        kept.append(found.half())
+    return Scores(torch.stack(nats), kept)
+
+
+def compared(scores: Scores, dense: Scores, counts: Tensor) -> dict[str, Any]:
+    """The row of a model: its perplexity over the dense model's, KL divergence, and agreement."""
+    divergence, same = 0.0, 0
+    for ours, theirs in zip(scores.log_probs, dense.log_probs, strict=True):
+        wide = theirs.float()
+        divergence += float((wide.exp() * (wide - ours.float())).sum())
+        same += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+    total = int(counts.sum())
+    row = excess(scores.nats, dense.nats, counts)
+    return row | {"perplexity": math.exp(float(scores.nats.sum()) / total), "kl": divergence / total, "agreement": same / total}
+
+
+def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationText) -> dict[str, Any]:
+    """Compress the model as the words of a row say, unless the folder is there already. Returns facts about the folder."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("method")
+    parser.add_argument("--group-size", type=int)
+    parser.add_argument("--asymmetric", action="store_true")
+    parser.add_argument("--windows", type=int)
+    words = vars(parser.parse_args(shlex.split(arguments)))
+    count = words.pop("windows")
+    method = method_named(words.pop("method"), **words)
+    if not folder.exists():
+        compress(model, folder, method, calibration=calibration, windows=count)
+    made = json.loads((folder / "compression.json").read_text())
+    bits = method.bits_per_weight(open_checkpoint(model).config)
+    return {"row": arguments, "bits_per_weight": bits, "made": made}
+
+
+def lost_less(rows: list[dict[str, Any]], baseline: str, better: str) -> float | None:
+    """The share of the loss of one row that another row avoids; None if a row is missing."""
+    found = {row["row"]: row["weights"]["percent"] for row in rows}
+    return 1 - found[better] / found[baseline] if baseline in found and better in found else None
+
+
+def measure(
+    asked: argparse.Namespace, work: Path, report: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All rows, and the facts that they share."""
+    calibration, text = CalibrationText.read(), asked.text.read_text("utf-8")
+    calibration.check_apart(text)
+    rows: list[dict[str, Any]] = []
+    work.mkdir(parents=True, exist_ok=True)
+    with load(asked.model, device="cpu", dtype="fp32") as engine:
+        assert engine.tokenizer is not None
+        parts = windows(engine.tokenizer.encode(text), engine.config.context_length)
+        dense = score(engine.logits, parts)
+    counts = torch.tensor([len(part.targets) for part in parts])
+    for arguments in asked.rows.split(";"):
+        folder = work / arguments.strip().replace(" ", "").replace("--", "-")
+        kept = folder.with_suffix(".json")
+        if kept.exists():
+            rows.append(json.loads(kept.read_text()))
+            report(line_of(rows[-1]))
+            continue
+        row = run_row(arguments.strip(), asked.model, folder, calibration)
+        for name, dtype in (("weights", "fp32"), ("engine", None)):
+            if name == "engine" and row["row"] not in AS_IT_RUNS:
+                continue
+            with load(folder, device="cpu", dtype=dtype) as engine:
+                row[name] = compared(score(engine.logits, parts), dense, counts)
+        kept.write_text(json.dumps(row))
+        rows.append(row)
+        report(line_of(row))
+    total = int(counts.sum())
+    facts = {
+        "dense_perplexity": math.exp(float(dense.nats.sum()) / total),
+        "tokens": total,
+        "windows": len(parts),
+        "resamples": RESAMPLES,
+        "bootstrap_seed": SEED,
+        "loss_avoided_over_rtn": {
+            f"int{bits} {method}": lost_less(rows, f"int{bits}-rtn", f"int{bits}-{method}")
+            for bits in (4, 3, 2)
+            for method in ("awq", "gptq")
+        },
+    }
+    return rows, facts
+
+
+HEADER = f"{'row':<26} {'bits':>5} {'stored weights in fp32':>28} {'KL':>8} {'same token':>10}  as the engine runs it"
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """A row as text, in the columns of `HEADER`."""
+    found, engine = row["weights"], percents(row["engine"]) if "engine" in row else "–"
+    change = f"{percents(found):>28} {found['kl']:>8.5f} {found['agreement']:>9.2%}"
+    return f"{row['row']:<26} {row['bits_per_weight']:>5.2f} {change}  {engine}"
+
+
+def main() -> None:
+    """Measure, print the table, write the record; the last line is one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=MODEL, help="a model with a tokenizer")
+    parser.add_argument("--text", type=Path, default=TEXT, help="a UTF-8 text file (default: the built-in held-out sample)")
+    parser.add_argument("--rows", default=";".join(ROWS), help="arguments of methods, separated by semicolons")
+    parser.add_argument("--work", type=Path, help="keep the compressed directories in this folder")
+    parser.add_argument("--save", type=Path, help="write the record to this JSON file too")
+    asked = parser.parse_args()
+    print(HEADER)
+    with tempfile.TemporaryDirectory() as temporary:
+        rows, extra = measure(asked, asked.work or Path(temporary), lambda line: print(line, flush=True))
+    settings = {"model": asked.model, "text": asked.text.name, "device": "cpu"}
+    record = Record("compress_quality", settings, rows, extra=extra)
+    if asked.save:
+        record.save(asked.save)
+    print(json.dumps(record.to_dict()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Directories of integers that others wrote: the GPTQ layout and compressed-tensors, built here tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import labkit
+from labkit.checkpoints import open_checkpoint
+from labkit.checkpoints.bit_packing import pack
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
+from labkit.checkpoints.quantized_directory import QuantizedDirectoryCheckpoint
+from labkit.errors import CheckpointError
+from tests.compress.directories import dense_directory
+
+GROUP = 32
+
+
+def gptq_directory(path: Path, *, bits: int, version: str, symmetric: bool, reordered: bool) -> tuple[Path, dict[str, Tensor]]:
+    """A directory as AutoGPTQ writes it, and the dense matrices that it stands for: w = scale * (q - zero)."""
+    dense_directory(path)
+    tensors, chooser, meant = load_file(path / "model.safetensors"), torch.Generator().manual_seed(0), {}
+    for name in [name for name in tensors if name.endswith(("_proj.weight", "fc_in.weight", "fc_out.weight"))]:
+        out, inner = tensors.pop(name).shape
+        groups, module = inner // GROUP, name.removesuffix(".weight")
+        integers = torch.randint(0, 1 << bits, (inner, out), generator=chooser)
+        half = torch.full((groups, out), 1 << (bits - 1))
+        zeros = half if symmetric else torch.randint(1, 1 << bits, (groups, out), generator=chooser)
+        scales = (torch.rand(groups, out, generator=chooser) * 0.02 + 0.001).half()
+        of_column = torch.arange(inner) // GROUP
+        if reordered:
+            of_column = of_column[torch.randperm(inner, generator=chooser)]
+        meant[name] = (scales.float()[of_column] * (integers - zeros[of_column])).T
+        tensors |= {
+            f"{module}.qweight": pack(integers.T.contiguous(), bits).T.contiguous(),
+            f"{module}.qzeros": pack(zeros - int(version == "gptq"), bits),
+            f"{module}.scales": scales,
+            f"{module}.g_idx": of_column.int(),
+        }
+    save_file(tensors, path / "model.safetensors")
+    said: dict[str, Any] = {"quant_method": "gptq", "bits": bits, "group_size": GROUP, "sym": symmetric, "desc_act": reordered}
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": said | {"checkpoint_format": version}}))
+    return path, meant
+
+
+@pytest.mark.parametrize(
+    ("bits", "version", "symmetric", "reordered", "precision"),
+    [
+        (4, "gptq", True, False, "int4"),
+        (4, "gptq_v2", False, False, None),
+        (4, "gptq", True, True, None),
+        (3, "gptq", True, False, None),
+        (2, "gptq", False, True, None),
+        (8, "gptq", True, False, None),
+    ],
+)
+def test_the_gptq_layout(
+    tmp_path: Path, bits: int, version: str, symmetric: bool, reordered: bool, precision: str | None
+) -> None:
+    path, meant = gptq_directory(tmp_path / "model", bits=bits, version=version, symmetric=symmetric, reordered=reordered)
+    checkpoint = open_checkpoint(path)
+    assert isinstance(checkpoint, QuantizedDirectoryCheckpoint)
+    assert checkpoint.kernel_precision == precision
+    for name, dense in meant.items():
+        assert torch.allclose(checkpoint.read(name, dtype=torch.float32), dense, atol=1e-6)
+        part = checkpoint.read(name, dtype=torch.float32, rows=slice(3, 20), columns=slice(16, 48))
+        assert torch.allclose(part, dense[3:20, 16:48], atol=1e-6)
+    if precision:
+        with labkit.load(path, device="cpu") as engine, labkit.load(path, device="cpu", dtype="fp32") as dense_engine:
+            ours, theirs = engine.logits([1, 2, 3]).float(), dense_engine.logits([1, 2, 3])
+        assert float((ours - theirs).abs().mean()) < 0.05 * float(theirs.std())
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [("scales", "lacks .*q_proj.scales, without which"), ("qweight", "q_proj.qweight has shape")],
+)
+def test_a_gptq_directory_that_is_damaged(tmp_path: Path, part: str, said: str) -> None:
+    path, _ = gptq_directory(tmp_path / "model", bits=4, version="gptq", symmetric=True, reordered=False)
+    tensors, name = load_file(path / "model.safetensors"), f"transformer.h.0.attn.q_proj.{part}"
+    tensors[name] = tensors[name][:-1].clone()
+    if part == "scales":
+        del tensors[name]
+    save_file(tensors, path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": "naive-quantized", "config_groups": {"group_0": {}}}, "its format is 'naive-quantized'; pack-quantized is accepted"),
+        ({"config_groups": {}}, "it has no config_groups"),
+        ({"config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float"}}}}, "its weights are not integers; weights of type int are accepted"),
+        ({"config_groups": {"group_0": {"weights": {"num_bits": 99}}}}, "bits is 99; 1 to 8 bits per weight are accepted"),
+        (
+            {"config_groups": {"group_0": {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8}}}},
+            r"it quantizes activations as well \(input_activations\)",
+        ),
+    ],
+)
+def test_settings_that_are_not_read(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    path = dense_directory(tmp_path / "model")
+    settings = {"quant_method": "compressed-tensors", "format": "pack-quantized"} | change
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    with pytest.raises(CheckpointError, match=f"has a quantization_config that labkit does not read: {said}"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("columns", [slice(0, 64), slice(64, 128), slice(32, 96), slice(16, 48), slice(8, 128)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_part_of_the_columns_keeps_its_values(columns: slice, symmetric: bool) -> None:
+    chooser = torch.Generator().manual_seed(1)
+    for size in (None, 32, 64):
+        scheme = IntegerScheme(4, size, symmetric)
+        groups = scheme.groups(128)
+        values = torch.randint(-8, 8, (5, 128), generator=chooser, dtype=torch.int8)
+        scales = torch.rand(5, groups, generator=chooser).half()
+        zeros = None if symmetric else torch.randint(-8, 8, (5, groups), generator=chooser, dtype=torch.int8)
+        weight = IntegerWeight(scheme, values, scales, zeros)
+        part = weight.part(columns)
+        assert torch.equal(part.dequantize(), weight.dequantize()[:, columns])
+        kernel = part.for_kernels()
+        assert (kernel is not None) == (symmetric and part.scheme.group_of(part.shape[1]) % 32 == 0)
+        if kernel is not None:
+            assert torch.equal(kernel.dequantize(), part.dequantize())
