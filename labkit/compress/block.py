@@ -36,7 +36,8 @@ class Block:
         query, key, value = (F.linear(normed, self.tensors[f"attn.{each}_proj.weight"]).view(heads) for each in "qkv")
         sin, cos = self._sin[:tokens], self._cos[:tokens]
         query, key = rotary(query, sin, cos), rotary(key, sin, cos)
-        found = F.scaled_dot_product_attention(*(each.transpose(0, 1)[None] for each in (query, key, value)), is_causal=True)
+        query, key, value = (each.transpose(0, 1)[None] for each in (query, key, value))
+        found = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return found[0].transpose(0, 1).reshape(tokens, -1)
 
     def inner(self, normed: Tensor) -> Tensor:

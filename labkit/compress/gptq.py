@@ -96,8 +96,9 @@ def _factor(damped: Tensor) -> Tensor:
     """The upper Cholesky factor of the inverse of H."""
     try:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-        return torch.linalg.cholesky(inverse, upper=True)
-    except torch.linalg.LinAlgError as error:
+        factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+        return factor
+    except RuntimeError as error:  # torch's LinAlgError
         raise LabkitError(
             "the Hessian of a layer cannot be inverted; calibrate with more windows of text, or raise --damping"
         ) from error

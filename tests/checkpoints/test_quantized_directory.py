@@ -96,9 +96,15 @@ def test_a_gptq_directory_that_is_damaged(tmp_path: Path, part: str, said: str) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": "naive-quantized", "config_groups": {"group_0": {}}}, "its format is 'naive-quantized'; pack-quantized is accepted"),
+        (
+            {"format": "naive-quantized", "config_groups": {"group_0": {}}},
+            "its format is 'naive-quantized'; pack-quantized is accepted",
+        ),
         ({"config_groups": {}}, "it has no config_groups"),
-        ({"config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float"}}}}, "its weights are not integers; weights of type int are accepted"),
+        (
+            {"config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float"}}}},
+            "its weights are not integers; weights of type int are accepted",
+        ),
         ({"config_groups": {"group_0": {"weights": {"num_bits": 99}}}}, "bits is 99; 1 to 8 bits per weight are accepted"),
         (
             {"config_groups": {"group_0": {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8}}}},
