@@ -150,7 +150,7 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["release", "--folder", "gone"], 2, "gone has no solutions/"),
     (["release", "--folder", "gone", "--course"], 2, "the labkit that runs is in"),
     (["release", "--course", "--check"], 2, "--check and --course cannot be given together"),
-    (["release", "--no-answer-sheet"], 2, "--out and --no-answer-sheet are options of --course"),
+    (["release", "--no-answer-sheet"], 2, "--out, --track and --no-answer-sheet are options of --course"),
     (["tour", "--course", "gone"], 2, "gone has no solutions/"),
     (["lab", "--course", "gone"], 2, "has no labs/NN_slug.ipynb"),
 ]
