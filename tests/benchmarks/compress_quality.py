@@ -105,48 +105,58 @@ def lost_less(rows: list[dict[str, Any]], baseline: str, better: str) -> float |
 
 
 def measure(
-    asked: argparse.Namespace, work: Path, report: Callable[[str], None]
+    asked: argparse.Namespace, work: Path, after_row: Callable[[list[dict[str, Any]], dict[str, Any]], None]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """All rows, and the facts that they share."""
+    """All rows, and the facts that they share; `after_row` gets both after every row."""
     calibration, text = CalibrationText.read(), asked.text.read_text("utf-8")
     calibration.check_apart(text)
     rows: list[dict[str, Any]] = []
+    extra: dict[str, Any] = {}
     work.mkdir(parents=True, exist_ok=True)
     with load(asked.model, device="cpu", dtype="fp32") as engine:
         assert engine.tokenizer is not None
         parts = windows(engine.tokenizer.encode(text), engine.config.context_length)
         dense = score(engine.logits, parts)
     counts = torch.tensor([len(part.targets) for part in parts])
-    for arguments in asked.rows.split(";"):
-        folder = work / arguments.strip().replace(" ", "").replace("--", "-")
+    for arguments in map(str.strip, asked.rows.split(";")):
+        folder = work / arguments.replace(" ", "").replace("--", "-")
         kept = folder.with_suffix(".json")
-        if kept.exists():
-            rows.append(json.loads(kept.read_text()))
-            report(line_of(rows[-1]))
-            continue
-        row = run_row(arguments.strip(), asked.model, folder, calibration)
-        for name, dtype in (("weights", "fp32"), ("engine", None)):
-            if name == "engine" and row["row"] not in AS_IT_RUNS:
-                continue
+        if not kept.exists():
+            row = run_row(arguments, asked.model, folder, calibration)
+            row |= score_row(arguments, folder, parts, dense, counts)
+            kept.write_text(json.dumps(row))
+        rows.append(json.loads(kept.read_text()))
+        extra = facts(rows, dense, counts)
+        after_row(rows, extra)
+    return rows, extra
+
+
+def score_row(arguments: str, folder: Path, parts: list[Window], dense: Scores, counts: Tensor) -> dict[str, Any]:
+    """`weights` of a row, and `engine` if the engine has kernels for it."""
+    found = {}
+    for name, dtype in (("weights", "fp32"), ("engine", None)):
+        if name == "weights" or arguments in AS_IT_RUNS:
             with load(folder, device="cpu", dtype=dtype) as engine:
-                row[name] = compared(score(engine.logits, parts), dense, counts)
-        kept.write_text(json.dumps(row))
-        rows.append(row)
-        report(line_of(row))
+                found[name] = compared(score(engine.logits, parts), dense, counts)
+    return found
+
+
+def facts(rows: list[dict[str, Any]], dense: Scores, counts: Tensor) -> dict[str, Any]:
+    """What all rows share, and comparisons of rows."""
     total = int(counts.sum())
-    facts = {
+    avoided = {
+        f"int{bits}-{name}": lost_less(rows, f"int{bits}-rtn", f"int{bits}-{name}")
+        for bits in (4, 3, 2)
+        for name in ("awq", "gptq")
+    }
+    return {
         "dense_perplexity": math.exp(float(dense.nats.sum()) / total),
         "tokens": total,
-        "windows": len(parts),
+        "windows": len(counts),
         "resamples": RESAMPLES,
         "bootstrap_seed": SEED,
-        "loss_avoided_over_rtn": {
-            f"int{bits} {method}": lost_less(rows, f"int{bits}-rtn", f"int{bits}-{method}")
-            for bits in (4, 3, 2)
-            for method in ("awq", "gptq")
-        },
+        "loss_avoided_over_rtn": {name: share for name, share in avoided.items() if share is not None},
     }
-    return rows, facts
 
 
 HEADER = f"{'row':<26} {'bits':>5} {'stored weights in fp32':>28} {'KL':>8} {'same token':>10}  as the engine runs it"
@@ -168,13 +178,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keep the compressed directories in this folder")
     parser.add_argument("--save", type=Path, help="write the record to this JSON file too")
     asked = parser.parse_args()
+    settings = {"model": asked.model, "text": asked.text.name, "device": "cpu"}
+
+    def after_row(rows: list[dict[str, Any]], extra: dict[str, Any]) -> None:
+        print(line_of(rows[-1]), flush=True)
+        if asked.save:
+            Record("compress_quality", settings, rows, extra=extra).save(asked.save)
+
     print(HEADER)
     with tempfile.TemporaryDirectory() as temporary:
-        rows, extra = measure(asked, asked.work or Path(temporary), lambda line: print(line, flush=True))
-    settings = {"model": asked.model, "text": asked.text.name, "device": "cpu"}
+        rows, extra = measure(asked, asked.work or Path(temporary), after_row)
     record = Record("compress_quality", settings, rows, extra=extra)
-    if asked.save:
-        record.save(asked.save)
     print(json.dumps(record.to_dict()))
 
 
