@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "labkit"
-FOLDERS = ("checkpoints", "engine", "native", "ops", "parallel", "serving")
+FOLDERS = ("checkpoints", "compress", "engine", "native", "ops", "parallel", "serving")
 MAKERS = {
     *("arange", "as_tensor", "asarray", "empty", "empty_strided", "eye", "full", "linspace", "logspace", "ones", "rand"),
     *("randint", "randn", "randperm", "range", "scalar_tensor", "tensor", "zeros"),

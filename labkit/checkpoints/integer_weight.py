@@ -99,7 +99,7 @@ class IntegerWeight:
         if size >= self.shape[1]:  # a row has one scale
             return IntegerWeight(self._sized(None), values, self.scales, self.zero_points)
         step = size if begin % size == 0 and (end % size == 0 or end == self.shape[1]) else math.gcd(size, begin, end)
-        of_steps = torch.arange(begin, end, step, device=values.device) // size
+        of_steps = torch.arange(begin, end, step, dtype=torch.int64, device=values.device) // size
         zeros = None if self.zero_points is None else self.zero_points[:, of_steps]
         return IntegerWeight(self._sized(step), values, self.scales[:, of_steps], zeros)
 

@@ -177,7 +177,7 @@ class GptqMatrix(StoredMatrix):
         found = self.load("g_idx").long()
         if not bool(((found >= 0) & (found < groups)).all()):
             raise CheckpointError(f"{self.folder}: {self.name('g_idx')} names groups outside 0 to {groups - 1}")
-        in_order = torch.arange(self.shape[1]) // self.scheme.group_of(self.shape[1])
+        in_order = torch.arange(self.shape[1], dtype=found.dtype, device=found.device) // self.scheme.group_of(self.shape[1])
         return None if torch.equal(found, in_order) else found
 
     def kernel_bits(self) -> int | None:

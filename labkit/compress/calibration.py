@@ -82,5 +82,5 @@ def windows_of(text: CalibrationText, tokenizer: Tokenizer, window: int, count: 
             "give a longer text, or a smaller --window"
         )
     parts = [ids[begin : begin + window] for begin in range(0, len(ids) - window + 1, window)]
-    order = torch.randperm(len(parts), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    order = torch.randperm(len(parts), dtype=torch.int64, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     return [parts[index] for index in order[:count].tolist()]

@@ -135,7 +135,7 @@ class _Run:
         if not self.ids:
             return []
         embedding = self.checkpoint.read("transformer.wte.weight", dtype=torch.float32)
-        return [embedding[torch.tensor(each)] for each in self.ids]
+        return [embedding[torch.tensor(each, dtype=torch.int64, device="cpu")] for each in self.ids]
 
     def _read(self, prefix: str) -> dict[str, Tensor]:
         names = [name for name in self.checkpoint.tensor_names() if name.startswith(prefix)]

@@ -89,7 +89,7 @@ def _damped(hessian: Tensor, damping: float) -> Tensor:
 def _order(damped: Tensor, options: GptqOptions) -> Tensor:
     if options.activation_order:
         return torch.argsort(damped.diagonal(), descending=True, stable=True)
-    return torch.arange(len(damped), device=damped.device)
+    return torch.arange(len(damped), dtype=torch.int64, device=damped.device)
 
 
 def _factor(damped: Tensor) -> Tensor:
