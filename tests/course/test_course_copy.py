@@ -200,7 +200,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The solved notebook of lab 00 with a wrong function (0.3) and a stub (0.4)."""
     text = (ROOT / "solutions/00_class_environment.ipynb").read_text()
     path = tmp_path_factory.mktemp("notebook") / "00.ipynb"
-    text = text.replace("return 2 * config.num_layers", "return 6 * config.num_layers")
+    text = text.replace("return 2 * config.num_layers", "return 16 * config.num_layers")
     path.write_text(text.replace('"    return gpus"', '"    raise NotImplementedError"'))
     return path
 
@@ -209,7 +209,7 @@ def test_a_notebook_is_checked_by_the_sheet(python: Path, notebook: Path, tmp_pa
     said, _ = run(python, "-m", "labkit", "check", str(notebook), "--json", home=tmp_path, status=1)
     assert json.loads(said.splitlines()[-1])["points"] == 45
     assert said.count(" inputs agree with the answer sheet.") == 4 + 4  # in words, and in JSON
-    assert "0.3 The size of the cache: failed, 0/10 points. The value is not right: it is 3 times the right value." in said
+    assert "0.3 The size of the cache: failed, 0/10 points. The value is not right: it is 8 times the right value." in said
     assert "0.4 How many GPUs?: not attempted, 0/10 points." in said
 
 
