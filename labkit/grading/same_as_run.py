@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dis
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -57,7 +58,8 @@ def _without_decorators(value: Any) -> FunctionType | None:
 
 
 def _names_in(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+    """The global names that the code reads. `code.co_names` would also have the names of attributes."""
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
     for part in code.co_consts:
         if isinstance(part, CodeType):
             yield from _names_in(part)

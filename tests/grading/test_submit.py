@@ -15,6 +15,8 @@ from labkit import __version__
 from labkit.errors import InvalidRequest
 from labkit.grading import submit
 from labkit.grading.progress import Progress
+from labkit.grading.same_as_run import same_as_run
+from labkit.grading.submission import submission_of
 
 pytest.importorskip("ipykernel", reason="not measured here: no ipykernel")
 
@@ -137,3 +139,14 @@ def test_a_notebook_that_is_checked_from_outside_submits_nothing(tmp_path: Path,
     monkeypatch.setattr(Progress, "is_kept", False)
     submit(write(tmp_path / "lab.ipynb", FILE))
     assert [path.name for path in tmp_path.iterdir()] == ["lab.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("body", "used"),
+    [("config.depth", {"size"}), ("[depth(one) for one in config]", {"size", "depth"})],
+    ids=["attribute", "call"],
+)
+def test_an_attribute_with_the_name_of_a_function_is_no_call(body: str, used: set[str]) -> None:
+    names: dict[str, Any] = {}
+    exec(f"def depth(one): return 1\ndef size(config): return {body}", names)
+    assert set(same_as_run(submission_of(f"def size(config): return {body}"), "size", names)) == used
