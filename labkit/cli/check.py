@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labkit.cli.output import JsonOption, print_json, say
+from labkit.cli.verdict_rows import json_of, points_of
 from labkit.errors import LabkitError
+
+if TYPE_CHECKING:
+    from labkit.grading.verdict import Verdict
 
 
 def check(
@@ -23,12 +26,10 @@ def check(
 
     Example: labkit check labs/01_huggingface_baseline.ipynb
     """
-    from labkit.exercises.core_path import points
-    from labkit.exercises.registry import exercise as find
     from labkit.grading.notebook_check import check_notebook
     from labkit.grading.verdict import FAILED
 
-    rows: list[dict[str, Any]] = []
+    found: list[tuple[Path, Verdict]] = []
     refused: list[LabkitError] = []
     for path in notebooks:
         say(f"{path}: running each function in its own process")
@@ -42,12 +43,12 @@ def check(
             continue
         for verdict in verdicts:
             print(verdict)
-            rows.append({"notebook": str(path), "track": find(verdict.exercise).track} | asdict(verdict))
-    reached = points([(find(row["exercise"]), row["points"], row["out_of"]) for row in rows])
+            found.append((path, verdict))
+    reached = points_of(verdict for _, verdict in found)
     print(f"{reached.words} for the code that the notebooks hold now; {reached.core_words}")
     if json:
-        print_json({"exercises": rows, **reached.to_dict()})
+        print_json(json_of(found))
     if refused:
         raise SystemExit(2)
-    if any(row["verdict"] == FAILED for row in rows):
+    if any(verdict.verdict == FAILED for _, verdict in found):
         raise SystemExit(1)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labkit.cli.output import JsonOption, print_json, say
+from labkit.cli.verdict_rows import json_of, points_of
 from labkit.errors import LabkitError
 
 if TYPE_CHECKING:
-    from labkit.exercises.core_path import Points
-    from labkit.grading.verdict import Verdict
     from labkit.grading.watch import WatchedNotebook
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -33,7 +30,6 @@ def watch(
 
     Example: labkit watch labs/01_huggingface_baseline.ipynb
     """
-    from labkit.exercises.registry import exercise as find
     from labkit.grading.watch import WatchedNotebook
 
     watched = [WatchedNotebook(path) for path in notebooks]
@@ -46,9 +42,7 @@ def watch(
     except KeyboardInterrupt:
         say("stopped")
     if json:
-        verdicts = [(str(one.path), verdict) for one in watched for verdict in one.verdicts.values()]
-        rows = [{"notebook": path, "track": find(found.exercise).track} | asdict(found) for path, found in verdicts]
-        print_json({"exercises": rows, **_points(found for _, found in verdicts).to_dict()})
+        print_json(json_of([(one.path, verdict) for one in watched for verdict in one.verdicts.values()]))
 
 
 def _wait_and_check(watched: list[WatchedNotebook]) -> None:
@@ -69,12 +63,5 @@ def _check(notebook: WatchedNotebook) -> None:
         print(verdict)
     if not verdicts:
         say("no function has changed")
-    reached = _points(notebook.verdicts.values())
+    reached = points_of(notebook.verdicts.values())
     print(f"{reached.words} for the code that {notebook.path} holds now; {reached.core_words}", flush=True)
-
-
-def _points(verdicts: Iterable[Verdict]) -> Points:
-    from labkit.exercises.core_path import points
-    from labkit.exercises.registry import exercise as find
-
-    return points([(find(verdict.exercise), verdict.points, verdict.out_of) for verdict in verdicts])

@@ -12,7 +12,7 @@ from labkit.ops import gelu, rotary, rotary_table
 
 MATRICES = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in", "attn.out_proj", "mlp.fc_out")
 """The matrices of a block. The first four read the layer norm; the last two read what the first four make."""
-FIRST, SECOND = MATRICES[:4], MATRICES[4:]
+FIRST = MATRICES[:4]
 
 
 @dataclass

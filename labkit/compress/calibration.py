@@ -20,8 +20,6 @@ from labkit.tokenizer import Tokenizer
 BUILT_IN_TEXT = BUILT_IN["gptj-tiny"] / "calibration_sample.txt"
 """Passages of the training text of gptj-tiny: the calibration text if none is named."""
 HELD_OUT = BUILT_IN["gptj-tiny"] / "held_out_sample.txt"
-WINDOWS = 128
-"""The number of windows by default."""
 RUN_OF_WORDS = 13
 """Two texts share a passage if they share this many words in a row (the length in Brown et al. 2020, appendix C)."""
 

@@ -4,9 +4,8 @@
   by s divides all four inputs by s. Exact, if the four matrices share s.
 - out_proj reads averages of v over tokens. An average is linear, so dividing row c of v_proj by s_c divides channel c of the
   input of out_proj by s_c. Exact, because a GPT-J has one v channel for each input channel of out_proj, and no bias in v.
-- fc_out reads GELU(fc_in(x)). GELU(x / s) is not GELU(x) / s, so nothing can be folded. For fc_out only the clipping of its
-groups
-  is searched.
+- fc_out reads GELU(fc_in(x)). GELU(x / s) is not GELU(x) / s, so nothing can be folded. For fc_out, only the
+  clipping of its groups is searched.
 """
 
 from __future__ import annotations
