@@ -40,6 +40,7 @@ from labkit.grading.judge import judge
 from labkit.grading.notebook_check import check_submission
 from labkit.grading.submission import read_submission
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
+from labkit.grading.workers import Workers
 from labkit.serving.python_backend.word_lists import to_word_lists
 from labkit.serving.server.install import find_server
 from labkit.time_limits import listening
@@ -111,7 +112,8 @@ def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPa
 def test_a_repaired_model_answers_in_the_sandbox_too() -> None:
     """The sandbox hides labkit's own functions, so the model in the check needs something in their place."""
     submission = read_submission(ROOT / "solutions/04_triton_deployment.ipynb")
-    verdict = check_submission(KEEP_ALIVE, submission, sandbox=sandbox_or_skip())
+    with Workers(sandbox=sandbox_or_skip()) as workers:
+        verdict = check_submission(KEEP_ALIVE, submission, workers)
     assert verdict.verdict == PASSED, str(verdict)
 
 
