@@ -25,6 +25,7 @@ FLOORS = [
     "model",
     "engine",
     "compress",
+    "planning",
     "parallel",
     "__init__",
     "builtin bench",

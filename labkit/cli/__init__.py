@@ -26,6 +26,7 @@ COMMANDS = (
     "generate",
     "evaluate",
     "bench",
+    "plan",
     "tune",
     "serve",
     "stress",

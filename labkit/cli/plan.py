@@ -1,0 +1,196 @@
+"""`labkit plan`: sizes a deployment from arithmetic, before any GPU is rented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labkit.cli.output import JsonOption, names, print_json, say, whole_numbers
+from labkit.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from labkit.planning.catalogue import Device
+    from labkit.planning.fit import Fit
+    from labkit.planning.shape import Shape
+
+THIS_MACHINE = "this"
+
+
+def plan(
+    model: Annotated[
+        str, typer.Option("--model", help="A shape (gpt-20b, gpt-175b, gpt-530b, gpt-j-6b, ...), or a GPT-J of labkit.")
+    ] = "gpt-j-6b",
+    params: Annotated[
+        str | None, typer.Option(help="Instead of a model: a number of parameters (20e9, 175b) for a GPT-3-like shape.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Instead of a model: a GPT-J config.json.")] = None,
+    gpu: Annotated[
+        str, typer.Option(help="A GPU of the catalogue, or `this` for the machine at hand, whose rates are then measured.")
+    ] = "a100-80gb",
+    link: Annotated[str | None, typer.Option(help="The link between the GPUs of a node, if it is not the GPU's own.")] = None,
+    gpus: Annotated[int, typer.Option(help="How many GPUs there are at most.")] = 8,
+    latency_ms: Annotated[float | None, typer.Option(help="The longest time that a batch of requests may take.")] = None,
+    careful: Annotated[
+        bool, typer.Option("--careful", help="The upper end of the interval must be within the bound, too.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="Precisions to try: fp32, bf16, fp16, fp8, int8, int4.")] = "fp16",
+    sparse: Annotated[bool, typer.Option("--sparse", help="2:4 structured sparsity of the layers' matrices.")] = False,
+    cache_precision: Annotated[str, typer.Option(help="The precision of the KV cache, such as fp8.")] = "",
+    batch: Annotated[str | None, typer.Option(help="Batches to try; if left out, 1, 2, 4, ... 256.")] = None,
+    input_tokens: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 128,
+    output_tokens: Annotated[int, typer.Option(help="New tokens of each request.")] = 32,
+    tensor_parallel: Annotated[str | None, typer.Option(help="Numbers to try; if left out, all that divide the model.")] = None,
+    pipeline_parallel: Annotated[
+        str | None, typer.Option(help="Numbers to try; if left out, all that divide the model.")
+    ] = None,
+    rank: Annotated[str, typer.Option(help="Best first by throughput, latency or gpus.")] = "throughput",
+    price: Annotated[float, typer.Option(help="The price of one GPU for an hour, in your currency.")] = 0.0,
+    budget: Annotated[float | None, typer.Option(help="The most that all GPUs together may cost in an hour.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Also simulate the best plan with this many requests per second, at random times.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many plans to print.")] = 8,
+    calibrate: Annotated[Path | None, typer.Option(help="Fit the efficiencies to the measurements in this CSV file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write all plans in the columns of NeMo-Megatron's tool.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw latency, throughput and memory of the plans to this file.")] = None,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Compare the model with published tables: fit one size, predict the others.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare the model with records of `labkit bench`: fit some rows, predict others.")
+    ] = False,
+    records: Annotated[
+        Path | None, typer.Option(help="With --verify: a record of `labkit bench --save`, or a folder of records.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Predict memory, latency, throughput and cost of a model on GPUs, and find the best division, batch and precision.
+
+    Every prediction has an interval that should hold nine of ten measurements, and says what takes most of its time.
+
+    Example: labkit plan --model gpt-530b --gpus 32 --latency-ms 2000 --input-tokens 60 --output-tokens 20
+    """
+    from labkit.cli import plan_tables
+    from labkit.planning.search import BATCHES, Question, search
+
+    if validate or verify:
+        _compare(validate, records, json, plot)
+        return
+    if budget is not None:
+        gpus = _within_budget(gpus, budget, price)
+    shape = _shape(model, params, config)
+    device = _device(gpu, link)
+    found = _fit(device, calibrate)
+    question = Question(
+        shape=shape,
+        device=device,
+        gpus=gpus,
+        latency_seconds=float("inf") if latency_ms is None else latency_ms / 1e3,
+        precisions=names(precision),
+        sparse=sparse,
+        batches=BATCHES if batch is None else whole_numbers(batch, "--batch"),
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        tensor_parallel=() if tensor_parallel is None else whole_numbers(tensor_parallel, "--tensor-parallel"),
+        pipeline_parallel=() if pipeline_parallel is None else whole_numbers(pipeline_parallel, "--pipeline-parallel"),
+        cache_precision=cache_precision,
+        careful=careful,
+    )
+    answer = search(question, found, rank)
+    plan_tables.print_answer(question, answer, found, top=top, price=price)
+    load = None
+    if rate is not None and answer.plans:
+        load = plan_tables.simulate_and_print(answer.plans[0], found, rate)
+    if csv:
+        from labkit.planning.nemo_csv import write_csv
+
+        say(f"plans written to {write_csv(csv, answer.plans)}")
+    if plot:
+        from labkit.planning.plots import plans_plot
+
+        plans_plot(question, answer).savefig(plot)
+        say(f"drawn to {plot}")
+    if json:
+        shown = answer.plans[:top]
+        values = {"plans": [one.to_dict(price) for one in shown], "why_none": answer.why_none, "tried": answer.tried}
+        nearest = answer.nearest.to_dict(price) if answer.nearest and not answer.plans else None
+        print_json(values | {"nearest": nearest, "fit": found.to_dict()} | ({"load": load} if load else {}))
+    if not answer.plans:
+        raise SystemExit(1)
+
+
+def _within_budget(gpus: int, budget: float, price: float) -> int:
+    if price <= 0:
+        raise InvalidRequest("--budget needs --price, the price of one GPU for an hour")
+    affordable = int(budget // price)
+    if affordable < 1:
+        raise InvalidRequest(f"--budget {budget:g} does not pay for one GPU at --price {price:g} an hour")
+    return min(gpus, affordable)
+
+
+def _shape(model: str, params: str | None, config: Path | None) -> Shape:
+    from labkit.planning.named_shapes import SHAPES, named_shape
+    from labkit.planning.shape import Shape
+
+    if params is not None and config is not None:
+        raise InvalidRequest("--params and --config were both given; give one of them")
+    if params is not None:
+        text = params.lower().strip()
+        factor = {"m": 1e6, "b": 1e9, "t": 1e12}.get(text[-1:], 1.0)
+        try:
+            count = float(text.rstrip("mbt")) * factor
+        except ValueError:
+            raise InvalidRequest(f"--params is {params!r}; a number such as 20e9, 350m or 175b is accepted") from None
+        shape = Shape.of_parameters(count)
+        say(f"{shape.name}: {shape.num_layers} layers, hidden size {shape.hidden_size}, {shape.num_heads} heads")
+        return shape
+    if config is None and model in SHAPES:
+        return SHAPES[model]
+    from labkit.checkpoints import config_of
+
+    if config is None and model not in ("gptj-tiny", "gpt-j-6b-synthetic", "gpt-j-405m-synthetic") and not Path(model).exists():
+        return named_shape(model)
+    return Shape.of_config(config_of(str(config or model)), str(config.parent.name if config else model))
+
+
+def _device(gpu: str, link: str | None) -> Device:
+    from labkit.planning.catalogue import named_gpu, this_machine, with_link
+
+    if gpu != THIS_MACHINE:
+        return with_link(named_gpu(gpu), link)
+    from labkit.environment import describe
+    from labkit.measure.ceilings import ceilings
+
+    say("measuring this machine for about 4 seconds")
+    measured, machine = ceilings(), describe()
+    if measured.disturbed:
+        say(f"labkit: {measured.disturbed}; the predictions are too slow")
+    memory = machine.gpus[0].memory_bytes if measured.device.startswith("cuda") else machine.memory_bytes
+    sets = tuple(machine.cpu.instruction_sets)
+    return this_machine(measured, memory_bytes=float(memory), instruction_sets=sets)
+
+
+def _fit(device: Device, calibrate: Path | None) -> Fit:
+    from labkit.planning.fit import with_spread_of_left_out
+    from labkit.planning.published import default_fit, measurements, read_rows
+
+    if calibrate is not None:
+        rows = measurements(read_rows(calibrate))
+        return with_spread_of_left_out(rows, lambda row: row.plan.shape.name, source=str(calibrate))
+    if device.kind == "cpu":
+        from labkit.planning.this_machine import cpu_fit
+
+        return cpu_fit()
+    return default_fit()
+
+
+def _compare(validate: bool, records: Path | None, json: bool, plot: Path | None) -> None:
+    from labkit.cli import plan_tables
+
+    values = plan_tables.validate_and_print(plot) if validate else plan_tables.verify_and_print(records)
+    if plot and validate:
+        say(f"drawn to {plot}")
+    if json:
+        print_json(values)

@@ -1,0 +1,99 @@
+"""The memory that one rank needs: weights, KV cache, activations and workspace."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from labkit.errors import InvalidRequest
+from labkit.planning.deployment import Deployment
+
+USABLE = 0.95
+"""The share of a device's memory that can be filled. Allocators round sizes up and leave gaps."""
+WHOLE_ACTIVATIONS, SPLIT_ACTIVATIONS = 6, 24
+"""Hidden-size numbers of one prefill token that live at the same time: those that each rank holds in full, and those of
+attention and MLP, which tensor parallelism splits. FasterTransformer allocates all its buffers at once."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the fullest rank. `workspace` holds the driver's and the libraries' memory, and the logits."""
+
+    weights: float
+    cache: float
+    activations: float
+    workspace: float
+
+    @property
+    def total(self) -> float:
+        """The sum of all four."""
+        return self.weights + self.cache + self.activations + self.workspace
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values, with the total."""
+        return asdict(self) | {"total": self.total}
+
+
+def weight_bytes(plan: Deployment) -> float:
+    """Bytes of the weights on the fullest rank.
+
+    A stage holds its layers. The first stage also holds the embedding, the last one the head, and a tied head of another stage
+    is a copy. Vectors and tables are stored in the dtype of the activations.
+    """
+    shape, split = plan.shape, plan.tensor_parallel
+    layers = shape.num_layers / plan.pipeline_parallel
+    vectors = shape.layer_parameters - shape.layer_matrix_parameters
+    stage = layers * (shape.layer_matrix_parameters * plan.matrix_bytes / split + vectors * plan.element_bytes)
+    embedding = shape.embedding_parameters * plan.element_bytes / split
+    matrix = shape.vocab_size * shape.hidden_size * plan.head_bytes / split
+    if plan.pipeline_parallel > 1:
+        return stage + max(embedding, matrix)
+    return stage + embedding + (0 if shape.tied else matrix)
+
+
+def cache_bytes(plan: Deployment, tokens: int | None = None) -> float:
+    """Bytes of the KV cache on one rank, for all sequences of the batch at their full length, or for `tokens` tokens."""
+    count = plan.batch * (plan.input_tokens + plan.output_tokens) if tokens is None else tokens
+    return count * plan.shape.cache_elements_per_token() * plan.cache_bytes / plan.ranks
+
+
+def activation_bytes(plan: Deployment) -> float:
+    """Bytes of the activations of the largest micro-batch of the prefill."""
+    numbers = (WHOLE_ACTIVATIONS + SPLIT_ACTIVATIONS / plan.tensor_parallel) * plan.shape.hidden_size
+    return plan.prefill_batch * plan.input_tokens * numbers * plan.element_bytes
+
+
+def memory_of(plan: Deployment) -> Memory:
+    """The memory of the fullest rank."""
+    logits = plan.decode_batch * plan.shape.vocab_size * 2 * 4.0
+    return Memory(weight_bytes(plan), cache_bytes(plan), activation_bytes(plan), plan.device.runtime_bytes + logits)
+
+
+def usable_bytes(plan: Deployment) -> float:
+    """Bytes of memory that one rank can fill. Ranks that share a machine share its memory."""
+    return USABLE * plan.device.memory_bytes / (plan.ranks if plan.device.shared else 1)
+
+
+def fits(plan: Deployment) -> bool:
+    """Whether the fullest rank's memory is enough."""
+    return memory_of(plan).total <= usable_bytes(plan)
+
+
+def largest_batch(plan: Deployment) -> int:
+    """The largest batch that fits, with everything else as in `plan`; 0 if not even one sequence fits."""
+    from dataclasses import replace
+
+    low, high = 0, 1
+    while fits(replace(plan, batch=high)) and high < 2**24:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(replace(plan, batch=middle)) else (low, middle)
+    return low
+
+
+def gib(size: float) -> float:
+    """Bytes in GiB. Raises `InvalidRequest` if the size is not finite."""
+    if not math.isfinite(size):
+        raise InvalidRequest(f"a size of {size} bytes is not finite")
+    return size / 2**30
