@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from labkit.cli.output import JsonOption, names, print_json, say, whole_numbers
-from labkit.errors import InvalidRequest
+from labkit.errors import InsufficientResources, InvalidRequest
 
 if TYPE_CHECKING:
     from labkit.planning.catalogue import Device
@@ -99,7 +99,8 @@ def plan(
         careful=careful,
     )
     answer = search(question, found, rank)
-    plan_tables.print_answer(question, answer, found, top=top, price=price)
+    if answer.plans:
+        plan_tables.print_answer(question, answer, found, top=top, price=price)
     load = None
     if rate is not None and answer.plans:
         load = plan_tables.simulate_and_print(answer.plans[0], found, rate)
@@ -118,7 +119,7 @@ def plan(
         nearest = answer.nearest.to_dict(price) if answer.nearest and not answer.plans else None
         print_json(values | {"nearest": nearest, "fit": found.to_dict()} | ({"load": load} if load else {}))
     if not answer.plans:
-        raise SystemExit(1)
+        raise InsufficientResources(answer.why_none)
 
 
 def _within_budget(gpus: int, budget: float, price: float) -> int:

@@ -28,15 +28,12 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Seque
 
 
 def print_answer(question: Question, answer: Answer, found: Fit, *, top: int, price: float) -> None:
-    """Print the best plans, what they cost, and what is extrapolated."""
+    """Print the best plans (there must be one), what they cost, and what is extrapolated."""
     from labkit.cli.output import say
 
     shape, device = question.shape, question.device
     print(f"{shape.name}: {shape.parameter_count / 1e9:.2f} billion parameters. {device.name}: {device.source}.")
     print(f"{question.input_tokens} prompt tokens, {question.output_tokens} new tokens; at most {question.gpus} GPUs.")
-    if answer.why_none:
-        say(f"labkit: {answer.why_none}")
-        return
     _print(COLUMNS, [_row(one) for one in answer.plans[:top]], left=("dtype", "mostly"))
     print(f"{answer.tried} plans tried: {answer.too_large} too large for the memory, {answer.too_slow} too slow.")
     _print_best(answer.plans[0], price)
@@ -110,11 +107,7 @@ def validate_and_print(plot: Path | None) -> dict[str, Any]:
     for part in report.parts:
         _print(CHECKED, _checked_rows(part.checked), left=("table", "used"), title=part.title)
         print(part.summary())
-    rows = [
-        (row.model, f"{1e3 * row.least:,.0f}", f"{1e3 * row.predicted_least:,.0f}")
-        + (f"{1e3 * row.largest:,.0f}", f"{1e3 * row.predicted_largest:,.0f}")
-        for row in report.lecture
-    ]
+    rows = [[row.model, *(f"{1e3 * seconds:,.0f}" for seconds in row.seconds)] for row in report.lecture]
     columns = ("model", "least ms", "predicted", "largest ms", "predicted ")
     _print(columns, rows, left=("model",), title="The lecture's table of p99 latencies (60 + 20 tokens)")
     print(report.lecture_summary())
@@ -132,11 +125,20 @@ def verify_and_print(records: Path | None) -> dict[str, Any]:
 
     report = this_machine.verify(this_machine.bench_rows(records))
     rows = [
-        (row.model, row.precision, str(row.batch), row.what, "fitted" if row.fitted else "predicted")
-        + (f"{row.measured_ms:,.2f}", f"{row.predicted_ms:,.2f}", f"{100 * row.error:+.0f} %", row.dominated_by)
+        [
+            row.model.removesuffix("-synthetic"),
+            row.precision,
+            str(row.batch),
+            row.what,
+            "fitted" if row.fitted else "",
+            f"{row.measured_ms:,.1f}",
+            f"{row.predicted_ms:,.1f}",
+            f"{100 * row.error:+.0f} %",
+            row.dominated_by,
+        ]
         for row in report.rows
     ]
-    columns = ("model", "dtype", "batch", "what", "used", "measured ms", "predicted ms", "error", "mostly")
-    _print(columns, rows, left=("model", "dtype", "what", "used", "mostly"))
+    columns = ("model", "dtype", "batch", "phase", "used", "ms", "predicted", "error", "mostly")
+    _print(columns, rows, left=("model", "dtype", "phase", "used", "mostly"))
     print(report.summary())
     return report.to_dict()

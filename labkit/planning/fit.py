@@ -24,7 +24,7 @@ ROW_SPREAD = 0.15
 """How far a single measurement may be from a right model. It decides how strongly the typical values count."""
 LEAST_SPREAD = 0.05
 """The smallest standard deviation (of the logarithm) of a prediction. Clocks and versions alone make such differences."""
-WIDER_PER_FACTOR = 0.10
+WIDER_PER_FACTOR = 0.15
 """How much the standard deviation grows for each factor of e by which a prediction leaves the measured range."""
 TWO_SIDED_90 = 1.645
 """Standard deviations of a normal distribution on each side of an interval that holds 90 %."""

@@ -40,6 +40,11 @@ class LectureRow:
     predicted_least: float
     predicted_largest: float
 
+    @property
+    def seconds(self) -> tuple[float, float, float, float]:
+        """Least, predicted least, largest, predicted largest."""
+        return self.least, self.predicted_least, self.largest, self.predicted_largest
+
 
 def lecture_rows(found: Fit, gpu: str = "a100-80gb") -> list[LectureRow]:
     """The slide's rows with the predictions of a fit. Only divisions and batches that fit the memory count."""

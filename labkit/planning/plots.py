@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labkit.errors import InvalidRequest
@@ -37,20 +38,27 @@ def plans_plot(question: Question, answer: Answer) -> Figure:
 
 
 def _draw_front(axes: Axes, question: Question, answer: Answer) -> None:
-    layouts = sorted({(one.plan.tensor_parallel, one.plan.pipeline_parallel) for one in answer.all_plans})
-    for number, layout in enumerate(layouts):
-        mine = [one for one in answer.all_plans if (one.plan.tensor_parallel, one.plan.pipeline_parallel) == layout]
-        places = [(1e3 * one.predicted.seconds, one.tokens_per_second_per_gpu) for one in mine]
-        mark, colour = "osD^v"[number // len(COLOURS) % 5], COLOURS[number % len(COLOURS)]
-        label = f"TP {layout[0]} x PP {layout[1]}"
-        axes.plot(*zip(*places, strict=True), mark, color=colour, label=label, markersize=5, alpha=0.8)
-    front = [(1e3 * one.predicted.seconds, one.tokens_per_second_per_gpu) for one in pareto(answer.all_plans)]
-    axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1, label="Pareto front", zorder=0)
+    best = list(dict.fromkeys(_layout(one) for one in [*pareto(answer.all_plans), *answer.plans]))[: len(COLOURS)]
+    rest = [one for one in answer.all_plans if _layout(one) not in best]
+    axes.plot(*_places(rest), "o", color=GREY, markersize=3, alpha=0.6, label="others" if rest else None)
+    for colour, layout in zip(COLOURS, best, strict=False):
+        mine = [one for one in answer.all_plans if _layout(one) == layout]
+        axes.plot(*_places(mine), "o", color=colour, label=f"TP {layout[0]} x PP {layout[1]}", markersize=5, alpha=0.8)
+    axes.plot(*_places(pareto(answer.all_plans)), color=GREY, linewidth=1, label="Pareto front", zorder=0)
     if math.isfinite(question.latency_seconds):
         axes.axvline(1e3 * question.latency_seconds, color="black", linestyle="--", linewidth=1, label="latency bound")
     axes.set(xscale="log", yscale="log", xlabel="latency of a batch, milliseconds", ylabel="new tokens per second per GPU")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=1 + len(layouts) // 10)
+    axes.legend(fontsize=8)
+
+
+def _layout(one: Plan) -> tuple[int, int]:
+    return one.plan.tensor_parallel, one.plan.pipeline_parallel
+
+
+def _places(plans: Sequence[Plan]) -> tuple[list[float], list[float]]:
+    """The places of plans in the figure: milliseconds, and tokens per second per GPU."""
+    return [1e3 * one.predicted.seconds for one in plans], [one.tokens_per_second_per_gpu for one in plans]
 
 
 def _draw_memory(axes: Axes, plans: list[Plan], question: Question) -> None:
@@ -91,7 +99,8 @@ def validation_plot(report: Report) -> Figure:
         low, high = min(ends) / 1.5, max(ends) * 1.5
         axes.fill_between([low, high], [low * 0.85, high * 0.85], [low * 1.15, high * 1.15], color=GREY, alpha=0.2, linewidth=0)
         for factor in (0.6, 1.0, 1.4):
-            axes.plot([low, high], [low * factor, high * factor], "-" if factor == 1 else ":", color=GREY, linewidth=1, zorder=0)
+            line = "-" if factor == 1 else ":"
+            axes.plot([low, high], [low * factor, high * factor], line, color=GREY, linewidth=1, zorder=0)
         axes.set(xscale="log", yscale="log", xlabel="published, milliseconds", ylabel="predicted, milliseconds")
         axes.set_title(part.title, fontsize=10)
         axes.legend(fontsize=7)

@@ -46,7 +46,9 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a CSV file with the columns of `COLUMNS`, and optionally `precision`, `cache_precision`, `what` and `memory_gb` (GiB).
+    """Rows of a CSV file with the columns of `COLUMNS`.
+
+    It may also have the columns `precision`, `cache_precision`, `what` (request, prefill or decode) and `memory_gb` (GiB).
 
     Raises `InvalidRequest`, which names the file and the line.
     """

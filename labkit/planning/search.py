@@ -208,7 +208,8 @@ def _why_none(question: Question, nearest: Plan | None, large: Sequence[Deployme
         plan = nearest.plan
         return (
             f"no plan answers within {1e3 * question.latency_seconds:,.0f} ms. The nearest takes "
-            f"{1e3 * nearest.predicted.seconds:,.0f} ms: {plan.label}; {nearest.predicted.dominated_by} take most of its time"
+            f"{1e3 * nearest.predicted.seconds:,.0f} ms: {plan.label}; most of its time goes to "
+            f"{nearest.predicted.dominated_by}"
         )
     plan = min(large, key=lambda one: memory_of(one).total - usable_bytes(one))
     lacks = memory_of(plan).total - usable_bytes(plan)

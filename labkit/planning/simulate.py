@@ -86,7 +86,9 @@ def cache_slots(plan: Deployment) -> int:
     left = usable_bytes(plan) - memory.weights - memory.activations - memory.workspace
     slots = int(left // cache_bytes(plan, tokens=1))
     if slots < LEAST_SLOTS_FOR * (plan.input_tokens + plan.output_tokens):
-        raise InvalidRequest(f"the memory left for the KV cache holds {max(slots, 0)} tokens, less than one request: {plan.label}")
+        raise InvalidRequest(
+            f"the memory left for the KV cache holds {max(slots, 0)} tokens, less than one request: {plan.label}"
+        )
     return min(slots, MOST_SLOTS)
 
 

@@ -93,7 +93,7 @@ class Verified:
 
 
 def bench_rows(records: str | Path | None = None) -> list[BenchRow]:
-    """The rows of labkit on one CPU rank, from one record or from all records of a folder (`cpu_gpt*.json`, `cpu_parallel*.json`).
+    """The rows of labkit on one CPU rank, from one record, or from `cpu_gpt*.json` and `cpu_parallel*.json` of a folder.
 
     Each row's device has the bandwidth that was measured in the rounds of this row. Raises `InvalidRequest` if there is no
     such record.
@@ -105,8 +105,8 @@ def bench_rows(records: str | Path | None = None) -> list[BenchRow]:
     rows = [row for path in paths for row in _rows_of(Record.load(path))]
     if not rows:
         raise InvalidRequest(
-            f"{place} holds no record of `labkit bench` on a CPU; name a record of `labkit bench --save FILE`, or a folder with "
-            "such records, with --records"
+            f"{place} holds no record of `labkit bench` on a CPU; with --records, name a record of `labkit bench --save "
+            "FILE`, or a folder with such records"
         )
     return rows
 

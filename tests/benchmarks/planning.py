@@ -25,9 +25,7 @@ CPU_SOURCE = "records of labkit bench on 2 cores of an AMD EPYC (tests/benchmark
 
 def shipped_fits() -> dict[str, Fit]:
     """The fits that labkit ships, made again, by the names of their files."""
-    gpu = with_spread_of_left_out(
-        measurements(fastertransformer()), lambda row: row.plan.shape.name, source=FASTERTRANSFORMER
-    )
+    gpu = with_spread_of_left_out(measurements(fastertransformer()), lambda row: row.plan.shape.name, source=FASTERTRANSFORMER)
     rows = [row.measurement for row in bench_rows(RESULTS)]
     settings = {"start": CPU, "widths": CPU_WIDTHS, "source": CPU_SOURCE}
     return {

@@ -60,6 +60,7 @@ CALLS: dict[str, list[str]] = {
     "generate": ["generate", "In the beginning", "--max-new-tokens", "2", "--device", "cpu"],
     "evaluate": ["evaluate", "--window", "32", "--text", "TEXT", "--device", "cpu"],
     "bench": ["bench", *SMALL, "--device", "cpu"],
+    "plan": ["plan", "--model", "gpt-20b", "--batch", "1,8"],
     "tune": ["tune", "--device", "cpu"],
     "serve": ["serve", "gptj-tiny", "--write-only", "--repository", "REPOSITORY"],
     "stress": ["stress", "127.0.0.1:1", "--users", "1", "--seconds", "0.1"],
@@ -75,7 +76,7 @@ CALLS: dict[str, list[str]] = {
     "lab": ["lab", "--course", str(ROOT)],
 }
 NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "check", "watch", "reset", "grade"}
-NEED_NONE |= {"solution", "ladder", "board", "compress"}
+NEED_NONE |= {"solution", "ladder", "board", "compress", "plan"}
 
 
 @pytest.fixture(scope="module")
