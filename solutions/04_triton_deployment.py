@@ -18,8 +18,9 @@ import queue
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
+from labkit import measure
 from labkit.lab import check, hint, passed, predicted, progress_panel, reset, solution, solved, submit
-from labkit.lab.lab04 import deploy, measurements, pictures, prompt_inputs
+from labkit.lab.lab04 import deploy, measurements, pictures, prompt_inputs, served
 from labkit.measure import plots
 
 # %%
@@ -501,7 +502,7 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
 # the queue inside the engine. Batching in the server is right for models for which all requests take equally long.
 
 # %% [markdown]
-# {{core path: go on at What you have now}}
+# {{core path: go on at What the server costs}}
 
 # %% [markdown]
 # ## The trade-off
@@ -578,6 +579,43 @@ check(keep_alive)
 if is_wired and passed(answer_together) and passed(keep_alive):
     for _ in range(2):
         print("repaired:", keep_alive(mine.client, "batched", measurements.one_job()))
+
+# %% [markdown]
+# ## What the server costs
+#
+# Your speed ladder has one more rung: *served*. The task is the same as in lab 01: one prompt of 64 tokens and 64 new tokens.
+# The same engine does this task in three ways, which take turns:
+#
+# - *engine*: in this notebook, without a server,
+# - *served*: in your server; the model `gptj` sends one answer with the whole text,
+# - *served, streamed*: the same, but `gptj` sends each token as soon as it is made.
+#
+# A request to the server has to be packed, sent, queued and unpacked. The engine's answer goes the same way back, in one
+# piece or in 64 pieces.
+#
+# **Predict:** the engine makes a number of tokens per second without a server. Which fraction of this number (0 to 1) does a
+# client get from the server that *streams*?
+
+# %%
+# BEGIN SOLUTION guess_served_share = None
+guess_served_share = 0.9
+# END SOLUTION
+if is_wired and predicted(served_share=guess_served_share, as_share=True):
+    times, ladder = served.what_serving_costs(mine), measure.Ladder()
+    ladder.add_timings(served.TASK, times, where="fp32, one client on the same machine")
+    for name in (served.SERVED, served.STREAMED):
+        share = measure.ratio(times[served.ENGINE], times[name])
+        print(f"{name}, tokens per second: {share} of the engine's", end="")
+        print(f"; your prediction: {guess_served_share} x" if name == served.STREAMED else "")
+    display(plots.ladder_plot(ladder.of(served.TASK), caption="fp32, one client on the same machine"))
+
+# %% [markdown]
+# Compare the bars of this lab with each other, because they took turns. If you did lab 01, its bars are above them; they are
+# from another time.
+#
+# The costs of a request are paid once, the costs of a piece for every token. With gptj-tiny a step takes only a few
+# milliseconds, so you can see these costs. With the 6 B model a step takes a hundred times as long, but a piece costs the
+# same: there the server is almost free. It also gains: with many clients, the requests share their steps.
 
 # %% [markdown]
 # ## What you have now

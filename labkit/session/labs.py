@@ -79,11 +79,10 @@ def _row(machine: Machine, lab: str, title: str) -> LabRow:
     if stop:
         return LabRow(lab, title, NO, NO, stop, ())
     from labkit.exercises import registry
-    from labkit.grading.find_answer import lacks_answer
-    from labkit.grading.machine_needs import missing
+    from labkit.grading.find_answer import not_judged_here
 
     exercises = registry.of_lab(lab)
-    rows = [NotMeasured(each.name, each.number, each.track, missing(each, machine) or lacks_answer(each)) for each in exercises]
+    rows = [NotMeasured(each.name, each.number, each.track, not_judged_here(each, machine)) for each in exercises]
     core = _how_many([row for row in rows if row.track == "core"])
     return LabRow(lab, title, core, _how_many(rows), "", tuple(row for row in rows if row.why_not))
 

@@ -45,7 +45,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "labs of a wrong form": (GOOD | {"labs": ["00"]}, "a row of a list is not an object"),
     "an unknown word": (GOOD | {"labs": [GOOD["labs"][0] | {"core": "maybe"}]}, "core is 'maybe'; the accepted values are yes"),
     "a wrong number": (GOOD | {"memory_bytes": -1}, "memory_bytes is -1; a whole number from 0 is accepted"),
-    "no name": (GOOD | {"machine": None}, "machine is None; a text is accepted"),
+    "no name": (GOOD | {"machine": None}, "machine is None; a text of 0 to 1000 characters is accepted"),
     "endless": (json.dumps(GOOD).replace("3.5", "1e999"), "the seconds of a step are inf"),
     "too deep": ("[" * 100_000, "nested too deeply"),
     "too large": (" " * 2**21, "it has more than"),
