@@ -52,9 +52,9 @@ pictures.server()
 # model run at the same time.
 #
 # **FasterTransformer** was NVIDIA's library for running transformers, and its backend for Triton (2021 to 2023) served GPT-J with
-# three models. Many clients still use these three models, so you build them: `preprocessing` (text to tokens),
+# three models. Many clients still use these three models, so your server has them, too: `preprocessing` (text to tokens),
 # `fastertransformer` (tokens to tokens, the engine) and `postprocessing` (tokens to text). Each of the three needs a
-# description.
+# description and code. labkit has both. In the extras, you write a description, and the code before and after the engine.
 
 # %% [markdown]
 # {{core path: go on at The ensemble}}
@@ -166,7 +166,8 @@ check(postprocess)
 # ## The ensemble
 #
 # An **ensemble** is a model without code: its description only says which tensor goes where, and the server passes the tensors
-# on. So a client sends one request instead of three: text in, text out.
+# on. So a client sends one request instead of three: text in, text out. With the prompt, the client sends how many new tokens it
+# wants at most, *bad words*, which must not be in the new text, and *stop words*, which end it.
 
 # %%
 pictures.ensemble()
@@ -217,6 +218,7 @@ if is_wired:
     mine = deploy(*own, ensemble_maps)
     for text in mine.ask(["In the beginning", "The captain said that"], 16):
         print(repr(text))
+    # The stop words are one line of CSV; here it has one word, a comma.
     print("until a comma:", mine.ask(["In the beginning"], 40, stop='","'))
 
 # %% [markdown]
@@ -605,8 +607,8 @@ if is_wired and predicted(served_share=guess_served_share, as_share=True):
     ladder.add_timings(served.TASK, times, where="fp32, one client on the same machine")
     for name in (served.SERVED, served.STREAMED):
         share = measure.ratio(times[served.ENGINE], times[name])
-        print(f"{name}, tokens per second: {share} of the engine's", end="")
-        print(f"; your prediction: {guess_served_share} x" if name == served.STREAMED else "")
+        print(f"{name}:", f"{share} the speed of the engine alone" if share.trusted else share.words)
+    print(f"your prediction for streaming: {guess_served_share} x")
     display(plots.ladder_plot(ladder.of(served.TASK), caption="fp32, one client on the same machine"))
 
 # %% [markdown]
@@ -620,9 +622,10 @@ if is_wired and predicted(served_share=guess_served_share, as_share=True):
 # %% [markdown]
 # ## What you have now
 #
-# - GPT-J in the real server. `labkit serve` does the same, with a watchdog like `keep_alive` of exercise 4.10.
-# - With the extras: stages that you wrote, and a client that streams, and stops the engine when its reader leaves.
-# - Your own measurements, which show when the server should join requests, and when the engine should join them.
+# - GPT-J in the real server, behind an ensemble that you wired. `labkit serve` starts such a server with one command.
+# - With the extras: stages that you wrote, a client that streams, and stops the engine when its reader leaves, and a repair.
+# - Your own measurements, which show when the server should join requests, when the engine should join them, and what a server
+#   costs.
 #
 # The next cell stops the server. Your points are in the panel at the top (*Look again*).
 

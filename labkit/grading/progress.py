@@ -65,8 +65,9 @@ class _NewerFile(ValueError):
 
 
 def _standing(row: Any) -> Standing:
-    """A standing from its stored form. Raises `TypeError` if the value is not the stored form of a standing, and `_NewerFile` if
-    it has more fields.
+    """A standing from its stored form.
+
+    Raises `TypeError` if the value is not the stored form of a standing, and `_NewerFile` if it has more fields.
     """
     if isinstance(row, dict) and set(row) > {field.name for field in fields(Standing)}:
         raise _NewerFile
@@ -91,8 +92,8 @@ class Progress:
     def standings(self) -> dict[str, Standing]:
         """The standing of every exercise, by its name.
 
-        A file that is damaged, or that a newer labkit wrote, counts as empty. If this process keeps progress, the file is renamed,
-        so that it is not lost, and a sentence on stderr says so.
+        A file that is damaged, or that a newer labkit wrote, counts as empty. If this process keeps progress, the file is
+        renamed, so that it is not lost, and a sentence on stderr says so.
         """
         found = {exercise.name: Standing() for exercise in all_exercises()}
         try:

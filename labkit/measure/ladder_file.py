@@ -116,7 +116,10 @@ def _ladder(found: dict[str, Any]) -> SharedLadder:
 def _shared(row: Any, place: str) -> SharedRung:
     if not isinstance(row, dict) or not isinstance(task := row.get("task"), dict):
         raise ValueError(f"{place} must be an object with a task")
-    sizes = (need_whole(task.get(size), f"{size} of {place}", 1, MOST_NUMBER) for size in ("sequences", "prompt_tokens", "new_tokens"))
+    sizes = (
+        need_whole(task.get(size), f"{size} of {place}", 1, MOST_NUMBER)
+        for size in ("sequences", "prompt_tokens", "new_tokens")
+    )
     speed, low, high = (_speed(row.get(name), f"{name} of {place}") for name in ("tokens_per_second", "low", "high"))
     rung = Rung(
         Task(need_text(task.get("model"), f"the model of {place}"), *sizes),

@@ -39,8 +39,8 @@ def what_serving_costs(deployment: Deployment, seconds: float = 10.0) -> dict[st
         }
         _need_same_tokens({name: call() for name, call in calls.items()})
         bar = progress_bar("with and without a server")
-        limits = {"min_runs": LEAST_ROUNDS, "max_runs": MOST_ROUNDS, "max_seconds": seconds}
-        return compare(calls, device=engine.device, warmup=1, progress=bar, **limits)
+        least, most, device = LEAST_ROUNDS, MOST_ROUNDS, engine.device
+        return compare(calls, device=device, warmup=1, min_runs=least, max_runs=most, max_seconds=seconds, progress=bar)
 
 
 def _need_same_tokens(made: dict[str, list[int]]) -> None:
