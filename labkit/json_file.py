@@ -58,7 +58,8 @@ def need_whole(value: Any, name: str, least: int = 0, most: int = LARGEST) -> in
     name: what the value is, for the message. Raises `ValueError` for any other value.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} is {value!r:.60}; a whole number from {least} to {most} is accepted")
+        limits = f"from {least}" if most == LARGEST else f"from {least} to {most}"
+        raise ValueError(f"{name} is {value!r:.60}; a whole number {limits} is accepted")
     return value
 
 
