@@ -615,9 +615,9 @@ if is_wired and predicted(served_share=guess_served_share, as_share=True):
 # Compare the bars of this lab with each other, because they took turns. If you did lab 01, its bars are above them; they are
 # from another time.
 #
-# The costs of a request are paid once, the costs of a piece for every token. With gptj-tiny a step takes only a few
-# milliseconds, so you can see these costs. With the 6 B model a step takes a hundred times as long, but a piece costs the
-# same: there the server is almost free. It also gains: with many clients, the requests share their steps.
+# The costs of a request are paid once, the costs of a piece for every token. With gptj-tiny a step takes only one to three
+# milliseconds, so you can see these costs. With the 6 B model a step takes more than a hundred times as long, but a piece costs
+# the same, so there the server costs almost nothing. And with many clients the server gains, because their requests share steps.
 
 # %% [markdown]
 # ## What you have now
