@@ -180,6 +180,9 @@ pictures.ensemble()
 # | `preprocessing` | `QUERY` (prompt), `REQUEST_OUTPUT_LEN`, `BAD_WORDS_DICT`, `STOP_WORDS_DICT` | `INPUT_ID`, `REQUEST_INPUT_LEN`, `REQUEST_OUTPUT_LEN`, `BAD_WORDS_IDS`, `STOP_WORDS_IDS` |
 # | `fastertransformer` | `input_ids`, `input_lengths`, `request_output_len`, `bad_words_list`, `stop_words_list` | `output_ids`, `sequence_length` |
 # | `postprocessing` | `TOKENS_BATCH`, `SEQUENCE_LENGTH` | `OUTPUT` |
+#
+# You give the connections as a dictionary. An ensemble of the model `upper` alone, with the client's tensors `INPUT_0` and
+# `OUTPUT_0`, would be `{"upper": ({"TEXT": "INPUT_0"}, {"LOUD": "OUTPUT_0"})}`.
 
 # %% [markdown]
 # {{exercise lab04.ensemble_maps}}

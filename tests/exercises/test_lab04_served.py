@@ -98,6 +98,7 @@ def test_the_real_server_makes_the_same_tokens() -> None:
         deployment.load_engine()
         times = what_serving_costs(deployment, seconds=0.01)
     finally:
+        deployment.client.close()
         deployment.stop()
     assert {timing.runs for timing in times.values()} == {served.LEAST_ROUNDS}
     assert all(timing.median > 0 for timing in times.values())

@@ -206,9 +206,8 @@ ENSEMBLE_MAPS = Exercise(
         "Return `{model: (input_map, output_map)}` for the three stages. Each map is a dictionary `{tensor of the model: "
         "wire}`. A wire has a name of your choice, or the name of an ensemble tensor: the client sends `INPUT_0` (prompt), "
         "`INPUT_1` (most new tokens), `INPUT_2` (bad words) and `INPUT_3` (stop words), and reads `OUTPUT_0` (text) and "
-        "`sequence_length`. The table above lists the models' tensors. For example, an ensemble of the model `upper` alone is "
-        '`{"upper": ({"TEXT": "INPUT_0"}, {"LOUD": "OUTPUT_0"})}`. The real server runs your ensemble. In the check, a small '
-        "model that uses every input replaces the engine."
+        "`sequence_length`. The table above lists the models' tensors. The real server runs your ensemble. In the check, a "
+        "small model that uses every input replaces the engine."
     ),
     points=12,
     minutes=25,
