@@ -210,7 +210,7 @@ def test_a_caption_is_readable_and_stays_inside_the_figure() -> None:
 
 def test_a_figure_shows_itself_in_a_notebook() -> None:
     figure = plots.ladder_plot([Rung(TASK, "hf", 100.0, 90.0, 120.0)])
-    pixels = image.imread(io.BytesIO(figure._repr_png_()), format="png")
+    pixels = image.imread(io.BytesIO(figure._repr_png_()[0]), format="png")
     assert pixels.std() > 0.05
 
 
