@@ -74,7 +74,9 @@ def test_commands_and_files_that_a_page_names_exist(page: str) -> None:
     from labkit.cli import COMMANDS
 
     text = PAGES[page].read_text("utf-8")
-    assert set(re.findall(r"(?:`|^)(?:\.venv/bin/)?labkit (\w+)", text, re.MULTILINE)) <= set(COMMANDS)
+    blocks = "".join(re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL))
+    named = re.findall(r"^(?:\.venv/bin/)?labkit (\w+)", blocks, re.MULTILINE)
+    assert {*named, *re.findall(r"`(?:\.venv/bin/)?labkit (\w+)", text)} <= set(COMMANDS)
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     assert set(re.findall(r"(?:`|^)make (\w+)", text, re.MULTILINE)) <= set(targets)
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]

@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from labkit.grading.notebook_kernel import run_cells
 from labkit.grading.release import find_labs
+from labkit.home import fresh_home
 
 ROOT = Path(__file__).parents[2]
 LABS = {lab.source.stem: lab for lab in find_labs(ROOT)}
@@ -52,9 +53,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("exported")
     notebook: Any = new_notebook(cells=[new_markdown_cell("# A lab"), *map(new_code_cell, CELLS)])  # type: ignore[no-untyped-call]
-    run_cells(notebook, folder, timeout=600, kernel_name="python3", coalesce_streams=True)
+    with fresh_home():
+        run_cells(notebook, folder, timeout=600, kernel_name="python3", coalesce_streams=True)
     notebook.metadata.pop("widgets", None)  # as `labkit release` does
-    page, _ = HTMLExporter().from_notebook_node(notebook)
+    page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
     (folder / "lab.html").write_text(page, "utf-8")
     return folder / "lab.html"
 

@@ -35,7 +35,8 @@ PARTS = plots.parts_plot(["eager", "fused"], {"kernels": [3.0, 2.0], "gaps": [2.
 def test_the_text_of_a_sweep_has_its_axes_lines_and_caption() -> None:
     assert alt_text(SWEEP) == (
         "Speed and batch. Horizontal axis: batch. Vertical axis: tokens a second (log scale). "
-        "labkit: 10 at 1, 19 at 2, 30 at 4. eager: 4 at 1, 7 at 2, 9 at 4. roofline: 50. guess: 20 at 1, 30 at 2, 40 at 4. a CPU, fp32."
+        "labkit: 10 at 1, 19 at 2, 30 at 4. eager: 4 at 1, 7 at 2, 9 at 4. roofline: 50. guess: 20 at 1, 30 at 2, 40 at 4. "
+        "a CPU, fp32."
     )
 
 
@@ -49,7 +50,7 @@ def test_the_text_of_bars_names_each_bar() -> None:
 
 def test_the_text_of_a_ladder_names_each_rung() -> None:
     task = Task("gptj-tiny", 1, 8, 4)
-    rungs = [Rung(name, task, 10.0 * times, 9.0 * times, 11.0 * times) for name, times in (("eager", 1), ("fused", 3))]
+    rungs = [Rung(task, name, 10.0 * times, 9.0 * times, 11.0 * times) for name, times in (("eager", 1), ("fused", 3))]
     text = alt_text(plots.ladder_plot(rungs))
     assert "eager 10, fused 30" in text
 
