@@ -211,7 +211,7 @@ def test_a_caption_is_readable_and_stays_inside_the_figure() -> None:
 
 def test_a_figure_shows_itself_in_a_notebook() -> None:
     figure = plots.ladder_plot([Rung(TASK, "hf", 100.0, 90.0, 120.0)])
-    drawn = figure._repr_png_()  # type: ignore[attr-defined]
+    drawn = figure._repr_png_()[0]  # type: ignore[attr-defined]
     pixels = image.imread(io.BytesIO(drawn), format="png")
     assert pixels.std() > 0.05
 
