@@ -16,16 +16,16 @@ from labkit.errors import InvalidRequest
 from labkit.model.gptj import GPTJ
 from labkit.model.part import WHOLE, Part
 from labkit.model.stored_precision import check_stored
+from labkit.native.library import TYPES
 from labkit.native.packed_weight import PackedWeight
-from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, Weight
-from labkit.ops.torch_packed import TorchPackedWeight
-from labkit.precision import compute_dtype
+from labkit.ops import Weight
+from labkit.ops.torch_packed import TORCH_PACKS, TorchPackedWeight
+from labkit.precision import DTYPES, compute_dtype
 from labkit.torch_state import gradients_restored, undisturbed
+from labkit.weight_formats import FORMATS, QuantizedWeight
 
 TRIM_BYTES = 1 << 26
 """After this many bytes of dense matrices have been packed, their freed memory is returned to the system."""
-QUANTIZED = ("int8", "int4", "fp8")
-"""The precisions in which matrices are not dense."""
 
 
 @gradients_restored()
@@ -43,12 +43,12 @@ def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, par
     check_stored(checkpoint, precision)
 
     def read(name: str) -> Tensor:
-        rounded = precision in QUANTIZED and name.endswith("weight") and "ln_" not in name and "wte" not in name
+        rounded = precision in FORMATS and name.endswith("weight") and "ln_" not in name and "wte" not in name
         slices = part.slices(name, shapes[name]) or {}
         return checkpoint.read(name, device=device, dtype=torch.float32 if rounded else dtype, **slices)
 
     matrix = None
-    if isinstance(checkpoint, QuantizedDirectoryCheckpoint) and precision in QUANTIZED:
+    if isinstance(checkpoint, QuantizedDirectoryCheckpoint) and precision in FORMATS:
         matrix = _stored_matrices(checkpoint, precision, device, part)
     model = GPTJ.from_tensors(checkpoint.config, read, weight_store(precision, device), part, matrix)
     model.precision = precision
@@ -64,29 +64,25 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
     pack = _packer(precision, device)
 
     def store(name: str, dense: Tensor) -> Weight:
-        if precision == "fp8":
-            return Fp8Weight.quantize(dense)
-        kept: Tensor | Int8Weight | Int4Weight = dense
-        if precision == "int8" or (precision == "int4" and name == "lm_head"):
-            kept = Int8Weight.quantize(dense)
-        elif precision == "int4":
-            kept = Int4Weight.quantize(dense)
-        return pack(kept, dense.nbytes)
+        form = FORMATS.get(precision)
+        if form is not None and name == "lm_head":
+            form = FORMATS[form.head_kind]
+        return pack(dense if form is None else form.quantize(dense), dense.nbytes)
 
     return store
 
 
-def _packer(precision: str, device: torch.device) -> Callable[[Tensor | Int8Weight | Int4Weight, int], Weight]:
+def _packer(precision: str, device: torch.device) -> Callable[[Tensor | QuantizedWeight, int], Weight]:
     """Returns a function `pack(weight, bytes)`: the weight in the form of the device's kernels. `bytes` is what it frees."""
-    on_cpu = device.type == "cpu" and precision in ("fp32", "bf16", "int8", "int4")
+    on_cpu = device.type == "cpu" and (precision in FORMATS or DTYPES[precision] in TYPES)
     if on_cpu and not native.available():
         native.warn_once()
 
     freed = 0
 
-    def pack(kept: Tensor | Int8Weight | Int4Weight, byte_count: int) -> Weight:
+    def pack(kept: Tensor | QuantizedWeight, byte_count: int) -> Weight:
         nonlocal freed
-        if not on_cpu:
+        if not on_cpu or (isinstance(kept, QuantizedWeight) and kept.cpu_parts is None):
             return kept
         if native.available():
             weight = PackedWeight(kept)
@@ -95,7 +91,7 @@ def _packer(precision: str, device: torch.device) -> Callable[[Tensor | Int8Weig
                 native.trim_heap()
                 freed = 0
             return weight
-        return kept if isinstance(kept, Tensor) else TorchPackedWeight(kept)
+        return TorchPackedWeight(kept) if isinstance(kept, TORCH_PACKS) else kept
 
     return pack
 

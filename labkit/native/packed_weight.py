@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import threading
 from ctypes import byref
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,9 +24,11 @@ from labkit.native.library import (
     threads,
 )
 from labkit.native.untouched import untouched
-from labkit.weight_formats import Int4Weight, Int8Weight
+from labkit.weight_formats import CpuParts, QuantizedWeight
 
 _NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4"}
+"""The name of each type of packed matrix; for a quantized one, the name of the format (`QuantizedWeight.kind`)."""
+_NUMBERS = {name: number for number, name in _NAMES.items()}
 _CPU = torch.device("cpu")
 _local = threading.local()
 
@@ -35,16 +36,15 @@ _local = threading.local()
 class PackedWeight:
     """A packed `[out, in]` matrix; `precision` is fp32, bf16, int8 or int4.
 
-    A `PackedWeight` is made from a dense float32 or bfloat16 matrix, from an `Int8Weight`, or from an `Int4Weight` with a group
-    size that is a multiple of 32.
+    A `PackedWeight` is made from a dense float32 or bfloat16 matrix, or from a quantized one that has `cpu_parts`: an
+    `Int8Weight`, or an `Int4Weight` with a group size that is a multiple of 32.
     """
 
-    def __init__(self, weight: Tensor | Int8Weight | Int4Weight) -> None:
+    def __init__(self, weight: Tensor | QuantizedWeight) -> None:
         lib = library()
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
         out_features, in_features = self.shape
-        parts = _parts(weight)
-        self.type = parts.type
+        self.type, parts = _parts(weight)
         self.data = _large(lib.lk_packed_bytes(self.type, out_features, in_features))
         self.scales = untouched((lib.lk_scale_bytes(self.type, out_features, in_features),), torch.uint8, _CPU)
         lib.lk_pack(
@@ -54,7 +54,7 @@ class PackedWeight:
             pointer(parts.values, parts.dtype, parts.shape),
             TYPES.get(parts.dtype, self.type),
             pointer(parts.scales, parts.scales_dtype, parts.scales_shape),
-            parts.group,
+            parts.group_size,
             pointer(self.data, torch.uint8, self.data.shape),
             pointer(self.scales, torch.uint8, self.scales.shape),
             threads(),
@@ -115,43 +115,16 @@ class PackedWeight:
         return dense[:out_features, :in_features].to(dtype)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Arguments of `lk_pack` (target type, values, scales, group size), and the dtypes and shapes that they must have."""
-
-    type: int
-    values: Tensor
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    scales: Tensor | None = None
-    scales_dtype: torch.dtype = torch.float32
-    scales_shape: tuple[int, ...] = ()
-    group: int = 0
-
-
-def _parts(weight: Tensor | Int8Weight | Int4Weight) -> _Parts:
+def _parts(weight: Tensor | QuantizedWeight) -> tuple[int, CpuParts]:
+    """The number of the type of the packed matrix, and what is packed."""
     if isinstance(weight, Tensor):
         if weight.dtype not in TYPES:
             raise ValueError(f"a weight of {weight.dtype} cannot be packed; float32 and bfloat16 are accepted")
-        return _Parts(TYPES[weight.dtype], weight.contiguous(), weight.dtype, weight.shape)
-    rows, columns = weight.shape
-    if isinstance(weight, Int8Weight):
-        scales = weight.scales.float().contiguous()
-        return _Parts(INT8, weight.values.contiguous(), torch.int8, (rows, columns), scales, scales_shape=(rows,))
-    if weight.group_size % 32:
-        raise ValueError(f"int4 weights with groups of {weight.group_size} cannot be packed; multiples of 32 are accepted")
-    size = weight.group_size
-    groups = (columns + size - 1) // size
-    return _Parts(
-        INT4,
-        weight.packed.contiguous(),
-        torch.uint8,
-        (rows, groups * size // 2),
-        weight.scales.contiguous(),
-        torch.float16,
-        (rows, groups),
-        size,
-    )
+        return TYPES[weight.dtype], CpuParts(weight.contiguous(), weight.dtype, weight.shape)
+    parts = weight.cpu_parts
+    if parts is None:
+        raise ValueError(f"a weight in {weight.kind} cannot be packed; {', '.join(_NAMES.values())} are accepted")
+    return _NUMBERS[weight.kind], parts
 
 
 def _large(byte_count: int) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from labkit import ops
 from labkit.ops.kernels.linear import run_plan
 from labkit.ops.kernels.linear_dequantize import dequantize_triton
-from labkit.ops.kernels.linear_plans import CUBLAS, plans, rows_bucket
+from labkit.ops.kernels.linear_plan import CUBLAS
+from labkit.ops.kernels.linear_plans import plans, rows_bucket
 from labkit.ops.kernels.linear_quantize import quantize_rows_triton
 from labkit.weight_formats import quantize_rows_fp8, quantize_rows_int8
 from tests.ops.kernels.guard import misaligned

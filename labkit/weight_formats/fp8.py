@@ -1,0 +1,28 @@
+"""FP8: weights and activations in e4m3."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from labkit.weight_formats.rounded_inputs import RoundedInputsWeight, quantize_rows_fp8
+
+
+class Fp8Weight(RoundedInputsWeight):
+    """Weights and activations in FP8 (e4m3: 4 bits of exponent, 3 of mantissa, up to 448; Micikevicius et al. 2022).
+
+    `values` `[out, in]` float8_e4m3fn.
+    """
+
+    kind: ClassVar[str] = "fp8"
+    head_kind: ClassVar[str] = "fp8"
+
+    @classmethod
+    def quantize(cls, weight: Tensor) -> Self:
+        """Round a dense `[out, in]` matrix to nearest; the largest magnitude of each row becomes 448."""
+        return cls(*quantize_rows_fp8(weight))
+
+    def round_inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`quantize_rows_fp8`."""
+        return quantize_rows_fp8(x)

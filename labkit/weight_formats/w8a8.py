@@ -1,0 +1,33 @@
+"""W8A8: weights and activations in int8."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from labkit.weight_formats.rounded_inputs import RoundedInputsWeight, quantize_rows_int8
+
+
+class W8A8Weight(RoundedInputsWeight):
+    """`values` are int8 as in `Int8Weight`, and activations are int8 as well.
+
+    This is a class and not a flag of `Int8Weight`, so that a kernel for `Int8Weight` cannot be used for this class by mistake.
+    """
+
+    kind: ClassVar[str] = "w8a8"
+    head_kind: ClassVar[str] = "int8"
+
+    @classmethod
+    def quantize(cls, weight: Tensor) -> Self:
+        """Round a dense `[out, in]` matrix to nearest; the largest magnitude of each row becomes 127."""
+        return cls(*quantize_rows_int8(weight))
+
+    @property
+    def cpu_parts(self) -> None:
+        """None: the CPU's kernels do not read this format yet."""
+        return
+
+    def round_inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`quantize_rows_int8`."""
+        return quantize_rows_int8(x)
