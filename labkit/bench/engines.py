@@ -24,8 +24,9 @@ from labkit.model.cuda_graph import GraphedGPTJ
 from labkit.model.fastest_forward import fastest_forward
 from labkit.model.weight_store import read_model
 from labkit.precision import BITS, compute_dtype, precision_name
+from labkit.weight_formats import FORMATS
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "w8a8", "int4", "fp8")
 """The precisions that the benchmark accepts; each engine declares which of them it runs."""
 
 
@@ -118,13 +119,14 @@ class LabkitEngine(BenchEngine):
 
     def _describe(self, precision: str, device: torch.device) -> None:
         self._cache: KVCache | None = None
-        head = ", lm_head int8" if precision == "int4" else ""
+        form = FORMATS.get(precision)
+        head = f", lm_head {form.head_kind}" if form and form.head_kind != precision else ""
         dtype = precision_name(compute_dtype(precision, device))
         self.detail = f"weights {precision}{head}, activations {dtype}, KV cache {precision_name(self._model.dtype)}"
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """All precisions; fp8 only on a GPU."""
+        """All precisions; fp8 only on a GPU, because a CPU computes it in bf16."""
         return PRECISIONS if device.type == "cuda" else PRECISIONS[:-1]
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:

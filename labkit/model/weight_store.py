@@ -10,7 +10,8 @@ from torch import Tensor
 from labkit import native
 from labkit.checkpoints import Checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
-from labkit.checkpoints.integer_weight import stack
+from labkit.checkpoints.eight_bit_matrix import join_rows, part_of
+from labkit.checkpoints.integer_weight import IntegerWeight, stack
 from labkit.checkpoints.quantized_directory import QuantizedDirectoryCheckpoint
 from labkit.errors import InvalidRequest
 from labkit.model.gptj import GPTJ
@@ -22,7 +23,7 @@ from labkit.ops import Weight
 from labkit.ops.torch_packed import TORCH_PACKS, TorchPackedWeight
 from labkit.precision import DTYPES, compute_dtype
 from labkit.torch_state import gradients_restored, undisturbed
-from labkit.weight_formats import FORMATS, QuantizedWeight
+from labkit.weight_formats import FORMATS, QuantizedWeight, RowScaledWeight
 
 TRIM_BYTES = 1 << 26
 """After this many bytes of dense matrices have been packed, their freed memory is returned to the system."""
@@ -82,7 +83,7 @@ def _packer(precision: str, device: torch.device) -> Callable[[Tensor | Quantize
 
     def pack(kept: Tensor | QuantizedWeight, byte_count: int) -> Weight:
         nonlocal freed
-        if not on_cpu or (isinstance(kept, QuantizedWeight) and kept.cpu_parts is None):
+        if not on_cpu:
             return kept
         if native.available():
             weight = PackedWeight(kept)
@@ -106,15 +107,22 @@ def _stored_matrices(
     def matrix(layer: str, names: Sequence[str]) -> Weight:
         slices = [part.slices(name, shapes[name]) or {} for name in names]
         found = [checkpoint.integers(name, **each) for name, each in zip(names, slices, strict=True)]
-        parts = [each.to(device) for each in found if each is not None]
-        if not parts:  # a head that the quantizer left dense
+        if found[0] is None:  # a head that the quantizer left dense
             return pack(checkpoint.read(names[0], device=device, dtype=dtype, **slices[0]), 0)
-        kept = stack(parts).for_kernels()
+        kept = _for_kernels([each for each in found if each is not None], device)
         if kept is None:
             raise InvalidRequest(
-                f"{layer} of {checkpoint.name} cannot be split over {part.shards} ranks as it is stored ({parts[0].scheme}, "
-                f"{parts[0].shape[1]} inputs per rank); use fewer ranks, or dtype bf16 to dequantize it"
+                f"{layer} of {checkpoint.name} cannot be split over {part.shards} ranks as it is stored "
+                f"({checkpoint.schemes}); use fewer ranks, or dtype bf16 to dequantize it"
             )
-        return pack(kept, parts[0].values.nbytes * len(parts))
+        return pack(kept, kept.byte_count)
 
     return matrix
+
+
+def _for_kernels(parts: Sequence[IntegerWeight | RowScaledWeight], device: torch.device) -> QuantizedWeight | None:
+    """Stored matrices below each other, in the format of the kernels on a device; None if no kernel reads them."""
+    integers = [part.to(device) for part in parts if isinstance(part, IntegerWeight)]
+    if integers:
+        return stack(integers).for_kernels()
+    return join_rows([part_of(part, slice(None), device) for part in parts if isinstance(part, RowScaledWeight)])

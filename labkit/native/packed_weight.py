@@ -11,10 +11,12 @@ from torch import Tensor
 
 from labkit.native.library import (
     BF16,
+    E4M3,
     F32,
     INT4,
     INT8,
     TYPES,
+    W8A8,
     WeightStruct,
     Workspace,
     advise_large_pages,
@@ -26,7 +28,7 @@ from labkit.native.library import (
 from labkit.native.untouched import untouched
 from labkit.weight_formats import CpuParts, QuantizedWeight
 
-_NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4"}
+_NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4", W8A8: "w8a8", E4M3: "fp8"}
 """The name of each type of packed matrix; for a quantized one, the name of the format (`QuantizedWeight.kind`)."""
 _NUMBERS = {name: number for number, name in _NAMES.items()}
 _CPU = torch.device("cpu")
@@ -34,10 +36,10 @@ _local = threading.local()
 
 
 class PackedWeight:
-    """A packed `[out, in]` matrix; `precision` is fp32, bf16, int8 or int4.
+    """A packed `[out, in]` matrix; `precision` is fp32, bf16, or the name of a quantized format.
 
-    A `PackedWeight` is made from a dense float32 or bfloat16 matrix, or from a quantized one that has `cpu_parts`: an
-    `Int8Weight`, or an `Int4Weight` with a group size that is a multiple of 32.
+    A `PackedWeight` is made from a dense float32 or bfloat16 matrix, or from a quantized one that has `cpu_parts`.
+    `input_scale` is the fixed scale to which a format that rounds inputs rounds them; 0 means that each row gets its own.
     """
 
     def __init__(self, weight: Tensor | QuantizedWeight) -> None:
@@ -45,6 +47,7 @@ class PackedWeight:
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
         out_features, in_features = self.shape
         self.type, parts = _parts(weight)
+        self.input_scale = parts.input_scale
         self.data = _large(lib.lk_packed_bytes(self.type, out_features, in_features))
         self.scales = untouched((lib.lk_scale_bytes(self.type, out_features, in_features),), torch.uint8, _CPU)
         lib.lk_pack(
@@ -75,7 +78,9 @@ class PackedWeight:
         """The argument of a C call; `bias` is `[out]` float32. The caller must keep this object and `bias` alive."""
         data, scales = self._addresses
         bias_address = pointer(bias, torch.float32, self.shape[:1])
-        return WeightStruct(self.type, *self.shape, data, scales if self.scales.numel() else None, bias_address)
+        return WeightStruct(
+            self.type, *self.shape, data, scales if self.scales.numel() else None, bias_address, self.input_scale
+        )
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
         """x weight^T + bias, then GELU if `gelu`, for `x` `[tokens, in]` in float32 or bfloat16.
@@ -99,19 +104,21 @@ class PackedWeight:
         """The dense `[out, in]` matrix with the values of the packed matrix. This is slow; use it for references and tests."""
         out_features, in_features = self.shape
         panels = (out_features + 15) // 16
-        if self.type in (F32, BF16):
+        if self.type in (F32, BF16, E4M3):
             kind, unit = (torch.float32, 1) if self.type == F32 else (torch.bfloat16, 2)
             parts = self.data.view(kind).view(panels, -1, 16, unit)
             dense = parts.permute(0, 2, 1, 3).reshape(panels * 16, -1).float()
-        elif self.type == INT8:
+        elif self.type in (INT8, W8A8):
             parts = self.data.view(panels, -1, 16, 4).permute(0, 2, 1, 3).reshape(panels * 16, -1)
-            dense = (parts.float() - 128) * self.scales.view(torch.float32)[:, None]
+            dense = parts.float() - 128
         else:
             parts = self.data.view(panels, -1, 4, 16, 4)
             steps = torch.stack((parts & 15, parts >> 4), dim=3).flatten(2, 3)  # [panels, groups, 8 steps, 16, 4]
             values = steps.permute(0, 3, 1, 2, 4).reshape(panels * 16, -1, 32).float() - 8
             scales = self.scales.view(torch.float16).view(panels, -1, 16).transpose(1, 2).reshape(panels * 16, -1, 1)
             dense = (values * scales.float()).flatten(1)
+        if self.type in (INT8, W8A8, E4M3):
+            dense = dense * self.scales.view(torch.float32)[:, None]
         return dense[:out_features, :in_features].to(dtype)
 
 
@@ -121,10 +128,7 @@ def _parts(weight: Tensor | QuantizedWeight) -> tuple[int, CpuParts]:
         if weight.dtype not in TYPES:
             raise ValueError(f"a weight of {weight.dtype} cannot be packed; float32 and bfloat16 are accepted")
         return TYPES[weight.dtype], CpuParts(weight.contiguous(), weight.dtype, weight.shape)
-    parts = weight.cpu_parts
-    if parts is None:
-        raise ValueError(f"a weight in {weight.kind} cannot be packed; {', '.join(_NAMES.values())} are accepted")
-    return _NUMBERS[weight.kind], parts
+    return _NUMBERS[weight.kind], weight.cpu_parts
 
 
 def _large(byte_count: int) -> Tensor:

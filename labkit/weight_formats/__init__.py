@@ -10,7 +10,13 @@ from labkit.weight_formats.fp8 import Fp8Weight
 from labkit.weight_formats.int4 import INT4_LARGEST, Int4Weight
 from labkit.weight_formats.int8 import Int8Weight
 from labkit.weight_formats.quantized_weight import CpuParts, QuantizedWeight, RowScaledWeight
-from labkit.weight_formats.rounded_inputs import FP8_MAX, RoundedInputsWeight, quantize_rows_fp8, quantize_rows_int8
+from labkit.weight_formats.rounded_inputs import (
+    FP8_MAX,
+    INT8_MAX,
+    RoundedInputsWeight,
+    quantize_rows_fp8,
+    quantize_rows_int8,
+)
 from labkit.weight_formats.w8a8 import W8A8Weight
 
 FORMATS: dict[str, type[QuantizedWeight]] = {each.kind: each for each in (Int8Weight, Int4Weight, W8A8Weight, Fp8Weight)}
@@ -20,6 +26,7 @@ __all__ = [
     "FORMATS",
     "FP8_MAX",
     "INT4_LARGEST",
+    "INT8_MAX",
     "CpuParts",
     "Fp8Weight",
     "Int4Weight",

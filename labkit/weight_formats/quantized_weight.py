@@ -60,8 +60,8 @@ class QuantizedWeight(ABC):
 
     @property
     @abstractmethod
-    def cpu_parts(self) -> CpuParts | None:
-        """The arguments for packing the matrix for the CPU's kernels; None if they do not read this format."""
+    def cpu_parts(self) -> CpuParts:
+        """The arguments for packing the matrix for the CPU's kernels. Raises `InvalidRequest` if they cannot read it."""
 
     @abstractmethod
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -89,10 +89,8 @@ class RowScaledWeight(QuantizedWeight):
         return self.values.numel() + 4 * self.scales.numel()
 
     @property
-    def cpu_parts(self) -> CpuParts | None:
-        """The stored numbers and scales, if the numbers are int8."""
-        if self.values.is_floating_point():
-            return None
+    def cpu_parts(self) -> CpuParts:
+        """The stored int8 numbers and their scales."""
         scales = self.scales.float().contiguous()
         return CpuParts(self.values.contiguous(), torch.int8, self.shape, scales, scales_shape=self.shape[:1])
 

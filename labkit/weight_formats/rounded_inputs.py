@@ -1,53 +1,70 @@
-"""Formats whose products run in 8 bits: the inputs are rounded as well, with one scale for each row of inputs."""
+"""Formats whose products run in 8 bits: the inputs are rounded as well, with a scale for each row or for all rows."""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from labkit.weight_formats.quantized_weight import RowScaledWeight
+from labkit.weight_formats.quantized_weight import CpuParts, RowScaledWeight
 
 INT8_MAX, FP8_MAX = 127.0, 448.0
-"""The largest magnitude that a row of inputs is mapped to: of int8, and of FP8 in e4m3."""
+"""The largest magnitude to which inputs are mapped: of int8, and of FP8 in e4m3."""
+SMALLEST = 1e-30
+"""A row in which no magnitude reaches this number becomes zeros."""
 
 
 @dataclass(frozen=True)
 class RoundedInputsWeight(RowScaledWeight):
-    """A matrix for products in 8 bits: each row of x is rounded to 8 bits as well, while the model runs.
+    """A matrix for products in 8 bits: x is rounded to 8 bits as well, while the model runs.
 
     (x weight^T)[t, o] = x_scales[t] * scales[o] * sum over i of x_values[t, i] * values[o, i].
+
+    `input_scale` is the scale of all inputs ("static", found by calibration); None means that each row of x gets its own scale,
+    from its largest magnitude ("dynamic").
     """
+
+    input_scale: float | None = None
+
+    @property
+    def cpu_parts(self) -> CpuParts:
+        """The stored numbers and scales, and the scale of the inputs."""
+        return dataclasses.replace(super().cpu_parts, input_scale=self.input_scale or 0.0)
 
     @abstractmethod
     def round_inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Round `x` `[tokens, in]`. Returns the rounded `x` in the type of `values`, and its scales `[tokens]` float32."""
 
 
-def quantize_rows_int8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row of `x` `[rows, columns]` to int8; the row's largest magnitude becomes 127.
+def quantize_rows_int8(x: Tensor, scale: float | None = None) -> tuple[Tensor, Tensor]:
+    """Round `x` `[rows, columns]` to int8, -127 to 127.
 
-    Returns values `[rows, columns]` int8 and scales `[rows]` float32, so that scales * values is close to x. The computation
-    is in float32, and ties are rounded to even. A row of zeros gets the scale 0.
+    Returns values `[rows, columns]` int8 and scales `[rows]` float32, so that scales * values is close to x. With a `scale`,
+    all rows have this scale, and numbers that are too large become 127. Without one, the largest magnitude of each row becomes
+    127, and a row of zeros has the scale 0. The computation is in float32, and ties are rounded to even.
     """
+    scaled, scales = _scaled(x, scale, INT8_MAX)
+    return scaled.round_().to(torch.int8), scales
+
+
+def quantize_rows_fp8(x: Tensor, scale: float | None = None) -> tuple[Tensor, Tensor]:
+    """Round `x` to FP8 (e4m3), as `quantize_rows_int8` rounds to int8; the largest number of the format is 448."""
+    scaled, scales = _scaled(x, scale, FP8_MAX)
+    return scaled.to(torch.float8_e4m3fn), scales
+
+
+def _scaled(x: Tensor, scale: float | None, most: float) -> tuple[Tensor, Tensor]:
+    """`x` divided by its scales, and the scales. Kernels compute the same float32 operations in the same order."""
     wide = x.float()
-    # Multiply instead of dividing, because torch divides by constants differently on a CPU and on a GPU.
-    scales = wide.abs().amax(1) * (1 / INT8_MAX)
-    return (wide / _no_zeros(scales)[:, None]).round_().to(torch.int8), scales
-
-
-def quantize_rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row of `x` to FP8 (e4m3), as `quantize_rows_int8` rounds to int8.
-
-    The row's largest magnitude becomes 448, the largest number of the format.
-    """
-    wide = x.float()
-    scales = wide.abs().amax(1) * (1 / FP8_MAX)
-    return (wide / _no_zeros(scales)[:, None]).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scales
-
-
-def _no_zeros(scales: Tensor) -> Tensor:
-    """Scales that are safe to divide by: zeros are replaced by 1."""
-    return torch.where(scales == 0, 1.0, scales)
+    if scale is not None:
+        scales = torch.full((len(x),), scale, dtype=torch.float32, device=x.device)
+        inverse = torch.ones_like(scales) / scales
+    else:
+        largest = wide.abs().amax(1)
+        # Multiply instead of dividing, because torch divides by constants differently on a CPU and on a GPU.
+        scales = largest * (1 / most)
+        inverse = torch.full_like(largest, most) / largest.clamp_min(SMALLEST)
+    return (wide * inverse[:, None]).clamp_(-most, most), scales

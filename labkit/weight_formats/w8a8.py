@@ -23,11 +23,6 @@ class W8A8Weight(RoundedInputsWeight):
         """Round a dense `[out, in]` matrix to nearest; the largest magnitude of each row becomes 127."""
         return cls(*quantize_rows_int8(weight))
 
-    @property
-    def cpu_parts(self) -> None:
-        """None: the CPU's kernels do not read this format yet."""
-        return
-
     def round_inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`quantize_rows_int8`."""
-        return quantize_rows_int8(x)
+        """`quantize_rows_int8`, with `input_scale` if there is one."""
+        return quantize_rows_int8(x, self.input_scale)

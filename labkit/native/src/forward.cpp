@@ -113,6 +113,7 @@ void Pass::block(int layer) {
     const lk_layer &l = model.layer[layer];
     int32_t tokens = batch.tokens, attention_width = model.heads * model.head_dim;
     int64_t width = model.hidden;
+    x.input_scale = l.qkv.input_scale, of_attention.input_scale = l.out_proj.input_scale, of_inner.input_scale = l.fc_out.input_scale;
     team.share(tokens, 1, [&](int thread, int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++) {
             float *row = rows + thread * row_floats;
@@ -122,7 +123,7 @@ void Pass::block(int layer) {
     });
     int64_t of_qkv = round_up(l.qkv.out, 16) / 16, of_in = round_up(l.fc_in.out, 16) / 16;
     Output to_qkv = {STORE, qkv, 3 * attention_width, nullptr, nullptr};
-    bool direct = of_inner.type != LK_INT8; // int8: a row can be quantized only when it is complete
+    bool direct = !rounds_rows(of_inner.type);
     Output to_inner = {STORE_GELU, inner, model.inner, direct ? &of_inner : nullptr, nullptr};
     team.share(of_qkv + of_in, piece(l.fc_in, tokens), [&](int, int64_t begin, int64_t end) {
         if (begin < of_qkv) panels(l.qkv, x, to_qkv, begin, end < of_qkv ? end : of_qkv);
@@ -209,7 +210,7 @@ int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, voi
     pass.of_head = take_activations(space, model->head, batch->logits);
     pass.head_block = head_block;
     // Clear the padding after the last panel, which nothing else writes: NaN and infinity survive multiplication by zero.
-    if (round_up(model->inner, 16) < pass.of_inner.in && pass.of_inner.type != LK_INT8)
+    if (round_up(model->inner, 16) < pass.of_inner.in && !rounds_rows(pass.of_inner.type))
         std::memset(pass.of_inner.data, 0, tokens * pass.of_inner.in * element_bytes(pass.of_inner.type));
     if (tokens) pass.run();
     return pass.failure;

@@ -34,7 +34,7 @@ class RoundedInputsKind(LinearKind):
 
     def run(self, plan: Plan, x: Tensor, weight: RoundedInputsWeight, bias: Tensor | None, *, gelu: bool) -> Tensor:
         """Compute the layer as `plan` says."""
-        values, scales = quantize_rows_triton(x, weight.values.dtype)
+        values, scales = quantize_rows_triton(x, weight.values.dtype, weight.input_scale)
         num_out, num_in = weight.shape
         config = plan.config
         if plan.kernel == "cublas":

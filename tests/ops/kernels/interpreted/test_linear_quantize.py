@@ -33,6 +33,16 @@ def test_rows_are_rounded_as_specified(shape: tuple[int, int], to: torch.dtype, 
     assert float(values.float().abs().amax(1).min()) == (127 if to == torch.int8 else 448)
 
 
+@pytest.mark.parametrize("to", ROUNDINGS)
+def test_rows_with_a_given_scale(to: torch.dtype) -> None:
+    x = random(5, 130).float() * 3
+    values, scales = quantize_rows_triton(x, to, 0.01)
+    expected_values, expected_scales = ROUNDINGS[to](x, 0.01)
+    assert torch.equal(scales, expected_scales)
+    assert torch.equal(values.float(), expected_values.float())
+    assert float(values.float().abs().max()) == (127 if to == torch.int8 else 448)
+
+
 def test_every_number_of_e4m3_and_every_tie_between_two() -> None:
     every = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()  # 0 to 448, subnormal ones among them
     ties = (every[1:] + every[:-1]) / 2
