@@ -37,7 +37,7 @@ def as_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device("cpu")
 
 
-BITS = {"fp64": 64, "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "w8a8": 8, "int8": 8, "int4": 4.5}
+BITS = {"fp64": 64, "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_e5m2": 8, "w8a8": 8, "int8": 8, "int4": 4.5}
 """Bits per weight of a matrix in each precision; in int4, 32 weights share a float16 scale."""
 
 
@@ -56,7 +56,7 @@ def as_precision(precision: str | torch.dtype | None, device: torch.device) -> s
 
 def bits_in_memory(precision: str, device: torch.device) -> float:
     """Bits per weight of a matrix on a device. A CPU has no products of FP8, so it keeps these numbers in bf16."""
-    return 16 if precision == "fp8" and device.type == "cpu" else BITS[precision]
+    return 16 if precision.startswith("fp8") and device.type == "cpu" else BITS[precision]
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:

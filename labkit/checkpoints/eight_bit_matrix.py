@@ -11,9 +11,9 @@ from labkit.checkpoints.eight_bit_scheme import EightBitScheme
 from labkit.checkpoints.stored_matrix import StoredMatrix
 from labkit.checkpoints.weight_files import WeightFiles
 from labkit.errors import CheckpointError
-from labkit.weight_formats import Fp8Weight, Int8Weight, RoundedInputsWeight, RowScaledWeight, W8A8Weight
+from labkit.weight_formats import Fp8E5M2Weight, Fp8Weight, Int8Weight, RoundedInputsWeight, RowScaledWeight, W8A8Weight
 
-NUMBERS = {"int": (torch.int8,), "float": (torch.float8_e4m3fn,)}
+NUMBERS = {"int": (torch.int8,), "float": (torch.float8_e4m3fn, torch.float8_e5m2)}
 """The dtypes of the stored numbers, by the type that the settings name."""
 
 
@@ -69,7 +69,7 @@ class EightBitMatrix(StoredMatrix):
     @property
     def _form(self) -> type[RowScaledWeight]:
         if self.scheme.number == "float":
-            return Fp8Weight
+            return Fp8Weight if self.dtype_of("weight") == torch.float8_e4m3fn else Fp8E5M2Weight
         return Int8Weight if self.scheme.inputs is None else W8A8Weight
 
 

@@ -19,7 +19,7 @@ from labkit.json_file import MOST_INDEX_BYTES, parse_json_object
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INTEGERS = {
     **{"I8": torch.int8, "U8": torch.uint8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
-    "F8_E4M3": torch.float8_e4m3fn,
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
 }
 """Whole numbers and 8-bit floating point: the weights of quantized models, and the shapes beside them."""
 OTHER_BITS = {

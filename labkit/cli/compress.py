@@ -31,6 +31,9 @@ def compress(
     calibrator: Annotated[
         str | None, typer.Option(help="Static activations: minmax, percentile, entropy or mse; minmax if left out.")
     ] = None,
+    weight_scales: Annotated[
+        str | None, typer.Option(help="w8a8, fp8: row (a scale for each output row, if left out) or tensor.")
+    ] = None,
     alpha: Annotated[float | None, typer.Option(help="smoothquant: how much moves into the weights; 0.5 if left out.")] = None,
     calibration: Annotated[
         Path | None,
@@ -77,6 +80,7 @@ def compress(
         activations=activations,
         calibrator=calibrator,
         alpha=alpha,
+        weight_scales=weight_scales,
     )
     text = CalibrationText.read(calibration) if chosen.calibrated else None
     if text is not None:

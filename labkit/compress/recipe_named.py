@@ -13,7 +13,7 @@ from labkit.errors import InvalidRequest
 RECIPES = (*METHODS, *ROUNDED_INPUTS)
 """The names of all methods."""
 WEIGHT_ONLY_OPTIONS = frozenset({"group_size", "asymmetric", "damping", "activation_order"})
-ROUNDED_INPUTS_OPTIONS = frozenset({"activations", "calibrator", "alpha"})
+ROUNDED_INPUTS_OPTIONS = frozenset({"activations", "calibrator", "alpha", "weight_scales"})
 
 
 def recipe_named(name: str, **options: Any) -> Recipe:

@@ -24,11 +24,26 @@ from labkit.compress.recipe import Recipe
 from labkit.compress.smoothquant import ALPHA, check_alpha, smooth
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
-from labkit.weight_formats import FP8_MAX, INT8_MAX, Fp8Weight, Int8Weight, RoundedInputsWeight, RowScaledWeight, W8A8Weight
+from labkit.weight_formats import (
+    INT8_MAX,
+    Fp8E5M2Weight,
+    Fp8Weight,
+    Int8Weight,
+    RoundedInputsWeight,
+    RowScaledWeight,
+    W8A8Weight,
+)
+from labkit.weight_formats.rounded_inputs import E4M3, E5M2
 
 ACTIVATIONS = ("dynamic", "static")
 """How activations get their scales."""
-FORMS: dict[str, tuple[type[RoundedInputsWeight], float]] = {"w8a8": (W8A8Weight, INT8_MAX), "fp8": (Fp8Weight, FP8_MAX)}
+WEIGHT_SCALES = ("row", "tensor")
+"""Whether each output row of a matrix has a scale, or the whole matrix one."""
+FORMS: dict[str, tuple[type[RoundedInputsWeight], float]] = {
+    "w8a8": (W8A8Weight, INT8_MAX),
+    "fp8": (Fp8Weight, E4M3.largest),
+    "fp8_e5m2": (Fp8E5M2Weight, E5M2.largest),
+}
 """The format of each kind of method, and the largest number of the format."""
 
 ROUNDED_INPUTS = tuple(f"{form}{end}" for form in FORMS for end in ("", "-smoothquant"))
@@ -40,17 +55,21 @@ class RoundedInputs(Recipe):
     """8-bit weights and activations.
 
     `form` is a key of `FORMS`. `alpha` is SmoothQuant's; None leaves activations as they are. `activations` is one of
-    `ACTIVATIONS`; `calibrator` is one of `CALIBRATORS` and counts only for static activations.
+    `ACTIVATIONS`; `calibrator` is one of `CALIBRATORS` and counts only for static activations. `weight_scales` is one of
+    `WEIGHT_SCALES`.
     """
 
     form: str
     alpha: float | None = None
     activations: str = "dynamic"
     calibrator: str = "minmax"
+    weight_scales: str = "row"
 
     def __post_init__(self) -> None:
         if self.activations not in ACTIVATIONS:
             raise InvalidRequest(f"activations is {self.activations!r}; {' and '.join(ACTIVATIONS)} are accepted")
+        if self.weight_scales not in WEIGHT_SCALES:
+            raise InvalidRequest(f"weight-scales is {self.weight_scales!r}; {' and '.join(WEIGHT_SCALES)} are accepted")
         calibrator_named(self.calibrator)
         if self.alpha is not None:
             check_alpha(self.alpha)
@@ -69,10 +88,10 @@ class RoundedInputs(Recipe):
         """Every shape is accepted."""
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
-        """8 bits, and a float32 scale for each row."""
+        """8 bits, and a float32 scale for each row or matrix."""
         hidden, inner = config.hidden_size, config.intermediate_size
         weights, rows = 4 * hidden * hidden + 2 * inner * hidden, 5 * hidden + inner
-        return 8 + 32 * rows / weights
+        return 8 + 32 * (rows if self.weight_scales == "row" else 6) / weights
 
     def block_tensors(self, block: Block, hidden: Sequence[Tensor], where: str, dtype: torch.dtype) -> dict[str, Tensor]:
         """Smooth the block if the method says so, find the scales of its inputs, and round its matrices."""
@@ -82,9 +101,8 @@ class RoundedInputs(Recipe):
             block.tensors[name] = block.tensors[name].to(dtype).float()
         scales = self._input_scales(block, hidden, where)
         found = {name: block.tensors[name].to(dtype) for name in BLOCK_BIASES}
-        form, _ = FORMS[self.form]
         for name, scale in scales.items():
-            found |= _tensors(name, form.quantize(block.tensors[f"{name}.weight"]), scale)
+            found |= self._matrix(name, block.tensors[f"{name}.weight"], scale)
         return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))  # wide numbers first, at aligned offsets
 
     def head_tensors(
@@ -96,14 +114,14 @@ class RoundedInputs(Recipe):
 
     def quantization_config(self) -> dict[str, Any]:
         """One config group for the blocks and one for the head."""
-        form = FLOAT_QUANTIZED if self.form == "fp8" else INT_QUANTIZED
+        form = INT_QUANTIZED if self.form == "w8a8" else FLOAT_QUANTIZED
         return {
             "quant_method": COMPRESSED_TENSORS,
             "format": form if form == INT_QUANTIZED else "mixed-precision",
             "quantization_status": "compressed",
             "config_groups": {
-                "group_0": _group([BLOCK_MATRICES], form, self.activations),
-                "group_1": _group(["lm_head"], INT_QUANTIZED, None),
+                "group_0": _group([BLOCK_MATRICES], form, self.activations, self.weight_scales),
+                "group_1": _group(["lm_head"], INT_QUANTIZED, None, "row"),
             },
             "ignore": [],
             "kv_cache_scheme": None,
@@ -112,8 +130,17 @@ class RoundedInputs(Recipe):
 
     def settings(self) -> dict[str, Any]:
         """Everything that changes the result."""
-        found: dict[str, Any] = {"activations": self.activations, "alpha": self.alpha}
+        found: dict[str, Any] = {"activations": self.activations, "alpha": self.alpha, "weight_scales": self.weight_scales}
         return found | ({"calibrator": self.calibrator} if self.activations == "static" else {})
+
+    def _matrix(self, module: str, weight: Tensor, input_scale: float | None) -> dict[str, Tensor]:
+        """The tensors of one rounded matrix."""
+        form, _ = FORMS[self.form]
+        if self.weight_scales == "row":
+            return _tensors(module, form.quantize(weight), input_scale)
+        whole = form.quantize(weight.reshape(1, -1))
+        found = _tensors(module, form(whole.values.view(weight.shape), whole.scales), input_scale)
+        return found | {f"{module}.weight_scale": whole.scales}
 
     def _input_scales(self, block: Block, hidden: Sequence[Tensor], where: str) -> dict[str, float | None]:
         """The scale of the inputs of each matrix; None if scales are dynamic. Matrices with the same inputs share a scale."""
@@ -141,13 +168,13 @@ def _tensors(module: str, weight: RowScaledWeight, input_scale: float | None) ->
     return found
 
 
-def _group(targets: list[str], form: str, activations: str | None) -> dict[str, Any]:
+def _group(targets: list[str], form: str, activations: str | None, weight_scales: str) -> dict[str, Any]:
     kind = {"num_bits": 8, "type": "float" if form == FLOAT_QUANTIZED else "int", "symmetric": True}
     dynamic = activations == "dynamic"
     inputs = None if activations is None else kind | {"strategy": "token" if dynamic else "tensor", "dynamic": dynamic}
     return {
         "targets": targets,
-        "weights": kind | {"strategy": "channel", "dynamic": False},
+        "weights": kind | {"strategy": "channel" if weight_scales == "row" else "tensor", "dynamic": False},
         "input_activations": inputs,
         "output_activations": None,
         "format": form,
@@ -155,9 +182,14 @@ def _group(targets: list[str], form: str, activations: str | None) -> dict[str, 
 
 
 def rounded_inputs_named(
-    name: str, *, activations: str | None = None, calibrator: str | None = None, alpha: float | None = None
+    name: str,
+    *,
+    activations: str | None = None,
+    calibrator: str | None = None,
+    alpha: float | None = None,
+    weight_scales: str = "row",
 ) -> RoundedInputs:
-    """The method with this name: w8a8, w8a8-smoothquant, fp8 or fp8-smoothquant.
+    """The method with this name: w8a8, fp8 or fp8_e5m2, or one of these with -smoothquant.
 
     Raises `InvalidRequest` for options that the method does not have.
     """
@@ -167,4 +199,4 @@ def rounded_inputs_named(
     if calibrator is not None and activations != "static":
         raise InvalidRequest(f"calibrator is {calibrator!r}, but activations are dynamic; static activations have a calibrator")
     chosen = (ALPHA if alpha is None else alpha) if smoothing else None
-    return RoundedInputs(form, chosen, activations or "dynamic", calibrator or "minmax")
+    return RoundedInputs(form, chosen, activations or "dynamic", calibrator or "minmax", weight_scales)

@@ -12,6 +12,7 @@ from torch import Tensor
 from labkit.native.library import (
     BF16,
     E4M3,
+    E5M2,
     F32,
     INT4,
     INT8,
@@ -28,7 +29,7 @@ from labkit.native.library import (
 from labkit.native.untouched import untouched
 from labkit.weight_formats import CpuParts, QuantizedWeight
 
-_NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4", W8A8: "w8a8", E4M3: "fp8"}
+_NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4", W8A8: "w8a8", E4M3: "fp8", E5M2: "fp8_e5m2"}
 """The name of each type of packed matrix; for a quantized one, the name of the format (`QuantizedWeight.kind`)."""
 _NUMBERS = {name: number for number, name in _NAMES.items()}
 _CPU = torch.device("cpu")
@@ -104,7 +105,7 @@ class PackedWeight:
         """The dense `[out, in]` matrix with the values of the packed matrix. This is slow; use it for references and tests."""
         out_features, in_features = self.shape
         panels = (out_features + 15) // 16
-        if self.type in (F32, BF16, E4M3):
+        if self.type in (F32, BF16, E4M3, E5M2):
             kind, unit = (torch.float32, 1) if self.type == F32 else (torch.bfloat16, 2)
             parts = self.data.view(kind).view(panels, -1, 16, unit)
             dense = parts.permute(0, 2, 1, 3).reshape(panels * 16, -1).float()
@@ -117,7 +118,7 @@ class PackedWeight:
             values = steps.permute(0, 3, 1, 2, 4).reshape(panels * 16, -1, 32).float() - 8
             scales = self.scales.view(torch.float16).view(panels, -1, 16).transpose(1, 2).reshape(panels * 16, -1, 1)
             dense = (values * scales.float()).flatten(1)
-        if self.type in (INT8, W8A8, E4M3):
+        if self.type in (INT8, W8A8, E4M3, E5M2):
             dense = dense * self.scales.view(torch.float32)[:, None]
         return dense[:out_features, :in_features].to(dtype)
 

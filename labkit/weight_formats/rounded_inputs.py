@@ -11,10 +11,23 @@ from torch import Tensor
 
 from labkit.weight_formats.quantized_weight import CpuParts, RowScaledWeight
 
-INT8_MAX, FP8_MAX = 127.0, 448.0
-"""The largest magnitude to which inputs are mapped: of int8, and of FP8 in e4m3."""
+INT8_MAX = 127.0
+"""The largest magnitude to which inputs are mapped in int8."""
 SMALLEST = 1e-30
 """A row in which no magnitude reaches this number becomes zeros."""
+
+
+@dataclass(frozen=True)
+class Fp8Form:
+    """A format of 8-bit floating point, and its largest number."""
+
+    dtype: torch.dtype
+    largest: float
+
+
+E4M3, E5M2 = Fp8Form(torch.float8_e4m3fn, 448.0), Fp8Form(torch.float8_e5m2, 57344.0)
+"""4 bits of exponent and 3 of mantissa, and 5 and 2 (Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433)."""
+FP8_MAX = E4M3.largest
 
 
 @dataclass(frozen=True)
@@ -50,10 +63,10 @@ def quantize_rows_int8(x: Tensor, scale: float | None = None) -> tuple[Tensor, T
     return scaled.round_().to(torch.int8), scales
 
 
-def quantize_rows_fp8(x: Tensor, scale: float | None = None) -> tuple[Tensor, Tensor]:
-    """Round `x` to FP8 (e4m3), as `quantize_rows_int8` rounds to int8; the largest number of the format is 448."""
-    scaled, scales = _scaled(x, scale, FP8_MAX)
-    return scaled.to(torch.float8_e4m3fn), scales
+def quantize_rows_fp8(x: Tensor, scale: float | None = None, form: Fp8Form = E4M3) -> tuple[Tensor, Tensor]:
+    """Round `x` to FP8, as `quantize_rows_int8` rounds to int8; magnitudes go up to the largest number of the format."""
+    scaled, scales = _scaled(x, scale, form.largest)
+    return scaled.to(form.dtype), scales
 
 
 def _scaled(x: Tensor, scale: float | None, most: float) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "w8a8": ("w8a8", {}),
     "static": ("w8a8-smoothquant", {"activations": "static", "calibrator": "percentile"}),
     "fp8": ("fp8", {}),
-    "fp8-static": ("fp8", {"activations": "static"}),
+    "fp8-static": ("fp8", {"activations": "static", "weight_scales": "tensor"}),
 }
 
 

@@ -16,7 +16,7 @@ from labkit.native import build
 from labkit.native.packed_weight import PackedWeight
 from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, W8A8Weight
 from labkit.ops.torch_packed import TorchPackedWeight
-from labkit.weight_formats import FORMATS
+from labkit.weight_formats import FORMATS, Fp8E5M2Weight, RoundedInputsWeight
 from tests.native.instruction_sets import SETS
 from tests.ops.test_ops import random, relative, scattered_cache
 
@@ -176,9 +176,9 @@ def test_a_compiler_that_fails_is_quoted_and_nothing_is_replaced(tmp_path: Path,
         build.build(target)
 
 
-@pytest.mark.parametrize("kind", [W8A8Weight, Fp8Weight])
+@pytest.mark.parametrize("kind", [W8A8Weight, Fp8Weight, Fp8E5M2Weight])
 @pytest.mark.parametrize("input_scale", [None, 0.02])
-def test_products_in_8_bits(instruction_set: str, kind: type[W8A8Weight] | type[Fp8Weight], input_scale: float | None) -> None:
+def test_products_in_8_bits(instruction_set: str, kind: type[RoundedInputsWeight], input_scale: float | None) -> None:
     """Inputs are rounded exactly as the torch form rounds them; int8 sums are exact, FP8 sums are rounded in float32."""
     for tokens, in_features, out_features in [*SHAPES, (12, 129, 33), (24, 64, 48)]:
         x, bias = random(tokens, in_features, seed=1).float(), random(out_features, seed=2).float()
