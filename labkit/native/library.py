@@ -91,6 +91,7 @@ class ModelStruct(Structure):
         ("add_up", c_void_p),
         ("add_up_argument", c_void_p),
         ("adds_residual", c_int32),
+        ("quantized_cache", c_int32),
     )
 
 
@@ -118,7 +119,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "lk_pack": (None, (_I, _I, _I, _P, _I, _P, _I, _P, _P, _I)),
     "lk_workspace_create": (_P, ()),
     "lk_workspace_free": (None, (_P,)),
-    "lk_forward": (_I, (POINTER(ModelStruct), POINTER(BatchStruct), _P, _P, _L, _P, _P, _I)),
+    "lk_forward": (_I, (POINTER(ModelStruct), POINTER(BatchStruct), _P, _P, _P, _P, _L, _P, _P, _I)),
     "lk_linear": (None, (POINTER(WeightStruct), _I, _P, _I, _I, _P, _P, _I)),
     "lk_layer_norm": (None, (_I, _P, _P, _P, _F, _I, _I, _P, _I)),
     "lk_residual_layer_norm": (None, (_I, _P, _P, _P, _P, _P, _F, _I, _I, _P, _P, _I)),

@@ -29,6 +29,9 @@ struct Output {
 struct AttentionShape {
     int32_t heads, head_dim, length, queries; // the queries are the last of the `length` positions
     const int32_t *slots;                     // [length]
+    // A quantized cache holds bytes, and a factor for each slot and head: [slots][heads]. Otherwise the factors are null.
+    int32_t cache_type;                       // LK_INT8 or LK_E4M3
+    const float *key_scales, *value_scales;
 };
 
 struct Kernels {
@@ -41,6 +44,9 @@ struct Kernels {
     void (*rotate)(float *x, int32_t heads, int32_t head_dim, const float *sin, const float *cos, int32_t rotary_dim);
     void (*to_f32)(const void *bf16, int64_t count, float *out);
     void (*to_bf16)(const float *x, int64_t count, void *out);
+    // Rounds `heads` heads of f32 numbers to the bytes of a quantized cache, and back.
+    void (*to_cache)(const float *x, int32_t type, int32_t heads, int32_t dim, void *bytes, float *scales);
+    void (*from_cache)(const void *bytes, const float *scales, int32_t type, int32_t heads, int32_t dim, int32_t to, void *out);
     // Attention of heads [first, last) of one sequence; query and out are f32 [tokens][heads][head_dim].
     void (*decode)(const struct AttentionShape *, int32_t type, const float *query, const void *keys, const void *values,
                    int32_t first, int32_t last, float *scores, float *out);

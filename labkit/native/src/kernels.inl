@@ -500,6 +500,8 @@ static void product(const lk_weight *w, const Activations *a, int32_t first, int
     }
 }
 
+#include "cache.inl"
+
 #include "attention.inl"
 
 } // namespace
@@ -512,6 +514,8 @@ const struct Kernels LK_TABLE = {
     LK_NAMESPACE::rotate,
     LK_NAMESPACE::convert_to_f32,
     LK_NAMESPACE::convert_to_bf16,
+    LK_NAMESPACE::to_cache,
+    LK_NAMESPACE::from_cache,
     LK_NAMESPACE::decode,
     LK_NAMESPACE::prefill,
     LK_NAMESPACE::prefill_scratch,

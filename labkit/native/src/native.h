@@ -62,6 +62,7 @@ typedef struct {
     int32_t (*add_up)(void *argument, float *data, int64_t count); // sums over all shards and returns 0 on success; or null
     void *add_up_argument;
     int32_t adds_residual;            // whether this shard adds the hidden state to its partial sums; only one shard does
+    int32_t quantized_cache;          // LK_INT8 or LK_E4M3 if the cache holds bytes with scales; else cache_type says what it holds
 } lk_model;
 
 typedef struct {
@@ -95,13 +96,14 @@ LK_API int64_t lk_scale_bytes(int32_t type, int32_t out, int32_t in);
 LK_API void lk_pack(int32_t type, int32_t out, int32_t in, const void *values, int32_t values_type, const void *scales,
                     int32_t group, void *packed, void *packed_scales, int32_t threads);
 
-// One forward pass. keys and values: [layers][num_slots][heads][head_dim] of cache_type; logits: f32 [batch->logits][vocab].
+// One forward pass. keys and values: [layers][num_slots][heads][head_dim] of cache_type, or bytes if quantized_cache is set; then
+// key_scales and value_scales are f32 [layers][num_slots][heads]. logits: f32 [batch->logits][vocab].
 // lk_workspace_create makes the workspace; the workspace grows when needed and serves one call at a time.
 LK_API void *lk_workspace_create(void);
 LK_API void lk_workspace_free(void *workspace);
 // Returns 0, or the nonzero result of `add_up`.
-LK_API int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, int64_t num_slots,
-                          float *logits, void *workspace, int32_t threads);
+LK_API int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, float *key_scales,
+                          float *value_scales, int64_t num_slots, float *logits, void *workspace, int32_t threads);
 
 // Single operations on row-major tensors of `type` (LK_F32 or LK_BF16).
 LK_API void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tokens, int32_t gelu, void *out,
