@@ -58,9 +58,17 @@ def load_parallel(
     if own.type == "cpu":  # the ranks share the host's memory; the memory of a GPU is checked by its own rank
         check_memory(checkpoint, own, precision)
     tokenizer = tokenizer_of(checkpoint)  # read before a process is started, because the tokenizer may not belong to the model
-    name = options.get("kv_cache_dtype")
-    check_kv_cache_dtype(name, own)
-    forward = start_ranks(checkpoint, layout, precision, device=device, threads=threads, progress=progress, kv_cache_dtype=name)
+    kv_cache_dtype = options.get("kv_cache_dtype")
+    check_kv_cache_dtype(kv_cache_dtype, own)
+    forward = start_ranks(
+        checkpoint,
+        layout,
+        precision,
+        device=device,
+        threads=threads,
+        progress=progress,
+        kv_cache_dtype=kv_cache_dtype,
+    )
     return Engine(forward.model, tokenizer, forward=forward, **options)
 
 
