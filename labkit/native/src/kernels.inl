@@ -490,8 +490,10 @@ template <int P> static void tile_of(int32_t rows, const lk_weight *w, const Act
 
 static void product(const lk_weight *w, const Activations *a, int32_t first, int32_t last, const Output *to) {
     int32_t tiles = (a->rows + LK_TILE - 1) / LK_TILE;
-    // Two panels at once if the registers can hold them; integers in groups need a second set of sums.
-    bool grouped = w->type == LK_INT8 || w->type == LK_INT4, pairs = LK_PANELS == 2 && (!grouped || a->rows <= 4);
+    // Two panels at once if the registers can hold them. Integers in groups need a second set of sums; in W8A8, twelve rows of two
+    // panels took twice as long as of one.
+    bool integers = w->type == LK_INT8 || w->type == LK_INT4 || w->type == LK_W8A8;
+    bool pairs = LK_PANELS == 2 && (!integers || a->rows <= 4);
     for (int32_t panel = first; panel < last;) {
         bool two = pairs && panel + 1 < last;
         for (int32_t t = 0; t < tiles; t++)
