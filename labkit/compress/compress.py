@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +185,8 @@ def _settings(checkpoint: Checkpoint, method: Method, text: CalibrationText, ids
     }
     if method.algorithm == "gptq":
         found |= {"damping": method.damping, "activation_order": method.activation_order}
+    if method.rounding:  # the function may have changed since an earlier call, so parts of that call are not used again
+        found["rounding"] = uuid.uuid4().hex
     if ids:
         tokens = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
         found |= {"calibration": text.name, "windows": len(ids), "window": len(ids[0]), "tokens_sha256": tokens}
