@@ -47,7 +47,7 @@ def scales_of(rows: int = 4, columns: int = 8, group: int = 4) -> Figure:
     caption = (
         "Equal colours share a scale. The orange cell is an outlier: it makes the steps coarse for all cells of its colour."
     )
-    canvas = Canvas("Which numbers share a scale?", 3 * columns + 4.0, rows + 1.6, caption=caption, inches=8.2)
+    canvas = Canvas("Which numbers share a scale?", 3 * columns + 4.6, rows + 1.6, caption=caption, inches=8.2)
     groups = columns // group
     forms = {
         "per tensor: 1 scale": lambda row, column: 0,
@@ -56,7 +56,7 @@ def scales_of(rows: int = 4, columns: int = 8, group: int = 4) -> Figure:
     }
     shades = ("#56B4E9", "#EBEBEB", "#A9CCE3", "#D6E6F2", "#C9E4C5", "#F5E6C8", "#E3D4EA", "#D9D9D9")
     for number, (name, which) in enumerate(forms.items()):
-        left = number * (columns + 2.0)
+        left = 0.3 + number * (columns + 2.0)
         canvas.text(left + columns / 2, 0.6, name)
         for row in range(rows):
             for column in range(columns):
@@ -89,7 +89,7 @@ def column_step(columns: int = 8, column: int = 3) -> Figure:
         "Green: columns that are rounded. Orange: the column of this step, and U[j, j]. Blue: the columns that make up for its "
         "error, and the part of row j that says how much. U is 0 below its diagonal."
     )
-    canvas = Canvas(f"Step j = {column}", 2 * columns + 4.0, columns + 1.4, caption=caption, inches=7.4)
+    canvas = Canvas(f"Step j = {column}", 2 * columns + 4.0, 0.75 * columns + 1.6, caption=caption, inches=7.4)
     canvas.text(columns / 2, 0.5, "weight [out, in]")
     for place in range(columns):
         colour = GREEN if place < column else ORANGE if place == column else BLUE
