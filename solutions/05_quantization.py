@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Lab 05 · Quantization
 #
-# **After this lab you can** turn numbers into small integers and back, choose the range from calibration data, quantize a model so
-# that the engine runs it, train through rounding, cast to FP8, and say what each bit costs in quality and gains in speed.
+# **After this lab you can** turn numbers into small integers and back, choose a range from calibration data, make a quantized model
+# that the engine runs, train through rounding, cast to FP8, and say what each bit costs in quality and gains in speed.
 #
-# The lecture has two approaches. **Post-training quantization (PTQ)** measures ranges on calibration data and rounds.
-# **Quantization-aware training (QAT)** lets the model train with the rounding in place. You do both to `gptj-tiny`.
+# **Post-training quantization (PTQ)** measures ranges on calibration data and rounds. **Quantization-aware training (QAT)** trains
+# the model with the rounding in place. You do both to `gptj-tiny`.
 #
 # *{{lab 05: size}} · runs on any machine, with or without a GPU.*
 #
@@ -13,10 +13,8 @@
 
 # %%
 import math
-import warnings
 
 import torch
-from transformers import logging
 
 import labkit
 from labkit import measure
@@ -26,9 +24,6 @@ from labkit.lab.lab05 import upper_factor
 from labkit.measure import plots
 from labkit.precision import as_device
 
-warnings.filterwarnings("ignore", "labkit has no kernels")  # for 3 and 2 bits; more about it below
-logging.set_verbosity_error()
-logging.disable_progress_bar()
 runs, ladder, device = measure.KeptRuns("05"), measure.Ladder(), as_device()
 where = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
@@ -39,16 +34,14 @@ progress_panel("05")
 # ## Numbers on a ruler
 #
 # An integer `q` of few bits stands for the number `scale * (q - zero_point)`. A number x becomes
-# `q = round(x / scale) + zero_point`, clipped to the lowest and highest integer. So two numbers, the **quantization
-# parameters**, decide everything: how far apart the marks of the ruler are, and which mark is 0.
+# `q = round(x / scale) + zero_point`, clipped to the lowest and highest integer. These two **quantization parameters** say how far
+# apart the marks of the ruler are, and which mark is 0.
+#
+# *An example with 3 bits,* -4 to 3, for numbers from -0.5 to 3.0. **Symmetric:** 3.0 becomes 3, so the scale is 1.0.
+# **Asymmetric:** the range of 3.5 has 7 steps, so the scale is 0.5. -0.5 must become -4, so the zero point is -3.
 
 # %%
 pictures.number_line(low=-0.5, high=3.0, bits=3)
-
-# %% [markdown]
-# *An example.* Three bits hold the integers -4 to 3. Numbers run from -0.5 to 3.0. **Symmetric:** the largest magnitude, 3.0,
-# becomes 3, so the scale is 1.0; the integers -4 to -1 are hardly used. **Asymmetric:** 3.5 is cut into 7 steps, so the scale
-# is 0.5. -0.5 must become -4: -0.5 / 0.5 = -1, so the zero point is -3. Then 3.0 becomes 6 - 3 = 3, the highest integer.
 
 # %% [markdown]
 # {{exercise lab05.quantization_parameters}}
@@ -70,9 +63,8 @@ def quantization_parameters(low, high, bits, symmetric):
 check(quantization_parameters)
 
 # %% [markdown]
-# Now real numbers: the inputs of `fc_out` in the second block of `gptj-tiny`, for 512 tokens of text. They are outputs of
-# GELU, so none is below -0.17, but some are above 15. **Predict:** with 8 bits, how many times smaller is the error of the
-# asymmetric form?
+# Now real numbers: the inputs of `fc_out` in the second block of `gptj-tiny`, for 512 tokens. They come from GELU, so none is
+# below -0.17, but some are above 15. **Predict:** with 8 bits, how many times smaller is the error of the asymmetric form?
 
 
 # %%
@@ -89,6 +81,7 @@ def error(found, right):
 
 x = tensors.inputs(1)["mlp.fc_out"]  # [512 tokens, 1024]
 weight = tensors.weight("transformer.h.1.mlp.fc_out.weight")  # [256, 1024]
+histogram.figure(x.abs(), title="Inputs of fc_out", caption="gptj-tiny, block 1; 512 tokens")
 
 # %%
 # BEGIN SOLUTION guess_asymmetric = None  # your prediction
@@ -106,27 +99,17 @@ if passed(quantization_parameters) and predicted(asymmetric=guess_asymmetric):
     display(plots.prediction_plot(["inputs of fc_out"], bars, **labels, caption="gptj-tiny, block 1"))
 
 # %% [markdown]
-# The asymmetric ruler has no marks for numbers that do not occur, so its steps are half as wide. The price is paid in every
-# product: a zero point adds a term to each sum. Therefore engines use zero points for activations, if at all, and
-# keep weights, which are spread around 0, symmetric.
+# The asymmetric ruler has no marks for numbers that do not occur, so its steps are half as wide. But a zero point adds a term to
+# each sum of a product, so engines use it for activations, if at all.
 #
 # ## Calibration: which range?
 #
-# The range of a weight is known. The range of an **activation** depends on the input, so it is measured on calibration data.
-# Look at the magnitudes of x:
-
-# %%
-magnitudes = x.abs().flatten()
-histogram.figure(magnitudes, title="Inputs of fc_out", caption="gptj-tiny, block 1; 512 tokens")
-
-# %% [markdown]
-# Most numbers are below 1, and a few are above 10: a **heavy tail**. A limit at the largest number clips nothing, but its steps
-# are wide for everybody. A smaller limit makes fine steps, but clips the tail.
+# The range of an **activation** depends on the input, so it is measured on calibration data. Most of the magnitudes above are below
+# 1, and a few are above 10: a **heavy tail**. A limit at the largest number makes wide steps; a smaller one clips the tail.
 #
-# *An example with 3 bits, without a zero point.* x = (0.4, 0.6, 0.5, 6.0). Limit 6: scale 2, x becomes (0, 0, 0, 3): three of
-# four numbers are lost. Limit 1.5: scale 0.5, x becomes (1, 1, 1, 3), which stands for (0.5, 0.5, 0.5, 1.5): three are nearly
-# right, and the outlier loses 4.5. Which limit is better? It depends on how you count errors, so there are several
-# **calibrators**.
+# *An example with 3 bits, no zero point:* x = (0.4, 0.6, 0.5, 6.0). Limit 6: the scale is 2, and x becomes (0, 0, 0, 3): three
+# numbers are lost. Limit 1.5: x becomes (1, 1, 1, 3), which stands for (0.5, 0.5, 0.5, 1.5): three are nearly right, and the
+# outlier loses 4.5. Which is better? That depends on how you count, so there are several **calibrators**.
 
 # %% [markdown]
 # {{exercise lab05.clip_limits}}
@@ -149,8 +132,8 @@ def clip_limits(x, bits):
 check(clip_limits)
 
 # %% [markdown]
-# What counts in the end is the **output** of the layer. **Predict:** with 8 bits, how many times smaller is the error of the
-# output with the limit "mse" than with "min-max"? And with the limit "percentile"? (Below 1 means: the error is larger.)
+# What counts is the **output** of the layer. **Predict:** with 8 bits, how many times smaller is its error with the limit "mse" than
+# with "min-max"? And with "percentile"? (Below 1 means that the error is larger.)
 
 
 # %%
@@ -161,15 +144,13 @@ def output_errors(limits, bits):
     return {name: 100 * error(found, right) for name, found in made.items()}
 
 
-# %%
 # BEGIN SOLUTION guess_mse_gain, guess_percentile_gain = None, None
 guess_mse_gain, guess_percentile_gain = 1.5, 1.5
 # END SOLUTION
 if passed(clip_limits) and predicted(mse_gain=guess_mse_gain, percentile_gain=guess_percentile_gain):
     limits = clip_limits(x, 8)
     found = output_errors(limits, 8)
-    display(histogram.figure(magnitudes, limits, title="Your limits for 8 bits"))
-    print({name: f"error of the output {value:.2f} %" for name, value in found.items()})
+    display(histogram.figure(x.abs(), limits, title="Your limits for 8 bits"))
     gains = [found["min-max"] / found["mse"], found["min-max"] / found["percentile"]]
     bars = {"your prediction": [guess_mse_gain, guess_percentile_gain], "measured": gains}
     labels = {"ylabel": "times smaller error than min-max", "title": "Output of fc_out, 8 bits"}
@@ -177,20 +158,18 @@ if passed(clip_limits) and predicted(mse_gain=guess_mse_gain, percentile_gain=gu
 
 # %%
 if passed(clip_limits):
-    lines = {name: [] for name in ("min-max", "percentile", "mse")}
-    for bits in (4, 5, 6, 7, 8):
-        for name, found_error in output_errors(clip_limits(x, bits), bits).items():
-            lines[name].append(found_error)
+    by_bits = {bits: output_errors(clip_limits(x, bits), bits) for bits in (4, 5, 6, 7, 8)}
+    lines = {name: [row[name] for row in by_bits.values()] for name in ("min-max", "percentile", "mse")}
     labels = {"xlabel": "bits", "ylabel": "error of the output in %", "log": False}
     display(
         plots.sweep_plot(
-            [4, 5, 6, 7, 8], lines, **labels, title="Three calibrators", caption="fc_out, block 1"
+            list(by_bits), lines, **labels, title="Three calibrators", caption="fc_out, block 1"
         )
     )
 
 # %% [markdown]
-# With few bits the steps are wide, and clipping pays. With 8 bits it pays little, and a percentile that is chosen without looking
-# at the error clips too much: these outliers carry meaning. "mse" looks at the error, so its limit moves with the bits.
+# With few bits, clipping pays. With 8 bits it pays little, and a percentile, which is chosen without a look at the error, clips
+# too much.
 
 # %% [markdown]
 # {{core path: go on at One scale, or many?}}
@@ -198,11 +177,11 @@ if passed(clip_limits):
 # %% [markdown]
 # ### The fourth calibrator: entropy
 #
-# TensorRT's default for activations compares **distributions**. $P$ is the histogram after clipping, $Q$ what 8 bits
-# can show of it. The limit with the smallest divergence of the two wins.
+# TensorRT's entropy calibrator compares **distributions**: $P$ is the histogram after clipping, $Q$ what the integers show of it.
+# The limit with the smallest divergence wins.
 #
-# *An example:* counts (4, 0, 2, 2 | 1), 4 bins kept, 2 levels. P = (4, 0, 2, 3) / 9: the tail went into the last bin. Q: the
-# groups (4, 0) and (2, 2) have the sums 4 and 4; the empty bin stays empty, so Q = (4, 0, 2, 2) / 8.
+# *An example:* counts (4, 0, 2, 2 | 1), 4 bins kept, 2 levels. P = (4, 0, 2, 3) / 9. Q: the groups (4, 0) and (2, 2) have the sums
+# 4 and 4; the empty bin stays empty, so Q = (4, 0, 2, 2) / 8.
 
 # %% [markdown]
 # {{exercise lab05.clip_divergence}}
@@ -227,42 +206,35 @@ def clip_divergence(counts, kept, levels):
 check(clip_divergence)
 
 # %% [markdown]
-# As TensorRT does, the next cell uses 2,048 bins and 128 levels. **Predict** the error of the output in percent with the limit
-# that it finds, with 8 bits. ("min-max" has about 4 %.)
+# The next cell uses 2,048 bins and 128 levels, as TensorRT does. **Predict** the error of the output in percent with the limit that
+# it finds, with 8 bits. ("min-max" has about 4 %.)
 
 # %%
 # BEGIN SOLUTION guess_entropy = None
 guess_entropy = 4
 # END SOLUTION
 if passed(clip_limits) and passed(clip_divergence) and predicted(entropy=guess_entropy):
-    bins = torch.histc(magnitudes, 2048)
+    bins = torch.histc(x.abs(), 2048)
     choices = range(128, 2049, 128)
     divergences = [clip_divergence(bins, kept, 128) for kept in choices]
     best = choices[divergences.index(min(divergences))]
-    four = clip_limits(x, 8) | {"entropy": best / 2048 * float(magnitudes.max())}
+    four = clip_limits(x, 8) | {"entropy": best / 2048 * float(x.abs().max())}
     errors = output_errors(four, 8)
-    print({name: f"limit {limit:.2f}" for name, limit in four.items()})
     bars = {"your prediction": [math.nan] * 3 + [guess_entropy], "measured": list(errors.values())}
     labels = {"ylabel": "error in %", "title": "Four calibrators, output of fc_out, 8 bits", "log": True}
     display(plots.prediction_plot(list(errors), bars, **labels, caption="gptj-tiny, block 1"))
 
 # %% [markdown]
-# Entropy sees that nearly all numbers are small, and gives the tail away. It was made for image networks, whose tails matter
-# little; here the tail *is* the message. No calibrator is best everywhere: measure the output.
-
-# %% [markdown]
 # ## One scale, or many?
 #
-# A weight is known before the run, so it can have as many scales as you like. An outlier then spoils only the numbers that share
-# its scale:
+# A weight can have as many scales as you like. An outlier then spoils only the numbers that share its scale.
+#
+# *An example with 4 bits:* the row (0.7, -0.1, 0.3, 7.0). One scale: 7.0 / 7 = 1.0, integers (1, 0, 0, 7). Two groups of two:
+# scales 0.1 and 1.0, integers (7, -1) and (0, 7): 0.3 is lost, because it shares the outlier's group. A scale of 16 bits for 64
+# numbers costs 0.25 bits per weight.
 
 # %%
 pictures.scales_of(rows=4, columns=8, group=4)
-
-# %% [markdown]
-# *An example with 4 bits:* the row (0.7, -0.1, 0.3, 7.0). One scale: 7.0 / 7 = 1.0, integers (1, 0, 0, 7). Two groups of two:
-# scales 0.1 and 1.0, integers (7, -1) and (0, 7). The first group is now exact; 0.3 is still lost, because it shares the
-# outlier's group. A scale of 16 bits for each 64 numbers costs 16 / 64 = 0.25 bits per weight.
 
 # %% [markdown]
 # {{exercise lab05.quantize_weight}}
@@ -294,60 +266,38 @@ def weight_error(matrix, bits, group_size):
     return 100 * error(integers * scales.repeat_interleave(group_size, 1), matrix)
 
 
-# %%
 # BEGIN SOLUTION guess_four_bits = None
 guess_four_bits = 16
 # END SOLUTION
 if passed(quantize_weight) and predicted(four_bits=guess_four_bits):
-    w = tensors.weight("transformer.h.1.mlp.fc_in.weight")  # [1024, 256]
-    bits = [2, 3, 4, 6, 8]
-    forms = {"per tensor": w.reshape(1, -1), "per row": w, "groups of 64": w}
-    sizes = {"per tensor": w.numel(), "per row": 256, "groups of 64": 64}
-    lines = {name: [weight_error(form, b, sizes[name]) for b in bits] for name, form in forms.items()}
-    ratio = lines["per row"][2] / lines["per row"][4]
-    shown = {"your prediction": [guess_four_bits], "measured": [ratio]}
-    labels = {"ylabel": "times larger error", "title": "4 bits against 8, one scale per row"}
-    display(plots.prediction_plot(["fc_in, block 1"], shown, **labels))
-    labels = {
-        "xlabel": "bits",
-        "ylabel": "error of the weight in %",
-        "caption": "gptj-tiny, fc_in of block 1",
+    w, bits = tensors.weight("transformer.h.1.mlp.fc_in.weight"), [2, 3, 4, 6, 8]
+    forms = {"per tensor": (w.view(1, -1), w.numel()), "per row": (w, 256), "groups of 64": (w, 64)}
+    lines = {name: [weight_error(m, b, size) for b in bits] for name, (m, size) in forms.items()}
+    shown = {
+        "your prediction": [guess_four_bits],
+        "measured": [lines["per row"][2] / lines["per row"][4]],
     }
-    display(plots.sweep_plot(bits, lines, title="One scale, or many?", **labels))
+    title = "4 bits against 8, one scale per row"
+    display(plots.prediction_plot(["fc_in"], shown, ylabel="times larger error", title=title))
+    labels = {"xlabel": "bits", "ylabel": "error of the weight in %", "title": "One scale, or many?"}
+    display(plots.sweep_plot(bits, lines, **labels))
 
 # %% [markdown]
-# Each bit that you remove makes the steps about twice as wide; 8 bits have 127 steps on each side, and 4 bits have 7. More
-# scales help most where bits are few.
+# Each bit that you remove makes the steps about twice as wide.
 #
 # ## Your quantizer makes a model
 #
-# `labkit.compress` goes through the model block by block, and calls a function for each matrix. The next cell gives it **your**
-# `quantize_weight`. The result is a directory in the format of compressed-tensors, which `labkit.load` runs like any other.
-
-
-# %%
-def make_models():
-    """Directories with 8, 4, 3 and 2 bits by your quantizer: 8 bits with a scale per row, the others in groups of 64."""
-    sizes = {8: None, 4: 64, 3: 64, 2: 64}
-    return {f"int{bits}": own_model.make(quantize_weight, bits, size) for bits, size in sizes.items()}
-
-
-if passed(quantize_weight):
-    models = make_models()
-    for name, made in models.items():
-        print(
-            f"{name}: {made.bits_per_weight:.2f} bits per weight, {made.bytes_after / 1e6:.1f} MB in {made.path.name}"
-        )
-
-# %% [markdown]
-# The original has 21.0 MB. The embedding stays in float16, and the head is always in 8 bits, so the file does not shrink in
-# proportion to the bits. Now read what the models write:
+# `labkit.compress` goes through the model and calls a function for each matrix: here **yours**. The result is a directory in the
+# format of compressed-tensors, which `labkit.load` runs. (The original has 21.0 MB.)
 
 # %%
-engines = {}
+models, engines = {}, {}
 if passed(quantize_weight):
-    engines = {"fp32": labkit.load("gptj-tiny", dtype="fp32")}
-    engines |= {name: labkit.load(made.path) for name, made in models.items()}
+    engines["fp32"] = labkit.load("gptj-tiny", dtype="fp32")
+    for bits, group_size in ((8, None), (4, 64), (3, 64), (2, 64)):  # None: one scale for each row
+        made = own_model.make(quantize_weight, bits, group_size)
+        print(f"int{bits}: {made.bits_per_weight:.2f} bits per weight, {made.bytes_after / 1e6:.1f} MB")
+        models[f"int{bits}"], engines[f"int{bits}"] = made, own_model.load(made)
     params = labkit.SamplingParams(max_new_tokens=24)
     for name, engine in engines.items():
         (answer,) = engine.generate(["The condition of our country"], params)
@@ -359,13 +309,11 @@ if passed(quantize_weight):
 # %% [markdown]
 # ### Four bits in memory
 #
-# No machine has an address for four bits, so two weights share a byte:
+# No machine has an address for four bits, so two weights share a byte. *In numbers:* 3 + 8 = 11 and -5 + 8 = 3; the byte is
+# 11 + 16 · 3 = 59.
 
 # %%
 pictures.nibbles(even=3, odd=-5)
-
-# %% [markdown]
-# *In numbers:* 3 + 8 = 11 and -5 + 8 = 3; the byte is 11 + 16 · 3 = 59.
 
 # %% [markdown]
 # {{exercise lab05.pack_int4}}
@@ -413,13 +361,12 @@ if passed(quantize_weight) and passed(pack_int4) and passed(unpack_int4):
 # %% [markdown]
 # ### Activations in 8 bits: SmoothQuant
 #
-# If weights *and* activations are integers, the product itself runs in 8 bits. In large models a few channels of
-# the activations are up to a hundred times larger than the others, always the same ones. One scale per tensor then leaves the
-# other channels a handful of steps. **SmoothQuant** divides each channel by a factor, and multiplies the weight's column by it:
-# the product stays the same, but the difficulty moves into the weight.
+# If weights *and* activations are integers, the product itself runs in 8 bits. But in large models a few channels of the
+# activations are up to a hundred times larger than the others, for which one scale then leaves a handful of steps. **SmoothQuant**
+# divides each channel by a factor, and multiplies the weight's column by it: the product stays the same.
 #
 # *An example:* inputs up to (1, 100), columns up to (1, 1), alpha = 0.5. The factors are (1, 10): inputs up to (1, 10), columns
-# up to (1, 10). With alpha = 1 the inputs would be (1, 1) and the columns (1, 100).
+# up to (1, 10).
 
 # %% [markdown]
 # {{exercise lab05.smooth}}
@@ -440,55 +387,46 @@ def smooth(weight, largest, alpha):
 check(smooth)
 
 # %% [markdown]
-# `gptj-tiny` is too small to have such channels, so the next cell plants three: it multiplies three channels by 40 and divides
-# the weight's columns by 40. The product is the same as before. **Predict** the best alpha, between 0 and 1.
+# `gptj-tiny` is too small for such channels, so the next cell plants three: it multiplies them by 40 and divides the weight's
+# columns by 40. The product is the same. **Predict** the best alpha, between 0 and 1.
 
 
 # %%
-def int8_product_error(inputs, matrix, right):
-    """The error in percent of a product with one scale for all inputs, and one for each row of the weight; all in 8 bits."""
+def int8_product_error(inputs, matrix):
+    """The error in percent of a product in 8 bits: one scale for all inputs, and one for each row."""
     integers, scales = quantize_weight(matrix, 8, matrix.shape[1])
     found = round_trip(inputs, float(inputs.abs().max()) / 127, 0, 8) @ (integers * scales).T
-    return 100 * error(found, right)
+    return 100 * error(found, inputs @ matrix.T)
 
 
-planted = torch.ones(256)
-planted[[17, 90, 201]] = 40.0
-outliers = tensors.inputs(1)["mlp.fc_in"] * planted  # [512, 256]
-matrix = tensors.weight("transformer.h.1.mlp.fc_in.weight") / planted
-
-# %%
 # BEGIN SOLUTION guess_alpha = None
 guess_alpha = 0.7
 # END SOLUTION
 if passed(smooth) and passed(quantize_weight) and predicted(alpha=guess_alpha):
-    percents, right = list(range(0, 101, 10)), outliers @ matrix.T
-    made = [smooth(matrix, outliers.abs().amax(0), percent / 100) for percent in percents]
-    errors = [int8_product_error(outliers / factors, new, right) for factors, new in made]
-    print(f"without SmoothQuant: {int8_product_error(outliers, matrix, right):.1f} %")
-    guess = min(100, max(0, 100 * guess_alpha))
-    marks = {"your alpha": (guess, errors[round(guess / 10)])}
-    labels = {"xlabel": "alpha in %", "ylabel": "error of the product in %", "log": False}
-    labels |= {"title": "SmoothQuant, weights and activations in 8 bits", "caption": "fc_in, block 1"}
-    display(plots.sweep_plot(percents, {"your smooth": errors}, marks=marks, **labels))
+    inputs, matrix = tensors.with_outliers(channels=(17, 90, 201), times=40)
+    made = {percent: smooth(matrix, inputs.abs().amax(0), percent / 100) for percent in range(0, 101, 10)}
+    errors = [int8_product_error(inputs / factors, new) for factors, new in made.values()]
+    print(
+        f"without SmoothQuant: {int8_product_error(inputs, matrix):.1f} %; with your alpha: see the mark"
+    )
+    marks = {"your alpha": (100 * guess_alpha, errors[min(10, max(0, round(10 * guess_alpha)))])}
+    labels = {"xlabel": "alpha in %", "ylabel": "error of the product in %", "title": "SmoothQuant, W8A8"}
+    display(plots.sweep_plot(list(made), {"your smooth": errors}, marks=marks, log=False, **labels))
 
 # %% [markdown]
-# Even alpha = 0 helps: it makes all columns of the weight equally large. At run time the division costs nothing, because it is
-# folded into the weight and bias of the layer norm before the product.
+# At run time the division costs nothing, because it is folded into the layer norm before the product.
 #
 # ### GPTQ: columns that repair errors
 #
-# Round to nearest treats each weight alone. But inputs are correlated: if one weight becomes too small, a neighbour that sees
-# similar inputs can become larger. **GPTQ** rounds column by column, and after each one moves all later columns so that the
-# layer's output changes least. The Hessian $H$, the mean of $x x^T$, says which inputs go together; GPTQ needs the upper
-# Cholesky factor $U$ of its inverse.
+# If one weight becomes too small, a neighbour with similar inputs can become larger. **GPTQ** rounds column by column, and moves all
+# later columns so that the layer's output changes least. The Hessian $H$, the mean of $x x^T$, says which inputs go together; GPTQ
+# needs the upper Cholesky factor $U$ of its inverse.
+#
+# *An example:* w = (0.6, 1.0), scale 1, and two inputs that are nearly equal: $U_{00} = 2.4$, $U_{01} = -2.2$. 0.6 becomes 1: the
+# error is -0.4. The other weight becomes 1.0 - (-0.4 / 2.4) · (-2.2) = 0.63: it gives back what the first one got.
 
 # %%
 pictures.column_step(columns=8, column=3)
-
-# %% [markdown]
-# *An example:* w = (0.6, 1.0), scale 1, and both inputs are nearly equal, so $U_{00} = 2.4$ and $U_{01} = -2.2$. 0.6 becomes 1:
-# the error is 0.6 - 1 = -0.4. The other weight becomes 1.0 - (-0.4 / 2.4) · (-2.2) = 0.63: it gives back what the first one got.
 
 # %% [markdown]
 # {{exercise lab05.gptq_column}}
@@ -513,7 +451,8 @@ check(gptq_column)
 
 # %% [markdown]
 # Now all 256 columns of a real matrix, with 3 bits and a scale per row. The error is measured on *other* text than the Hessian.
-# **Predict:** which part of the error of round to nearest does GPTQ remove, in percent?
+# **Predict:** how much of the error of round to nearest does GPTQ remove, in percent? (`labkit compress gptj-tiny --method
+# int3-gptq --out DIR` does this to every matrix.)
 
 # %%
 # BEGIN SOLUTION guess_removed = None
@@ -538,21 +477,17 @@ if passed(gptq_column) and predicted(removed=guess_removed):
     display(plots.prediction_plot(["q_proj, block 1"], bars, **labels))
 
 # %% [markdown]
-# `labkit compress gptj-tiny --method int3-gptq --out DIR` does this for every matrix of the model.
-
-# %% [markdown]
 # ## Training with rounding
 #
-# PTQ leaves the weights where they are. **QAT** inserts the rounding into the forward pass (*fake quantization*: rounded values,
-# stored as floats) and trains on, so that the weights move to places where rounding hurts less. One thing is in the way: the
-# gradient of rounding is 0. The **straight-through estimator** simply pretends that it is 1:
+# PTQ leaves the weights where they are. **QAT** puts the rounding into the forward pass (*fake quantization*) and trains on, so
+# that the weights move to places where rounding hurts less. But the gradient of rounding is 0. The **straight-through estimator**
+# pretends that it is 1.
+#
+# *An example:* scale 0.5, 3 bits. w = 0.7 becomes 0.5, and its gradient passes unchanged. w = 2.1 is clipped to 3 · 0.5 = 1.5; a
+# small change of w changes nothing, so its gradient is 0. In torch, `y.detach()` has the value of y, and no gradient.
 
 # %%
 pictures.staircase(bits=3, scale=0.5)
-
-# %% [markdown]
-# *An example:* scale 0.5, 3 bits. w = 0.7 gives 0.5, and its gradient passes unchanged. w = 2.1 is clipped to 3 · 0.5 = 1.5;
-# a small change of w changes nothing, so its gradient is 0. In torch, `y.detach()` has the value of y, and no gradient.
 
 # %% [markdown]
 # {{exercise lab05.fake_quantize}}
@@ -571,12 +506,12 @@ def fake_quantize(weight, scales, bits):
 check(fake_quantize)
 
 # %% [markdown]
-# The next cell trains all blocks of `gptj-tiny` with 2 bits and a scale per row, for 40 steps of 4 · 128 tokens: less than a
-# minute. **Predict:** which part of the loss that PTQ added do these steps win back, in percent?
+# The next cells train all blocks of `gptj-tiny` with 2 bits and a scale per row, for 30 steps of 4 · 128 tokens. **Predict:** how
+# much of the loss that PTQ added do these steps win back, in percent?
 
 
 # %%
-def train(steps=40, bits=2):
+def train(steps=30, bits=2):
     """Held-out loss: without rounding, with rounding (PTQ), and after training with it; and the training losses."""
     model = qat.student(fake_quantize, bits)
     before = {"fp32": qat.held_out_loss(qat.plain()), "PTQ": qat.held_out_loss(model)}
@@ -587,7 +522,7 @@ def train(steps=40, bits=2):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
         bar(step, steps)
     return before | {"QAT": qat.held_out_loss(model), "losses": losses}
 
@@ -600,33 +535,29 @@ if passed(fake_quantize) and predicted(won_back=guess_won_back):
     trained = runs.keep("training with 2 bits", train)
     print({name: f"{trained[name]:.3f} nats" for name in ("fp32", "PTQ", "QAT")})
     won = 100 * (trained["PTQ"] - trained["QAT"]) / (trained["PTQ"] - trained["fp32"])
-    labels = {"ylabel": "won back in %", "title": "What 40 steps win back of PTQ's loss, 2 bits"}
+    labels = {"ylabel": "won back in %", "title": "What 30 steps win back of PTQ's loss, 2 bits"}
     bars = {"your prediction": [guess_won_back], "measured": [won]}
     display(plots.prediction_plot(["held-out text"], bars, **labels))
-    lines, limits = {"training": trained["losses"]}, {n: [trained[n]] * 40 for n in ("fp32", "PTQ")}
+    lines, limits = {"training": trained["losses"]}, {n: [trained[n]] * 30 for n in ("fp32", "PTQ")}
     labels = {"xlabel": "step", "ylabel": "loss in nats per token", "log": False, "limits": limits}
-    display(plots.sweep_plot(range(1, 41), lines, **labels, title="Training with rounding"))
+    display(plots.sweep_plot(range(1, 31), lines, **labels, title="Training with rounding"))
 
 # %% [markdown]
-# Dashed: the held-out loss without rounding, and with rounding before training. QAT needs training data and a backward pass through the model, which is too expensive for
-# most users of a 175 B model. That is why PTQ methods such as GPTQ exist.
+# Dashed: the held-out loss without rounding, and with rounding before training. QAT needs data and a backward pass through the
+# model, which is too expensive for most users of 175 billion weights. That is why PTQ methods such as GPTQ exist.
 #
 # ## FP8: a ruler that grows with the number
 #
-# Floating point puts its marks closer together near 0. Hopper's **Transformer Engine** multiplies numbers of 8 bits: *e4m3* for
-# precision, *e5m2* for range. The lecture: "allocate 1 bit to either range or precision".
+# Hopper's **Transformer Engine** multiplies numbers of 8 bits: *e4m3* for precision, *e5m2* for range. e4m3 ends at 448, and below
+# 0.001 everything becomes 0, so each tensor gets a **scale**. Its largest number (*amax*) is known only after x was computed, and
+# to read x again would cost what FP8 saves. So **delayed scaling** uses the amax of earlier steps: it "monitors tensor statistics
+# and dynamically adjusts range".
+#
+# *An example:* history (3.0, 5.0), e4m3. 448 / 5.0 = 89.6, so the scale is 64. x = 3.1 becomes 198.4; the nearest e4m3 number is
+# 192, which stands for 3.0. x = 8.0 would be 512: it is clipped to 448, which stands for 7.0. The new history is (8.0, 3.0).
 
 # %%
 pictures.fp8_bits()
-
-# %% [markdown]
-# e4m3 ends at 448, and below 0.002 everything becomes 0. So each tensor gets a **scale**. Its largest number (*amax*) is known
-# only after x was computed; reading x twice would cost what FP8 saves. **Delayed scaling** therefore uses the amax of earlier
-# steps. Transformer Engine "monitors tensor statistics and dynamically adjusts range": this is it.
-#
-# *An example:* history (3.0, 5.0), e4m3. 448 / 5.0 = 89.6; the largest power of two below it is 64. x = 3.1 becomes
-# 198.4, and the nearest e4m3 number is 192, which stands for 192 / 64 = 3.0. x = 8.0 would be 512: it is clipped to 448,
-# which stands for 7.0. The new history is (8.0, 3.0), so the next scale is 32.
 
 # %% [markdown]
 # {{exercise lab05.fp8_cast}}
@@ -647,8 +578,7 @@ def fp8_cast(x, history, dtype):
 check(fp8_cast)
 
 # %% [markdown]
-# Gradients are small numbers. Take x divided by 1,000. **Predict:** which share of its numbers becomes 0 in e4m3 without a scale, in
-# percent?
+# Gradients are small. Take x divided by 1,000. **Predict:** how many of its numbers become 0 in e4m3 without a scale, in percent?
 
 # %%
 # BEGIN SOLUTION guess_lost = None
@@ -672,29 +602,25 @@ if passed(fp8_cast) and predicted(lost=guess_lost):
         plots.prediction_plot(["without a scale", "your cast"], bars, **labels, caption="fc_out, block 1")
     )
 
-# %% [markdown]
-# Now 24 steps in which the numbers grow by 12 % each, as at the start of a training, with one sudden outlier:
-
 # %%
+# Now 24 steps in which the numbers grow by 12 % each, with one sudden outlier.
 if passed(fp8_cast):
     followed = fp8_steps.follow(fp8_cast)
-    steps, errors = range(24), followed.pop("error in %")
+    errors = followed.pop("error in %")
     labels = {"xlabel": "step", "log": False, "caption": "e4m3, history of 4 steps"}
     title = "The scale follows the numbers, one step late"
-    display(plots.sweep_plot(steps, followed, ylabel="magnitude", title=title, **labels))
-    lines = {"your cast": errors}
-    display(plots.sweep_plot(steps, lines, ylabel="error in %", title="What the delay costs", **labels))
+    display(plots.sweep_plot(range(24), followed, ylabel="magnitude", title=title, **labels))
+    labels |= {"ylabel": "error in %", "title": "What the delay costs"}
+    display(plots.sweep_plot(range(24), {"your cast": errors}, **labels))
 
 # %% [markdown]
-# Normally the error is that of three bits of fraction. The outlier comes too early for its scale and is clipped once; then the
-# scale stays large for four steps. That costs nothing, because the relative error of a floating-point number does not depend
-# on the scale. With INT8 it would.
-
-# %% [markdown]
+# The outlier comes before its scale, and is clipped once. Then the scale is too careful for four steps, which costs nothing: the
+# relative error of a floating-point number does not depend on the scale. With INT8 it would.
+#
 # ## Bits, quality and speed
 #
-# Back to your models. **Predict:** how many bits per byte does the 2-bit model need for text that it has never seen? (`fp32`
-# needs about 1.28. With 256 equally likely bytes it would be 8.)
+# Back to your models. **Predict:** how many bits per byte does the 2-bit model need for text that it has never seen? (`fp32` needs
+# about 1.28. If all 256 bytes were equally likely, it would be 8.)
 
 # %%
 # BEGIN SOLUTION guess_two_bits = None
@@ -706,35 +632,21 @@ if passed(quantize_weight) and predicted(two_bits=guess_two_bits):
         rows.append(tradeoff.quality(name, engines[name], made.bits_per_weight, made.bytes_after / 1e6))
     timings = runs.keep_timings("speed of the models", lambda: tradeoff.speeds(engines))
     display(tradeoff.figure(rows, timings, guess_two_bits, caption=f"gptj-tiny, your quantizer; {where}"))
-
-# %% [markdown]
-# Eight bits are free, four cost little, three hurt, and two destroy the model. One bit per weight (the table's INT1) leaves
-# only signs: such models must be trained for it from the start.
-#
-# Speed is another matter. labkit has kernels for 8 and 4 bits. 3 and 2 bits are dequantized when they are loaded: **a format
-# without a kernel saves disk, not time.** And `gptj-tiny` fits into the processor's cache, so fewer bytes gain less than they
-# would for a large model. These are the rungs of your ladder:
-
-# %%
-if engines and predicted(two_bits=guess_two_bits):
     rungs = {"fp32": "lab 05 fp32", "int8": "lab 05 quantized, int8", "int4": "lab 05 quantized, int4"}
     ladder.add_timings(tradeoff.TASK, {rung: timings[name] for name, rung in rungs.items()}, where=where)
     display(plots.ladder_plot(ladder.of(tradeoff.TASK), caption=where))
 
 # %% [markdown]
+# Eight bits are free, four cost little, three hurt, and two destroy the model; one bit (the lecture's INT1) leaves only signs.
+# labkit has kernels for 8 and 4 bits; 3 and 2 bits are dequantized when they are loaded: **a format without a kernel saves disk, not
+# time.** And `gptj-tiny` fits into the processor's cache, so fewer bytes gain less than in a large model.
+#
 # ## The lecture's table, measured
 #
-# | input | accumulation | math throughput | bandwidth reduction |
-# | --- | --- | --- | --- |
-# | FP32 | FP32 | 1x | 1x |
-# | FP16 | FP16 | 8x | 2x |
-# | INT8 | INT32 | 16x | 4x |
-# | INT4 | INT32 | 32x | 8x |
-#
-# These are the rates of NVIDIA's T4: 8.1 TFLOPS in FP32, 65 in FP16, 130 TOPS in INT8 and 260 in INT4. You measure the same two
-# columns here with a weight of 8,192 x 4,096: *throughput* by a product with 256 rows, which reads each weight once for 256 tokens,
-# and *bandwidth* by a product with one row, which is little more than reading the weight. **Predict** how many times faster than FP32
-# the INT8 product is in each column.
+# The lecture's *math throughput* is 1x for FP32, 8x for FP16, 16x for INT8 and 32x for INT4: the rates of NVIDIA's T4. Its
+# *bandwidth reduction* is 1x, 2x, 4x and 8x. You measure both with a weight of 8,192 x 4,096: throughput by a product of 256 rows,
+# and bandwidth by a product of one row, which is little more than reading the weight. **Predict:** how many times faster than FP32
+# is INT8 in each?
 
 # %%
 # BEGIN SOLUTION guess_int8_math, guess_int8_reading = None, None
@@ -755,21 +667,17 @@ if predicted(int8_math=guess_int8_math, int8_reading=guess_int8_reading):
         display(plots.prediction_plot(throughput.names(device), bars, **labels))
 
 # %% [markdown]
-# **Why is it not so on a CPU?** The T4 has two kinds of units: ordinary ones for FP32, and *tensor cores*, which can only multiply
-# small formats, but whole tiles of them at once. 8x is the step from the first kind to the second. A CPU has one kind of unit. A
-# register of 512 bits holds 16 numbers in FP32, 32 in BF16 and 64 in INT8, so the best that vectors can give is 1x, 2x and 4x
-# (older processors have no such instructions for BF16 or INT8, and gain nothing). No CPU multiplies INT4: the kernel first
-# unpacks each byte into two INT8 numbers, so INT4 cannot be faster than INT8 where arithmetic is the limit.
+# **Why is it not so on a CPU?** The T4 has two kinds of units: ordinary ones for FP32, and *tensor cores*, which multiply only
+# small formats, but whole tiles at once: that gives 8x. A CPU has one kind. A register of 512 bits holds 16 numbers in FP32, 32 in
+# BF16 and 64 in INT8, so the best that vectors can give is 1x, 2x and 4x. No CPU multiplies INT4: the kernel unpacks each byte into
+# two INT8 numbers first.
 #
-# The column *bandwidth* is different: it is not about units but about bytes, and bytes are bytes. With one row, as in a decode
-# step, the gains come close to the lecture's 2x, 4x and 8x wherever the weight comes from memory and unpacking keeps up. That is
-# why weight-only INT4 pays on a CPU, too.
-
-# %% [markdown]
+# *Bandwidth* is about bytes, and bytes are bytes. With one row, as in a decode step, the gains come near the lecture's wherever the
+# weight comes from memory and unpacking keeps up. That is why INT4 weights pay on a CPU, too.
+#
 # ## What you have now
 #
-# - A ruler for numbers: scale and zero point, and three calibrators (or four) to choose its end.
-# - A quantizer of your own, and model directories made by it, which the engine runs.
+# - A quantizer of your own, and models made by it, which the engine runs.
 # - Rounding that training can see through, and a cast to FP8 whose scale comes from the past.
 # - A measured answer to "how many bits?": for this model, and for this machine.
 #

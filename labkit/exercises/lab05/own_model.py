@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import labkit
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.compress import CompressResult, compress
 from labkit.compress.method import Method, Rounding
+from labkit.engine import Engine
 from labkit.errors import InvalidRequest
 from labkit.exercises.lab05.tensors import MODEL
 
@@ -32,6 +35,13 @@ def make(quantize_weight: Quantizer, bits: int, group_size: int | None) -> Compr
     _folders.append(tempfile.TemporaryDirectory(prefix="labkit-lab05-"))
     target = Path(_folders[-1].name) / f"{MODEL}-int{bits}"
     return compress(MODEL, target, Method(IntegerScheme(bits, group_size), "rtn", rounding=as_rounding(quantize_weight)))
+
+
+def load(made: CompressResult) -> Engine:
+    """An engine that runs a model of `make`. There is no warning for bits without a kernel, because the lab explains it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "labkit has no kernels")
+        return labkit.load(made.path)
 
 
 def as_rounding(quantize_weight: Quantizer) -> Rounding:

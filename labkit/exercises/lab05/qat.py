@@ -44,8 +44,10 @@ def student(fake_quantize: Callable[..., Tensor], bits: int) -> Any:
 
 def plain() -> Any:
     """The same model without rounding."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     return AutoModelForCausalLM.from_pretrained(fetch(MODEL).path, dtype=torch.float32)
 
 

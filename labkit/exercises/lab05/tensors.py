@@ -66,3 +66,13 @@ def inputs_of(found: Block, hidden: Tensor) -> dict[str, Tensor]:
     """The inputs of each matrix of a block, given the hidden states that enter it."""
     normed = found.normed(hidden)
     return dict.fromkeys(FIRST, normed) | {"attn.out_proj": found.attended(normed), "mlp.fc_out": found.inner(normed)}
+
+
+def with_outliers(channels: tuple[int, ...], times: float) -> tuple[Tensor, Tensor]:
+    """Inputs `[512, 256]` of fc_in in block 1 with some channels multiplied, and the weight with these columns divided.
+
+    Their product is that of the model. Large models have such channels (Dettmers et al. 2022, LLM.int8()).
+    """
+    factors = torch.ones(checkpoint().config.hidden_size, dtype=torch.float32, device="cpu")
+    factors[list(channels)] = times
+    return inputs(1)["mlp.fc_in"] * factors, weight("transformer.h.1.mlp.fc_in.weight") / factors
