@@ -273,10 +273,8 @@ if passed(quantize_weight) and predicted(four_bits=guess_four_bits):
     w, bits = tensors.weight("transformer.h.1.mlp.fc_in.weight"), [2, 3, 4, 6, 8]
     forms = {"per tensor": (w.view(1, -1), w.numel()), "per row": (w, 256), "groups of 64": (w, 64)}
     lines = {name: [weight_error(m, b, size) for b in bits] for name, (m, size) in forms.items()}
-    shown = {
-        "your prediction": [guess_four_bits],
-        "measured": [lines["per row"][2] / lines["per row"][4]],
-    }
+    ratio = lines["per row"][2] / lines["per row"][4]
+    shown = {"your prediction": [guess_four_bits], "measured": [ratio]}
     title = "4 bits against 8, one scale per row"
     display(plots.prediction_plot(["fc_in"], shown, ylabel="times larger error", title=title))
     labels = {"xlabel": "bits", "ylabel": "error of the weight in %", "title": "One scale, or many?"}
@@ -293,7 +291,7 @@ if passed(quantize_weight) and predicted(four_bits=guess_four_bits):
 # %%
 models, engines = {}, {}
 if passed(quantize_weight):
-    engines["fp32"] = labkit.load("gptj-tiny", dtype="fp32")
+    engines = {name: labkit.load("gptj-tiny", dtype=name) for name in ("fp32", "bf16")}
     for bits, group_size in ((8, None), (4, 64), (3, 64), (2, 64)):  # None: one scale for each row
         made = own_model.make(quantize_weight, bits, group_size)
         print(f"int{bits}: {made.bits_per_weight:.2f} bits per weight, {made.bytes_after / 1e6:.1f} MB")
@@ -626,8 +624,11 @@ if passed(fp8_cast):
 # BEGIN SOLUTION guess_two_bits = None
 guess_two_bits = 3
 # END SOLUTION
-if passed(quantize_weight) and predicted(two_bits=guess_two_bits):
-    rows = [tradeoff.quality("fp32", engines["fp32"], 32, 42.0)]
+if models and predicted(two_bits=guess_two_bits):
+    rows = [
+        tradeoff.quality("fp32", engines["fp32"], bits=32, megabytes=42.0),
+        tradeoff.quality("bf16", engines["bf16"], bits=16, megabytes=21.0),
+    ]
     for name, made in models.items():
         rows.append(tradeoff.quality(name, engines[name], made.bits_per_weight, made.bytes_after / 1e6))
     timings = runs.keep_timings("speed of the models", lambda: tradeoff.speeds(engines))

@@ -149,7 +149,8 @@ def test_the_figure_of_bits_shows_every_model() -> None:
     timings = {"fp32": Timing((0.1, 0.1, 0.2)), "int2": Timing((0.2, 0.2, 0.2))}
     figure = tradeoff.figure(rows, timings, guess=2.0)
     left, right = figure.axes
-    assert [text.get_text() for text in left.texts] == ["fp32\n42.0 MB", "int2\n7.0 MB"]
+    assert [label.get_text() for label in left.get_xticklabels()] == ["fp32\n32\n42.0 MB", "int2\n2.25\n7.0 MB"]
+    assert [text.get_text() for text in left.texts] == ["1.28", "3.00"]
     assert list(right.lines[0].get_ydata()) == [tradeoff.TASK.new_tokens / 0.1, tradeoff.TASK.new_tokens / 0.2]
 
 

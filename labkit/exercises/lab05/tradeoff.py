@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -66,46 +66,37 @@ def speeds(engines: Mapping[str, Engine], seconds: float = 15.0) -> dict[str, Ti
 
 
 def figure(rows: Sequence[Row], timings: Mapping[str, Timing], guess: float, caption: str = "") -> Figure:
-    """Two plots over bits per weight: bits per byte with 95 % intervals and the prediction for the fewest bits; tokens a second.
+    """Two plots with a place for each model, fewest bits last: bits per byte with 95 % intervals, and tokens a second.
 
-    guess: the predicted bits per byte of the model with the fewest bits. The size of each model in MB is written at its point.
+    guess: the predicted bits per byte of the last model. Below each place are the bits per weight and the size in MB.
     """
-    drawn = new_figure("Bits, quality and speed", caption, width=8.6, height=4.2)
+    drawn = new_figure("Bits, quality and speed", caption, width=9.4, height=4.2)
     left, right = drawn.subplots(1, 2)
-    bits = [row.bits for row in rows]
+    places = range(len(rows))
     whiskers = [[row.bits_per_byte - row.low for row in rows], [row.high - row.bits_per_byte for row in rows]]
-    left.errorbar(bits, [row.bits_per_byte for row in rows], yerr=whiskers, fmt="o-", color=COLOURS[0], ecolor=GREY, capsize=3)
-    for row in rows:
+    left.errorbar(
+        places, [row.bits_per_byte for row in rows], yerr=whiskers, fmt="o-", color=COLOURS[0], ecolor=GREY, capsize=3
+    )
+    left.plot([places[-1]], [guess], "x", color=COLOURS[1], markersize=9, markeredgewidth=2, label="your prediction")
+    for place, row in enumerate(rows):
         left.annotate(
-            f"{row.name}\n{row.megabytes:.1f} MB",
-            (row.bits, row.high),
-            (0, 4),
-            textcoords="offset points",
-            fontsize=9,
-            ha="center",
+            f"{row.bits_per_byte:.2f}", (place, row.low), (0, -12), textcoords="offset points", ha="center", fontsize=9
         )
-    left.plot([min(bits)], [guess], "x", color=COLOURS[1], markersize=9, markeredgewidth=2, label="your prediction")
-    highest = max(max(row.high for row in rows), guess)
-    left.set(ylabel="bits per byte of held-out text (lower is better)", ylim=(0, highest * 1.25))
-    left.legend(fontsize=NUMBER_SIZE, frameon=False, loc="upper right")
-    rates = [TASK.tokens / timings[row.name].median for row in rows]
-    ends = [(TASK.tokens / timings[row.name].high, TASK.tokens / timings[row.name].low) for row in rows]
-    spans = [
-        [r - low for r, (low, _) in zip(rates, ends, strict=True)],
-        [high - r for r, (_, high) in zip(rates, ends, strict=True)],
-    ]
-    right.errorbar(bits, rates, yerr=spans, fmt="o-", color=COLOURS[2], ecolor=GREY, capsize=3)
-    right.set(ylabel="tokens a second, batch 1", ylim=(0, max(high for _, high in ends) * 1.15))
+    left.set(ylabel="bits per byte of held-out text", ylim=(0, 1.15 * max(guess, *(row.high for row in rows))))
+    left.legend(fontsize=NUMBER_SIZE, frameon=False, loc="upper left")
+    rates = [_speed(timings[row.name]) for row in rows]
+    spans = [[middle - low for low, middle, _ in rates], [high - middle for _, middle, high in rates]]
+    right.errorbar(places, [middle for _, middle, _ in rates], yerr=spans, fmt="o", color=COLOURS[2], ecolor=GREY, capsize=3)
+    right.set(ylabel="tokens a second, batch 1", ylim=(0, 1.1 * max(high for _, _, high in rates)))
     for axes in (left, right):
-        _axis_of_bits(axes, bits)
+        axes.set_xticks(places, [f"{row.name}\n{row.bits:.3g}\n{row.megabytes:.1f} MB" for row in rows], fontsize=9)
+        axes.set_xlim(-0.5, len(rows) - 0.5)
+        axes.set_xlabel("format, bits per weight with scales, size")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.3)
     return drawn
 
 
-def _axis_of_bits(axes: Any, bits: Sequence[float]) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(min(bits) / 1.4, max(bits) * 1.4)
-    axes.minorticks_off()
-    axes.set_xticks(bits, [f"{each:.3g}" for each in bits])
-    axes.set_xlabel("bits per weight, with scales")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
+def _speed(timing: Timing) -> tuple[float, float, float]:
+    """Tokens per second: lower quartile, median and upper quartile."""
+    return TASK.tokens / timing.high, TASK.tokens / timing.median, TASK.tokens / timing.low
