@@ -221,8 +221,12 @@ if passed(clip_limits) and passed(clip_divergence) and predicted(entropy=guess_e
     four = clip_limits(x, 8) | {"entropy": best / 2048 * float(x.abs().max())}
     errors = output_errors(four, 8)
     bars = {"your prediction": [math.nan] * 3 + [guess_entropy], "measured": list(errors.values())}
-    labels = {"ylabel": "error in %", "title": "Four calibrators, output of fc_out, 8 bits", "log": True}
+    labels = {"ylabel": "error in %", "title": "Four calibrators, output of fc_out, 8 bits"}
     display(plots.prediction_plot(list(errors), bars, **labels, caption="gptj-tiny, block 1"))
+    print(
+        "Nearly all numbers are small, so entropy gives the tail away; but here the tail is the message."
+    )
+    print("No calibrator is best everywhere: measure the output.")
 
 # %% [markdown]
 # ## One scale, or many?
@@ -404,9 +408,7 @@ if passed(smooth) and passed(quantize_weight) and predicted(alpha=guess_alpha):
     inputs, matrix = tensors.with_outliers(channels=(17, 90, 201), times=40)
     made = {percent: smooth(matrix, inputs.abs().amax(0), percent / 100) for percent in range(0, 101, 10)}
     errors = [int8_product_error(inputs / factors, new) for factors, new in made.values()]
-    print(
-        f"without SmoothQuant: {int8_product_error(inputs, matrix):.1f} %; with your alpha: see the mark"
-    )
+    print(f"without SmoothQuant: {int8_product_error(inputs, matrix):.1f} %")
     marks = {"your alpha": (100 * guess_alpha, errors[min(10, max(0, round(10 * guess_alpha)))])}
     labels = {"xlabel": "alpha in %", "ylabel": "error of the product in %", "title": "SmoothQuant, W8A8"}
     display(plots.sweep_plot(list(made), {"your smooth": errors}, marks=marks, log=False, **labels))
@@ -638,7 +640,7 @@ if models and predicted(two_bits=guess_two_bits):
     display(plots.ladder_plot(ladder.of(tradeoff.TASK), caption=where))
 
 # %% [markdown]
-# Eight bits are free, four cost little, three hurt, and two destroy the model; one bit (the lecture's INT1) leaves only signs.
+# Eight bits are free, four and three cost little, and two ruin the model; one bit (the lecture's INT1) leaves only signs.
 # labkit has kernels for 8 and 4 bits; 3 and 2 bits are dequantized when they are loaded: **a format without a kernel saves disk, not
 # time.** And `gptj-tiny` fits into the processor's cache, so fewer bytes gain less than in a large model.
 #
@@ -669,9 +671,9 @@ if predicted(int8_math=guess_int8_math, int8_reading=guess_int8_reading):
 
 # %% [markdown]
 # **Why is it not so on a CPU?** The T4 has two kinds of units: ordinary ones for FP32, and *tensor cores*, which multiply only
-# small formats, but whole tiles at once: that gives 8x. A CPU has one kind. A register of 512 bits holds 16 numbers in FP32, 32 in
-# BF16 and 64 in INT8, so the best that vectors can give is 1x, 2x and 4x. No CPU multiplies INT4: the kernel unpacks each byte into
-# two INT8 numbers first.
+# small formats, but whole tiles at once: that gives 8x. Most CPUs have one kind (AMX is an exception). A register of 512 bits holds
+# 16 numbers in FP32, 32 in BF16 and 64 in INT8, so the best that vectors can give is 1x, 2x and 4x. No CPU multiplies INT4: the
+# kernel unpacks each byte into two INT8 numbers first.
 #
 # *Bandwidth* is about bytes, and bytes are bytes. With one row, as in a decode step, the gains come near the lecture's wherever the
 # weight comes from memory and unpacking keeps up. That is why INT4 weights pay on a CPU, too.

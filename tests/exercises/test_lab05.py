@@ -151,7 +151,7 @@ def test_the_figure_of_bits_shows_every_model() -> None:
     left, right = figure.axes
     assert [label.get_text() for label in left.get_xticklabels()] == ["fp32\n32\n42.0 MB", "int2\n2.25\n7.0 MB"]
     assert [text.get_text() for text in left.texts] == ["1.28", "3.00"]
-    assert list(right.lines[0].get_ydata()) == [tradeoff.TASK.new_tokens / 0.1, tradeoff.TASK.new_tokens / 0.2]
+    assert right.lines[0].get_xydata()[:, 1].tolist() == [tradeoff.TASK.new_tokens / 0.1, tradeoff.TASK.new_tokens / 0.2]
 
 
 def test_quality_is_that_of_the_held_out_text(model: Path) -> None:

@@ -46,8 +46,8 @@ def plain() -> Any:
     """The same model without rounding."""
     from transformers import AutoModelForCausalLM, logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return AutoModelForCausalLM.from_pretrained(fetch(MODEL).path, dtype=torch.float32)
 
 

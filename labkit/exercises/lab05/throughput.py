@@ -60,6 +60,8 @@ def _product(weight: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
 
 def measure(device: torch.device, kind: str, seconds: float = 8.0) -> dict[str, Timing]:
     """The seconds of a product in each format, in turn; kind: a key of `ROWS`."""
+    if device.type == "cpu" and not native.available():
+        print(f"labkit's CPU kernels are missing here ({native.why_not()}), so small formats are dequantized in every product.")
     x = torch.randn(ROWS[kind], IN, dtype=torch.float32, device=device)
     timed = {name: lambda call=call: call(x) for name, call in products(device).items()}
     bar = progress_bar(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from labkit.exercises.case import Case
@@ -11,9 +12,9 @@ from labkit.exercises.lab05.draws import Draws, away_from_ties
 
 def group_steps(weight: Tensor, bits: int, group_size: int) -> Tensor:
     """The step of each number of a weight `[out, in]`, if the largest magnitude of its group is the highest integer."""
-    largest = weight.unflatten(1, (-1, group_size)).abs().amax(-1, keepdim=True)
+    largest = weight.reshape(len(weight), -1, group_size).abs().amax(-1, keepdim=True)
     steps = largest.expand(-1, -1, group_size).flatten(1) / (2 ** (bits - 1) - 1)
-    return steps.masked_fill(steps == 0, 1.0)
+    return torch.where(steps == 0, 1.0, steps)
 
 
 def _cases(seed: int) -> list[Case]:

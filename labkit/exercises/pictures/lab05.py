@@ -19,7 +19,7 @@ def number_line(low: float = -0.5, high: float = 3.0, bits: int = 3) -> Figure:
     wide = max(abs(low), abs(high)) / highest
     narrow = (high - low) / (2**bits - 1)
     lines = {"symmetric": (wide, 0), "asymmetric": (narrow, round(lowest - low / narrow))}
-    ends = [scale * (q - zero) for scale, zero in lines.values() for q in (lowest, highest)]
+    ends: list[float] = [scale * (q - zero) for scale, zero in lines.values() for q in (lowest, highest)]
     least, unit = min(ends), (max(ends) - min(ends)) / 6.0
     title = f"{bits} bits for numbers from {low:g} to {high:g}"
     caption = (
@@ -50,18 +50,18 @@ def scales_of(rows: int = 4, columns: int = 8, group: int = 4) -> Figure:
     canvas = Canvas("Which numbers share a scale?", 3 * columns + 4.6, rows + 1.6, caption=caption, inches=8.2)
     groups = columns // group
     forms = {
-        "per tensor: 1 scale": lambda row, column: 0,
-        f"per row: {rows} scales": lambda row, column: row,
-        f"groups of {group}: {rows * groups} scales": lambda row, column: row * groups + column // group,
+        "per tensor: 1 scale": (rows, columns),
+        f"per row: {rows} scales": (1, columns),
+        f"groups of {group}: {rows * groups} scales": (1, group),
     }
     shades = ("#56B4E9", "#EBEBEB", "#A9CCE3", "#D6E6F2", "#C9E4C5", "#F5E6C8", "#E3D4EA", "#D9D9D9")
-    for number, (name, which) in enumerate(forms.items()):
+    for number, (name, (high, wide)) in enumerate(forms.items()):
         left = 0.3 + number * (columns + 2.0)
         canvas.text(left + columns / 2, 0.6, name)
         for row in range(rows):
             for column in range(columns):
                 is_outlier = (row, column) == (1, 5)
-                colour = ORANGE if is_outlier else shades[which(row, column) % len(shades)]
+                colour = ORANGE if is_outlier else shades[(row // high * (columns // wide) + column // wide) % len(shades)]
                 canvas.box(left + column, 1.3 + row, 1, 1, colour)
     return canvas.figure
 
