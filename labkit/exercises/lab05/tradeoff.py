@@ -74,23 +74,25 @@ def figure(rows: Sequence[Row], timings: Mapping[str, Timing], guess: float, cap
     left, right = drawn.subplots(1, 2)
     places = range(len(rows))
     whiskers = [[row.bits_per_byte - row.low for row in rows], [row.high - row.bits_per_byte for row in rows]]
-    left.errorbar(
-        places, [row.bits_per_byte for row in rows], yerr=whiskers, fmt="o-", color=COLOURS[0], ecolor=GREY, capsize=3
-    )
+    values = [row.bits_per_byte for row in rows]
+    left.plot(places, values, "o-", color=COLOURS[0], label="measured, with 95 % intervals")
+    left.errorbar(places, values, yerr=whiskers, fmt="none", ecolor=GREY, capsize=3)
     left.plot([places[-1]], [guess], "x", color=COLOURS[1], markersize=9, markeredgewidth=2, label="your prediction")
     for place, row in enumerate(rows):
         left.annotate(
             f"{row.bits_per_byte:.2f}", (place, row.low), (0, -12), textcoords="offset points", ha="center", fontsize=9
         )
     left.set(ylabel="bits per byte of held-out text", ylim=(0, 1.15 * max(guess, *(row.high for row in rows))))
-    left.legend(fontsize=NUMBER_SIZE, frameon=False, loc="upper left")
     rates = [_speed(timings[row.name]) for row in rows]
     spans = [[middle - low for low, middle, _ in rates], [high - middle for _, middle, high in rates]]
-    right.errorbar(places, [middle for _, middle, _ in rates], yerr=spans, fmt="o", color=COLOURS[2], ecolor=GREY, capsize=3)
+    middles = [middle for _, middle, _ in rates]
+    right.plot(places, middles, "o", color=COLOURS[2], label="measured, with quartiles")
+    right.errorbar(places, middles, yerr=spans, fmt="none", ecolor=GREY, capsize=3)
     right.set(ylabel="tokens a second, batch 1", ylim=(0, 1.1 * max(high for _, _, high in rates)))
     for axes in (left, right):
         axes.set_xticks(places, [f"{row.name}\n{row.bits:.3g}\n{row.megabytes:.1f} MB" for row in rows], fontsize=9)
         axes.set_xlim(-0.5, len(rows) - 0.5)
+        axes.legend(fontsize=NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)  # not over the points
         axes.set_xlabel("format, bits per weight with scales, size")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
