@@ -506,7 +506,7 @@ def fake_quantize(weight, scales, bits):
 check(fake_quantize)
 
 # %% [markdown]
-# The next cells train all blocks of `gptj-tiny` with 2 bits and a scale per row, for 30 steps of 4 · 128 tokens. **Predict:** how
+# The next cells train all blocks of `gptj-tiny` with 2 bits and a scale per row, for 30 steps of 2 · 128 tokens. **Predict:** how
 # much of the loss that PTQ added do these steps win back, in percent?
 
 
@@ -517,7 +517,7 @@ def train(steps=30, bits=2):
     before = {"fp32": qat.held_out_loss(qat.plain()), "PTQ": qat.held_out_loss(model)}
     optimizer, losses = torch.optim.Adam(model.transformer.h.parameters(), lr=1e-3), []
     bar = measure.progress_bar("training steps")
-    for step, ids in enumerate(qat.training_windows(steps, batch=4), 1):
+    for step, ids in enumerate(qat.training_windows(steps, batch=2), 1):
         loss = model(ids, labels=ids).loss
         optimizer.zero_grad()
         loss.backward()

@@ -172,5 +172,5 @@ def test_as_many_scales_are_drawn_as_said() -> None:
 
 
 def test_the_staircase_is_fake_quantization() -> None:
-    stairs = lab05.staircase(bits=3, scale=0.5).axes[0].patches[0].get_data()
-    assert list(stairs.values) == [0.5 * q for q in range(-4, 4)]
+    stairs: Any = lab05.staircase(bits=3, scale=0.5).axes[0].patches[0]
+    assert list(stairs.get_data().values) == [0.5 * q for q in range(-4, 4)]

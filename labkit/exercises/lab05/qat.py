@@ -17,7 +17,7 @@ WINDOW = 128
 """Tokens of a training window."""
 PASSAGES = 64
 """Passages of the calibration text that are trained on."""
-HELD_OUT_WINDOWS = 12
+HELD_OUT_WINDOWS = 8
 
 
 class FakeQuantized(nn.Module):
