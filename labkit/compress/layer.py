@@ -44,9 +44,8 @@ def quantize_block(block: Block, method: Method, hidden: Sequence[Tensor], where
     later layers are calibrated with what will be read. `block` is changed.
     """
     if not method.calibrated:
-        return _store(
-            block, {name: round_to_nearest(block.tensors[f"{name}.weight"], method.scheme) for name in MATRICES}, dtype
-        )
+        rounding = method.rounding or round_to_nearest
+        return _store(block, {name: rounding(block.tensors[f"{name}.weight"], method.scheme) for name in MATRICES}, dtype)
     found: dict[str, IntegerWeight] = {}
     first = _statistics(f"{where} layer norm", map(block.normed, hidden))
     if method.algorithm == "awq":

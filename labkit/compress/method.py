@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from labkit.checkpoints.integer_weight import IntegerScheme
+from torch import Tensor
+
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.compress.gptq import DAMPING
 from labkit.compress.scales import check_group_size
 from labkit.config import GPTJConfig
@@ -20,23 +23,28 @@ HEAD = IntegerScheme(8)
 """How the head is stored, whatever the method: a rounding error of the head directly changes which token is chosen."""
 
 
+Rounding = Callable[[Tensor, IntegerScheme], IntegerWeight]
+"""A function that quantizes a dense `[out, in]` matrix in a scheme."""
+
+
 @dataclass(frozen=True)
 class Method:
     """How a model is compressed.
 
     `scheme` is the form of the blocks' matrices. `algorithm` is rtn, awq or gptq. `damping` and `activation_order` are
-    GPTQ's (`GptqOptions`).
+    GPTQ's (`GptqOptions`). `rounding` replaces labkit's own function for rtn: with it, a learner's function quantizes a model.
     """
 
     scheme: IntegerScheme
     algorithm: str
     damping: float = DAMPING
     activation_order: bool = True
+    rounding: Rounding | None = None
 
     @property
     def name(self) -> str:
-        """The name of the method, such as int4-gptq."""
-        return f"int{self.scheme.bits}-{self.algorithm}"
+        """The name of the method, such as int4-gptq; int4-own if it has a `rounding` of its own."""
+        return f"int{self.scheme.bits}-{'own' if self.rounding else self.algorithm}"
 
     @property
     def calibrated(self) -> bool:

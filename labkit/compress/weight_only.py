@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,4 +61,8 @@ class WeightOnly(Recipe):
         found: dict[str, Any] = {"blocks": str(self.method.scheme), "head": str(HEAD)}
         if self.method.algorithm == "gptq":
             found |= {"damping": self.method.damping, "activation_order": self.method.activation_order}
+        if (
+            self.method.rounding
+        ):  # the function may have changed since an earlier call, so parts of that call are not used again
+            found["rounding"] = uuid.uuid4().hex
         return found
