@@ -50,6 +50,18 @@ def test_measured_table_is_the_record(model: str, batch: int) -> None:
     assert f"| {model} | {batch} |" not in README or line in README
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_the_table_of_all_engines_is_the_record(precision: str, batch: int) -> None:
+    record = Record.load(ROOT / "tests" / "benchmarks" / "results" / f"cpu_peers_gpt_j_405m_{precision}.json")
+    row = {row["engine"]: row for row in record.rows if row["batch"] == batch}
+    engines = ("labkit", "openvino", "vllm", "llama.cpp", "llama.cpp-q4km", "ctranslate2")
+    times = {name: f"{found['prefill_ms']:.0f} / {found['decode_ms_per_token']:.2f}" for name, found in row.items()}
+    assert f"| {precision} | {batch} | {' | '.join(times.get(engine, '–') for engine in engines)} |" in MEASUREMENTS
+    for time in ("prefill_ms", "decode_ms_per_token"):  # "labkit is the fastest in each cell"
+        assert min(found[time] for found in row.values()) == row["labkit"][time]
+
+
 def test_the_readme_begins_with_two_commands_and_fits_two_screens() -> None:
     start, end = README.splitlines()[:SCREEN], README.splitlines()
     assert [line.split("#")[0].strip() for line in start if line.startswith("make ")] == ["make lab", "make test"]
