@@ -28,7 +28,7 @@ def lab_page(lab: Lab, folder: Path) -> str:
     A cell keeps the output of the solved notebook if the learner's cell is the same and shows no verdict, hint or solution.
     Raises `ValueError` if the two notebooks have different numbers of cells.
     """
-    student, solved = (nbformat.read(path, as_version=4).cells for path in (lab.student, lab.solved))
+    student, solved = (nbformat.read(path, as_version=4).cells for path in (lab.student, lab.solved))  # type: ignore[no-untyped-call]
     if len(student) != len(solved):
         raise ValueError(f"{lab.student.name}: the notebooks do not match; run `make release`")
     blocks = []

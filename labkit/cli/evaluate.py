@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, SeedOption, print_json
+from labkit.cli.output import DeviceOption, JsonOption, KVCacheOption, ModelOption, PrecisionOption, SeedOption, print_json
 from labkit.errors import InvalidRequest
 
 
@@ -19,6 +19,7 @@ def evaluate(
     window: Annotated[int | None, typer.Option(help="Tokens per forward pass; the model's context if left out.")] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    kv_cache_dtype: KVCacheOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -35,7 +36,8 @@ def evaluate(
         content = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"cannot read {path} as UTF-8 text: {error}") from error
-    result = score(load(model, device=device, dtype=precision, seed=seed), content, window=window, seed=seed)
+    engine = load(model, device=device, dtype=precision, seed=seed, kv_cache_dtype=kv_cache_dtype)
+    result = score(engine, content, window=window, seed=seed)
     interval = "no interval: the text is one window"
     if result.interval is not None:
         low, high = result.interval

@@ -1,0 +1,57 @@
+"""What `compress` asks of a way to quantize a model: the tensors of each block and of the head, and the settings to write."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.compress.block import Block
+from labkit.config import GPTJConfig
+
+
+class Recipe(ABC):
+    """A way to quantize a model."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of the method on the command line, such as int4-gptq."""
+
+    @property
+    @abstractmethod
+    def calibrated(self) -> bool:
+        """Whether the method needs hidden states of calibration text; without, `hidden` is empty."""
+
+    @abstractmethod
+    def check(self, config: GPTJConfig) -> None:
+        """Raise `InvalidRequest` if a model of this shape cannot be quantized in this way."""
+
+    @abstractmethod
+    def bits_per_weight(self, config: GPTJConfig) -> float:
+        """Bits per weight of the blocks' matrices, with their scales and zero points."""
+
+    @abstractmethod
+    def block_tensors(self, block: Block, hidden: Sequence[Tensor], where: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The tensors to store of a block, by their names after `transformer.h.N.`; dense tensors are stored in `dtype`.
+
+        `hidden` are the states that enter the block, one tensor for each calibration window. `where` names the block in
+        messages. `block` is changed.
+        """
+
+    @abstractmethod
+    def head_tensors(
+        self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """The tensors to store of the last layer norm and the head. `tensors` are the dense ones, by the same names."""
+
+    @abstractmethod
+    def quantization_config(self) -> dict[str, Any]:
+        """The `quantization_config` of `config.json`, in the form of compressed-tensors."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes the result, as JSON values."""
