@@ -34,7 +34,7 @@ def compress(
         bool, typer.Option(help="gptq: round the columns with the largest inputs first, or from left to right.")
     ] = True,
     quality: Annotated[
-        bool, typer.Option("--quality", help="Measure the perplexity before and after, on held-out text.")
+        bool, typer.Option("--quality", help="Compare the result with MODEL in fp32, on held-out text.")
     ] = False,
     seed: SeedOption = 0,
     json: JsonOption = False,
@@ -88,14 +88,13 @@ def _check_apart(text: CalibrationText) -> None:
 
 
 def _quality(source: str, out: Path, seed: int) -> dict[str, Any]:
-    """The perplexity of the held-out sample before and after."""
+    """How far the compressed model is from the source in fp32, on the held-out sample."""
+    from labkit.cli.evaluate import table
     from labkit.compress.calibration import HELD_OUT
-    from labkit.engine import evaluate, load
+    from labkit.engine import compare, load
 
-    text, found = HELD_OUT.read_text("utf-8"), []
-    for model in (source, str(out)):
-        with load(model, seed=seed) as engine:
-            found.append(evaluate(engine, text, seed=seed).perplexity)
-    percent = 100 * (found[1] / found[0] - 1)
-    say(f"perplexity on held-out text: {found[0]:.3f} before, {found[1]:.3f} after ({percent:+.3f} %)")
-    return {"perplexity_before": found[0], "perplexity_after": found[1], "percent": percent, "text": HELD_OUT.name}
+    with load(source, dtype="fp32", seed=seed) as reference, load(str(out), seed=seed) as engine:
+        quality = compare(engine, reference.logits, HELD_OUT.read_text("utf-8"), seed=seed)
+    say(f"quality on held-out text ({HELD_OUT.name}), against {source} in fp32")
+    say(table(quality))
+    return {**quality.to_dict(), "text": HELD_OUT.name}

@@ -131,6 +131,15 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     ),
     (["convert", "gptj-tiny", ".", "--format", "hf"], 2, "--force"),
     (["evaluate", "--text", "gone.txt"], 2, "gone.txt"),
+    (["compress", "gptj-tiny", "--out", "x", "--method", "int9"], 2, "method is 'int9'; int8-rtn"),
+    (["compress", "gptj-tiny", "--out", ".", "--method", "int8"], 2, ". exists; give another target"),
+    (["compress", "gone", "--out", "x", "--method", "int8"], 2, "there is no model 'gone'"),
+    (["compress", "gptj-tiny", "--out", "x", "--method", "int4", "--group-size", "48"], 2, "48 does not divide the 256 inputs"),
+    (
+        ["compress", "gptj-tiny", "--out", "x", "--method", "int4-gptq", "--calibration", "gone.txt"],
+        2,
+        "cannot read the calibration text gone.txt",
+    ),
     (["bench", "--batch", "1,x"], 2, "--batch is '1,x'"),
     (["bench", "--against", "tgi"], 2, "'tgi'"),
     (["bench", "--seconds", "0"], 2, "seconds is 0"),
@@ -226,6 +235,11 @@ def done(place: Path) -> dict[str, Done]:
         "generate sampled": ["generate", PROMPTS[1], "--temperature", "1", "--num-samples", "3", "--seed", "7", *COMMON],
         "generate plain": ["generate", *PROMPTS, *COMMON[:2]],
         "evaluate": ["evaluate", "--text", str(place / "text.txt"), "--window", "64", "--json", "--device", "cpu"],
+        "compress": ["compress", "gptj-tiny", "--method", "int2-rtn", "--out", str(place / "small"), "--json"],
+        "evaluate against": [
+            *("evaluate", "--text", str(place / "text.txt"), "--window", "64", "--json", "--device", "cpu"),
+            *("--model", str(place / "small"), "--against", "gptj-tiny", "--precision", "fp32"),
+        ],
         "bench": ["bench", *BENCH_SIZES, "--against", "hf,hf", "--save", str(place / "record.json"), "--json"],
         "check right": ["check", str(place / "right.ipynb"), "--json"],
         "check wrong": ["check", str(place / "wrong.ipynb"), "--json"],
@@ -339,6 +353,24 @@ def test_evaluate(done: dict[str, Done], place: Path) -> None:
     assert 0 < low < report["bits_per_byte"] < high < 8
     assert 50 < report["tokens"] < size
     assert report["perplexity"] == pytest.approx(2 ** (report["bits_per_byte"] * size / report["tokens"]), rel=0.05)
+
+
+def test_compress_and_evaluate_against_the_source(done: dict[str, Done], place: Path) -> None:
+    report = last_json(done["compress"])
+    assert set(report) == {"path", "bytes_before", "bytes_after", "bits_per_weight", "quality"}
+    assert report["path"] == str(place / "small")
+    assert report["bits_per_weight"] == 2.25
+    stored = sum(file.stat().st_size for file in (place / "small").glob("*.safetensors"))
+    assert stored == report["bytes_after"] < 0.5 * report["bytes_before"]
+    assert "[0/9] block 0" in done["compress"].errors
+    quality = last_json(done["evaluate against"])
+    assert (quality["model"], quality["against"]) == (str(place / "small"), "gptj-tiny")
+    for measure in ("bits_per_byte", "perplexity", "change", "kl", "agreement"):
+        low, high = quality[measure]["interval"]
+        assert low < quality[measure]["value"] < high
+        assert "95 % interval" in done["evaluate against"].out
+    assert quality["kl"]["value"] > 0.1
+    assert quality["agreement"]["value"] < 0.9
 
 
 def test_bench(done: dict[str, Done], place: Path) -> None:
