@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 def compress(
     source: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or directory, with dense weights.")],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
-    method: Annotated[str, typer.Option(help="int8, or intN-rtn, intN-awq or intN-gptq for N in 8, 4, 3 and 2.")],
+    method: Annotated[
+        str, typer.Option(help="int8, or intN-rtn, -mse, -awq, -gptq or -qat for N in 8, 4, 3 and 2, or int1-rtn.")
+    ],
     group_size: Annotated[
         int | None,
-        typer.Option(help="Weights of a row that share a scale; 0: the whole row. If left out: the row for int8, else 64."),
+        typer.Option(
+            help="Weights of a row that share a scale; 0: the whole row. If left out: the row for int8 and qat, else 64."
+        ),
     ] = None,
     asymmetric: Annotated[bool, typer.Option("--asymmetric", help="Store a zero point beside each scale.")] = False,
     calibration: Annotated[
@@ -33,13 +37,15 @@ def compress(
     activation_order: Annotated[
         bool, typer.Option(help="gptq: round the columns with the largest inputs first, or from left to right.")
     ] = True,
+    steps: Annotated[int | None, typer.Option(help="qat: the number of training steps.")] = None,
     quality: Annotated[
         bool, typer.Option("--quality", help="Compare the result with MODEL in fp32, on held-out text.")
     ] = False,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Quantize a model's weights: round to nearest (rtn), activation-aware (awq) or error-compensating (gptq).
+    """Quantize a model's weights: round to nearest (rtn), with searched scales (mse), activation-aware (awq),
+    error-compensating (gptq), or trained to be rounded (qat).
 
     The head is stored in int8 whatever the method. The folder has the format of compressed-tensors ("pack-quantized").
     `labkit generate`, `evaluate` and `serve` run it; int8 with a scale for each row, and int4 without zero points, run in the
@@ -52,7 +58,7 @@ def compress(
     from labkit.compress import compress as run
 
     chosen = method_named(
-        method, group_size=group_size, asymmetric=asymmetric, damping=damping, activation_order=activation_order
+        method, group_size=group_size, asymmetric=asymmetric, damping=damping, activation_order=activation_order, steps=steps
     )
     text = CalibrationText.read(calibration) if chosen.calibrated else None
     if text is not None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,25 @@ from torch import Tensor
 from labkit.checkpoints import Checkpoint, is_quantized, open_checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
 from labkit.checkpoints.folder_config import GENERATION_CONFIG
+from labkit.checkpoints.integer_weight import IntegerWeight
 from labkit.checkpoints.output import TOKENIZER_FILES, Progress, check_room, copy_beside
 from labkit.checkpoints.safetensors_file import SafetensorsFile
 from labkit.checkpoints.stored_matrix import PackQuantized
 from labkit.checkpoints.weight_files import SAFETENSORS_INDEX, WeightFiles
 from labkit.compress.block import MATRICES, Block
 from labkit.compress.calibration import CalibrationText, windows_of
-from labkit.compress.layer import quantize_block, quantize_head
+from labkit.compress.dense_model import DenseModel
+from labkit.compress.layer import quantize_block, quantize_head, with_dense_tensors
 from labkit.compress.method import HEAD, Method
 from labkit.compress.pack_quantized import packed_tensors, quantization_config
+from labkit.compress.qat import train
 from labkit.compress.work_folder import WorkFolder
 from labkit.errors import InvalidRequest
 from labkit.home import write_atomically
 from labkit.torch_state import gradients_restored, undisturbed
 
+TRAINING = "training.safetensors"
+"""The state of the training of a method that trains; it is removed when all parts are written."""
 TOKENS_PER_INPUT = 16
 """By default there are this many calibration tokens for each input of the widest matrix (fc_out)."""
 _HEAD_TENSORS = ("transformer.ln_f.weight", "transformer.ln_f.bias", "lm_head.weight", "lm_head.bias")
@@ -66,7 +71,7 @@ def compress(
     """Quantize the weights called `source` by a method, and write a directory that `labkit.load` and compressed-tensors read.
 
     calibration: the text for methods that need activations, by default the built-in sample. windows: how many windows of the
-    text are used, by default 16 tokens for each input of the widest matrix, or the whole text if it is shorter. window: tokens
+    text are used, by default 16 tokens for each input of the widest matrix, and for qat the whole text. window: tokens
     per window, by default the model's context. seed: chooses the windows, and the weights of a synthetic model.
 
     Only one block of weights is in memory at a time, and for a calibrated method the hidden states of all windows. Each
@@ -85,7 +90,7 @@ def compress(
     work.open()
     try:
         check_room(place, _bytes_before(checkpoint))
-        _Run(checkpoint, method, work, ids, progress).all_parts()
+        _Run(checkpoint, method, work, ids, seed, progress).all_parts()
         _write_rest(checkpoint, method, work)
         work.finish()
     finally:
@@ -99,22 +104,33 @@ class _Run:
     """The parts of one model: a file for each block, and one for the embedding, the last norm and the head."""
 
     def __init__(
-        self, checkpoint: Checkpoint, method: Method, work: WorkFolder, ids: Sequence[Sequence[int]], progress: Progress
+        self,
+        checkpoint: Checkpoint,
+        method: Method,
+        work: WorkFolder,
+        ids: Sequence[Sequence[int]],
+        seed: int,
+        progress: Progress,
     ) -> None:
         self.checkpoint, self.method, self.work, self.progress = checkpoint, method, work, progress
         self.parts = checkpoint.config.num_layers + 1
-        self.ids = ids
+        self.ids, self.seed = ids, seed
 
     def all_parts(self) -> None:
         """Make the parts that are not finished."""
         config = self.checkpoint.config
+        trained = self._trained()
         hidden = self._embedded()
         for index in range(config.num_layers):
             name, prefix = part_name(index, self.parts), f"transformer.h.{index}."
             self._say(index, name, f"block {index}")
             if not self.work.has(name):
-                block = Block(config, self._read(prefix))
-                found = quantize_block(block, self.method, hidden, f"block {index}", self.checkpoint.weight_dtype)
+                block, dtype = Block(config, self._read(prefix)), self.checkpoint.weight_dtype
+                if trained:
+                    matrices = {module: trained[f"{prefix}{module}"] for module in MATRICES}
+                    found = with_dense_tensors(block, matrices, dtype)
+                else:
+                    found = quantize_block(block, self.method, hidden, f"block {index}", dtype)
                 self.work.write(name, packed_tensors(found, prefix))
             if hidden:  # the states go through the weights that were written, as they will when the model runs
                 stored = Block(config, self._stored(name, prefix))
@@ -126,7 +142,29 @@ class _Run:
             head = quantize_head(tensors, self.method, config.layer_norm_epsilon, hidden, self.checkpoint.weight_dtype)
             embedding = {"transformer.wte.weight": self.checkpoint.read("transformer.wte.weight")}
             self.work.write(name, embedding | packed_tensors(head, ""))
+        (self.work.path / TRAINING).unlink(missing_ok=True)
         self.progress(self.parts, self.parts, "complete")
+
+    def _trained(self) -> dict[str, IntegerWeight]:
+        """The matrices of all blocks if the method trains them."""
+        if self.method.algorithm != "qat":
+            return {}
+        state = self.work.path / TRAINING
+        start = {} if state.is_file() else self._by_gptq()
+        model, training = DenseModel(self.checkpoint), self.method.training
+        return train(model, start, self.ids, training, self.seed, state, self.progress)
+
+    def _by_gptq(self) -> dict[str, IntegerWeight]:
+        """All matrices quantized by GPTQ, where a training starts."""
+        method, config, found = replace(self.method, algorithm="gptq"), self.checkpoint.config, {}
+        hidden = self._embedded()[: -(-TOKENS_PER_INPUT * config.intermediate_size // len(self.ids[0]))]
+        for index in range(config.num_layers):
+            self.progress(index, self.parts, f"gptq of block {index}, where the training starts")
+            block = Block(config, self._read(f"transformer.h.{index}."))
+            made = quantize_block(block, method, hidden, f"block {index}", self.checkpoint.weight_dtype)
+            found |= {f"transformer.h.{index}.{module}": matrix for module, matrix in made.matrices.items()}
+            hidden = [Block(config, made.dequantized()).forward(state) for state in hidden]
+        return found
 
     def _say(self, index: int, name: str, what: str) -> None:
         self.progress(index, self.parts, f"{what} is finished already" if self.work.has(name) else what)
@@ -166,6 +204,8 @@ def _windows(
         return []
     config = checkpoint.config
     length = min(window or config.context_length, config.context_length)
+    if windows is None and method.algorithm == "qat":  # a training sees more text than a calibration
+        return windows_of(text, checkpoint.tokenizer(), length, len(text.text), seed)
     count = windows if windows is not None else -(-TOKENS_PER_INPUT * config.intermediate_size // length)
     return windows_of(text, checkpoint.tokenizer(), length, count, seed)
 
@@ -184,6 +224,8 @@ def _settings(checkpoint: Checkpoint, method: Method, text: CalibrationText, ids
     }
     if method.algorithm == "gptq":
         found |= {"damping": method.damping, "activation_order": method.activation_order}
+    if method.algorithm == "qat":
+        found |= {"training": asdict(method.training)}
     if ids:
         tokens = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
         found |= {"calibration": text.name, "windows": len(ids), "window": len(ids[0]), "tokens_sha256": tokens}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.compress.awq import search_scales
+from labkit.compress.binary import to_signs
 from labkit.compress.block import FIRST, MATRICES, Block
 from labkit.compress.folds import into_layer_norm, into_value_rows
 from labkit.compress.gptq import GptqOptions, gptq
@@ -21,6 +22,14 @@ from labkit.compress.scales import searched
 
 BLOCK_BIASES = ("ln_1.weight", "ln_1.bias", "mlp.fc_in.bias", "mlp.fc_out.bias")
 """The tensors of a block that are not quantized."""
+
+
+def _least_error(weight: Tensor, scheme: IntegerScheme) -> IntegerWeight:
+    return searched(weight.float(), scheme).round(weight.float())
+
+
+WITHOUT_DATA = {"rtn": round_to_nearest, "mse": _least_error, "signs": to_signs}
+"""The algorithms that need no calibration: they quantize a dense `[out, in]` matrix by a scheme."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,9 @@ def quantize_block(block: Block, method: Method, hidden: Sequence[Tensor], where
     later layers are calibrated with what will be read. `block` is changed.
     """
     if not method.calibrated:
-        return _store(
-            block, {name: round_to_nearest(block.tensors[f"{name}.weight"], method.scheme) for name in MATRICES}, dtype
+        rounder = WITHOUT_DATA[method.algorithm]
+        return with_dense_tensors(
+            block, {name: rounder(block.tensors[f"{name}.weight"], method.scheme) for name in MATRICES}, dtype
         )
     found: dict[str, IntegerWeight] = {}
     first = _statistics(f"{where} layer norm", map(block.normed, hidden))
@@ -66,7 +76,7 @@ def quantize_block(block: Block, method: Method, hidden: Sequence[Tensor], where
     _quantize(block, ("attn.out_proj",), attended, method, found)
     inner = _statistics(f"{where} fc_out", (block.inner(block.normed(each)) for each in hidden))
     _quantize(block, ("mlp.fc_out",), inner, method, found)
-    return _store(block, found, dtype)
+    return with_dense_tensors(block, found, dtype)
 
 
 def quantize_head(
@@ -79,7 +89,7 @@ def quantize_head(
         return F.layer_norm(state, norm.shape, norm, tensors["transformer.ln_f.bias"], epsilon)
 
     found = round_to_nearest(weight, HEAD)
-    if method.calibrated:
+    if method.algorithm in ("awq", "gptq"):
         found = _rounder(method, HEAD, _statistics("lm_head", map(normed, hidden)))(weight)
     dense = {name: tensor.to(dtype) for name, tensor in tensors.items() if name != "lm_head.weight"}
     return QuantizedTensors({"lm_head": found}, dense)
@@ -117,5 +127,6 @@ def _statistics(name: str, inputs: Iterable[Tensor]) -> InputStatistics:
     return found
 
 
-def _store(block: Block, matrices: dict[str, IntegerWeight], dtype: torch.dtype) -> QuantizedTensors:
+def with_dense_tensors(block: Block, matrices: dict[str, IntegerWeight], dtype: torch.dtype) -> QuantizedTensors:
+    """Quantized matrices of a block together with its other tensors, which are stored in `dtype`."""
     return QuantizedTensors(matrices, {name: block.tensors[name].to(dtype) for name in BLOCK_BIASES})

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from labkit.checkpoints.integer_weight import IntegerScheme
+from labkit.compress.binary import STORED_BITS
 from labkit.compress.gptq import DAMPING
+from labkit.compress.qat import QatOptions
 from labkit.compress.scales import check_group_size
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 
-ALGORITHMS = ("rtn", "awq", "gptq")
+ALGORITHMS = ("rtn", "mse", "awq", "gptq", "qat")
+BINARY = "int1-rtn"
+"""The method that keeps only signs (`labkit.compress.binary`)."""
 BITS = (8, 4, 3, 2)
 GROUP_SIZE = 64
 """The default group size below 8 bits."""
-METHODS = tuple(f"int{bits}-{algorithm}" for bits in BITS for algorithm in ALGORITHMS)
+METHODS = (*(f"int{bits}-{algorithm}" for bits in BITS for algorithm in ALGORITHMS), BINARY)
 """The names of all methods. `int8` is short for `int8-rtn`."""
 HEAD = IntegerScheme(8)
 """How the head is stored, whatever the method: a rounding error of the head directly changes which token is chosen."""
@@ -24,24 +28,27 @@ HEAD = IntegerScheme(8)
 class Method:
     """How a model is compressed.
 
-    `scheme` is the form of the blocks' matrices. `algorithm` is rtn, awq or gptq. `damping` and `activation_order` are
-    GPTQ's (`GptqOptions`).
+    `scheme` is the form of the blocks' matrices in the files. `algorithm` is rtn, mse, awq, gptq, qat or signs. `damping` and
+    `activation_order` are GPTQ's (`GptqOptions`); `training` is that of qat.
     """
 
     scheme: IntegerScheme
     algorithm: str
     damping: float = DAMPING
     activation_order: bool = True
+    training: QatOptions = field(default_factory=QatOptions)
 
     @property
     def name(self) -> str:
         """The name of the method, such as int4-gptq."""
+        if self.algorithm == "signs":
+            return BINARY
         return f"int{self.scheme.bits}-{self.algorithm}"
 
     @property
     def calibrated(self) -> bool:
         """Whether the method needs calibration text."""
-        return self.algorithm != "rtn"
+        return self.algorithm in ("awq", "gptq", "qat")
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
         """Bits per weight of the blocks' matrices, with their scales and zero points."""
@@ -63,13 +70,14 @@ def method_named(
     asymmetric: bool = False,
     damping: float = DAMPING,
     activation_order: bool = True,
+    steps: int | None = None,
 ) -> Method:
     """The method with this name. Raises `InvalidRequest` for a name or a value that is not accepted.
 
-    group_size: neighbours that share a scale; 0 means one scale for each row; None means a scale for each row in 8 bits, and
-    groups of 64 below 8 bits.
+    group_size: neighbours that share a scale; 0 means one scale for each row; None means a scale for each row in 8 bits and
+    for qat, and otherwise groups of 64. steps: of the training of qat.
     """
-    full = f"{name}-rtn" if name in {f"int{bits}" for bits in BITS} else name
+    full = f"{name}-rtn" if name in {f"int{bits}" for bits in (*BITS, 1)} else name
     if full not in METHODS:
         raise InvalidRequest(f"method is {name!r}; {', '.join(METHODS)} are accepted (int8 means int8-rtn)")
     if not 0 < damping < 10:
@@ -77,5 +85,12 @@ def method_named(
     bits, _, algorithm = full.removeprefix("int").partition("-")
     if group_size is not None and group_size < 0:
         raise InvalidRequest(f"group size is {group_size}; a number of at least 1 is accepted, or 0 for one scale for each row")
-    size = (None if bits == "8" else GROUP_SIZE) if group_size is None else group_size or None
-    return Method(IntegerScheme(int(bits), size, not asymmetric), algorithm, damping, activation_order)
+    size = (None if bits == "8" or algorithm == "qat" else GROUP_SIZE) if group_size is None else group_size or None
+    if full == BINARY:
+        if asymmetric:
+            raise InvalidRequest("int1-rtn stores signs, which have no zero point; leave --asymmetric out")
+        return Method(IntegerScheme(STORED_BITS, size), "signs")
+    if algorithm == "qat" and asymmetric:
+        raise InvalidRequest("qat learns scales and no zero points; leave --asymmetric out")
+    training = QatOptions() if steps is None else QatOptions(steps=steps)
+    return Method(IntegerScheme(int(bits), size, not asymmetric), algorithm, damping, activation_order, training)

@@ -119,7 +119,7 @@ def _cut(engine: Engine, text: str, window: int | None) -> tuple[Tokenizer, list
 
 
 def _scored(logits: Tensor, part: TextWindow) -> tuple[Tensor, Tensor]:
-    """The log probabilities `[targets, vocab_size]` float64 on the CPU from the logits of a window, and the nats of its targets."""
+    """The log probabilities of a window, `[targets, vocab_size]` float64 on the CPU, and the nats of its targets."""
     scores = torch.log_softmax(logits[part.first :].double(), dim=-1).cpu()
     wanted = torch.tensor(part.targets, dtype=torch.int64, device="cpu")
     return scores, -scores.gather(1, wanted[:, None]).sum()
