@@ -17,7 +17,7 @@ def compress(
     source: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or directory, with dense weights.")],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
     method: Annotated[
-        str, typer.Option(help="int8, or intN-rtn, -mse, -awq, -gptq or -qat for N in 8, 4, 3 and 2, or int1-rtn.")
+        str, typer.Option(help="int8, or intN-rtn, -mse, -awq, -gptq or -qat for N in 8, 4, 3 and 2, or int1-rtn, or mixed.")
     ],
     group_size: Annotated[
         int | None,
@@ -37,6 +37,7 @@ def compress(
     activation_order: Annotated[
         bool, typer.Option(help="gptq: round the columns with the largest inputs first, or from left to right.")
     ] = True,
+    bits: Annotated[float | None, typer.Option(help="mixed: bits per weight on average, with scales, such as 4.5.")] = None,
     steps: Annotated[int | None, typer.Option(help="qat: the number of training steps.")] = None,
     quality: Annotated[
         bool, typer.Option("--quality", help="Compare the result with MODEL in fp32, on held-out text.")
@@ -45,7 +46,8 @@ def compress(
     json: JsonOption = False,
 ) -> None:
     """Quantize a model's weights: round to nearest (rtn), with searched scales (mse), activation-aware (awq),
-    error-compensating (gptq), or trained to be rounded (qat).
+    error-compensating (gptq), trained to be rounded (qat). `mixed` gives each matrix the bits
+    that its sensitivity asks for (`labkit sensitivity`), and rounds by gptq.
 
     The head is stored in int8 whatever the method. The folder has the format of compressed-tensors ("pack-quantized").
     `labkit generate`, `evaluate` and `serve` run it; int8 with a scale for each row, and int4 without zero points, run in the
@@ -58,7 +60,13 @@ def compress(
     from labkit.compress import compress as run
 
     chosen = method_named(
-        method, group_size=group_size, asymmetric=asymmetric, damping=damping, activation_order=activation_order, steps=steps
+        method,
+        group_size=group_size,
+        asymmetric=asymmetric,
+        damping=damping,
+        activation_order=activation_order,
+        steps=steps,
+        bits=bits,
     )
     text = CalibrationText.read(calibration) if chosen.calibrated else None
     if text is not None:

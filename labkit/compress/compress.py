@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.checkpoints import Checkpoint, is_quantized, open_checkpoint
+from labkit.checkpoints import Checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
 from labkit.checkpoints.folder_config import GENERATION_CONFIG
 from labkit.checkpoints.integer_weight import IntegerWeight
@@ -23,13 +23,14 @@ from labkit.checkpoints.stored_matrix import PackQuantized
 from labkit.checkpoints.weight_files import SAFETENSORS_INDEX, WeightFiles
 from labkit.compress.block import MATRICES, Block
 from labkit.compress.calibration import CalibrationText, windows_of
+from labkit.compress.choose_bits import SENSITIVITY, with_chosen_bits
+from labkit.compress.dense import open_dense
 from labkit.compress.dense_model import DenseModel
 from labkit.compress.layer import quantize_block, quantize_head, with_dense_tensors
 from labkit.compress.method import HEAD, Method
 from labkit.compress.pack_quantized import packed_tensors, quantization_config
 from labkit.compress.qat import train
 from labkit.compress.work_folder import WorkFolder
-from labkit.errors import InvalidRequest
 from labkit.home import write_atomically
 from labkit.torch_state import gradients_restored, undisturbed
 
@@ -80,9 +81,7 @@ def compress(
     `LabkitError` for activations that are not finite.
     """
     place = Path(target).expanduser()
-    if is_quantized(source):
-        raise InvalidRequest(f"{source} is quantized already; give the model with dense weights")
-    checkpoint = open_checkpoint(source, seed=seed)
+    checkpoint = open_dense(source, seed)
     method.check(checkpoint.config)
     text = calibration or CalibrationText.read()
     ids = _windows(checkpoint, method, text, windows, window, seed)
@@ -90,6 +89,7 @@ def compress(
     work.open()
     try:
         check_room(place, _bytes_before(checkpoint))
+        method = with_chosen_bits(checkpoint, method, ids, work.path / SENSITIVITY, progress)
         _Run(checkpoint, method, work, ids, seed, progress).all_parts()
         _write_rest(checkpoint, method, work)
         work.finish()
@@ -130,7 +130,8 @@ class _Run:
                     matrices = {module: trained[f"{prefix}{module}"] for module in MATRICES}
                     found = with_dense_tensors(block, matrices, dtype)
                 else:
-                    found = quantize_block(block, self.method, hidden, f"block {index}", dtype)
+                    schemes = {module: self.method.scheme_of(f"{prefix}{module}") for module in MATRICES}
+                    found = quantize_block(block, self.method, hidden, f"block {index}", dtype, schemes)
                 self.work.write(name, packed_tensors(found, prefix))
             if hidden:  # the states go through the weights that were written, as they will when the model runs
                 stored = Block(config, self._stored(name, prefix))
@@ -186,7 +187,9 @@ class _Run:
         shapes, found = expected_shapes(self.checkpoint.config), {}
         for module in MATRICES:
             rows, columns = shapes[f"{prefix}{module}.weight"]
-            matrix = PackQuantized(self.work.path, files, f"{prefix}{module}", (rows, columns), [self.method.scheme])
+            matrix = PackQuantized(
+                self.work.path, files, f"{prefix}{module}", (rows, columns), [self.method.scheme_of(f"{prefix}{module}")]
+            )
             found[f"{module}.weight"] = matrix.integers(slice(0, rows)).dequantize()
         dense = [each for each in file.entries if each.startswith(prefix) and not each.endswith("weight_scale")]
         return found | {each.removeprefix(prefix): file.load(each).float() for each in dense}
@@ -224,6 +227,8 @@ def _settings(checkpoint: Checkpoint, method: Method, text: CalibrationText, ids
     }
     if method.algorithm == "gptq":
         found |= {"damping": method.damping, "activation_order": method.activation_order}
+    if method.average_bits is not None:
+        found |= {"blocks": f"mixed, in groups of {method.scheme.group_size}", "average_bits": method.average_bits}
     if method.algorithm == "qat":
         found |= {"training": asdict(method.training)}
     if ids:

@@ -87,7 +87,9 @@ def train(
         loss = _step(model, state, [ids[each] for each in _drawn(len(ids), options, seed, state.step)], options)
         if state.step % SAVE_EVERY == 0 or state.step == options.steps:
             state.save(state_file)
-    return {name: quantized(weight, state.scales(name), state.scheme) for name, weight in state.weights.items()}
+    return {
+        name: quantized(weight.detach(), state.scales(name).detach(), state.scheme) for name, weight in state.weights.items()
+    }
 
 
 def started(model: DenseModel, start: Mapping[str, IntegerWeight]) -> TrainingState:
