@@ -25,8 +25,8 @@ from labkit.compress.fake_quantization import fake_quantized, quantized
 from labkit.compress.training_state import TrainingState
 from labkit.errors import InvalidRequest, LabkitError
 
-STEPS = 160
-SAVE_EVERY = 10
+STEPS = 96
+SAVE_EVERY = 4
 """The state is saved after this many steps, so a kill loses at most this much."""
 
 

@@ -15,9 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from labkit.checkpoints.output import check_target
 from labkit.checkpoints.safetensors_writer import write_safetensors
-from labkit.errors import CheckpointError
+from labkit.errors import CheckpointError, InvalidRequest
 from labkit.home import write_atomically
 from labkit.json_file import read_json_object
 
@@ -37,7 +36,8 @@ class WorkFolder:
 
         Raises `InvalidRequest` if the target exists.
         """
-        check_target(self.target, force=False)
+        if self.target.is_symlink() or (self.target.exists() and not (self.target.is_dir() and not any(self.target.iterdir()))):
+            raise InvalidRequest(f"{self.target} exists; give another target, because nothing is overwritten")
         if self._settings() != self.settings:
             shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)

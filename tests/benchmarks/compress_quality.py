@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from labkit.checkpoints import open_checkpoint
+from labkit.checkpoints.checkpoint import expected_shapes
+from labkit.checkpoints.integer_weight import IntegerScheme
 from labkit.compress import compress, method_named
 from labkit.compress.calibration import CalibrationText
+from labkit.compress.choose_bits import SENSITIVITY
 from labkit.engine import Quality, compare, load
 from labkit.engine.bootstrap import RESAMPLES
 from labkit.engine.evaluate import Logits
@@ -31,17 +34,22 @@ from tests.benchmarks.perplexity import MODEL, SEED, TEXT
 
 ROWS = (
     "int8",
-    "int8-rtn --group-size 64",
     "int4-rtn",
-    "int4-awq",
     "int4-gptq",
+    "mixed --bits 4.25",
     "int4-gptq --asymmetric",
+    "int4-rtn --group-size 0",
+    "int4-gptq --group-size 0",
+    "int8-rtn --group-size 32",
+    "int8-mse --group-size 32",
+    "int4-mse",
+    "int4-awq",
     "int3-rtn",
-    "int3-awq",
     "int3-gptq",
+    "mixed --bits 3.25",
     "int2-rtn",
     "int2-gptq",
-    "int2-gptq --asymmetric",
+    "int1-rtn",
 )
 AS_IT_RUNS = ("int8", "int4-rtn", "int4-awq", "int4-gptq")
 """Rows that are also measured in the engine's kernels."""
@@ -59,15 +67,31 @@ def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationTe
     parser.add_argument("method")
     parser.add_argument("--group-size", type=int)
     parser.add_argument("--asymmetric", action="store_true")
+    parser.add_argument("--bits", type=float)
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--windows", type=int)
+    parser.add_argument("--window", type=int)
     words = vars(parser.parse_args(shlex.split(arguments)))
-    count = words.pop("windows")
+    sizes = {name: words.pop(name) for name in ("windows", "window")}
     method = method_named(words.pop("method"), **words)
     if not folder.exists():
-        compress(model, folder, method, calibration=calibration, windows=count)
+        compress(model, folder, method, calibration=calibration, **sizes)
     made = json.loads((folder / "compression.json").read_text())
     bits = method.bits_per_weight(open_checkpoint(model).config)
+    if method.average_bits is not None:
+        bits = mixed_bits(folder, method.scheme.group_size)
     return {"row": arguments, "bits_per_weight": bits, "made": made}
+
+
+def mixed_bits(folder: Path, group_size: int | None) -> float:
+    """Bits per weight of a directory in mixed precision, with its scales."""
+    chosen, shapes = json.loads((folder / SENSITIVITY).read_text())["bits"], expected_shapes(open_checkpoint(folder).config)
+    bits = weights = 0.0
+    for name, each in chosen.items():
+        rows, columns = shapes[f"{name}.weight"]
+        bits += rows * columns * IntegerScheme(each, group_size).bits_per_weight(columns)
+        weights += rows * columns
+    return bits / weights
 
 
 def lost_less(rows: list[dict[str, Any]], baseline: str, better: str) -> float | None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from labkit.cli import COMMANDS
+from labkit.compress.calibration import HELD_OUT as TEXT
 from tests.grading.test_release import SOURCE as LAB_SOURCE
 from tests.patience import PATIENCE
 
@@ -133,6 +134,11 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["evaluate", "--text", "gone.txt"], 2, "gone.txt"),
     (["compress", "gptj-tiny", "--out", "x", "--method", "int9"], 2, "method is 'int9'; int8-rtn"),
     (["compress", "gptj-tiny", "--out", ".", "--method", "int8"], 2, ". exists; give another target"),
+    (["compress", "gptj-tiny", "--out", "x", "--method", "mixed"], 2, "give --bits with the method mixed, and only with it"),
+    (["compress", "gptj-tiny", "--out", "x", "--method", "mixed", "--bits", "1"], 2, "an average above 2 and at most 8.5"),
+    (["compress", "gptj-tiny", "--out", "x", "--method", "int4-qat", "--steps", "0"], 2, "steps of the training is 0"),
+    (["sensitivity", "gptj-tiny", "--bits", "4,9"], 2, "--bits is '4,9'; whole numbers from 2 to 8"),
+    (["sensitivity", "gptj-tiny", "--windows", "0"], 2, "0 windows of 512 tokens are not enough"),
     (["compress", "gone", "--out", "x", "--method", "int8"], 2, "there is no model 'gone'"),
     (["compress", "gptj-tiny", "--out", "x", "--method", "int4", "--group-size", "48"], 2, "48 does not divide the 256 inputs"),
     (
@@ -371,6 +377,29 @@ def test_compress_and_evaluate_against_the_source(done: dict[str, Done], place: 
         assert "95 % interval" in done["evaluate against"].out
     assert quality["kl"]["value"] > 0.1
     assert quality["agreement"]["value"] < 0.9
+
+
+BAD_TEXTS = {
+    "empty": ("", "the calibration text empty.txt is empty; give a text of at least 512 tokens"),
+    "short": ("In the beginning", "which is less than one window of 512"),
+    "one token": (" the" * 900, "is one token repeated 900 times"),
+    "held out": (TEXT.read_text("utf-8")[:9000], "with the held-out text, such as"),
+    "bytes": ("\udcff", "cannot read the calibration text"),
+}
+
+
+def test_calibration_texts_that_are_refused(tmp_path: Path) -> None:
+    commands = []
+    for name, (text, _) in BAD_TEXTS.items():
+        path = tmp_path / f"{name.replace(' ', '_')}.txt"
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        out = str(tmp_path / "out")
+        commands.append(["compress", "gptj-tiny", "--method", "int4-gptq", "--out", out, "--calibration", str(path)])
+    before = sorted(tmp_path.iterdir())
+    for found, (_, said) in zip(many(tmp_path / "home", *commands), BAD_TEXTS.values(), strict=True):
+        assert (found.status, found.out, found.errors.count("\n")) == (2, "", 1), found.errors
+        assert said in found.errors
+    assert sorted(path for path in tmp_path.iterdir() if path.name != "home") == before
 
 
 def test_bench(done: dict[str, Done], place: Path) -> None:
