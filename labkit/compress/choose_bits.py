@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -29,16 +29,26 @@ def with_chosen_bits(
 ) -> Method:
     """The method with the schemes of all matrices, if it is one of mixed precision; otherwise the method itself.
 
-    The damages are kept in `file`, and read from it if it is there.
+    The damages are kept in `file` after each block, so work that was stopped goes on.
     """
     if method.average_bits is None:
         return method
-    damages = _kept(file)
-    if damages is None:
-        damages = measure(checkpoint, method, ids[:WINDOWS], progress=progress)
+
+    def keep(damages: list[Damage], chosen: Mapping[str, int]) -> None:
+        values = {"bits": chosen, "damages": [asdict(each) for each in damages]}
+        write_atomically(file, json.dumps(values, indent=1) + "\n")
+
+    damages = measure(
+        checkpoint,
+        method,
+        ids[:WINDOWS],
+        known=_kept(file),
+        after_block=lambda damages: keep(damages, {}),
+        progress=progress,
+    )
     beside = IntegerScheme(1, method.scheme.group_size).bits_per_weight(checkpoint.config.hidden_size) - 1
     chosen = choose_bits(damages, method.average_bits - beside)
-    write_atomically(file, json.dumps({"bits": chosen, "damages": [asdict(each) for each in damages]}, indent=1) + "\n")
+    keep(damages, chosen)
     return replace(method, schemes={name: replace(method.scheme, bits=bits) for name, bits in chosen.items()})
 
 
@@ -48,6 +58,8 @@ def measure(
     ids: Sequence[Sequence[int]],
     *,
     bits: Sequence[int] = BITS,
+    known: Sequence[Damage] = (),
+    after_block: Callable[[list[Damage]], None] = lambda damages: None,
     progress: Progress = lambda done, total, name: None,
 ) -> list[Damage]:
     """The damages of all matrices and blocks when one is quantized by GPTQ as `method` says."""
@@ -57,11 +69,11 @@ def measure(
         return gptq(weight, hessian, scheme, options).dequantize()
 
     model, size = DenseModel(checkpoint), method.scheme.group_size
-    return measure_sensitivity(model, ids, size, quantize, bits=bits, progress=progress)
+    return measure_sensitivity(model, ids, size, quantize, bits=bits, known=known, after_block=after_block, progress=progress)
 
 
-def _kept(file: Path) -> list[Damage] | None:
+def _kept(file: Path) -> list[Damage]:
     try:
         return [Damage(**each) for each in read_json_object(file)["damages"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return []

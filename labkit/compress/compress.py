@@ -157,7 +157,8 @@ class _Run:
 
     def _by_gptq(self) -> dict[str, IntegerWeight]:
         """All matrices quantized by GPTQ, where a training starts."""
-        method, config, found = replace(self.method, algorithm="gptq"), self.checkpoint.config, {}
+        method, config = replace(self.method, algorithm="gptq"), self.checkpoint.config
+        found: dict[str, IntegerWeight] = {}
         hidden = self._embedded()[: -(-TOKENS_PER_INPUT * config.intermediate_size // len(self.ids[0]))]
         for index in range(config.num_layers):
             self.progress(index, self.parts, f"gptq of block {index}, where the training starts")

@@ -53,16 +53,24 @@ def measure_sensitivity(
     quantize: Quantize,
     *,
     bits: Sequence[int] = BITS,
+    known: Sequence[Damage] = (),
+    after_block: Callable[[list[Damage]], None] = lambda damages: None,
     progress: Progress = lambda done, total, name: None,
 ) -> list[Damage]:
-    """The damage of every matrix and every block at every number of bits, on windows `ids` of tokens."""
-    found: list[Damage] = []
+    """The damage of every matrix and every block at every number of bits, on windows `ids` of tokens.
+
+    `after_block` gets all damages so far after each block. If the work is stopped, give them as `known` to go on.
+    """
+    found = list(known)
     layers = model.config.num_layers
     states = [model.embedded(each) for each in ids]
     reference = _Reference(model, ids)
     for layer in range(layers):
         progress(layer, layers, f"sensitivity of block {layer}")
         block, prefix = model.block(layer), f"transformer.h.{layer}."
+        if any(each.module == prefix.rstrip(".") for each in known):
+            states = [block.forward(state) for state in states]
+            continue
         hessians = _hessians(block, states, f"block {layer}")
         for each in bits:
             scheme = IntegerScheme(each, group_size)
@@ -73,6 +81,7 @@ def measure_sensitivity(
                 found.append(Damage(f"{prefix}{name}", each, matrix.numel(), *reference.damage(layer, states, one)))
             weights = sum(matrix.numel() for matrix in made.values())
             found.append(Damage(prefix.rstrip("."), each, weights, *reference.damage(layer, states, tensors)))
+        after_block(found)
         states = [block.forward(state) for state in states]
     progress(layers, layers, "sensitivity is complete")
     return found

@@ -64,8 +64,8 @@ class WorkFolder:
             raise CheckpointError(f"{self.path} is complete, but cannot be renamed to {self.target}: {error}") from error
 
     def drop_if_empty(self) -> None:
-        """Remove the folder if no part is finished."""
-        if not list(self.path.glob("*.safetensors")):
+        """Remove the folder if nothing but the settings is in it."""
+        if self.path.is_dir() and all(path.name == SETTINGS for path in self.path.iterdir()):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _settings(self) -> dict[str, Any] | None:
