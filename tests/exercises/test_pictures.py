@@ -69,7 +69,7 @@ def written(figure: Any) -> dict[Text, Bbox]:
 def test_a_drawing_can_be_read(name: str) -> None:
     """It has ink and no small letters; no text is cut off, lies on another text or crosses the edge of a box."""
     figure = PICTURES[name]()
-    pixels = image.imread(io.BytesIO(figure._repr_png_()), format="png")[..., :3]
+    pixels = image.imread(io.BytesIO(figure._repr_png_()[0]), format="png")[..., :3]
     assert 0.02 < (pixels.min(-1) < 0.9).mean() < 0.9
     covered = written(figure)
     for text, place in covered.items():

@@ -19,6 +19,7 @@ from labkit.serving.client import Client
 from labkit.serving.metrics import Metrics, metrics_plot, parse_metrics, read_metrics
 from labkit.serving.refusals import REASONS, reason_of
 from labkit.serving.server import Server
+from tests.drawn_bars import bars
 
 pytest.importorskip("prometheus_client")
 
@@ -132,7 +133,7 @@ def test_a_server_that_began_anew_counts_from_nothing() -> None:
 def test_figures_of_two_looks() -> None:
     figure = metrics_plot(parse_metrics(AFTER) - parse_metrics(BEFORE), caption="by hand")
     batches, times = figure.axes
-    assert [bar.get_height() for bar in batches.patches] == [1, 0, 19, 10]
+    assert [bar.get_height() for bar in bars(batches)] == [1, 0, 19, 10]
     assert len(times.patches) == 4
     with pytest.raises(InvalidRequest, match="count nothing"):
         metrics_plot(Metrics({}))

@@ -68,5 +68,7 @@ def test_fp8_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (17, 33), (5, 257), (3, 2050)])
 def test_weights_are_spread_out_as_specified(shape: tuple[int, int], dtype: torch.dtype) -> None:
     dense = random(*shape)
-    for weight in (ops.Int8Weight.quantize(dense), *(ops.Int4Weight.quantize(dense, group) for group in (32, 6, 128))):
+    int4 = [ops.Int4Weight.quantize(dense, group) for group in (32, 6, 128)]
+    weights: list[ops.Int8Weight | ops.Int4Weight] = [ops.Int8Weight.quantize(dense), *int4]
+    for weight in weights:
         assert torch.equal(dequantize_triton(weight, dtype), weight.dequantize(dtype))
