@@ -30,8 +30,10 @@ SAVE_EVERY = 4
 """The state is saved after this many steps, so a kill loses at most this much."""
 
 
-INSIDE = 0.49
-"""How far from its integer a trained weight may begin, in steps of the grid; half a step would be a tie."""
+INSIDE = 0.3
+"""How far from its integer a trained weight may begin, in steps of the grid.
+
+With 0.49, many weights change their integers in the first steps, all at once, and the model gets worse."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class QatOptions:
 
     steps: int = STEPS
     windows: int = 2
-    weight_rate: float = 0.006
-    scale_rate: float = 0.0003
+    weight_rate: float = 0.001
+    scale_rate: float = 0.0001
 
     def __post_init__(self) -> None:
         for name in ("steps", "windows", "weight_rate", "scale_rate"):
