@@ -49,7 +49,9 @@ def build(place: Path) -> int:
     except Abort as error:
         print(error, file=sys.stderr)
         return 1
-    print(place / "site" / "index.html")
+    print(
+        f"{place / 'site' / 'index.html'}\nThe search needs a web server: python3 -m http.server --directory {place / 'site'}"
+    )
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, SeedOption, print_json
+from labkit.cli.output import DeviceOption, JsonOption, KVCacheOption, ModelOption, PrecisionOption, SeedOption, print_json
 from labkit.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def evaluate(
     window: Annotated[int | None, typer.Option(help="Tokens per forward pass; the model's context if left out.")] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    kv_cache_dtype: KVCacheOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -44,7 +45,7 @@ def evaluate(
         content = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"cannot read {path} as UTF-8 text: {error}") from error
-    engine = load(model, device=device, dtype=precision, seed=seed)
+    engine = load(model, device=device, dtype=precision, seed=seed, kv_cache_dtype=kv_cache_dtype)
     if against is not None:
         with load(against, device=device, dtype="fp32", seed=seed) as reference:
             quality = compare(engine, reference.logits, content, window=window, seed=seed)

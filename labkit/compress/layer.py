@@ -61,9 +61,9 @@ def quantize_block(
     `method.scheme`. `block` is changed.
     """
     if not method.calibrated:
-        rounder = WITHOUT_DATA[method.algorithm]
+        rounding = method.rounding or WITHOUT_DATA[method.algorithm]
         return with_dense_tensors(
-            block, {name: rounder(block.tensors[f"{name}.weight"], method.scheme) for name in MATRICES}, dtype
+            block, {name: rounding(block.tensors[f"{name}.weight"], method.scheme) for name in MATRICES}, dtype
         )
     schemes = schemes or dict.fromkeys(MATRICES, method.scheme)
     found: dict[str, IntegerWeight] = {}

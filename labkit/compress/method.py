@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from labkit.checkpoints.checkpoint import expected_shapes
-from labkit.checkpoints.integer_weight import IntegerScheme
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.compress.binary import STORED_BITS
 from labkit.compress.gptq import DAMPING
 from labkit.compress.qat import QatOptions
@@ -27,12 +29,17 @@ HEAD = IntegerScheme(8)
 """How the head is stored, whatever the method: a rounding error of the head directly changes which token is chosen."""
 
 
+Rounding = Callable[[Tensor, IntegerScheme], IntegerWeight]
+"""A function that quantizes a dense `[out, in]` matrix in a scheme."""
+
+
 @dataclass(frozen=True)
 class Method:
     """How a model is compressed.
 
     `scheme` is the form of the blocks' matrices in the files. `algorithm` is rtn, mse, awq, gptq, qat or signs. `damping` and
-    `activation_order` are GPTQ's (`GptqOptions`); `training` is that of qat.
+    `activation_order` are GPTQ's (`GptqOptions`); `training` is that of qat. `rounding` replaces labkit's own function for rtn:
+    with it, a learner's function quantizes a model.
 
     `average_bits` is set for mixed precision: the bits per weight that all matrices of the blocks may have on average, with
     their scales. `schemes` are the schemes of single matrices by their full names, once they are chosen.
@@ -42,18 +49,19 @@ class Method:
     algorithm: str
     damping: float = DAMPING
     activation_order: bool = True
+    rounding: Rounding | None = None
     training: QatOptions = field(default_factory=QatOptions)
     average_bits: float | None = None
     schemes: Mapping[str, IntegerScheme] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The name of the method, such as int4-gptq."""
+        """The name of the method, such as int4-gptq; int4-own if it has a `rounding` of its own."""
         if self.algorithm == "signs":
             return BINARY
         if self.average_bits is not None:
             return "mixed"
-        return f"int{self.scheme.bits}-{self.algorithm}"
+        return f"int{self.scheme.bits}-{'own' if self.rounding else self.algorithm}"
 
     @property
     def calibrated(self) -> bool:
@@ -92,18 +100,10 @@ def method_named(
     """The method with this name. Raises `InvalidRequest` for a name or a value that is not accepted.
 
     group_size: neighbours that share a scale; 0 means one scale for each row; None means a scale for each row in 8 bits and
-    for qat, and otherwise groups of 64. steps: of the training of qat. bits: per
-    weight on average, with scales, for mixed.
+    for qat, and otherwise groups of 64. steps: of the training of qat. bits: per weight on average, with scales, for mixed.
     """
-    full = f"{name}-rtn" if name in {f"int{bits}" for bits in (*BITS, 1)} else name
-    if full not in METHODS:
-        raise InvalidRequest(f"method is {name!r}; {', '.join(METHODS)} are accepted (int8 means int8-rtn)")
-    if not 0 < damping < 10:
-        raise InvalidRequest(f"damping is {damping!r}; a number above 0 and below 10 is accepted, such as {DAMPING}")
-    if (full == "mixed") != (bits is not None):
-        raise InvalidRequest(f"method {full} with {bits} bits on average; give --bits with the method mixed, and only with it")
-    if group_size is not None and group_size < 0:
-        raise InvalidRequest(f"group size is {group_size}; a number of at least 1 is accepted, or 0 for one scale for each row")
+    full = f"{name}-rtn" if f"{name}-rtn" in METHODS else name
+    _check(name, full, group_size, damping, steps, bits)
     if full == "mixed":
         return _mixed(bits or 0.0, group_size, asymmetric, damping, activation_order)
     width, _, algorithm = full.removeprefix("int").partition("-")
@@ -115,7 +115,21 @@ def method_named(
     if algorithm == "qat" and asymmetric:
         raise InvalidRequest("qat learns scales and no zero points; leave --asymmetric out")
     training = QatOptions() if steps is None else QatOptions(steps=steps)
-    return Method(IntegerScheme(int(width), size, not asymmetric), algorithm, damping, activation_order, training)
+    return Method(IntegerScheme(int(width), size, not asymmetric), algorithm, damping, activation_order, training=training)
+
+
+def _check(name: str, full: str, group_size: int | None, damping: float, steps: int | None, bits: float | None) -> None:
+    """Refuse an unknown name, values that no method accepts, and options of another method."""
+    if full not in METHODS:
+        raise InvalidRequest(f"method is {name!r}; {', '.join(METHODS)} are accepted (int8 means int8-rtn)")
+    if not 0 < damping < 10:
+        raise InvalidRequest(f"damping is {damping!r}; a number above 0 and below 10 is accepted, such as {DAMPING}")
+    if (full == "mixed") != (bits is not None):
+        raise InvalidRequest(f"method {full} with {bits} bits on average; give --bits with the method mixed, and only with it")
+    if steps is not None and not full.endswith("-qat"):
+        raise InvalidRequest(f"steps is {steps}, but method {full} trains nothing; intN-qat has steps")
+    if group_size is not None and group_size < 0:
+        raise InvalidRequest(f"group size is {group_size}; a number of at least 1 is accepted, or 0 for one scale for each row")
 
 
 def _mixed(bits: float, group_size: int | None, asymmetric: bool, damping: float, activation_order: bool) -> Method:

@@ -21,11 +21,11 @@ BLOCK_MATRICES = r"re:transformer\.h\.\d+\.(attn\.(q|k|v|out)_proj|mlp\.fc_(in|o
 """The names of the blocks' matrices, as a pattern of compressed-tensors."""
 
 
-def packed_tensors(found: QuantizedTensors, prefix: str) -> dict[str, Tensor]:
-    """The tensors to store, by their full names; `prefix` comes before every name."""
-    tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in found.dense.items()}
+def packed_tensors(found: QuantizedTensors) -> dict[str, Tensor]:
+    """The tensors to store, by their names as in `found`."""
+    tensors = {name: tensor.contiguous() for name, tensor in found.dense.items()}
     for module, matrix in found.matrices.items():
-        tensors |= {f"{prefix}{module}.{part}": tensor for part, tensor in _matrix(matrix).items()}
+        tensors |= {f"{module}.{part}": tensor for part, tensor in _matrix(matrix).items()}
     return tensors
 
 

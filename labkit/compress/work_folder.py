@@ -22,6 +22,8 @@ from labkit.json_file import read_json_object
 
 SETTINGS = "compression.json"
 """Says how the model was compressed; it stays in the finished folder."""
+TRAINING = "training.safetensors"
+"""The state of the training of a method that trains; it is not part of the finished folder."""
 
 
 class WorkFolder:
@@ -54,6 +56,7 @@ class WorkFolder:
 
     def finish(self) -> None:
         """Give the complete folder its name. Raises `CheckpointError` if something else has taken the name."""
+        (self.path / TRAINING).unlink(missing_ok=True)
         for path in (*self.path.iterdir(), self.path):
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)

@@ -60,7 +60,7 @@ def torchao_row(checkpoint: Checkpoint, ids: list[list[int]], name: str, folder:
     options: dict[str, Any] = {"weight_dtype": torch.int8, "granularity": PerAxis(0)}
     quantize_(model, IntxWeightOnlyConfig(**options), filter_fn=lambda module, path: path == "lm_head")
     if name != "int8":
-        options = {"weight_dtype": torch.int4, "granularity": PerGroup(GROUP_SIZE)}
+        options = {"weight_dtype": torch.int4, "granularity": PerGroup(GROUP_SIZE)}  # type: ignore[attr-defined]
     if name == "int4-hqq":
         options["intx_choose_qparams_algorithm"] = "hqq_scale_only"
     config = IntxWeightOnlyConfig(**options)

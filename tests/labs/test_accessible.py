@@ -64,7 +64,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_exported_page_has_the_panel_the_verdict_and_the_alternative_text(exported: Path) -> None:
     page = html.unescape(exported.read_text("utf-8"))
     assert "Lab 00: 0 of 65 points" in page
-    assert "data-verdict='failed'" in page
+    assert 'data-verdict="failed"' in page
     assert 'alt="Where time goes. Horizontal axis: ms. kernels: eager 3. gaps: eager 2."' in page
 
 

@@ -23,7 +23,7 @@ from tests.native.instruction_sets import SETS
 from tests.ops.test_ops import relative
 
 CPU = torch.device("cpu")
-BOUNDS = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.04, "int4": 0.3}
+BOUNDS = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.04, "int4": 0.3, "w8a8": 0.06}
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: no native library ({native.why_not()})")
 
