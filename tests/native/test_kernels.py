@@ -64,7 +64,7 @@ def test_packing_keeps_every_value(kind: str) -> None:
             expected = kept.dequantize(torch.float32)
         else:
             kept = weight if kind == "fp32" else weight.bfloat16()
-            expected = kept.float()
+            expected = kept.float()  # type: ignore[union-attr, attr-defined]
         packed = PackedWeight(kept)
         assert packed.shape == (out_features, in_features)
         assert packed.precision == kind

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from labkit import native, ops
 from labkit.measure import Timing, compare, progress_bar
-from labkit.weight_formats import Int4Weight, Int8DynamicWeight, Int8Weight
+from labkit.weight_formats import Int4Weight, Int8Weight, W8A8Weight
 
 LECTURE = {"throughput": (1, 8, 16, 32), "bandwidth": (1, 2, 4, 8)}
 """The columns "math throughput" and "bandwidth reduction" of the lecture, for FP32, FP16, INT8 and INT4."""
@@ -40,7 +40,7 @@ def products(device: torch.device) -> dict[str, Callable[[Tensor], Tensor]]:
     weight = torch.randn(OUT, IN, generator=generator, dtype=torch.float32, device="cpu") * IN**-0.5
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     weight = weight.to(device)
-    int8 = Int8DynamicWeight if device.type == "cuda" else Int8Weight
+    int8 = W8A8Weight if device.type == "cuda" else Int8Weight
     forms: dict[str, Any] = {
         "FP32": weight,
         "FP16": weight.to(half),
