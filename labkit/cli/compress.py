@@ -17,11 +17,16 @@ def compress(
     source: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or directory, with dense weights.")],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
     method: Annotated[
-        str, typer.Option(help="intN-rtn, -awq or -gptq (N: 8, 4, 3, 2), w8a8, fp8, or these with -smoothquant.")
+        str,
+        typer.Option(
+            help="intN-rtn, -mse, -awq, -gptq, -qat (N: 8, 4, 3, 2), int1, mixed; w8a8, fp8, or these with -smoothquant."
+        ),
     ],
     group_size: Annotated[
         int | None,
-        typer.Option(help="Weights of a row that share a scale; 0: the whole row. If left out: the row for int8, else 64."),
+        typer.Option(
+            help="Weights of a row that share a scale; 0: the whole row. If left out: the row for int8 and qat, else 64."
+        ),
     ] = None,
     asymmetric: Annotated[bool | None, typer.Option("--asymmetric", help="Store a zero point beside each scale.")] = None,
     activations: Annotated[
@@ -53,13 +58,17 @@ def compress(
             help="gptq: round the columns with the largest inputs first (if left out), or from left to right.",
         ),
     ] = None,
+    bits: Annotated[float | None, typer.Option(help="mixed: bits per weight on average, with scales, such as 4.5.")] = None,
+    steps: Annotated[int | None, typer.Option(help="qat: the number of training steps; 96 if left out.")] = None,
     quality: Annotated[
-        bool, typer.Option("--quality", help="Measure the perplexity before and after, on held-out text.")
+        bool, typer.Option("--quality", help="Compare the result with MODEL in fp32, on held-out text.")
     ] = False,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Quantize a model's weights: round to nearest (rtn), activation-aware (awq) or error-compensating (gptq).
+    """Quantize a model's weights: round to nearest (rtn), with searched scales (mse), activation-aware (awq),
+    error-compensating (gptq), trained to be rounded (qat). `mixed` gives each matrix the bits
+    that its sensitivity asks for (`labkit sensitivity`), and rounds by gptq.
 
     w8a8 and fp8 round the activations as well. The head is stored in int8 whatever the method. The folder has the formats of
     compressed-tensors. `labkit generate`, `evaluate` and `serve` run it; w8a8, fp8, int8 with a scale for each row, and int4
@@ -77,6 +86,8 @@ def compress(
         asymmetric=asymmetric,
         damping=damping,
         activation_order=activation_order,
+        steps=steps,
+        bits=bits,
         activations=activations,
         calibrator=calibrator,
         alpha=alpha,
@@ -116,14 +127,13 @@ def _check_apart(text: CalibrationText) -> None:
 
 
 def _quality(source: str, out: Path, seed: int) -> dict[str, Any]:
-    """The perplexity of the held-out sample before and after."""
+    """How far the compressed model is from the source in fp32, on the held-out sample."""
+    from labkit.cli.evaluate import table
     from labkit.compress.calibration import HELD_OUT
-    from labkit.engine import evaluate, load
+    from labkit.engine import compare, load
 
-    text, found = HELD_OUT.read_text("utf-8"), []
-    for model in (source, str(out)):
-        with load(model, seed=seed) as engine:
-            found.append(evaluate(engine, text, seed=seed).perplexity)
-    percent = 100 * (found[1] / found[0] - 1)
-    say(f"perplexity on held-out text: {found[0]:.3f} before, {found[1]:.3f} after ({percent:+.3f} %)")
-    return {"perplexity_before": found[0], "perplexity_after": found[1], "percent": percent, "text": HELD_OUT.name}
+    with load(source, dtype="fp32", seed=seed) as reference, load(str(out), seed=seed) as engine:
+        quality = compare(engine, reference.logits, HELD_OUT.read_text("utf-8"), seed=seed)
+    say(f"quality on held-out text ({HELD_OUT.name}), against {source} in fp32")
+    say(table(quality))
+    return {**quality.to_dict(), "text": HELD_OUT.name}

@@ -1,7 +1,8 @@
 """Makes a model smaller: a model directory becomes another model directory, which the engine runs.
 
-Quantizers of weights: round to nearest, activation-aware scaling (AWQ) and error compensation (GPTQ), each in a file of its
-own. Weights and activations in 8 bits: `rounded_inputs`, with SmoothQuant and four calibrators.
+Quantizers of weights: round to nearest, activation-aware scaling (AWQ), error compensation (GPTQ), training (QAT) and signs,
+each in a file of its own; mixed precision, from measured sensitivities. Weights and activations in 8 bits: `rounded_inputs`,
+with SmoothQuant and four calibrators.
 """
 
 from labkit.compress.calibration import CalibrationText

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.checkpoints import Checkpoint, is_quantized, open_checkpoint
+from labkit.checkpoints import Checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
 from labkit.checkpoints.folder_config import GENERATION_CONFIG
 from labkit.checkpoints.output import TOKENIZER_FILES, Progress, check_room, copy_beside
@@ -22,17 +22,15 @@ from labkit.checkpoints.quantized_directory import stored_matrix
 from labkit.checkpoints.safetensors_file import SafetensorsFile
 from labkit.checkpoints.weight_files import SAFETENSORS_INDEX, WeightFiles
 from labkit.compress.block import Block
-from labkit.compress.calibration import CalibrationText, windows_of
+from labkit.compress.calibration import CalibrationText, default_windows, windows_of
+from labkit.compress.dense import open_dense
 from labkit.compress.method import Method
-from labkit.compress.recipe import Recipe
+from labkit.compress.recipe import Recipe, WholeModel
 from labkit.compress.weight_only import WeightOnly
 from labkit.compress.work_folder import WorkFolder
-from labkit.errors import InvalidRequest
 from labkit.home import write_atomically
 from labkit.torch_state import gradients_restored, undisturbed
 
-TOKENS_PER_INPUT = 16
-"""By default there are this many calibration tokens for each input of the widest matrix (fc_out)."""
 _HEAD_TENSORS = ("transformer.ln_f.weight", "transformer.ln_f.bias", "lm_head.weight", "lm_head.bias")
 
 
@@ -67,18 +65,16 @@ def compress(
     """Quantize the weights called `source` by a method, and write a directory that `labkit.load` and compressed-tensors read.
 
     calibration: the text for methods that need activations, by default the built-in sample. windows: how many windows of the
-    text are used, by default 16 tokens for each input of the widest matrix, or the whole text if it is shorter. window: tokens
+    text are used, by default 16 tokens for each input of the widest matrix, and for qat the whole text. window: tokens
     per window, by default the model's context. seed: chooses the windows, and the weights of a synthetic model.
 
-    Only one block of weights is in memory at a time, and for a calibrated method the hidden states of all windows. Each
-    finished block is a file in a folder beside the target; if the call is stopped, the same call goes on with them. The target
-    appears when it is complete. Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, `InsufficientResources`, or
-    `LabkitError` for activations that are not finite.
+    Only one block of weights is in memory at a time, and for a calibrated method the hidden states of all windows; mixed needs
+    the whole model in float32, and qat several times as much. Each finished block is a file in a folder beside the target; if
+    the call is stopped, the same call goes on with them. The target appears when it is complete. Raises `InvalidRequest`,
+    `CheckpointError`, `NotAvailable`, `InsufficientResources`, or `LabkitError` for activations that are not finite.
     """
     place = Path(target).expanduser()
-    if is_quantized(source):
-        raise InvalidRequest(f"{source} is quantized already; give the model with dense weights")
-    checkpoint = open_checkpoint(source, seed=seed)
+    checkpoint = open_dense(source, seed)
     recipe = WeightOnly(method) if isinstance(method, Method) else method
     recipe.check(checkpoint.config)
     text = calibration or CalibrationText.read()
@@ -87,6 +83,7 @@ def compress(
     work.open()
     try:
         check_room(place, _bytes_before(checkpoint))
+        recipe = recipe.prepared(WholeModel(checkpoint, ids, work.path, seed, progress))
         _Run(checkpoint, recipe, work, ids, progress).all_parts()
         _write_rest(checkpoint, recipe, work)
         work.finish()
@@ -116,7 +113,7 @@ class _Run:
             self._say(index, name, f"block {index}")
             if not self.work.has(name):
                 block = Block(config, self._read(prefix))
-                found = self.recipe.block_tensors(block, hidden, f"block {index}", self.checkpoint.weight_dtype)
+                found = self.recipe.block_tensors(block, hidden, index, self.checkpoint.weight_dtype)
                 self.work.write(name, {f"{prefix}{each}": tensor for each, tensor in found.items()})
             if hidden:  # the states go through the weights that were written, as they will when the model runs
                 stored = Block(config, self._stored(name, prefix))
@@ -171,7 +168,8 @@ def _windows(
         return []
     config = checkpoint.config
     length = min(window or config.context_length, config.context_length)
-    count = windows if windows is not None else -(-TOKENS_PER_INPUT * config.intermediate_size // length)
+    count = len(text.text) if recipe.whole_text else default_windows(config, length)
+    count = count if windows is None else windows
     return windows_of(text, checkpoint.tokenizer(), length, count, seed)
 
 

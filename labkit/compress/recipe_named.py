@@ -12,7 +12,7 @@ from labkit.errors import InvalidRequest
 
 RECIPES = (*METHODS, *ROUNDED_INPUTS)
 """The names of all methods."""
-WEIGHT_ONLY_OPTIONS = frozenset({"group_size", "asymmetric", "damping", "activation_order"})
+WEIGHT_ONLY_OPTIONS = frozenset({"group_size", "asymmetric", "damping", "activation_order", "steps", "bits"})
 ROUNDED_INPUTS_OPTIONS = frozenset({"activations", "calibrator", "alpha", "weight_scales"})
 
 

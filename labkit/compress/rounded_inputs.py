@@ -93,8 +93,9 @@ class RoundedInputs(Recipe):
         weights, rows = 4 * hidden * hidden + 2 * inner * hidden, 5 * hidden + inner
         return 8 + 32 * (rows if self.weight_scales == "row" else 6) / weights
 
-    def block_tensors(self, block: Block, hidden: Sequence[Tensor], where: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    def block_tensors(self, block: Block, hidden: Sequence[Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
         """Smooth the block if the method says so, find the scales of its inputs, and round its matrices."""
+        where = f"block {layer}"
         if self.alpha is not None:
             smooth(block, hidden, self.alpha, where)
         for name in BLOCK_BIASES[:2]:  # later layers are calibrated with the layer norm that will be read

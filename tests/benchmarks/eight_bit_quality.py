@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.eight_bit_quality [--rows "w8a8;w8a8-smoothquant --alpha 0.6"] [--work FOLDER] [--save FILE]
 
-Each row is a directory that `labkit compress` writes, run by the CPU's kernels: activations are rounded as well. Percentages
-and intervals are those of `tests.benchmarks.compress_quality`, against the dense model in fp32. `bf16` is the dense model in
-bf16, because all rows compute in bf16 what is not a product. Quality does not depend on the load of the machine. With `--work`,
+Each row is a directory that `labkit compress` writes, run by the CPU's kernels: activations are rounded as well. The measures are
+those of `labkit.engine.compare` against the dense model in fp32, each with a 95 % interval. `bf16` is the dense model in bf16,
+because all rows compute in bf16 what is not a product. Quality does not depend on the load of the machine. With `--work`,
 directories and rows that are there are kept and used again. The last line is one JSON object.
 """
 
@@ -17,15 +17,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from labkit.checkpoints import open_checkpoint
 from labkit.compress import compress, recipe_named
 from labkit.compress.calibration import CalibrationText
-from labkit.engine import load
+from labkit.engine import compare, load
+from labkit.engine.bootstrap import RESAMPLES
+from labkit.engine.text_windows import text_windows
 from labkit.measure import Record
-from tests.benchmarks.compress_quality import compared, score
-from tests.benchmarks.perplexity import MODEL, RESAMPLES, SEED, TEXT, percents, windows
+from tests.benchmarks.compress_quality import percents, remembered
+from tests.benchmarks.perplexity import MODEL, SEED, TEXT
 
 CALIBRATORS = ("minmax", "percentile", "entropy", "mse")
 ROWS = (
@@ -77,12 +77,12 @@ def main() -> None:
     calibration.check_apart(text)
     with load(asked.model, device="cpu", dtype="fp32") as engine:
         assert engine.tokenizer is not None
-        parts = windows(engine.tokenizer.encode(text), engine.config.context_length)
-        dense = score(engine.logits, parts)
-    counts = torch.tensor([len(part.targets) for part in parts])
+        parts = text_windows(engine.tokenizer.encode(text), engine.config.context_length)
+        dense = remembered(engine.logits, parts)
     rows: list[dict[str, Any]] = []
     settings = {"model": asked.model, "text": asked.text.name, "device": "cpu"}
-    extra = {"tokens": int(counts.sum()), "windows": len(counts), "resamples": RESAMPLES, "bootstrap_seed": SEED}
+    tokens = sum(len(part.targets) for part in parts)
+    extra = {"tokens": tokens, "windows": len(parts), "resamples": RESAMPLES, "bootstrap_seed": SEED}
     with tempfile.TemporaryDirectory() as temporary:
         work = asked.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
@@ -92,11 +92,12 @@ def main() -> None:
             if not kept.exists():
                 source, row = run_row(arguments, asked.model, folder, calibration)
                 with load(source, device="cpu", dtype="bf16" if arguments == "bf16" else None) as engine:
-                    row["engine"] = compared(score(engine.logits, parts), dense, counts)
+                    row["engine"] = compare(engine, dense, text, seed=SEED).to_dict()
                 kept.write_text(json.dumps(row))
             rows.append(json.loads(kept.read_text()))
             found = rows[-1]["engine"]
-            print(f"{arguments:<60} {percents(found):>28} {found['kl']:>8.5f} {found['agreement']:>8.2%}", flush=True)
+            change, kl, same = percents(found["change"]), found["kl"]["value"], found["agreement"]["value"]
+            print(f"{arguments:<60} {change:>28} {kl:>8.5f} {same:>8.2%}", flush=True)
             if asked.save:
                 Record("eight_bit_quality", settings, rows, extra=extra).save(asked.save)
     print(json.dumps(Record("eight_bit_quality", settings, rows, extra=extra).to_dict()))
