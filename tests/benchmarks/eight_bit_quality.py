@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.eight_bit_quality [--rows "w8a8;w8a8-smoothquant --alpha 0.6"] [--work FOLDER] [--save FILE]
 
-Each row is a directory that `labkit compress` writes, run by the CPU's kernels: activations are rounded as well. The measures are
-those of `labkit.engine.compare` against the dense model in fp32, each with a 95 % interval. `bf16` is the dense model in bf16,
-because all rows compute in bf16 what is not a product. Quality does not depend on the load of the machine. With `--work`,
-directories and rows that are there are kept and used again. The last line is one JSON object.
+Each row is a directory that `labkit compress` writes, run by the CPU's kernels: activations are rounded as well. The measures
+are those of `labkit.engine.compare` against the dense model in fp32, each with a 95 % interval. `bf16` is the dense model in
+bf16, because all rows compute in bf16 what is not a product. Quality does not depend on the load of the machine. With
+`--work`, directories and rows that are there are kept and used again. The last line is one JSON object.
 """
 
 from __future__ import annotations
