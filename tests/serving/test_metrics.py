@@ -19,6 +19,7 @@ from labkit.serving.client import Client
 from labkit.serving.metrics import Metrics, metrics_plot, parse_metrics, read_metrics
 from labkit.serving.refusals import REASONS, reason_of
 from labkit.serving.server import Server
+from tests.docker.queries import asked_for
 from tests.drawn_bars import bars
 
 pytest.importorskip("prometheus_client")
@@ -156,3 +157,10 @@ def test_a_servers_own_metrics(gptj_server: Server) -> None:
     found = read_metrics(gptj_server.metrics) - before
     assert found.model("gptj").requests >= 3  # the watchdog asks as well
     assert found.seconds > 0
+
+
+def test_a_server_exports_every_metric_that_is_asked_for(gptj_server: Server) -> None:
+    exported = {name for name, _ in read_metrics(gptj_server.metrics).values}
+    asked = {name.removesuffix("_total") for name in asked_for()}
+    assert asked - {"labkit_refused"} <= exported  # that counter begins with the first refusal
+    assert "labkit_tokens" in asked
