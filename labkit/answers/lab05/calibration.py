@@ -68,7 +68,7 @@ CLIP_LIMITS_ANSWER = Answer(
         ),
         Mistake("mse: square the differences; you take their magnitudes.", partial(_limits, power=1.0)),
         Mistake(
-            "mse: the limit becomes the highest integer, which is 2^(bits-1) - 1; you divide by one more.",
+            "mse: the limit becomes the highest integer, 127 for 8 bits; you divide by one more.",
             partial(_limits, above=1),
         ),
         Mistake("mse: return the limit with the smallest error, not the error.", partial(_limits, gives_error=True)),

@@ -72,7 +72,10 @@ FP8_CAST_ANSWER = Answer(
             "Your scale is rounded up, so the largest number of the history does not fit: take floor, not ceil.",
             partial(_cast, scaling="up"),
         ),
-        Mistake("You use 448 for both formats; take torch.finfo(dtype).max.", partial(_cast, most=448.0)),
+        Mistake(
+            "You use 448 for both formats; e5m2 reaches 57344. Ask torch for the largest number of the format.",
+            partial(_cast, most=448.0),
+        ),
         Mistake("Divide the converted numbers by the scale, so that they can be compared with x.", partial(_cast, back=False)),
         Mistake(
             "Return the history with the largest magnitude of x in front; yours did not change.", partial(_cast, moves="none")

@@ -49,7 +49,10 @@ GPTQ_COLUMN_ANSWER = Answer(
     reference=gptq_column,
     comparison=Comparison(),
     mistakes=(
-        Mistake("Clip the integers to -2^(bits-1) and 2^(bits-1) - 1 after rounding.", partial(_column, clip=False)),
+        Mistake(
+            "Clip the integers to the lowest and highest of this many bits after rounding; with 4 bits: -8 and 7.",
+            partial(_column, clip=False),
+        ),
         Mistake("Divide the error by the diagonal element of the factor, U[j, j].", partial(_column, divide=False)),
         Mistake("You add the error; the later columns must change in the other direction.", partial(_column, sign=-1)),
         Mistake(

@@ -49,7 +49,7 @@ QUANTIZATION_PARAMETERS_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "Symmetric: the highest integer is 2^(bits-1) - 1, 127 for 8 bits; you divide by one more.",
+            "Symmetric: the highest integer is 127 for 8 bits; you divide by one more.",
             partial(_parameters, above=1),
         ),
         Mistake(
@@ -65,7 +65,7 @@ QUANTIZATION_PARAMETERS_ANSWER = Answer(
             partial(_parameters, widen=False),
         ),
         Mistake(
-            "Your zero point belongs to integers from 0 to 2^bits - 1, but the integers begin at -2^(bits-1).",
+            "Your zero point belongs to integers from 0 to 2^bits - 1, but the integers begin below 0: at -128 for 8 bits.",
             partial(_parameters, first=0),
         ),
         Mistake(

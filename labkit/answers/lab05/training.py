@@ -57,18 +57,18 @@ FAKE_QUANTIZE_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "The values are right, but no gradient passes: the gradient of round is 0. Add (x.round() - x).detach() to x.",
+            "The values are right, but no gradient passes: the gradient of round is 0. Add to x what rounding changes, detached.",
             _rounded,
         ),
         Mistake(
             "The values are right, but a clipped number gets a gradient too; it cannot move the result, so its gradient is 0.",
             _passes_everywhere,
         ),
-        Mistake("Clip the numbers to -2^(bits-1) and 2^(bits-1) - 1.", _no_clip),
+        Mistake("Clip the numbers to the lowest and highest integer of this many bits; with 4 bits: -8 and 7.", _no_clip),
         Mistake("You return integers; multiply by the scales again.", _integers),
         Mistake("You detached the wrong part: detach the difference of round(x) and x, not x.", _wrong_part_detached),
         Mistake("Nothing is rounded: the values must be those after quantization.", _as_if_not_rounded),
-        Mistake("The lowest integer is -2^(bits-1); you clip one integer too early.", _narrow),
+        Mistake("The lowest integer is -8 for 4 bits; you clip one integer too early.", _narrow),
     ),
     names={"['values']": "the values", "['gradient']": "the gradient of weight"},
 )

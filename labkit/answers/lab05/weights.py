@@ -65,7 +65,7 @@ QUANTIZE_WEIGHT_ANSWER = Answer(
     reference=quantize_weight,
     comparison=Comparison(),
     mistakes=(
-        Mistake("The highest integer is 2^(bits-1) - 1: 7 for 4 bits. You divide by one more.", partial(_quantize, above=1)),
+        Mistake("The highest integer is 7 for 4 bits. You divide by one more.", partial(_quantize, above=1)),
         Mistake("All groups of a row share a scale; each group has a scale of its own.", partial(_quantize, over="row")),
         Mistake(
             "The whole tensor shares one scale; each group of each row has a scale of its own.",

@@ -53,9 +53,9 @@ FP8_CAST = Exercise(
     cases=_cases,
     hints=(
         "The scale is known before x is looked at. What happens then to numbers of x that are larger than all in the history?",
-        "2.0 ** math.floor(math.log2(M / amax)) is the scale. clamp before .to(dtype): what the conversion makes of numbers "
-        "beyond M depends on the format.",
-        "(x * scale).clamp(-M, M).to(dtype).float() / scale; torch.cat((x.abs().max()[None], history[:-1]))",
+        "The scale is 2 to the power of the rounded-down logarithm (base 2) of M / amax. Clamp before the conversion: what it "
+        "makes of numbers beyond M depends on the format.",
+        "2.0 ** math.floor(math.log2(M / amax)); (x * scale).clamp(-M, M).to(dtype).float() / scale; torch.cat((x.abs().max()[None], history[:-1]))",
     ),
 )
 EXERCISES = (FP8_CAST,)

@@ -48,9 +48,9 @@ QUANTIZATION_PARAMETERS = Exercise(
     cases=_cases,
     hints=(
         "How many steps lie between the lowest and the highest integer? Which integer stands for 0?",
-        "Asymmetric: scale = (high - low) / (2**bits - 1), after low = min(low, 0) and high = max(high, 0). "
-        "low / scale + zero_point must be the lowest integer.",
-        "zero_point = round(-2**(bits - 1) - low / scale). Symmetric: scale = max(abs(low), abs(high)) / (2**(bits - 1) - 1).",
+        "Asymmetric: first widen the range so that it contains 0. The scale is its width, divided by the number of steps between "
+        "the integers. Then the lower end must become the lowest integer: this gives the zero point.",
+        "scale = (high - low) / (2**bits - 1); zero_point = round(-2**(bits - 1) - low / scale). Symmetric: scale = max(abs(low), abs(high)) / (2**(bits - 1) - 1).",
     ),
 )
 EXERCISES = (QUANTIZATION_PARAMETERS,)

@@ -71,8 +71,8 @@ FAKE_QUANTIZE = Exercise(
     cases=_cases,
     hints=(
         "The gradient of round is 0. Which sum has the value of round(x), but the gradient of x?",
-        "x + (x.round() - x).detach() has the value of x.round(), and the gradient of x. clamp already has the gradient 0 where "
-        "it clips.",
+        "Add to x the difference that rounding makes, without its gradient (`detach`): the sum has the value of the rounded x, and "
+        "the gradient of x. clamp already has the gradient 0 where it clips.",
         "x = (weight / scales).clamp(-2 ** (bits - 1), 2 ** (bits - 1) - 1); (x + (x.round() - x).detach()) * scales",
     ),
     observe=_values_and_gradient,
