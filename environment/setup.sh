@@ -22,7 +22,8 @@ else # what learners get (`labkit release --course`)
     made_from=("$wheel")
 fi
 # The programs in .venv hold the path of this folder, so an environment in a folder that was moved is made again.
-wanted=$({ cat "${made_from[@]}" environment/constraints.txt environment/setup.sh && echo "${what[-1]}" && pwd; } | sha256sum | cut -d' ' -f1)
+digest() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d' ' -f1; } # macOS has shasum
+wanted=$({ cat "${made_from[@]}" environment/constraints.txt environment/setup.sh && echo "${what[@]}" && pwd; } | digest)
 if [ -x "$venv/bin/labkit" ] && [ "$(cat "$venv/.made-from" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
