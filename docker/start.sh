@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Runs inside the image: copies missing notebooks, and course.toml if there is one, to the volume, then starts JupyterLab there.
+# In a session of a JupyterHub, which sets JUPYTERHUB_API_TOKEN, it starts the hub's kind of JupyterLab instead.
 # Existing files are never overwritten. A notebook that the learner has moved or deleted is copied again at the next start.
 #   start.sh [OPTION...]     options for `labkit lab`
 set -euo pipefail
@@ -24,4 +25,7 @@ done
 # After a killed container is restarted, the record of its old server may name a process id that belongs to this process.
 rm -f ~/.local/share/jupyter/runtime/jpserver-*
 
+if [ -n "${JUPYTERHUB_API_TOKEN:-}" ]; then
+    exec jupyterhub-singleuser --ServerApp.root_dir="$course" "$@"
+fi
 exec labkit lab --course "$course" --ip 0.0.0.0 --no-browser "$@"

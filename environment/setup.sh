@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Make the course's Python environment in .venv; quiet when it is up to date. Safe to run again at any time.
 #   PYTHON=python3.12 environment/setup.sh     picks the interpreter
+#   EXTRAS=lab,gpu environment/setup.sh        installs what learners need, without the tools of the authors
+#   TORCH_INDEX=URL environment/setup.sh       asks one more package index for torch: for example, one with builds for CPUs
 # Progress goes to stderr: one line for each step and, while a step runs without a terminal, one line every 15 seconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=.venv
+NEEDED_MB=500 # free space that no step of the set-up can do without; a CUDA build of torch needs 6,000
 if [ -f pyproject.toml ]; then # the whole course
-    what=(--editable '.[dev]')
+    what=(--editable ".[${EXTRAS:-dev}]")
     made_from=(pyproject.toml setup.py labkit/native/build.py labkit/native/src/* labkit/serving/server/server_requirements.txt)
 else # what learners get (`labkit release --course`)
     wheel=$(echo packages/labkit-*.whl)
@@ -18,7 +21,9 @@ else # what learners get (`labkit release --course`)
     what=("./$wheel[lab,gpu]")
     made_from=("$wheel")
 fi
-wanted=$(cat "${made_from[@]}" environment/constraints.txt environment/setup.sh | sha256sum | cut -d' ' -f1)
+# The programs in .venv hold the path of this folder, so an environment in a folder that was moved is made again.
+digest() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d' ' -f1; } # macOS has shasum
+wanted=$({ cat "${made_from[@]}" environment/constraints.txt environment/setup.sh && echo "${what[@]}" && pwd; } | digest)
 if [ -x "$venv/bin/labkit" ] && [ "$(cat "$venv/.made-from" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -73,20 +78,34 @@ with_signs_of_life() {
     return "$status"
 }
 
-pip() { with_signs_of_life "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+# Run pip. If it fails, say in one sentence what to do.
+pip() {
+    with_signs_of_life "$venv/bin/python" -m pip --disable-pip-version-check "$@" && return
+    local free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024) }')
+    if ((free < NEEDED_MB)) || grep -qs 'No space left on device' "$log"; then
+        echo "The packages do not fit on this disk: it has $free MB left, and $NEEDED_MB MB are needed. Free some space, then run this again." >&2
+    else
+        echo "pip could not install a package; its last lines above say which. If there is no network, connect to one; then run this again." >&2
+    fi
+    exit 1
+}
 bar=$([ -t 2 ] || echo --progress-bar=off)
 
 step "$venv with $("$python" --version)"
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     if ! with_signs_of_life "$python" -m venv --clear "$venv"; then
-        echo "Python's venv module is incomplete: sudo apt-get install python3-venv, then run this again." >&2
+        if ! touch "$venv" 2>/dev/null && [ ! -w . ]; then
+            echo "The folder $PWD cannot be written: copy the course into a folder of your own, then run this again." >&2
+        else
+            echo "Python's venv module is incomplete, or the disk is full: sudo apt-get install python3-venv, then run this again." >&2
+        fi
         exit 1
     fi
 fi
 
 # torch first and alone, so that all other packages are fitted to the build that pip finds.
 step "torch (the first time: several minutes; 3 GB if pip finds no build for CPUs)"
-pip install $bar --constraint environment/constraints.txt torch
+pip install $bar --constraint environment/constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 step "labkit, its CPU kernels and the other packages (the first time: several minutes)"
 pip install $bar --constraint environment/constraints.txt "${what[@]}"
 

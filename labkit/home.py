@@ -72,6 +72,21 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a file that cannot be read, and return its new path: `progress.damaged`, or `progress-2.damaged` and so on.
+
+    So a new file can be written, and neither this file nor one that was set aside before is lost. Raises `FileNotFoundError` if
+    another process has just renamed it.
+    """
+    kept = make_new(path.with_suffix(".damaged"), lambda free: free.touch(exist_ok=False))
+    try:
+        os.replace(path, kept)
+    except FileNotFoundError:
+        kept.unlink()
+        raise
+    return kept
+
+
 def make_new(path: Path, make: Callable[[Path], object]) -> Path:
     """Make a file or a folder that does not exist yet, and return its path.
 

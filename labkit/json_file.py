@@ -1,4 +1,7 @@
-"""Read a JSON object from a file of unknown origin. Every defect of the file raises a `ValueError` with one short sentence."""
+"""Read a JSON object from a file of unknown origin, and check the values in it.
+
+Every defect of the file raises a `ValueError` with one short sentence.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ MOST_BYTES = 2**20
 """The largest accepted size of a settings file in bytes. Real settings files are far smaller."""
 MOST_INDEX_BYTES = 100 * 2**20
 """The largest accepted size, in bytes, of an index or a header, which has one line per tensor."""
+LARGEST = 2**63 - 1
+"""The largest whole number that is accepted by default."""
 
 
 def read_json_object(path: str | Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
@@ -35,6 +40,27 @@ def parse_json_object(content: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"it holds a {type(values).__name__}; an object, {{...}}, is accepted")
     return values
+
+
+def need_text(value: Any, name: str, least: int = 1, most: int = 200) -> str:
+    """Return `value` if it is a text of `least` to `most` characters, spaces at its ends not counted for `least`.
+
+    name: what the value is, for the message. Raises `ValueError` for any other value.
+    """
+    if not isinstance(value, str) or not least <= len(value.strip()) or len(value) > most:
+        raise ValueError(f"{name} is {value!r:.60}; a text of {least} to {most} characters is accepted")
+    return value
+
+
+def need_whole(value: Any, name: str, least: int = 0, most: int = LARGEST) -> int:
+    """Return `value` if it is a whole number from `least` to `most`; True and False are not numbers.
+
+    name: what the value is, for the message. Raises `ValueError` for any other value.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        limits = f"from {least}" if most == LARGEST else f"from {least} to {most}"
+        raise ValueError(f"{name} is {value!r:.60}; a whole number {limits} is accepted")
+    return value
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

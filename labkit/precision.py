@@ -1,8 +1,8 @@
 """Turns names of precisions and devices into torch's dtypes and devices. Knows no models.
 
 A precision is the format in which the matrices are stored. The compute dtype is the dtype of activations and of the cache.
-For fp32, bf16 and fp16, the precision and the compute dtype are the same; for int8, int4 and fp8 the compute dtype is the half
-precision that suits the device.
+For fp32, bf16 and fp16, the precision and the compute dtype are the same; for the other precisions the compute dtype is the
+half precision that suits the device.
 """
 
 from __future__ import annotations
@@ -37,29 +37,32 @@ def as_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device("cpu")
 
 
-BITS = {"fp64": 64, "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4.5}
+BITS = {"fp64": 64, "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_e5m2": 8, "w8a8": 8, "int8": 8, "int4": 4.5}
 """Bits per weight of a matrix in each precision; in int4, 32 weights share a float16 scale."""
 
 
 def as_precision(precision: str | torch.dtype | None, device: torch.device) -> str:
     """The name of a precision. None means fp16 on a GPU and fp32 on the CPU.
 
-    Raises `InvalidRequest` for an unknown precision and `NotAvailable` for fp8 on the CPU.
+    Raises `InvalidRequest` for an unknown precision.
     """
     if precision is None:
         return "fp16" if device.type == "cuda" else "fp32"
     name = precision_name(precision) if isinstance(precision, torch.dtype) and precision in DTYPES.values() else precision
     if not isinstance(name, str) or name not in BITS:
-        raise InvalidRequest(f"precision is {precision!r}; fp32, bf16, fp16, int8, int4 or fp8 is accepted")
-    if name == "fp8" and device.type != "cuda":
-        raise NotAvailable("precision fp8 was asked for, but a CPU cannot multiply fp8; use int8, which takes as many bytes")
+        raise InvalidRequest(f"precision is {precision!r}; fp32, bf16, fp16, int8, w8a8, int4 or fp8 is accepted")
     return str(name)
+
+
+def bits_in_memory(precision: str, device: torch.device) -> float:
+    """Bits per weight of a matrix on a device. A CPU has no products of FP8, so it keeps these numbers in bf16."""
+    return 16 if precision.startswith("fp8") and device.type == "cpu" else BITS[precision]
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype in which a model of this precision computes.
 
-    For int8, int4 and fp8 the compute dtype is bfloat16 on the CPU and float16 on a GPU.
+    For int8, w8a8, int4 and fp8 the compute dtype is bfloat16 on the CPU and float16 on a GPU.
     """
     return DTYPES.get(precision, torch.float16 if device.type == "cuda" else torch.bfloat16)
 

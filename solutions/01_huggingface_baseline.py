@@ -522,6 +522,7 @@ if predicted(matmul_share=guess_matmul_share):
 # A ladder has one task, because speeds of different tasks cannot be compared. The task of this ladder is one prompt of 64 tokens,
 # and 64 new tokens. The batch of 16 sequences is another task, so its speed is on another ladder. The last rung is `labkit`'s own
 # engine. It takes turns with Hugging Face (with and without cache), because runs at different times cannot be compared either.
+# In lab 04 a real server does the same task, and adds the rung *served* to this ladder.
 
 
 # %%
@@ -554,8 +555,8 @@ if passed(greedy_decode) and predicted(cache_speedup=guess_cache_speedup):
 # ## What you have now
 #
 # - Correct timing: it warms up, waits for the device, and takes the median. Programs that are compared take turns.
-# - Times of prefill and decode, the size of the cache, sweeps over batch and length.
-# - A baseline, its distance to the limit, and a profile that shows what to improve first.
+# - Times of prefill and decode, and what batching gains; with the extras, the size of the cache, and longer texts.
+# - A baseline, and a profile that shows what to improve first; with the extras, its distance to the limit.
 #
 # Next: **lab 02**, where you build the fused steps one at a time and put each of them into a running engine.
 

@@ -18,8 +18,9 @@ import queue
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
+from labkit import measure
 from labkit.lab import check, hint, passed, predicted, progress_panel, reset, solution, solved, submit
-from labkit.lab.lab04 import deploy, measurements, pictures, prompt_inputs
+from labkit.lab.lab04 import deploy, measurements, pictures, prompt_inputs, served
 from labkit.measure import plots
 
 # %%
@@ -51,9 +52,9 @@ pictures.server()
 # model run at the same time.
 #
 # **FasterTransformer** was NVIDIA's library for running transformers, and its backend for Triton (2021 to 2023) served GPT-J with
-# three models. Many clients still use these three models, so you build them: `preprocessing` (text to tokens),
+# three models. Many clients still use these three models, so your server has them, too: `preprocessing` (text to tokens),
 # `fastertransformer` (tokens to tokens, the engine) and `postprocessing` (tokens to text). Each of the three needs a
-# description.
+# description and code. labkit has both. In the extras, you write a description, and the code before and after the engine.
 
 # %% [markdown]
 # {{core path: go on at The ensemble}}
@@ -165,7 +166,8 @@ check(postprocess)
 # ## The ensemble
 #
 # An **ensemble** is a model without code: its description only says which tensor goes where, and the server passes the tensors
-# on. So a client sends one request instead of three: text in, text out.
+# on. So a client sends one request instead of three: text in, text out. With the prompt, the client sends how many new tokens it
+# wants at most, *bad words*, which must not be in the new text, and *stop words*, which end it.
 
 # %%
 pictures.ensemble()
@@ -178,6 +180,9 @@ pictures.ensemble()
 # | `preprocessing` | `QUERY` (prompt), `REQUEST_OUTPUT_LEN`, `BAD_WORDS_DICT`, `STOP_WORDS_DICT` | `INPUT_ID`, `REQUEST_INPUT_LEN`, `REQUEST_OUTPUT_LEN`, `BAD_WORDS_IDS`, `STOP_WORDS_IDS` |
 # | `fastertransformer` | `input_ids`, `input_lengths`, `request_output_len`, `bad_words_list`, `stop_words_list` | `output_ids`, `sequence_length` |
 # | `postprocessing` | `TOKENS_BATCH`, `SEQUENCE_LENGTH` | `OUTPUT` |
+#
+# You give the connections as a dictionary. An ensemble of the model `upper` alone, with the client's tensors `INPUT_0` and
+# `OUTPUT_0`, would be `{"upper": ({"TEXT": "INPUT_0"}, {"LOUD": "OUTPUT_0"})}`.
 
 # %% [markdown]
 # {{exercise lab04.ensemble_maps}}
@@ -216,6 +221,7 @@ if is_wired:
     mine = deploy(*own, ensemble_maps)
     for text in mine.ask(["In the beginning", "The captain said that"], 16):
         print(repr(text))
+    # The stop words are one line of CSV; here it has one word, a comma.
     print("until a comma:", mine.ask(["In the beginning"], 40, stop='","'))
 
 # %% [markdown]
@@ -501,7 +507,7 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
 # the queue inside the engine. Batching in the server is right for models for which all requests take equally long.
 
 # %% [markdown]
-# {{core path: go on at What you have now}}
+# {{core path: go on at What the server costs}}
 
 # %% [markdown]
 # ## The trade-off
@@ -580,11 +586,49 @@ if is_wired and passed(answer_together) and passed(keep_alive):
         print("repaired:", keep_alive(mine.client, "batched", measurements.one_job()))
 
 # %% [markdown]
+# ## What the server costs
+#
+# Your speed ladder has one more rung: *served*. The task is the same as in lab 01: one prompt of 64 tokens and 64 new tokens.
+# The same engine does this task in three ways, which take turns:
+#
+# - *engine*: in this notebook, without a server,
+# - *served*: in your server; the model `gptj` sends one answer with the whole text,
+# - *served, streamed*: the same, but `gptj` sends each token as soon as it is made.
+#
+# A request to the server has to be packed, sent, queued and unpacked. The engine's answer goes the same way back, in one
+# piece or in 64 pieces.
+#
+# **Predict:** the engine makes a number of tokens per second without a server. Which fraction of this number (0 to 1) does a
+# client get from the server that *streams*?
+
+# %%
+# BEGIN SOLUTION guess_served_share = None
+guess_served_share = 0.9
+# END SOLUTION
+if is_wired and predicted(served_share=guess_served_share, as_share=True):
+    times, ladder = served.what_serving_costs(mine), measure.Ladder()
+    ladder.add_timings(served.TASK, times, where="fp32, one client on the same machine")
+    for name in (served.SERVED, served.STREAMED):
+        share = measure.ratio(times[served.ENGINE], times[name])
+        print(f"{name}:", f"{share} the speed of the engine alone" if share.trusted else share.words)
+    print(f"your prediction for streaming: {guess_served_share} x")
+    display(plots.ladder_plot(ladder.of(served.TASK), caption="fp32, one client on the same machine"))
+
+# %% [markdown]
+# Compare the bars of this lab with each other, because they took turns. If you did lab 01, its bars are above them; they are
+# from another time.
+#
+# The costs of a request are paid once, the costs of a piece for every token. With gptj-tiny a step takes only one to three
+# milliseconds, so you can see these costs. With the 6 B model a step takes more than a hundred times as long, but a piece costs
+# the same, so there the server costs almost nothing. And with many clients the server gains, because their requests share steps.
+
+# %% [markdown]
 # ## What you have now
 #
-# - GPT-J in the real server. `labkit serve` does the same, with a watchdog like `keep_alive` of exercise 4.10.
-# - With the extras: stages that you wrote, and a client that streams, and stops the engine when its reader leaves.
-# - Your own measurements, which show when the server should join requests, and when the engine should join them.
+# - GPT-J in the real server, behind an ensemble that you wired. `labkit serve` starts such a server with one command.
+# - With the extras: stages that you wrote, a client that streams, and stops the engine when its reader leaves, and a repair.
+# - Your own measurements, which show when the server should join requests, when the engine should join them, and what a server
+#   costs.
 #
 # The next cell stops the server. Your points are in the panel at the top (*Look again*).
 

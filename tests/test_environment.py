@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from labkit import environment, host_cores, native
@@ -59,12 +60,12 @@ def test_no_cpuinfo_at_all() -> None:
 
 def test_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_cores, "quotas", list)
-    monkeypatch.setattr(host_cores.os, "sched_getaffinity", lambda process: {700, 703, 707})
-    monkeypatch.setattr(environment.psutil, "cpu_count", lambda logical: None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {700, 703, 707})
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: None)
     cpu = find_cpu(X86)
     assert (cpu.cores, cpu.usable_cores) == (3, 3)
-    monkeypatch.delattr(host_cores.os, "sched_getaffinity")
-    monkeypatch.setattr(host_cores.os, "cpu_count", lambda: 5)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
     assert find_cpu(X86).usable_cores == 5
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labkit.errors import NotAvailable
-from labkit.home import home, make_new, write_atomically
+from labkit.home import home, make_new, set_aside, write_atomically
 
 
 def test_home_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +48,17 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
 def test_a_new_file_gets_a_free_name(tmp_path: Path) -> None:
     made = [make_new(tmp_path / "old.py", lambda path: path.touch(exist_ok=False)) for _ in range(3)]
     assert [path.name for path in made] == ["old.py", "old-2.py", "old-3.py"]
+
+
+def test_a_second_damaged_file_does_not_replace_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    for text in ("first", "second"):
+        path.write_text(text)
+        set_aside(path)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "progress.damaged": "first",
+        "progress-2.damaged": "second",
+    }
+    with pytest.raises(FileNotFoundError):
+        set_aside(path)
+    assert len(list(tmp_path.iterdir())) == 2

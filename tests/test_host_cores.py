@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_without_groups_there_is_no_quota(tmp_path: Path) -> None:
 def test_a_quota_is_rounded_down_but_one_core_remains(monkeypatch: pytest.MonkeyPatch, found: list[float], cores: int) -> None:
     monkeypatch.setattr(host_cores, "quotas", lambda: found)
     monkeypatch.setattr(host_cores, "physical_cores", lambda processors: 5)
-    monkeypatch.setattr(host_cores.os, "cpu_count", lambda: 5)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
     assert usable_cores() == cores
 
 

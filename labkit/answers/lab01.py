@@ -127,6 +127,19 @@ def _forgotten_past(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:
     return torch.cat(made, dim=1)
 
 
+def _old_past(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:
+    out = model(input_ids, use_cache=True)
+    past, made = out.past_key_values, [out.logits[:, -1].argmax(-1, keepdim=True)]
+    for _ in range(new_tokens - 1):
+        out = model(made[-1], past_key_values=past, use_cache=True)
+        made.append(out.logits[:, -1].argmax(-1, keepdim=True))
+    return torch.cat(made, dim=1)
+
+
+def _unneeded_call(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:
+    return greedy_decode(model, input_ids, new_tokens + 1)[:, :-1]
+
+
 GREEDY_DECODE_ANSWER = Answer(
     exercise=GREEDY_DECODE,
     reference=greedy_decode,
@@ -146,6 +159,14 @@ GREEDY_DECODE_ANSWER = Answer(
             _first_position,
         ),
         Mistake("You pass one token without past_key_values, so the model sees only that token.", _forgotten_past),
+        Mistake(
+            "Every call gets the past_key_values of the prefill; pass those that the last call returned.",
+            _old_past,
+        ),
+        Mistake(
+            "The tokens are right, but one call is not needed: the last new token is never passed to the model.",
+            _unneeded_call,
+        ),
     ),
 )
 

@@ -22,10 +22,12 @@ from labkit.errors import NotAvailable
 from labkit.model import FixedBatches, KVCache
 from labkit.model.cuda_graph import GraphedGPTJ
 from labkit.model.fastest_forward import fastest_forward
+from labkit.model.quantized_kv_cache import check_kv_cache_dtype, new_cache
 from labkit.model.weight_store import read_model
 from labkit.precision import BITS, compute_dtype, precision_name
+from labkit.weight_formats import FORMATS
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "w8a8", "int4", "fp8")
 """The precisions that the benchmark accepts; each engine declares which of them it runs."""
 
 
@@ -110,21 +112,26 @@ class LabkitEngine(BenchEngine):
     """
 
     name = "labkit"
+    kv_cache_dtype: ClassVar[str | None] = None
+    """The format of the KV cache; None is the model's own dtype."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
+        check_kv_cache_dtype(self.kv_cache_dtype, device)
         self._model = read_model(checkpoint, precision, device)
         self._forward = fastest_forward(self._model, padding_slot=PADDING_SLOT)
         self._describe(precision, device)
 
     def _describe(self, precision: str, device: torch.device) -> None:
         self._cache: KVCache | None = None
-        head = ", lm_head int8" if precision == "int4" else ""
+        form = FORMATS.get(precision)
+        head = f", lm_head {form.head_kind}" if form and form.head_kind != precision else ""
         dtype = precision_name(compute_dtype(precision, device))
-        self.detail = f"weights {precision}{head}, activations {dtype}, KV cache {precision_name(self._model.dtype)}"
+        cache = self.kv_cache_dtype or precision_name(self._model.dtype)
+        self.detail = f"weights {precision}{head}, activations {dtype}, KV cache {cache}"
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """All precisions; fp8 only on a GPU."""
+        """All precisions; fp8 only on a GPU, because a CPU computes it in bf16."""
         return PRECISIONS if device.type == "cuda" else PRECISIONS[:-1]
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
@@ -132,10 +139,14 @@ class LabkitEngine(BenchEngine):
         batch, length = prompts.shape
         model, slots = self._model, 1 + batch * (length + new_tokens)  # one more slot, for the padding of a CUDA graph
         if self._cache is None or self._cache.num_slots < slots:
-            self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
+            self._cache = self._new_cache(slots)
         self._batches = FixedBatches(batch, length + new_tokens, model.device, first_slot=PADDING_SLOT + 1)
         with self._forward.limited_threads():
             return self._forward(self._batches.prefill(list(prompts)), self._cache).argmax(-1)
+
+    def _new_cache(self, slots: int) -> KVCache:
+        model, name = self._model, self.kv_cache_dtype
+        return new_cache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part, kv_cache_dtype=name)
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
         """Run one forward pass per step over the preallocated cache."""
@@ -148,3 +159,9 @@ class LabkitEngine(BenchEngine):
                 tokens = self._forward(self._batches.decode(tokens), self._cache).argmax(-1)
                 made.append(tokens)
         return torch.stack(made, dim=1)
+
+
+def of_kv_cache(name: str) -> type[LabkitEngine]:
+    """The engine class with a KV cache in this format, such as `labkit-kv-int8`."""
+    about = f"labkit with a KV cache in {name}."
+    return type("LabkitEngine", (LabkitEngine,), {"name": f"labkit-kv-{name}", "kv_cache_dtype": name, "__doc__": about})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from labkit.bench.beside import busy_processes
-from labkit.bench.engines import PRECISIONS, BenchEngine, LabkitEngine
+from labkit.bench.engines import PRECISIONS, BenchEngine, LabkitEngine, of_kv_cache
 from labkit.bench.parallel_engine import of_layout
 from labkit.bench.peers import PEERS
 from labkit.bench.rounds import Measured, Player, Prompts, first_round, run_in_turn, watched_round
@@ -106,7 +106,8 @@ class Session:
     def run(self) -> None:
         """Measure every engine that can be measured."""
         parallel = map(of_layout, self._settings.layouts)
-        kinds: list[type[BenchEngine]] = [LabkitEngine, *parallel, *(PEERS[name] for name in self._settings.against)]
+        caches = map(of_kv_cache, self._settings.kv_cache_dtypes)
+        kinds: list[type[BenchEngine]] = [LabkitEngine, *caches, *parallel, *(PEERS[name] for name in self._settings.against)]
         usable = [kind for kind in kinds if self._try(kind.name, partial(kind.require, self._device, self._precision))]
         self.interleaved = not (self._settings.one_at_a_time or self._too_much(usable))
         for group in [usable] if self.interleaved else [[kind] for kind in usable]:

@@ -6,10 +6,13 @@ import itertools
 import math
 from dataclasses import dataclass
 
+import torch
+
 from labkit.bench.engines import LabkitEngine
 from labkit.bench.peers import PEERS
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
+from labkit.model.quantized_kv_cache import check_kv_cache_dtype
 from labkit.parallel import Layout
 
 MOST_BESIDE = 1024
@@ -25,7 +28,8 @@ class BenchSettings:
     before the next engine is built. `one_at_a_time` needs the memory of only one engine; it is chosen automatically if the
     engines together do not fit into memory. `tensor_parallel` and `pipeline_parallel` are lists: the numbers of shards and the
     numbers of stages to run with. labkit also runs on several ranks, once for each combination of these numbers. `beside` is
-    the number of other processes that keep a core busy during the runs.
+    the number of other processes that keep a core busy during the runs. labkit also runs with a KV cache in each format of
+    `kv_cache_dtypes`.
     """
 
     model: str = "gptj-tiny"
@@ -42,6 +46,7 @@ class BenchSettings:
     tensor_parallel: tuple[int, ...] = (1,)
     pipeline_parallel: tuple[int, ...] = (1,)
     beside: int = 0
+    kv_cache_dtypes: tuple[str, ...] = ()
 
     @property
     def layouts(self) -> list[Layout]:
@@ -56,6 +61,8 @@ class BenchSettings:
             raise InvalidRequest(f"peer {unknown[0]!r} is unknown; accepted are {', '.join(PEERS)}")
         if LabkitEngine.name in self.against or len(set(self.against)) < len(self.against):
             raise InvalidRequest(f"peers {', '.join(self.against)}: name each peer once, and not labkit itself")
+        for name in self.kv_cache_dtypes:
+            check_kv_cache_dtype(name, torch.device("cpu"))
         if min(self.batches, default=0) < 1 or self.prompt_tokens < 1 or self.new_tokens < 2:
             raise InvalidRequest(
                 f"batch {list(self.batches)}, prompt_tokens {self.prompt_tokens}, new_tokens {self.new_tokens}: each batch and "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labkit.checkpoints.eight_bit_scheme import FORMS, EightBitScheme, scheme_of_group
 from labkit.checkpoints.integer_weight import IntegerScheme
 from labkit.errors import CheckpointError, InvalidRequest
 from labkit.json_file import read_json_object
@@ -18,13 +19,15 @@ PACK_QUANTIZED = "pack-quantized"
 class StoredQuantization:
     """What a directory says of its weights.
 
-    `method` is "compressed-tensors" or "gptq". `schemes` are the schemes that its matrices may have. `zero_offset` is the
-    number that must be added to a stored zero point: the first version of the GPTQ format stores zero points less 1.
+    `method` is "compressed-tensors" or "gptq". `schemes` are the schemes that its packed matrices may have. `zero_offset` is
+    the number that must be added to a stored zero point: the first version of the GPTQ format stores zero points less 1.
+    `eight_bit` are the config groups of 8-bit numbers, which are not packed.
     """
 
     method: str
     schemes: tuple[IntegerScheme, ...]
     zero_offset: int = 0
+    eight_bit: tuple[EightBitScheme, ...] = ()
 
 
 def stored_quantization(folder: Path) -> StoredQuantization | None:
@@ -40,7 +43,7 @@ def stored_quantization(folder: Path) -> StoredQuantization | None:
         return None
     try:
         if said.get("quant_method") == COMPRESSED_TENSORS:
-            return _compressed_tensors(said)
+            return parsed_quantization(said)
         if said.get("quant_method") == GPTQ and "bits" in said:
             return _gptq(said)
     except (InvalidRequest, ValueError, TypeError) as error:
@@ -50,15 +53,22 @@ def stored_quantization(folder: Path) -> StoredQuantization | None:
     return None
 
 
-def _compressed_tensors(said: dict[str, Any]) -> StoredQuantization:
+def parsed_quantization(said: dict[str, Any]) -> StoredQuantization:
+    """What a `quantization_config` of compressed-tensors says. Raises `ValueError` or `InvalidRequest` for other schemes."""
     groups = said.get("config_groups")
     if not isinstance(groups, dict) or not groups:
         raise ValueError("it has no config_groups")
+    packed: list[IntegerScheme] = []
+    eight_bit: list[EightBitScheme] = []
     for group in groups.values():
         form = group.get("format") or said.get("format")
-        if form != PACK_QUANTIZED:
-            raise ValueError(f"its format is {form!r:.80}; {PACK_QUANTIZED} is accepted")
-    return StoredQuantization(COMPRESSED_TENSORS, tuple(_scheme(group) for group in groups.values()))
+        if form == PACK_QUANTIZED:
+            packed.append(_scheme(group))
+        elif form in FORMS:
+            eight_bit.append(scheme_of_group(group, form))
+        else:
+            raise ValueError(f"its format is {form!r:.80}; {', '.join((PACK_QUANTIZED, *FORMS))} are accepted")
+    return StoredQuantization(COMPRESSED_TENSORS, tuple(packed), eight_bit=tuple(eight_bit))
 
 
 def _scheme(group: dict[str, Any]) -> IntegerScheme:

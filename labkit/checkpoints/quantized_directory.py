@@ -1,4 +1,4 @@
-"""Reads a directory in Hugging Face's layout whose matrices are stored as integers, by compressed-tensors or by GPTQ."""
+"""Reads a directory in Hugging Face's layout whose matrices are quantized, by compressed-tensors or by GPTQ."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.directory import verify_checksums
+from labkit.checkpoints.eight_bit_matrix import EightBitMatrix, part_of
+from labkit.checkpoints.eight_bit_scheme import scheme_for
 from labkit.checkpoints.fit import check_fit
 from labkit.checkpoints.folder_config import read_config
 from labkit.checkpoints.integer_weight import IntegerWeight
@@ -20,7 +22,10 @@ from labkit.checkpoints.weight_files import WeightFiles, open_weights
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError
 from labkit.tokenizer import Tokenizer
+from labkit.weight_formats import RowScaledWeight
 
+READ_THE_NORM = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in")
+"""The matrices of a block that read its layer norm. They have the same inputs."""
 _BLOCK_NUMBERS = 1 << 22
 """While a matrix is dequantized, about this many of its numbers are in memory as integers."""
 
@@ -45,27 +50,43 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
         self._tensors = weights.tensors
         self.weight_dtype = self._stored_dtype("transformer.wte.weight")
 
-    def integers(self, name: str, rows: slice | None = None, columns: slice | None = None) -> IntegerWeight | None:
-        """A matrix as it is stored, or some of its rows and columns; None if it is stored dense."""
+    def integers(
+        self, name: str, rows: slice | None = None, columns: slice | None = None
+    ) -> IntegerWeight | RowScaledWeight | None:
+        """A matrix as it is stored, or some of its rows and columns; None if it is stored dense.
+
+        A matrix whose inputs are rounded too comes in the format of its kernels.
+        """
         if name not in self._matrices:
             return None
         matrix = self._matrices[name]
         begin, end, _ = (rows or slice(None)).indices(matrix.shape[0])
         found = matrix.integers(slice(begin, end))
-        return found if columns is None else found.part(columns)
+        if columns is None:
+            return found
+        return found.part(columns) if isinstance(found, IntegerWeight) else part_of(found, columns)
 
     @functools.cached_property
     def kernel_precision(self) -> str | None:
-        """ "int8" or "int4" if labkit has kernels for the matrices of all layers as they are stored, otherwise None.
+        """The name of the format if labkit has kernels for the matrices of all layers as they are stored, otherwise None.
 
         All layers must have the same format. The head may have another format or be dense.
         """
         names = [name for name, shape in expected_shapes(self.config).items() if len(shape) == 2 and ".h." in name]
-        kinds = {self._matrices[name].kernel_bits() if name in self._matrices else None for name in names}
+        kinds = {self._matrices[name].kernel_kind() if name in self._matrices else None for name in names}
         head = self._matrices.get("lm_head.weight")
-        if len(kinds) > 1 or None in kinds or "transformer.wte.weight" in self._matrices:
+        if len(kinds) > 1 or None in kinds or "transformer.wte.weight" in self._matrices or not self._inputs_agree():
             return None
-        return None if head is not None and head.kernel_bits() is None else f"int{kinds.pop()}"
+        return None if head is not None and head.kernel_kind() is None else kinds.pop()
+
+    def _inputs_agree(self) -> bool:
+        """Whether the four matrices of each block that read its layer norm have the same input scale, if they have one."""
+        for layer in range(self.config.num_layers):
+            names = (f"transformer.h.{layer}.{each}.weight" for each in READ_THE_NORM)
+            found = (self._matrices.get(name) for name in names)
+            if len({each.input_scale for each in found if isinstance(each, EightBitMatrix)}) > 1:
+                return False
+        return True
 
     @property
     def schemes(self) -> str:
@@ -94,16 +115,27 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
         return find_tokenizer([self.path], self.config.vocab_size)
 
 
+def stored_matrix(
+    path: Path, stored: StoredQuantization, weights: WeightFiles, name: str, shape: tuple[int, int]
+) -> StoredMatrix | None:
+    """The matrix with this name in a dense directory, if the directory stores it in a quantized form; otherwise None."""
+    module = name.removesuffix(".weight")
+    if name in weights.integers and (scheme := scheme_for(stored.eight_bit, module)):
+        return EightBitMatrix(path, weights, module, shape, scheme)
+    if name in weights.names or not any(each.startswith(f"{module}.") for each in weights.names):
+        return None
+    if stored.method == COMPRESSED_TENSORS:
+        return PackQuantized(path, weights, module, shape, stored.schemes)
+    return GptqMatrix(path, weights, module, shape, stored.schemes[0], stored.zero_offset)
+
+
 def _matrices(path: Path, config: GPTJConfig, stored: StoredQuantization, weights: WeightFiles) -> dict[str, StoredMatrix]:
-    """Every matrix that is stored as integers, by the name that it has in a dense directory."""
+    """Every matrix that is stored in a quantized form, by the name that it has in a dense directory."""
     found: dict[str, StoredMatrix] = {}
     for name, shape in expected_shapes(config).items():
-        module = name.removesuffix(".weight")
-        if len(shape) != 2 or name in weights.names or not any(each.startswith(f"{module}.") for each in weights.names):
+        if len(shape) != 2:
             continue
-        size = shape[0], shape[1]
-        if stored.method == COMPRESSED_TENSORS:
-            found[name] = PackQuantized(path, weights, module, size, stored.schemes)
-        else:
-            found[name] = GptqMatrix(path, weights, module, size, stored.schemes[0], stored.zero_offset)
+        matrix = stored_matrix(path, stored, weights, name, (shape[0], shape[1]))
+        if matrix is not None:
+            found[name] = matrix
     return found

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.bit_packing import unpack, unpack_with_gaps, words_of
+from labkit.checkpoints.eight_bit_scheme import EightBitScheme
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight, kernel_bits
 from labkit.checkpoints.weight_files import WeightFiles
 from labkit.errors import CheckpointError
+from labkit.weight_formats import RowScaledWeight
 
 
 class StoredMatrix(ABC):
@@ -22,7 +24,7 @@ class StoredMatrix(ABC):
     tensor is missing or has a wrong shape. `names` are the names of the tensors that are there.
     """
 
-    scheme: IntegerScheme
+    scheme: IntegerScheme | EightBitScheme
     parts: tuple[str, ...]
     optional: tuple[str, ...] = ()
 
@@ -59,17 +61,25 @@ class StoredMatrix(ABC):
         return self._files[self.name(part)].entry(self.name(part)).dtype
 
     @abstractmethod
-    def integers(self, rows: slice) -> IntegerWeight:
+    def integers(self, rows: slice) -> IntegerWeight | RowScaledWeight:
         """Some consecutive rows of the matrix."""
 
     @abstractmethod
-    def kernel_bits(self) -> int | None:
-        """8 or 4 if labkit has kernels for the matrix as it is stored, otherwise None. Reads the scales and zero points."""
+    def kernel_kind(self) -> str | None:
+        """The kind of weight whose kernels read the matrix as it is stored, such as int8; None if labkit has no such kernels.
+
+        Reads the scales and zero points.
+        """
 
     def refuse(self, part: str, accepted: str) -> CheckpointError:
         """The error for a tensor that does not fit."""
         found = f"shape {self.shape_of(part)} and {str(self.dtype_of(part)).removeprefix('torch.')}"
         return CheckpointError(f"{self.folder}: {self.name(part)} has {found}, but {accepted} is needed")
+
+
+def kind_of_bits(bits: int | None) -> str | None:
+    """The kind of weight for integers of this many bits."""
+    return None if bits is None else f"int{bits}"
 
 
 class PackQuantized(StoredMatrix):
@@ -79,6 +89,7 @@ class PackQuantized(StoredMatrix):
     `[words of out, groups]` is packed down the columns, and there only if the scheme is not symmetric.
     """
 
+    scheme: IntegerScheme
     parts = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
     optional = ("weight_shape", "weight_zero_point")
 
@@ -120,9 +131,9 @@ class PackQuantized(StoredMatrix):
         if self.shape_of("weight_zero_point") != expected or self.dtype_of("weight_zero_point") != torch.int32:
             raise self.refuse("weight_zero_point", f"int32 of shape {list(expected)}")
 
-    def kernel_bits(self) -> int | None:
-        """8 or 4 if labkit has kernels for the matrix as it is stored, otherwise None."""
-        return kernel_bits(self.scheme, self.shape[1], self.load("weight_scale"))
+    def kernel_kind(self) -> str | None:
+        """int8 or int4 if labkit has kernels for the matrix as it is stored, otherwise None."""
+        return kind_of_bits(kernel_bits(self.scheme, self.shape[1], self.load("weight_scale")))
 
     def integers(self, rows: slice) -> IntegerWeight:
         """Some consecutive rows of the matrix."""
@@ -144,6 +155,7 @@ class GptqMatrix(StoredMatrix):
     `[groups, out]`, and `g_idx` `[in]` is the group of each input (missing, or in order, if the inputs were not reordered).
     """
 
+    scheme: IntegerScheme
     parts = ("qweight", "qzeros", "scales", "g_idx")
     optional = ("g_idx",)
 
@@ -180,12 +192,13 @@ class GptqMatrix(StoredMatrix):
         in_order = torch.arange(self.shape[1], dtype=found.dtype, device=found.device) // self.scheme.group_of(self.shape[1])
         return None if torch.equal(found, in_order) else found
 
-    def kernel_bits(self) -> int | None:
-        """8 or 4 if labkit has kernels for the matrix as it is stored, otherwise None."""
+    def kernel_kind(self) -> str | None:
+        """int8 or int4 if labkit has kernels for the matrix as it is stored, otherwise None."""
         zeros = unpack(self.load("qzeros"), self.scheme.bits, self.shape[0]).to(torch.int16) + self.zero_offset
         if self.columns is not None or bool((zeros != 1 << (self.scheme.bits - 1)).any()):
             return None
-        return kernel_bits(IntegerScheme(self.scheme.bits, self.scheme.group_size), self.shape[1], self.load("scales"))
+        scheme = IntegerScheme(self.scheme.bits, self.scheme.group_size)
+        return kind_of_bits(kernel_bits(scheme, self.shape[1], self.load("scales")))
 
     def integers(self, rows: slice) -> IntegerWeight:
         """Some consecutive rows of the matrix."""

@@ -36,7 +36,8 @@ class Entry:
 class TensorFile:
     """A file in which every tensor is contiguous, row after row. Each format is a subclass.
 
-    `entries` are the floating-point tensors; `integers` are tensors of whole numbers, which only quantized models have.
+    `entries` are the floating-point tensors; `integers` are tensors of whole numbers and of 8-bit floating point, which only
+    quantized models have.
     """
 
     def __init__(self, path: Path, entries: dict[str, Entry], integers: dict[str, Entry] | None = None) -> None:
@@ -49,9 +50,12 @@ class TensorFile:
         return self.entries[name] if name in self.entries else self.integers[name]
 
     def load(self, name: str, rows: slice | None = None) -> Tensor:
-        """A tensor as it is stored, whole or some of its rows (a slice without negative ends and without a step)."""
+        """A tensor as it is stored, whole or some of its rows (a slice without negative ends and without a step).
+
+        A tensor without dimensions becomes one of shape `[1]`.
+        """
         entry = self.entry(name)
-        kept = rows or slice(0, entry.shape[0])
+        kept = rows or slice(0, entry.shape[0] if entry.shape else 1)
         target = torch.empty(kept.stop - kept.start, *entry.shape[1:], dtype=entry.dtype, device="cpu")
         self.read(name, kept, None, target)
         return target

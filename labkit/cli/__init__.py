@@ -23,6 +23,7 @@ COMMANDS = (
     "fetch",
     "convert",
     "compress",
+    "sensitivity",
     "generate",
     "evaluate",
     "bench",

@@ -49,6 +49,9 @@ def bench(
     beside: Annotated[
         int, typer.Option(help="Keep cores busy with this many other processes, to measure as on a machine that is not idle.")
     ] = 0,
+    kv_cache_dtype: Annotated[
+        str, typer.Option(help="Also run labkit with a KV cache in these formats: int8,fp8 for example.")
+    ] = "",
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     plot: Annotated[
         Path | None,
@@ -58,7 +61,7 @@ def bench(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Some of fp32, bf16, fp16, int8, int4, separated by commas; if left out, the precision that suits the device."
+            help="Some of fp32, bf16, fp16, int8, w8a8, int4, separated by commas; if left out, what suits the device."
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -88,6 +91,7 @@ def bench(
         tensor_parallel=whole_numbers(tensor_parallel, "--tensor-parallel"),
         pipeline_parallel=whole_numbers(pipeline_parallel, "--pipeline-parallel"),
         beside=beside,
+        kv_cache_dtypes=names(kv_cache_dtype),
     )
     record = run_bench(settings, progress=say)
     _print_table(record)

@@ -1,4 +1,4 @@
-"""`labkit compress`: quantizes the weights of a model and writes a directory that the engine runs."""
+"""`labkit compress`: quantizes a model and writes a directory that the engine runs."""
 
 from __future__ import annotations
 
@@ -16,43 +16,82 @@ if TYPE_CHECKING:
 def compress(
     source: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or directory, with dense weights.")],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
-    method: Annotated[str, typer.Option(help="int8, or intN-rtn, intN-awq or intN-gptq for N in 8, 4, 3 and 2.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="intN-rtn, -mse, -awq, -gptq, -qat (N: 8, 4, 3, 2), int1, mixed; w8a8, fp8, or these with -smoothquant."
+        ),
+    ],
     group_size: Annotated[
         int | None,
-        typer.Option(help="Weights of a row that share a scale; 0: the whole row. If left out: the row for int8, else 64."),
+        typer.Option(
+            help="Weights of a row that share a scale; 0: the whole row. If left out: the row for int8 and qat, else 64."
+        ),
     ] = None,
-    asymmetric: Annotated[bool, typer.Option("--asymmetric", help="Store a zero point beside each scale.")] = False,
+    asymmetric: Annotated[bool | None, typer.Option("--asymmetric", help="Store a zero point beside each scale.")] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(help="w8a8, fp8: dynamic (a scale for each token) or static (calibrated); dynamic if left out."),
+    ] = None,
+    calibrator: Annotated[
+        str | None, typer.Option(help="Static activations: minmax, percentile, entropy or mse; minmax if left out.")
+    ] = None,
+    weight_scales: Annotated[
+        str | None, typer.Option(help="w8a8, fp8: row (a scale for each output row, if left out) or tensor.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="smoothquant: how much moves into the weights; 0.5 if left out.")] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="A UTF-8 text for awq and gptq; if left out, text that gptj-tiny was trained on.")
+        Path | None,
+        typer.Option(help="A UTF-8 text for methods that calibrate; if left out, text that gptj-tiny was trained on."),
     ] = None,
     windows: Annotated[
         int | None, typer.Option(help="How many windows of the text; if left out, 16 tokens per input of the widest matrix.")
     ] = None,
     window: Annotated[int | None, typer.Option(help="Tokens per window; the model's context if left out.")] = None,
-    damping: Annotated[float, typer.Option(help="gptq: the share of the mean diagonal that is added to the Hessian.")] = 0.01,
+    damping: Annotated[
+        float | None, typer.Option(help="gptq: the share of the mean diagonal that is added to the Hessian; 0.01 if left out.")
+    ] = None,
     activation_order: Annotated[
-        bool, typer.Option(help="gptq: round the columns with the largest inputs first, or from left to right.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--activation-order/--no-activation-order",
+            help="gptq: round the columns with the largest inputs first (if left out), or from left to right.",
+        ),
+    ] = None,
+    bits: Annotated[float | None, typer.Option(help="mixed: bits per weight on average, with scales, such as 4.5.")] = None,
+    steps: Annotated[int | None, typer.Option(help="qat: the number of training steps; 96 if left out.")] = None,
     quality: Annotated[
-        bool, typer.Option("--quality", help="Measure the perplexity before and after, on held-out text.")
+        bool, typer.Option("--quality", help="Compare the result with MODEL in fp32, on held-out text.")
     ] = False,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Quantize a model's weights: round to nearest (rtn), activation-aware (awq) or error-compensating (gptq).
+    """Quantize a model's weights: round to nearest (rtn), with searched scales (mse), activation-aware (awq),
+    error-compensating (gptq), trained to be rounded (qat). `mixed` gives each matrix the bits
+    that its sensitivity asks for (`labkit sensitivity`), and rounds by gptq.
 
-    The head is stored in int8 whatever the method. The folder has the format of compressed-tensors ("pack-quantized").
-    `labkit generate`, `evaluate` and `serve` run it; int8 with a scale for each row, and int4 without zero points, run in the
-    kernels with the stored numbers, other formats are dequantized while they are loaded. If the command is stopped (Ctrl-C),
-    run it again: finished blocks are kept.
+    w8a8 and fp8 round the activations as well. The head is stored in int8 whatever the method. The folder has the formats of
+    compressed-tensors. `labkit generate`, `evaluate` and `serve` run it; w8a8, fp8, int8 with a scale for each row, and int4
+    without zero points run in the kernels with the stored numbers, other formats are dequantized while they are loaded. If the
+    command is stopped (Ctrl-C), run it again: finished blocks are kept.
 
     Example: labkit compress gptj-tiny --method int4-gptq --out gptj-tiny-int4
     """
-    from labkit.compress import CalibrationText, method_named
+    from labkit.compress import CalibrationText, recipe_named
     from labkit.compress import compress as run
 
-    chosen = method_named(
-        method, group_size=group_size, asymmetric=asymmetric, damping=damping, activation_order=activation_order
+    chosen = recipe_named(
+        method,
+        group_size=group_size,
+        asymmetric=asymmetric,
+        damping=damping,
+        activation_order=activation_order,
+        steps=steps,
+        bits=bits,
+        activations=activations,
+        calibrator=calibrator,
+        alpha=alpha,
+        weight_scales=weight_scales,
     )
     text = CalibrationText.read(calibration) if chosen.calibrated else None
     if text is not None:
@@ -88,14 +127,13 @@ def _check_apart(text: CalibrationText) -> None:
 
 
 def _quality(source: str, out: Path, seed: int) -> dict[str, Any]:
-    """The perplexity of the held-out sample before and after."""
+    """How far the compressed model is from the source in fp32, on the held-out sample."""
+    from labkit.cli.evaluate import table
     from labkit.compress.calibration import HELD_OUT
-    from labkit.engine import evaluate, load
+    from labkit.engine import compare, load
 
-    text, found = HELD_OUT.read_text("utf-8"), []
-    for model in (source, str(out)):
-        with load(model, seed=seed) as engine:
-            found.append(evaluate(engine, text, seed=seed).perplexity)
-    percent = 100 * (found[1] / found[0] - 1)
-    say(f"perplexity on held-out text: {found[0]:.3f} before, {found[1]:.3f} after ({percent:+.3f} %)")
-    return {"perplexity_before": found[0], "perplexity_after": found[1], "percent": percent, "text": HELD_OUT.name}
+    with load(source, dtype="fp32", seed=seed) as reference, load(str(out), seed=seed) as engine:
+        quality = compare(engine, reference.logits, HELD_OUT.read_text("utf-8"), seed=seed)
+    say(f"quality on held-out text ({HELD_OUT.name}), against {source} in fp32")
+    say(table(quality))
+    return {**quality.to_dict(), "text": HELD_OUT.name}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, SeedOption, print_json, say
+from labkit.cli.output import DeviceOption, JsonOption, KVCacheOption, ModelOption, PrecisionOption, SeedOption, print_json, say
 from labkit.cli.sampling_options import as_arguments, with_sampling_options
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def generate(
     model: ModelOption = "gptj-tiny",
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    kv_cache_dtype: KVCacheOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
     tensor_parallel: Annotated[
@@ -38,17 +39,20 @@ def generate(
 
     params = SamplingParams(seed=seed, **as_arguments(sampling))
     if (tensor_parallel, pipeline_parallel) == (1, 1):
-        engine = load(model, device=device, dtype=precision, seed=seed)
+        engine = load(model, device=device, dtype=precision, seed=seed, kv_cache_dtype=kv_cache_dtype)
     else:
-        engine = _load_parallel(model, device, precision, seed, tensor_parallel, pipeline_parallel)
+        engine = _load_parallel(model, device, precision, seed, tensor_parallel, pipeline_parallel, kv_cache_dtype)
     with engine:
         _generate(engine, prompts, params, json=json)
 
 
-def _load_parallel(model: str, device: str | None, precision: str | None, seed: int, shards: int, stages: int) -> Engine:
+def _load_parallel(
+    model: str, device: str | None, precision: str | None, seed: int, shards: int, stages: int, kv_cache_dtype: str | None
+) -> Engine:
     from labkit.parallel import Layout, load_parallel
 
-    return load_parallel(model, Layout(shards, stages), device=device, dtype=precision, seed=seed)
+    layout = Layout(shards, stages)
+    return load_parallel(model, layout, device=device, dtype=precision, seed=seed, kv_cache_dtype=kv_cache_dtype)
 
 
 def _generate(engine: Engine, prompts: list[str], params: SamplingParams, *, json: bool) -> None:

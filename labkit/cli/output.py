@@ -29,7 +29,11 @@ ModelOption = Annotated[
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda[:N]; if left out, a GPU if there is one.")]
 PrecisionOption = Annotated[
     str | None,
-    typer.Option("--precision", help="fp32, bf16, fp16, int8, int4 or fp8; if left out, the precision that suits the device."),
+    typer.Option("--precision", help="fp32, bf16, fp16, int8, w8a8, int4 or fp8; if left out, what suits the device."),
+]
+KVCacheOption = Annotated[
+    str | None,
+    typer.Option("--kv-cache-dtype", help="int8 or fp8: a KV cache in 8 bits, on the CPU; if left out, the model's own dtype."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labkit.cli.output import DeviceOption, JsonOption, PrecisionOption, SeedOption, print_json, say
+from labkit.cli.output import DeviceOption, JsonOption, KVCacheOption, PrecisionOption, SeedOption, print_json, say
 
 if TYPE_CHECKING:
     from labkit.serving.server import Server
@@ -27,6 +27,7 @@ def serve(
         ),
     ] = "gptj-tiny",
     precision: PrecisionOption = None,
+    kv_cache_dtype: KVCacheOption = None,
     device: DeviceOption = None,
     seed: SeedOption = 0,
     tensor_parallel: Annotated[int, typer.Option(help="The number of ranks that share each layer.")] = 1,
@@ -86,6 +87,7 @@ def serve(
     settings = ServeSettings(
         model=name,
         precision=precision,
+        kv_cache_dtype=kv_cache_dtype,
         device=device,
         seed=seed,
         tensor_parallel=tensor_parallel,

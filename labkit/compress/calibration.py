@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from labkit.checkpoints.fetch import BUILT_IN
+from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 from labkit.plurals import counted
 from labkit.tokenizer import Tokenizer
@@ -22,6 +23,8 @@ BUILT_IN_TEXT = BUILT_IN["gptj-tiny"] / "calibration_sample.txt"
 HELD_OUT = BUILT_IN["gptj-tiny"] / "held_out_sample.txt"
 RUN_OF_WORDS = 13
 """Two texts share a passage if they share this many words in a row (the length in Brown et al. 2020, appendix C)."""
+TOKENS_PER_INPUT = 16
+"""By default there are this many calibration tokens for each input of the widest matrix (fc_out)."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ def runs_of_words(text: str, length: int = RUN_OF_WORDS) -> set[tuple[str, ...]]
     """All runs of `length` words in a text, in lower case and without punctuation."""
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[begin : begin + length]) for begin in range(len(words) - length + 1)}
+
+
+def default_windows(config: GPTJConfig, window: int) -> int:
+    """How many windows of `window` tokens hold `TOKENS_PER_INPUT` tokens for each input of the widest matrix."""
+    return -(-TOKENS_PER_INPUT * config.intermediate_size // window)
 
 
 def windows_of(text: CalibrationText, tokenizer: Tokenizer, window: int, count: int, seed: int) -> list[list[int]]:

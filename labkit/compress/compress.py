@@ -13,25 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.checkpoints import Checkpoint, is_quantized, open_checkpoint
+from labkit.checkpoints import Checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
 from labkit.checkpoints.folder_config import GENERATION_CONFIG
 from labkit.checkpoints.output import TOKENIZER_FILES, Progress, check_room, copy_beside
+from labkit.checkpoints.quantization_config import parsed_quantization
+from labkit.checkpoints.quantized_directory import stored_matrix
 from labkit.checkpoints.safetensors_file import SafetensorsFile
-from labkit.checkpoints.stored_matrix import PackQuantized
 from labkit.checkpoints.weight_files import SAFETENSORS_INDEX, WeightFiles
-from labkit.compress.block import MATRICES, Block
-from labkit.compress.calibration import CalibrationText, windows_of
-from labkit.compress.layer import quantize_block, quantize_head
-from labkit.compress.method import HEAD, Method
-from labkit.compress.pack_quantized import packed_tensors, quantization_config
+from labkit.compress.block import Block
+from labkit.compress.calibration import CalibrationText, default_windows, windows_of
+from labkit.compress.dense import open_dense
+from labkit.compress.method import Method
+from labkit.compress.recipe import Recipe, WholeModel
+from labkit.compress.weight_only import WeightOnly
 from labkit.compress.work_folder import WorkFolder
-from labkit.errors import InvalidRequest
 from labkit.home import write_atomically
 from labkit.torch_state import gradients_restored, undisturbed
 
-TOKENS_PER_INPUT = 16
-"""By default there are this many calibration tokens for each input of the widest matrix (fc_out)."""
 _HEAD_TENSORS = ("transformer.ln_f.weight", "transformer.ln_f.bias", "lm_head.weight", "lm_head.bias")
 
 
@@ -55,7 +54,7 @@ class CompressResult:
 def compress(
     source: str | Path,
     target: str | Path,
-    method: Method,
+    method: Method | Recipe,
     *,
     calibration: CalibrationText | None = None,
     windows: int | None = None,
@@ -66,32 +65,32 @@ def compress(
     """Quantize the weights called `source` by a method, and write a directory that `labkit.load` and compressed-tensors read.
 
     calibration: the text for methods that need activations, by default the built-in sample. windows: how many windows of the
-    text are used, by default 16 tokens for each input of the widest matrix, or the whole text if it is shorter. window: tokens
+    text are used, by default 16 tokens for each input of the widest matrix, and for qat the whole text. window: tokens
     per window, by default the model's context. seed: chooses the windows, and the weights of a synthetic model.
 
-    Only one block of weights is in memory at a time, and for a calibrated method the hidden states of all windows. Each
-    finished block is a file in a folder beside the target; if the call is stopped, the same call goes on with them. The target
-    appears when it is complete. Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, `InsufficientResources`, or
-    `LabkitError` for activations that are not finite.
+    Only one block of weights is in memory at a time, and for a calibrated method the hidden states of all windows; mixed needs
+    the whole model in float32, and qat several times as much. Each finished block is a file in a folder beside the target; if
+    the call is stopped, the same call goes on with them. The target appears when it is complete. Raises `InvalidRequest`,
+    `CheckpointError`, `NotAvailable`, `InsufficientResources`, or `LabkitError` for activations that are not finite.
     """
     place = Path(target).expanduser()
-    if is_quantized(source):
-        raise InvalidRequest(f"{source} is quantized already; give the model with dense weights")
-    checkpoint = open_checkpoint(source, seed=seed)
-    method.check(checkpoint.config)
+    checkpoint = open_dense(source, seed)
+    recipe = WeightOnly(method) if isinstance(method, Method) else method
+    recipe.check(checkpoint.config)
     text = calibration or CalibrationText.read()
-    ids = _windows(checkpoint, method, text, windows, window, seed)
-    work = WorkFolder(place, _settings(checkpoint, method, text, ids, seed))
+    ids = _windows(checkpoint, recipe, text, windows, window, seed)
+    work = WorkFolder(place, _settings(checkpoint, recipe, text, ids, seed))
     work.open()
     try:
         check_room(place, _bytes_before(checkpoint))
-        _Run(checkpoint, method, work, ids, progress).all_parts()
-        _write_rest(checkpoint, method, work)
+        recipe = recipe.prepared(WholeModel(checkpoint, ids, work.path, seed, progress))
+        _Run(checkpoint, recipe, work, ids, progress).all_parts()
+        _write_rest(checkpoint, recipe, work)
         work.finish()
     finally:
         work.drop_if_empty()
     sizes = [file.stat().st_size for file in place.glob("*.safetensors")]
-    bits = method.bits_per_weight(checkpoint.config)
+    bits = recipe.bits_per_weight(checkpoint.config)
     return CompressResult(place, _bytes_before(checkpoint), sum(sizes), bits, len(ids))
 
 
@@ -99,9 +98,9 @@ class _Run:
     """The parts of one model: a file for each block, and one for the embedding, the last norm and the head."""
 
     def __init__(
-        self, checkpoint: Checkpoint, method: Method, work: WorkFolder, ids: Sequence[Sequence[int]], progress: Progress
+        self, checkpoint: Checkpoint, recipe: Recipe, work: WorkFolder, ids: Sequence[Sequence[int]], progress: Progress
     ) -> None:
-        self.checkpoint, self.method, self.work, self.progress = checkpoint, method, work, progress
+        self.checkpoint, self.recipe, self.work, self.progress = checkpoint, recipe, work, progress
         self.parts = checkpoint.config.num_layers + 1
         self.ids = ids
 
@@ -114,8 +113,8 @@ class _Run:
             self._say(index, name, f"block {index}")
             if not self.work.has(name):
                 block = Block(config, self._read(prefix))
-                found = quantize_block(block, self.method, hidden, f"block {index}", self.checkpoint.weight_dtype)
-                self.work.write(name, packed_tensors(found, prefix))
+                found = self.recipe.block_tensors(block, hidden, index, self.checkpoint.weight_dtype)
+                self.work.write(name, {f"{prefix}{each}": tensor for each, tensor in found.items()})
             if hidden:  # the states go through the weights that were written, as they will when the model runs
                 stored = Block(config, self._stored(name, prefix))
                 hidden = [stored.forward(state) for state in hidden]
@@ -123,9 +122,9 @@ class _Run:
         self._say(config.num_layers, name, "embedding and head")
         if not self.work.has(name):
             tensors = {each: self.checkpoint.read(each, dtype=torch.float32) for each in _HEAD_TENSORS}
-            head = quantize_head(tensors, self.method, config.layer_norm_epsilon, hidden, self.checkpoint.weight_dtype)
+            head = self.recipe.head_tensors(tensors, config.layer_norm_epsilon, hidden, self.checkpoint.weight_dtype)
             embedding = {"transformer.wte.weight": self.checkpoint.read("transformer.wte.weight")}
-            self.work.write(name, embedding | packed_tensors(head, ""))
+            self.work.write(name, embedding | head)
         self.progress(self.parts, self.parts, "complete")
 
     def _say(self, index: int, name: str, what: str) -> None:
@@ -145,13 +144,16 @@ class _Run:
         """The tensors of a block as its file holds them, dense."""
         file = SafetensorsFile(self.work.path / name)
         files = WeightFiles(dict.fromkeys(file.entries, file), file.names, dict.fromkeys(file.integers, file))
-        shapes, found = expected_shapes(self.checkpoint.config), {}
-        for module in MATRICES:
-            rows, columns = shapes[f"{prefix}{module}.weight"]
-            matrix = PackQuantized(self.work.path, files, f"{prefix}{module}", (rows, columns), [self.method.scheme])
-            found[f"{module}.weight"] = matrix.integers(slice(0, rows)).dequantize()
-        dense = [each for each in file.entries if each.startswith(prefix) and not each.endswith("weight_scale")]
-        return found | {each.removeprefix(prefix): file.load(each).float() for each in dense}
+        stored = parsed_quantization(self.recipe.quantization_config())
+        found: dict[str, Tensor] = {}
+        for full, shape in expected_shapes(self.checkpoint.config).items():
+            if not full.startswith(prefix):
+                continue
+            size = (shape[0], shape[-1])
+            matrix = stored_matrix(self.work.path, stored, files, full, size) if len(shape) == 2 else None
+            kept = file.load(full).float() if matrix is None else matrix.integers(slice(0, shape[0])).dequantize()
+            found[full.removeprefix(prefix)] = kept
+        return found
 
 
 def part_name(index: int, parts: int) -> str:
@@ -160,30 +162,27 @@ def part_name(index: int, parts: int) -> str:
 
 
 def _windows(
-    checkpoint: Checkpoint, method: Method, text: CalibrationText, windows: int | None, window: int | None, seed: int
+    checkpoint: Checkpoint, recipe: Recipe, text: CalibrationText, windows: int | None, window: int | None, seed: int
 ) -> list[list[int]]:
-    if not method.calibrated:
+    if not recipe.calibrated:
         return []
     config = checkpoint.config
     length = min(window or config.context_length, config.context_length)
-    count = windows if windows is not None else -(-TOKENS_PER_INPUT * config.intermediate_size // length)
+    count = len(text.text) if recipe.whole_text else default_windows(config, length)
+    count = count if windows is None else windows
     return windows_of(text, checkpoint.tokenizer(), length, count, seed)
 
 
-def _settings(checkpoint: Checkpoint, method: Method, text: CalibrationText, ids: list[list[int]], seed: int) -> dict[str, Any]:
+def _settings(checkpoint: Checkpoint, recipe: Recipe, text: CalibrationText, ids: list[list[int]], seed: int) -> dict[str, Any]:
     """What determines the result; an unfinished folder is only used again if all of it is the same."""
     norms = [checkpoint.read(name).float() for name in ("transformer.h.0.ln_1.weight", "transformer.ln_f.weight")]
     weights = hashlib.sha256(b"".join(bytes(norm.view(torch.uint8).numpy()) for norm in norms))  # type: ignore[arg-type]
     found: dict[str, Any] = {
         "source": checkpoint.name,
         "source_norms_sha256": weights.hexdigest(),
-        "method": method.name,
-        "blocks": str(method.scheme),
-        "head": str(HEAD),
+        "method": recipe.name,
         "seed": seed,
-    }
-    if method.algorithm == "gptq":
-        found |= {"damping": method.damping, "activation_order": method.activation_order}
+    } | recipe.settings()
     if ids:
         tokens = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
         found |= {"calibration": text.name, "windows": len(ids), "window": len(ids[0]), "tokens_sha256": tokens}
@@ -196,7 +195,7 @@ def _bytes_before(checkpoint: Checkpoint) -> int:
     )
 
 
-def _write_rest(checkpoint: Checkpoint, method: Method, work: WorkFolder) -> None:
+def _write_rest(checkpoint: Checkpoint, recipe: Recipe, work: WorkFolder) -> None:
     """The index of the files, the tokenizer's files, and `config.json`."""
     parts = checkpoint.config.num_layers + 1
     weight_map: dict[str, str] = {}
@@ -209,5 +208,5 @@ def _write_rest(checkpoint: Checkpoint, method: Method, work: WorkFolder) -> Non
     write_atomically(work.path / SAFETENSORS_INDEX, json.dumps(index, indent=2) + "\n")
     copy_beside(checkpoint.path, work.path, (*TOKENIZER_FILES, GENERATION_CONFIG))
     stored = str(checkpoint.weight_dtype).removeprefix("torch.")
-    values = checkpoint.config.to_dict() | {"dtype": stored, "quantization_config": quantization_config(method)}
+    values = checkpoint.config.to_dict() | {"dtype": stored, "quantization_config": recipe.quantization_config()}
     write_atomically(work.path / "config.json", json.dumps(values, indent=2) + "\n")

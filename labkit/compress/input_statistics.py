@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -41,3 +43,13 @@ class InputStatistics:
     def magnitude(self) -> Tensor:
         """The mean of |x|."""
         return (self._sums / max(self.tokens, 1)).float()
+
+
+def statistics_of(name: str, inputs: Iterable[Tensor]) -> InputStatistics:
+    """The statistics of inputs `[tokens, in]` of several windows. Raises `LabkitError` if they are not finite."""
+    found: InputStatistics | None = None
+    for x in inputs:
+        found = found or InputStatistics(name, x.shape[1])
+        found.add(x)
+    assert found is not None
+    return found

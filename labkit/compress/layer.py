@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,16 +11,25 @@ from torch import Tensor
 
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.compress.awq import search_scales
+from labkit.compress.binary import to_signs
 from labkit.compress.block import FIRST, MATRICES, Block
 from labkit.compress.folds import into_layer_norm, into_value_rows
 from labkit.compress.gptq import GptqOptions, gptq
-from labkit.compress.input_statistics import InputStatistics
+from labkit.compress.input_statistics import InputStatistics, statistics_of
 from labkit.compress.method import HEAD, Method
 from labkit.compress.round_to_nearest import round_to_nearest
 from labkit.compress.scales import searched
 
 BLOCK_BIASES = ("ln_1.weight", "ln_1.bias", "mlp.fc_in.bias", "mlp.fc_out.bias")
 """The tensors of a block that are not quantized."""
+
+
+def _least_error(weight: Tensor, scheme: IntegerScheme) -> IntegerWeight:
+    return searched(weight.float(), scheme).round(weight.float())
+
+
+WITHOUT_DATA = {"rtn": round_to_nearest, "mse": _least_error, "signs": to_signs}
+"""The algorithms that need no calibration: they quantize a dense `[out, in]` matrix by a scheme."""
 
 
 @dataclass(frozen=True)
@@ -36,37 +45,47 @@ class QuantizedTensors:
         return matrices | {name: tensor.float() for name, tensor in self.dense.items()}
 
 
-def quantize_block(block: Block, method: Method, hidden: Sequence[Tensor], where: str, dtype: torch.dtype) -> QuantizedTensors:
+def quantize_block(
+    block: Block,
+    method: Method,
+    hidden: Sequence[Tensor],
+    where: str,
+    dtype: torch.dtype,
+    schemes: Mapping[str, IntegerScheme] | None = None,
+) -> QuantizedTensors:
     """Quantize the matrices of a block; `hidden` are the states that enter it, one tensor for each calibration window.
 
     First the four matrices that read the layer norm. Then out_proj and fc_out, for the inputs that they get from the quantized
     matrices before them. `where` names the block in messages. `dtype` is the dtype in which dense tensors are stored, so the
-    later layers are calibrated with what will be read. `block` is changed.
+    later layers are calibrated with what will be read. `schemes` has the scheme of each matrix, if they differ from
+    `method.scheme`. `block` is changed.
     """
     if not method.calibrated:
-        return _store(
-            block, {name: round_to_nearest(block.tensors[f"{name}.weight"], method.scheme) for name in MATRICES}, dtype
+        rounding = method.rounding or WITHOUT_DATA[method.algorithm]
+        return with_dense_tensors(
+            block, {name: rounding(block.tensors[f"{name}.weight"], method.scheme) for name in MATRICES}, dtype
         )
+    schemes = schemes or dict.fromkeys(MATRICES, method.scheme)
     found: dict[str, IntegerWeight] = {}
-    first = _statistics(f"{where} layer norm", map(block.normed, hidden))
+    first = statistics_of(f"{where} layer norm", map(block.normed, hidden))
     if method.algorithm == "awq":
         weights = torch.cat([block.tensors[f"{name}.weight"] for name in FIRST])
         factors = search_scales(weights, first.hessian, first.magnitude, method.scheme)
         into_layer_norm(block.tensors, factors)
         _scale_columns(block, FIRST, factors)
-        first = _statistics(f"{where} layer norm", map(block.normed, hidden))
-    _quantize(block, FIRST, first, method, found)
-    attended = _statistics(f"{where} out_proj", (block.attended(block.normed(each)) for each in hidden))
+        first = statistics_of(f"{where} layer norm", map(block.normed, hidden))
+    _quantize(block, FIRST, first, method, schemes, found)
+    attended = statistics_of(f"{where} out_proj", (block.attended(block.normed(each)) for each in hidden))
     if method.algorithm == "awq":
         factors = search_scales(block.tensors["attn.out_proj.weight"], attended.hessian, attended.magnitude, method.scheme)
         found["attn.v_proj"] = into_value_rows(found["attn.v_proj"], factors)
         block.tensors["attn.v_proj.weight"] = found["attn.v_proj"].dequantize()
         _scale_columns(block, ("attn.out_proj",), factors)
-        attended = _statistics(f"{where} out_proj", (block.attended(block.normed(each)) for each in hidden))
-    _quantize(block, ("attn.out_proj",), attended, method, found)
-    inner = _statistics(f"{where} fc_out", (block.inner(block.normed(each)) for each in hidden))
-    _quantize(block, ("mlp.fc_out",), inner, method, found)
-    return _store(block, found, dtype)
+        attended = statistics_of(f"{where} out_proj", (block.attended(block.normed(each)) for each in hidden))
+    _quantize(block, ("attn.out_proj",), attended, method, schemes, found)
+    inner = statistics_of(f"{where} fc_out", (block.inner(block.normed(each)) for each in hidden))
+    _quantize(block, ("mlp.fc_out",), inner, method, schemes, found)
+    return with_dense_tensors(block, found, dtype)
 
 
 def quantize_head(
@@ -79,19 +98,23 @@ def quantize_head(
         return F.layer_norm(state, norm.shape, norm, tensors["transformer.ln_f.bias"], epsilon)
 
     found = round_to_nearest(weight, HEAD)
-    if method.calibrated:
-        found = _rounder(method, HEAD, _statistics("lm_head", map(normed, hidden)))(weight)
+    if method.algorithm in ("awq", "gptq"):
+        found = _rounder(method, HEAD, statistics_of("lm_head", map(normed, hidden)))(weight)
     dense = {name: tensor.to(dtype) for name, tensor in tensors.items() if name != "lm_head.weight"}
     return QuantizedTensors({"lm_head": found}, dense)
 
 
 def _quantize(
-    block: Block, names: Sequence[str], statistics: InputStatistics, method: Method, found: dict[str, IntegerWeight]
+    block: Block,
+    names: Sequence[str],
+    statistics: InputStatistics,
+    method: Method,
+    schemes: Mapping[str, IntegerScheme],
+    found: dict[str, IntegerWeight],
 ) -> None:
     """Quantize matrices that read the same inputs, and put the quantized values into the block."""
-    rounder = _rounder(method, method.scheme, statistics)
     for name in names:
-        found[name] = rounder(block.tensors[f"{name}.weight"])
+        found[name] = _rounder(method, schemes[name], statistics)(block.tensors[f"{name}.weight"])
         block.tensors[f"{name}.weight"] = found[name].dequantize()
 
 
@@ -108,14 +131,6 @@ def _scale_columns(block: Block, names: Iterable[str], factors: Tensor) -> None:
         block.tensors[f"{name}.weight"] = block.tensors[f"{name}.weight"] * factors
 
 
-def _statistics(name: str, inputs: Iterable[Tensor]) -> InputStatistics:
-    found: InputStatistics | None = None
-    for x in inputs:
-        found = found or InputStatistics(name, x.shape[1])
-        found.add(x)
-    assert found is not None
-    return found
-
-
-def _store(block: Block, matrices: dict[str, IntegerWeight], dtype: torch.dtype) -> QuantizedTensors:
+def with_dense_tensors(block: Block, matrices: dict[str, IntegerWeight], dtype: torch.dtype) -> QuantizedTensors:
+    """Quantized matrices of a block together with its other tensors, which are stored in `dtype`."""
     return QuantizedTensors(matrices, {name: block.tensors[name].to(dtype) for name in BLOCK_BIASES})

@@ -2,53 +2,84 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from labkit.checkpoints.integer_weight import IntegerScheme
+from torch import Tensor
+
+from labkit.checkpoints.checkpoint import expected_shapes
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
+from labkit.compress.binary import STORED_BITS
 from labkit.compress.gptq import DAMPING
+from labkit.compress.qat import QatOptions
 from labkit.compress.scales import check_group_size
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 
-ALGORITHMS = ("rtn", "awq", "gptq")
+ALGORITHMS = ("rtn", "mse", "awq", "gptq", "qat")
+BINARY = "int1-rtn"
+"""The method that keeps only signs (`labkit.compress.binary`)."""
 BITS = (8, 4, 3, 2)
 GROUP_SIZE = 64
 """The default group size below 8 bits."""
-METHODS = tuple(f"int{bits}-{algorithm}" for bits in BITS for algorithm in ALGORITHMS)
+METHODS = (*(f"int{bits}-{algorithm}" for bits in BITS for algorithm in ALGORITHMS), BINARY, "mixed")
 """The names of all methods. `int8` is short for `int8-rtn`."""
 HEAD = IntegerScheme(8)
 """How the head is stored, whatever the method: a rounding error of the head directly changes which token is chosen."""
+
+
+Rounding = Callable[[Tensor, IntegerScheme], IntegerWeight]
+"""A function that quantizes a dense `[out, in]` matrix in a scheme."""
 
 
 @dataclass(frozen=True)
 class Method:
     """How a model is compressed.
 
-    `scheme` is the form of the blocks' matrices. `algorithm` is rtn, awq or gptq. `damping` and `activation_order` are
-    GPTQ's (`GptqOptions`).
+    `scheme` is the form of the blocks' matrices in the files. `algorithm` is rtn, mse, awq, gptq, qat or signs. `damping` and
+    `activation_order` are GPTQ's (`GptqOptions`); `training` is that of qat. `rounding` replaces labkit's own function for rtn:
+    with it, a learner's function quantizes a model.
+
+    `average_bits` is set for mixed precision: the bits per weight that all matrices of the blocks may have on average, with
+    their scales. `schemes` are the schemes of single matrices by their full names, once they are chosen.
     """
 
     scheme: IntegerScheme
     algorithm: str
     damping: float = DAMPING
     activation_order: bool = True
+    rounding: Rounding | None = None
+    training: QatOptions = field(default_factory=QatOptions)
+    average_bits: float | None = None
+    schemes: Mapping[str, IntegerScheme] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The name of the method, such as int4-gptq."""
-        return f"int{self.scheme.bits}-{self.algorithm}"
+        """The name of the method, such as int4-gptq; int4-own if it has a `rounding` of its own."""
+        if self.algorithm == "signs":
+            return BINARY
+        if self.average_bits is not None:
+            return "mixed"
+        return f"int{self.scheme.bits}-{'own' if self.rounding else self.algorithm}"
 
     @property
     def calibrated(self) -> bool:
         """Whether the method needs calibration text."""
-        return self.algorithm != "rtn"
+        return self.algorithm in ("awq", "gptq", "qat")
+
+    def scheme_of(self, module: str) -> IntegerScheme:
+        """The scheme of a matrix of a block, by its full name without `.weight`."""
+        return self.schemes.get(module, self.scheme)
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
         """Bits per weight of the blocks' matrices, with their scales and zero points."""
-        hidden, inner = config.hidden_size, config.intermediate_size
-        from_hidden, from_inner = 4 * hidden * hidden + inner * hidden, hidden * inner  # the weights of the matrices
-        bits = from_hidden * self.scheme.bits_per_weight(hidden) + from_inner * self.scheme.bits_per_weight(inner)
-        return bits / (from_hidden + from_inner)
+        bits = weights = 0.0
+        for name, shape in expected_shapes(config).items():
+            if len(shape) == 2 and ".h." in name:
+                weights += math.prod(shape)
+                bits += math.prod(shape) * self.scheme_of(name.removesuffix(".weight")).bits_per_weight(shape[1])
+        return bits / weights
 
     def check(self, config: GPTJConfig) -> None:
         """Raise `InvalidRequest` if the groups do not divide the rows of a matrix."""
@@ -63,19 +94,48 @@ def method_named(
     asymmetric: bool = False,
     damping: float = DAMPING,
     activation_order: bool = True,
+    steps: int | None = None,
+    bits: float | None = None,
 ) -> Method:
     """The method with this name. Raises `InvalidRequest` for a name or a value that is not accepted.
 
-    group_size: neighbours that share a scale; 0 means one scale for each row; None means a scale for each row in 8 bits, and
-    groups of 64 below 8 bits.
+    group_size: neighbours that share a scale; 0 means one scale for each row; None means a scale for each row in 8 bits and
+    for qat, and otherwise groups of 64. steps: of the training of qat. bits: per weight on average, with scales, for mixed.
     """
-    full = f"{name}-rtn" if name in {f"int{bits}" for bits in BITS} else name
+    full = f"{name}-rtn" if f"{name}-rtn" in METHODS else name
+    _check(name, full, group_size, damping, steps, bits)
+    if full == "mixed":
+        return _mixed(bits or 0.0, group_size, asymmetric, damping, activation_order)
+    width, _, algorithm = full.removeprefix("int").partition("-")
+    size = (None if width == "8" or algorithm == "qat" else GROUP_SIZE) if group_size is None else group_size or None
+    if full == BINARY:
+        if asymmetric:
+            raise InvalidRequest("int1-rtn stores signs, which have no zero point; leave --asymmetric out")
+        return Method(IntegerScheme(STORED_BITS, size), "signs")
+    if algorithm == "qat" and asymmetric:
+        raise InvalidRequest("qat learns scales and no zero points; leave --asymmetric out")
+    training = QatOptions() if steps is None else QatOptions(steps=steps)
+    return Method(IntegerScheme(int(width), size, not asymmetric), algorithm, damping, activation_order, training=training)
+
+
+def _check(name: str, full: str, group_size: int | None, damping: float, steps: int | None, bits: float | None) -> None:
+    """Refuse an unknown name, values that no method accepts, and options of another method."""
     if full not in METHODS:
         raise InvalidRequest(f"method is {name!r}; {', '.join(METHODS)} are accepted (int8 means int8-rtn)")
     if not 0 < damping < 10:
         raise InvalidRequest(f"damping is {damping!r}; a number above 0 and below 10 is accepted, such as {DAMPING}")
-    bits, _, algorithm = full.removeprefix("int").partition("-")
+    if (full == "mixed") != (bits is not None):
+        raise InvalidRequest(f"method {full} with {bits} bits on average; give --bits with the method mixed, and only with it")
+    if steps is not None and not full.endswith("-qat"):
+        raise InvalidRequest(f"steps is {steps}, but method {full} trains nothing; intN-qat has steps")
     if group_size is not None and group_size < 0:
         raise InvalidRequest(f"group size is {group_size}; a number of at least 1 is accepted, or 0 for one scale for each row")
-    size = (None if bits == "8" else GROUP_SIZE) if group_size is None else group_size or None
-    return Method(IntegerScheme(int(bits), size, not asymmetric), algorithm, damping, activation_order)
+
+
+def _mixed(bits: float, group_size: int | None, asymmetric: bool, damping: float, activation_order: bool) -> Method:
+    size = GROUP_SIZE if group_size is None else group_size or None
+    if not 2 < bits <= 8.5:
+        raise InvalidRequest(f"bits is {bits!r}; an average above 2 and at most 8.5 bits per weight is accepted, such as 4.5")
+    if asymmetric:
+        raise InvalidRequest("mixed chooses among symmetric schemes; leave --asymmetric out")
+    return Method(IntegerScheme(4, size), "gptq", damping, activation_order, average_bits=bits)

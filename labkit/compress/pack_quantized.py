@@ -21,11 +21,11 @@ BLOCK_MATRICES = r"re:transformer\.h\.\d+\.(attn\.(q|k|v|out)_proj|mlp\.fc_(in|o
 """The names of the blocks' matrices, as a pattern of compressed-tensors."""
 
 
-def packed_tensors(found: QuantizedTensors, prefix: str) -> dict[str, Tensor]:
-    """The tensors to store, by their full names; `prefix` comes before every name."""
-    tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in found.dense.items()}
+def packed_tensors(found: QuantizedTensors) -> dict[str, Tensor]:
+    """The tensors to store, by their names as in `found`."""
+    tensors = {name: tensor.contiguous() for name, tensor in found.dense.items()}
     for module, matrix in found.matrices.items():
-        tensors |= {f"{prefix}{module}.{part}": tensor for part, tensor in _matrix(matrix).items()}
+        tensors |= {f"{module}.{part}": tensor for part, tensor in _matrix(matrix).items()}
     return tensors
 
 
@@ -42,16 +42,17 @@ def _matrix(matrix: IntegerWeight) -> dict[str, Tensor]:
 
 
 def quantization_config(method: Method) -> dict[str, Any]:
-    """The `quantization_config` of `config.json`: one group for the blocks and one for the head."""
+    """The `quantization_config` of `config.json`: one group for each scheme of the blocks, and one for the head."""
     actorder = "weight" if method.algorithm == "gptq" and method.activation_order else None
+    targets: dict[IntegerScheme, list[str]] = {}
+    for module, scheme in method.schemes.items():
+        targets.setdefault(scheme, []).append(module)
+    blocks = [_group(names, scheme, actorder) for scheme, names in (targets or {method.scheme: [BLOCK_MATRICES]}).items()]
     return {
         "quant_method": COMPRESSED_TENSORS,
         "format": PACK_QUANTIZED,
         "quantization_status": "compressed",
-        "config_groups": {
-            "group_0": _group([BLOCK_MATRICES], method.scheme, actorder),
-            "group_1": _group(["lm_head"], HEAD, None),
-        },
+        "config_groups": {f"group_{number}": group for number, group in enumerate([*blocks, _group(["lm_head"], HEAD, None)])},
         "ignore": [],
         "kv_cache_scheme": None,
         "global_compression_ratio": None,

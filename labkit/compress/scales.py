@@ -16,6 +16,12 @@ from labkit.errors import InvalidRequest
 
 SHRINKS = tuple(1 - 0.025 * step for step in range(20))
 """How far `searched` tries to clip a group: its range becomes 1.0 to 0.525 times the whole range."""
+FINE_SHRINKS = tuple(1 - 0.0025 * step for step in range(12))
+"""The same for 8 bits. The steps are so fine that clipping does not pay, but a slightly other scale can fit a group better."""
+END_SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6)
+"""With zero points, the upper and the lower end of a group are each clipped to these shares, in all combinations."""
+REFINEMENTS = 2
+"""How often the best scale of each group is fitted again to the integers that it gives."""
 ENDS = (-0.5, 0.0)
 """In symmetric schemes, `searched` maps the number of largest magnitude to `lowest + end` for each of these ends.
 
@@ -75,7 +81,7 @@ def nearest(weight: Tensor, scheme: IntegerScheme) -> Grid:
     """
     groups = _grouped(weight, scheme)
     if not scheme.symmetric:
-        return _with_zero_points(groups, scheme, 1.0)
+        return _with_zero_points(groups, scheme)
     steps = scheme.highest if scheme.bits == 8 else scheme.highest + 0.5
     return Grid(scheme, _safe(groups.abs().amax(-1) / steps), None)
 
@@ -85,38 +91,59 @@ def searched(weight: Tensor, scheme: IntegerScheme, importance: Tensor | None = 
 
     The error of a group is the sum of h_i e_i^2, where e is its rounding error and h is `importance` `[in]`: the mean squared
     input of each column, so that the sum is about the error of the layer's output. Without `importance`, h is 1. AWQ (Lin et
-    al. 2023, the authors' code) and GPTQ ("mse") search the clipping of weights this way. With 8 bits nothing is clipped,
-    because the steps are fine already.
+    al. 2023, the authors' code) and GPTQ ("mse") search the clipping of weights this way. Then the scale is fitted to the
+    integers by least squares, as llama.cpp does (`make_qx_quants`): scale = sum h q w / sum h q^2.
     """
     groups = _grouped(weight, scheme)
-    factors = 1.0 if importance is None else importance.to(groups.dtype).view(groups.shape[1], groups.shape[2])
-    best: Grid | None = None
-    least = groups.new_full(groups.shape[:2], torch.inf)
-    for candidate in _candidates(groups, scheme):
-        zeros = None if candidate.zero_points is None else candidate.zero_points[..., None]
-        scales = candidate.scales[..., None].to(groups.dtype)
-        integers = to_integers(groups, scales, zeros, scheme).to(groups.dtype)
-        numbers = (integers if zeros is None else integers - zeros.to(groups.dtype)) * scales
-        error = ((numbers - groups).square_() * factors).sum(-1)
+    factors = torch.ones_like(groups[:1]) if importance is None else importance.to(groups.dtype).view(1, *groups.shape[1:])
+    best, least = _least(None, groups.new_full(groups.shape[:2], torch.inf), _candidates(groups, scheme), groups, factors)
+    for _ in range(REFINEMENTS):
+        best, least = _least(best, least, [_fitted(best, groups, factors)], groups, factors)
+    return best
+
+
+def _least(best: Grid | None, least: Tensor, candidates: list[Grid], groups: Tensor, factors: Tensor) -> tuple[Grid, Tensor]:
+    """For each group the grid with the smallest error, of `best` with the error `least` and all candidates."""
+    for candidate in candidates:
+        integers, scales = _integers(candidate, groups)
+        error = ((integers * scales - groups).square_() * factors).sum(-1)
         better = error < least
         least = torch.where(better, error, least)
         best = candidate if best is None else _chosen(better, candidate, best)
     assert best is not None
-    return best
+    return best, least
+
+
+def _integers(grid: Grid, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """The integers less their zero point, in the dtype of `groups`, and the scales `[out, groups, 1]`."""
+    zeros = None if grid.zero_points is None else grid.zero_points[..., None]
+    scales = grid.scales[..., None].to(groups.dtype)
+    integers = to_integers(groups, scales, zeros, grid.scheme).to(groups.dtype)
+    return integers if zeros is None else integers - zeros.to(groups.dtype), scales
+
+
+def _fitted(grid: Grid, groups: Tensor, factors: Tensor) -> Grid:
+    """The grid with the scales that fit its own integers best."""
+    integers, scales = _integers(grid, groups)
+    down = (integers.square() * factors).sum(-1)
+    fitted = (integers * groups * factors).sum(-1) / torch.where(down == 0, 1.0, down)
+    return Grid(grid.scheme, _safe(torch.where(down == 0, scales[..., 0], fitted)), grid.zero_points)
 
 
 def _candidates(groups: Tensor, scheme: IntegerScheme) -> list[Grid]:
-    shrinks = SHRINKS if scheme.bits < 8 else SHRINKS[:1]
+    shrinks = SHRINKS if scheme.bits < 8 else FINE_SHRINKS
     if not scheme.symmetric:
-        return [_with_zero_points(groups, scheme, shrink) for shrink in shrinks]
+        ends = END_SHRINKS if scheme.bits < 8 else FINE_SHRINKS[::4]
+        pairs = {(shrink, shrink) for shrink in shrinks} | {(high, low) for high in ends for low in ends}
+        return [_with_zero_points(groups, scheme, high, low) for high, low in sorted(pairs, reverse=True)]
     high, low = groups.amax(-1), groups.amin(-1)
     largest = torch.where(high > -low, high, low)
     ends = ENDS if scheme.bits > 1 else (0.0,)
     return [Grid(scheme, _safe(largest * shrink / (scheme.lowest - end)), None) for end in ends for shrink in shrinks]
 
 
-def _with_zero_points(groups: Tensor, scheme: IntegerScheme, shrink: float) -> Grid:
-    high, low = groups.amax(-1).clamp_min(0) * shrink, groups.amin(-1).clamp_max(0) * shrink
+def _with_zero_points(groups: Tensor, scheme: IntegerScheme, of_high: float = 1.0, of_low: float = 1.0) -> Grid:
+    high, low = groups.amax(-1).clamp_min(0) * of_high, groups.amin(-1).clamp_max(0) * of_low
     scales = _safe((high - low) / (scheme.highest - scheme.lowest))
     zeros = (scheme.lowest - (low / scales.to(low.dtype)).round()).clamp_(scheme.lowest, scheme.highest)
     return Grid(scheme, scales, zeros.to(torch.int8))

@@ -15,14 +15,15 @@ from typing import Any
 
 from torch import Tensor
 
-from labkit.checkpoints.output import check_target
 from labkit.checkpoints.safetensors_writer import write_safetensors
-from labkit.errors import CheckpointError
+from labkit.errors import CheckpointError, InvalidRequest
 from labkit.home import write_atomically
 from labkit.json_file import read_json_object
 
 SETTINGS = "compression.json"
 """Says how the model was compressed; it stays in the finished folder."""
+TRAINING = "training.safetensors"
+"""The state of the training of a method that trains; it is not part of the finished folder."""
 
 
 class WorkFolder:
@@ -37,7 +38,8 @@ class WorkFolder:
 
         Raises `InvalidRequest` if the target exists.
         """
-        check_target(self.target, force=False)
+        if self.target.is_symlink() or (self.target.exists() and not (self.target.is_dir() and not any(self.target.iterdir()))):
+            raise InvalidRequest(f"{self.target} exists; give another target, because nothing is overwritten")
         if self._settings() != self.settings:
             shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -54,6 +56,7 @@ class WorkFolder:
 
     def finish(self) -> None:
         """Give the complete folder its name. Raises `CheckpointError` if something else has taken the name."""
+        (self.path / TRAINING).unlink(missing_ok=True)
         for path in (*self.path.iterdir(), self.path):
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
@@ -64,8 +67,8 @@ class WorkFolder:
             raise CheckpointError(f"{self.path} is complete, but cannot be renamed to {self.target}: {error}") from error
 
     def drop_if_empty(self) -> None:
-        """Remove the folder if no part is finished."""
-        if not list(self.path.glob("*.safetensors")):
+        """Remove the folder if nothing but the settings is in it."""
+        if self.path.is_dir() and all(path.name == SETTINGS for path in self.path.iterdir()):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _settings(self) -> dict[str, Any] | None:

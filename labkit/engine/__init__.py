@@ -1,9 +1,10 @@
 """The inference engine: runs a GPT-J for many requests at once, samples, streams, and scores texts."""
 
+from labkit.engine.bootstrap import Estimate
 from labkit.engine.engine import Engine
 from labkit.engine.engine_options import EngineOptions
 from labkit.engine.engine_stats import EngineStats
-from labkit.engine.evaluate import Evaluation, evaluate
+from labkit.engine.evaluate import Evaluation, Quality, compare, evaluate
 from labkit.engine.loader import load
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent, TokenLogprob
 from labkit.engine.sampling_params import SamplingParams
@@ -13,11 +14,14 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "EngineStats",
+    "Estimate",
     "Evaluation",
+    "Quality",
     "RequestOutput",
     "SamplingParams",
     "TokenEvent",
     "TokenLogprob",
+    "compare",
     "evaluate",
     "load",
 ]

@@ -31,18 +31,20 @@ def num_slots_for(
     num_slots: int | None = None,
     cache_bytes: int | None = None,
     part: Part = WHOLE,
+    quantized: bool = False,
 ) -> int:
     """How many tokens the cache holds: `num_slots`, or as many as fit into `cache_bytes` or the free memory of `device`.
 
     The cache needs one more slot, for padding. A number that follows from the free memory is never larger than what
-    `max_batch_size` sequences of full length need. part: the part of the model that `device` holds.
+    `max_batch_size` sequences of full length need. part: the part of the model that `device` holds. quantized: whether the
+    cache holds 8-bit numbers (`QuantizedKVCache`).
 
     Raises `InvalidRequest` if fewer than one slot is asked for, and `InsufficientResources` if no slot fits, or if fewer slots
     fit than were asked for.
     """
-    slot = slot_bytes(config, device, dtype, part)
+    slot = slot_bytes(config, device, dtype, part, quantized=quantized)
     free = free_bytes(device)
-    asked = asked_slots(config, device, dtype, num_slots=num_slots, cache_bytes=cache_bytes, part=part)
+    asked = asked_slots(config, device, dtype, num_slots=num_slots, cache_bytes=cache_bytes, part=part, quantized=quantized)
     workspace = workspace_bytes(config, dtype, max_batch_size, max_step_tokens)
     fits = int((free - workspace) * (GPU_SHARE if device.type == "cuda" else CPU_SHARE)) // slot - 1
     if asked is None and fits < 1:
@@ -62,9 +64,10 @@ def asked_slots(
     num_slots: int | None,
     cache_bytes: int | None,
     part: Part = WHOLE,
+    quantized: bool = False,
 ) -> int | None:
     """How many slots the caller asks for; None lets the free memory decide. Raises the same errors as `num_slots_for`."""
-    slot = slot_bytes(config, device, dtype, part)
+    slot = slot_bytes(config, device, dtype, part, quantized=quantized)
     asked, free = _asked(num_slots, cache_bytes, slot), free_bytes(device)
     if asked is not None and asked * slot > free:
         raise InsufficientResources(
@@ -74,12 +77,16 @@ def asked_slots(
     return asked
 
 
-def slot_bytes(config: GPTJConfig, device: torch.device, dtype: torch.dtype, part: Part = WHOLE) -> int:
+def slot_bytes(
+    config: GPTJConfig, device: torch.device, dtype: torch.dtype, part: Part = WHOLE, *, quantized: bool = False
+) -> int:
     """Bytes of one token's keys and values on a device that holds a part of the model.
 
     On a GPU, the layers of the largest stage are counted. On the CPU, all layers of the model are counted, because all ranks
     share the host's memory.
     """
+    if quantized:  # a byte for each number, and a float32 scale for each head of each key and value
+        return config.kv_bytes_per_token(1) + 2 * config.num_layers * config.num_heads * 4
     if device.type != "cuda":
         return config.kv_bytes_per_token(dtype.itemsize)
     largest = replace(part, stage=0)

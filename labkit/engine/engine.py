@@ -39,7 +39,7 @@ from labkit.model.fastest_forward import fastest_forward
 from labkit.model.fixed_batches import FixedBatches
 from labkit.model.forward import Forward
 from labkit.model.gptj import GPTJ
-from labkit.model.kv_cache import KVCache
+from labkit.model.quantized_kv_cache import check_kv_cache_dtype, new_cache
 from labkit.torch_state import gradients_restored, undisturbed
 
 CLOSED = "the engine was closed; load it again"
@@ -64,8 +64,9 @@ class Engine:
     values while there is room, and use them again for texts with the same beginning. num_slots, cache_bytes: the size of the KV
     cache in tokens or in bytes; by default the cache is as large as memory allows (`capacity`). The cache is made with the
     first request. max_mixed_prefill: the most prompt tokens in a step in which other sequences decode; by default the same
-    limit as for other steps. cuda_graphs: on a GPU, replay decode steps and short prefills from graphs. forward: the object
-    that runs the model; by default the fastest object for this process. `close` also closes it.
+    limit as for other steps. cuda_graphs: on a GPU, replay decode steps and short prefills from graphs. kv_cache_dtype: "int8"
+    or "fp8" keeps the cache in 8 bits, on the CPU; by default it has the dtype of the model. forward: the object that runs the
+    model; by default the fastest object for this process. `close` also closes it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Engine:
         cache_bytes: int | None = None,
         max_mixed_prefill: int | None = None,
         cuda_graphs: bool = True,
+        kv_cache_dtype: str | None = None,
         forward: Forward | None = None,
     ) -> None:
         given: EngineOptions = {
@@ -90,6 +92,7 @@ class Engine:
             "cache_bytes": cache_bytes,
             "max_mixed_prefill": max_mixed_prefill,
             "cuda_graphs": cuda_graphs,
+            "kv_cache_dtype": kv_cache_dtype,
         }
         options = checked_options(given)
         self.model = model
@@ -98,7 +101,13 @@ class Engine:
         self.max_step_tokens = options["max_step_tokens"]
         self._max_mixed_prefill = options["max_mixed_prefill"]
         self._prefix_reuse = options["prefix_reuse"]
-        self._size: dict[str, Any] = {"num_slots": options["num_slots"], "cache_bytes": options["cache_bytes"]}
+        self._kv_cache_dtype = options["kv_cache_dtype"]
+        check_kv_cache_dtype(self._kv_cache_dtype, model.device)
+        self._size: dict[str, Any] = {
+            "num_slots": options["num_slots"],
+            "cache_bytes": options["cache_bytes"],
+            "quantized": self._kv_cache_dtype is not None,
+        }
         asked_slots(model.config, model.device, model.dtype, **self._size, part=model.part)
         self._forward = forward or fastest_forward(model, padding_slot=PADDING_SLOT if options["cuda_graphs"] else None)
         self._intake = RequestIntake(model.config, tokenizer, self.max_batch_size, self._check)
@@ -186,7 +195,8 @@ class Engine:
         token_ids = self._intake.token_ids(token_ids)
         first = PADDING_SLOT + 1
         with self._lock, gradients_restored(), undisturbed(), self._forward.limited_threads():
-            cache = KVCache(self.config, first + len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
+            slots, part, name = first + len(token_ids), self.model.part, self._kv_cache_dtype
+            cache = new_cache(self.config, slots, device=self.device, dtype=self.dtype, part=part, kv_cache_dtype=name)
             batches = FixedBatches(1, len(token_ids), self.device, first_slot=first)
             prompt = torch.tensor(token_ids, dtype=torch.int64, device="cpu")
             logits = self._forward(batches.prefill([prompt], all_logits=True), cache)
@@ -424,7 +434,7 @@ class Engine:
                 pool = SlotPool(slots, prefix_reuse=self._prefix_reuse)
                 scheduler = Scheduler(pool, self.max_batch_size, self.max_step_tokens, self._max_mixed_prefill)
                 with gradients_restored(), undisturbed():
-                    self._loop = StepLoop(self.model, scheduler)
+                    self._loop = StepLoop(self.model, scheduler, self._kv_cache_dtype)
             return self._loop
 
 

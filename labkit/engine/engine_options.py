@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+import torch
+
 from labkit.engine import argument_forms
 from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
 from labkit.errors import InvalidRequest
+from labkit.model.quantized_kv_cache import check_kv_cache_dtype
 from labkit.sampling_vocabulary import LARGEST
 
 MOST_TOKENS = 2**31 - 1
@@ -26,6 +29,7 @@ class EngineOptions(TypedDict, total=False):
     cache_bytes: int | None
     max_mixed_prefill: int | None
     cuda_graphs: bool
+    kv_cache_dtype: str | None
 
 
 _RANGES = {
@@ -36,17 +40,22 @@ _RANGES = {
     "cache_bytes": (1, LARGEST),
 }
 _FLAGS = ("prefix_reuse", "cuda_graphs")
+_CACHE = "kv_cache_dtype"
 _MAY_BE_NONE = ("max_mixed_prefill", "num_slots", "cache_bytes")
 
 
 def checked_options(options: Mapping[str, Any]) -> EngineOptions:
     """The options as plain values. Raises `InvalidRequest` for an unknown name and for a value outside its range."""
-    if unknown := [name for name in options if name not in (*_RANGES, *_FLAGS)]:
-        raise InvalidRequest(f"{unknown[0]} is not an option of an engine; the options are {', '.join((*_RANGES, *_FLAGS))}")
+    names = (*_RANGES, *_FLAGS, _CACHE)
+    if unknown := [name for name in options if name not in names]:
+        raise InvalidRequest(f"{unknown[0]} is not an option of an engine; the options are {', '.join(names)}")
     kept: dict[str, Any] = {}
     for name, value in options.items():
         if name in _FLAGS:
             kept[name] = argument_forms.flag(name, value)
+        elif name == _CACHE:
+            check_kv_cache_dtype(value, torch.device("cpu"))
+            kept[name] = value
         else:
             kept[name] = None if value is None and name in _MAY_BE_NONE else argument_forms.whole(name, value, *_RANGES[name])
     if kept.get("num_slots") is not None and kept.get("cache_bytes") is not None:

@@ -1,20 +1,24 @@
-"""How well a model predicts a text: bits per byte with a confidence interval, and perplexity."""
+"""How well a model predicts a text, alone (`evaluate`) and beside a reference model (`compare`)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from labkit.engine.bootstrap import Bootstrap, Estimate
 from labkit.engine.engine import Engine
 from labkit.engine.intake import NO_TOKENIZER
+from labkit.engine.text_windows import TextWindow, text_windows
 from labkit.errors import InvalidRequest
-from labkit.plurals import counted
+from labkit.tokenizer import Tokenizer
 
-RESAMPLES = 1000
+Logits = Callable[[list[int]], Tensor]
+"""Maps the token ids of one window to the logits after every token, `[tokens, vocab_size]`; `Engine.logits` is one."""
 
 
 @dataclass(frozen=True)
@@ -31,57 +35,99 @@ class Evaluation:
     interval: tuple[float, float] | None
 
 
+@dataclass(frozen=True)
+class Quality:
+    """How well a model predicts a text, and how far it is from a reference model. Each number has a 95 % interval.
+
+    `bits_per_byte` and `perplexity` as in `Evaluation`. `change` is the change of the perplexity against the reference in
+    percent; its bootstrap is paired, so it is much narrower than that of the perplexity. `kl` is the mean Kullback-Leibler
+    divergence of the model's predictions from the reference's, in nats per token. `agreement` is the share of places at which
+    both models find the same token most likely, so that greedy generation would choose the same.
+    """
+
+    bits_per_byte: Estimate
+    perplexity: Estimate
+    change: Estimate
+    kl: Estimate
+    agreement: Estimate
+    tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a record: a value and an interval for each measure, and the number of tokens."""
+        measures = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: found.to_dict() if isinstance(found, Estimate) else found for name, found in measures.items()}
+
+
 def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int = 0) -> Evaluation:
     """Predict every token of `text` except the first. At least half a window of text comes before each predicted token.
 
     window: the number of tokens in one forward pass, by default the model's context length. Windows overlap by half. Raises
     `InvalidRequest` for a text or a window of fewer than two tokens, and for a model without a tokenizer.
     """
-    context = engine.config.context_length
-    window = min(window or context, context)
-    if engine.tokenizer is None:
-        raise InvalidRequest(f"{NO_TOKENIZER}, so it cannot score a text")
-    ids = engine.tokenizer.encode(text)
-    if len(ids) < 2 or window < 2:
-        raise InvalidRequest(
-            f"the text has {counted(len(ids), 'token')} and the window {window}; at least 2 tokens are needed for both"
-        )
-    nats: list[float] = []
-    byte_counts: list[int] = []
-    stride = window // 2
-    for start in range(0, len(ids) - 1, stride):
-        begin = max(0, start - (window - stride))
-        seen = ids[begin : min(start + stride, len(ids) - 1)]
-        targets = ids[start + 1 : start + stride + 1]
-        scores = torch.log_softmax(engine.logits(seen)[start - begin :].double(), dim=-1)
-        wanted = torch.tensor(targets, dtype=torch.int64, device=scores.device)
-        nats.append(-float(scores.gather(1, wanted[:, None]).sum()))
-        byte_counts.append(sum(len(engine.tokenizer.token_bytes(token)) for token in targets))
-    total, tokens = sum(nats), len(ids) - 1
-    text_bytes = len(text.encode("utf-8"))
-    return Evaluation(
-        bits_per_byte=total / math.log(2) / text_bytes,
-        perplexity=math.exp(total / tokens),
-        tokens=tokens,
-        interval=_bootstrap(nats, byte_counts, text_bytes, seed),
+    tokenizer, windows = _cut(engine, text, window)
+    nats = torch.stack([_scored(engine.logits(part.seen), part)[1] for part in windows])
+    bits = _bits_per_byte(nats, windows, tokenizer, text, Bootstrap(len(windows), seed))
+    tokens = sum(len(part.targets) for part in windows)
+    interval = None if bits.low is None or bits.high is None else (bits.low, bits.high)
+    return Evaluation(bits.value, math.exp(float(nats.sum()) / tokens), tokens, interval)
+
+
+def compare(engine: Engine, reference: Logits, text: str, *, window: int | None = None, seed: int = 0) -> Quality:
+    """`evaluate`, and the distance to the reference model, whose `Engine.logits` is `reference`.
+
+    Both models must have the same tokenizer. The seed chooses the draws of all bootstraps. Raises `InvalidRequest` as
+    `evaluate` does, and for a reference with another vocabulary.
+    """
+    tokenizer, windows = _cut(engine, text, window)
+    return compare_windows(engine.logits, reference, windows, tokenizer, text, seed)
+
+
+def compare_windows(
+    logits: Logits, reference: Logits, windows: list[TextWindow], tokenizer: Tokenizer, text: str, seed: int = 0
+) -> Quality:
+    """`compare` for any two functions that return logits, such as a model of another library."""
+    rows = []
+    for part in windows:
+        wide, reference_wide = logits(part.seen), reference(part.seen)
+        if wide.shape != reference_wide.shape:
+            raise InvalidRequest(
+                f"the model has a vocabulary of {wide.shape[1]} and the reference one of {reference_wide.shape[1]}; give a "
+                "reference with the same tokenizer"
+            )
+        (ours, nats), (theirs, reference_nats) = _scored(wide, part), _scored(reference_wide, part)
+        divergence = (theirs.exp() * (theirs - ours)).sum()
+        same = (ours.argmax(-1) == theirs.argmax(-1)).sum().double()
+        rows.append(torch.stack([nats, nats - reference_nats, divergence, same]))
+    nats, more, divergence, same = torch.stack(rows).unbind(1)
+    counts = torch.tensor([len(part.targets) for part in windows], dtype=torch.float64, device="cpu")
+    draws = Bootstrap(len(windows), seed)
+    return Quality(
+        bits_per_byte=_bits_per_byte(nats, windows, tokenizer, text, draws),
+        perplexity=draws.ratio(nats, counts, torch.exp),
+        change=draws.ratio(more, counts, lambda ratio: 100 * torch.expm1(ratio)),
+        kl=draws.ratio(divergence, counts),
+        agreement=draws.ratio(same, counts),
+        tokens=int(counts.sum()),
     )
 
 
-def _bootstrap(nats: list[float], byte_counts: list[int], text_bytes: int, seed: int) -> tuple[float, float] | None:
-    """The 2.5 % and 97.5 % quantiles of bits per byte, over windows that are drawn with replacement.
-
-    The first token is not predicted, but its bytes count: each window gets its share of all `text_bytes`.
-    """
-    if len(nats) < 2:
-        return None
-    generator = torch.Generator("cpu").manual_seed(seed)
-    shape = RESAMPLES, len(nats)
-    draws = torch.randint(len(nats), shape, generator=generator, dtype=torch.int64, device="cpu")
-    ratio = _wide(nats)[draws].sum(1) / _wide(byte_counts)[draws].sum(1)
-    ratio *= sum(byte_counts) / text_bytes / math.log(2)
-    low, high = torch.quantile(ratio, _wide([0.025, 0.975])).tolist()
-    return low, high
+def _cut(engine: Engine, text: str, window: int | None) -> tuple[Tokenizer, list[TextWindow]]:
+    context = engine.config.context_length
+    if engine.tokenizer is None:
+        raise InvalidRequest(f"{NO_TOKENIZER}, so it cannot score a text")
+    return engine.tokenizer, text_windows(engine.tokenizer.encode(text), min(window or context, context))
 
 
-def _wide(numbers: Sequence[float]) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64, device="cpu")
+def _scored(logits: Tensor, part: TextWindow) -> tuple[Tensor, Tensor]:
+    """The log probabilities of a window, `[targets, vocab_size]` float64 on the CPU, and the nats of its targets."""
+    scores = torch.log_softmax(logits[part.first :].double(), dim=-1).cpu()
+    wanted = torch.tensor(part.targets, dtype=torch.int64, device="cpu")
+    return scores, -scores.gather(1, wanted[:, None]).sum()
+
+
+def _bits_per_byte(nats: Tensor, windows: list[TextWindow], tokenizer: Tokenizer, text: str, draws: Bootstrap) -> Estimate:
+    """The first token is not predicted, but its bytes count: each window gets its share of all bytes of the text."""
+    counts = [sum(len(tokenizer.token_bytes(token)) for token in part.targets) for part in windows]
+    sizes = torch.tensor(counts, dtype=torch.float64, device="cpu")
+    factor = sum(counts) / len(text.encode("utf-8")) / math.log(2)
+    return draws.ratio(nats, sizes, lambda ratio: ratio * factor)

@@ -18,7 +18,7 @@ from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.model.stored_precision import precision_for
 from labkit.model.weight_store import read_model
-from labkit.precision import BITS, as_device, as_precision, compute_dtype
+from labkit.precision import as_device, as_precision, bits_in_memory, compute_dtype
 from labkit.sampling_vocabulary import MOST_SEED
 
 HEADROOM = 1.05
@@ -35,9 +35,10 @@ def load(
     """Load a model by name, directory or `config.json` and return the engine that runs it.
 
     device: by default a GPU if the machine has one, otherwise the CPU. dtype: the precision of the matrices: "fp32", "bf16",
-    "fp16", "int8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on the CPU. seed: the seed of synthetic
-    weights. A directory that `labkit compress` or another quantizer has written keeps its integers if labkit has kernels for
-    them. Weights are read one tensor at a time into their final place, so memory never holds a second copy of the model.
+    "fp16", "int8", "w8a8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on the CPU. seed: the seed of
+    synthetic weights. A directory that `labkit compress` or another quantizer has written keeps its integers if labkit has
+    kernels for them. Weights are read one tensor at a time into their final place, so memory never holds a second copy of the
+    model.
     options: the options of `Engine` (`max_batch_size`, `num_slots`, ...).
 
     A text ends at any token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings of a
@@ -77,7 +78,7 @@ def check_memory(checkpoint: Checkpoint, device: torch.device, precision: str, r
 
 def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: str, ranks: int = 1) -> None:
     embedding = config.vocab_size * config.hidden_size
-    matrices = (config.parameter_count - embedding) * BITS[precision] / 8
+    matrices = (config.parameter_count - embedding) * bits_in_memory(precision, device) / 8
     needed = int((matrices + embedding * compute_dtype(precision, device).itemsize) * HEADROOM) // ranks
     needed += 4 * config.context_length * (config.rotary_dim + MAX_BATCH_SIZE)  # the rotary table and the slot table
     free = free_bytes(device)

@@ -29,6 +29,7 @@ from labkit.errors import InvalidRequest
 from labkit.model.forward import Forward
 from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
+from labkit.model.quantized_kv_cache import new_cache
 
 SCORED_AT_ONCE = 64
 """The log-probabilities of this many prompt tokens are computed together, in float64 over the vocabulary."""
@@ -57,8 +58,8 @@ class StepLoop:
     these cases all sequences stay as they were before the step, and the next step writes the same keys and values again.
     """
 
-    def __init__(self, model: GPTJ, scheduler: Scheduler) -> None:
-        self._model = model
+    def __init__(self, model: GPTJ, scheduler: Scheduler, kv_cache_dtype: str | None = None) -> None:
+        self._model, self._kv_cache_dtype = model, kv_cache_dtype
         self._cache: KVCache | None = None
         self._operations = ops.replacements()
         self._begin_with(scheduler)
@@ -129,7 +130,8 @@ class StepLoop:
 
     def _new_cache(self) -> KVCache:
         model, slots = self._model, self.scheduler.pool.num_slots + 1  # one more slot for padding
-        return KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
+        name = self._kv_cache_dtype
+        return new_cache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part, kv_cache_dtype=name)
 
     def _begin(self, plan: Plan, forward: Forward, cache: KVCache) -> Flight:
         model = self._model

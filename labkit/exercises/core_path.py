@@ -38,7 +38,8 @@ SECTION_MINUTES = {
     "01": Minutes(core=21, full=41),
     "02": Minutes(core=15, full=30),
     "03": Minutes(core=15, full=35),
-    "04": Minutes(core=15, full=40),
+    "04": Minutes(core=20, full=45),
+    "05": Minutes(core=15, full=31),
 }
 """For each lab: the minutes for reading and for its measured sections. The minutes of the exercises are not part of them."""
 

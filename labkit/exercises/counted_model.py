@@ -31,7 +31,15 @@ class CountedModel:
         self.fed: list[int] = []
 
     def __call__(self, input_ids: Tensor, past_key_values: Any = None, use_cache: bool = True) -> SimpleNamespace:
-        """Run the new tokens `input_ids` `[batch, fed]`, which follow the tokens in `past_key_values`."""
+        """Run the new tokens `input_ids` `[batch, fed]`, which follow the tokens in `past_key_values`.
+
+        Raises `ValueError` if `input_ids` has another number of dimensions.
+        """
+        if input_ids.ndim != 2:
+            raise ValueError(
+                f"the model got input_ids of the shape {list(input_ids.shape)}; it takes [batch, tokens], so one token for "
+                "each sequence has the shape [batch, 1]"
+            )
         self.fed.append(int(input_ids.shape[1]))
         seen: Tensor = input_ids if past_key_values is None else torch.cat((past_key_values, input_ids), dim=1)
         rows = []

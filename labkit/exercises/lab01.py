@@ -73,9 +73,9 @@ GREEDY_DECODE = Exercise(
     function="greedy_decode",
     statement=(
         "Continue `input_ids` `[batch, length]` greedily and return only the new tokens, `[batch, new_tokens]`. Run the whole "
-        "prompt in **one** call (prefill). Then pass **one** token in each call, together with the cache (decode). `out = "
-        "model(ids, past_key_values=..., use_cache=True)` has `out.logits` `[batch, fed, vocab]` and `out.past_key_values`. "
-        "The check counts the tokens that you pass in each call."
+        "prompt in **one** call without a cache (prefill). Then pass **one** token in each call, together with the cache "
+        "(decode). `out = model(ids, past_key_values=..., use_cache=True)` has `out.logits` `[batch, tokens in this call, "
+        "vocab]` and `out.past_key_values`, the cache for the next call. The check counts the tokens that you pass in each call."
     ),
     points=20,
     minutes=15,

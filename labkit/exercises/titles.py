@@ -9,4 +9,5 @@ LAB_TITLES = {
     "02": "Fused kernels",
     "03": "Tensor and pipeline parallelism",
     "04": "Triton deployment",
+    "05": "Quantization",
 }

@@ -7,6 +7,7 @@ import importlib
 
 import torch
 
+from labkit.environment import Machine
 from labkit.errors import NotAvailable
 from labkit.exercises.answer import Answer
 from labkit.exercises.exercise import Exercise
@@ -15,6 +16,7 @@ from labkit.exercises.input_sketch import sketch
 from labkit.exercises.registry import all_exercises
 from labkit.exercises.sheet_answer import AnyAnswer, NoAnswer, SheetAnswer
 from labkit.grading.answer_sheet import Row, Sheet, read_sheet
+from labkit.grading.machine_needs import missing
 
 DECIDES = "The instructor's grader decides."
 
@@ -50,6 +52,14 @@ def lacks_answer(exercise: Exercise) -> str:
         return ""
     reason = sheet.left_out.get(exercise.name, "") if sheet else ""
     return f"this copy of labkit has no answer to this exercise{reason and f' ({reason})'}"
+
+
+def not_judged_here(exercise: Exercise, machine: Machine | None = None) -> str:
+    """Why an exercise cannot be judged on this machine with this copy of labkit, as a part of a sentence; "" if it can.
+
+    Either the machine lacks something, or the copy lacks the answer.
+    """
+    return missing(exercise, machine) or lacks_answer(exercise)
 
 
 @functools.cache

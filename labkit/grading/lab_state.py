@@ -9,9 +9,8 @@ from labkit.environment import describe
 from labkit.exercises.core_path import Points, points
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import of_lab
-from labkit.grading.find_answer import lacks_answer
+from labkit.grading.find_answer import not_judged_here
 from labkit.grading.hint_costs import FREE, HintCosts, hint_costs, in_words
-from labkit.grading.machine_needs import missing
 from labkit.grading.progress import Progress, Standing
 from labkit.grading.verdict import NOT_MEASURED
 
@@ -106,6 +105,6 @@ def lab_state(lab: str) -> LabState:
     exercises = of_lab(lab)
     standings = Progress().standings()
     machine = describe() if any(exercise.requires for exercise in exercises) else None
-    lacks = {exercise.name: missing(exercise, machine) or lacks_answer(exercise) for exercise in exercises}
+    lacks = {exercise.name: not_judged_here(exercise, machine) for exercise in exercises}
     rows = [Row(exercise, standings[exercise.name], lacks[exercise.name]) for exercise in exercises]
     return LabState(lab, rows, hint_costs())

@@ -1,4 +1,7 @@
-"""The progress panel of a lab. It is a widget in a notebook, or text with the same content where there are no widgets."""
+"""The progress panel of a lab. It is a widget in a notebook, or text with the same content where there are no widgets.
+
+The notebook stores the text beside the widget, so that an exported page shows the text.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,16 @@ def progress_panel(lab: str) -> None:
     if not in_notebook():
         print(text)
         return
+    twin = f"<pre>{html.escape(text)}</pre>"
     try:
         widget = _widget(lab)
     except ImportError:
-        show(text, f"<pre>{html.escape(text)}</pre>")
+        show(text, twin)
         return
     from IPython.display import display
 
     widget.add_class("labkit-panel")
-    display(widget)  # type: ignore[no-untyped-call]
+    display(widget._repr_mimebundle_() | {"text/plain": text, "text/html": twin}, raw=True)  # type: ignore[no-untyped-call]
 
 
 def _widget(lab: str) -> Any:

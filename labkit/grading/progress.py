@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 from labkit.exercises.registry import all_exercises
 from labkit.grading.hint_costs import FREE, HintCosts
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict, state
-from labkit.home import home, write_atomically
+from labkit.home import home, set_aside, write_atomically
 from labkit.plurals import counted
 
 
@@ -59,8 +60,17 @@ class Standing:
         return f"given up: solution shown; {said}" if self.given_up else said
 
 
+class _NewerFile(ValueError):
+    """The file has fields that this labkit does not know."""
+
+
 def _standing(row: Any) -> Standing:
-    """A standing from its stored form. Raises `TypeError` if the value is not the stored form of a standing."""
+    """A standing from its stored form.
+
+    Raises `TypeError` if the value is not the stored form of a standing, and `_NewerFile` if it has more fields.
+    """
+    if isinstance(row, dict) and set(row) > {field.name for field in fields(Standing)}:
+        raise _NewerFile
     standing = Standing(**row)
     for name, start in asdict(Standing()).items():
         if type(getattr(standing, name)) is not type(start):
@@ -82,7 +92,8 @@ class Progress:
     def standings(self) -> dict[str, Standing]:
         """The standing of every exercise, by its name.
 
-        A damaged file counts as empty. If this process keeps progress, the damaged file is renamed, so that it is not lost.
+        A file that is damaged, or that a newer labkit wrote, counts as empty. If this process keeps progress, the file is
+        renamed, so that it is not lost, and a sentence on stderr says so.
         """
         found = {exercise.name: Standing() for exercise in all_exercises()}
         try:
@@ -90,10 +101,21 @@ class Progress:
             found |= {name: _standing(row) for name, row in stored.items()}
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             if self.is_kept:
-                self.path.replace(self.path.with_suffix(".damaged"))
+                self._set_aside(isinstance(error, _NewerFile))
         return found
+
+    def _set_aside(self, is_newer: bool) -> None:
+        """Rename the file, and say so."""
+        with contextlib.suppress(FileNotFoundError):  # Another process has renamed it, and has said so.
+            kept = set_aside(self.path)
+            why = "was written by a newer version of labkit" if is_newer else "is damaged"
+            later = f" To go on with it, install the newer version, and rename it to {self.path.name}." if is_newer else ""
+            print(
+                f"Your progress in {self.path} {why}, so labkit has renamed it to {kept.name}, and starts a new record.{later}",
+                file=sys.stderr,
+            )
 
     def record(self, verdict: Verdict) -> Standing:
         """Record a verdict and return the new standing of the exercise. Points from earlier checks are kept."""

@@ -7,14 +7,23 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from labkit.measure.alt_text import alt_text
+
 
 class NotebookFigure(Figure):
-    """A `Figure` that is made without pyplot, so it need not be closed. A notebook displays the figure as a PNG."""
+    """A `Figure` that is made without pyplot, so it need not be closed. A notebook displays the figure as a PNG.
 
-    def _repr_png_(self) -> bytes:
+    The PNG has a text twin, `alt_text`: the notebook stores it as the alternative text of the picture, which screen readers
+    read and HTML pages keep. Without pictures, as in a terminal, the text is all that is shown.
+    """
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
-        return buffer.getvalue()
+        return buffer.getvalue(), {"alt": alt_text(self)}
 
     def _repr_html_(self) -> Any:
         return None
+
+    def __repr__(self) -> str:
+        return f"Figure: {alt_text(self)}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.environment import describe
-from labkit.home import home, write_atomically
+from labkit.home import home, set_aside, write_atomically
 from labkit.measure.disturbed import CELL_AGAIN, MARK
 from labkit.measure.ladder_file import write_ladder_file
 from labkit.measure.rung import Rung, by_task, ladder_note, times_faster
@@ -77,7 +77,7 @@ class Ladder:
         except FileNotFoundError:
             rungs = []
         except (OSError, ValueError, TypeError):
-            self.path.replace(self.path.with_suffix(".damaged"))
+            set_aside(self.path)
             rungs = []
         places = [index for index, old in enumerate(rungs) if (old.task, old.name) == (task, name)]
         if places:

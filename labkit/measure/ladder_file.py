@@ -15,7 +15,7 @@ from typing import Any
 
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.home import write_atomically
-from labkit.json_file import MOST_BYTES, read_json_object
+from labkit.json_file import MOST_BYTES, need_text, need_whole, read_json_object
 from labkit.measure.record import versions
 from labkit.measure.rung import Rung
 from labkit.measure.task import Task
@@ -25,8 +25,8 @@ FILE_END = "ladder.json"
 KIND, VERSION, UNIT = "labkit ladder", 1, "tokens per second"
 UNKNOWN_DEVICE = "a device that was not recorded"
 """The device of a rung that an older labkit stored."""
-MOST_RUNGS, MOST_NAME, MOST_TEXT, MOST_NUMBER = 60, 60, 200, 1e9
-"""Limits for what a file may contain: rungs, characters of the learner's name and of any other text, and the largest number."""
+MOST_RUNGS, MOST_NAME, MOST_NUMBER = 60, 60, 10**9
+"""Limits for what a file may contain: rungs, characters of the learner's name, and the largest number."""
 
 
 @dataclass(frozen=True)
@@ -109,39 +109,31 @@ def _ladder(found: dict[str, Any]) -> SharedLadder:
     packages = found.get("versions")
     if not isinstance(packages, dict) or len(packages) > MOST_RUNGS:
         raise ValueError("its versions must be an object with a text for each package")
-    known = {_text(package, "a package"): _text(version, "a version") for package, version in packages.items()}
-    return SharedLadder(_text(found.get("name"), "its name", most=MOST_NAME).strip(), known, tuple(rungs))
+    known = {need_text(package, "a package"): need_text(version, "a version") for package, version in packages.items()}
+    return SharedLadder(need_text(found.get("name"), "its name", most=MOST_NAME).strip(), known, tuple(rungs))
 
 
 def _shared(row: Any, place: str) -> SharedRung:
     if not isinstance(row, dict) or not isinstance(task := row.get("task"), dict):
         raise ValueError(f"{place} must be an object with a task")
-    sizes = (_whole(task.get(size), f"{size} of {place}", 1) for size in ("sequences", "prompt_tokens", "new_tokens"))
+    sizes = (
+        need_whole(task.get(size), f"{size} of {place}", 1, MOST_NUMBER)
+        for size in ("sequences", "prompt_tokens", "new_tokens")
+    )
     speed, low, high = (_speed(row.get(name), f"{name} of {place}") for name in ("tokens_per_second", "low", "high"))
     rung = Rung(
-        Task(_text(task.get("model"), f"the model of {place}"), *sizes),
-        _text(row.get("name"), f"the name of {place}"),
+        Task(need_text(task.get("model"), f"the model of {place}"), *sizes),
+        need_text(row.get("name"), f"the name of {place}"),
         speed,
         low,
         high,
-        _text(row.get("disturbed"), f"disturbed of {place}", least=0),
+        need_text(row.get("disturbed"), f"disturbed of {place}", least=0),
     )
-    return SharedRung(_text(row.get("device"), f"the device of {place}"), rung, _whole(row.get("runs"), f"runs of {place}", 0))
-
-
-def _text(value: Any, place: str, least: int = 1, most: int = MOST_TEXT) -> str:
-    if not isinstance(value, str) or not least <= len(value.strip()) or len(value) > most:
-        raise ValueError(f"{place} is {value!r:.60}; a text of {least} to {most} characters is accepted")
-    return value
-
-
-def _whole(value: Any, place: str, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST_NUMBER:
-        raise ValueError(f"{place} is {value!r:.60}; a whole number from {least} to {MOST_NUMBER:.0f} is accepted")
-    return value
+    runs = need_whole(row.get("runs"), f"runs of {place}", 0, MOST_NUMBER)
+    return SharedRung(need_text(row.get("device"), f"the device of {place}"), rung, runs)
 
 
 def _speed(value: Any, place: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= MOST_NUMBER:
-        raise ValueError(f"{place} is {value!r:.60}; a number above 0 and at most {MOST_NUMBER:.0f} is accepted")
+        raise ValueError(f"{place} is {value!r:.60}; a number above 0 and at most {MOST_NUMBER} is accepted")
     return float(value)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe & Ito 2008: safe for colour-blind eyes
+MARKERS = ("o", "s", "^", "D", "v", "P")
+HATCHES = ("", "//", "..", "xx", "\\\\", "oo")
+STROKES = ("--", ":", "-.")
+"""What tells lines, bars and limits apart without colour, in the order of `COLOURS`."""
 GREY = "#777777"
 DARK = "#333333"
 """The colour of captions: readable on white, but less prominent than the title."""
@@ -79,8 +83,8 @@ def roofline_plot(
     axes.plot([low, ridge, high], [low * read_bytes_per_second, flops_per_second, flops_per_second], color=GREY, linewidth=2)
     axes.annotate("memory bound", (ridge / 8, ridge / 8 * read_bytes_per_second * 1.4), rotation=28, color=GREY, ha="right")
     axes.annotate("compute bound", (ridge * 1.5, flops_per_second * 1.25), color=GREY)
-    for (name, (x, y)), colour in zip(points.items(), COLOURS * 9, strict=False):
-        axes.plot([x], [y], "o", markersize=8, color=colour, label=name)
+    for (name, (x, y)), colour, marker in zip(points.items(), COLOURS * 9, MARKERS * 9, strict=False):
+        axes.plot([x], [y], marker, markersize=8, color=colour, label=name)
     axes.set(
         xscale="log",
         yscale="log",
@@ -122,12 +126,12 @@ def sweep_plot(
             raise InvalidRequest(f"line {name!r} has {counted(len(given), 'value')} for {counted(len(x), 'point')} of x")
     figure = new_figure(title, caption)
     axes = figure.add_subplot()
-    for (name, values), colour in zip(lines.items(), COLOURS * 9, strict=False):
-        axes.plot(x, values, "o-", color=colour, label=name)
+    for (name, values), colour, marker in zip(lines.items(), COLOURS * 9, MARKERS * 9, strict=False):
+        axes.plot(x, values, f"{marker}-", color=colour, label=name)
         if bands and name in bands:
             axes.fill_between(x, [low for low, _ in bands[name]], [high for _, high in bands[name]], color=colour, alpha=0.2)
-    for (name, values), colour in zip((limits or {}).items(), [GREY, "#AAAAAA", "#444444"] * 9, strict=False):
-        axes.plot(x, values, "--", color=colour, label=name)
+    for (name, values), colour, stroke in zip((limits or {}).items(), [GREY, GREY, "#444444"] * 9, STROKES * 9, strict=False):
+        axes.plot(x, values, stroke, color=colour, label=name)
     for name, (where, value) in (marks or {}).items():
         axes.plot([where], [value], "D", color="black", markersize=7, label=name)
     if log:
@@ -262,12 +266,14 @@ def _drawn_heights(series: Mapping[str, Sequence[float]], limits: Sequence[float
     return heights
 
 
-def _bars(axes: Any, label: str, bars: Sequence[tuple[float, float, float, Any]], width: float, colour: str) -> None:
+def _bars(
+    axes: Any, label: str, bars: Sequence[tuple[float, float, float, Any]], width: float, colour: str, hatch: str
+) -> None:
     """Draw the bars `(x, value, height, range or None)` of one series, and write the value of each bar at the bar."""
     if not bars:
         return
     across, values, heights, spans = zip(*bars, strict=True)
-    made = axes.bar(across, heights, width=width, color=colour, label=label)
+    made = axes.bar(across, heights, width=width, color=colour, label=label, hatch=hatch, edgecolor="white", linewidth=0)
     has_whisker = spans[0] is not None  # a number at the top would cover the end of the whisker
     if has_whisker:
         below = [max(0.0, value - low) for value, (low, _) in zip(values, spans, strict=True)]
@@ -279,6 +285,7 @@ def _bars(axes: Any, label: str, bars: Sequence[tuple[float, float, float, Any]]
         fontsize=NUMBER_SIZE,
         label_type="center" if has_whisker else "edge",
         color=ink_on(colour) if has_whisker else "black",
+        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5} if has_whisker else None,  # the hatch must not cross it
     )
 
 
@@ -316,12 +323,13 @@ def prediction_plot(
     width = 0.8 / max(len(series), 1)
     places = _bar_places(list(series.values()), len(names), width)
     heights = _drawn_heights(series, list((limits or {}).values()), log)
-    for (label, values), across, colour in zip(series.items(), places, COLOURS * 9, strict=False):
+    looks = zip(COLOURS * 9, HATCHES * 9, strict=True)
+    for (label, values), across, (colour, hatch) in zip(series.items(), places, looks, strict=False):
         spans = (ranges or {}).get(label)
         rows = enumerate(zip(across, values, heights[label], strict=True))
         drawn = [(x, value, height, spans and spans[group]) for group, (x, value, height) in rows]
-        _bars(axes, label, [bar for bar in drawn if not math.isnan(bar[1])], 0.9 * width, colour)
-    strokes = [("#444444", "--"), (GREY, ":"), ("#AAAAAA", ":")] * 9
+        _bars(axes, label, [bar for bar in drawn if not math.isnan(bar[1])], 0.9 * width, colour, hatch)
+    strokes = [("#444444", "--"), (GREY, ":"), (GREY, "-.")] * 9
     for (label, height), (colour, style) in zip((limits or {}).items(), strokes, strict=False):
         axes.axhline(height, color=colour, linestyle=style, label=label)
     for label, at in (marks or {}).items():
@@ -352,10 +360,11 @@ def parts_plot(
     figure = new_figure(title, caption, height=1.4 + 0.28 * len(names))
     axes = figure.add_subplot()
     before = [0.0] * len(names)
-    for (label, values), colour in zip(parts.items(), COLOURS * 9, strict=False):
+    look: dict[str, Any] = {"height": 0.7, "edgecolor": "white", "linewidth": 0}
+    for (label, values), colour, hatch in zip(parts.items(), COLOURS * 9, HATCHES * 9, strict=False):
         if len(values) != len(names):
             raise InvalidRequest(f"part {label!r} has {counted(len(values), 'value')} for {counted(len(names), 'name')}")
-        bars = axes.barh(range(len(names)), values, height=0.7, left=before, color=colour, label=label)
+        bars = axes.barh(range(len(names)), values, left=before, color=colour, hatch=hatch, label=label, **look)
         before = [start + value for start, value in zip(before, values, strict=True)]
     if parts:
         axes.bar_label(bars, labels=[f" {total:.3g}" for total in before], fontsize=NUMBER_SIZE)

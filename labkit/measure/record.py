@@ -8,7 +8,7 @@ import platform
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from labkit.environment import describe, find_versions
 from labkit.errors import InvalidRequest
@@ -48,7 +48,7 @@ class Record:
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Record:
+    def load(cls, path: str | Path) -> Self:
         """Read a record from a file. If the record is not complete, raises `InvalidRequest`, which names the file."""
         try:
             values = json.loads(Path(path).read_text("utf-8"))

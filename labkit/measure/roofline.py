@@ -76,7 +76,7 @@ def roofline(config: GPTJConfig, *, batch: int, length: int, precision: str, cei
         )
     element = ELEMENT_BYTES[precision]
     weights = weight_bytes_per_step(config, element)
-    if precision == "int4":
+    if precision == "int4":  # the head is stored in int8
         weights += config.vocab_size * config.hidden_size * (ELEMENT_BYTES["int8"] - element)
     cached = config.kv_bytes_per_token(CACHE_BYTES.get(precision, 2)) * batch * length
     rates = ceilings.flops_per_second

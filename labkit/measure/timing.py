@@ -27,6 +27,12 @@ WIDEST = 0.5
 FEWEST_PAIRS = 3
 LOOKS = (0.25, 1 / 3, 0.5, 0.75)
 """The contention is checked after these shares of the longest measuring time."""
+ATTEMPTS = 5
+"""A disturbed measurement is taken again, up to this many times in all, if less than half of its longest time has passed. A
+measurement of small calls takes some milliseconds, and then a single short piece of work of another program disturbs it.
+"""
+PAUSE = 0.1
+"""Seconds to wait before a disturbed measurement is taken again."""
 FIRST_LOOK = 0.1
 """The contention is not checked before this many seconds, because its clocks have steps of a hundredth of a second."""
 
@@ -138,11 +144,12 @@ def compare(
 
     After `warmup` rounds that do not count, there are at least `min_runs` rounds. The rounds end when every spread is at most
     `spread_target`, or after `max_runs` rounds or `max_seconds` of counted rounds. They end earlier if other programs have
-    already disturbed the machine so much that timings over `max_seconds` would count as disturbed. Before each reading of the
-    clock, the function waits until the queue of `device` (None, "cpu", "cuda", ...) is empty. `synchronise` replaces this wait,
-    and `clock` replaces the clock. `threads` is the number of torch's CPU threads during the measurement: with one thread,
-    small operations do not depend on whether a second core is free. `progress` is called with the number of finished rounds
-    and `max_runs`. Raises `InvalidRequest` for impossible settings.
+    already disturbed the machine so much that timings over `max_seconds` would count as disturbed. If the timings are
+    disturbed and half of `max_seconds` is left, they are taken again, up to `ATTEMPTS` times, and the last attempt counts.
+    Before each reading of the clock, the function waits until the queue of `device` (None, "cpu", "cuda", ...) is empty.
+    `synchronise` replaces this wait, and `clock` replaces the clock. `threads` is the number of torch's CPU threads during the
+    measurement: with one thread, small operations do not depend on whether a second core is free. `progress` is called with
+    the number of finished rounds and `max_runs`. Raises `InvalidRequest` for impossible settings.
     """
     if not calls or not 1 <= min_runs <= max_runs or warmup < 0 or not max_seconds > 0:
         raise InvalidRequest(
@@ -150,25 +157,46 @@ def compare(
             f"{max_seconds}: give at least one call, warmup >= 0, 1 <= min_runs <= max_runs and max_seconds > 0"
         )
     wait = synchronise or waiter(device)
-    samples: dict[str, list[float]] = {name: [] for name in calls}
     with torch_threads(threads):
         for _ in range(warmup):
             for call in calls.values():
                 call()
         wait()
         started = clock()
-        lost, looks, begun = False, [max(share * max_seconds, FIRST_LOOK) for share in LOOKS], time.perf_counter()
-        with Contention() as contention:
-            for done in range(1, max_runs + 1):
-                _one_round(calls, samples, wait, clock)
-                steady = all(Timing(tuple(taken)).spread <= spread_target for taken in samples.values())
-                lost = lost or _is_lost(contention, looks, begun, max_seconds)
-                enough = done >= min_runs and (steady or lost or clock() - started >= max_seconds)
-                if progress:
-                    progress(done, done if enough else max_runs)
-                if enough:
-                    break
-    return {name: Timing(tuple(taken), contention.words) for name, taken in samples.items()}
+        for attempt in range(1, ATTEMPTS + 1):
+            left = max_seconds - (clock() - started)
+            samples, disturbed = _rounds(calls, wait, clock, min_runs, max_runs, left, spread_target, progress)
+            if not disturbed or attempt == ATTEMPTS or clock() - started > max_seconds / 2:
+                break
+            time.sleep(PAUSE)
+    return {name: Timing(tuple(taken), disturbed) for name, taken in samples.items()}
+
+
+def _rounds(
+    calls: Mapping[str, Callable[[], Any]],
+    wait: Callable[[], None],
+    clock: Callable[[], float],
+    min_runs: int,
+    max_runs: int,
+    max_seconds: float,
+    spread_target: float,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[str, list[float]], str]:
+    """The seconds of each call in each round, and how other programs disturbed them; see `compare`."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    started, begun = clock(), time.perf_counter()
+    lost, looks = False, [max(share * max_seconds, FIRST_LOOK) for share in LOOKS]
+    with Contention() as contention:
+        for done in range(1, max_runs + 1):
+            _one_round(calls, samples, wait, clock)
+            steady = all(Timing(tuple(taken)).spread <= spread_target for taken in samples.values())
+            lost = lost or _is_lost(contention, looks, begun, max_seconds)
+            enough = done >= min_runs and (steady or lost or clock() - started >= max_seconds)
+            if progress:
+                progress(done, done if enough else max_runs)
+            if enough:
+                break
+    return samples, contention.words
 
 
 def _is_lost(contention: Contention, looks: list[float], begun: float, max_seconds: float) -> bool:

@@ -20,6 +20,7 @@ from labkit.model.forward import Forward
 from labkit.model.kv_cache import KVCache
 from labkit.model.linear import Linear
 from labkit.model.part import WHOLE, Part
+from labkit.model.quantized_kv_cache import QuantizedKVCache, only_used_slots
 from labkit.model.side_stream import SideStream
 from labkit.precision import precision_name
 
@@ -155,7 +156,7 @@ class GPTJ(Forward):
         epsilon = self.config.layer_norm_epsilon
         normed = ops.layer_norm(hidden, *self._norm(0), epsilon)
         for index, layer in enumerate(self.layers):
-            attend = partial(self._attend, layer, normed, cache.keys[index], cache.values[index], batch)
+            attend = partial(self._attend, layer, normed, cache, index, batch)
             attention = beside.fork(attend) if beside else attend()
             mlp = layer.fc_out(layer.fc_in(normed))
             if beside:
@@ -168,10 +169,20 @@ class GPTJ(Forward):
         assert self.lm_head is not None
         return self.lm_head(normed[batch.logit_rows])
 
-    def _attend(self, layer: Layer, normed: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+    def _attend(self, layer: Layer, normed: Tensor, cache: KVCache, index: int, batch: Batch) -> Tensor:
         """A block's attention half, from its normed input to its output projection `[tokens, hidden_size]`."""
-        qkv = layer.qkv(normed)
-        query = ops.rotary_cache_write(qkv, batch.positions, self.sin, self.cos, keys, values, batch.slot_mapping)
+        qkv, slots = layer.qkv(normed), batch.slot_mapping
+        if isinstance(cache, QuantizedKVCache):
+            shape = (batch.num_tokens, *cache.keys.shape[2:])
+            keys, values = qkv.new_empty(shape), qkv.new_empty(shape)
+            slots = torch.arange(batch.num_tokens, dtype=torch.int64, device=qkv.device)
+        else:
+            keys, values = cache.keys[index], cache.values[index]
+        query = ops.rotary_cache_write(qkv, batch.positions, self.sin, self.cos, keys, values, slots)
+        if isinstance(cache, QuantizedKVCache):
+            cache.write(index, batch.slot_mapping, keys, values)
+            batch, used = only_used_slots(batch)
+            keys, values = cache.read(index, used)
         attended = self._attention(query, keys, values, batch)
         return layer.out_proj(attended.view(batch.num_tokens, -1))
 

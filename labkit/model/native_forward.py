@@ -16,7 +16,10 @@ from labkit.model.forward import Forward
 from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
 from labkit.model.linear import Linear
+from labkit.model.quantized_kv_cache import QuantizedKVCache
 from labkit.native.library import (
+    E4M3,
+    INT8,
     BatchStruct,
     LayerStruct,
     ModelStruct,
@@ -31,6 +34,8 @@ from labkit.native.library import (
 from labkit.native.packed_weight import PackedWeight, workspace
 
 _FLOAT, _LONG, _INT = torch.float32, torch.int64, torch.int32
+_CACHE_TYPES = {"int8": INT8, "fp8": E4M3}
+"""The library's numbers for the formats of a quantized cache."""
 
 
 class AddsUp(Protocol):
@@ -141,11 +146,18 @@ class NativeForward(Forward):
             pointer(out, _FLOAT, flat),
         )
         kept = self._cache_shape[0], cache.num_slots, *self._cache_shape[1:]
+        key_scales = value_scales = None
+        self._struct.quantized_cache = 0
+        if isinstance(cache, QuantizedKVCache):
+            self._struct.quantized_cache = _CACHE_TYPES[cache.name]
+            key_scales, value_scales = cache.key_scales, cache.value_scales
         status = library().lk_forward(
             byref(self._struct),
             byref(struct),
-            pointer(cache.keys, self._model.dtype, kept),
-            pointer(cache.values, self._model.dtype, kept),
+            pointer(cache.keys, self._model.dtype if key_scales is None else cache.keys.dtype, kept),
+            pointer(cache.values, self._model.dtype if key_scales is None else cache.keys.dtype, kept),
+            pointer(key_scales, _FLOAT, kept[:3]),
+            pointer(value_scales, _FLOAT, kept[:3]),
             cache.num_slots,
             pointer(logits, _FLOAT, logits.shape),
             workspace().handle,

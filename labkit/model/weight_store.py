@@ -10,22 +10,23 @@ from torch import Tensor
 from labkit import native
 from labkit.checkpoints import Checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
-from labkit.checkpoints.integer_weight import stack
+from labkit.checkpoints.eight_bit_matrix import join_rows, part_of
+from labkit.checkpoints.integer_weight import IntegerWeight, stack
 from labkit.checkpoints.quantized_directory import QuantizedDirectoryCheckpoint
 from labkit.errors import InvalidRequest
 from labkit.model.gptj import GPTJ
 from labkit.model.part import WHOLE, Part
 from labkit.model.stored_precision import check_stored
+from labkit.native.library import TYPES
 from labkit.native.packed_weight import PackedWeight
-from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, Weight
-from labkit.ops.torch_packed import TorchPackedWeight
-from labkit.precision import compute_dtype
+from labkit.ops import Weight
+from labkit.ops.torch_packed import TORCH_PACKS, TorchPackedWeight
+from labkit.precision import DTYPES, compute_dtype
 from labkit.torch_state import gradients_restored, undisturbed
+from labkit.weight_formats import FORMATS, QuantizedWeight, RowScaledWeight
 
 TRIM_BYTES = 1 << 26
 """After this many bytes of dense matrices have been packed, their freed memory is returned to the system."""
-QUANTIZED = ("int8", "int4", "fp8")
-"""The precisions in which matrices are not dense."""
 
 
 @gradients_restored()
@@ -43,12 +44,12 @@ def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, par
     check_stored(checkpoint, precision)
 
     def read(name: str) -> Tensor:
-        rounded = precision in QUANTIZED and name.endswith("weight") and "ln_" not in name and "wte" not in name
+        rounded = precision in FORMATS and name.endswith("weight") and "ln_" not in name and "wte" not in name
         slices = part.slices(name, shapes[name]) or {}
         return checkpoint.read(name, device=device, dtype=torch.float32 if rounded else dtype, **slices)
 
     matrix = None
-    if isinstance(checkpoint, QuantizedDirectoryCheckpoint) and precision in QUANTIZED:
+    if isinstance(checkpoint, QuantizedDirectoryCheckpoint) and precision in FORMATS:
         matrix = _stored_matrices(checkpoint, precision, device, part)
     model = GPTJ.from_tensors(checkpoint.config, read, weight_store(precision, device), part, matrix)
     model.precision = precision
@@ -64,27 +65,23 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
     pack = _packer(precision, device)
 
     def store(name: str, dense: Tensor) -> Weight:
-        if precision == "fp8":
-            return Fp8Weight.quantize(dense)
-        kept: Tensor | Int8Weight | Int4Weight = dense
-        if precision == "int8" or (precision == "int4" and name == "lm_head"):
-            kept = Int8Weight.quantize(dense)
-        elif precision == "int4":
-            kept = Int4Weight.quantize(dense)
-        return pack(kept, dense.nbytes)
+        form = FORMATS.get(precision)
+        if form is not None and name == "lm_head":
+            form = FORMATS[form.head_kind]
+        return pack(dense if form is None else form.quantize(dense), dense.nbytes)
 
     return store
 
 
-def _packer(precision: str, device: torch.device) -> Callable[[Tensor | Int8Weight | Int4Weight, int], Weight]:
+def _packer(precision: str, device: torch.device) -> Callable[[Tensor | QuantizedWeight, int], Weight]:
     """Returns a function `pack(weight, bytes)`: the weight in the form of the device's kernels. `bytes` is what it frees."""
-    on_cpu = device.type == "cpu" and precision in ("fp32", "bf16", "int8", "int4")
+    on_cpu = device.type == "cpu" and (precision in FORMATS or DTYPES[precision] in TYPES)
     if on_cpu and not native.available():
         native.warn_once()
 
     freed = 0
 
-    def pack(kept: Tensor | Int8Weight | Int4Weight, byte_count: int) -> Weight:
+    def pack(kept: Tensor | QuantizedWeight, byte_count: int) -> Weight:
         nonlocal freed
         if not on_cpu:
             return kept
@@ -95,7 +92,7 @@ def _packer(precision: str, device: torch.device) -> Callable[[Tensor | Int8Weig
                 native.trim_heap()
                 freed = 0
             return weight
-        return kept if isinstance(kept, Tensor) else TorchPackedWeight(kept)
+        return TorchPackedWeight(kept) if isinstance(kept, TORCH_PACKS) else kept
 
     return pack
 
@@ -110,15 +107,22 @@ def _stored_matrices(
     def matrix(layer: str, names: Sequence[str]) -> Weight:
         slices = [part.slices(name, shapes[name]) or {} for name in names]
         found = [checkpoint.integers(name, **each) for name, each in zip(names, slices, strict=True)]
-        parts = [each.to(device) for each in found if each is not None]
-        if not parts:  # a head that the quantizer left dense
+        if found[0] is None:  # a head that the quantizer left dense
             return pack(checkpoint.read(names[0], device=device, dtype=dtype, **slices[0]), 0)
-        kept = stack(parts).for_kernels()
+        kept = _for_kernels([each for each in found if each is not None], device)
         if kept is None:
             raise InvalidRequest(
-                f"{layer} of {checkpoint.name} cannot be split over {part.shards} ranks as it is stored ({parts[0].scheme}, "
-                f"{parts[0].shape[1]} inputs per rank); use fewer ranks, or dtype bf16 to dequantize it"
+                f"{layer} of {checkpoint.name} cannot be split over {part.shards} ranks as it is stored "
+                f"({checkpoint.schemes}); use fewer ranks, or dtype bf16 to dequantize it"
             )
-        return pack(kept, parts[0].values.nbytes * len(parts))
+        return pack(kept, kept.byte_count)
 
     return matrix
+
+
+def _for_kernels(parts: Sequence[IntegerWeight | RowScaledWeight], device: torch.device) -> QuantizedWeight | None:
+    """Stored matrices below each other, in the format of the kernels on a device; None if no kernel reads them."""
+    integers = [part.to(device) for part in parts if isinstance(part, IntegerWeight)]
+    if integers:
+        return stack(integers).for_kernels()
+    return join_rows([part_of(part, slice(None), device) for part in parts if isinstance(part, RowScaledWeight)])

@@ -24,7 +24,7 @@ FILE_NAME = "_native.so"
 OFF = "LABKIT_NATIVE"
 """Environment variable: if it is 0, the library is not loaded and torch's own kernels run."""
 
-F32, BF16, INT8, INT4 = range(4)
+F32, BF16, INT8, INT4, W8A8, E4M3, E5M2 = range(7)
 TYPES = {torch.float32: F32, torch.bfloat16: BF16}
 
 
@@ -38,6 +38,7 @@ class WeightStruct(Structure):
         ("data", c_void_p),
         ("scales", c_void_p),
         ("bias", c_void_p),
+        ("input_scale", c_float),
     )
 
 
@@ -90,6 +91,7 @@ class ModelStruct(Structure):
         ("add_up", c_void_p),
         ("add_up_argument", c_void_p),
         ("adds_residual", c_int32),
+        ("quantized_cache", c_int32),
     )
 
 
@@ -117,7 +119,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "lk_pack": (None, (_I, _I, _I, _P, _I, _P, _I, _P, _P, _I)),
     "lk_workspace_create": (_P, ()),
     "lk_workspace_free": (None, (_P,)),
-    "lk_forward": (_I, (POINTER(ModelStruct), POINTER(BatchStruct), _P, _P, _L, _P, _P, _I)),
+    "lk_forward": (_I, (POINTER(ModelStruct), POINTER(BatchStruct), _P, _P, _P, _P, _L, _P, _P, _I)),
     "lk_linear": (None, (POINTER(WeightStruct), _I, _P, _I, _I, _P, _P, _I)),
     "lk_layer_norm": (None, (_I, _P, _P, _P, _F, _I, _I, _P, _I)),
     "lk_residual_layer_norm": (None, (_I, _P, _P, _P, _P, _P, _F, _I, _I, _P, _P, _I)),

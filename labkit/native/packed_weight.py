@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import threading
 from ctypes import byref
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from labkit.native.library import (
     BF16,
+    E4M3,
+    E5M2,
     F32,
     INT4,
     INT8,
     TYPES,
+    W8A8,
     WeightStruct,
     Workspace,
     advise_large_pages,
@@ -25,26 +27,28 @@ from labkit.native.library import (
     threads,
 )
 from labkit.native.untouched import untouched
-from labkit.weight_formats import Int4Weight, Int8Weight
+from labkit.weight_formats import CpuParts, QuantizedWeight
 
-_NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4"}
+_NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4", W8A8: "w8a8", E4M3: "fp8", E5M2: "fp8_e5m2"}
+"""The name of each type of packed matrix; for a quantized one, the name of the format (`QuantizedWeight.kind`)."""
+_NUMBERS = {name: number for number, name in _NAMES.items()}
 _CPU = torch.device("cpu")
 _local = threading.local()
 
 
 class PackedWeight:
-    """A packed `[out, in]` matrix; `precision` is fp32, bf16, int8 or int4.
+    """A packed `[out, in]` matrix; `precision` is fp32, bf16, or the name of a quantized format.
 
-    A `PackedWeight` is made from a dense float32 or bfloat16 matrix, from an `Int8Weight`, or from an `Int4Weight` with a group
-    size that is a multiple of 32.
+    A `PackedWeight` is made from a dense float32 or bfloat16 matrix, or from a quantized one that has `cpu_parts`.
+    `input_scale` is the fixed scale to which a format that rounds inputs rounds them; 0 means that each row gets its own.
     """
 
-    def __init__(self, weight: Tensor | Int8Weight | Int4Weight) -> None:
+    def __init__(self, weight: Tensor | QuantizedWeight) -> None:
         lib = library()
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
         out_features, in_features = self.shape
-        parts = _parts(weight)
-        self.type = parts.type
+        self.type, parts = _parts(weight)
+        self.input_scale = parts.input_scale
         self.data = _large(lib.lk_packed_bytes(self.type, out_features, in_features))
         self.scales = untouched((lib.lk_scale_bytes(self.type, out_features, in_features),), torch.uint8, _CPU)
         lib.lk_pack(
@@ -54,7 +58,7 @@ class PackedWeight:
             pointer(parts.values, parts.dtype, parts.shape),
             TYPES.get(parts.dtype, self.type),
             pointer(parts.scales, parts.scales_dtype, parts.scales_shape),
-            parts.group,
+            parts.group_size,
             pointer(self.data, torch.uint8, self.data.shape),
             pointer(self.scales, torch.uint8, self.scales.shape),
             threads(),
@@ -75,7 +79,9 @@ class PackedWeight:
         """The argument of a C call; `bias` is `[out]` float32. The caller must keep this object and `bias` alive."""
         data, scales = self._addresses
         bias_address = pointer(bias, torch.float32, self.shape[:1])
-        return WeightStruct(self.type, *self.shape, data, scales if self.scales.numel() else None, bias_address)
+        return WeightStruct(
+            self.type, *self.shape, data, scales if self.scales.numel() else None, bias_address, self.input_scale
+        )
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
         """x weight^T + bias, then GELU if `gelu`, for `x` `[tokens, in]` in float32 or bfloat16.
@@ -99,59 +105,31 @@ class PackedWeight:
         """The dense `[out, in]` matrix with the values of the packed matrix. This is slow; use it for references and tests."""
         out_features, in_features = self.shape
         panels = (out_features + 15) // 16
-        if self.type in (F32, BF16):
+        if self.type in (F32, BF16, E4M3, E5M2):
             kind, unit = (torch.float32, 1) if self.type == F32 else (torch.bfloat16, 2)
             parts = self.data.view(kind).view(panels, -1, 16, unit)
             dense = parts.permute(0, 2, 1, 3).reshape(panels * 16, -1).float()
-        elif self.type == INT8:
+        elif self.type in (INT8, W8A8):
             parts = self.data.view(panels, -1, 16, 4).permute(0, 2, 1, 3).reshape(panels * 16, -1)
-            dense = (parts.float() - 128) * self.scales.view(torch.float32)[:, None]
+            dense = parts.float() - 128
         else:
             parts = self.data.view(panels, -1, 4, 16, 4)
             steps = torch.stack((parts & 15, parts >> 4), dim=3).flatten(2, 3)  # [panels, groups, 8 steps, 16, 4]
             values = steps.permute(0, 3, 1, 2, 4).reshape(panels * 16, -1, 32).float() - 8
             scales = self.scales.view(torch.float16).view(panels, -1, 16).transpose(1, 2).reshape(panels * 16, -1, 1)
             dense = (values * scales.float()).flatten(1)
+        if self.type in (INT8, W8A8, E4M3, E5M2):
+            dense = dense * self.scales.view(torch.float32)[:, None]
         return dense[:out_features, :in_features].to(dtype)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Arguments of `lk_pack` (target type, values, scales, group size), and the dtypes and shapes that they must have."""
-
-    type: int
-    values: Tensor
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    scales: Tensor | None = None
-    scales_dtype: torch.dtype = torch.float32
-    scales_shape: tuple[int, ...] = ()
-    group: int = 0
-
-
-def _parts(weight: Tensor | Int8Weight | Int4Weight) -> _Parts:
+def _parts(weight: Tensor | QuantizedWeight) -> tuple[int, CpuParts]:
+    """The number of the type of the packed matrix, and what is packed."""
     if isinstance(weight, Tensor):
         if weight.dtype not in TYPES:
             raise ValueError(f"a weight of {weight.dtype} cannot be packed; float32 and bfloat16 are accepted")
-        return _Parts(TYPES[weight.dtype], weight.contiguous(), weight.dtype, weight.shape)
-    rows, columns = weight.shape
-    if isinstance(weight, Int8Weight):
-        scales = weight.scales.float().contiguous()
-        return _Parts(INT8, weight.values.contiguous(), torch.int8, (rows, columns), scales, scales_shape=(rows,))
-    if weight.group_size % 32:
-        raise ValueError(f"int4 weights with groups of {weight.group_size} cannot be packed; multiples of 32 are accepted")
-    size = weight.group_size
-    groups = (columns + size - 1) // size
-    return _Parts(
-        INT4,
-        weight.packed.contiguous(),
-        torch.uint8,
-        (rows, groups * size // 2),
-        weight.scales.contiguous(),
-        torch.float16,
-        (rows, groups),
-        size,
-    )
+        return TYPES[weight.dtype], CpuParts(weight.contiguous(), weight.dtype, weight.shape)
+    return _NUMBERS[weight.kind], weight.cpu_parts
 
 
 def _large(byte_count: int) -> Tensor:

@@ -18,15 +18,15 @@ from labkit.ops.rotary import rotary, rotary_table
 from labkit.ops.rotary_cache_write import rotary_cache_write
 from labkit.ops.sample import sample
 from labkit.ops.uniform import uniform
-from labkit.weight_formats import DynamicWeight, Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight, QuantizedWeight
+from labkit.weight_formats import Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight, RoundedInputsWeight, W8A8Weight
 
 __all__ = [
-    "DynamicWeight",
     "Fp8Weight",
     "Int4Weight",
-    "Int8DynamicWeight",
     "Int8Weight",
     "QuantizedWeight",
+    "RoundedInputsWeight",
+    "W8A8Weight",
     "Weight",
     "decode_attention",
     "embedding",

@@ -9,7 +9,7 @@ from torch import Tensor
 from labkit.native.packed_weight import PackedWeight
 from labkit.ops.registry import operation
 from labkit.ops.torch_packed import TorchPackedWeight
-from labkit.weight_formats import DynamicWeight, QuantizedWeight
+from labkit.weight_formats import QuantizedWeight, RoundedInputsWeight
 
 Weight = Tensor | QuantizedWeight | PackedWeight | TorchPackedWeight
 """The `[out, in]` matrix of a linear layer: dense, quantized, or packed for the CPU's kernels."""
@@ -23,15 +23,15 @@ def linear_reference(x: Tensor, weight: Weight, bias: Tensor | None = None) -> T
     If the weight format also rounds activations, `x` is rounded, and the product and the addition of the bias are computed in
     float32 or wider.
     """
-    if isinstance(weight, DynamicWeight):
+    if isinstance(weight, RoundedInputsWeight):
         return _rounded_product(x, weight, bias)
     dense = weight if isinstance(weight, Tensor) else weight.dequantize(x.dtype)
     return F.linear(x, dense, bias)
 
 
-def _rounded_product(x: Tensor, weight: DynamicWeight, bias: Tensor | None) -> Tensor:
+def _rounded_product(x: Tensor, weight: RoundedInputsWeight, bias: Tensor | None) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
-    values, scales = weight.round_activations(x)
+    values, scales = weight.round_inputs(x)
     product = F.linear(values.to(wide), weight.values.to(wide)) * scales[:, None] * weight.scales
     return (product if bias is None else product + bias).to(x.dtype)
 

@@ -10,6 +10,8 @@ from labkit.ops.gelu import gelu as apply_gelu
 from labkit.weight_formats import Int4Weight, Int8Weight
 
 ROWS, INPUTS = 16, 32
+TORCH_PACKS = Int8Weight, Int4Weight
+"""The formats that torch has products for."""
 
 
 class TorchPackedWeight:
@@ -22,7 +24,7 @@ class TorchPackedWeight:
 
     def __init__(self, weight: Int8Weight | Int4Weight) -> None:
         self.shape = weight.shape
-        self._group = weight.group_size if isinstance(weight, Int4Weight) else 0
+        self._group = weight.group_size
         missing = -weight.shape[0] % ROWS
         scales = F.pad(weight.scales.bfloat16().t(), (0, missing)).contiguous()  # [out] or [groups, out]
         if isinstance(weight, Int8Weight):

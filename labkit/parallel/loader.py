@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 
@@ -15,6 +15,7 @@ from labkit.engine.engine_options import EngineOptions
 from labkit.engine.loader import check_memory, check_options, tokenizer_of
 from labkit.errors import NotAvailable, RankFailed
 from labkit.host_cores import usable_cores
+from labkit.model.quantized_kv_cache import check_kv_cache_dtype
 from labkit.model.stored_precision import precision_for
 from labkit.parallel.devices import rank_device, torchrun_device
 from labkit.parallel.layout import Layout
@@ -57,7 +58,17 @@ def load_parallel(
     if own.type == "cpu":  # the ranks share the host's memory; the memory of a GPU is checked by its own rank
         check_memory(checkpoint, own, precision)
     tokenizer = tokenizer_of(checkpoint)  # read before a process is started, because the tokenizer may not belong to the model
-    forward = start_ranks(checkpoint, layout, precision, device=device, threads=threads, progress=progress)
+    kv_cache_dtype = options.get("kv_cache_dtype")
+    check_kv_cache_dtype(kv_cache_dtype, own)
+    forward = start_ranks(
+        checkpoint,
+        layout,
+        precision,
+        device=device,
+        threads=threads,
+        progress=progress,
+        kv_cache_dtype=kv_cache_dtype,
+    )
     return Engine(forward.model, tokenizer, forward=forward, **options)
 
 
@@ -69,6 +80,7 @@ def start_ranks(
     device: str | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    kv_cache_dtype: str | None = None,
 ) -> ParallelForward:
     """Start the other ranks, read this rank's part, and wait until all are ready. Takes the arguments of `load_parallel`.
 
@@ -82,10 +94,11 @@ def start_ranks(
         )
     own_device = _device(layout, device)
     if under_torchrun():
-        return _join(checkpoint, layout, precision, own_device, threads)
+        return _join(checkpoint, layout, precision, own_device, threads, kv_cache_dtype)
     each = threads or max(1, usable_cores() // layout.ranks)
-    source = {"model": str(checkpoint.path or checkpoint.name), "seed": getattr(checkpoint, "seed", 0)}
-    ranks = LocalRanks(layout, source | {"precision": precision, "threads": each}, device=own_device)
+    source: dict[str, Any] = {"model": str(checkpoint.path or checkpoint.name), "seed": getattr(checkpoint, "seed", 0)}
+    source |= {"precision": precision, "threads": each, "kv_cache_dtype": kv_cache_dtype}
+    ranks = LocalRanks(layout, source, device=own_device)
     try:
         ranks.links.connect()
         own = RankForward.load(checkpoint, precision, ranks.links, each)
@@ -104,7 +117,14 @@ def _device(layout: Layout, device: str | None) -> torch.device:
     return torchrun_device(layout, device) if under_torchrun() else rank_device(layout, device)
 
 
-def _join(checkpoint: Checkpoint, layout: Layout, precision: str, device: torch.device, threads: int | None) -> ParallelForward:
+def _join(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    precision: str,
+    device: torch.device,
+    threads: int | None,
+    kv_cache_dtype: str | None,
+) -> ParallelForward:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     ranks = TorchrunRanks(layout, device)
@@ -114,7 +134,7 @@ def _join(checkpoint: Checkpoint, layout: Layout, precision: str, device: torch.
         own = RankForward.load(checkpoint, precision, ranks.links, each)
         if ranks.rank == 0:
             return ParallelForward(ranks, own)
-        run_tasks(own, ranks.links, ranks.set_step)
+        run_tasks(own, ranks.links, ranks.set_step, kv_cache_dtype)
     except RankFailed as error:
         raise ranks.failure() or error from None
     except Exception as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from labkit.launch.ledger import encode_entries
 from labkit.model.kv_cache import KVCache
+from labkit.model.quantized_kv_cache import new_cache
 from labkit.parallel.links import Links
 from labkit.parallel.rank_forward import RankForward
 from labkit.parallel.task_messages import (
@@ -19,14 +20,19 @@ from labkit.parallel.task_messages import (
 )
 
 
-def run_tasks(forward: RankForward, links: Links, on_step: Callable[[int], None]) -> None:
-    """Do one task after another until rank 0 ends the loop. `on_step` is called with the number of each step as it begins."""
+def run_tasks(forward: RankForward, links: Links, on_step: Callable[[int], None], kv_cache_dtype: str | None = None) -> None:
+    """Do one task after another until rank 0 ends the loop. `on_step` is called with the number of each step as it begins.
+
+    `kv_cache_dtype`: the format of the caches, as in `Engine`.
+    """
     model = forward.model
     caches: dict[int, KVCache] = {}
 
     def cache_of(number: int, slots: int) -> KVCache:
         if number not in caches:
-            caches[number] = KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
+            caches[number] = new_cache(
+                model.config, slots, device=model.device, dtype=model.dtype, part=model.part, kv_cache_dtype=kv_cache_dtype
+            )
         return caches[number]
 
     while (received := links.receive_task()) is not None:

@@ -42,7 +42,7 @@ def main(folder: Path, rank: int) -> int:
         checkpoint = open_checkpoint(spec["model"], seed=spec["seed"])
         forward = RankForward.load(checkpoint, spec["precision"], links, spec["threads"])
         heartbeats.set_ready(rank)
-        run_tasks(forward, links, lambda step: heartbeats.set_step(rank, step))
+        run_tasks(forward, links, lambda step: heartbeats.set_step(rank, step), spec["kv_cache_dtype"])
     except RankFailed:
         return LOST_OTHERS
     except Exception as error:

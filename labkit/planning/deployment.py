@@ -9,7 +9,8 @@ from labkit.planning.catalogue import Device
 from labkit.planning.shape import Shape
 from labkit.precision import BITS
 
-PRECISIONS = tuple(name for name in BITS if name != "fp64")
+PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
+"""The precisions whose rates the catalogue knows. 8-bit activations (w8a8) are not among them."""
 MICRO_BATCH_TOKENS = 1024
 """FasterTransformer divides a batch further until a micro-batch has at most this many tokens (its `getLocalBatchSize`)."""
 

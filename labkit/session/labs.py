@@ -9,9 +9,12 @@ from labkit.environment import Machine
 from labkit.exercises.titles import LAB_TITLES
 
 GIB = 2**30
-PEAK_BYTES = {"00": 0.8 * GIB, "01": 1.0 * GIB, "02": 1.1 * GIB, "03": 2.2 * GIB, "04": 2.9 * GIB}
-"""The most memory that the processes of each lab's core path held together, in bytes, on a machine with 2 cores."""
-MEMORY_BYTES = {"00": 3 * GIB, "01": 3 * GIB, "02": 3 * GIB, "03": 4 * GIB, "04": 5 * GIB}
+PEAK_BYTES = {"00": 0.8 * GIB, "01": 1.0 * GIB, "02": 1.1 * GIB, "03": 2.2 * GIB, "04": 3.1 * GIB, "05": 1.4 * GIB}
+"""The most memory that the processes of each lab's core path held together, in bytes, on a machine with 2 cores.
+
+In lab 04 that was 2.9 GiB before its last section. In this section the engine in the notebook adds 0.2 GiB at most.
+"""
+MEMORY_BYTES = {"00": 3 * GIB, "01": 3 * GIB, "02": 3 * GIB, "03": 4 * GIB, "04": 5 * GIB, "05": 4 * GIB}
 """The memory that a machine needs for each lab, in bytes: about 2 GiB more, for the system, JupyterLab and a browser."""
 FREE_DISK_BYTES = GIB // 2
 """The free disk that every lab needs after the set-up: for results that are kept, compiled kernels, and copies to hand in."""
@@ -79,11 +82,10 @@ def _row(machine: Machine, lab: str, title: str) -> LabRow:
     if stop:
         return LabRow(lab, title, NO, NO, stop, ())
     from labkit.exercises import registry
-    from labkit.grading.find_answer import lacks_answer
-    from labkit.grading.machine_needs import missing
+    from labkit.grading.find_answer import not_judged_here
 
     exercises = registry.of_lab(lab)
-    rows = [NotMeasured(each.name, each.number, each.track, missing(each, machine) or lacks_answer(each)) for each in exercises]
+    rows = [NotMeasured(each.name, each.number, each.track, not_judged_here(each, machine)) for each in exercises]
     core = _how_many([row for row in rows if row.track == "core"])
     return LabRow(lab, title, core, _how_many(rows), "", tuple(row for row in rows if row.why_not))
 

@@ -13,13 +13,15 @@ from labkit import __version__
 from labkit.environment import Machine
 from labkit.errors import InvalidRequest
 from labkit.exercises.titles import LAB_TITLES
-from labkit.json_file import MOST_BYTES, parse_json_object
+from labkit.json_file import MOST_BYTES, need_text, need_whole, parse_json_object
 from labkit.session.labs import IN_PART, NO, YES, LabRow, NotMeasured, lab_rows
 from labkit.session.setup_steps import setup_steps
 from labkit.session.steps import DONE, ESTIMATED, MEASURED, NOT_MEASURED, Step
 
 FORMAT = 1
 """The version of the JSON object, which it holds under "session"."""
+MOST_TEXT = 1000
+"""The most characters of a text in a report."""
 _NO_REPORT = "is not a report of `labkit doctor --session --json`"
 
 
@@ -103,10 +105,10 @@ def _from_dict(found: dict[str, Any]) -> SessionReport:
     texts = {name: _text(found[name], name) for name in ("machine", "taken", "labkit", "system", "processor")}
     return SessionReport(
         **texts,
-        cores=_whole(found["cores"], "cores"),
-        memory_bytes=_whole(found["memory_bytes"], "memory_bytes"),
-        memory_available_bytes=_whole(found["memory_available_bytes"], "memory_available_bytes"),
-        disk_free_bytes=_whole(found["disk_free_bytes"], "disk_free_bytes"),
+        cores=need_whole(found["cores"], "cores"),
+        memory_bytes=need_whole(found["memory_bytes"], "memory_bytes"),
+        memory_available_bytes=need_whole(found["memory_available_bytes"], "memory_available_bytes"),
+        disk_free_bytes=need_whole(found["disk_free_bytes"], "disk_free_bytes"),
         gpus=tuple(_text(name, "a GPU") for name in _list(found["gpus"])),
         labs=tuple(labs[lab] for lab in LAB_TITLES),
         setup=tuple(map(_step, _rows(found["setup"]))),
@@ -132,15 +134,7 @@ def _step(row: dict[str, Any]) -> Step:
 
 
 def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is {value!r:.40}; a text is accepted")
-    return value[:300]
-
-
-def _whole(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise ValueError(f"{name} is {value!r:.40}; a whole number from 0 is accepted")
-    return value
+    return need_text(value, name, least=0, most=MOST_TEXT)
 
 
 def _one_of(value: Any, accepted: Sequence[str], name: str) -> str:

@@ -190,7 +190,8 @@ def test_openvino_is_measured_on_cpus() -> None:
 
 
 def test_every_precision_of_a_peer_is_one_of_the_benchs() -> None:
-    for kind in (LabkitEngine, *PEERS.values()):
+    kinds: list[type[BenchEngine]] = [LabkitEngine, *PEERS.values()]
+    for kind in kinds:
         if all(importlib.util.find_spec(package) for package in kind.packages):
             assert set(kind.precisions(CPU)) <= set(PRECISIONS)
 

@@ -14,6 +14,7 @@ import labkit
 from labkit import native
 from labkit.checkpoints import open_checkpoint
 from labkit.engine import Engine, evaluate
+from labkit.engine.text_windows import text_windows
 from labkit.measure import Record
 from tests.benchmarks import perplexity
 
@@ -31,7 +32,7 @@ def engine() -> Engine:
 @pytest.mark.parametrize("size", [2, 3, 8, 43, 100])
 def test_every_token_is_predicted_once_from_half_a_window_at_least(size: int) -> None:
     ids = list(range(2, 45))
-    parts = perplexity.windows(ids, size)
+    parts = text_windows(ids, size)
     assert [token for part in parts for token in part.targets] == ids[1:]
     for part in parts:
         assert [token + 1 for token in part.seen[part.first :]] == part.targets
@@ -50,7 +51,7 @@ def test_the_windows_are_those_of_evaluate(size: int, engine: Engine, text: str,
     monkeypatch.setattr(engine, "logits", note)
     evaluate(engine, text, window=size)
     assert engine.tokenizer is not None
-    assert [part.seen for part in perplexity.windows(engine.tokenizer.encode(text), size)] == seen
+    assert [part.seen for part in text_windows(engine.tokenizer.encode(text), size)] == seen
 
 
 def test_fp32_scores_as_evaluate_does_and_hugging_face_alike(engine: Engine, text: str) -> None:

@@ -1,12 +1,12 @@
 """Measures decode and prefill while other processes keep cores busy: labkit's own number of threads, fixed numbers, and a peer.
 
     python -m tests.benchmarks.busy [--model gptj-tiny,gpt-j-405m-synthetic] [--precision fp32,bf16,int8,int4] [--batch 1,8]
-        [--beside 0,1,2] [--against openvino] [--seconds 2] [--rounds 4] [--save FILE] [--plot FILE]
+        [--beside 0,1,2] [--copies 1] [--against openvino] [--seconds 2] [--rounds 4] [--save FILE] [--plot FILE]
 
 Every engine has a process of its own, so that the threads of one do not disturb another, and the engines take turns: in each
 round, each engine works for `--seconds`. The goal for labkit with its own number of threads: in each state at least 0.85 of the
 speed of the better fixed number, faster than the peer, and a 99th percentile of a decode step of at most 3 medians with one
-busy process.
+busy process. With `--copies 2`, each engine runs in two processes that work at the same time, as two open notebooks do.
 """
 
 from __future__ import annotations
@@ -44,22 +44,24 @@ STATE = itemgetter(*STATE_KEYS)
 
 @dataclass
 class Arm:
-    """An engine in its own process, and the times that it measured, in seconds."""
+    """An engine, its processes, which work at the same time, and the times that they measured, in seconds."""
 
     name: str
-    process: subprocess.Popen[str]
+    processes: list[subprocess.Popen[str]]
     steps: list[float] = field(default_factory=list)
     prefills: list[float] = field(default_factory=list)
 
     def run(self, seconds: float) -> None:
         """Let the engine work for this time."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
-        steps, prefills = json.loads(self.process.stdout.readline())
-        self.steps += steps
-        self.prefills += prefills
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{seconds}\n")
+            process.stdin.flush()
+        for process in self.processes:
+            assert process.stdout is not None
+            steps, prefills = json.loads(process.stdout.readline())
+            self.steps += steps
+            self.prefills += prefills
 
 
 def work(name: str, model: str, precision: str, batch: int, threads: int) -> None:
@@ -96,18 +98,21 @@ def work(name: str, model: str, precision: str, batch: int, threads: int) -> Non
             print(json.dumps([steps, prefills]), file=answers, flush=True)
 
 
-def start(stack: ExitStack, name: str, model: str, precision: str, batch: int, threads: int) -> Arm:
-    """Start an engine's process and wait until its engine is built."""
+def start(stack: ExitStack, name: str, model: str, precision: str, batch: int, threads: int, copies: int) -> Arm:
+    """Start an engine's processes and wait until their engines are built."""
     command = [sys.executable, "-m", "tests.benchmarks.busy", "--work", name, "--model", model, "--precision", precision]
     command += ["--batch", str(batch), "--threads", str(threads)]
-    process = stack.enter_context(
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    )
-    stack.callback(process.kill)
-    assert process.stdout is not None
-    if not process.stdout.readline():
-        raise RuntimeError(f"{name} {model} {precision}: its process ended before the engine was built")
-    return Arm(name, process)
+    processes = []
+    for _ in range(copies):
+        process = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        )
+        stack.callback(process.kill)
+        assert process.stdout is not None
+        if not process.stdout.readline():  # one after the other: two conversions of a model would need twice the memory
+            raise RuntimeError(f"{name} {model} {precision}: its process ended before the engine was built")
+        processes.append(process)
+    return Arm(name, processes)
 
 
 def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -> list[dict[str, Any]]:
@@ -115,11 +120,11 @@ def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         names = {"labkit": 0} | {f"labkit, {count} fixed": count for count in given.fixed}
-        arms = [start(stack, name, model, precision, batch, threads) for name, threads in names.items()]
+        arms = [start(stack, name, model, precision, batch, threads, given.copies) for name, threads in names.items()]
         for peer in given.against:
             try:
                 PEERS[peer].require(torch.device("cpu"), precision)
-                arms.append(start(stack, peer, model, precision, batch, 0))
+                arms.append(start(stack, peer, model, precision, batch, 0, given.copies))
             except Exception as error:
                 print(f"{peer} {model} {precision}: not measured here: {error}")
         for arm in arms:
@@ -181,6 +186,7 @@ def main() -> int:
     parser.add_argument("--batch", type=numbers, default=[1, 8])
     parser.add_argument("--beside", type=numbers, default=[0, 1, 2])
     parser.add_argument("--fixed", type=numbers, default=[1], help="fixed numbers of threads to compare with")
+    parser.add_argument("--copies", type=int, default=1, help="processes of each engine that work at the same time")
     parser.add_argument("--against", type=words, default=["openvino"])
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=4)

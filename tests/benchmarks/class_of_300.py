@@ -75,8 +75,8 @@ def make_class(root: Path, learners: int, port: int) -> dict[str, Due]:
     due: dict[str, Due] = {}
     labs = {path.stem[:2]: path for path in sorted((ROOT / "labs").glob("*.ipynb"))}
     for lab, path in labs.items():
-        due |= _copy(root, f"stub-{lab}", path, Due(STUB, lab))
-        due |= _copy(root, f"solved-{lab}", ROOT / "solutions" / path.name, Due(SOLVED, lab))
+        due |= add_submission(root, f"stub-{lab}", path, Due(STUB, lab))
+        due |= add_submission(root, f"solved-{lab}", ROOT / "solutions" / path.name, Due(SOLVED, lab))
     for lab in MISTAKEN_LABS:
         for answer in map(answer_to, of_lab(lab)):
             for number, mistake in enumerate(answer.mistakes):
@@ -90,11 +90,12 @@ def make_class(root: Path, learners: int, port: int) -> dict[str, Due]:
     for number in range(learners - len(due)):
         is_solved = number % 3 < 2
         source = (ROOT / "solutions" / labs["01"].name) if is_solved else labs["01"]
-        due |= _copy(root, f"more-{number:03}", source, Due(SOLVED if is_solved else STUB, "01"))
+        due |= add_submission(root, f"more-{number:03}", source, Due(SOLVED if is_solved else STUB, "01"))
     return due
 
 
-def _copy(root: Path, name: str, notebook: Path, due: Due) -> dict[str, Due]:
+def add_submission(root: Path, name: str, notebook: Path, due: Due) -> dict[str, Due]:
+    """Copy a notebook into a folder for a learner. Return what is due to this learner."""
     folder = root / "submissions" / name
     folder.mkdir(parents=True)
     shutil.copyfile(notebook, folder / notebook.name)

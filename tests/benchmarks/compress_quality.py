@@ -3,82 +3,61 @@
     python -m tests.benchmarks.compress_quality [--rows "int8;int4-gptq;int4-gptq --asymmetric"] [--work FOLDER] [--save FILE]
 
 Every row is a directory that `labkit compress` writes. `weights` are the stored numbers in a float32 forward pass; `engine` is
-the directory as `labkit.load` runs it on the CPU, whose int8 and int4 kernels also round activations. Percentages are the
-change of the perplexity against the dense model in fp32, with a 95 % interval from a paired bootstrap over the windows
-(`tests.benchmarks.perplexity`). `kl` is the mean Kullback-Leibler divergence from the dense model's predictions, in nats per
-token, and `agreement` is the share of positions at which both models find the same token most likely. Quality does not depend
-on the load of the machine. With `--work`, directories and rows that are there are kept and used again. The last line is one
-JSON object.
+the directory as `labkit.load` runs it on the CPU, whose int8 and int4 kernels also round activations. The measures are those of
+`labkit.engine.compare` against the dense model in fp32, each with a 95 % interval from a seeded bootstrap over the windows.
+Quality does not depend on the load of the machine. With `--work`, directories and rows that are there are kept and used again.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from labkit.checkpoints import open_checkpoint
+from labkit.checkpoints.checkpoint import expected_shapes
+from labkit.checkpoints.integer_weight import IntegerScheme
 from labkit.compress import compress, method_named
 from labkit.compress.calibration import CalibrationText
-from labkit.engine import load
+from labkit.compress.choose_bits import SENSITIVITY
+from labkit.engine import Quality, compare, load
+from labkit.engine.bootstrap import RESAMPLES
+from labkit.engine.evaluate import Logits
+from labkit.engine.text_windows import TextWindow, text_windows
 from labkit.measure import Record
-from tests.benchmarks.perplexity import MODEL, RESAMPLES, SEED, TEXT, Window, excess, percents, windows
+from tests.benchmarks.perplexity import MODEL, SEED, TEXT
 
 ROWS = (
     "int8",
-    "int8-rtn --group-size 64",
     "int4-rtn",
-    "int4-awq",
     "int4-gptq",
     "int4-gptq --asymmetric",
-    "int3-rtn",
-    "int3-awq",
-    "int3-gptq",
+    "int8-mse --group-size 32",
+    "int4-rtn --group-size 0",
+    "int4-gptq --group-size 0",
+    "int1-rtn",
     "int2-rtn",
     "int2-gptq",
-    "int2-gptq --asymmetric",
+    "int3-rtn",
+    "int3-gptq",
+    "int4-mse",
+    "int4-awq",
+    "mixed --bits 4.25",
+    "mixed --bits 3.25",
 )
 AS_IT_RUNS = ("int8", "int4-rtn", "int4-awq", "int4-gptq")
 """Rows that are also measured in the engine's kernels."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a model predicts: per window the nats of the targets, `[windows]` float64; per position the log probabilities."""
-
-    nats: Tensor
-    log_probs: list[Tensor]
-
-
-def score(logits: Callable[[list[int]], Tensor], parts: list[Window]) -> Scores:
-    """Run a model over all windows; log probabilities are kept in float16 to save memory."""
-    nats, kept = [], []
-    for part in parts:
-        found = torch.log_softmax(logits(part.seen)[part.first :].double(), dim=-1)
-        nats.append(-found.gather(1, torch.tensor(part.targets)[:, None]).sum())
-        kept.append(found.half())
-    return Scores(torch.stack(nats), kept)
-
-
-def compared(scores: Scores, dense: Scores, counts: Tensor) -> dict[str, Any]:
-    """The row of a model: its perplexity over the dense model's, KL divergence, and agreement."""
-    divergence, same = 0.0, 0
-    for ours, theirs in zip(scores.log_probs, dense.log_probs, strict=True):
-        wide = theirs.float()
-        divergence += float((wide.exp() * (wide - ours.float())).sum())
-        same += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
-    total = int(counts.sum())
-    row = excess(scores.nats, dense.nats, counts)
-    return row | {"perplexity": math.exp(float(scores.nats.sum()) / total), "kl": divergence / total, "agreement": same / total}
+def remembered(logits: Logits, parts: list[TextWindow]) -> Logits:
+    """The same function, computed once for each window."""
+    kept = {tuple(part.seen): logits(part.seen).float().clone() for part in parts}
+    return lambda seen: kept[tuple(seen)]
 
 
 def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationText) -> dict[str, Any]:
@@ -87,20 +66,36 @@ def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationTe
     parser.add_argument("method")
     parser.add_argument("--group-size", type=int)
     parser.add_argument("--asymmetric", action="store_true")
+    parser.add_argument("--bits", type=float)
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--windows", type=int)
+    parser.add_argument("--window", type=int)
     words = vars(parser.parse_args(shlex.split(arguments)))
-    count = words.pop("windows")
+    sizes = {name: words.pop(name) for name in ("windows", "window")}
     method = method_named(words.pop("method"), **words)
     if not folder.exists():
-        compress(model, folder, method, calibration=calibration, windows=count)
+        compress(model, folder, method, calibration=calibration, **sizes)
     made = json.loads((folder / "compression.json").read_text())
     bits = method.bits_per_weight(open_checkpoint(model).config)
+    if method.average_bits is not None:
+        bits = mixed_bits(folder, method.scheme.group_size)
     return {"row": arguments, "bits_per_weight": bits, "made": made}
+
+
+def mixed_bits(folder: Path, group_size: int | None) -> float:
+    """Bits per weight of a directory in mixed precision, with its scales."""
+    chosen, shapes = json.loads((folder / SENSITIVITY).read_text())["bits"], expected_shapes(open_checkpoint(folder).config)
+    bits = weights = 0.0
+    for name, each in chosen.items():
+        rows, columns = shapes[f"{name}.weight"]
+        bits += rows * columns * IntegerScheme(each, group_size).bits_per_weight(columns)
+        weights += rows * columns
+    return bits / weights
 
 
 def lost_less(rows: list[dict[str, Any]], baseline: str, better: str) -> float | None:
     """The share of the loss of one row that another row avoids; None if a row is missing."""
-    found = {row["row"]: row["weights"]["percent"] for row in rows}
+    found = {row["row"]: row["weights"]["change"]["value"] for row in rows}
     return 1 - found[better] / found[baseline] if baseline in found and better in found else None
 
 
@@ -115,58 +110,62 @@ def measure(
     work.mkdir(parents=True, exist_ok=True)
     with load(asked.model, device="cpu", dtype="fp32") as engine:
         assert engine.tokenizer is not None
-        parts = windows(engine.tokenizer.encode(text), engine.config.context_length)
-        dense = score(engine.logits, parts)
-    counts = torch.tensor([len(part.targets) for part in parts])
+        parts = text_windows(engine.tokenizer.encode(text), engine.config.context_length)
+        dense = remembered(engine.logits, parts)
+        reference = compare(engine, dense, text, seed=SEED)
     for arguments in map(str.strip, asked.rows.split(";")):
         folder = work / arguments.replace(" ", "").replace("--", "-")
         kept = folder.with_suffix(".json")
         if not kept.exists():
             row = run_row(arguments, asked.model, folder, calibration)
-            row |= score_row(arguments, folder, parts, dense, counts)
+            row |= score_row(arguments, folder, dense, text)
             kept.write_text(json.dumps(row))
         rows.append(json.loads(kept.read_text()))
-        extra = facts(rows, dense, counts)
+        extra = facts(rows, reference, len(parts))
         after_row(rows, extra)
     return rows, extra
 
 
-def score_row(arguments: str, folder: Path, parts: list[Window], dense: Scores, counts: Tensor) -> dict[str, Any]:
+def score_row(arguments: str, folder: Path, dense: Logits, text: str) -> dict[str, Any]:
     """`weights` of a row, and `engine` if the engine has kernels for it."""
     found = {}
     for name, dtype in (("weights", "fp32"), ("engine", None)):
         if name == "weights" or arguments in AS_IT_RUNS:
             with load(folder, device="cpu", dtype=dtype) as engine:
-                found[name] = compared(score(engine.logits, parts), dense, counts)
+                found[name] = compare(engine, dense, text, seed=SEED).to_dict()
     return found
 
 
-def facts(rows: list[dict[str, Any]], dense: Scores, counts: Tensor) -> dict[str, Any]:
+def facts(rows: list[dict[str, Any]], reference: Quality, windows: int) -> dict[str, Any]:
     """What all rows share, and comparisons of rows."""
-    total = int(counts.sum())
     avoided = {
         f"int{bits}-{name}": lost_less(rows, f"int{bits}-rtn", f"int{bits}-{name}")
         for bits in (4, 3, 2)
         for name in ("awq", "gptq")
     }
     return {
-        "dense_perplexity": math.exp(float(dense.nats.sum()) / total),
-        "tokens": total,
-        "windows": len(counts),
+        "dense": reference.to_dict(),
+        "windows": windows,
         "resamples": RESAMPLES,
         "bootstrap_seed": SEED,
         "loss_avoided_over_rtn": {name: share for name, share in avoided.items() if share is not None},
     }
 
 
-HEADER = f"{'row':<26} {'bits':>5} {'stored weights in fp32':>28} {'KL':>8} {'same token':>10}  as the engine runs it"
+HEADER = f"{'row':<26} {'bits':>5} {'perplexity, stored in fp32':>28} {'KL':>8} {'same token':>10}  as the engine runs it"
 
 
 def line_of(row: dict[str, Any]) -> str:
     """A row as text, in the columns of `HEADER`."""
-    found, engine = row["weights"], percents(row["engine"]) if "engine" in row else "–"
-    change = f"{percents(found):>28} {found['kl']:>8.5f} {found['agreement']:>9.2%}"
+    found, engine = row["weights"], percents(row["engine"]["change"]) if "engine" in row else "–"
+    change = f"{percents(found['change']):>28} {found['kl']['value']:>8.5f} {found['agreement']['value']:>9.2%}"
     return f"{row['row']:<26} {row['bits_per_weight']:>5.2f} {change}  {engine}"
+
+
+def percents(change: dict[str, Any]) -> str:
+    """A change in percent and its interval as text."""
+    low, high = change["interval"]
+    return f"{change['value']:+.3f} % ({low:+.2f} to {high:+.2f})"
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from labkit.home import home
 from labkit.measure import Record, time_call
 from labkit.ops.kernels import linear
 from labkit.ops.kernels.autotune import Tuner
+from labkit.ops.kernels.linear_kind_fp8 import FP8_ARCH
 from labkit.ops.kernels.linear_tune import QUANTIZE, linear_shapes, tune
 from labkit.ops.kernels.triton_runtime import arch_of
 from tests.benchmarks.kernels import Case, seconds_a_call
@@ -112,7 +113,7 @@ def main() -> int:
         print("not measured here: no GPU that torch can use")
         return 1
     rows, kinds = [int(number) for number in options.rows.split(",")], options.kinds.split(",")
-    if arch_of(torch.device("cuda", 0)) < linear.FP8_ARCH and "fp8" in kinds:
+    if arch_of(torch.device("cuda", 0)) < FP8_ARCH and "fp8" in kinds:
         print("not measured here: FP8, which needs compute capability 8.9 or above")
         kinds.remove("fp8")
     with tempfile.TemporaryDirectory() as folder:  # an empty tuning file of its own

@@ -33,6 +33,8 @@ from labkit.bench.peers.openvino import runtime_settings
 from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.checkpoints.fetch import BUILT_IN
 from labkit.engine import Engine
+from labkit.engine.bootstrap import Bootstrap
+from labkit.engine.text_windows import TextWindow, text_windows
 from labkit.errors import LabkitError
 from labkit.measure import Record
 from labkit.model import GPTJ
@@ -42,26 +44,7 @@ MODEL = "gptj-tiny"
 TEXT = BUILT_IN[MODEL] / "held_out_sample.txt"
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 CPU = torch.device("cpu")
-RESAMPLES, SEED = 1000, 0
-
-
-@dataclass(frozen=True)
-class Window:
-    """The token ids of one forward pass; it predicts the tokens that follow those from `first` on."""
-
-    seen: list[int]
-    first: int
-    targets: list[int]
-
-
-def windows(ids: list[int], size: int) -> list[Window]:
-    """Windows that predict every token except the first once, from at least half a window, as in `labkit.engine.evaluate`."""
-    made, stride = [], size // 2
-    for start in range(0, len(ids) - 1, stride):
-        begin = max(0, start - (size - stride))
-        seen = ids[begin : min(start + stride, len(ids) - 1)]
-        made.append(Window(seen, start - begin, ids[start + 1 : start + stride + 1]))
-    return made
+SEED = 0
 
 
 @dataclass(frozen=True)
@@ -73,15 +56,15 @@ class Scorer:
     """
 
     engine: BenchEngine
-    log_probs: Callable[[Window], Tensor]
+    log_probs: Callable[[TextWindow], Tensor]
     block_bits: float | None
     bits: float | None
 
 
-def from_logits(logits: Callable[[list[int]], Tensor]) -> Callable[[Window], Tensor]:
+def from_logits(logits: Callable[[list[int]], Tensor]) -> Callable[[TextWindow], Tensor]:
     """Makes log probabilities from a function that returns the logits after every token, `[tokens, vocab_size]`."""
 
-    def log_probs(window: Window) -> Tensor:
+    def log_probs(window: TextWindow) -> Tensor:
         scores = torch.log_softmax(logits(window.seen)[window.first :].double(), dim=-1)
         return scores.gather(1, torch.tensor(window.targets)[:, None])[:, 0]
 
@@ -143,7 +126,7 @@ def score_openvino(checkpoint: Checkpoint, precision: str) -> Scorer:
     config.echo = True
     config.logprobs = 1
 
-    def log_probs(window: Window) -> Tensor:
+    def log_probs(window: TextWindow) -> Tensor:
         """The last target is added to the prompt so that it is scored; the logits after it are ignored."""
         prompt = [*window.seen, window.targets[-1]]
         handle = engine._pipeline.add_request(0, openvino.Tensor(np.array([prompt])), config)
@@ -224,11 +207,8 @@ def excess(nats: Tensor, reference: Tensor, counts: Tensor) -> dict[str, Any]:
 
     `nats` and `reference` `[windows]` float64 are sums over the targets of each window; `counts` are the numbers of targets.
     """
-    more = nats - reference
-    draws = torch.randint(len(more), (RESAMPLES, len(more)), generator=torch.Generator().manual_seed(SEED))
-    resampled = torch.expm1(more[draws].sum(1) / counts[draws].sum(1))
-    low, high = torch.quantile(100 * resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return {"percent": 100 * math.expm1(float(more.sum() / counts.sum())), "interval": [low, high]}
+    found = Bootstrap(len(nats), SEED).ratio(nats - reference, counts.double(), lambda ratio: 100 * torch.expm1(ratio))
+    return {"percent": found.value, "interval": [found.low, found.high]}
 
 
 def measure(
@@ -239,7 +219,7 @@ def measure(
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row for every engine and precision; comparisons of labkit with each peer; and the runs that were left out."""
-    parts = windows(checkpoint.tokenizer().encode(text), checkpoint.config.context_length)
+    parts = text_windows(checkpoint.tokenizer().encode(text), checkpoint.config.context_length)
     counts = torch.tensor([len(part.targets) for part in parts])
     text_bytes = len(text.encode("utf-8"))
     found: dict[tuple[str, str], Tensor] = {}

@@ -98,7 +98,7 @@ def test_a_gptq_directory_that_is_damaged(tmp_path: Path, part: str, said: str) 
     [
         (
             {"format": "naive-quantized", "config_groups": {"group_0": {}}},
-            "its format is 'naive-quantized'; pack-quantized is accepted",
+            "its format is 'naive-quantized'; pack-quantized, int-quantized, float-quantized are accepted",
         ),
         ({"config_groups": {}}, "it has no config_groups"),
         (

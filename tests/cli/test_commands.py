@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from labkit.cli import COMMANDS
+from labkit.compress.calibration import HELD_OUT as TEXT
 from tests.grading.test_release import SOURCE as LAB_SOURCE
 from tests.patience import PATIENCE
 
@@ -131,6 +132,20 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     ),
     (["convert", "gptj-tiny", ".", "--format", "hf"], 2, "--force"),
     (["evaluate", "--text", "gone.txt"], 2, "gone.txt"),
+    (["compress", "gptj-tiny", "--out", "x", "--method", "int9"], 2, "method is 'int9'; int8-rtn"),
+    (["compress", "gptj-tiny", "--out", ".", "--method", "int8"], 2, ". exists; give another target"),
+    (["compress", "gptj-tiny", "--out", "x", "--method", "mixed"], 2, "give --bits with the method mixed, and only with it"),
+    (["compress", "gptj-tiny", "--out", "x", "--method", "mixed", "--bits", "1"], 2, "an average above 2 and at most 8.5"),
+    (["compress", "gptj-tiny", "--out", "x", "--method", "int4-qat", "--steps", "0"], 2, "steps of the training is 0"),
+    (["sensitivity", "gptj-tiny", "--bits", "4,9"], 2, "--bits is '4,9'; whole numbers from 2 to 8"),
+    (["sensitivity", "gptj-tiny", "--windows", "0"], 2, "0 windows of 512 tokens are not enough"),
+    (["compress", "gone", "--out", "x", "--method", "int8"], 2, "there is no model 'gone'"),
+    (["compress", "gptj-tiny", "--out", "x", "--method", "int4", "--group-size", "48"], 2, "48 does not divide the 256 inputs"),
+    (
+        ["compress", "gptj-tiny", "--out", "x", "--method", "int4-gptq", "--calibration", "gone.txt"],
+        2,
+        "cannot read the calibration text gone.txt",
+    ),
     (["bench", "--batch", "1,x"], 2, "--batch is '1,x'"),
     (["bench", "--against", "tgi"], 2, "'tgi'"),
     (["bench", "--seconds", "0"], 2, "seconds is 0"),
@@ -236,6 +251,11 @@ def done(place: Path) -> dict[str, Done]:
         "generate sampled": ["generate", PROMPTS[1], "--temperature", "1", "--num-samples", "3", "--seed", "7", *COMMON],
         "generate plain": ["generate", *PROMPTS, *COMMON[:2]],
         "evaluate": ["evaluate", "--text", str(place / "text.txt"), "--window", "64", "--json", "--device", "cpu"],
+        "compress": ["compress", "gptj-tiny", "--method", "int2-rtn", "--out", str(place / "small"), "--json"],
+        "evaluate against": [
+            *("evaluate", "--text", str(place / "text.txt"), "--window", "64", "--json", "--device", "cpu"),
+            *("--model", str(place / "small"), "--against", "gptj-tiny", "--precision", "fp32"),
+        ],
         "bench": ["bench", *BENCH_SIZES, "--against", "hf,hf", "--save", str(place / "record.json"), "--json"],
         "check right": ["check", str(place / "right.ipynb"), "--json"],
         "check wrong": ["check", str(place / "wrong.ipynb"), "--json"],
@@ -349,6 +369,47 @@ def test_evaluate(done: dict[str, Done], place: Path) -> None:
     assert 0 < low < report["bits_per_byte"] < high < 8
     assert 50 < report["tokens"] < size
     assert report["perplexity"] == pytest.approx(2 ** (report["bits_per_byte"] * size / report["tokens"]), rel=0.05)
+
+
+def test_compress_and_evaluate_against_the_source(done: dict[str, Done], place: Path) -> None:
+    report = last_json(done["compress"])
+    assert set(report) == {"path", "bytes_before", "bytes_after", "bits_per_weight", "quality"}
+    assert report["path"] == str(place / "small")
+    assert report["bits_per_weight"] == 2.25
+    stored = sum(file.stat().st_size for file in (place / "small").glob("*.safetensors"))
+    assert stored == report["bytes_after"] < 0.5 * report["bytes_before"]
+    assert "[0/9] block 0" in done["compress"].errors
+    quality = last_json(done["evaluate against"])
+    assert (quality["model"], quality["against"]) == (str(place / "small"), "gptj-tiny")
+    for measure in ("bits_per_byte", "perplexity", "change", "kl", "agreement"):
+        low, high = quality[measure]["interval"]
+        assert low < quality[measure]["value"] < high
+        assert "95 % interval" in done["evaluate against"].out
+    assert quality["kl"]["value"] > 0.1
+    assert quality["agreement"]["value"] < 0.9
+
+
+BAD_TEXTS = {
+    "empty": ("", "the calibration text empty.txt is empty; give a text of at least 512 tokens"),
+    "short": ("In the beginning", "which is less than one window of 512"),
+    "one token": (" the" * 900, "is one token repeated 900 times"),
+    "held out": (TEXT.read_text("utf-8")[:9000], "with the held-out text, such as"),
+    "bytes": ("\udcff", "cannot read the calibration text"),
+}
+
+
+def test_calibration_texts_that_are_refused(tmp_path: Path) -> None:
+    commands = []
+    for name, (text, _) in BAD_TEXTS.items():
+        path = tmp_path / f"{name.replace(' ', '_')}.txt"
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        out = str(tmp_path / "out")
+        commands.append(["compress", "gptj-tiny", "--method", "int4-gptq", "--out", out, "--calibration", str(path)])
+    before = sorted(tmp_path.iterdir())
+    for found, (_, said) in zip(many(tmp_path / "home", *commands), BAD_TEXTS.values(), strict=True):
+        assert (found.status, found.out, found.errors.count("\n")) == (2, "", 1), found.errors
+        assert said in found.errors
+    assert sorted(path for path in tmp_path.iterdir() if path.name != "home") == before
 
 
 def test_bench(done: dict[str, Done], place: Path) -> None:

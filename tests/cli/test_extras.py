@@ -57,6 +57,7 @@ CALLS: dict[str, list[str]] = {
     "fetch": ["fetch", "gptj-tiny"],
     "convert": ["convert", "gptj-tiny", "TARGET", "--format", "hf"],
     "compress": ["compress", "gptj-tiny", "--method", "int8", "--out", "COMPRESSED"],
+    "sensitivity": ["sensitivity", "gptj-tiny", "--windows", "1", "--window", "16", "--bits", "4"],
     "generate": ["generate", "In the beginning", "--max-new-tokens", "2", "--device", "cpu"],
     "evaluate": ["evaluate", "--window", "32", "--text", "TEXT", "--device", "cpu"],
     "bench": ["bench", *SMALL, "--device", "cpu"],
@@ -76,7 +77,7 @@ CALLS: dict[str, list[str]] = {
     "lab": ["lab", "--course", str(ROOT)],
 }
 NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "check", "watch", "reset", "grade"}
-NEED_NONE |= {"solution", "ladder", "board", "compress", "plan"}
+NEED_NONE |= {"solution", "ladder", "board", "compress", "sensitivity", "plan"}
 
 
 @pytest.fixture(scope="module")

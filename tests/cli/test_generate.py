@@ -14,7 +14,7 @@ import labkit.engine
 from labkit.cli.generate import generate
 from labkit.engine import SamplingParams
 
-GIVEN = {
+GIVEN: dict[str, tuple[Any, dict[str, Any]]] = {
     "--max-new-tokens": (12, {"max_new_tokens": 12}),
     "--min-new-tokens": (3, {"min_new_tokens": 3}),
     "--stop": (["end", "over"], {"stop": ["end", "over"]}),

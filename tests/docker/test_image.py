@@ -1,22 +1,13 @@
-"""The learner's image: buildah builds it on a bare Debian, an ordinary user starts it, and a client uses it over HTTP.
-
-Buildah keeps everything in a temporary folder that is deleted at the end. The bare Debian is made once and kept in the
-user's cache. The settings of pip and apt on this machine (indexes, certificates, a proxy) are used inside the image as well.
-"""
+"""The learner's image: an ordinary user starts it, with and without a network, and a client uses it over HTTP."""
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
-import shutil
 import signal
 import socket
-import ssl
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,28 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
 from urllib.request import Request
 
 import pytest
 
 from labkit.serving.channels import open_url
-from tests.kept import KEPT
+from tests.docker.image import DOCKERFILE, ROOT, Container, built_container, can_build, output
 from tests.patience import PATIENCE
 
-ROOT = Path(__file__).parents[2]
-DOCKERFILE = ROOT / "docker" / "Dockerfile"
-RELEASE = "bookworm"
-BASE, IMAGE = "localhost/labkit-test-base", "localhost/labkit-test-course"
-CERTIFICATES = "/mnt/certificates.pem"
 BUSY = "sealing memfd copy: Device or resource busy"
 """What buildah says now and then when it starts itself anew, before anything of the image runs: then it is asked once more."""
-
-
-def can_build() -> bool:
-    tools = ("buildah", "debootstrap", "apt-get", "dpkg")
-    return sys.platform == "linux" and os.geteuid() == 0 and all(shutil.which(tool) for tool in tools)
-
 
 pytestmark = [
     pytest.mark.long,
@@ -53,126 +32,10 @@ pytestmark = [
 ]
 
 
-def output(*command: str | Path) -> str:
-    """The output of a command. If the command fails, the test fails with the end of the output."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
-
-
-# The bare Debian ------------------------------------------------------------------------------------------------------
-def bare_debian() -> Path:
-    """Debian's smallest system as a tar file. It is taken from the user's cache or made now."""
-    architecture = output("dpkg", "--print-architecture").strip()
-    packed = KEPT / f"{RELEASE}-{architecture}.tar"
-    if not packed.exists():
-        KEPT.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="labkit-debian-") as folder:
-            made, part = Path(folder) / "root", Path(folder) / "root.tar"
-            output("debootstrap", "--variant=minbase", RELEASE, made, *apt_mirror())
-            left_out = [f"--exclude={path}" for path in ("./dev/*", "./var/cache/apt/*", "./var/lib/apt/lists/*")]
-            output("tar", "--create", "--file", part, "--directory", made, *left_out, ".")
-            shutil.move(part, packed.with_suffix(".part"))
-        packed.with_suffix(".part").replace(packed)
-    return packed
-
-
-def apt_mirror() -> list[str]:
-    """The address from which this machine gets the same release of Debian; empty if there is none."""
-    wanted = ("Created-By: Packages", f"Codename: {RELEASE}", "Component: main")
-    return output("apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted).split()[:1]
-
-
-def apt_settings() -> str:
-    """apt's settings on this machine: its proxy, and whether it checks the dates of Debian's lists."""
-    lines = output("apt-config", "dump").splitlines()
-    return "".join(f"{line}\n" for line in lines if re.match(r"Acquire::(https?::proxy|check-)", line, re.IGNORECASE))
-
-
-# What pip is told -----------------------------------------------------------------------------------------------------
-def pip_settings() -> dict[str, str]:
-    """pip's options on this machine, by the names of their environment variables. Later sections of pip's list win."""
-    found: dict[str, dict[str, str]] = {}
-    for line in output(sys.executable, "-m", "pip", "config", "list").splitlines():
-        if match := re.match(r"(global|install|:env:)\.([\w-]+)=(.+)", line):
-            found.setdefault(match[1], {})[f"PIP_{match[2].upper().replace('-', '_')}"] = ast.literal_eval(match[3])
-    return found.get("global", {}) | found.get("install", {}) | found.get(":env:", {})
-
-
-def pip_arguments() -> list[str]:
-    """Arguments for `buildah build`: pip's options that the Dockerfile takes, and read-only mounts of the files they name."""
-    settings = pip_settings()
-    taken = re.findall(r"^ARG (PIP_\w+)", DOCKERFILE.read_text("utf-8"), re.MULTILINE)
-    arguments: list[str] = []
-    certificates = settings.get("PIP_CERT") or ssl.get_default_verify_paths().cafile
-    if certificates and Path(certificates).is_file():
-        settings["PIP_CERT"] = CERTIFICATES  # a new path: apt installs Debian's certificates at the usual one
-        arguments += ["--volume", f"{certificates}:{CERTIFICATES}:ro"]
-    for name in sorted(set(taken) & set(settings)):
-        arguments += ["--build-arg", f"{name}={' '.join(settings[name].split())}"]
-        folders = {folder_of(word) for word in settings[name].split()}
-        for folder in sorted(folder for folder in folders if folder):
-            arguments += ["--volume", f"{folder}:{folder}:ro"]
-    return arguments
-
-
-def folder_of(word: str) -> Path | None:
-    """The folder that an option of pip names.
-
-    For an index it is the parent, because the pages refer to files beside the index.
-    """
-    is_url = word.startswith("file:")
-    path = Path(urlsplit(word).path if is_url else word)
-    if not path.is_absolute() or not path.is_dir():
-        return None
-    return path.parent if is_url else path
-
-
-# The image and a container of it --------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Container:
-    """A container of the learner's image, the command that the image starts, and the folder of the volume."""
-
-    buildah: tuple[str | Path, ...]
-    name: str
-    start: list[str]
-    volume: Path
-
-    def command(self, *command: str) -> list[str]:
-        """The command line that runs a command in the container, with the image's user, folder and environment."""
-        return [*map(str, self.buildah), "run", "--volume", f"{self.volume}:/home/learner/course", self.name, "--", *command]
-
-
 @pytest.fixture(scope="module")
 def container() -> Iterator[Container]:
-    folder = Path(tempfile.mkdtemp(prefix="labkit-image-"))
-    buildah = ("buildah", "--storage-driver", "vfs", "--root", folder / "storage", "--runroot", folder / "run")
-    try:
-        build(buildah, folder)
-        config = json.loads(output(*buildah, "inspect", "--type", "image", IMAGE))["OCIv1"]["config"]
-        name = output(*buildah, "from", "--pull-never", "--isolation", "chroot", "--network", "host", IMAGE).strip()
-        volume = folder / "volume"
-        volume.mkdir()
-        os.chown(volume, 1000, 1000)
-        yield Container(buildah, name, config["Cmd"], volume)
-    finally:
-        subprocess.run([*buildah, "rm", "--all"], capture_output=True)
-        mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
-        assert not mounted, f"still mounted, so not removed: {mounted}"
-        shutil.rmtree(folder)
-
-
-def build(buildah: tuple[str | Path, ...], folder: Path) -> None:
-    """Make the base image, and from it the learner's image, as `make docker` does."""
-    settings = folder / "apt.conf"
-    settings.write_text(apt_settings())
-    scratch = output(*buildah, "from", "scratch").strip()
-    output(*buildah, "add", "--quiet", scratch, bare_debian(), "/")
-    output(*buildah, "add", "--quiet", scratch, settings, "/etc/apt/apt.conf.d/90-host")
-    output(*buildah, "commit", "--quiet", "--rm", scratch, BASE)
-    how = ("--isolation", "chroot", "--network", "host", "--layers=false", "--format", "docker", "--pull-never")
-    what: tuple[str | Path, ...] = ("--build-arg", f"BASE={BASE}", *pip_arguments(), "--file", DOCKERFILE, "--tag", IMAGE)
-    output(*buildah, "build", *how, *what, ROOT)
+    with built_container() as made:
+        yield made
 
 
 # A running JupyterLab -------------------------------------------------------------------------------------------------
@@ -212,9 +75,9 @@ def begun(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 
 @contextmanager
-def running(container: Container, log: Path) -> Iterator[Server]:
+def running(container: Container, log: Path, port: int | None = None) -> Iterator[Server]:
     """JupyterLab, started by the image's own command. At the end it is asked to stop, and killed if it does not."""
-    port = free_port()
+    port = port or free_port()
     command = container.command(*container.start, "--port", str(port))
     process, token = begun(command, log)
     if not token and BUSY in log.read_text():
@@ -278,3 +141,33 @@ def test_jupyterlab_serves_the_labs_and_keeps_what_the_learner_wrote(container: 
         assert server.ask(lab, method="PUT", body={"type": "notebook", "content": notebook})[0] == 200
     with running(container, tmp_path / "second.log") as server:
         assert server.ask(lab)[1]["content"]["cells"][0]["source"] == "What I wrote myself"
+
+
+def test_the_health_check_finds_a_server_and_misses_it(container: Container, tmp_path: Path) -> None:
+    port = free_port()
+    health = [word.replace(":8888/", f":{port}/") for word in container.health]
+    assert health != container.health
+    assert subprocess.run(container.command(*health), capture_output=True, check=False).returncode != 0
+    with running(container, tmp_path / "health.log", port):
+        output(*container.command(*health))
+
+
+def test_the_size_is_as_stated(container: Container) -> None:
+    stated = re.search(r"takes (\d\.\d) GB unpacked", DOCKERFILE.read_text("utf-8"))
+    assert stated
+    size = container.bytes_unpacked() / 1e9
+    if "+cpu" not in output(*container.command("python", "-c", "import torch; print(torch.__version__)")):
+        pytest.skip(f"not measured here: the index of this machine has no CPU build of torch; the image takes {size:.1f} GB")
+    assert size <= 3
+    assert abs(size - float(stated[1])) < 0.15, f"docker/Dockerfile says {stated[1]} GB; the image takes {size:.2f} GB"
+
+
+def test_without_a_network_lab_01_runs_and_lab_04_is_checked(container: Container) -> None:
+    one, four = "solutions/01_huggingface_baseline.ipynb", "solutions/04_triton_deployment.ipynb"
+    copied = "mkdir -p solutions && cp /opt/course/solutions/0[14]_*.ipynb solutions"
+    output(*container.command("sh", "-c", copied))
+    output(*container.offline("jupyter", "execute", "--timeout=1200", one))
+    said = output(*container.offline("labkit", "check", one, four, "--json"))
+    found = json.loads(said.splitlines()[-1])
+    assert {row["exercise"].split(".")[0] for row in found["exercises"]} == {"lab01", "lab04"}
+    assert {row["verdict"] for row in found["exercises"]} == {"passed"}, said[-3000:]

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import labkit
-from labkit.engine import Engine, evaluate
+from labkit.engine import Engine, compare, evaluate
 from labkit.errors import InvalidRequest
 from tests.models import engine_of, random_peer
 
@@ -64,6 +64,47 @@ def test_a_tokenizer_that_was_saved_with_truncation_and_padding_scores_the_same(
     text = "In the beginning God created the heaven and the earth, and the earth was without form."
     assert evaluate(saved, text) == evaluate(engine, text)
     assert saved.generate("In")[0].token_ids == engine.generate("In")[0].token_ids
+
+
+def test_a_model_beside_its_reference(engine: Engine) -> None:
+    """Against formulas that are written out here, with the reference's logits made warmer and one place changed."""
+    text = (TINY / "held_out_sample.txt").read_text("utf-8")[:3000]
+    assert engine.tokenizer is not None
+    ids = engine.tokenizer.encode(text)
+    assert len(ids) - 1 > 512
+
+    def changed(seen: list[int]) -> torch.Tensor:
+        logits = engine.logits(seen) * 0.8
+        logits[-1, (int(logits[-1].argmax()) + 1) % logits.shape[1]] = 1e3
+        return logits
+
+    found = compare(engine, changed, text, seed=3)
+    alone = evaluate(engine, text, seed=3)
+    assert found.bits_per_byte.value == alone.bits_per_byte
+    assert (found.bits_per_byte.low, found.bits_per_byte.high) == alone.interval
+    assert found.perplexity.value == pytest.approx(alone.perplexity)
+    windows = -(-(len(ids) - 1) // 256)
+    assert found.agreement.value == pytest.approx(1 - windows / found.tokens)
+    warm = torch.log_softmax(changed(ids[:256]).double(), -1)
+    ours = torch.log_softmax(engine.logits(ids[:256]).double(), -1)
+    one = compare(engine, changed, engine.tokenizer.decode(ids[:257]))
+    assert one.kl.value == pytest.approx(float((warm.exp() * (warm - ours)).sum(-1).mean()), rel=1e-6)
+    nats = [-logs.gather(1, torch.tensor(ids[1:257])[:, None]).mean() for logs in (ours, warm)]
+    assert one.change.value == pytest.approx(100 * math.expm1(float(nats[0] - nats[1])), rel=1e-6)
+    assert one.kl.low is None
+    for measure in (found.perplexity, found.change, found.kl, found.agreement):
+        assert measure.low is not None
+        assert measure.high is not None
+        assert measure.low < measure.value < measure.high
+    assert compare(engine, changed, text, seed=3) == found != compare(engine, changed, text, seed=4)
+
+
+def test_a_model_is_at_no_distance_from_itself(engine: Engine) -> None:
+    text = (TINY / "held_out_sample.txt").read_text("utf-8")[:3000]
+    found = compare(engine, engine.logits, text)
+    assert (found.change.value, found.kl.value, found.agreement.value) == (0, 0, 1)
+    with pytest.raises(InvalidRequest, match="vocabulary of 8192 and the reference one of 8000"):
+        compare(engine, lambda seen: engine.logits(seen)[:, :8000], text)
 
 
 def test_refusals(engine: Engine) -> None:

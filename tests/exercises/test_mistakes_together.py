@@ -12,7 +12,7 @@ from labkit.exercises.answer import Mistake
 from labkit.exercises.registry import exercise as find
 from labkit.exercises.registry import of_lab
 from labkit.grading import judge as judging
-from labkit.grading.call import run_cases
+from labkit.grading.call import call_and_observe, run_cases
 from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED
@@ -85,7 +85,7 @@ def test_only_different_options_of_one_function_compose() -> None:
 def test_a_wrong_answer_of_no_known_kind_costs_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most candidates are ruled out by their first input, so a check stays quick."""
     calls = []
-    real = judging.call_and_observe
+    real = call_and_observe
     monkeypatch.setattr(judging, "call_and_observe", lambda *given: calls.append(1) or real(*given))
     for exercise in of_lab("00"):
         calls.clear()

@@ -18,7 +18,9 @@ from matplotlib.transforms import Bbox
 from labkit.answers.lab00 import kv_cache_bytes
 from labkit.answers.lab01 import positions_processed
 from labkit.answers.lab04.ensemble import ensemble_maps
-from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04
+from labkit.answers.lab05.int4 import pack_int4
+from labkit.answers.lab05.parameters import quantization_parameters
+from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04, lab05
 from labkit.exercises.pictures.canvas import BLUE, ORANGE
 from labkit.exercises.shapes import Shape
 
@@ -43,6 +45,15 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "ensemble": lab04.ensemble,
     "stream": lab04.stream,
     "batch": lab04.batch_that_waits,
+    "number line": lab05.number_line,
+    "number line, 2 bits": lambda: lab05.number_line(-4.0, 1.0, bits=2),
+    "scales": lab05.scales_of,
+    "nibbles": lab05.nibbles,
+    "nibbles, the ends": lambda: lab05.nibbles(-8, 7),
+    "column step": lab05.column_step,
+    "column step, the first": lambda: lab05.column_step(6, 0),
+    "staircase": lab05.staircase,
+    "fp8": lab05.fp8_bits,
 }
 """Every drawing as its lab shows it, and some with the arguments of a learner who tries others."""
 
@@ -69,7 +80,7 @@ def written(figure: Any) -> dict[Text, Bbox]:
 def test_a_drawing_can_be_read(name: str) -> None:
     """It has ink and no small letters; no text is cut off, lies on another text or crosses the edge of a box."""
     figure = PICTURES[name]()
-    pixels = image.imread(io.BytesIO(figure._repr_png_()), format="png")[..., :3]
+    pixels = image.imread(io.BytesIO(figure._repr_png_()[0]), format="png")[..., :3]
     assert 0.02 < (pixels.min(-1) < 0.9).mean() < 0.9
     covered = written(figure)
     for text, place in covered.items():
@@ -135,3 +146,31 @@ def test_the_drawn_ensemble_has_the_tensors_of_the_exercise() -> None:
     assert {name: tuple(map(set, both)) for name, both in maps.items()} == {
         name: (set(reads), set(makes)) for name, (reads, makes) in lab04.PORTS.items()
     }
+
+
+@pytest.mark.parametrize(("low", "high", "bits"), [(-0.5, 3.0, 3), (-4.0, 1.0, 2)])
+def test_the_number_line_has_the_scales_of_the_exercise(low: float, high: float, bits: int) -> None:
+    said = words(lab05.number_line(low, high, bits))
+    for symmetric in (True, False):
+        scale, zero_point = quantization_parameters(low, high, bits, symmetric)
+        assert f"scale {scale:.3g}" in said
+        assert f"zero point {zero_point}" in said
+
+
+@pytest.mark.parametrize(("even", "odd"), [(3, -5), (-8, 7), (0, 0)])
+def test_the_drawn_byte_is_that_of_the_exercise(even: int, odd: int) -> None:
+    byte = int(pack_int4(torch.tensor([[even, odd]], dtype=torch.int8)))
+    said = words(lab05.nibbles(even, odd))
+    assert said[0].endswith(f"in one byte: {byte}")
+    assert "".join(bit for bit in said if bit in ("0", "1")) == f"{byte:08b}"
+
+
+def test_as_many_scales_are_drawn_as_said() -> None:
+    said = words(lab05.scales_of(rows=3, columns=6, group=2))
+    assert "per row: 3 scales" in said
+    assert "groups of 2: 9 scales" in said
+
+
+def test_the_staircase_is_fake_quantization() -> None:
+    stairs: Any = lab05.staircase(bits=3, scale=0.5).axes[0].patches[0]
+    assert list(stairs.get_data().values) == [0.5 * q for q in range(-4, 4)]

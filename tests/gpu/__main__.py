@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 RESULTS = Path(os.environ.get("OUT") or Path(__file__).parents[1] / "benchmarks" / "results")
-KINDS, ROWS = ("dense", "int8", "int4", "fp8", "int8 dynamic"), "1,8,64"
+KINDS, ROWS = ("dense", "int8", "int4", "fp8", "w8a8"), "1,8,64"
 SIX_B = ["--model", "gpt-j-6b-synthetic", "--new-tokens", "128"]
 PEERS = ["--against", "hf,hf-compiled"]
 OWN = ["--against", ""]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from labkit import ops
+from labkit.ops import kernels
 from labkit.ops.kernels.decode_attention import decode_attention_triton
 from labkit.ops.kernels.embedding import embedding_triton
 from labkit.ops.kernels.layer_norm import layer_norm_triton
@@ -169,7 +170,7 @@ def test_a_captured_decode_step_follows_new_lengths_slots_and_tokens(dtype: torc
 
 def test_operations_on_the_gpu_run_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     launched = []
-    plain = ops.kernels.triton_runtime.launch
+    plain = kernels.triton_runtime.launch
     for name in (
         "layer_norm",
         "residual_layer_norm",
@@ -178,7 +179,7 @@ def test_operations_on_the_gpu_run_the_kernels(monkeypatch: pytest.MonkeyPatch) 
         "prefill_attention",
         "decode_attention",
     ):
-        module = getattr(ops.kernels, name)
+        module = getattr(kernels, name)
         monkeypatch.setattr(
             module, "launch", lambda kernel, *rest, **named: (launched.append(kernel.__name__), plain(kernel, *rest, **named))
         )

@@ -16,12 +16,15 @@ import torch
 from labkit import ops
 from labkit.ops.kernels import linear
 from labkit.ops.kernels.autotune import Tuner
-from labkit.ops.kernels.linear import GPUWeight, kind_of, linear_triton, run_plan
-from labkit.ops.kernels.linear_plans import CUBLAS, plans
+from labkit.ops.kernels.linear import linear_triton, run_plan
+from labkit.ops.kernels.linear_kind import GPUWeight, kind_of
+from labkit.ops.kernels.linear_kind_fp8 import FP8_ARCH
+from labkit.ops.kernels.linear_plan import CUBLAS
+from labkit.ops.kernels.linear_plans import plans
 from labkit.ops.kernels.linear_quantize import quantize_rows_triton
 from labkit.ops.kernels.linear_tune import QUANTIZE, tune
 from labkit.ops.kernels.triton_runtime import arch_of
-from labkit.weight_formats import DynamicWeight, quantize_rows_fp8, quantize_rows_int8
+from labkit.weight_formats import RoundedInputsWeight, quantize_rows_fp8, quantize_rows_int8
 from tests.ops.kernels.guard import guarded_outputs, misaligned
 from tests.ops.kernels.interpreted.test_linear_tune import CONFIG
 from tests.ops.test_ops import random, relative
@@ -50,7 +53,7 @@ def kinds() -> list[str]:
 
 
 def need(kind: str) -> None:
-    if kind == "fp8" and arch_of(DEVICE) < linear.FP8_ARCH:
+    if kind == "fp8" and arch_of(DEVICE) < FP8_ARCH:
         pytest.skip("not measured here: FP8 needs a GPU of compute capability 8.9 or above")
 
 
@@ -69,8 +72,8 @@ def expected(x: torch.Tensor, weight: GPUWeight, bias: torch.Tensor | None, gelu
     """The result in float64, from the same inputs as the kernel. Activations are rounded if the format rounds them."""
     wide = x.double()
     dense = weight.double() if isinstance(weight, torch.Tensor) else weight.dequantize(torch.float64)
-    if isinstance(weight, DynamicWeight):
-        values, scales = weight.round_activations(x)
+    if isinstance(weight, RoundedInputsWeight):
+        values, scales = weight.round_inputs(x)
         wide = values.double() * scales.double()[:, None]
     result = wide @ dense.T
     result = result if bias is None else result + bias.double()
@@ -125,7 +128,7 @@ def test_activations_are_rounded_as_on_the_cpu(columns: int, dtype: torch.dtype)
     x = (random(5, columns) * torch.logspace(-3, 1, columns)).to(DEVICE, dtype)
     rounding = {torch.int8: quantize_rows_int8, torch.float8_e4m3fn: quantize_rows_fp8}
     for to, reference in rounding.items():
-        if to == torch.float8_e4m3fn and arch_of(DEVICE) < linear.FP8_ARCH:
+        if to == torch.float8_e4m3fn and arch_of(DEVICE) < FP8_ARCH:
             continue
         values, scales = quantize_rows_triton(x, to)
         expected_values, expected_scales = reference(x.cpu())
@@ -186,5 +189,5 @@ def test_the_command_tunes_a_model_and_the_second_time_has_nothing_to_do(tmp_pat
 
 def test_kinds_are_named() -> None:
     for kind, rows in itertools.product(kinds(), (1,)):
-        assert kind_of(given(rows, 32, 32, kind, torch.float32)[1]) == kind
+        assert kind_of(given(rows, 32, 32, kind, torch.float32)[1]).name == kind
     assert CUBLAS.label == "cublas"

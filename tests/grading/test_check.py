@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,19 @@ def test_a_damaged_file_is_kept_aside_and_work_goes_on(text: str, home: Path) ->
     assert progress.next_hint(NAME) == 0
     standing = Progress().standings()[NAME]
     assert (standing.verdict, standing.points, standing.hints) == (PASSED, 10, 1)
+
+
+def test_an_older_labkit_keeps_the_record_of_a_newer_one_and_says_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    newer = {NAME: asdict(Standing(PASSED, points=10)) | {"streak": 3}}
+    (home / "progress.json").write_text(json.dumps(newer))
+    assert Progress().standings()[NAME] == Standing()
+    assert json.loads((home / "progress.damaged").read_text()) == newer
+    said = capsys.readouterr().err
+    assert "was written by a newer version of labkit, so labkit has renamed it to progress.damaged" in said
+    assert said.endswith("install the newer version, and rename it to progress.json.\n")
+    Progress().record(verdict(FAILED))
+    assert json.loads((home / "progress.damaged").read_text()) == newer
+    assert capsys.readouterr().err == ""
 
 
 def test_every_exercise_has_a_standing_and_what_is_unknown_is_kept() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from labkit.measure import plots
 from labkit.measure.how_far import how_far, is_far, predictions_in_words
+from tests.drawn_bars import bars
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_only_bars_that_were_predicted_and_measured_are_named() -> None:
 def test_a_prediction_that_is_far_away_does_not_flatten_the_figure(guess: float, log: bool) -> None:
     series = {"your prediction": [math.nan, guess], "counted": [42.5, 8.48]}
     figure = plots.prediction_plot(["apart", "together"], series, ylabel="MB", log=log)
-    predicted, apart, together = (bar.get_height() for bar in figure.axes[0].patches)
+    predicted, apart, together = (bar.get_height() for bar in bars(figure.axes[0]))
     assert (apart, together) == (42.5, 8.48)
     assert together / 10 <= predicted <= (10 if log else 1.2) * apart
     texts = [text.get_text() for text in figure.axes[0].texts]
@@ -61,7 +62,7 @@ def test_only_a_far_prediction_is_asked_for_again() -> None:
     )
     series = {"your prediction": [99.0], "measured": [1.0]}
     assert predictions_in_words(["step"], series) == "Your prediction was 99 times too high."
-    assert plots.prediction_plot(["step"], series, ylabel="ms").axes[0].patches[0].get_height() == 99
+    assert bars(plots.prediction_plot(["step"], series, ylabel="ms").axes[0])[0].get_height() == 99
 
 
 def test_the_figure_says_it() -> None:

@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgb
 
 from labkit.errors import InvalidRequest
 from labkit.measure import KeptRuns, Record, Rung, Task, plots
+from tests.drawn_bars import bars
 
 TASK = Task("gptj-tiny", sequences=1, prompt_tokens=16, new_tokens=64)
 ROWS = [{"engine": "labkit", "ms": 1.5, "runs": 7, "steady": True, "spread": {"low": 1.25}, "places": (1, 2)}]
@@ -175,7 +176,7 @@ def test_prediction_plot_draws_every_series(tmp_path: Path) -> None:
     series = {f"series {index}": [index + 1.0, index + 2.0] for index in range(8)}
     figure = plots.prediction_plot(["prefill", "decode"], series, ylabel="ms")
     (axes,) = figure.axes
-    assert sorted(bar.get_height() for bar in axes.patches) == sorted(value for values in series.values() for value in values)
+    assert sorted(bar.get_height() for bar in bars(axes)) == sorted(value for values in series.values() for value in values)
     assert {text.get_text() for text in axes.get_legend().get_texts()} == set(series)
     assert_drawn(figure, tmp_path / "prediction.png")
     with pytest.raises(InvalidRequest, match="1 value for 2 names"):
@@ -194,14 +195,14 @@ def test_prediction_plot_draws_every_series(tmp_path: Path) -> None:
 def test_a_bar_that_was_not_asked_for_takes_no_room() -> None:
     series = {"your prediction": [math.nan, 3.0], "counted": [5.0, 2.0]}
     (axes,) = plots.prediction_plot(["apart", "together"], series, ylabel="MB").axes
-    middles = {bar.get_height(): bar.get_x() + bar.get_width() / 2 for bar in axes.patches}
+    middles = {bar.get_height(): bar.get_x() + bar.get_width() / 2 for bar in bars(axes)}
     assert middles == pytest.approx({3.0: 0.8, 5.0: 0.0, 2.0: 1.2})  # the group without a prediction has its bar in the middle
     assert {text.get_text() for text in axes.get_legend().get_texts()} == set(series)
 
 
 def test_a_caption_is_readable_and_stays_inside_the_figure() -> None:
     figure = plots.ladder_plot([Rung(TASK, "hf", 100.0, 90.0, 120.0)], caption="measured on a machine with a long name " * 4)
-    caption = figure._supxlabel
+    caption = figure._supxlabel  # type: ignore[attr-defined]
     assert caption.get_fontsize() >= 9
     assert max(to_rgb(caption.get_color())) < 0.4
     figure.draw_without_rendering()
@@ -210,7 +211,8 @@ def test_a_caption_is_readable_and_stays_inside_the_figure() -> None:
 
 def test_a_figure_shows_itself_in_a_notebook() -> None:
     figure = plots.ladder_plot([Rung(TASK, "hf", 100.0, 90.0, 120.0)])
-    pixels = image.imread(io.BytesIO(figure._repr_png_()), format="png")
+    drawn = figure._repr_png_()[0]  # type: ignore[attr-defined]
+    pixels = image.imread(io.BytesIO(drawn), format="png")
     assert pixels.std() > 0.05
 
 

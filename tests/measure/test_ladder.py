@@ -14,6 +14,7 @@ from labkit.errors import InvalidRequest
 from labkit.measure import Ladder, Rung, Task, Timing, plots
 from labkit.measure.disturbed import CELL_AGAIN, MARK, disturbed_note, of_most
 from labkit.measure.rung import by_task, ladder_note, times_faster
+from tests.drawn_bars import bars
 from tests.measure.test_kept import assert_drawn
 
 ONE = Task("gptj-tiny", sequences=1, prompt_tokens=64, new_tokens=64)
@@ -210,7 +211,7 @@ def test_ladder_plot(tmp_path: Path) -> None:
     speeds = {"hf": (100.0, 90.0, 120.0), "cached": (250.0, 250.0 + 1e-9, 260.0), "batch": (900.0, 800.0, 950.0)}
     figure = plots.ladder_plot([Rung(ONE, name, *speed) for name, speed in speeds.items()])
     (axes,) = figure.axes
-    assert [bar.get_width() for bar in axes.patches] == [100.0, 250.0, 900.0]
+    assert [bar.get_width() for bar in bars(axes)] == [100.0, 250.0, 900.0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["hf", "cached", "batch"]
     said = [text.get_text() for text in axes.texts]
     assert said == [" 100 tokens/s", " 250 tokens/s, 2.5 x", " 900 tokens/s, 9.0 x"]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from labkit import native, ops
 from labkit.config import GPTJConfig
+from labkit.errors import NotAvailable
 from labkit.model import GPTJ, Batch, KVCache
 from labkit.model.fastest_forward import fastest_forward
 from labkit.model.forward import Forward
@@ -22,7 +23,7 @@ from tests.native.instruction_sets import SETS
 from tests.ops.test_ops import relative
 
 CPU = torch.device("cpu")
-BOUNDS = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.04, "int4": 0.3}
+BOUNDS = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.04, "int4": 0.3, "w8a8": 0.06}
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: no native library ({native.why_not()})")
 
@@ -99,7 +100,7 @@ def test_any_instruction_set(instruction_set: str) -> None:
     before = native.instruction_set()
     try:
         use_instruction_set(instruction_set)
-    except native.library.NotAvailable:
+    except NotAvailable:
         pytest.skip(f"not measured here: a CPU without {instruction_set}")
     try:
         for precision in BOUNDS:

@@ -14,8 +14,9 @@ from labkit import native, ops
 from labkit.errors import NotAvailable
 from labkit.native import build
 from labkit.native.packed_weight import PackedWeight
-from labkit.ops import Int4Weight, Int8Weight
+from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, W8A8Weight
 from labkit.ops.torch_packed import TorchPackedWeight
+from labkit.weight_formats import FORMATS, Fp8E5M2Weight, RoundedInputsWeight
 from tests.native.instruction_sets import SETS
 from tests.ops.test_ops import random, relative, scattered_cache
 
@@ -54,16 +55,16 @@ def test_products(instruction_set: str, kind: str, gelu: bool) -> None:
         assert relative(half, expected) < bound + 0.006
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", *FORMATS])
 def test_packing_keeps_every_value(kind: str) -> None:
     for out_features, in_features in [(1, 1), (17, 33), (130, 257), (48, 128)]:
         weight = random(out_features, in_features).float()
-        if kind in ("int8", "int4"):
-            kept = Int8Weight.quantize(weight) if kind == "int8" else Int4Weight.quantize(weight)
+        if kind in FORMATS:
+            kept = FORMATS[kind].quantize(weight)
             expected = kept.dequantize(torch.float32)
         else:
             kept = weight if kind == "fp32" else weight.bfloat16()
-            expected = kept.float()
+            expected = kept.float()  # type: ignore[union-attr, attr-defined]
         packed = PackedWeight(kept)
         assert packed.shape == (out_features, in_features)
         assert packed.precision == kind
@@ -173,3 +174,28 @@ def test_a_compiler_that_fails_is_quoted_and_nothing_is_replaced(tmp_path: Path,
     monkeypatch.setenv("PATH", "")
     with pytest.raises(build.BuildError, match=r"install g\+\+ or clang"):
         build.build(target)
+
+
+@pytest.mark.parametrize("kind", [W8A8Weight, Fp8Weight, Fp8E5M2Weight])
+@pytest.mark.parametrize("input_scale", [None, 0.02])
+def test_products_in_8_bits(instruction_set: str, kind: type[RoundedInputsWeight], input_scale: float | None) -> None:
+    """Inputs are rounded exactly as the torch form rounds them; int8 sums are exact, FP8 sums are rounded in float32."""
+    for tokens, in_features, out_features in [*SHAPES, (12, 129, 33), (24, 64, 48)]:
+        x, bias = random(tokens, in_features, seed=1).float(), random(out_features, seed=2).float()
+        x[0] *= 1e-3
+        x[tokens // 2] = 0
+        rounded = kind.quantize(random(out_features, in_features, seed=3) / in_features**0.5)
+        values = rounded.values.clone()
+        values.view(torch.int8)[0, 0] = -128 if kind is W8A8Weight else 0  # files of other quantizers use all 256 numbers
+        weight = kind(values, rounded.scales, input_scale)
+        expected = ops.linear(x.double(), weight, bias.double())
+        found = PackedWeight(weight).multiply(x, bias)
+        assert relative(found, expected) < 2e-6, (tokens, in_features, out_features)
+        gelu = PackedWeight(weight).multiply(x, bias, gelu=True)
+        assert relative(gelu, ops.linear_gelu(x.double(), weight, bias.double())) < 5e-6
+
+
+def test_int8_weights_of_minus_128(instruction_set: str) -> None:
+    values = torch.full((17, 64), -128, dtype=torch.int8)
+    packed, x = PackedWeight(Int8Weight(values, torch.ones(17))), torch.linspace(-1, 1, 64)[None].repeat(5, 1) - 0.3
+    assert relative(packed.multiply(x), x.double() @ values.double().T) < 0.012

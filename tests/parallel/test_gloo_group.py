@@ -17,7 +17,7 @@ from tests.patience import PATIENCE, wait_for
 
 def groups(folder: Path, timeout: float) -> list[GlooGroup]:
     """Both members, in this process."""
-    store = dist.FileStore(str(folder / "store"), 2)
+    store = dist.FileStore(str(folder / "store"), 2)  # type: ignore[attr-defined]
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda rank: GlooGroup(store, "sums", rank, 2, timeout=timeout), range(2)))
 

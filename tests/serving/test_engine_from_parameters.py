@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from labkit.checkpoints import config_of
+from labkit.model.quantized_kv_cache import QuantizedKVCache
 from labkit.serving.python_backend.engine_from_parameters import MIXED_PREFILL, compute_threads, engine_from_parameters
 
 
@@ -33,5 +34,17 @@ def test_parameters_make_the_engine() -> None:
             assert engine.max_batch_size == 3
             assert engine._ready().scheduler.max_mixed_prefill == MIXED_PREFILL
             assert psutil.Process().memory_info().rss - before > 0.9 * 2**28, "the cache's memory is there"
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_engine_with_a_quantized_cache() -> None:
+    given = {"model": "gptj-tiny", "cache_bytes": str(2**24), "threads": "1", "kv_cache_dtype": "int8"}
+    threads = torch.get_num_threads()
+    try:
+        with engine_from_parameters(lambda name, default: given.get(name, default)) as engine:
+            cache = engine._ready()._cache
+            assert isinstance(cache, QuantizedKVCache)
+            assert 0.9 * 2**24 < cache.byte_count <= 2**24
     finally:
         torch.set_num_threads(threads)

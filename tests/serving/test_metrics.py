@@ -19,6 +19,8 @@ from labkit.serving.client import Client
 from labkit.serving.metrics import Metrics, metrics_plot, parse_metrics, read_metrics
 from labkit.serving.refusals import REASONS, reason_of
 from labkit.serving.server import Server
+from tests.docker.queries import asked_for
+from tests.drawn_bars import bars
 
 pytest.importorskip("prometheus_client")
 
@@ -132,7 +134,7 @@ def test_a_server_that_began_anew_counts_from_nothing() -> None:
 def test_figures_of_two_looks() -> None:
     figure = metrics_plot(parse_metrics(AFTER) - parse_metrics(BEFORE), caption="by hand")
     batches, times = figure.axes
-    assert [bar.get_height() for bar in batches.patches] == [1, 0, 19, 10]
+    assert [bar.get_height() for bar in bars(batches)] == [1, 0, 19, 10]
     assert len(times.patches) == 4
     with pytest.raises(InvalidRequest, match="count nothing"):
         metrics_plot(Metrics({}))
@@ -155,3 +157,10 @@ def test_a_servers_own_metrics(gptj_server: Server) -> None:
     found = read_metrics(gptj_server.metrics) - before
     assert found.model("gptj").requests >= 3  # the watchdog asks as well
     assert found.seconds > 0
+
+
+def test_a_server_exports_every_metric_that_is_asked_for(gptj_server: Server) -> None:
+    exported = {name for name, _ in read_metrics(gptj_server.metrics).values}
+    asked = {name.removesuffix("_total") for name in asked_for()}
+    assert asked - {"labkit_refused"} <= exported  # that counter begins with the first refusal
+    assert "labkit_tokens" in asked

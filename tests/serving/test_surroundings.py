@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,9 @@ def test_the_private_folder_is_that(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     usual = user_folder()
     assert usual.parent == Path("/tmp")
     assert stat.S_IMODE(usual.stat().st_mode) == 0o700
-    monkeypatch.setattr(private.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert user_folder() == usual
-    monkeypatch.setattr(private.os, "getuid", lambda: 4_000_000_000)  # to whom nothing belongs that this test makes
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # to whom nothing belongs that this test makes
     try:
         with pytest.raises(NotAvailable, match="belongs to somebody else"):
             user_folder()
@@ -114,7 +115,7 @@ def test_a_link_is_no_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "other").mkdir(mode=0o700)
     mine.symlink_to(tmp_path / "other")
     monkeypatch.setattr(private, "PLACE", str(tmp_path))
-    monkeypatch.setattr(private.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(NotAvailable, match="belongs to somebody else"):
         user_folder()
 

@@ -45,7 +45,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "labs of a wrong form": (GOOD | {"labs": ["00"]}, "a row of a list is not an object"),
     "an unknown word": (GOOD | {"labs": [GOOD["labs"][0] | {"core": "maybe"}]}, "core is 'maybe'; the accepted values are yes"),
     "a wrong number": (GOOD | {"memory_bytes": -1}, "memory_bytes is -1; a whole number from 0 is accepted"),
-    "no name": (GOOD | {"machine": None}, "machine is None; a text is accepted"),
+    "no name": (GOOD | {"machine": None}, "machine is None; a text of 0 to 1000 characters is accepted"),
     "endless": (json.dumps(GOOD).replace("3.5", "1e999"), "the seconds of a step are inf"),
     "too deep": ("[" * 100_000, "nested too deeply"),
     "too large": (" " * 2**21, "it has more than"),
@@ -114,7 +114,7 @@ def test_one_machine_in_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "5 GiB of 8.0" in said
     assert "Lab 04: 4.5 (core) not measured here: needs a Triton Inference Server" in said
-    assert "Lab 04: close other programs first; it holds up to 2.9 GiB, and 2.0 are free now." in said
+    assert "Lab 04: close other programs first; it holds up to 3.1 GiB, and 2.0 are free now." in said
     assert "Lab 00: close" not in said
     assert "75 MB at 50 Mbit/s" in said
     print_report(machine_report(versions={}))

@@ -15,6 +15,8 @@ from labkit.serving.repository.served_models import served_models
 from labkit.serving.repository.writer import ServeSettings
 
 ENGINE_SECONDS = 60.0
+PRECISION = "fp32"
+"""The precision of the engine, on a GPU too: the other rungs of the speed ladder have the same."""
 _RUNNING: list[Deployment] = []
 
 
@@ -44,7 +46,7 @@ class Deployment:
 
     def load_engine(self) -> None:
         """Load labkit's engine under two names with two interfaces: `gptj` and `fastertransformer`."""
-        given = ServeSettings(model=MODEL).parameters() | {"end_token_id": "0"}
+        given = ServeSettings(model=MODEL, precision=PRECISION).parameters() | {"end_token_id": "0"}
         models = served_models(given)
         for name in ("gptj", "fastertransformer"):
             self.server.load(name, config_text(models[name]), model_code(f"labkit.serving.python_backend.{name}"))

@@ -210,7 +210,7 @@ ENSEMBLE_MAPS = Exercise(
         "small model that uses every input replaces the engine."
     ),
     points=12,
-    minutes=30,
+    minutes=25,
     difficulty=3,
     core=True,
     requires=("triton_server",),

@@ -9,8 +9,9 @@ static inline Activations take_activations(Workspace &space, const lk_weight &w,
     a.rows = rows;
     a.in = padded_in(w.type, w.in);
     a.group = w.type == LK_INT8 ? 128 : w.type == LK_INT4 ? 32 : 0;
+    a.input_scale = w.input_scale;
     a.data = space.take<char>((int64_t)rows * a.in * element_bytes(a.type));
-    int64_t groups = a.group ? (int64_t)rows * (a.in / a.group) : 0;
+    int64_t groups = rounds_rows(a.type) ? (int64_t)rows * (a.group ? a.in / a.group : 1) : 0;
     a.scales = space.take<float>(groups);
     a.sums = space.take<int32_t>(groups);
     return a;

@@ -10,7 +10,7 @@ static inline int64_t longest_of(const int32_t *lengths, int32_t sequences) {
 
 // The number of floats of scratch that `attend` needs for this many heads at a time.
 static inline int64_t attend_scratch(const Kernels &kernel, int64_t longest, int32_t heads, int32_t head_dim) {
-    int64_t for_decode = heads * (2 * (longest + 16) + head_dim), for_prefill = kernel.prefill_scratch((int32_t)longest, head_dim) / 4;
+    int64_t for_decode = heads * (2 * (longest + 16) + (2 + 8) * (int64_t)head_dim), for_prefill = kernel.prefill_scratch((int32_t)longest, head_dim) / 4;
     return round_up(for_decode > for_prefill ? for_decode : for_prefill, 64);
 }
 

@@ -99,6 +99,28 @@ LK_INLINE void add_values(const float *weight, const void *const *value, int32_t
     }
 }
 
+// The same for a quantized cache. Heads [first, last) of each block are turned back into numbers of `type` in `wide`, which has
+// room for BLOCK rows; their heads lie where they lie in a row of the cache.
+template <class Work>
+LK_INLINE void walk_quantized(const AttentionShape *s, const void *cache, const float *scales, int32_t type, int32_t first,
+                              int32_t last, char *wide, Work work) {
+    int64_t width = (int64_t)s->heads * s->head_dim, element = element_bytes(type), used = (int64_t)(last - first) * s->head_dim;
+    const char *rows[BLOCK];
+    for (int32_t j = 0; j < s->length; j += BLOCK) {
+        int32_t count = s->length - j < BLOCK ? s->length - j : BLOCK;
+        for (int32_t i = j + BLOCK; i < j + 2 * BLOCK && i < s->length; i++)
+            prefetch_row((const char *)cache + s->slots[i] * width + first * s->head_dim, used);
+        for (int32_t i = 0; i < BLOCK; i++) {
+            rows[i] = wide + (i < count ? i : 0) * used * element - first * s->head_dim * element;
+            if (i >= count) continue;
+            int64_t slot = s->slots[j + i];
+            from_cache((const char *)cache + slot * width + first * s->head_dim, scales + slot * s->heads + first, s->cache_type,
+                       last - first, s->head_dim, type, wide + i * used * element);
+        }
+        work(j, count, rows);
+    }
+}
+
 // Goes over the cache in blocks of positions, calls work(first position, count, rows) and prefetches the following blocks.
 template <class Work>
 LK_INLINE void walk(const AttentionShape *s, const void *cache, int64_t row, int64_t offset, int64_t bytes, Work work) {
@@ -113,7 +135,7 @@ LK_INLINE void walk(const AttentionShape *s, const void *cache, int64_t row, int
     }
 }
 
-// `scores` has room for 2 * (length + 16) + head_dim floats per head.
+// `scores` has room for 2 * (length + 16 + head_dim) floats per head, and with a quantized cache for BLOCK more rows of heads.
 static void decode(const AttentionShape *s, int32_t type, const float *query, const void *keys, const void *values,
                    int32_t first, int32_t last, float *scores, float *out) {
     int32_t dim = s->head_dim, length = s->length;
@@ -122,11 +144,18 @@ static void decode(const AttentionShape *s, int32_t type, const float *query, co
     float scale = 1.0f / __builtin_sqrtf((float)dim);
     uint16_t *rounded = (uint16_t *)(scores + (last - first) * stride); // queries, then weights
     bool in_pairs = false;
+    char *wide = (char *)(scores + (last - first) * (2 * (stride + dim))); // rows of a quantized cache, turned back
+    auto go_over = [&](const void *cache, const float *scales, auto work) {
+        if (scales)
+            walk_quantized(s, cache, scales, type, first, last, wide, work);
+        else
+            walk(s, cache, row, offset, bytes, work);
+    };
 #if defined(LK_PAIRED_BF16)
     in_pairs = type == LK_BF16 && dim % 32 == 0;
     if (in_pairs) {
         convert_to_bf16(query + first * dim, (last - first) * dim, rounded);
-        walk(s, keys, row, offset, bytes, [&](int32_t j, int32_t, const char *const *rows) {
+        go_over(keys, s->key_scales, [&](int32_t j, int32_t, const char *const *rows) {
             for (int32_t h = first; h < last; h++) {
                 float *to = scores + (h - first) * stride + j;
                 dot_four(rounded + (h - first) * dim, rows, h * dim * element, dim, to);
@@ -136,7 +165,7 @@ static void decode(const AttentionShape *s, int32_t type, const float *query, co
     }
 #endif
     if (!in_pairs)
-        walk(s, keys, row, offset, bytes, [&](int32_t j, int32_t count, const char *const *rows) {
+        go_over(keys, s->key_scales, [&](int32_t j, int32_t count, const char *const *rows) {
             for (int32_t h = first; h < last; h++)
                 for (int32_t i = 0; i < count; i++)
                     scores[(h - first) * stride + j + i] = dot_heads(query + h * dim, rows[i] + h * dim * element, type, dim);
@@ -148,7 +177,7 @@ static void decode(const AttentionShape *s, int32_t type, const float *query, co
         if (in_pairs) convert_to_bf16(weights, stride, rounded + (h - first) * stride);
         for (int32_t i = 0; i < dim; i++) out[h * dim + i] = 0.0f;
     }
-    walk(s, values, row, offset, bytes, [&](int32_t j, int32_t count, const char *const *rows) {
+    go_over(values, s->value_scales, [&](int32_t j, int32_t count, const char *const *rows) {
         for (int32_t h = first; h < last; h++) {
             const float *weights = scores + (h - first) * stride;
 #if defined(LK_PAIRED_BF16)
@@ -172,7 +201,8 @@ static void decode(const AttentionShape *s, int32_t type, const float *query, co
 
 static int64_t prefill_scratch(int32_t length, int32_t head_dim) {
     int64_t positions = round_up(length, 32), dim = round_up(head_dim, 32);
-    return 4 * (2 * positions * dim + LK_TILE * (dim + 2 * positions)) + 256;
+    int64_t for_quantized = 4 * (2 * positions * dim + positions) + 64; // the head turned back, and an order of slots
+    return 4 * (2 * positions * dim + LK_TILE * (dim + 2 * positions)) + 256 + for_quantized;
 }
 
 // Packs the keys of one head as a weight [positions][dim] and its values as a weight [dim][positions], in panels.
@@ -230,7 +260,21 @@ static void prefill(const AttentionShape *s, int32_t type, const float *query, i
     char *key_panels = at, *value_panels = at + positions * padded_dim * element;
     float *scores = (float *)(value_panels + positions * padded_dim * element);
     char *query_rows = (char *)(scores + (int64_t)LK_TILE * positions), *weight_rows = query_rows + 4 * LK_TILE * padded_dim;
-    pack_head(s, type, keys, values, head, key_panels, value_panels);
+    if (s->key_scales) {
+        // The head's keys and values, turned back, as a cache of one head whose slots are the positions.
+        char *wide_keys = weight_rows + 4 * LK_TILE * (int64_t)positions, *wide_values = wide_keys + (int64_t)positions * dim * element;
+        int32_t *order = (int32_t *)(wide_values + round_up((int64_t)positions * dim * element, 8));
+        int64_t width = (int64_t)s->heads * dim;
+        for (int32_t j = 0; j < s->length; j++) {
+            int64_t slot = s->slots[j], at = slot * width + head * dim, factor = slot * s->heads + head;
+            order[j] = j;
+            from_cache((const char *)keys + at, s->key_scales + factor, s->cache_type, 1, dim, type, wide_keys + j * dim * element);
+            from_cache((const char *)values + at, s->value_scales + factor, s->cache_type, 1, dim, type, wide_values + j * dim * element);
+        }
+        AttentionShape one = {1, dim, s->length, s->queries, order, 0, 0, 0};
+        pack_head(&one, type, wide_keys, wide_values, 0, key_panels, value_panels);
+    } else
+        pack_head(s, type, keys, values, head, key_panels, value_panels);
     lk_weight of_keys = {type, s->length, dim, key_panels, 0, 0};
     float scale = 1.0f / __builtin_sqrtf((float)dim);
     for (int32_t first = 0; first < s->queries; first += LK_TILE) {

@@ -19,6 +19,7 @@ struct Pass {
     const lk_model &model;
     const lk_batch &batch;
     char *keys, *values;
+    float *key_scales, *value_scales;
     int64_t num_slots;
     float *logits;
     const Kernels &kernel;
@@ -75,8 +76,11 @@ void Pass::embed() {
 
 void Pass::attend_heads(int layer, int32_t sequence, int32_t first, int32_t last, int thread) {
     int64_t dim = model.head_dim, width = model.heads * dim, begin = batch.starts[sequence], end = batch.starts[sequence + 1];
-    int64_t layer_bytes = num_slots * width * element_bytes(model.cache_type);
+    int64_t layer_bytes = num_slots * width * (model.quantized_cache ? 1 : element_bytes(model.cache_type));
     char *layer_keys = keys + layer * layer_bytes, *layer_values = values + layer * layer_bytes;
+    int64_t scales_at = layer * num_slots * model.heads;
+    float *of_keys = model.quantized_cache ? key_scales + scales_at : nullptr;
+    float *of_values = model.quantized_cache ? value_scales + scales_at : nullptr;
     for (int64_t t = begin; t < end; t++) {
         float *query = qkv + t * 3 * width, *key = query + width, *value = key + width;
         const float *sin = model.sin + batch.positions[t] * (model.rotary_dim / 2);
@@ -85,7 +89,12 @@ void Pass::attend_heads(int layer, int32_t sequence, int32_t first, int32_t last
         for (float *row : {query, key})
             kernel.rotate(row + first * dim, last - first, model.head_dim, sin, cos, model.rotary_dim);
         int64_t at = slot + first * dim, count = (last - first) * dim;
-        if (model.cache_type == LK_F32) {
+        if (model.quantized_cache) {
+            int64_t factor = batch.slot_mapping[t] * model.heads + first;
+            int32_t of = model.quantized_cache, heads = last - first;
+            kernel.to_cache(key + first * dim, of, heads, model.head_dim, layer_keys + at, of_keys + factor);
+            kernel.to_cache(value + first * dim, of, heads, model.head_dim, layer_values + at, of_values + factor);
+        } else if (model.cache_type == LK_F32) {
             std::memcpy(layer_keys + at * 4, key + first * dim, count * 4);
             std::memcpy(layer_values + at * 4, value + first * dim, count * 4);
         } else {
@@ -94,7 +103,8 @@ void Pass::attend_heads(int layer, int32_t sequence, int32_t first, int32_t last
         }
     }
     int32_t queries = (int32_t)(end - begin);
-    AttentionShape shape = {model.heads, model.head_dim, batch.lengths[sequence], queries, batch.slot_table + sequence * batch.table_stride};
+    AttentionShape shape = {model.heads, model.head_dim, batch.lengths[sequence], queries, batch.slot_table + sequence * batch.table_stride,
+                            model.quantized_cache, of_keys, of_values};
     ::attend(kernel, shape, model.cache_type, qkv + begin * 3 * width, 3 * width, layer_keys, layer_values, first, last,
              scratch + thread * scratch_floats, attended + begin * width, width);
 }
@@ -113,6 +123,7 @@ void Pass::block(int layer) {
     const lk_layer &l = model.layer[layer];
     int32_t tokens = batch.tokens, attention_width = model.heads * model.head_dim;
     int64_t width = model.hidden;
+    x.input_scale = l.qkv.input_scale, of_attention.input_scale = l.out_proj.input_scale, of_inner.input_scale = l.fc_out.input_scale;
     team.share(tokens, 1, [&](int thread, int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++) {
             float *row = rows + thread * row_floats;
@@ -122,7 +133,7 @@ void Pass::block(int layer) {
     });
     int64_t of_qkv = round_up(l.qkv.out, 16) / 16, of_in = round_up(l.fc_in.out, 16) / 16;
     Output to_qkv = {STORE, qkv, 3 * attention_width, nullptr, nullptr};
-    bool direct = of_inner.type != LK_INT8; // int8: a row can be quantized only when it is complete
+    bool direct = !rounds_rows(of_inner.type);
     Output to_inner = {STORE_GELU, inner, model.inner, direct ? &of_inner : nullptr, nullptr};
     team.share(of_qkv + of_in, piece(l.fc_in, tokens), [&](int, int64_t begin, int64_t end) {
         if (begin < of_qkv) panels(l.qkv, x, to_qkv, begin, end < of_qkv ? end : of_qkv);
@@ -176,8 +187,8 @@ void *lk_workspace_create(void) { return new Workspace(); }
 
 void lk_workspace_free(void *workspace) { delete (Workspace *)workspace; }
 
-int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, int64_t num_slots, float *logits,
-                   void *workspace, int32_t threads) {
+int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, float *key_scales, float *value_scales,
+                   int64_t num_slots, float *logits, void *workspace, int32_t threads) {
     Workspace &space = *(Workspace *)workspace;
     const lk_layer &l = model->layer[0];
     int64_t tokens = batch->tokens, width = model->hidden, longest = longest_of(batch->lengths, batch->sequences);
@@ -194,7 +205,7 @@ int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, voi
                 floats(threads * row_floats) + floats(threads * scratch_floats) + activation_bytes(l.qkv, tokens) +
                 activation_bytes(l.out_proj, tokens) + activation_bytes(l.fc_out, tokens) + activation_bytes(model->head, batch->logits));
     Team team(threads);
-    Pass pass{*model, *batch, (char *)keys, (char *)values, num_slots, logits, kernel, team};
+    Pass pass{*model, *batch, (char *)keys, (char *)values, key_scales, value_scales, num_slots, logits, kernel, team};
     pass.hidden = space.take<float>(tokens * width);
     pass.qkv = space.take<float>(tokens * 3 * attention_width);
     pass.attended = space.take<float>(tokens * attention_width);
@@ -209,7 +220,7 @@ int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, voi
     pass.of_head = take_activations(space, model->head, batch->logits);
     pass.head_block = head_block;
     // Clear the padding after the last panel, which nothing else writes: NaN and infinity survive multiplication by zero.
-    if (round_up(model->inner, 16) < pass.of_inner.in && pass.of_inner.type != LK_INT8)
+    if (round_up(model->inner, 16) < pass.of_inner.in && !rounds_rows(pass.of_inner.type))
         std::memset(pass.of_inner.data, 0, tokens * pass.of_inner.in * element_bytes(pass.of_inner.type));
     if (tokens) pass.run();
     return pass.failure;

@@ -6,12 +6,13 @@
 // tile][unit], where a unit has 1 (f32), 2 (bf16) or 4 (int8) inputs. So the inputs of all rows of a tile lie next to each
 // other.
 struct Activations {
-    int32_t type;     // LK_F32, LK_BF16 or LK_INT8
+    int32_t type;     // lk_type, but LK_INT8 for weights of LK_INT4
     int32_t rows, in; // `in` is padded
-    int32_t group;    // int8: number of inputs that share a scale
+    int32_t group;    // int8: number of inputs that share a scale; 0 otherwise
     void *data;
-    float *scales;    // int8: per tile [group][rows of the tile]
-    int32_t *sums;    // int8: sums of the quantized inputs, in the layout of the scales
+    float *scales;    // int8: per tile [group][rows of the tile]; w8a8, FP8: [rows]
+    int32_t *sums;    // int8, w8a8: sums of the quantized inputs, in the layout of the scales
+    float input_scale; // w8a8, FP8: the scale of all rows; 0: each row has its own
 };
 
 enum { STORE = 0, ADD = 1, STORE_GELU = 2 };
@@ -28,6 +29,9 @@ struct Output {
 struct AttentionShape {
     int32_t heads, head_dim, length, queries; // the queries are the last of the `length` positions
     const int32_t *slots;                     // [length]
+    // A quantized cache holds bytes, and a factor for each slot and head: [slots][heads]. Otherwise the factors are null.
+    int32_t cache_type;                       // LK_INT8 or LK_E4M3
+    const float *key_scales, *value_scales;
 };
 
 struct Kernels {
@@ -40,6 +44,9 @@ struct Kernels {
     void (*rotate)(float *x, int32_t heads, int32_t head_dim, const float *sin, const float *cos, int32_t rotary_dim);
     void (*to_f32)(const void *bf16, int64_t count, float *out);
     void (*to_bf16)(const float *x, int64_t count, void *out);
+    // Rounds `heads` heads of f32 numbers to the bytes of a quantized cache, and back.
+    void (*to_cache)(const float *x, int32_t type, int32_t heads, int32_t dim, void *bytes, float *scales);
+    void (*from_cache)(const void *bytes, const float *scales, int32_t type, int32_t heads, int32_t dim, int32_t to, void *out);
     // Attention of heads [first, last) of one sequence; query and out are f32 [tokens][heads][head_dim].
     void (*decode)(const struct AttentionShape *, int32_t type, const float *query, const void *keys, const void *values,
                    int32_t first, int32_t last, float *scores, float *out);
@@ -54,7 +61,12 @@ struct Kernels {
 extern const struct Kernels kernels_portable, kernels_avx2, kernels_avx512_vnni, kernels_avx512_bf16; // x86-64
 extern const struct Kernels kernels_neon, kernels_neon_dotprod, kernels_neon_bf16;                      // 64-bit ARM
 
+static inline bool is_fp8(int32_t type) { return type == LK_E4M3 || type == LK_E5M2; }
+// Whether a weight has one scale for each output row.
+static inline bool has_row_scales(int32_t type) { return type == LK_INT8 || type == LK_W8A8 || is_fp8(type); }
+// Whether inputs are rounded with scales, so that a row can only be packed when it is complete.
+static inline bool rounds_rows(int32_t type) { return type != LK_F32 && type != LK_BF16; }
 // Bytes of one activation or of one number in the cache.
-static inline int64_t element_bytes(int32_t type) { return type == LK_F32 ? 4 : type == LK_BF16 ? 2 : 1; }
+static inline int64_t element_bytes(int32_t type) { return type == LK_F32 ? 4 : type == LK_BF16 || is_fp8(type) ? 2 : 1; }
 static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static inline int32_t padded_in(int32_t type, int32_t in) { return (int32_t)round_up(in, type == LK_INT8 ? 128 : 32); }

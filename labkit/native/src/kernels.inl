@@ -26,6 +26,7 @@ LK_INLINE float bits_f32(uint32_t bits) {
 // Loads the first `count` of sixteen numbers and zeros for the rest; memory after them is not read.
 LK_INLINE F16 f16_load_part(const float *from, int32_t count) {
     if (count >= 16) return f16_load(from);
+    if (count <= 0) return f16_zero();
     float padded[16] = {0};
     for (int32_t i = 0; i < count; i++) padded[i] = from[i];
     return f16_load(padded);
@@ -138,8 +139,75 @@ static void pack_row_int8(const float *x, int32_t in, int32_t row, const Activat
     }
 }
 
+// Stores the scale of a row whose largest magnitude becomes `most`, and returns its inverse. A row in which nothing reaches
+// 1e-30 becomes zeros. If all rows share a scale, that scale is used.
+static float scale_row(const float *x, int32_t in, int32_t row, const Activations *a, float most) {
+    float scale = a->input_scale;
+    if (scale > 0.0f) return a->scales[row] = scale, 1.0f / scale;
+    float largest = 0.0f;
+#pragma omp simd reduction(max : largest)
+    for (int32_t i = 0; i < in; i++) {
+        float magnitude = __builtin_fabsf(x[i]);
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    a->scales[row] = largest * (1.0f / most);
+    return most / (largest > 1e-30f ? largest : 1e-30f);
+}
+
+static void pack_row_w8a8(const float *x, int32_t in, int32_t row, const Activations *a) {
+    int32_t tile = row / LK_TILE, rows = rows_of_tile(a, tile);
+    uint32_t *at = (uint32_t *)a->data + ((int64_t)tile * LK_TILE * a->in) / 4 + row % LK_TILE;
+    F16 inverse = f16_set(scale_row(x, in, row, a, 127.0f)), most = f16_set(127.0f), least = f16_set(-127.0f);
+    I16 sum = i16_set(0);
+    for (int32_t i = 0; i < a->in; i += 16) {
+        uint32_t words[4];
+        F16 scaled = f16_mul(f16_load_part(x + i, in - i), inverse);
+        sum = i16_add(sum, round_to_bytes(f16_min(f16_max(scaled, least), most), words));
+        for (int32_t w = 0; w < 4; w++) at[(int64_t)(i / 4 + w) * rows] = words[w];
+    }
+    a->sums[row] = i16_sum(sum);
+}
+
+// Rounds to the nearest number with `bits` bits after the leading one, ties to even; numbers below 2^(least - 127) have the
+// steps of that exponent.
+static void round_to_fp8(float *x, int32_t count, float inverse, float most, int32_t bits, uint32_t least) {
+    float steps = 1.5f * (float)(1 << (23 - bits)); // near steps * 2^e, float32 has steps of 2^(e - bits)
+#pragma omp simd
+    for (int32_t i = 0; i < count; i++) {
+        float y = x[i] * inverse, z = y < -most ? -most : y > most ? most : y;
+        uint32_t word;
+        __builtin_memcpy(&word, &z, 4);
+        uint32_t exponent = word & 0x7f800000u, used = exponent < least << 23 ? least << 23 : exponent;
+        float power;
+        __builtin_memcpy(&power, &used, 4);
+        float grid = power * steps;
+        x[i] = (z + grid) - grid;
+    }
+}
+
+static void pack_row_fp8(const float *x, int32_t in, int32_t row, const Activations *a) {
+    int32_t tile = row / LK_TILE, rows = rows_of_tile(a, tile);
+    uint32_t *at = (uint32_t *)a->data + ((int64_t)tile * LK_TILE * a->in) / 2 + row % LK_TILE;
+    bool wide = a->type == LK_E5M2;
+    float most = wide ? 57344.0f : 448.0f, inverse = scale_row(x, in, row, a, most);
+    for (int32_t i = 0; i < a->in; i += 16) {
+        float part[16];
+        f16_store(part, f16_load_part(x + i, in - i));
+        round_to_fp8(part, 16, inverse, most, wide ? 2 : 3, wide ? 113 : 121); // the smallest normal numbers are 2^-14 and 2^-6
+        uint32_t pairs[8];
+        f16_to_bf16(f16_load(part), pairs); // exact
+        for (int32_t w = 0; w < 8; w++) at[(int64_t)(i / 2 + w) * rows] = pairs[w];
+    }
+}
+
 static void pack_row(const float *x, int32_t in, int32_t row, const Activations *a) {
-    (a->type == LK_F32 ? pack_row_f32 : a->type == LK_BF16 ? pack_row_bf16 : pack_row_int8)(x, in, row, a);
+    switch (a->type) {
+    case LK_F32: return pack_row_f32(x, in, row, a);
+    case LK_BF16: return pack_row_bf16(x, in, row, a);
+    case LK_W8A8: return pack_row_w8a8(x, in, row, a);
+    case LK_INT8: return pack_row_int8(x, in, row, a);
+    default: return pack_row_fp8(x, in, row, a);
+    }
 }
 
 static void layer_norm(const float *x, const float *weight, const float *bias, float epsilon, int32_t hidden, float *out) {
@@ -284,6 +352,26 @@ LK_INLINE void tile_int8(const uint8_t *w, int64_t panel, int32_t in, int32_t gr
     }
 }
 
+// All inputs of a row share a scale, so the whole sum is a sum of integers.
+template <int M, int P>
+LK_INLINE void tile_w8a8(const uint8_t *w, int64_t panel, int32_t in, const int32_t *x, const float *scales, const int32_t *sums,
+                         F16 (*sum)[M]) {
+#if defined(LK_MATRIX)
+    if constexpr (M >= 2) return matrix_tile_int8<M>(w, in, in, x, scales, sums, *sum);
+#endif
+    I16 acc[P][M];
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < M; m++) acc[p][m] = start_int8(sums[m]);
+    for (int32_t k = 0; k < in / 4; k++)
+        for (int p = 0; p < P; p++) {
+            prefetch(w + p * panel + (int64_t)k * 64);
+            Bytes weights = bytes_load(w + p * panel + (int64_t)k * 64);
+            for (int m = 0; m < M; m++) acc[p][m] = dot_int8(acc[p][m], weights, x[(int64_t)k * M + m]);
+        }
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < M; m++) sum[p][m] = f16_mul(i16_to_f16(acc[p][m]), f16_set(scales[m]));
+}
+
 template <int M, int P>
 LK_INLINE void tile_int4(const uint8_t *w, int64_t panel, const uint16_t *weight_scales, int64_t scale_panel, int32_t in,
                          const int32_t *x, const float *scales, const int32_t *sums, F16 (*sum)[M]) {
@@ -318,7 +406,7 @@ LK_INLINE void tile_int4(const uint8_t *w, int64_t panel, const uint16_t *weight
 // Applies scale, bias and GELU to the sums of one panel and stores them.
 template <int M> LK_INLINE void finish(const lk_weight *w, int32_t panel, int32_t row, const F16 *sum, const Output *to) {
     int32_t first = panel * 16, lanes = w->out - first < 16 ? w->out - first : 16;
-    F16 scale = w->type == LK_INT8 ? f16_load((const float *)w->scales + first) : f16_set(1.0f);
+    F16 scale = has_row_scales(w->type) ? f16_load((const float *)w->scales + first) : f16_set(1.0f);
     F16 bias = w->bias ? f16_load_part(w->bias + first, lanes) : f16_zero();
     for (int m = 0; m < M; m++) {
         F16 total = f16_fma(sum[m], scale, bias);
@@ -352,14 +440,21 @@ template <int M> LK_INLINE void finish(const lk_weight *w, int32_t panel, int32_
 template <int M, int P> static void tile(const lk_weight *w, const Activations *a, int32_t at, int32_t panel, const Output *to) {
     constexpr int C = LK_CHAINS, U = M * P >= C ? 1 : M * P * 2 >= C ? 2 : M * P * 4 >= C ? 4 : 8;
     F16 sum[P][M];
-    int32_t in = a->in, groups = a->group ? in / a->group : 0;
+    int32_t in = a->in, groups = a->group ? in / a->group : 1;
     int64_t inputs = (int64_t)at * LK_TILE * in, entry = (int64_t)at * LK_TILE * groups;
     if (w->type == LK_F32) {
         int64_t size = (int64_t)in * 16;
         tile_f32<M, P, U>((const float *)w->data + panel * size, size, in, (const float *)a->data + inputs, sum);
-    } else if (w->type == LK_BF16) {
+    } else if (w->type == LK_BF16 || is_fp8(w->type)) {
         int64_t size = (int64_t)in * 16;
         tile_bf16<M, P, U>((const uint16_t *)w->data + panel * size, size, in, (const uint32_t *)a->data + inputs / 2, sum);
+        if (is_fp8(w->type))
+            for (int p = 0; p < P; p++)
+                for (int m = 0; m < M; m++) sum[p][m] = f16_mul(sum[p][m], f16_set(a->scales[entry + m]));
+    } else if (w->type == LK_W8A8) {
+        int64_t size = (int64_t)in * 16;
+        tile_w8a8<M, P>((const uint8_t *)w->data + panel * size, size, in, (const int32_t *)a->data + inputs / 4,
+                        a->scales + entry, a->sums + entry, sum);
     } else if (w->type == LK_INT8) {
         int64_t size = (int64_t)in * 16;
         tile_int8<M, P>((const uint8_t *)w->data + panel * size, size, in, a->group, (const int32_t *)a->data + inputs / 4,
@@ -395,8 +490,10 @@ template <int P> static void tile_of(int32_t rows, const lk_weight *w, const Act
 
 static void product(const lk_weight *w, const Activations *a, int32_t first, int32_t last, const Output *to) {
     int32_t tiles = (a->rows + LK_TILE - 1) / LK_TILE;
-    // Two panels at once if the registers can hold them; integers need a second set of sums.
-    bool pairs = LK_PANELS == 2 && (w->type == LK_F32 || w->type == LK_BF16 || a->rows <= 4);
+    // Two panels at once if the registers can hold them. Integers in groups need a second set of sums; in W8A8, twelve rows of two
+    // panels took twice as long as of one.
+    bool integers = w->type == LK_INT8 || w->type == LK_INT4 || w->type == LK_W8A8;
+    bool pairs = LK_PANELS == 2 && (!integers || a->rows <= 4);
     for (int32_t panel = first; panel < last;) {
         bool two = pairs && panel + 1 < last;
         for (int32_t t = 0; t < tiles; t++)
@@ -404,6 +501,8 @@ static void product(const lk_weight *w, const Activations *a, int32_t first, int
         panel += two ? 2 : 1;
     }
 }
+
+#include "cache.inl"
 
 #include "attention.inl"
 
@@ -417,6 +516,8 @@ const struct Kernels LK_TABLE = {
     LK_NAMESPACE::rotate,
     LK_NAMESPACE::convert_to_f32,
     LK_NAMESPACE::convert_to_bf16,
+    LK_NAMESPACE::to_cache,
+    LK_NAMESPACE::from_cache,
     LK_NAMESPACE::decode,
     LK_NAMESPACE::prefill,
     LK_NAMESPACE::prefill_scratch,

@@ -6,6 +6,8 @@
 //   int8  [panel][in / 4][16][4], stored as value + 128, one f32 scale per row
 //   int4  [panel][in / 32][4][16][4], low nibble: steps 0, 2, 4, 6 of four inputs; high nibble: steps 1, 3, 5, 7;
 //         stored as value + 8; each row has one fp16 scale per group of 32 inputs: [panel][in / 32][16]
+//   w8a8  like int8, but each row of inputs has one scale: the whole sum is a sum of integers
+//   e4m3, e5m2 (FP8)  like bf16, which holds these numbers exactly, one f32 scale per row; inputs are rounded to the same format
 // `in` is rounded up to a multiple of 32 (int8: 128), `out` to one of 16, padded with zeros.
 // Sizes are counts, strides are in elements.
 #pragma once
@@ -17,14 +19,15 @@ extern "C" {
 
 #define LK_API __attribute__((visibility("default")))
 
-enum lk_type { LK_F32 = 0, LK_BF16 = 1, LK_INT8 = 2, LK_INT4 = 3 };
+enum lk_type { LK_F32 = 0, LK_BF16 = 1, LK_INT8 = 2, LK_INT4 = 3, LK_W8A8 = 4, LK_E4M3 = 5, LK_E5M2 = 6 };
 
 typedef struct {
     int32_t type;         // lk_type of the packed data
     int32_t out, in;      // features, without padding
     const void *data;     // panels
-    const void *scales;   // int8: f32 [out padded]; int4: fp16 [panel][in / 32][16]; else null
+    const void *scales;   // int8, w8a8, FP8: f32 [out padded]; int4: fp16 [panel][in / 32][16]; else null
     const float *bias;    // [out] or null
+    float input_scale;    // w8a8, FP8: the scale of all inputs; 0: each row of inputs has its own scale
 } lk_weight;
 
 typedef struct {
@@ -59,6 +62,7 @@ typedef struct {
     int32_t (*add_up)(void *argument, float *data, int64_t count); // sums over all shards and returns 0 on success; or null
     void *add_up_argument;
     int32_t adds_residual;            // whether this shard adds the hidden state to its partial sums; only one shard does
+    int32_t quantized_cache;          // LK_INT8 or LK_E4M3 if the cache holds bytes with scales; else cache_type says what it holds
 } lk_model;
 
 typedef struct {
@@ -87,18 +91,19 @@ LK_API void lk_advise_large_pages(void *data, int64_t bytes);
 // The size of the packed data and of its scales in bytes.
 LK_API int64_t lk_packed_bytes(int32_t type, int32_t out, int32_t in);
 LK_API int64_t lk_scale_bytes(int32_t type, int32_t out, int32_t in);
-// Pack a row-major matrix: f32 or bf16 values for LK_F32 and LK_BF16, int8 values for LK_INT8; for LK_INT4, nibbles
+// Pack a row-major matrix: f32 or bf16 values for LK_F32, LK_BF16 and FP8, int8 values for LK_INT8 and LK_W8A8; for LK_INT4, nibbles
 // [out][in_padded / 2], the even input low, with fp16 scales [out][in_padded / group], where group is a multiple of 32.
 LK_API void lk_pack(int32_t type, int32_t out, int32_t in, const void *values, int32_t values_type, const void *scales,
                     int32_t group, void *packed, void *packed_scales, int32_t threads);
 
-// One forward pass. keys and values: [layers][num_slots][heads][head_dim] of cache_type; logits: f32 [batch->logits][vocab].
+// One forward pass. keys and values: [layers][num_slots][heads][head_dim] of cache_type, or bytes if quantized_cache is set; then
+// key_scales and value_scales are f32 [layers][num_slots][heads]. logits: f32 [batch->logits][vocab].
 // lk_workspace_create makes the workspace; the workspace grows when needed and serves one call at a time.
 LK_API void *lk_workspace_create(void);
 LK_API void lk_workspace_free(void *workspace);
 // Returns 0, or the nonzero result of `add_up`.
-LK_API int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, int64_t num_slots,
-                          float *logits, void *workspace, int32_t threads);
+LK_API int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, float *key_scales,
+                          float *value_scales, int64_t num_slots, float *logits, void *workspace, int32_t threads);
 
 // Single operations on row-major tensors of `type` (LK_F32 or LK_BF16).
 LK_API void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tokens, int32_t gelu, void *out,

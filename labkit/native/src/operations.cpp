@@ -129,7 +129,7 @@ void lk_attention(int32_t type, const void *query, const void *keys, const void 
         for (int64_t unit = begin; unit < end; unit++) {
             int32_t s = (int32_t)(unit / blocks), first = (int32_t)(unit % blocks) * block;
             int32_t last = first + block < heads ? first + block : heads;
-            AttentionShape shape = {heads, head_dim, lengths[s], starts[s + 1] - starts[s], slot_table + s * table_stride};
+            AttentionShape shape = {heads, head_dim, lengths[s], starts[s + 1] - starts[s], slot_table + s * table_stride, 0, nullptr, nullptr};
             attend(kernel, shape, type, wide + starts[s] * width, width, keys, values, first, last,
                    scratches + thread * scratch, attended + starts[s] * width, width);
         }

@@ -33,26 +33,28 @@ float value_at(const Source &s, int64_t row, int64_t column) {
     return s.values_type == LK_F32 ? ((const float *)s.values)[at] : widen(((const uint16_t *)s.values)[at]);
 }
 
+bool in_bytes(const Source &s) { return s.type == LK_INT8 || s.type == LK_W8A8; }
+
 void pack_panel(const Source &s, int64_t panel, char *packed, char *scales) {
     int64_t size = lk_packed_bytes(s.type, 16, s.in);
     char *to = packed + panel * size;
-    std::memset(to, s.type == LK_INT8 ? 128 : s.type == LK_INT4 ? 0x88 : 0, size);
+    std::memset(to, in_bytes(s) ? 128 : s.type == LK_INT4 ? 0x88 : 0, size);
     for (int64_t lane = 0; lane < 16; lane++) {
         int64_t row = panel * 16 + lane;
         if (row >= s.out) {
-            if (s.type == LK_INT8) ((float *)scales)[row] = 0.0f;
+            if (has_row_scales(s.type)) ((float *)scales)[row] = 0.0f;
             continue;
         }
+        if (has_row_scales(s.type)) ((float *)scales)[row] = ((const float *)s.scales)[row];
         if (s.type == LK_F32)
             for (int64_t k = 0; k < s.in; k++) ((float *)to)[k * 16 + lane] = value_at(s, row, k);
-        else if (s.type == LK_BF16)
+        else if (s.type == LK_BF16 || is_fp8(s.type))
             for (int64_t k = 0; k < s.in; k++)
                 ((uint16_t *)to)[(k / 2 * 16 + lane) * 2 + k % 2] =
                     s.values_type == LK_BF16 ? ((const uint16_t *)s.values)[row * s.in + k] : round_to_bf16(value_at(s, row, k));
-        else if (s.type == LK_INT8) {
+        else if (in_bytes(s)) {
             const int8_t *from = (const int8_t *)s.values + row * s.in;
             for (int64_t k = 0; k < s.in; k++) ((uint8_t *)to)[(k / 4 * 16 + lane) * 4 + k % 4] = (uint8_t)(from[k] + 128);
-            ((float *)scales)[row] = ((const float *)s.scales)[row];
         } else {
             int64_t wide = round_up(s.in, s.group);
             const uint8_t *from = (const uint8_t *)s.values + row * wide / 2;
@@ -76,12 +78,12 @@ void pack_panel(const Source &s, int64_t panel, char *packed, char *scales) {
 extern "C" {
 
 int64_t lk_packed_bytes(int32_t type, int32_t out, int32_t in) {
-    int64_t bits = type == LK_F32 ? 32 : type == LK_BF16 ? 16 : type == LK_INT8 ? 8 : 4;
-    return round_up(out, 16) * padded_in(type, in) * bits / 8;
+    int64_t numbers = round_up(out, 16) * padded_in(type, in);
+    return type == LK_INT4 ? numbers / 2 : numbers * element_bytes(type);
 }
 
 int64_t lk_scale_bytes(int32_t type, int32_t out, int32_t in) {
-    if (type == LK_INT8) return round_up(out, 16) * 4;
+    if (has_row_scales(type)) return round_up(out, 16) * 4;
     return type == LK_INT4 ? round_up(out, 16) * (padded_in(type, in) / 32) * 2 : 0;
 }
 

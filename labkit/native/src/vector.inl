@@ -186,15 +186,15 @@ LK_INLINE Bytes bytes_high(Bytes b) {
 LK_INLINE __m256i pairs_to_int32(__m256i acc, __m256i pairs) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-// maddubs adds two products in 16 bits and saturates: 15 * 127 * 2 fits, 255 * 127 * 2 does not. Full bytes are passed as |x| *
-// (w with the sign of x), where both factors are at most 127 in size.
+// maddubs adds two products in 16 bits and saturates: 15 * 127 * 2 fits, 255 * 127 * 2 does not. Full bytes are passed as |w| *
+// (x with the sign of w): |w| is at most 128, which fits an unsigned byte, and x is at most 127 in size.
 LK_INLINE I16 dot_int4(I16 acc, Bytes w, int32_t x) {
     __m256i inputs = _mm256_set1_epi32(x);
     return {pairs_to_int32(acc.a, _mm256_maddubs_epi16(w.a, inputs)), pairs_to_int32(acc.b, _mm256_maddubs_epi16(w.b, inputs))};
 }
 LK_INLINE __m256i dot_int8_half(__m256i acc, __m256i w, __m256i x) {
     __m256i value = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
-    return pairs_to_int32(acc, _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(value, x)));
+    return pairs_to_int32(acc, _mm256_maddubs_epi16(_mm256_abs_epi8(value), _mm256_sign_epi8(x, value)));
 }
 LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) {
     __m256i inputs = _mm256_set1_epi32(x);

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from labkit.ops.kernels.linear import GPUWeight, linear_triton
+from labkit.ops.kernels.linear import linear_triton
+from labkit.ops.kernels.linear_kind import GPUWeight
 
 
 def linear_gelu_triton(x: Tensor, weight: GPUWeight, bias: Tensor | None = None) -> Tensor:

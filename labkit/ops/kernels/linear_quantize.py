@@ -1,4 +1,4 @@
-"""Round activations to 8 bits during the run, with one scale per row, in one pass."""
+"""Round activations to 8 bits during the run, with one scale per row, in one pass. The scales are found or given."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from labkit.ops.kernels.layer_norm import row_config
 from labkit.ops.kernels.triton_runtime import jit, launch, tl
-from labkit.weight_formats import FP8_MAX
+from labkit.weight_formats import FP8_MAX, INT8_MAX
 
 
 @jit
@@ -26,31 +26,41 @@ def nearest_e4m3(x: tl.tensor) -> tl.tensor:
 
 @jit
 def quantize_kernel(
-    x: tl.tensor, values: tl.tensor, scales: tl.tensor, num_columns: tl.tensor, LARGEST: tl.constexpr, BLOCK: tl.constexpr
+    x: tl.tensor,
+    values: tl.tensor,
+    scales: tl.tensor,
+    num_columns: tl.tensor,
+    LARGEST: tl.constexpr,
+    STATIC: tl.constexpr,
+    BLOCK: tl.constexpr,
 ) -> None:
-    """One program per row. The program keeps its row in registers."""
+    """One program per row. The program keeps its row in registers. With `STATIC`, the scales are given."""
     row = tl.program_id(0).to(tl.int64)  # 64 bits: rows * columns can pass 2^31
     columns = tl.arange(0, BLOCK)
     inside = columns < num_columns
     numbers = tl.load(x + row * num_columns + columns, mask=inside, other=0.0).to(tl.float32)
-    scale = tl.max(tl.abs(numbers), 0) * (1.0 / LARGEST)
-    tl.store(scales + row, scale)
-    # An IEEE division as in the torch form: an approximate quotient would sometimes round to another neighbour.
-    numbers = tl.div_rn(numbers, tl.where(scale == 0, 1.0, scale))
+    # IEEE divisions as in the torch form: an approximate quotient would sometimes round to another neighbour.
+    if STATIC:
+        inverse = tl.div_rn(1.0, tl.load(scales + row))
+    else:
+        largest = tl.max(tl.abs(numbers), 0)
+        tl.store(scales + row, largest * (1.0 / LARGEST))
+        inverse = tl.div_rn(LARGEST, tl.maximum(largest, 1e-30))
+    numbers = tl.minimum(tl.maximum(numbers * inverse, -LARGEST), LARGEST)
     if values.dtype.element_ty == tl.int8:
         rounded = (
             numbers + 12582912.0
         ) - 12582912.0  # near 1.5 * 2^23 float32 has steps of 1: this rounds to nearest, ties to even
     else:
-        rounded = nearest_e4m3(tl.minimum(tl.maximum(numbers, -LARGEST), LARGEST))
+        rounded = nearest_e4m3(numbers)
     tl.store(values + row * num_columns + columns, rounded.to(values.dtype.element_ty), mask=inside)
 
 
-def quantize_rows_triton(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def quantize_rows_triton(x: Tensor, dtype: torch.dtype, scale: float | None = None) -> tuple[Tensor, Tensor]:
     """`labkit.weight_formats.quantize_rows_int8` or `..._fp8`, by `dtype` (int8, float8_e4m3fn), for `x` `[rows, columns]`."""
     rows, columns = x.shape
     values = torch.empty((rows, columns), dtype=dtype, device=x.device)
-    scales = torch.empty((rows,), dtype=torch.float32, device=x.device)
-    largest = 127.0 if dtype == torch.int8 else FP8_MAX
-    launch(quantize_kernel, (rows,), x, values, scales, columns, LARGEST=largest, **row_config(columns))
+    scales = torch.full((rows,), scale or 0.0, dtype=torch.float32, device=x.device)
+    sizes = {"LARGEST": INT8_MAX if dtype == torch.int8 else FP8_MAX, "STATIC": scale is not None}
+    launch(quantize_kernel, (rows,), x, values, scales, columns, **sizes, **row_config(columns))
     return values, scales

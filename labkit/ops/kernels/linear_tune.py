@@ -11,17 +11,11 @@ from torch import Tensor
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 from labkit.ops.kernels import linear
-from labkit.ops.kernels.linear_plans import STREAMED_ROWS, rows_bucket
+from labkit.ops.kernels.linear_kind import KINDS, GPUWeight, kind_named, quantizer
+from labkit.ops.kernels.linear_plans import rows_bucket
 from labkit.precision import compute_dtype
-from labkit.weight_formats import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight
 
-QUANTIZE: dict[str, Callable[[Tensor], linear.GPUWeight]] = {
-    "dense": lambda weight: weight,
-    "int8": Int8Weight.quantize,
-    "int4": Int4Weight.quantize,
-    "int8 dynamic": Int8DynamicWeight.quantize,
-    "fp8": Fp8Weight.quantize,
-}
+QUANTIZE: dict[str, Callable[[Tensor], GPUWeight]] = {name: quantizer(name) for name in KINDS}
 """Kinds of weight, each with the function that makes it from a dense weight."""
 
 LAYERS = ("qkv", "out_proj", "fc_in", "fc_out", "lm_head")
@@ -61,7 +55,7 @@ def tune(
     if kind not in QUANTIZE:
         raise InvalidRequest(f"kind of weight is {kind!r}; {', '.join(QUANTIZE)} are accepted")
     target = device or torch.device("cuda", torch.cuda.current_device())
-    buckets = sorted({rows_bucket(rows) for rows in batches if rows <= STREAMED_ROWS[kind]})
+    buckets = sorted({rows_bucket(rows) for rows in batches if rows <= kind_named(kind).streamed_rows})
     # Timing happens on the current GPU.
     on_target = torch.cuda.device(target) if target.type == "cuda" else contextlib.nullcontext()
     with on_target, torch.inference_mode(), linear.tuner.tuning(report):
@@ -81,13 +75,13 @@ def tune_model(
     """Tune the linear layers of a model stored in `precision` on a GPU; an int4 model has an int8 head (`weight_store`)."""
     kind = precision if precision in QUANTIZE else "dense"
     dtype, batches = compute_dtype(precision, device), list(batches)
-    for layers, of_layers in ((LAYERS[:-1], kind), (LAYERS[-1:], "int8" if kind == "int4" else kind)):
+    for layers, of_layers in ((LAYERS[:-1], kind), (LAYERS[-1:], kind_named(kind).head_name)):
         tune(config, batches, kind=of_layers, dtype=dtype, device=device, layers=layers, report=report)
 
 
 def _layers(
     num_in: int, num_out: int, buckets: list[int], kind: str, dtype: torch.dtype, device: torch.device
-) -> Iterator[tuple[Tensor, linear.GPUWeight, Tensor]]:
+) -> Iterator[tuple[Tensor, GPUWeight, Tensor]]:
     """Random inputs of a layer for each number of rows; with zeros, a GPU would run at a higher clock rate."""
     dense = torch.randn(num_out, num_in, device=device, dtype=dtype) * num_in**-0.5
     weight = QUANTIZE[kind](dense)

@@ -37,6 +37,8 @@ def engine_from_parameters(parameter: Parameter) -> Engine:
     options: EngineOptions = {"max_batch_size": int(parameter("max_batch", str(MAX_BATCH_SIZE)))}
     if cache_bytes := parameter("cache_bytes", ""):
         options["cache_bytes"] = int(cache_bytes)
+    if kv_cache_dtype := parameter("kv_cache_dtype", ""):
+        options["kv_cache_dtype"] = kv_cache_dtype
     device, seed = parameter("device", "") or None, int(parameter("seed", "0"))
     if as_device(device).type == "cpu":
         options["max_mixed_prefill"] = MIXED_PREFILL

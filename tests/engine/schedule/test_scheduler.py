@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from labkit.engine import SamplingParams
-from labkit.engine.schedule.scheduler import LOOKAHEAD, Plan, Scheduler
+from labkit.engine.schedule.plan import Plan
+from labkit.engine.schedule.scheduler import LOOKAHEAD, Scheduler
 from labkit.engine.schedule.sequence import Sequence
 from labkit.engine.schedule.slot_pool import SlotPool
 from labkit.errors import InvalidRequest

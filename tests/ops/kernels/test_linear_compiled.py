@@ -9,15 +9,17 @@ import torch
 
 from labkit import ops
 from labkit.ops.kernels.compiled_kernel import CompiledKernel, compile_call
-from labkit.ops.kernels.linear import FP8_ARCH, GPUWeight, linear_triton, run_plan
+from labkit.ops.kernels.linear import linear_triton, run_plan
 from labkit.ops.kernels.linear_dequantize import dequantize_triton
+from labkit.ops.kernels.linear_kind import GPUWeight
+from labkit.ops.kernels.linear_kind_fp8 import FP8_ARCH
 from labkit.ops.kernels.linear_plans import plans
 from labkit.ops.kernels.triton_runtime import INSTALLED
 
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="not measured here: the package triton is not installed")
 NUM_IN, NUM_OUT = 4096, 12288
-KINDS = ["dense", "int8", "int4", "int8 dynamic", "fp8"]
-BUCKETS = {"dense": [1, 8, 16], "int8": [1, 8, 16, 32, 64], "int4": [1, 8, 16, 32, 64], "int8 dynamic": [8, 64], "fp8": [8, 64]}
+KINDS = ["dense", "int8", "int4", "w8a8", "fp8"]
+BUCKETS = {"dense": [1, 8, 16], "int8": [1, 8, 16, 32, 64], "int4": [1, 8, 16, 32, 64], "w8a8": [8, 64], "fp8": [8, 64]}
 """Rows; 2 and 4 run in the block of 8."""
 
 
@@ -34,7 +36,7 @@ def weight_of(kind: str, dtype: torch.dtype, group: int = 32) -> GPUWeight:
         return ops.Int4Weight(packed, scales, NUM_IN, group)
     if kind == "fp8":
         return ops.Fp8Weight(meta(NUM_OUT, NUM_IN, dtype=torch.float8_e4m3fn), meta(NUM_OUT))
-    form = ops.Int8Weight if kind == "int8" else ops.Int8DynamicWeight
+    form = ops.Int8Weight if kind == "int8" else ops.W8A8Weight
     return form(meta(NUM_OUT, NUM_IN, dtype=torch.int8), meta(NUM_OUT))
 
 

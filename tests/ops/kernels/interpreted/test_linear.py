@@ -12,7 +12,8 @@ from labkit.errors import NotAvailable
 from labkit.ops.kernels.interpreter_traffic import count_traffic
 from labkit.ops.kernels.linear import linear_triton, run_plan
 from labkit.ops.kernels.linear_few_rows import few_rows_triton
-from labkit.ops.kernels.linear_plans import CUBLAS, Plan, plans
+from labkit.ops.kernels.linear_plan import CUBLAS, Plan
+from labkit.ops.kernels.linear_plans import plans
 from tests.ops.kernels.guard import misaligned
 from tests.ops.test_ops import random, relative
 from tests.sampled import one_in
@@ -23,7 +24,7 @@ QUANTIZED = {
     "int4 group 8": lambda weight: ops.Int4Weight.quantize(weight, 8),
     "int4 group 128": lambda weight: ops.Int4Weight.quantize(weight, 128),
     "int4 group 6": lambda weight: ops.Int4Weight.quantize(weight, 6),
-    "int8 dynamic": ops.Int8DynamicWeight.quantize,
+    "w8a8": ops.W8A8Weight.quantize,
 }
 SHAPES = [(1, 1, 1), (1, 33, 17), (1, 257, 130), (2, 257, 17), (9, 33, 130), (33, 70, 130), (65, 16, 24), (1, 1, 130)]
 """rows, in, out."""
@@ -71,7 +72,7 @@ def test_quantized(shape: tuple[int, int, int], kind: str, dtype: torch.dtype) -
         assert relative(found, expected(x, weight, used, gelu)) < bound
 
 
-@pytest.mark.parametrize(("rows", "kind"), one_in(3, itertools.product([1, 16, 64], ["dense", "int8", "int4", "int8 dynamic"])))
+@pytest.mark.parametrize(("rows", "kind"), one_in(3, itertools.product([1, 16, 64], ["dense", "int8", "int4", "w8a8"])))
 def test_every_plan_gives_the_same(kind: str, rows: int) -> None:
     num_in, num_out = 2100, 70  # enough steps for several parts; the last part is shorter
     x, dense, bias = (part.half() for part in inputs(min(rows, 3), num_in, num_out))
@@ -107,7 +108,7 @@ def test_outliers_survive_where_scales_are_a_rows_own() -> None:
     x, dense, _ = inputs(3, 64, 20)
     x[1] *= 1e4
     dense[5] *= 1e3
-    for kind in ("int8", "int4", "int8 dynamic"):
+    for kind in ("int8", "int4", "w8a8"):
         weight = QUANTIZED[kind](dense)
         found = linear_triton(x.float(), weight)
         for row in range(3):
@@ -115,7 +116,7 @@ def test_outliers_survive_where_scales_are_a_rows_own() -> None:
 
 
 def test_rows_of_zeros_and_no_rows() -> None:
-    weight = ops.Int8DynamicWeight.quantize(random(20, 32))
+    weight = ops.W8A8Weight.quantize(random(20, 32))
     x = random(3, 32).float()
     x[1] = 0
     found = linear_triton(x, weight)
@@ -162,6 +163,6 @@ def test_fp8_is_refused_before_it_exists() -> None:
 
 def test_the_library_takes_many_rows() -> None:
     x, dense, bias = (part.float() for part in inputs(70, 48, 32))
-    for kind in ("dense", "int8", "int4", "int8 dynamic"):
+    for kind in ("dense", "int8", "int4", "w8a8"):
         weight = dense if kind == "dense" else QUANTIZED[kind](dense)
         assert relative(run_plan(CUBLAS, x, weight, bias, gelu=True), expected(x, weight, bias, True)) < 5e-6

@@ -8,7 +8,8 @@ import torch
 from labkit import ops
 from labkit.ops.kernels.linear import run_plan
 from labkit.ops.kernels.linear_dequantize import dequantize_triton
-from labkit.ops.kernels.linear_plans import CUBLAS, plans, rows_bucket
+from labkit.ops.kernels.linear_plan import CUBLAS
+from labkit.ops.kernels.linear_plans import plans, rows_bucket
 from labkit.ops.kernels.linear_quantize import quantize_rows_triton
 from labkit.weight_formats import quantize_rows_fp8, quantize_rows_int8
 from tests.ops.kernels.guard import misaligned
@@ -30,6 +31,16 @@ def test_rows_are_rounded_as_specified(shape: tuple[int, int], to: torch.dtype, 
     assert values.dtype == to
     assert torch.equal(values.float(), expected_values.float())
     assert float(values.float().abs().amax(1).min()) == (127 if to == torch.int8 else 448)
+
+
+@pytest.mark.parametrize("to", ROUNDINGS)
+def test_rows_with_a_given_scale(to: torch.dtype) -> None:
+    x = random(5, 130).float() * 3
+    values, scales = quantize_rows_triton(x, to, 0.01)
+    expected_values, expected_scales = ROUNDINGS[to](x, 0.01)
+    assert torch.equal(scales, expected_scales)
+    assert torch.equal(values.float(), expected_values.float())
+    assert float(values.float().abs().max()) == (127 if to == torch.int8 else 448)
 
 
 def test_every_number_of_e4m3_and_every_tie_between_two() -> None:
@@ -68,5 +79,7 @@ def test_fp8_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (17, 33), (5, 257), (3, 2050)])
 def test_weights_are_spread_out_as_specified(shape: tuple[int, int], dtype: torch.dtype) -> None:
     dense = random(*shape)
-    for weight in (ops.Int8Weight.quantize(dense), *(ops.Int4Weight.quantize(dense, group) for group in (32, 6, 128))):
+    int4 = [ops.Int4Weight.quantize(dense, group) for group in (32, 6, 128)]
+    weights: list[ops.Int8Weight | ops.Int4Weight] = [ops.Int8Weight.quantize(dense), *int4]
+    for weight in weights:
         assert torch.equal(dequantize_triton(weight, dtype), weight.dequantize(dtype))

@@ -1,0 +1,89 @@
+"""The answer to exercise 5.10: reference, comparison and known mistakes."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from labkit.exercises.answer import Answer, Mistake
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.lab05.fp8 import FP8_CAST
+
+
+def fp8_cast(x: Tensor, history: Tensor, dtype: torch.dtype) -> tuple[Tensor, float, Tensor]:
+    """The reference of exercise 5.10."""
+    return _cast(x, history, dtype)
+
+
+def _cast(
+    x: Tensor,
+    history: Tensor,
+    dtype: torch.dtype,
+    *,
+    past: str = "all",
+    clip: bool = True,
+    scaling: str = "down",
+    most: float | None = None,
+    back: bool = True,
+    moves: str = "front",
+    guard: bool = True,
+) -> tuple[Tensor, float, Tensor]:
+    """Values, scale and history. The options make mistakes: `past` says where the scale comes from, `scaling` how it is rounded,
+    and `moves` what happens to the history.
+    """
+    most = most or torch.finfo(dtype).max
+    amax = float({"all": history.max(), "newest": history[0], "now": x.abs().max(), "mean": history.mean()}[past])
+    scale = 1.0
+    if amax or not guard:
+        scale = {"down": lambda p: 2.0 ** math.floor(p), "up": lambda p: 2.0 ** math.ceil(p), "no": lambda p: 2.0**p}[scaling](
+            math.log2(most / amax)
+        )
+    scaled = x * scale
+    scaled = scaled.clamp(-most, most) if clip else scaled
+    values = scaled.to(dtype).float() / (scale if back else 1.0)
+    newest = x.abs().max()[None]
+    new = {"front": (newest, history[:-1]), "back": (history[1:], newest), "none": (history,), "longer": (newest, history)}[
+        moves
+    ]
+    return values, scale, torch.cat(new)
+
+
+FP8_CAST_ANSWER = Answer(
+    exercise=FP8_CAST,
+    reference=fp8_cast,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake(
+            "Your scale comes from x itself. Delayed scaling uses only the history, so that x need not be read twice.",
+            partial(_cast, past="now"),
+        ),
+        Mistake(
+            "Your scale comes from the newest step only; use the largest number of the history.", partial(_cast, past="newest")
+        ),
+        Mistake(
+            "Numbers beyond the range became infinity or NaN: clamp x times scale before the conversion.",
+            partial(_cast, clip=False),
+        ),
+        Mistake("The scale must be a power of two: take floor of the logarithm.", partial(_cast, scaling="no")),
+        Mistake(
+            "Your scale is rounded up, so the largest number of the history does not fit: take floor, not ceil.",
+            partial(_cast, scaling="up"),
+        ),
+        Mistake(
+            "You use 448 for both formats; e5m2 reaches 57344. Ask torch for the largest number of the format.",
+            partial(_cast, most=448.0),
+        ),
+        Mistake("Divide the converted numbers by the scale, so that they can be compared with x.", partial(_cast, back=False)),
+        Mistake(
+            "Return the history with the largest magnitude of x in front; yours did not change.", partial(_cast, moves="none")
+        ),
+        Mistake("The newest magnitude comes first in the history; you put it last.", partial(_cast, moves="back")),
+        Mistake("Drop the oldest magnitude: the history keeps its length.", partial(_cast, moves="longer")),
+        Mistake("If the whole history is 0, the scale must be 1.0; your function divides by 0.", partial(_cast, guard=False)),
+    ),
+    names={"[0]": "values", "[1]": "scale", "[2]": "new_history"},
+)
+ANSWERS = (FP8_CAST_ANSWER,)

@@ -1,0 +1,89 @@
+"""The formats "int-quantized" and "float-quantized" of compressed-tensors: 8-bit weights, and perhaps 8-bit inputs (W8A8).
+
+The names are those of https://github.com/vllm-project/compressed-tensors: config groups with `targets`, `weights` and
+`input_activations`, each with `num_bits`, `type`, `strategy`, `symmetric` and `dynamic`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+INT_QUANTIZED, FLOAT_QUANTIZED = "int-quantized", "float-quantized"
+FORMS = {INT_QUANTIZED: "int", FLOAT_QUANTIZED: "float"}
+"""The formats, each with the type of its numbers."""
+
+
+@dataclass(frozen=True)
+class EightBitScheme:
+    """How one config group stores its matrices.
+
+    `number` is "int" or "float" (FP8). `per_row`: whether each output row has a scale, or the whole matrix one. `inputs` is
+    "token" if each token's inputs are rounded with a scale found at run time, "tensor" if they are rounded with one stored
+    scale, and None if inputs are not rounded. `targets` are the modules of the group: exact names, endings, class names, or
+    patterns after "re:".
+    """
+
+    number: str
+    per_row: bool
+    inputs: str | None
+    targets: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        kind = {"int": "int8", "float": "fp8"}[self.number]
+        scales = "a scale for each row" if self.per_row else "one scale"
+        found = {
+            None: "",
+            "token": ", inputs rounded with a scale for each token",
+            "tensor": ", inputs rounded with a stored scale",
+        }
+        return f"{kind} with {scales}{found[self.inputs]}"
+
+    def holds(self, module: str) -> bool:
+        """Whether a module, such as transformer.h.0.mlp.fc_in, belongs to the group."""
+        return any(_matches(target, module) for target in self.targets)
+
+
+def _matches(target: str, module: str) -> bool:
+    if target.startswith("re:"):
+        return re.match(target.removeprefix("re:"), module) is not None
+    return target in ("Linear", module) or module.endswith(f".{target}")
+
+
+def scheme_of_group(group: Mapping[str, Any], form: str) -> EightBitScheme:
+    """The scheme of an entry of `config_groups` in one of `FORMS`. Raises `ValueError` for what labkit cannot read."""
+    weights = _settings(group.get("weights"), "weights", FORMS[form])
+    if weights.get("strategy") not in ("channel", "tensor"):
+        raise ValueError(f"the strategy of its weights is {weights.get('strategy')!r:.80}; channel and tensor are accepted")
+    if group.get("output_activations") is not None:
+        raise ValueError("it quantizes the results of layers (output_activations); only inputs may be quantized")
+    targets = group.get("targets")
+    if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
+        raise ValueError("the targets of a config group are not a list of names")
+    return EightBitScheme(FORMS[form], weights["strategy"] == "channel", _inputs(group, form), tuple(targets))
+
+
+def _inputs(group: Mapping[str, Any], form: str) -> str | None:
+    if group.get("input_activations") is None:
+        return None
+    found = _settings(group["input_activations"], "input_activations", FORMS[form])
+    strategy, dynamic = found.get("strategy"), bool(found.get("dynamic", False))
+    if (strategy, dynamic) not in (("token", True), ("tensor", False)):
+        kind = "dynamic" if dynamic else "static"
+        raise ValueError(f"its inputs are {kind} with strategy {strategy!r:.80}; dynamic token and static tensor are accepted")
+    return str(strategy)
+
+
+def _settings(values: Any, name: str, number: str) -> dict[str, Any]:
+    if not isinstance(values, dict) or values.get("num_bits") != 8 or values.get("type", "int") != number:
+        raise ValueError(f"its {name} are not 8 bits of type {number}")
+    if not values.get("symmetric", True):
+        raise ValueError(f"its {name} have zero points; symmetric numbers are accepted in 8 bits")
+    return values
+
+
+def scheme_for(schemes: Iterable[EightBitScheme], module: str) -> EightBitScheme | None:
+    """The first scheme whose group holds a module."""
+    return next((scheme for scheme in schemes if scheme.holds(module)), None)

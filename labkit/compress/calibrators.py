@@ -1,0 +1,102 @@
+"""Calibrators: from a histogram of magnitudes to the magnitude that becomes the largest 8-bit number ("amax").
+
+Larger magnitudes are clipped. A small amax has fine steps and clips much; a large one clips little and has coarse steps. The
+four ways to choose are those of TensorRT's tools: S. Migacz: 8-bit Inference with TensorRT (GTC 2017), and H. Wu et al.:
+Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation (2020), https://arxiv.org/abs/2004.09602.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from labkit.compress.magnitudes import Magnitudes
+from labkit.errors import InvalidRequest
+
+PERCENTILE = 99.99
+"""The share of all magnitudes, in percent, that `percentile` does not clip."""
+LEVELS = 128
+"""The magnitudes that int8 can store: 0 to 127."""
+CANDIDATES = 128
+"""How many values of amax `mse` and `entropy` compare."""
+
+
+def minmax(found: Magnitudes) -> float:
+    """The largest magnitude that occurred: clips nothing."""
+    return found.largest
+
+
+def percentile(found: Magnitudes) -> float:
+    """The magnitude that `PERCENTILE` percent of all numbers do not pass."""
+    shares = found.counts.cumsum(0) / found.counts.sum()
+    return float(found.edges[int((shares < PERCENTILE / 100).sum())])
+
+
+def mse(found: Magnitudes) -> float:
+    """The amax with the smallest mean squared error of rounding and clipping together."""
+    centers = found.edges - 0.5 * found.edges[0]
+
+    def error(amax: float) -> float:
+        step = amax / (LEVELS - 1)
+        rounded = (centers / step).round().clamp(max=LEVELS - 1) * step
+        return float((found.counts * (rounded - centers).square()).sum())
+
+    return min(_candidates(found), key=error)
+
+
+def entropy(found: Magnitudes) -> float:
+    """The amax whose rounded distribution has the smallest Kullback-Leibler divergence from the distribution itself.
+
+    For each candidate, magnitudes above it are counted in its last bin (they will be clipped), and the bins below it are merged
+    into `LEVELS` levels; each level spreads its count evenly over those of its bins that were not empty.
+    """
+    width = float(found.edges[0])
+
+    def divergence(amax: float) -> float:
+        bins = max(round(amax / width), LEVELS)
+        kept = found.counts[:bins]
+        clipped = kept.clone()
+        clipped[-1] += found.counts[bins:].sum()
+        return _divergence(clipped, _merged(kept))
+
+    return min((amax for amax in _candidates(found) if amax >= LEVELS * width), key=divergence)
+
+
+CALIBRATORS: dict[str, Callable[[Magnitudes], float]] = {
+    "minmax": minmax,
+    "percentile": percentile,
+    "entropy": entropy,
+    "mse": mse,
+}
+"""The calibrators by name."""
+
+
+def calibrator_named(name: str) -> Callable[[Magnitudes], float]:
+    """The calibrator with this name. Raises `InvalidRequest` for a name that does not exist."""
+    if name not in CALIBRATORS:
+        raise InvalidRequest(f"calibrator is {name!r}; {', '.join(CALIBRATORS)} are accepted")
+    return CALIBRATORS[name]
+
+
+def _candidates(found: Magnitudes) -> list[float]:
+    """Values of amax from the largest magnitude downward, in equal ratios, to a hundredth of it."""
+    exponents = torch.linspace(0, -2, CANDIDATES, dtype=torch.float64, device="cpu")
+    return [(found.largest or 1.0) * ratio for ratio in (10**exponents).tolist()]
+
+
+def _merged(counts: Tensor) -> Tensor:
+    """`counts` as `LEVELS` levels would store them, at the resolution of the bins."""
+    level = torch.arange(len(counts), dtype=torch.int64, device="cpu") * LEVELS // len(counts)
+    there = (counts > 0).double()
+    totals = torch.zeros(LEVELS, dtype=torch.float64, device="cpu").index_add(0, level, counts)
+    filled = torch.zeros(LEVELS, dtype=torch.float64, device="cpu").index_add(0, level, there)
+    return (totals / filled.clamp_min(1))[level] * there
+
+
+def _divergence(counts: Tensor, other: Tensor) -> float:
+    """The Kullback-Leibler divergence of two histograms, after each is divided by its sum."""
+    p, q = counts / counts.sum(), other / other.sum().clamp_min(1e-30)
+    q = q.clamp_min(1e-12)  # only the last bin, which holds the clipped numbers, can be empty in q and not in p
+    return float(torch.special.xlogy(p, p / q)[p > 0].sum())

@@ -1,0 +1,79 @@
+"""The step of mixed precision before anything is written: measure the sensitivities, and give each matrix its bits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from labkit.checkpoints import Checkpoint
+from labkit.checkpoints.integer_weight import IntegerScheme
+from labkit.checkpoints.output import Progress
+from labkit.compress.dense_model import DenseModel
+from labkit.compress.gptq import GptqOptions, gptq
+from labkit.compress.method import Method
+from labkit.compress.mixed import choose_bits
+from labkit.compress.sensitivity import BITS, WINDOWS, Damage, measure_sensitivity
+from labkit.home import write_atomically
+from labkit.json_file import read_json_object
+
+SENSITIVITY = "sensitivity.json"
+"""The damages and the chosen bits, in the folder of a model in mixed precision."""
+
+
+def with_chosen_bits(
+    checkpoint: Checkpoint, method: Method, ids: Sequence[Sequence[int]], file: Path, progress: Progress
+) -> Method:
+    """The method with the schemes of all matrices, if it is one of mixed precision; otherwise the method itself.
+
+    The damages are kept in `file` after each block, so work that was stopped goes on.
+    """
+    if method.average_bits is None:
+        return method
+
+    def keep(damages: list[Damage], chosen: Mapping[str, int]) -> None:
+        values = {"bits": chosen, "damages": [asdict(each) for each in damages]}
+        write_atomically(file, json.dumps(values, indent=1) + "\n")
+
+    damages = measure(
+        checkpoint,
+        method,
+        ids[:WINDOWS],
+        known=_kept(file),
+        after_block=lambda damages: keep(damages, {}),
+        progress=progress,
+    )
+    beside = IntegerScheme(1, method.scheme.group_size).bits_per_weight(checkpoint.config.hidden_size) - 1
+    chosen = choose_bits(damages, method.average_bits - beside)
+    keep(damages, chosen)
+    return replace(method, schemes={name: replace(method.scheme, bits=bits) for name, bits in chosen.items()})
+
+
+def measure(
+    checkpoint: Checkpoint,
+    method: Method,
+    ids: Sequence[Sequence[int]],
+    *,
+    bits: Sequence[int] = BITS,
+    known: Sequence[Damage] = (),
+    after_block: Callable[[list[Damage]], None] = lambda damages: None,
+    progress: Progress = lambda done, total, name: None,
+) -> list[Damage]:
+    """The damages of all matrices and blocks when one is quantized by GPTQ as `method` says."""
+    options = GptqOptions(method.damping, method.activation_order)
+
+    def quantize(weight: Tensor, hessian: Tensor, scheme: IntegerScheme) -> Tensor:
+        return gptq(weight, hessian, scheme, options).dequantize()
+
+    model, size = DenseModel(checkpoint), method.scheme.group_size
+    return measure_sensitivity(model, ids, size, quantize, bits=bits, known=known, after_block=after_block, progress=progress)
+
+
+def _kept(file: Path) -> list[Damage]:
+    try:
+        return [Damage(**each) for each in read_json_object(file)["damages"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -1,0 +1,71 @@
+"""Delayed scaling of FP8: the scale of a tensor comes from the magnitudes of earlier steps.
+
+The recipe of NVIDIA's Transformer Engine (`DelayedScaling`:
+https://docs.nvidia.com/deeplearning/transformer-engine/user-guide/examples/fp8_primer.html). To scale a tensor by its own
+largest magnitude ("amax"), a kernel must read it twice. With a scale that is known before, one pass casts the tensor and finds
+its amax for the next steps. The price: a tensor that is much larger than the earlier ones is clipped until the history knows
+it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from labkit.errors import InvalidRequest
+from labkit.weight_formats.rounded_inputs import E4M3, Fp8Form
+
+ALGORITHMS: dict[str, Callable[[Iterable[float]], float]] = {"max": max, "most_recent": lambda history: next(iter(history))}
+"""How one amax is chosen from the history, which begins with the newest step."""
+
+
+@dataclass
+class DelayedScaling:
+    """The scale of one tensor over many steps.
+
+    form: `E4M3`, or `E5M2`, which Transformer Engine's format HYBRID takes for gradients. history_length: how many steps count
+    (`amax_history_len`). algorithm: "max" or "most_recent" (`amax_compute_algo`). margin: the scale is divided by 2^margin,
+    which leaves room for larger tensors.
+    """
+
+    form: Fp8Form = E4M3
+    history_length: int = 1024
+    algorithm: str = "max"
+    margin: int = 0
+    scale: float = 1.0
+    history: deque[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            raise InvalidRequest(f"algorithm is {self.algorithm!r}; {' and '.join(ALGORITHMS)} are accepted")
+        if self.history_length < 1:
+            raise InvalidRequest(f"history_length is {self.history_length}; a number of at least 1 is accepted")
+        self.history = deque(maxlen=self.history_length)
+
+    def cast(self, x: Tensor) -> tuple[Tensor, float]:
+        """Cast a tensor with the scale of the earlier steps, and enter its amax into the history.
+
+        Returns the FP8 numbers, and the factor that turns them back: x is close to numbers * factor. Magnitudes above the
+        largest FP8 number become that number. Then the scale for the next step is computed.
+        """
+        scale = self.scale
+        cast = (x.float() * scale).clamp(-self.form.largest, self.form.largest).to(self.form.dtype)
+        self.history.appendleft(float(x.abs().amax()) if x.numel() else 0.0)
+        self._update()
+        return cast, 1 / scale
+
+    def _update(self) -> None:
+        """scale = largest FP8 number / amax / 2^margin; an amax of 0, or one that is not finite, leaves the scale as it was."""
+        amax = ALGORITHMS[self.algorithm](self.history)
+        if amax > 0 and math.isfinite(amax):
+            self.scale = self.form.largest / amax / 2**self.margin
+
+
+def clipped_share(x: Tensor, scaling: DelayedScaling) -> float:
+    """The share of the numbers of `x` that the present scale would clip."""
+    return float((x.abs() * scaling.scale > scaling.form.largest).to(torch.float32).mean()) if x.numel() else 0.0

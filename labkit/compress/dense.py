@@ -1,0 +1,15 @@
+"""Opens the models that can be compressed: those with dense weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labkit.checkpoints import Checkpoint, is_quantized, open_checkpoint
+from labkit.errors import InvalidRequest
+
+
+def open_dense(source: str | Path, seed: int) -> Checkpoint:
+    """Open a checkpoint. Raises `InvalidRequest` if its weights are quantized already."""
+    if is_quantized(source):
+        raise InvalidRequest(f"{source} is quantized already; give the model with dense weights")
+    return open_checkpoint(source, seed=seed)

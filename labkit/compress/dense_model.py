@@ -1,0 +1,42 @@
+"""A whole GPT-J in float32 on the CPU, whose matrices can be replaced: for methods that look at the model's predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.checkpoints import Checkpoint
+from labkit.compress.block import Block
+
+
+class DenseModel:
+    """All tensors of a checkpoint by their Hugging Face names, in float32. They all are in memory at once."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.config = checkpoint.config
+        self.tensors = {name: checkpoint.read(name, dtype=torch.float32) for name in checkpoint.tensor_names()}
+
+    def embedded(self, ids: Sequence[int]) -> Tensor:
+        """The states before the first block, `[tokens, hidden_size]`."""
+        return self.tensors["transformer.wte.weight"][torch.tensor(ids, dtype=torch.int64, device="cpu")]
+
+    def block(self, layer: int, replaced: Mapping[str, Tensor] | None = None) -> Block:
+        """A block, with some tensors replaced; `replaced` has full names."""
+        prefix, tensors = f"transformer.h.{layer}.", self.tensors | dict(replaced or {})
+        return Block(self.config, {name.removeprefix(prefix): each for name, each in tensors.items() if prefix in name})
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """The logits `[tokens, vocab_size]` from the states after the last block."""
+        norm = self.tensors["transformer.ln_f.weight"], self.tensors["transformer.ln_f.bias"]
+        normed = F.layer_norm(hidden, norm[0].shape, *norm, self.config.layer_norm_epsilon)
+        return F.linear(normed, self.tensors["lm_head.weight"], self.tensors["lm_head.bias"])
+
+    def logits(self, ids: Sequence[int], replaced: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The logits after every token of one window."""
+        hidden = self.embedded(ids)
+        for layer in range(self.config.num_layers):
+            hidden = self.block(layer, replaced).forward(hidden)
+        return self.head(hidden)

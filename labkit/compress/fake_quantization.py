@@ -1,0 +1,39 @@
+"""Rounding that can be trained through: straight-through gradients, and scales ("ranges") that are learned as well.
+
+Y. Bengio et al.: Estimating or Propagating Gradients Through Stochastic Neurons (2013), https://arxiv.org/abs/1308.3432, for
+the straight-through estimator: rounding counts as the identity in the backward pass. S. Esser et al.: Learned Step Size
+Quantization (LSQ, 2020), https://arxiv.org/abs/1902.08153, for the gradient of the scale. With x = w / scale it is round(x) - x
+where x is inside the range, and the end of the range where x is clipped. LSQ also multiplies this gradient by a constant for
+each matrix; Adam divides by the gradient's size, so the constant is left out here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
+from labkit.compress.scales import to_integers
+
+
+def straight_through(exact: Tensor, rounded: Tensor) -> Tensor:
+    """The values of `rounded`, with the gradient of `exact`; same shapes."""
+    return exact + (rounded - exact).detach()
+
+
+def fake_quantized(weight: Tensor, scales: Tensor, scheme: IntegerScheme) -> Tensor:
+    """What a matrix `[out, in]` is after quantization with `scales` `[out, groups]`; gradients flow to both.
+
+    The scheme must be symmetric. Scales are rounded to float16, because files hold float16; this counts as the identity too.
+    """
+    groups = weight.view(*scales.shape, -1)
+    stored = straight_through(scales, scales.to(torch.float16).to(scales.dtype))[..., None]
+    inside = (groups / stored).clamp(scheme.lowest, scheme.highest)
+    return (straight_through(inside, inside.round()) * stored).view_as(weight)
+
+
+def quantized(weight: Tensor, scales: Tensor, scheme: IntegerScheme) -> IntegerWeight:
+    """The integers whose dequantized values `fake_quantized` returns."""
+    stored = scales.to(torch.float16)
+    values = to_integers(weight.view(*scales.shape, -1), stored[..., None], None, scheme)
+    return IntegerWeight(scheme, values.view(weight.shape), stored)

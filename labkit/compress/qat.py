@@ -1,0 +1,158 @@
+"""Quantization-aware training: the weights learn to be rounded.
+
+The student is the model with quantized matrices (`fake_quantization`). Its weights and scales are trained so that its
+predictions come close to those of the dense model, the teacher: the loss is the Kullback-Leibler divergence, as in G. Hinton et
+al. (2015, https://arxiv.org/abs/1503.02531) and, for quantized language models, Z. Liu et al. (LLM-QAT, 2023,
+https://arxiv.org/abs/2305.17888). The text has no labels of its own, so a small text is enough. Embedding, norms, biases and
+the head are not trained.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.integer_weight import IntegerWeight
+from labkit.checkpoints.output import Progress
+from labkit.compress.dense_model import DenseModel
+from labkit.compress.fake_quantization import fake_quantized, quantized
+from labkit.compress.training_state import TrainingState
+from labkit.errors import InvalidRequest, LabkitError
+
+STEPS = 96
+SAVE_EVERY = 4
+"""The state is saved after this many steps, so a kill loses at most this much."""
+
+
+INSIDE = 0.3
+"""How far from its integer a trained weight may begin, in steps of the grid.
+
+With 0.49, many weights change their integers in the first steps, all at once, and the model gets worse."""
+
+
+@dataclass(frozen=True)
+class QatOptions:
+    """`steps` of training, each on `windows` calibration windows.
+
+    `weight_rate` is the learning rate of the weights in steps of their grid, and `scale_rate` that of the logarithms of the
+    scales. Both rise over the first tenth of the steps, and fall linearly to zero after it. Raises `InvalidRequest` for
+    values that are not above 0.
+    """
+
+    steps: int = STEPS
+    windows: int = 2
+    weight_rate: float = 0.001
+    scale_rate: float = 0.0001
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "windows", "weight_rate", "scale_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidRequest(f"{name} of the training is {getattr(self, name)!r}; a number above 0 is accepted")
+
+    def share(self, step: int) -> float:
+        """The share of the learning rates that step number `step` (from 0) uses."""
+        rise = max(self.steps // 10, 1)
+        return min((step + 1) / rise, (self.steps - step) / max(self.steps - rise, 1), 1.0)
+
+
+def train(
+    model: DenseModel,
+    start: Mapping[str, IntegerWeight],
+    ids: Sequence[Sequence[int]],
+    options: QatOptions,
+    seed: int,
+    state_file: Path,
+    progress: Progress,
+) -> dict[str, IntegerWeight]:
+    """Train the matrices of `start`, and return them quantized.
+
+    start: matrices by their names without `.weight`, quantized in some other way; training begins with their integers and
+    scales. It is not read if `state_file` exists: then the training goes on, and the result is the same as without an
+    interruption. `ids` are windows of tokens; `seed` chooses those of each step. Raises `LabkitError` if the loss is not
+    finite.
+    """
+    state = TrainingState.load(state_file) or started(model, start)
+    if not state_file.is_file():
+        state.save(state_file)
+    begun, first = time.monotonic(), state.step
+    loss = math.nan
+    while state.step < options.steps:
+        seconds = (time.monotonic() - begun) / max(state.step - first, 1) * (options.steps - state.step)
+        told = "" if state.step == first else f", divergence {loss:.4f}, {_time_left(seconds)}"
+        progress(state.step, options.steps, f"training step {state.step + 1}{told}")
+        loss = _step(model, state, [ids[each] for each in _drawn(len(ids), options, seed, state.step)], options)
+        if state.step % SAVE_EVERY == 0 or state.step == options.steps:
+            state.save(state_file)
+    return {
+        name: quantized(weight.detach(), state.scales(name).detach(), state.scheme) for name, weight in state.weights.items()
+    }
+
+
+def started(model: DenseModel, start: Mapping[str, IntegerWeight]) -> TrainingState:
+    """The state before the first step.
+
+    A trained weight begins as close to the dense weight as its integer allows, so that it is rounded to this integer, and
+    a small change can move it to the next one on the side of the dense weight.
+    """
+    weights, scales = {}, {}
+    for name, matrix in start.items():
+        centre, dense = matrix.dequantize(), model.tensors[f"{name}.weight"]
+        half = INSIDE * matrix.scales.float().abs().repeat_interleave(centre.shape[1] // matrix.scales.shape[1], 1)
+        weights[name] = dense.clamp(centre - half, centre + half)
+        scales[name] = matrix.scales.float()
+    return TrainingState.start(next(iter(start.values())).scheme, weights, scales)
+
+
+def _time_left(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min left" if seconds > 90 else f"{seconds:.0f} s left"
+
+
+def _drawn(count: int, options: QatOptions, seed: int, step: int) -> list[int]:
+    """The windows of a step: each pass over the text has an order of its own."""
+    chosen = []
+    for place in range(step * options.windows, (step + 1) * options.windows):
+        generator = torch.Generator("cpu").manual_seed(seed + 1_000_003 * (place // count))
+        chosen.append(int(torch.randperm(count, generator=generator, dtype=torch.int64, device="cpu")[place % count]))
+    return chosen
+
+
+def _step(model: DenseModel, state: TrainingState, windows: Sequence[Sequence[int]], options: QatOptions) -> float:
+    """One step of training; returns the mean divergence in nats per token before it."""
+    with torch.enable_grad():
+        for each in (*state.weights.values(), *state.logarithms.values()):
+            each.requires_grad_(True).grad = None
+        made = {
+            f"{name}.weight": fake_quantized(weight, state.scales(name), state.scheme) for name, weight in state.weights.items()
+        }
+        # The windows run one after the other and add up gradients of the rounded matrices, which saves memory.
+        leaves = {name: each.detach().requires_grad_(True) for name, each in made.items()}
+        total = sum(_divergence(model, leaves, window, len(windows)) for window in windows)
+        torch.autograd.backward(list(made.values()), [leaf.grad for leaf in leaves.values()])
+    if not math.isfinite(total):
+        raise LabkitError(
+            f"the loss of training step {state.step + 1} is not finite; check the model with `labkit evaluate`, or use a "
+            "method that trains nothing, such as gptq"
+        )
+    share = options.share(state.step)
+    state.step += 1
+    for name, weight in state.weights.items():
+        rate = share * options.weight_rate * float(state.scales(name).detach().abs().mean())
+        state.adam[name].update(weight, rate, state.step)
+        state.adam[f"{name}.scale"].update(state.logarithms[name], share * options.scale_rate, state.step)
+    return total
+
+
+def _divergence(model: DenseModel, leaves: dict[str, Tensor], window: Sequence[int], windows: int) -> float:
+    """Adds the gradients of one window's share of the loss to `leaves`, and returns that share."""
+    with torch.no_grad():
+        teacher = torch.log_softmax(model.logits(window), -1)
+    student = torch.log_softmax(model.logits(window, leaves), -1)
+    loss = (teacher.exp() * (teacher - student)).sum() / (len(window) * windows)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())

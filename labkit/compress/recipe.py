@@ -1,0 +1,84 @@
+"""What `compress` asks of a way to quantize a model: the tensors of each block and of the head, and the settings to write."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints import Checkpoint
+from labkit.checkpoints.output import Progress
+from labkit.compress.block import Block
+from labkit.config import GPTJConfig
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """What a recipe gets that must see the whole model before the first block is written.
+
+    `ids` are the calibration windows. `folder` is the unfinished folder: what a recipe keeps there, a later call finds after a
+    stop.
+    """
+
+    checkpoint: Checkpoint
+    ids: Sequence[Sequence[int]]
+    folder: Path
+    seed: int
+    progress: Progress
+
+
+class Recipe(ABC):
+    """A way to quantize a model."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of the method on the command line, such as int4-gptq."""
+
+    @property
+    @abstractmethod
+    def calibrated(self) -> bool:
+        """Whether the method needs hidden states of calibration text; without, `hidden` is empty."""
+
+    @property
+    def whole_text(self) -> bool:
+        """Whether all of the calibration text is used if the number of windows is not given."""
+        return False
+
+    @abstractmethod
+    def check(self, config: GPTJConfig) -> None:
+        """Raise `InvalidRequest` if a model of this shape cannot be quantized in this way."""
+
+    def prepared(self, model: WholeModel) -> Recipe:
+        """The recipe with everything that it must know of the whole model; most recipes need nothing of it."""
+        return self
+
+    @abstractmethod
+    def bits_per_weight(self, config: GPTJConfig) -> float:
+        """Bits per weight of the blocks' matrices, with their scales and zero points."""
+
+    @abstractmethod
+    def block_tensors(self, block: Block, hidden: Sequence[Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The tensors to store of block `layer`, by their names after `transformer.h.N.`; dense tensors are stored in `dtype`.
+
+        `hidden` are the states that enter the block, one tensor for each calibration window. `block` is changed.
+        """
+
+    @abstractmethod
+    def head_tensors(
+        self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """The tensors to store of the last layer norm and the head. `tensors` are the dense ones, by the same names."""
+
+    @abstractmethod
+    def quantization_config(self) -> dict[str, Any]:
+        """The `quantization_config` of `config.json`, in the form of compressed-tensors."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes the result, as JSON values."""

@@ -1,0 +1,38 @@
+"""The step of quantization-aware training before anything is written: quantize all matrices by GPTQ, and train them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from labkit.checkpoints.integer_weight import IntegerWeight
+from labkit.compress.block import Block
+from labkit.compress.calibration import default_windows
+from labkit.compress.dense_model import DenseModel
+from labkit.compress.layer import quantize_block
+from labkit.compress.method import Method
+from labkit.compress.qat import train
+from labkit.compress.recipe import WholeModel
+
+
+def train_matrices(model: WholeModel, method: Method, state: Path) -> dict[str, IntegerWeight]:
+    """The trained matrices of all blocks, by their full names without `.weight`.
+
+    The state of the training is kept in the file `state`; if it is there, the training goes on.
+    """
+    dense = DenseModel(model.checkpoint)
+    start = {} if state.is_file() else by_gptq(dense, method, model)
+    return train(dense, start, model.ids, method.training, model.seed, state, model.progress)
+
+
+def by_gptq(dense: DenseModel, method: Method, model: WholeModel) -> dict[str, IntegerWeight]:
+    """All matrices quantized by GPTQ, where a training starts; as many windows are used as GPTQ takes by default."""
+    method, layers = replace(method, algorithm="gptq"), dense.config.num_layers
+    found: dict[str, IntegerWeight] = {}
+    hidden = [dense.embedded(each) for each in model.ids[: default_windows(dense.config, len(model.ids[0]))]]
+    for layer in range(layers):
+        model.progress(layer, layers + 1, f"gptq of block {layer}, where the training starts")
+        made = quantize_block(dense.block(layer), method, hidden, f"block {layer}", model.checkpoint.weight_dtype)
+        found |= {f"transformer.h.{layer}.{module}": matrix for module, matrix in made.matrices.items()}
+        hidden = [Block(dense.config, made.dequantized()).forward(state) for state in hidden]
+    return found

@@ -1,0 +1,45 @@
+"""Confidence intervals of ratios, by drawing the windows of a text with replacement (percentile bootstrap, Efron 1979)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value, and the ends of its 95 % interval. `low` and `high` are None if there was nothing to resample."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def to_dict(self) -> dict[str, float | list[float] | None]:
+        """Plain values for a record."""
+        return {"value": self.value, "interval": None if self.low is None or self.high is None else [self.low, self.high]}
+
+
+class Bootstrap:
+    """The draws of `windows` windows. Every estimate of one object uses the same draws, which depend on `seed` alone."""
+
+    def __init__(self, windows: int, seed: int) -> None:
+        generator, shape = torch.Generator("cpu").manual_seed(seed), (RESAMPLES, windows)
+        self._draws = torch.randint(windows, shape, generator=generator, dtype=torch.int64, device="cpu")
+        self._windows = windows
+
+    def ratio(self, sums: Tensor, counts: Tensor, transform: Callable[[Tensor], Tensor] = lambda ratio: ratio) -> Estimate:
+        """`transform(sum of sums / sum of counts)`; both are `[windows]` float64, and `transform` maps each number alone.
+
+        A text of one window has no interval.
+        """
+        value = float(transform(sums.sum() / counts.sum()))
+        if self._windows < 2:
+            return Estimate(value)
+        drawn = transform(sums[self._draws].sum(1) / counts[self._draws].sum(1))
+        low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu")).tolist()
+        return Estimate(value, low, high)

@@ -1,0 +1,53 @@
+"""Lab 04's part of the speed ladder: what a server costs.
+
+The engine runs the task of lab 01's ladder without a server and in the learner's server. All of them take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import labkit
+from labkit.errors import NotAvailable
+from labkit.exercises.lab04.deployment import PRECISION, Deployment
+from labkit.exercises.lab04.on_server import MODEL
+from labkit.measure import Task, Timing, compare, progress_bar
+from labkit.serving.client import Client
+
+TASK = Task(MODEL, sequences=1, prompt_tokens=64, new_tokens=64)
+"""The task of every rung; it is the same as the task of the ladder in lab 01."""
+ENGINE, SERVED, STREAMED = "lab 04: engine", "lab 04: served", "lab 04: served, streamed"
+"""The rungs: the engine in this process; the engine in the server, one answer; the engine in the server, a piece for each token."""
+LEAST_ROUNDS, MOST_ROUNDS = 7, 15
+
+
+def what_serving_costs(deployment: Deployment, seconds: float = 10.0) -> dict[str, Timing]:
+    """Time the three rungs in turn. A run is one request of one client, as the client sees it.
+
+    Raises `NotAvailable` if the server's engine makes other tokens than the engine in this process: then the two have not done
+    the same task.
+    """
+    prompt = [1 + 7 * place % 500 for place in range(TASK.prompt_tokens)]
+    more = {"max_new_tokens": TASK.new_tokens, "ignore_eos": True}
+    engine = labkit.load(MODEL, dtype=PRECISION)
+    params = labkit.SamplingParams(max_new_tokens=TASK.new_tokens, ignore_eos=True)
+    with engine, Client(deployment.grpc) as client:
+        calls: dict[str, Callable[[], list[int]]] = {
+            ENGINE: lambda: list(engine.generate([prompt], params)[0].token_ids),
+            SERVED: lambda: client.generate(prompt, **more).token_ids,
+            STREAMED: lambda: [token for piece in client.stream(prompt, **more) for token in piece.token_ids],
+        }
+        _need_same_tokens({name: call() for name, call in calls.items()})
+        bar = progress_bar("with and without a server")
+        least, most, device = LEAST_ROUNDS, MOST_ROUNDS, engine.device
+        return compare(calls, device=device, warmup=1, min_runs=least, max_runs=most, max_seconds=seconds, progress=bar)
+
+
+def _need_same_tokens(made: dict[str, list[int]]) -> None:
+    """Raise `NotAvailable` unless all rungs have made the same tokens, and as many as the task says."""
+    for name, tokens in made.items():
+        if len(tokens) != TASK.new_tokens or tokens != made[ENGINE]:
+            raise NotAvailable(
+                f"the rung {name!r} has not made the {TASK.new_tokens} tokens of the rung {ENGINE!r}, so their speeds cannot be "
+                "compared; run the cell that starts your server again"
+            )

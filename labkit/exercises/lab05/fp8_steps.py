@@ -1,0 +1,36 @@
+"""Steps of a training run in which the numbers of a tensor grow, so that an FP8 scale must follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from labkit.exercises.lab05.tensors import inputs
+
+GROWTH = 1.12
+"""How much larger the numbers are in each step."""
+SPIKE_AT, SPIKE = 12, 6.0
+"""The step in which the numbers are suddenly larger, and how many times."""
+ROWS = 16
+"""Tokens of a step."""
+
+
+def follow(fp8_cast: Callable[..., Any], steps: int = 24, length: int = 4) -> dict[str, list[float]]:
+    """Cast the inputs of fc_out step by step with a learner's function, and give it the history that it returned.
+
+    Returns for each step: the largest magnitude of x, the largest magnitude that fits the scale, and the relative error in
+    percent.
+    """
+    x, dtype = inputs(1)["mlp.fc_out"], torch.float8_e4m3fn
+    most = torch.finfo(dtype).max
+    history = x[:ROWS].abs().max().repeat(length)
+    found: dict[str, list[float]] = {"largest of x": [], "largest that fits": [], "error in %": []}
+    for step in range(steps):
+        now = x[ROWS * step : ROWS * (step + 1)] * GROWTH**step * (SPIKE if step == SPIKE_AT else 1.0)
+        values, scale, history = fp8_cast(now, history, dtype)
+        found["largest of x"].append(float(now.abs().max()))
+        found["largest that fits"].append(most / scale)
+        found["error in %"].append(100 * float((values - now).norm() / now.norm()))
+    return found

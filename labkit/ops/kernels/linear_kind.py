@@ -1,0 +1,68 @@
+"""What a kind of weight knows of its kernels on a GPU. Each kind is a file `linear_kind_<name>.py` with an object `KIND`."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.ops.kernels.linear_plan import Plan
+from labkit.weight_formats import FORMATS, QuantizedWeight
+
+GPUWeight = Tensor | QuantizedWeight
+"""The kinds of weight that a GPU multiplies by."""
+KINDS = ("dense", *FORMATS)
+"""The names of all kinds."""
+
+
+class LinearKind(ABC):
+    """The kernels of one kind of weight. `quantize(dense)` returns a weight of this kind.
+
+    `streamed_rows`: the most rows for the kernels here; up to this number, reading the weight takes most of the time, and above
+    it `CUBLAS` runs. `head_name`: the kind of the head in a model of this kind.
+    """
+
+    name: str
+    head_name: str
+    streamed_rows: int = 64
+
+    @abstractmethod
+    def quantize(self, dense: Tensor) -> Any:
+        """A dense `[out, in]` matrix as a weight of this kind."""
+
+    def check(self, arch: int) -> None:  # noqa: B027 - most kinds run on every GPU
+        """Raise `NotAvailable` if a GPU of this compute capability (80 or 90) cannot multiply by this kind."""
+
+    def one_row_plans(self, num_in: int, group: int, dtype: torch.dtype) -> list[Plan]:
+        """The plans for a single row, before those of `tiles`; the first one is the default."""
+        return []
+
+    @abstractmethod
+    def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
+        """The tiles of the kernel for few rows. `dtype` is that of x."""
+
+    @abstractmethod
+    def run(self, plan: Plan, x: Tensor, weight: Any, bias: Tensor | None, *, gelu: bool) -> Tensor:
+        """Compute the layer as `plan` says; `x` `[rows, in]` is contiguous and not empty."""
+
+
+def quantizer(name: str) -> Callable[[Tensor], GPUWeight]:
+    """The function that makes a weight of a kind from a dense matrix."""
+    return kind_named(name).quantize
+
+
+@functools.cache
+def kind_named(name: str) -> LinearKind:
+    """The kind with this name, one of `KINDS`."""
+    kind: LinearKind = importlib.import_module(f"labkit.ops.kernels.linear_kind_{name}").KIND
+    return kind
+
+
+def kind_of(weight: GPUWeight) -> LinearKind:
+    """The kind of a weight."""
+    return kind_named("dense" if isinstance(weight, Tensor) else weight.kind)

@@ -1,0 +1,20 @@
+"""FP8 in e5m2 on a GPU: no kernel. cuBLAS does not multiply e5m2 by e5m2."""
+
+from __future__ import annotations
+
+from labkit.errors import NotAvailable
+from labkit.ops.kernels.linear_kind_fp8 import Fp8Kind
+from labkit.weight_formats import Fp8E5M2Weight
+
+
+class Fp8E5M2Kind(Fp8Kind):
+    """`Fp8E5M2Weight`: the CPU runs it, to compare its quality with e4m3's."""
+
+    name, head_name = Fp8E5M2Weight.kind, Fp8E5M2Weight.head_kind
+
+    def check(self, arch: int) -> None:
+        """Raise `NotAvailable`."""
+        raise NotAvailable("a weight is in FP8 e5m2, which labkit multiplies only on the CPU; use fp8 (e4m3) on a GPU")
+
+
+KIND = Fp8E5M2Kind()

@@ -1,0 +1,43 @@
+"""Quantized weights: how a matrix is rounded to int8, int4 or FP8 and stored. Each format is one file.
+
+Rounding here is to nearest and needs no data. Better rounding methods (calibrated, trained) can store their results in the same
+formats; kernels read no other formats. Some formats (`RoundedInputsWeight`) round the activations as well, so the product
+itself runs in 8 bits. The formats that round activations are faster where many tokens share a weight (prefill, large batches).
+The other formats are faster where most of the time is spent reading weights.
+"""
+
+from labkit.weight_formats.fp8 import Fp8Weight
+from labkit.weight_formats.fp8_e5m2 import Fp8E5M2Weight
+from labkit.weight_formats.int4 import INT4_LARGEST, Int4Weight
+from labkit.weight_formats.int8 import Int8Weight
+from labkit.weight_formats.quantized_weight import CpuParts, QuantizedWeight, RowScaledWeight
+from labkit.weight_formats.rounded_inputs import (
+    FP8_MAX,
+    INT8_MAX,
+    RoundedInputsWeight,
+    quantize_rows_fp8,
+    quantize_rows_int8,
+)
+from labkit.weight_formats.w8a8 import W8A8Weight
+
+_ALL: tuple[type[QuantizedWeight], ...] = (Int8Weight, Int4Weight, W8A8Weight, Fp8Weight, Fp8E5M2Weight)
+FORMATS = {each.kind: each for each in _ALL}
+"""Every quantized format by its name."""
+
+__all__ = [
+    "FORMATS",
+    "FP8_MAX",
+    "INT4_LARGEST",
+    "INT8_MAX",
+    "CpuParts",
+    "Fp8E5M2Weight",
+    "Fp8Weight",
+    "Int4Weight",
+    "Int8Weight",
+    "QuantizedWeight",
+    "RoundedInputsWeight",
+    "RowScaledWeight",
+    "W8A8Weight",
+    "quantize_rows_fp8",
+    "quantize_rows_int8",
+]

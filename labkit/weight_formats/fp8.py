@@ -1,0 +1,37 @@
+"""FP8: weights and activations in e4m3."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from labkit.weight_formats.quantized_weight import CpuParts
+from labkit.weight_formats.rounded_inputs import RoundedInputsWeight, quantize_rows_fp8
+
+
+class Fp8Weight(RoundedInputsWeight):
+    """Weights and activations in FP8 (e4m3: 4 bits of exponent, 3 of mantissa, up to 448; Micikevicius et al. 2022).
+
+    `values` `[out, in]` float8_e4m3fn.
+    """
+
+    kind: ClassVar[str] = "fp8"
+    head_kind: ClassVar[str] = "fp8"
+
+    @classmethod
+    def quantize(cls, weight: Tensor) -> Self:
+        """Round a dense `[out, in]` matrix to nearest; the largest magnitude of each row becomes 448."""
+        return cls(*quantize_rows_fp8(weight))
+
+    @property
+    def cpu_parts(self) -> CpuParts:
+        """The stored numbers in bfloat16, which holds them exactly: a CPU has no products of FP8."""
+        values = self.values.to(torch.bfloat16).contiguous()
+        return dataclasses.replace(super().cpu_parts, values=values, dtype=torch.bfloat16)
+
+    def round_inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`quantize_rows_fp8`, with `input_scale` if there is one."""
+        return quantize_rows_fp8(x, self.input_scale)

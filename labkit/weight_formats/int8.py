@@ -1,0 +1,24 @@
+"""int8 weights with a scale for each output row. Activations are not rounded."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from labkit.weight_formats.quantized_weight import RowScaledWeight
+
+
+class Int8Weight(RowScaledWeight):
+    """`values` are int8, -127 to 127; activations are not rounded."""
+
+    kind: ClassVar[str] = "int8"
+    head_kind: ClassVar[str] = "int8"
+
+    @classmethod
+    def quantize(cls, weight: Tensor) -> Self:
+        """Round a dense `[out, in]` matrix to nearest; the largest magnitude of each row becomes 127."""
+        wide = weight.float()
+        scales = wide.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny * 127) / 127
+        return cls((wide / scales[:, None]).round_().to(torch.int8), scales)

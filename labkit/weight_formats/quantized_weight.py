@@ -1,0 +1,99 @@
+"""What every format of a quantized matrix has. Each format is a subclass in a file of its own.
+
+A format's kernels are found by its name `kind`: on a GPU in `labkit.ops.kernels.linear_kind_<kind>`, on the CPU in the native
+library, which gets `cpu_parts`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CpuParts:
+    """What the native library needs to pack a matrix: the stored numbers and their scales, with the dtypes and shapes of both.
+
+    `group_size` is 0 if a scale belongs to a whole row. `input_scale` is the fixed scale of the inputs; 0 means that the kernel
+    finds the scale of each row of inputs itself, if the format rounds inputs at all.
+    """
+
+    values: Tensor
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    scales: Tensor | None = None
+    scales_dtype: torch.dtype = torch.float32
+    scales_shape: tuple[int, ...] = ()
+    group_size: int = 0
+    input_scale: float = 0.0
+
+
+class QuantizedWeight(ABC):
+    """An `[out, in]` matrix of small numbers with scales.
+
+    `kind` is the name of the format, and also the precision of a model whose matrices have this format. `head_kind` is the
+    format of the head of such a model. `group_size` is the number of neighbours that share a scale; 0 is the whole row.
+    """
+
+    kind: ClassVar[str]
+    head_kind: ClassVar[str]
+    group_size: int = 0
+
+    @classmethod
+    @abstractmethod
+    def quantize(cls, weight: Tensor) -> Self:
+        """Round a dense `[out, in]` matrix to nearest."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+
+    @property
+    @abstractmethod
+    def byte_count(self) -> int:
+        """Bytes that one use of the matrix reads."""
+
+    @property
+    @abstractmethod
+    def cpu_parts(self) -> CpuParts:
+        """The arguments for packing the matrix for the CPU's kernels. Raises `InvalidRequest` if they cannot read it."""
+
+    @abstractmethod
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The dense `[out, in]` matrix with the stored values."""
+
+
+@dataclass(frozen=True)
+class RowScaledWeight(QuantizedWeight):
+    """A matrix in 8 bits with one scale per output row: weight[o, i] = scales[o] * values[o, i].
+
+    `values` `[out, in]` in an 8-bit type; `scales` `[out]` float32.
+    """
+
+    values: Tensor
+    scales: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.values.shape[0], self.values.shape[1]
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes that one use of the matrix reads."""
+        return self.values.numel() + 4 * self.scales.numel()
+
+    @property
+    def cpu_parts(self) -> CpuParts:
+        """The stored int8 numbers and their scales."""
+        scales = self.scales.float().contiguous()
+        return CpuParts(self.values.contiguous(), torch.int8, self.shape, scales, scales_shape=self.shape[:1])
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The dense `[out, in]` matrix with the stored values."""
+        return (self.values.float() * self.scales[:, None]).to(dtype)

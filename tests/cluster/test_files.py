@@ -1,0 +1,128 @@
+"""The files for clusters are valid for the tools that read them, and name what the images have."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "environment" / "cluster"
+SCHEMAS = Path(__file__).with_name("schemas")
+MANIFESTS = ("kubernetes.yaml", "model_cache.yaml", "triton.yaml", "triton_nodes.yaml")
+VALUES = ("jupyterhub.yaml", "prometheus_adapter.yaml")
+
+
+def resources(name: str) -> list[Any]:
+    """The resources of a manifest."""
+    return list(yaml.safe_load_all((CLUSTER / name).read_text("utf-8")))
+
+
+def schema(name: str) -> Any:
+    return json.loads((SCHEMAS / name).read_text("utf-8"))
+
+
+def validate(resource: dict[str, Any]) -> None:
+    """Compare a resource with Kubernetes's schema. Unknown fields are refused."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="not measured here: no kubernetes-validate")
+    if resource["kind"] != "LeaderWorkerSet":
+        kubernetes_validate.validate(resource, "1.35", strict=True)
+        return
+    jsonschema.validate(resource, schema("leaderworkerset.json"))
+    for name in ("leaderTemplate", "workerTemplate"):
+        pod = {"apiVersion": "v1", "kind": "Pod"} | resource["spec"]["leaderWorkerTemplate"][name]
+        kubernetes_validate.validate(pod, "1.35", strict=True)
+
+
+def containers() -> list[Any]:
+    """All containers of the manifests."""
+
+    def inside(value: Any) -> list[Any]:
+        if isinstance(value, list):
+            return [one for item in value for one in inside(item)]
+        if isinstance(value, dict):
+            return value.get("containers", []) + [one for item in value.values() for one in inside(item)]
+        return []
+
+    return [one for name in MANIFESTS for resource in resources(name) for one in inside(resource)]
+
+
+def test_every_file_is_tested() -> None:
+    assert {path.name for path in CLUSTER.glob("*.yaml")} == {*MANIFESTS, *VALUES}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_kubernetes_accepts_the_manifests(name: str) -> None:
+    for resource in resources(name):
+        validate(resource)
+
+
+@pytest.mark.parametrize("where", ["spec", "spec.template.spec", "spec.template.spec.containers.0.livenessProbe"])
+def test_an_unknown_field_is_found(where: str) -> None:
+    deployment = next(resource for resource in resources("triton.yaml") if resource["kind"] == "Deployment")
+    inner: Any = deployment
+    for key in where.split("."):
+        inner = inner[int(key)] if key.isdigit() else inner[key]
+    inner["imagine"] = 1
+    with pytest.raises(Exception, match="imagine"):
+        validate(deployment)
+
+
+def test_an_unknown_field_of_a_leader_worker_set_is_found() -> None:
+    resource = resources("triton_nodes.yaml")[1]
+    resource["spec"]["leaderWorkerTemplate"]["nodes"] = 2
+    with pytest.raises(jsonschema.ValidationError, match="nodes"):
+        validate(resource)
+
+
+def test_the_chart_of_jupyterhub_accepts_its_values() -> None:
+    values = yaml.safe_load((CLUSTER / "jupyterhub.yaml").read_text("utf-8"))
+    jsonschema.validate(values, schema("jupyterhub-values.json"))
+    wrong = values | {"singleuser": values["singleuser"] | {"imagine": 1}}
+    with pytest.raises(jsonschema.ValidationError, match="imagine"):
+        jsonschema.validate(wrong, schema("jupyterhub-values.json"))
+
+
+def test_sessions_read_the_volume_that_the_job_fills() -> None:
+    singleuser = yaml.safe_load((CLUSTER / "jupyterhub.yaml").read_text("utf-8"))["singleuser"]
+    claim, _ = resources("model_cache.yaml")
+    (models,) = (v for v in singleuser["storage"]["extraVolumes"] if "persistentVolumeClaim" in v)
+    assert models["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"], "readOnly": True}
+    (mount,) = (m for m in singleuser["storage"]["extraVolumeMounts"] if m["name"] == models["name"])
+    assert mount["readOnly"]
+    assert mount["mountPath"] == singleuser["extraEnv"]["HF_HUB_CACHE"]
+    assert singleuser["storage"]["homeMountPath"] == "/home/learner/course"
+
+
+def test_what_the_containers_run_is_in_the_image() -> None:
+    lines = [line for one in containers() for line in one.get("args", []) + probes_of(one)]
+    lines += yaml.safe_load((CLUSTER / "jupyterhub.yaml").read_text("utf-8"))["singleuser"]["cmd"]
+    named = [line.removeprefix("/opt/course/") for line in lines if line.startswith("/opt/course/")]
+    assert {"docker/serve.sh", "docker/serve_nodes.sh", "docker/answers.py", "docker/start.sh"} == set(named)
+    assert all((ROOT / name).is_file() for name in named)
+
+
+def probes_of(container: dict[str, Any]) -> list[str]:
+    """The words of a container's probes."""
+    probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness") if f"{kind}Probe" in container]
+    return [word for probe in probes for word in probe["exec"]["command"]]
+
+
+def test_the_autoscaler_asks_for_a_metric_that_the_adapter_has() -> None:
+    scaler = next(resource for resource in resources("triton.yaml") if resource["kind"] == "HorizontalPodAutoscaler")
+    adapter = yaml.safe_load((CLUSTER / "prometheus_adapter.yaml").read_text("utf-8"))
+    offered = [rule["name"]["as"] for rule in adapter["rules"]["external"]]
+    assert [metric["external"]["metric"]["name"] for metric in scaler["spec"]["metrics"]] == offered
+
+
+@pytest.mark.parametrize("name", ["slurm.sbatch", "slurm_serve.sbatch"])
+def test_the_jobs_of_slurm_are_bash_and_state_their_needs(name: str) -> None:
+    subprocess.run(["bash", "-n", CLUSTER / name], check=True)
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", (CLUSTER / name).read_text("utf-8"), re.MULTILINE))
+    assert {"job-name", "nodes", "ntasks-per-node", "cpus-per-task", "time"} <= set(options)

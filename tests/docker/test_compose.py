@@ -1,0 +1,104 @@
+"""The Compose file is valid and names files that exist; the panels of the dashboard show the right values."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.docker.queries import PANELS, QUERIES
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text("utf-8"))
+SCHEMA = json.loads(Path(__file__).with_name("schemas").joinpath("compose-spec.json").read_text("utf-8"))
+
+SERIES = {
+    "labkit_queue_seconds_total": "0+1x40",
+    "labkit_requests_total": "0+4x40",
+    "labkit_tokens_total": "0+60x40",
+    "labkit_steps_total": "0+20x40",
+    "labkit_running": "3+0x40",
+    "labkit_waiting": "2+0x40",
+    "labkit_num_slots": "1000+0x40",
+    "labkit_free_slots": "250+0x40",
+    'labkit_refused_total{model="gptj",reason="overloaded"}': "0+6x40",
+}
+"""A server's metrics every 5 seconds: 60 tokens, 20 steps and 4 requests in each, which waited one second in all."""
+
+SHOWN = {
+    "Queue time": [0.25],
+    "Tokens a second": [12.0],
+    "Time between tokens": [0.25],
+    "Cache use": [0.75],
+    "Sequences": [3.0, 2.0],
+    "Sequences in a step": [3.0],
+    "Refused requests a second": [1.2],
+}
+"""What the panels show for these metrics."""
+
+
+def test_the_compose_file_is_valid() -> None:
+    jsonschema.validate(COMPOSE, SCHEMA)
+    wrong = {**COMPOSE, "services": {"learner": {"imagine": "labkit-course"}}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, SCHEMA)
+
+
+def test_the_compose_file_names_files_and_volumes_that_exist() -> None:
+    services: dict[str, Any] = COMPOSE["services"]
+    assert set(services) == {"learner", "server", "prometheus", "grafana"}
+    for service in services.values():
+        if "build" in service:
+            context = DOCKER / service["build"]["context"]
+            assert (context / service["build"]["dockerfile"]).is_file()
+        for source, _, _ in (volume.partition(":") for volume in service.get("volumes", [])):
+            assert (DOCKER / source).is_file() if source.startswith(".") else source in COMPOSE["volumes"]
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+def test_the_parts_find_each_other() -> None:
+    targets = yaml.safe_load((DOCKER / "prometheus.yml").read_text("utf-8"))["scrape_configs"][0]["static_configs"][0][
+        "targets"
+    ]
+    (source,) = yaml.safe_load((DOCKER / "grafana" / "sources.yaml").read_text("utf-8"))["datasources"]
+    (provider,) = yaml.safe_load((DOCKER / "grafana" / "dashboards.yaml").read_text("utf-8"))["providers"]
+    assert targets == ["server:8002"]
+    assert source["url"] == "http://prometheus:9090"
+    assert {panel["datasource"]["uid"] for panel in PANELS} == {source["uid"]}
+    assert any(f":{provider['options']['path']}/" in volume for volume in COMPOSE["services"]["grafana"]["volumes"])
+
+
+needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="not measured here: no promtool (Debian's prometheus)")
+
+
+@needs_promtool
+def test_prometheus_accepts_its_configuration() -> None:
+    subprocess.run(["promtool", "check", "config", DOCKER / "prometheus.yml"], check=True, capture_output=True)
+
+
+@needs_promtool
+def test_the_panels_show_the_right_values(tmp_path: Path) -> None:
+    assert set(SHOWN) == set(QUERIES)
+    (tmp_path / "none.yml").write_text("groups: []\n")
+    tests = [
+        {"expr": query, "eval_time": "3m", "exp_samples": [{"value": value, "labels": labels_of(query)}]}
+        for title, queries in QUERIES.items()
+        for query, value in zip(queries, SHOWN[title], strict=True)
+    ]
+    series = [{"series": name, "values": values} for name, values in SERIES.items()]
+    given = {"rule_files": ["none.yml"], "tests": [{"interval": "5s", "input_series": series, "promql_expr_test": tests}]}
+    (tmp_path / "given.yml").write_text(yaml.safe_dump(given))
+    done = subprocess.run(["promtool", "test", "rules", tmp_path / "given.yml"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def labels_of(query: str) -> str:
+    """The labels of a query's result on `SERIES`, as promtool writes them."""
+    return '{reason="overloaded"}' if " by (reason)" in query else "{}"

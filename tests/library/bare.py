@@ -1,0 +1,79 @@
+"""Makes an environment that has labkit's own dependencies and nothing else, without a network.
+
+It is a new virtual environment. The packages that pip would download are links to the packages of the environment that runs
+the tests.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+BUILDERS = ("pip", "setuptools")
+
+
+def requirements(*extras: str) -> list[str]:
+    """What `pyproject.toml` asks for without extras, and with these extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return [*project["dependencies"], *(each for extra in extras for each in project["optional-dependencies"][extra])]
+
+
+def with_all_they_need(wanted: Iterable[str]) -> list[Distribution]:
+    """The distributions of these requirements, and of everything that they require."""
+    found: dict[tuple[str, frozenset[str]], Distribution] = {}
+
+    def visit(text: str, extras_of_parent: frozenset[str]) -> None:
+        need = Requirement(text)
+        if need.marker and not any(need.marker.evaluate({"extra": extra}) for extra in extras_of_parent or {""}):
+            return
+        key = (re.sub(r"[-_.]+", "-", need.name).lower(), frozenset(need.extras))
+        if key in found:
+            return
+        found[key] = distribution(need.name)
+        for each in found[key].requires or ():
+            visit(each, frozenset(need.extras))
+
+    for text in wanted:
+        visit(text, frozenset())
+    return list(found.values())
+
+
+def link_packages(environment: Path, extras: Iterable[str] = ()) -> None:
+    """Link into a virtual environment the packages that pip would download for labkit with these extras, and the builders."""
+    site = environment / "lib" / PYTHON / "site-packages"
+    for each in with_all_they_need([*requirements(*extras), *there(BUILDERS)]):
+        for name in top_level(each):
+            place = site / name
+            if not place.exists():
+                place.symlink_to(Path(str(each.locate_file(name))))
+
+
+def there(names: Iterable[str]) -> Iterator[str]:
+    """Those of the distributions that are installed here."""
+    for name in names:
+        try:
+            distribution(name)
+        except PackageNotFoundError:
+            continue
+        yield name
+
+
+def top_level(each: Distribution) -> set[str]:
+    """The files and folders of a distribution in site-packages."""
+    return {file.parts[0] for file in each.files or () if file.parts[0] not in ("..", "__pycache__")}
+
+
+def bare_environment(folder: Path, extras: Iterable[str] = ()) -> Path:
+    """A virtual environment with labkit's dependencies, without labkit. Returns its Python."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    link_packages(folder, extras)
+    return folder / "bin" / "python"
