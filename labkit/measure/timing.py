@@ -169,7 +169,11 @@ def compare(
             if not disturbed or attempt == ATTEMPTS or clock() - started > max_seconds / 2:
                 break
             time.sleep(PAUSE)
-    return {name: Timing(tuple(taken), disturbed) for name, taken in samples.items()}
+    timings = {name: Timing(tuple(taken), disturbed) for name, taken in samples.items()}
+    if progress:
+        runs = next(iter(timings.values())).runs
+        progress(runs, runs)  # once, after the last attempt: it closes a progress bar
+    return timings
 
 
 def _rounds(
@@ -191,11 +195,10 @@ def _rounds(
             _one_round(calls, samples, wait, clock)
             steady = all(Timing(tuple(taken)).spread <= spread_target for taken in samples.values())
             lost = lost or _is_lost(contention, looks, begun, max_seconds)
-            enough = done >= min_runs and (steady or lost or clock() - started >= max_seconds)
-            if progress:
-                progress(done, done if enough else max_runs)
-            if enough:
+            if done >= min_runs and (steady or lost or clock() - started >= max_seconds):
                 break
+            if progress and done < max_runs:
+                progress(done, max_runs)
     return samples, contention.words
 
 

@@ -155,6 +155,17 @@ def test_progress_counts_rounds_and_reaches_its_end() -> None:
     assert seen[-1][0] == seen[-1][1]
 
 
+def test_progress_reaches_its_end_once_although_a_measurement_is_taken_again(
+    found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    found += ["busy"]
+    device, seen = VirtualDevice(), list[tuple[int, int]]()
+    settings = on(device, min_runs=2, max_runs=2, max_seconds=1e3, progress=lambda done, total: seen.append((done, total)))
+    time_call(lambda: device.launch("a", 1.0), **settings)
+    assert seen == [(1, 2), (1, 2), (2, 2)]
+
+
 def test_median_quartiles_and_spread() -> None:
     timing = Timing((5.0, 1.0, 2.0, 4.0, 3.0))
     assert (timing.low, timing.median, timing.high) == (2.0, 3.0, 4.0)
