@@ -37,8 +37,10 @@ for candidate in ${PYTHON:-python3 python3.12 python3.11}; do
     fi
 done
 if [ -z "$python" ]; then
-    echo "labkit needs Python 3.11 or 3.12; found ${PYTHON:-python3}: $("${PYTHON:-python3}" --version 2>&1 || true)." >&2
-    echo "On Debian 12 or Ubuntu 24.04: sudo apt-get install python3 python3-venv, or name one: make env PYTHON=python3.12" >&2
+    asked=${PYTHON:-python3}
+    if command -v "$asked" >/dev/null; then found="$asked is $({ "$asked" --version 2>&1 || true; } | sed -n 1p)"; else found="there is no $asked"; fi
+    echo "labkit needs Python 3.11 or 3.12, and $found." >&2
+    echo "Debian 12 and Ubuntu 24.04 have one (sudo apt-get install python3 python3-venv); if you have another one, name it: make env PYTHON=python3.12" >&2
     exit 1
 fi
 
@@ -49,13 +51,29 @@ step() {
     echo "[$number/$steps] $*" >&2
 }
 
+free_mb() { df -Pk "$1" | awk 'NR == 2 { print int($4 / 1024) }'; }
+
+# Say that the disk is full, and end, if the course's folder or the folder for temporary files has no space for the packages.
+stop_if_full() {
+    local folder free
+    for folder in "$PWD" "${TMPDIR:-/tmp}"; do
+        free=$(free_mb "$folder")
+        if ((free < NEEDED_MB)); then
+            echo "The packages do not fit: the disk of $folder has $free MB left, and $NEEDED_MB MB are needed. Free some space, then run this again." >&2
+            exit 1
+        fi
+    done
+}
+
 running=
-log=$(mktemp)
-trap '[ -z "$running" ] || kill "$running" 2>/dev/null; rm -f "$log"' EXIT
+if ! log=$(mktemp 2>/dev/null); then
+    echo "The folder for temporary files, ${TMPDIR:-/tmp}, cannot be written: set TMPDIR to a folder of your own, then run this again." >&2
+    exit 1
+fi
+trap '[ -z "$running" ] || kill "$running" 2>/dev/null; rm -f "$log" "$log.pip"' EXIT
 trap 'exit 130' INT TERM
 
-# Run a command. A terminal sees its output. Without one, the output goes to a file: its last line is shown every 15 seconds,
-# and its end is shown when the command fails.
+# Run a command. A terminal sees its output. Without one, the output goes to a file, and its last line is shown every 15 seconds.
 with_signs_of_life() {
     if [ -t 2 ]; then
         "$@" >&2
@@ -74,31 +92,40 @@ with_signs_of_life() {
     done
     wait "$running" || status=$?
     running=
-    [ "$status" = 0 ] || tail -n 40 "$log" >&2
     return "$status"
 }
 
-# Run pip. If it fails, say in one sentence what to do.
+# Show the end of what a command without a terminal has said; with a terminal, it was seen.
+last_words() { [ -t 2 ] || tail -n 40 "$log" >&2; }
+
+# Run pip, which also writes a log of its own. If it fails, say in one sentence what to do.
 pip() {
-    with_signs_of_life "$venv/bin/python" -m pip --disable-pip-version-check "$@" && return
-    local free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024) }')
-    if ((free < NEEDED_MB)) || grep -qs 'No space left on device' "$log"; then
-        echo "The packages do not fit on this disk: it has $free MB left, and $NEEDED_MB MB are needed. Free some space, then run this again." >&2
+    local pips_log="$log.pip"
+    rm -f "$pips_log"
+    with_signs_of_life "$venv/bin/python" -m pip --disable-pip-version-check --log "$pips_log" "$@" && return
+    stop_if_full
+    if grep -qs 'No space left on device' "$log" "$pips_log"; then
+        echo "The packages do not fit on this disk: $(free_mb .) MB are left. Free some space, then run this again." >&2
+    elif grep -qsE 'Retrying .*(NewConnectionError|ConnectTimeout|ProxyError|NameResolutionError)' "$log" "$pips_log"; then
+        echo "pip cannot reach the package index. Connect this machine to the network (or tell pip your proxy: HTTPS_PROXY), then run this again." >&2
     else
-        echo "pip could not install a package; its last lines above say which. If there is no network, connect to one; then run this again." >&2
+        last_words
+        echo "pip could not install a package; its last lines above say why. Run this again when that is mended." >&2
     fi
     exit 1
 }
 bar=$([ -t 2 ] || echo --progress-bar=off)
 
 step "$venv with $("$python" --version)"
+if [ ! -w . ]; then
+    echo "The folder $PWD cannot be written: copy the course into a folder of your own, then run this again." >&2
+    exit 1
+fi
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    stop_if_full
     if ! with_signs_of_life "$python" -m venv --clear "$venv"; then
-        if ! touch "$venv" 2>/dev/null && [ ! -w . ]; then
-            echo "The folder $PWD cannot be written: copy the course into a folder of your own, then run this again." >&2
-        else
-            echo "Python's venv module is incomplete, or the disk is full: sudo apt-get install python3-venv, then run this again." >&2
-        fi
+        last_words
+        echo "$python could not make an environment; on Debian and Ubuntu: sudo apt-get install python3-venv, then run this again." >&2
         exit 1
     fi
 fi
@@ -122,7 +149,10 @@ if [ -f "$nbgrader" ]; then
 fi
 
 step "Triton Inference Server, for lab 04 and labkit serve (75 MB)"
-with_signs_of_life "$venv/bin/labkit" serve --install || echo "Everything else works without it; to try again: $venv/bin/labkit serve --install" >&2
+if ! with_signs_of_life "$venv/bin/labkit" serve --install; then
+    last_words
+    echo "Everything else works without it; to try again: $venv/bin/labkit serve --install" >&2
+fi
 
 echo "$wanted" >"$venv/.made-from"
 echo "Done: $("$venv/bin/labkit" --version 2>/dev/null || true) in $venv" >&2

@@ -39,6 +39,7 @@ TOGETHER = {
     "tests/serving/test_silent_mistakes.py": "a server without models",
     "tests/serving/test_client.py": "a server of gptj",
     "tests/serving/test_metrics.py": "a server of gptj",
+    "tests/serving/test_prometheus.py": "a server of gptj",
     "tests/serving/test_stress": "a server of gptj",
 }
 """Files that share a server, named by how their paths begin: they run in one process."""

@@ -41,7 +41,7 @@ def test_the_set_up_refuses_another_python_in_words(python: str | None, tmp_path
         [tmp_path / "environment/setup.sh"], env=os.environ | {"PYTHON": python}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "labkit needs Python 3.11 or 3.12; found" in done.stderr
+    assert "labkit needs Python 3.11 or 3.12, and " in done.stderr
     assert not (tmp_path / ".venv").exists()
 
 

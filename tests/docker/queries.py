@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,8 +19,13 @@ def metrics_in(text: str) -> set[str]:
     return set(re.findall(r"\b(?:labkit|nv)_[a-z_]+", text))
 
 
+def rules_of_the_adapter() -> list[dict[str, Any]]:
+    """The rules by which Prometheus's adapter makes the metrics of the autoscaler."""
+    adapter = yaml.safe_load((ROOT / "environment/cluster/prometheus_adapter.yaml").read_text("utf-8"))
+    return list(adapter["rules"]["external"])
+
+
 def asked_for() -> set[str]:
     """The metrics that the dashboard and the autoscaler ask for."""
-    adapter = yaml.safe_load((ROOT / "environment/cluster/prometheus_adapter.yaml").read_text("utf-8"))
-    rules = [rule["metricsQuery"] for rule in adapter["rules"]["external"]]
+    rules = [rule["metricsQuery"] for rule in rules_of_the_adapter()]
     return metrics_in(" ".join([*rules, *(query for queries in QUERIES.values() for query in queries)]))

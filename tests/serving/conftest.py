@@ -61,7 +61,7 @@ class Server:
         self._begin()
 
     def _begin(self) -> None:
-        self.ports = _free_ports(3)
+        self.ports = free_ports(3)
         self._process = self._start(self._program)
         self._wait_until_ready()
 
@@ -155,7 +155,8 @@ class Server:
         return ""
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that were free a moment ago."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [opened.getsockname()[1] for opened in sockets]
     for opened in sockets:

@@ -1,0 +1,161 @@
+"""A real Prometheus with the configuration of `docker/` reads a real server, and the queries of the dashboard return data.
+
+Debian's package `prometheus` has the program. One thing differs from `docker/compose.yaml`: the server has another address.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import urllib.parse
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from labkit.errors import Overloaded
+from labkit.serving.channels import open_url
+from labkit.serving.client import Client
+from labkit.serving.metrics import read_metrics
+from labkit.serving.server import Server
+from tests.docker.queries import QUERIES, ROOT, rules_of_the_adapter
+from tests.patience import end_or_kill, wait_for
+from tests.serving.conftest import free_ports
+
+pytestmark = pytest.mark.skipif(not shutil.which("prometheus"), reason="not measured here: no prometheus (Debian's package)")
+
+COMPOSE_TARGET = "server:8002"
+USERS = 30  # the server runs 16 requests at a time and lets 4 wait, so some are refused
+NOT_ZERO = ("Tokens a second", "Time between tokens", "Cache use", "Sequences in a step", "Refused requests a second")
+"""Panels that must show more than 0 while requests run."""
+
+
+class Prometheus:
+    """A running Prometheus: `ask` runs a query."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """The JSON of an answer, or None while Prometheus does not answer."""
+        try:
+            with open_url(f"{self.address}{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
+                return json.loads(answer.read())
+        except OSError:
+            return None
+
+    def ask(self, query: str) -> list[float]:
+        """The values of a query's result: one for each set of labels."""
+        answer = self.get("/api/v1/query", query=query)
+        assert answer is not None, f"Prometheus refused {query!r}, or does not answer"
+        return [float(series["value"][1]) for series in answer["data"]["result"]]
+
+
+@pytest.fixture(scope="module")
+def prometheus(gptj_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Prometheus, which reads the metrics of the server of gptj."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    shipped = (ROOT / "docker" / "prometheus.yml").read_text("utf-8")
+    assert shipped.count(COMPOSE_TARGET) == 1
+    (folder / "prometheus.yml").write_text(shipped.replace(COMPOSE_TARGET, gptj_server.metrics))
+    (port,) = free_ports(1)
+    files = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    log = folder / "log"
+    with log.open("wb") as file:
+        command = ["prometheus", *files, f"--web.listen-address=127.0.0.1:{port}"]
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        found = Prometheus(port)
+        wait_for(lambda: process.poll() is not None or found.get("/api/v1/status/buildinfo"), "an answer of Prometheus")
+        assert process.poll() is None, log.read_text()
+        yield found
+    finally:
+        process.terminate()
+        end_or_kill(process)
+
+
+def one_user(address: str, ended: list[bool]) -> int:
+    """Ask for text until `ended` is not empty, and return how often the server refused."""
+    refused = 0
+    with Client(address) as client:
+        while not ended:
+            try:
+                client.generate("In the beginning", max_new_tokens=20)
+            except Overloaded:
+                refused += 1
+    return refused
+
+
+def finite(values: list[float]) -> bool:
+    """Whether there is a value, and no NaN."""
+    return bool(values) and all(map(math.isfinite, values))
+
+
+def shown(prometheus: Prometheus) -> dict[str, list[list[float]]]:
+    """What each panel shows now: the values of each of its queries."""
+    return {title: [prometheus.ask(query) for query in queries] for title, queries in QUERIES.items()}
+
+
+def complete(panels: dict[str, list[list[float]]]) -> bool:
+    """Whether every query of every panel has a number, and those that must be positive are."""
+    has_data = all(finite(values) for queries in panels.values() for values in queries)
+    return has_data and all(max(panels[title][0]) > 0 for title in NOT_ZERO)
+
+
+@pytest.fixture(scope="module")
+def panels(prometheus: Prometheus, gptj_server: Server) -> dict[str, list[list[float]]]:
+    """What the panels show while more users ask than the server admits."""
+    ended: list[bool] = []
+    last: dict[str, list[list[float]]] = {}
+
+    def look() -> bool:
+        last.update(shown(prometheus))
+        return complete(last)
+
+    with ThreadPoolExecutor(USERS) as pool:
+        users = [pool.submit(one_user, gptj_server.grpc, ended) for _ in range(USERS)]
+        try:
+            wait_for(look, "numbers in all panels")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the panels show {last}") from None
+        finally:
+            ended.append(True)
+        assert sum(user.result() for user in users) > 0
+    return last
+
+
+def test_prometheus_reads_the_server(prometheus: Prometheus, panels: dict[str, list[list[float]]]) -> None:
+    (target,) = prometheus.get("/api/v1/targets")["data"]["activeTargets"]
+    assert (target["health"], target["lastError"]) == ("up", "")
+    assert prometheus.ask('up{job="labkit"}') == [1.0]
+
+
+def test_every_query_of_the_dashboard_returns_data(panels: dict[str, list[list[float]]]) -> None:
+    assert set(panels) == set(QUERIES)
+    assert complete(panels), panels
+
+
+def test_the_values_are_possible(panels: dict[str, list[list[float]]], gptj_server: Server) -> None:
+    """Bounds that follow from the server's settings: 16 sequences run, 4 wait, and a slot is free or in use."""
+    first = {title: queries[0] for title, queries in panels.items()}
+    assert 0 <= first["Cache use"][0] <= 1
+    assert 0 <= first["Sequences"][0] <= 16
+    assert 0 <= panels["Sequences"][1][0] <= 4
+    assert 1 <= first["Sequences in a step"][0] <= 16
+    assert first["Tokens a second"][0] * first["Time between tokens"][0] <= 16 * 1.01  # Little's law: running sequences
+    assert "labkit_refused" in {name for name, _ in read_metrics(gptj_server.metrics).values}
+
+
+def test_the_autoscalers_query_returns_data(prometheus: Prometheus, panels: dict[str, list[list[float]]]) -> None:
+    for rule in rules_of_the_adapter():
+        assert prometheus.ask(rule["seriesQuery"]), "the adapter finds no such series"
+        assert finite(prometheus.ask(rule["metricsQuery"]))
+
+
+def test_a_name_that_the_server_does_not_have_is_found(prometheus: Prometheus, panels: dict[str, list[list[float]]]) -> None:
+    assert not finite(prometheus.ask("sum(rate(labkit_imagined_total[1m]))"))
