@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,7 @@ def lab(
     if running:
         print(f"JupyterLab is already running here: {address(running, first)}")
         return
+    need_writable_folders()
     has_display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) or sys.platform == "darwin"
     if not is_loopback(f"{ip}:{port}") or ip == "0.0.0.0":
         say(
@@ -62,6 +64,24 @@ def running_server(course: Path) -> dict[str, str] | None:
         raise NotAvailable("JupyterLab is not installed; run `make env`, or install labkit with its extra 'lab'") from error
     here = str(course.resolve())
     return next((server for server in list_running_servers() if server.get("root_dir") == here), None)
+
+
+def need_writable_folders() -> None:
+    """Raise `NotAvailable` if a folder in which JupyterLab keeps its files cannot be made or written, for example on a full
+    disk.
+    """
+    from jupyter_core.paths import jupyter_config_dir, jupyter_data_dir, jupyter_runtime_dir
+
+    for folder in map(Path, (jupyter_runtime_dir(), jupyter_data_dir(), jupyter_config_dir())):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            raise NotAvailable(
+                f"JupyterLab keeps files in {folder}, which cannot be written ({error.strerror}); name another home, for "
+                "example HOME=/some/folder make lab"
+            ) from error
 
 
 def address(server: dict[str, str], notebook: Path) -> str:

@@ -1,7 +1,11 @@
-"""The Compose file is valid and names files that exist; the panels of the dashboard show the right values."""
+"""The Compose file and the dashboard are valid and name files that exist; the panels show the right values.
+
+`tests/serving/test_prometheus.py` runs the same queries on the metrics of a real server.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -18,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text("utf-8"))
 SCHEMA = json.loads(Path(__file__).with_name("schemas").joinpath("compose-spec.json").read_text("utf-8"))
+
+DASHBOARD = json.loads((DOCKER / "grafana" / "labkit.json").read_text("utf-8"))
 
 SERIES = {
     "labkit_queue_seconds_total": "0+1x40",
@@ -73,6 +79,35 @@ def test_the_parts_find_each_other() -> None:
     assert source["url"] == "http://prometheus:9090"
     assert {panel["datasource"]["uid"] for panel in PANELS} == {source["uid"]}
     assert any(f":{provider['options']['path']}/" in volume for volume in COMPOSE["services"]["grafana"]["volumes"])
+
+
+def without_loss(written: Any, read: Any) -> bool:
+    """Whether everything that was written was read. What was read may have more: defaults."""
+    if isinstance(written, dict):
+        return all(key in read and without_loss(value, read[key]) for key, value in written.items())
+    if isinstance(written, list):
+        return len(written) == len(read) and all(map(without_loss, written, read))
+    return bool(written == read)
+
+
+def test_grafanas_own_model_reads_every_field_of_the_dashboard() -> None:
+    """Grafana's model drops fields that it does not know."""
+    sdk = pytest.importorskip("grafana_foundation_sdk", reason="not measured here: no grafana-foundation-sdk")
+    from grafana_foundation_sdk.cog import encoder, plugins
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    assert sdk
+    plugins.register_default_plugins()
+
+    def read(dashboard: Any) -> Any:
+        return json.loads(encoder.JSONEncoder().encode(Dashboard.from_json(dashboard)))
+
+    assert without_loss(DASHBOARD, read(DASHBOARD))
+    for place in ("targets", "fieldConfig"):
+        wrong = copy.deepcopy(DASHBOARD)
+        inner = wrong["panels"][0][place]
+        (inner[0] if isinstance(inner, list) else inner)["imagine"] = 1
+        assert not without_loss(wrong, read(wrong)), place
 
 
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="not measured here: no promtool (Debian's prometheus)")

@@ -6,7 +6,10 @@ the tests.
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -77,3 +80,27 @@ def bare_environment(folder: Path, extras: Iterable[str] = ()) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     link_packages(folder, extras)
     return folder / "bin" / "python"
+
+
+def link_server(environment: Path) -> None:
+    """What `labkit serve --install` makes, from the server of this environment. Only the path of the packages differs."""
+    here, place = Path(sys.prefix).resolve() / "triton-server", environment.resolve() / "triton-server"
+    if not here.exists():
+        return  # a tritonserver on PATH
+    packages = place / "overlay" / "lib" / PYTHON / "site-packages"
+    packages.mkdir(parents=True)
+    for name in ("server", "backends"):
+        (place / name).symlink_to(here / name)
+    for path in (here / "overlay").rglob("*"):
+        target = place / path.relative_to(here)
+        if path.is_dir() and not path.is_symlink():
+            target.mkdir(exist_ok=True)
+        elif path.is_symlink():
+            target.symlink_to(os.readlink(path))
+        else:
+            shutil.copy2(path, target)
+    purelib = str(environment.resolve() / "lib" / PYTHON / "site-packages")
+    (packages / "main.pth").write_text(f"import site; site.addsitedir({purelib!r})\n")
+    receipt = json.loads((here / "receipt.json").read_text("utf-8"))
+    sizes = {name: (place / name).stat().st_size for name in receipt["sizes"]}
+    (place / "receipt.json").write_text(json.dumps(receipt | {"packages": purelib, "sizes": sizes}), "utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from labkit.serving.server.install import find_server
-from tests.library.bare import PYTHON, ROOT, bare_environment, link_packages
+from tests.library.bare import PYTHON, ROOT, bare_environment, link_packages, link_server
 from tests.library.test_library import BLOCKS, PAGE, run
 
 pytestmark = pytest.mark.long
@@ -82,30 +81,6 @@ def test_the_script_of_the_server_runs(installed: Path, tmp_path: Path) -> None:
     done = run(installed, BLOCKS["Serve"], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(done.stdout.split()) > 20
-
-
-def link_server(environment: Path) -> None:
-    """What `labkit serve --install` makes, from the server of this environment. Only the path of the packages differs."""
-    here, place = Path(sys.prefix).resolve() / "triton-server", environment.resolve() / "triton-server"
-    if not here.exists():
-        return  # a tritonserver on PATH
-    packages = place / "overlay" / "lib" / PYTHON / "site-packages"
-    packages.mkdir(parents=True)
-    for name in ("server", "backends"):
-        (place / name).symlink_to(here / name)
-    for path in (here / "overlay").rglob("*"):
-        target = place / path.relative_to(here)
-        if path.is_dir() and not path.is_symlink():
-            target.mkdir(exist_ok=True)
-        elif path.is_symlink():
-            target.symlink_to(os.readlink(path))
-        else:
-            shutil.copy2(path, target)
-    purelib = str(environment.resolve() / "lib" / PYTHON / "site-packages")
-    (packages / "main.pth").write_text(f"import site; site.addsitedir({purelib!r})\n")
-    receipt = json.loads((here / "receipt.json").read_text("utf-8"))
-    sizes = {name: (place / name).stat().st_size for name in receipt["sizes"]}
-    (place / "receipt.json").write_text(json.dumps(receipt | {"packages": purelib, "sizes": sizes}), "utf-8")
 
 
 def wheel_of(sources: Path, out: Path, **environment: str) -> Path:

@@ -1,0 +1,167 @@
+"""A copy of the repository as a newcomer has it, and the commands that run in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.first_hour.pages import ROOT
+from tests.library.bare import PYTHON, link_server
+from tests.patience import PATIENCE
+
+NOT_COPIED = (".venv", "build", "dist", ".git", ".*_cache", "__pycache__", "*.egg-info", "_native.so", "submitted")
+KERNELS = Path("labkit", "native", "_native.so")
+FORGOTTEN = ("PYTHON", "PIP_", "LABKIT", "JUPYTER", "XDG_", "VIRTUAL_ENV", "DISPLAY", "WAYLAND", "MAKE", "MFLAGS")
+"""How the names of environment variables begin that a newcomer does not have."""
+
+DOWNLOADS_NOTHING = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_CONFIG_FILE": os.devnull}
+"""pip uses what is installed, also to build. (For pip, this 0 means that there is no isolation.)"""
+NO_COMPILER = {"CXX": "no-compiler"}
+READS_ALL = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
+"""Options of `setpriv`: the user may read everything, because the Python of the tests may lie in the home of root."""
+ORDINARY = 12345
+"""The id of a user who owns nothing and has no name."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A folder with a course, a home, and words before each command that put it into other surroundings."""
+
+    folder: Path
+    home: Path
+    before: tuple[str, ...] = ()
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables of a newcomer."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(FORGOTTEN)}
+        return kept | {"HOME": str(self.home), "COLUMNS": "150", "BROWSER": "true"} | self.more
+
+    def start(self, line: str, log: Path) -> subprocess.Popen[bytes]:
+        """Start a line of the documentation in a process group of its own; its output goes to a file."""
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                [*self.before, "bash", "-c", line],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def run(self, line: str, status: int = 0) -> str:
+        """Run a line of the documentation, and return its output. If the exit status is another one, the test fails."""
+        process = subprocess.run(
+            [*self.before, "bash", "-c", line],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=3 * PATIENCE,
+            check=False,
+        )
+        assert process.returncode == status, f"{line}\nstatus {process.returncode}, expected {status}\n{process.stdout[-4000:]}"
+        return process.stdout
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that `start` started, and its children, with Ctrl-C; kill them if they do not end."""
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+# The network ----------------------------------------------------------------------------------------------------------
+@contextmanager
+def loopback_alone() -> Iterator[tuple[str, ...]]:
+    """A network that is a loopback alone; yields the words that put a command into it. No words: none can be made here.
+
+    All ports are free there. A process keeps it as long as the block runs.
+    """
+    own = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    script = "ip link set lo up && echo up && exec sleep infinity"
+    try:
+        keeper = subprocess.Popen(["unshare", "--net", *own, "sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    except OSError:
+        yield ()
+        return
+    try:
+        assert keeper.stdout is not None
+        enter = ("nsenter", f"--target={keeper.pid}", "--net", *(("--user", "--preserve-credentials") if own else ()))
+        yield enter if keeper.stdout.readline() else ()
+    finally:
+        keeper.kill()
+        keeper.wait()
+
+
+# The copy -------------------------------------------------------------------------------------------------------------
+def copy_repository(folder: Path) -> None:
+    """Copy the files of the repository, without anything that was built."""
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+
+
+def copy_set_up(folder: Path) -> None:
+    """Copy the few files that the set-up reads."""
+    shutil.copytree(ROOT / "environment", folder / "environment")
+    for name in ("labkit/native/src", "labkit/native/build.py", "labkit/serving/server/server_requirements.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
+    for name in ("pyproject.toml", "setup.py", "Makefile"):
+        shutil.copy(ROOT / name, folder)
+
+
+def packages_without_downloads(environment: Path) -> None:
+    """Make a virtual environment whose packages, except labkit, are links to those of the environment that runs the tests."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    here, there = Path(sysconfig.get_path("purelib")), environment / "lib" / PYTHON / "site-packages"
+    for entry in here.iterdir():
+        if "labkit" not in entry.name and entry.name != "__pycache__":
+            (there / entry.name).symlink_to(entry)
+    for program in (Path(sys.prefix) / "bin").iterdir():
+        if program.is_file() and program.read_bytes()[:2] == b"#!" and program.name != "labkit":
+            copy_program(program, environment / "bin" / program.name)
+    copy_data(environment)
+    link_server(environment)
+
+
+def copy_program(program: Path, target: Path) -> None:
+    """Copy a program of an environment, so that it runs with another environment's Python. Its path may have spaces."""
+    lines = program.read_text("utf-8").split("\n")
+    if "python" in lines[0]:
+        lines[0] = f"#!/bin/sh\n'''exec' \"{target.parent / 'python'}\" \"$0\" \"$@\"\n' '''"
+    target.write_text("\n".join(lines).replace(f"'''exec' \"{sys.prefix}/bin/python", f"'''exec' \"{target.parent}/python"))
+    target.chmod(0o755)
+
+
+def copy_data(environment: Path) -> None:
+    """Copy settings, and link the files of JupyterLab. The set-up writes into the folders that are not links here."""
+    prefix = Path(sys.prefix)
+    shutil.copytree(prefix / "etc", environment / "etc", dirs_exist_ok=True)
+    for folder in ("share", "share/jupyter", "share/jupyter/lab"):
+        (environment / folder).mkdir(exist_ok=True)
+        for entry in (prefix / folder).iterdir():
+            place = environment / folder / entry.name
+            if f"{folder}/{entry.name}" not in ("share/jupyter", "share/jupyter/lab", "share/jupyter/lab/settings"):
+                place.symlink_to(entry)
+
+
+def use_built_kernels(course: Path) -> bool:
+    """Give the copy the native library of this repository, if it is built: compiling takes more than a minute."""
+    if (ROOT / KERNELS).exists():
+        shutil.copy(ROOT / KERNELS, course / KERNELS)
+    return (ROOT / KERNELS).exists()

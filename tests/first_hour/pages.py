@@ -1,0 +1,34 @@
+"""Commands and scripts of the documentation, taken from its pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """The code blocks of a page, given by its path in the repository: the language (may be empty) and the text of each."""
+    return BLOCK.findall((ROOT / page).read_text("utf-8"))
+
+
+def block(page: str, contains: str) -> str:
+    """The only code block of a page that contains these words."""
+    found = [text for _, text in blocks(page) if contains in text]
+    assert len(found) == 1, f"{page} has {len(found)} blocks with {contains!r}; this test needs one"
+    return found[0]
+
+
+def command(page: str, contains: str) -> str:
+    """The only line in the code blocks of a page that contains these words."""
+    found = [line for _, text in blocks(page) for line in text.splitlines() if contains in line]
+    assert len(found) == 1, f"the blocks of {page} have {len(found)} lines with {contains!r}; this test needs one"
+    return found[0]
+
+
+def in_table(page: str, begins: str) -> list[str]:
+    """The commands that begin so in the first column of a page's tables."""
+    cells = re.findall(r"^\| `([^`]+)` \|", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+    return [cell for cell in cells if cell.startswith(begins)]
