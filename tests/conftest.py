@@ -34,6 +34,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KEPT / "inductor"))  # Triton keeps its kernels in the user's home anyway
 
 TOGETHER = {
+    "tests/first_hour/": "a copy of the course",
     "tests/serving/live/": "a server of all models",
     "tests/serving/test_config.py": "a server without models",
     "tests/serving/test_silent_mistakes.py": "a server without models",
@@ -42,7 +43,7 @@ TOGETHER = {
     "tests/serving/test_prometheus.py": "a server of gptj",
     "tests/serving/test_stress": "a server of gptj",
 }
-"""Files that share a server, named by how their paths begin: they run in one process."""
+"""Files that share a server or a copy, named by how their paths begin: they run in one process."""
 
 APART = ("tests/labs/",)
 """Files of which each test takes long and shares nothing with the others: any process may run it."""

@@ -76,10 +76,10 @@ class Machine:
         return process.stdout
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process that `start` started, and its children, with Ctrl-C; kill them if they do not end."""
+def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
+    """End a process that `start` started, and its children, with a signal; kill them if they do not end."""
     try:
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, how)
         process.wait(60)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
@@ -137,6 +137,12 @@ def packages_without_downloads(environment: Path) -> None:
             copy_program(program, environment / "bin" / program.name)
     copy_data(environment)
     link_server(environment)
+
+
+def environment_with_pip(environment: Path) -> None:
+    """Make a virtual environment with pip alone, which is a link to that of the environment that runs the tests."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    (environment / "lib" / PYTHON / "site-packages" / "pip").symlink_to(Path(sysconfig.get_path("purelib")) / "pip")
 
 
 def copy_program(program: Path, target: Path) -> None:

@@ -1,4 +1,7 @@
-"""The engineer's first hour: the library in `README.md` and `docs/engineer.md`; `docs/library.md` is tested in `tests/library/`."""
+"""The engineer's first hour: the scripts of `README.md` and `docs/engineer.md`.
+
+`tests/library/` runs those of `docs/library.md`.
+"""
 
 from __future__ import annotations
 

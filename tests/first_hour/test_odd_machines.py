@@ -1,11 +1,12 @@
-"""A course that is set up, on odd machines: as another user, with a home or a disk that cannot be written, with little memory."""
+"""A course that is set up, on odd machines.
+
+Another user starts it; a home or a disk cannot be written; there is little memory.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,15 +30,15 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def user(course: Course) -> Iterator[Machine]:
-    """The course in the hands of a user without any rights, who may do nothing but read and write the own files."""
+def user(course: Course) -> Machine:
+    """The course as the files of a user without any rights."""
     home = course.machine.home.with_name("user")
     home.mkdir()
     owned = [home, course.machine.folder, *course.machine.folder.rglob("*")]
     for path in owned:
         os.chown(path, ORDINARY, ORDINARY, follow_symlinks=False)
     as_user = ("setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups", *READS_ALL)
-    yield replace(course.machine, home=home, before=(*course.machine.before, *as_user))
+    return replace(course.machine, home=home, before=(*course.machine.before, *as_user))
 
 
 def test_an_ordinary_user_gets_jupyterlab(user: Machine, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -32,7 +32,7 @@ def served(course: Course, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         assert process.poll() is None, log.read_text()
         yield log.read_text()
     finally:
-        end(process)
+        end(process, signal.SIGINT)  # Ctrl-C
 
 
 def test_curl_gets_text(course: Course, served: str) -> None:

@@ -1,4 +1,4 @@
-"""`make env` on machines that lack something: it ends with one sentence that says what to do, and begins nothing that it cannot end.
+"""`make env` on machines that lack something: it ends with one sentence that says what to do.
 
 The files that the set-up reads lie in a folder with spaces and letters outside ASCII.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.first_hour.machine import ORDINARY, READS_ALL, Machine, copy_set_up
+from tests.first_hour.machine import ORDINARY, READS_ALL, Machine, copy_set_up, environment_with_pip
 from tests.first_hour.pages import ROOT
 
 OTHERS = [path for minor in (8, 9, 10, 13, 14) if (path := shutil.which(f"python3.{minor}"))]
@@ -35,8 +35,8 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def sentences(said: str) -> list[str]:
-    """The lines of an output, without the steps and without make's own line about the status."""
-    return [line for line in said.splitlines() if line and not re.match(r"\[\d/\d\] |make: ", line)]
+    """The lines of an output, without the steps, the signs of life and make's own line about the status."""
+    return [line for line in said.splitlines() if line and not re.match(r"\[\d/\d\] | +\d+ s: |make: ", line)]
 
 
 def on_a_small_disk(machine: Machine, size: str, variable: str = "PLACE") -> str:
@@ -118,6 +118,7 @@ def test_a_package_that_cannot_be_installed_is_shown_with_what_pip_said(machine:
     constraints = machine.folder / "environment" / "constraints.txt"
     constraints.write_text(re.sub(r"^torch==.*$", "torch==0.0.1", constraints.read_text("utf-8"), flags=re.MULTILINE), "utf-8")
     (machine.home / "wheels").mkdir()
+    environment_with_pip(machine.folder / ".venv")
     more = PYTHON | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(machine.home / "wheels")}
     *pip, last = sentences(replace(machine, more=more).run("make env", status=2))
     assert "torch==0.0.1" in "\n".join(pip)

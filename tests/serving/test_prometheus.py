@@ -12,11 +12,9 @@ import subprocess
 import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from labkit.errors import Overloaded
 from labkit.serving.channels import open_url
