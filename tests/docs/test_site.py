@@ -14,6 +14,7 @@ from docs.site import ROOT
 from docs.site.__main__ import build
 from docs.site.architecture import DRAWING, GROUND, drawing, floors_of, import_graph
 from docs.site.lab_page import lab_page
+from docs.site.lists import on_page_markdown
 from docs.site.mathml import on_page_content
 from labkit.course.leaks.forbidden import forbidden_in
 from labkit.course.leaks.leak_check import find_leaks
@@ -42,6 +43,12 @@ def test_the_page_on_the_architecture_names_every_package() -> None:
     assert [package for package in packages if f"{package}/`" not in page] == []
 
 
+def test_a_list_may_follow_a_paragraph() -> None:
+    page = "Two things:\n- one,\n  and more\n- two\n\nSteps\n1. first\n\n```\ntext\n- code\n```\n"
+    made = on_page_markdown(page)
+    assert made == page.replace("things:\n-", "things:\n\n-").replace("Steps\n1.", "Steps\n\n1.")
+
+
 def test_formulas_become_mathml() -> None:
     page = r'<p><span class="arithmatex">\(h \times i &lt; 3\)</span></p><div class="arithmatex">\[\frac{a}{b}\]</div>'
     made = on_page_content(page)
@@ -67,6 +74,10 @@ def test_the_pages_of_the_labs_give_nothing_away(tmp_path: Path) -> None:
         for name, lab in LABS.items():
             file.writestr(f"{name}.md", lab_page(lab, tmp_path))
     assert find_leaks(archive, forbidden_in(ROOT)) == []
+
+
+_LIST = re.compile(r"<p>(?:(?!</p>).)*\n- [^\n]*", re.DOTALL)
+"""A list that Markdown made a part of a paragraph."""
 
 
 class Loaded(HTMLParser):
@@ -113,6 +124,12 @@ def test_pages_load_nothing_from_another_host(site: Path) -> None:
 @pytest.mark.long
 def test_every_picture_has_an_alternative_text(site: Path) -> None:
     assert {name: found.without_alt for name, found in pages(site) if found.without_alt} == {}
+
+
+@pytest.mark.long
+def test_no_list_is_a_part_of_a_paragraph(site: Path) -> None:
+    texts = {path.name: path.read_text("utf-8") for path in site.rglob("*.html")}
+    assert {name: found for name, text in texts.items() if (found := _LIST.findall(text))} == {}
 
 
 @pytest.mark.long

@@ -45,6 +45,7 @@ def test_an_ordinary_user_gets_jupyterlab(user: Machine, tmp_path: Path) -> None
     process = user.start(MAKE_LAB, tmp_path / "log")
     try:
         port, token = wait_for_address(tmp_path / "log")
+        assert port == "8888"
         assert (
             user.run(f"curl -s -o /dev/null -w '%{{http_code}}' 'http://127.0.0.1:{port}/api/contents?token={token}'") == "200"
         )
