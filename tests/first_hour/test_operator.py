@@ -28,7 +28,7 @@ def served(course: Course, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     log = tmp_path_factory.mktemp("serve") / "log"
     process = course.machine.start(SERVE, log)
     try:
-        wait_for(lambda: process.poll() is not None or "8002" in log.read_text(), "the addresses of `labkit serve`")
+        wait_for(lambda: process.poll() is not None or "ready: HTTP" in log.read_text(), "the addresses of `labkit serve`")
         assert process.poll() is None, log.read_text()
         yield log.read_text()
     finally:
@@ -47,7 +47,8 @@ def test_it_prints_its_addresses(served: str) -> None:
 def test_the_command_for_load_runs(course: Course, served: str) -> None:
     (line,) = re.findall(r"`(labkit stress [^`]*)`", TEXT)
     said = course.machine.run(f".venv/bin/{line} --seconds 2")
-    assert "goodput" in said
+    assert "good/s" in said
+    assert [line for line in said.splitlines() if "16 users" in line], said
 
 
 def test_the_server_has_every_counter_of_the_table(course: Course, served: str) -> None:
