@@ -66,7 +66,7 @@ def read_only(user: Machine) -> Iterator[Machine]:
 def test_with_a_home_that_can_only_be_read_jupyterlab_is_refused_in_one_sentence(read_only: Machine) -> None:
     said = read_only.run(MAKE_LAB, status=2)
     assert "Traceback" not in said
-    assert re.search(rf"^labkit: .*{read_only.home}.* HOME ", said, re.MULTILINE), said
+    assert re.search(rf"^labkit: .*{read_only.home}.* HOME=", said, re.MULTILINE), said
 
 
 def test_with_a_home_that_can_only_be_read_the_engine_works(read_only: Machine) -> None:
