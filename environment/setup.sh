@@ -105,7 +105,8 @@ pip() {
     with_signs_of_life "$venv/bin/python" -m pip --disable-pip-version-check --log "$pips_log" "$@" && return
     stop_if_full
     if grep -qs 'No space left on device' "$log" "$pips_log"; then
-        echo "The packages do not fit on this disk: $(free_mb .) MB are left. Free some space, then run this again." >&2
+        local temporary=${TMPDIR:-/tmp}
+        echo "The packages do not fit: $(free_mb .) MB are left here, and $(free_mb "$temporary") MB for temporary files in $temporary (TMPDIR names another folder). Free some space, then run this again." >&2
     elif grep -qsE 'Retrying .*(NewConnectionError|ConnectTimeout|ProxyError|NameResolutionError)' "$log" "$pips_log"; then
         echo "pip cannot reach the package index. Connect this machine to the network (or tell pip your proxy: HTTPS_PROXY), then run this again." >&2
     else
