@@ -96,8 +96,12 @@ def release(lab: Lab, *, force: bool = False) -> list[Path]:
     return [lab.student, lab.solved]
 
 
-def execute(notebook: Any, folder: Path, name: str, timeout: int = 300) -> Any:
-    """Run every cell in `folder` and return the notebook with its outputs.
+CELL_SECONDS = 1800
+"""How long a cell of a solved lab may run. On a machine that many other programs keep busy, cells have taken more than 300."""
+
+
+def execute(notebook: Any, folder: Path, name: str, timeout: int = CELL_SECONDS) -> Any:
+    """Run every cell in `folder`, each for at most `timeout` seconds, and return the notebook with its outputs.
 
     Raises `LabkitError`, which names the cell that failed.
     """
