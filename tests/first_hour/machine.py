@@ -78,6 +78,8 @@ class Machine:
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
     """End a process that `start` started, and its children, with a signal; kill them if they do not end."""
+    if process.poll() is not None:
+        return
     try:
         os.killpg(process.pid, how)
         process.wait(60)

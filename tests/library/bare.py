@@ -100,7 +100,7 @@ def link_server(environment: Path) -> None:
         else:
             shutil.copy2(path, target)
     purelib = str(environment.resolve() / "lib" / PYTHON / "site-packages")
-    (packages / "main.pth").write_text(f"import site; site.addsitedir({purelib!r})\n")
+    (packages / "main.pth").write_text(f"import site; site.addsitedir({purelib!r})\n", "utf-8")
     receipt = json.loads((here / "receipt.json").read_text("utf-8"))
     sizes = {name: (place / name).stat().st_size for name in receipt["sizes"]}
     (place / "receipt.json").write_text(json.dumps(receipt | {"packages": purelib, "sizes": sizes}), "utf-8")

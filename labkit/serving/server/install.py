@@ -101,7 +101,7 @@ def _fill(part: Path, progress: Progress) -> None:
     _pip(packages, "numpy")
     # All packages but numpy come from the main environment. The .pth files of the main environment, such as the .pth file of an
     # editable labkit, are read too.
-    (packages / "main.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    (packages / "main.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n", "utf-8")
     triton = part / "server/pytriton/tritonserver"
     stub = triton / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
     if not stub.is_file():
@@ -160,6 +160,7 @@ def _installed(place: Path) -> ServerProgram:
         environment={
             "PATH": os.pathsep.join([str(place / "overlay/bin"), os.environ.get("PATH", "")]),
             "LD_LIBRARY_PATH": os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(os.pathsep),
+            "LC_ALL": "C.UTF-8",  # in the locale C, the Python of the models cannot read a path with letters outside ASCII
         },
     )
 
