@@ -85,8 +85,9 @@ def compile_sources(compiler: list[str], folder: Path, flags: list[str], more: t
     wanted = _FLAGS.get(architecture(compiler), {})
     sources = [s for s in sorted(SOURCES.glob("*.cpp")) if s.name in wanted or s.name not in special]
     objects = [Path(folder, source.stem + ".o") for source in (*sources, *more)]
+    common = [*compiler, *_COMMON, *_QUIET, f'-DLK_INTERFACE="{interface()}"', *flags]
     commands = [
-        [*compiler, *_COMMON, *_QUIET, f'-DLK_INTERFACE="{interface()}"', *flags, *wanted.get(source.name, []), "-c", str(source), "-o", str(object_)]
+        [*common, *wanted.get(source.name, []), "-c", str(source), "-o", str(object_)]
         for source, object_ in zip((*sources, *more), objects, strict=True)
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
