@@ -8,6 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from docs.site import ROOT
 
+PICTURES = (".png", ".svg")
+"""How the names of pictures in `docs/` end."""
+
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
 _FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
 
@@ -43,7 +46,7 @@ def page_of(path: str) -> str | None:
     if path == "README.md":
         return "index.md"
     folder, _, name = path.rpartition("/")
-    if folder == "docs" and name.endswith((".md", ".svg")):
+    if folder == "docs" and name.endswith((".md", *PICTURES)):
         return name
     if folder == "labs" and name.endswith(".ipynb"):
         return f"labs/{name.removesuffix('.ipynb')}.md"

@@ -8,7 +8,7 @@ from typing import Any
 
 from docs.site import ROOT
 from docs.site.lab_page import lab_page
-from docs.site.links import with_links_of_the_site
+from docs.site.links import PICTURES, with_links_of_the_site
 from docs.site.reference import packages, reference_page
 from labkit.grading.release import Lab, find_labs
 
@@ -62,6 +62,7 @@ def _copy_pages(folder: Path) -> None:
     for path in (ROOT / "README.md", *(ROOT / "docs" / name for name in sorted(known))):
         place = folder / ("index.md" if path.name == "README.md" else path.name)
         place.write_text(with_links_of_the_site(path.read_text("utf-8"), path), "utf-8")
-    for picture in (*(ROOT / "docs").glob("*.svg"), ROOT / "labs" / "screenshot.png"):
+    pictures = [path for path in (ROOT / "docs").iterdir() if path.name.endswith(PICTURES)]
+    for picture in (*pictures, ROOT / "labs" / "screenshot.png"):
         shutil.copy(picture, folder)
     shutil.copy(Path(__file__).with_name("style.css"), folder)

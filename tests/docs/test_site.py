@@ -14,6 +14,7 @@ from docs.site import ROOT
 from docs.site.__main__ import build
 from docs.site.architecture import DRAWING, GROUND, drawing, floors_of, import_graph
 from docs.site.lab_page import lab_page
+from docs.site.links import with_links_of_the_site
 from docs.site.lists import on_page_markdown
 from docs.site.mathml import on_page_content
 from labkit.course.leaks.forbidden import forbidden_in
@@ -41,6 +42,12 @@ def test_the_page_on_the_architecture_names_every_package() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     packages = [path.parent.name for path in (ROOT / "labkit").glob("*/__init__.py")]
     assert [package for package in packages if f"{package}/`" not in page] == []
+
+
+def test_every_picture_of_a_page_stays_a_picture() -> None:
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        text = path.read_text("utf-8")
+        assert with_links_of_the_site(text, path).count("![") == text.count("!["), path.name
 
 
 def test_a_list_may_follow_a_paragraph() -> None:
