@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from labkit.errors import InvalidRequest
-from labkit.measure.ceilings import Ceilings
+
+if TYPE_CHECKING:
+    from labkit.measure.ceilings import Ceilings
 
 
 @dataclass(frozen=True)

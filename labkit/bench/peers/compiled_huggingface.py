@@ -14,7 +14,7 @@ from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.errors import NotAvailable
 from labkit.host_memory import available_memory
-from labkit.precision import BITS
+from labkit.bits_per_weight import BITS
 
 
 class CompiledHuggingFaceEngine(HuggingFaceEngine):

@@ -17,7 +17,7 @@ from labkit.config import GPTJConfig
 from labkit.environment import find_cpu
 from labkit.errors import InsufficientResources
 from labkit.host_memory import available_memory
-from labkit.precision import BITS
+from labkit.bits_per_weight import BITS
 
 MAX_BATCHED_TOKENS = 1 << 16
 """So large that prompts are never split: one step runs all prompts, as in the other engines."""

@@ -17,7 +17,8 @@ from labkit.bench.peers.telemetry import without_telemetry
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.errors import NotAvailable
-from labkit.precision import BITS, DTYPES, precision_name
+from labkit.bits_per_weight import BITS
+from labkit.precision import DTYPES, precision_name
 
 GROUP_SIZE = 32
 """The number of weights that share a scale in int4, as in labkit."""
