@@ -14,10 +14,10 @@ from labkit.bench.peers.huggingface import cache_argument, transformers_model
 from labkit.bench.peers.openvino_stateful import make_stateful
 from labkit.bench.peers.separate_process import run_in_separate_process
 from labkit.bench.peers.telemetry import without_telemetry
+from labkit.bits_per_weight import BITS
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.errors import NotAvailable
-from labkit.bits_per_weight import BITS
 from labkit.precision import DTYPES, precision_name
 
 GROUP_SIZE = 32
