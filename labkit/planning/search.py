@@ -221,9 +221,15 @@ def _why_none(question: Question, nearest: Plan | None, large: Sequence[tuple[fl
 
 def pareto(plans: Sequence[Plan]) -> list[Plan]:
     """The plans that no other plan beats in both latency and tokens per second per GPU, fastest first."""
+    places = {(one.predicted.seconds, one.tokens_per_second_per_gpu): one for one in reversed(plans)}
+    return [places[place] for place in pareto_points(list(places))]
+
+
+def pareto_points(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (time, rate) for which no other point has both less time and a higher rate, least time first."""
     best, front = 0.0, []
-    for one in sorted(plans, key=lambda one: (one.predicted.seconds, -one.tokens_per_second_per_gpu)):
-        if one.tokens_per_second_per_gpu > best:
-            best = one.tokens_per_second_per_gpu
-            front.append(one)
+    for time, rate in sorted(points, key=lambda point: (point[0], -point[1])):
+        if rate > best:
+            best = rate
+            front.append((time, rate))
     return front

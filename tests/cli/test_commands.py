@@ -160,7 +160,7 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["plan", "--model", "gpt-20b", "--latency-ms", "50"], 1, "no plan answers within 50 ms. The nearest takes"),
     (["plan", "--budget", "3"], 2, "--budget needs --price"),
     (["plan", "--rank", "beauty"], 2, "the ranking is 'beauty'"),
-    (["plan", "--verify", "--records", "gone.json"], 2, "gone.json holds no record"),
+    (["plan", "--records", "gone.json"], 2, "gone.json holds no record"),
     (["plan", "--calibrate", "gone.csv"], 2, "cannot read gone.csv"),
     (["tune", "--device", "cpu"], 1, "the device is cpu, but only the kernels of a GPU can be tuned"),
     (["tune", "--batch", "1,x", "--device", "cpu"], 2, "--batch is '1,x'"),

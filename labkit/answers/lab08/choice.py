@@ -50,11 +50,7 @@ def _choose(
     first: bool = False,
 ) -> Plan | None:
     """The choice, with an option for each part. A known mistake sets some options to wrong values."""
-    allowed = [
-        plan
-        for plan in plans
-        if (not slow or edge(plan["ms"], bound_ms)) and (not large or edge(plan["gib"], gpu_gib))
-    ]
+    allowed = [plan for plan in plans if (not slow or edge(plan["ms"], bound_ms)) and (not large or edge(plan["gib"], gpu_gib))]
     if not allowed:
         return min(plans, key=lambda plan: plan["ms"]) if nearest else None
     return allowed[0] if first else max(allowed, key=lambda plan: (worth(plan), tie * plan["ms"]))
@@ -145,7 +141,10 @@ DEFEND_ANSWER = Answer(
             partial(_defend, worth=_in_all),
         ),
         Mistake("A plan has TP times PP GPUs; you divide by TP only.", partial(_defend, worth=_per_shard)),
-        Mistake("You choose the fastest plan, but the one with the most tokens per second per GPU remains.", partial(_defend, worth=_quickest)),
+        Mistake(
+            "You choose the fastest plan, but the one with the most tokens per second per GPU remains.",
+            partial(_defend, worth=_quickest),
+        ),
         Mistake(
             "A plan that is too large or too slow is no rival: only plans without such a reason are compared.",
             partial(_defend, rivals="all"),

@@ -88,8 +88,12 @@ INSTANCES_NEEDED_ANSWER = Answer(
             partial(_instances, with_busy="multiply"),
         ),
         Mistake("The spare instances are missing.", partial(_instances, with_spare=False)),
-        Mistake("You round down; the requests of the last fraction need an instance, too.", partial(_instances, rounded=math.floor)),
-        Mistake("You round to the nearest number; a fraction of an instance needs a whole one.", partial(_instances, rounded=round)),
+        Mistake(
+            "You round down; the requests of the last fraction need an instance, too.", partial(_instances, rounded=math.floor)
+        ),
+        Mistake(
+            "You round to the nearest number; a fraction of an instance needs a whole one.", partial(_instances, rounded=round)
+        ),
         Mistake("A day has 86,400 seconds; you count the minutes.", partial(_instances, day=1440)),
     ),
 )

@@ -69,7 +69,9 @@ REQUEST_MS_ANSWER = Answer(
             partial(_request, roofline=lambda reading, computing: reading + computing),
         ),
         Mistake("A pass takes the longer of the two times, not the shorter.", partial(_request, roofline=min)),
-        Mistake("You only count reading; a prefill of many tokens is longer to compute.", partial(_request, roofline=lambda a, b: a)),
+        Mistake(
+            "You only count reading; a prefill of many tokens is longer to compute.", partial(_request, roofline=lambda a, b: a)
+        ),
         Mistake("A parameter costs 2 FLOPs for each token; you count 1.", partial(_request, flops=1)),
         Mistake("Each layer has two all-reduces: after attention and after the MLP. You count one.", partial(_request, sums=1)),
         Mistake("The all-reduces are missing.", partial(_request, sums=0)),

@@ -73,9 +73,7 @@ STORED_GIB_ANSWER = Answer(
 
 
 # 8.2 ------------------------------------------------------------------------------------------------------------------
-def largest_batch(
-    model: dict[str, int], gpu_bytes: int, reserve: float, shards: int, tokens: int, element_bytes: int
-) -> int:
+def largest_batch(model: dict[str, int], gpu_bytes: int, reserve: float, shards: int, tokens: int, element_bytes: int) -> int:
     """The reference of exercise 8.2."""
     return _batch(model, gpu_bytes, reserve, shards, tokens, element_bytes)
 
@@ -116,7 +114,9 @@ LARGEST_BATCH_ANSWER = Answer(
     mistakes=(
         Mistake("The cache holds a key and a value for each token; you count one of them.", partial(_batch, kinds=1)),
         Mistake("You count the numbers of the cache, not their bytes.", partial(_batch, in_bytes=False)),
-        Mistake("A sequence has a key and a value for each of its tokens; you count one token.", partial(_batch, all_tokens=False)),
+        Mistake(
+            "A sequence has a key and a value for each of its tokens; you count one token.", partial(_batch, all_tokens=False)
+        ),
         Mistake(
             "You put all weights on each GPU, but the shards divide them evenly.",
             partial(_batch, weights_divided=False, never_negative=True),
@@ -131,7 +131,9 @@ LARGEST_BATCH_ANSWER = Answer(
             partial(_batch, reserved="of the rest"),
         ),
         Mistake("You round up, but the last sequence does not fit: round down.", partial(_batch, rounded=math.ceil)),
-        Mistake("If the weights alone are too large, the answer is 0; yours is negative.", partial(_batch, never_negative=False)),
+        Mistake(
+            "If the weights alone are too large, the answer is 0; yours is negative.", partial(_batch, never_negative=False)
+        ),
     ),
 )
 ANSWERS = (STORED_GIB_ANSWER, LARGEST_BATCH_ANSWER)

@@ -13,7 +13,8 @@ def _price_cases(seed: int) -> list[Case]:
     draw = random.Random(seed)
     rows = [(2.0, 8, 1000.0, 1.0), (0.1, 1, 300.0, 0.5)]
     rows += [
-        (draw.uniform(0.05, 9), draw.choice([2, 4, 8, 16, 24]), draw.uniform(20, 9000), draw.uniform(0.1, 0.9)) for _ in range(6)
+        (draw.uniform(0.05, 9), draw.choice([2, 4, 8, 16, 24]), draw.uniform(20, 9000), draw.uniform(0.1, 0.9))
+        for _ in range(6)
     ]
     return [
         Case(f"{gpus} GPUs at {price:.2f}, {rate:.0f} tokens/s, busy {busy:.0%}", (price, gpus, rate, busy))
@@ -55,7 +56,10 @@ def _instance_cases(seed: int) -> list[Case]:
         peak = draw.uniform(1.5, 5)
         rows.append((round(wanted * per_instance * most * 86_400 / peak), peak, per_instance, most, draw.randrange(1, 4)))
     return [
-        Case(f"{day:,} requests a day, peak {peak:.1f}, {each:.2f} requests/s, busy {most:.0%}, {spare} spare", (day, peak, each, most, spare))
+        Case(
+            f"{day:,} requests a day, peak {peak:.1f}, {each:.2f} requests/s, busy {most:.0%}, {spare} spare",
+            (day, peak, each, most, spare),
+        )
         for day, peak, each, most, spare in rows
     ]
 

@@ -15,7 +15,10 @@ def _cases(seed: int) -> list[Case]:
         (draw.randrange(10**3, 10**9), draw.choice([2, 3, 5, 6, 16]), draw.uniform(1e-6, 9e-6), 10 ** draw.uniform(9.5, 11.8))
         for _ in range(6)
     ]
-    return [Case(f"{size:,} bytes, {ranks} ranks, {rate / 1e9:.1f} GB/s", (size, ranks, hop, rate)) for size, ranks, hop, rate in rows]
+    return [
+        Case(f"{size:,} bytes, {ranks} ranks, {rate / 1e9:.1f} GB/s", (size, ranks, hop, rate))
+        for size, ranks, hop, rate in rows
+    ]
 
 
 ALL_REDUCE_MS = Exercise(

@@ -54,7 +54,11 @@ def _batch_cases(seed: int) -> list[Case]:
     cases = []
     models = {"GPT 20B": (44, 6144, 40_500_000_000), "GPT 175B": (96, 12288, 350_000_000_000)}
     for number in range(3):
-        models[f"random model {number + 1}"] = (draw.randrange(9, 60), 96 * draw.randrange(9, 50), draw.randrange(10**9, 10**11))
+        models[f"random model {number + 1}"] = (
+            draw.randrange(9, 60),
+            96 * draw.randrange(9, 50),
+            draw.randrange(10**9, 10**11),
+        )
     for label, (layers, hidden, weights) in models.items():
         model = {"layers": layers, "hidden": hidden, "weight_bytes": weights}
         for shards in draw.sample([4, 6, 8, 12, 16], 2):
