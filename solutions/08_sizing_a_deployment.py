@@ -67,21 +67,18 @@ check(stored_gib)
 guess_int4_gib, guess_sparse_int4_gib = 92, 60
 # END SOLUTION
 if passed(stored_gib) and predicted(int4_gib=guess_int4_gib, sparse_int4_gib=guess_sparse_int4_gib):
-    formats = {"fp16": (16, 0), "int8": (8, 0), "int4": (4, 32)}
-    dense, sparse = (
-        [stored_gib(175_000_000_000, bits, is_sparse, group) for bits, group in formats.values()]
-        for is_sparse in (False, True)
-    )
-    print(f"fp16: {dense[0]:.2f} GiB, which is {dense[0] * 2**30 / 1e9:.0f} GB")
-    names = [*formats, *(f"{name}, 2:4" for name in formats)]
-    guesses = [math.nan, math.nan, guess_int4_gib, math.nan, math.nan, guess_sparse_int4_gib]
-    bars = {"your prediction": guesses, "your function": dense + sparse}
-    labels = {"ylabel": "GiB", "limits": {"one GPU of 80 GiB": 80}, "title": "The weights of GPT-3 175B"}
-    display(plots.prediction_plot(names, bars, **labels, caption="computed, not measured"))
+    formats, made = {"fp16": (16, 0), "int8": (8, 0), "int4": (4, 32)}, {}
+    for sparse in (False, True):
+        for name, (bits, group) in formats.items():
+            made[name + sparse * ", 2:4"] = stored_gib(175_000_000_000, bits, sparse, group)
+    print(f"fp16: {made['fp16']:.2f} GiB, which is {made['fp16'] * 2**30 / 1e9:.0f} GB")
+    guesses = {"int4": guess_int4_gib, "int4, 2:4": guess_sparse_int4_gib}
+    labels = {"ylabel": "GiB", "title": "The weights of GPT-3 175B", "limits": {"one GPU of 80 GiB": 80}}
+    display(figures.guessed(made, guesses, **labels, caption="computed, not measured"))
 
 # %% [markdown]
 # Only int4 with 2:4 sparsity fits into one GPU of 80 GiB, and then with little room for anything else. What such a model still knows
-# is another question: labs 05 and 06 measure it.
+# is another question, which lab 05 measures for fewer bits.
 #
 # ## What is left: the KV cache
 #
@@ -118,19 +115,12 @@ check(largest_batch)
 guess_one_gpu, guess_eight_gpus = 16, 200
 # END SOLUTION
 if passed(largest_batch) and predicted(one_gpu=guess_one_gpu, eight_gpus=guess_eight_gpus):
-    model = plans.model_of("gpt-20b")
-    found = [largest_batch(model, 80 * 2**30, 0.1, shards, 2048, 2) for shards in (1, 2, 4, 8)]
-    bars = {
-        "your prediction": [guess_one_gpu, math.nan, math.nan, guess_eight_gpus],
-        "your function": found,
-    }
-    labels = {
-        "ylabel": "sequences (log scale)",
-        "title": "The largest batch of GPT 20B, 2,048 tokens",
-        "log": True,
-    }
-    names = [f"{shards} GPU{'s' * (shards > 1)}" for shards in (1, 2, 4, 8)]
-    display(plots.prediction_plot(names, bars, **labels, caption="fp16; computed, not measured"))
+    model, made = plans.model_of("gpt-20b"), {}
+    for shards in (1, 2, 4, 8):
+        made[f"TP {shards}"] = largest_batch(model, 80 * 2**30, 0.1, shards, 2048, 2)
+    guesses = {"TP 1": guess_one_gpu, "TP 8": guess_eight_gpus}
+    labels = {"ylabel": "sequences", "title": "The largest batch of GPT 20B, 2,048 tokens", "log": True}
+    display(figures.guessed(made, guesses, **labels, caption="fp16; computed, not measured"))
 
 # %% [markdown]
 # Eight GPUs hold more than 8 times as many sequences, because the weights are there only once. The next figure shows what labkit's
@@ -175,42 +165,20 @@ check(turning_batch)
 # BEGIN SOLUTION guess_a100, guess_here = None, None
 guess_a100, guess_here = 150, 20
 # END SOLUTION
-
-
-def limits_here():
-    """This machine's limits, as labkit measures them."""
-    return measure.ceilings(progress=measure.progress_bar("this machine's limits")).to_dict()
-
-
 if passed(turning_batch) and predicted(a100=guess_a100, here=guess_here):
-    limits = runs.keep("this machine's limits", limits_here)
-    rates = {name: (gpu.rate("fp16"), gpu.read_bytes_per_second, 2) for name, gpu in GPUS.items()}
-    rates = {name: rates[name] for name in ("t4-16gb", "a100-80gb", "h100-80gb", "h200-141gb")}
-    rates["this machine"] = (limits["flops_per_second"]["fp32"], limits["read_bytes_per_second"], 4)
-    found = [
-        turning_batch(10**9, element * 10**9, 0, flops, read) for flops, read, element in rates.values()
-    ]
-    bars = {
-        "your prediction": [math.nan, guess_a100, math.nan, math.nan, guess_here],
-        "your function": found,
-    }
-    labels = {
-        "ylabel": "sequences",
-        "title": "Decode is memory-bound below this batch",
-        "caption": f"{device}; GPUs: data sheets",
-    }
-    display(plots.prediction_plot(list(rates), bars, **labels))
-
-# %%
-if passed(turning_batch):
-    model, a100 = plans.model_of("gpt-20b"), GPUS["a100-80gb"]
+    limits, made = runs.keep("this machine's limits", own_machine.limits_here), {}
+    for name in ("t4-16gb", "a100-80gb", "h100-80gb", "h200-141gb"):
+        rates = GPUS[name].rate("fp16"), GPUS[name].read_bytes_per_second
+        made[name] = turning_batch(10**9, 2 * 10**9, 0, *rates)
+    here = limits["flops_per_second"]["fp32"], limits["read_bytes_per_second"]
+    made["this machine"] = turning_batch(10**9, 4 * 10**9, 0, *here)
+    guesses = {"a100-80gb": guess_a100, "this machine": guess_here}
+    labels = {"ylabel": "sequences", "title": "Below this batch, decode is memory-bound"}
+    display(figures.guessed(made, guesses, **labels, caption=f"{device}, measured; GPUs: data sheets"))
     for tokens in (0, 80, 256, 512, 1024, 2048):
-        cache = 2 * model["layers"] * model["hidden"] * 2 * tokens
-        sizes = model["parameters"], model["weight_bytes"], cache
-        print(
-            f"{tokens:5} cached tokens: batch",
-            turning_batch(*sizes, a100.rate("fp16"), a100.read_bytes_per_second),
-        )
+        cache = 2 * 44 * 6144 * 2 * tokens  # of GPT 20B
+        batch = turning_batch(20_262_014_976, 40_524_029_952, cache, 312e12, 2039e9)
+        print(f"GPT 20B on an A100, {tokens} cached tokens: batch {batch}")
 
 # %% [markdown]
 # With long sequences, decode **never** turns compute-bound: each new sequence brings more bytes than it has work. That is why GPUs for
@@ -252,40 +220,28 @@ check(all_reduce_ms)
 guess_decode_ms, guess_prefill_ms = 1, 60
 # END SOLUTION
 if passed(all_reduce_ms) and predicted(decode_ms=guess_decode_ms, prefill_ms=guess_prefill_ms):
-    links, made = {"NVLink 3": plans.link_of(), "PCIe 4": plans.link_of(name="pcie4")}, []
-    for tokens in (1, 16 * 60):
-        for link in links.values():
-            made.append(88 * all_reduce_ms(2 * 6144 * tokens, 8, link["hop"], link["rate"]))
-    names = [f"{what}\n{link}" for what in ("decode, batch 1", "prefill, 16 x 60") for link in links]
-    bars = {
-        "your prediction": [guess_decode_ms, math.nan, math.nan, guess_prefill_ms],
-        "your function": made,
-    }
-    labels = {"ylabel": "milliseconds", "title": "All-reduces of GPT 20B on 8 GPUs", "log": True}
-    display(
-        plots.prediction_plot(
-            names, bars, **labels, caption="computed from data sheets; hops are assumed"
-        )
-    )
+    links, made = {"NVLink": plans.link_of(), "PCIe 4": plans.link_of(name="pcie4")}, {}
+    for what, tokens in {"decode": 1, "prefill": 16 * 60}.items():
+        for name, link in links.items():
+            one = all_reduce_ms(2 * 6144 * tokens, 8, link["hop"], link["rate"])
+            made[f"{what}, {name}"] = 88 * one
+    guesses = {"decode, NVLink": guess_decode_ms, "prefill, PCIe 4": guess_prefill_ms}
+    labels = {"ylabel": "milliseconds", "title": "All-reduces of GPT 20B on 8 A100", "log": True}
+    display(figures.guessed(made, guesses, **labels, caption="from data sheets; hops are assumed"))
 
 # %%
 if passed(all_reduce_ms):
-    sizes = [2**power for power in range(10, 31, 2)]
-    lines = {
-        f"{name}, {ranks} GPUs": [all_reduce_ms(size, ranks, link["hop"], link["rate"]) for size in sizes]
-        for name, link in links.items()
-        for ranks in (2, 8)
-    }
-    labels = {
-        "xlabel": "kilobytes (powers of 4)",
-        "ylabel": "milliseconds",
-        "title": "Hops first, then bytes",
-    }
-    display(plots.sweep_plot([size // 1024 for size in sizes], lines, **labels))
+    kilobytes, lines = [4**power for power in range(11)], {}
+    for name, link in links.items():
+        for ranks in (2, 8):
+            waits = [all_reduce_ms(1024 * size, ranks, link["hop"], link["rate"]) for size in kilobytes]
+            lines[f"{name}, {ranks} GPUs"] = waits
+    labels = {"xlabel": "kilobytes", "ylabel": "milliseconds", "title": "Hops first, then bytes"}
+    display(plots.sweep_plot(kilobytes, lines, **labels))
 
 # %% [markdown]
 # On the left, lines are flat: only hops count, and a faster link helps little. On the right, only bytes count. Decode is on the left, and
-# prefill on the right. Between servers, a hop takes several times as long; so tensor parallelism stays inside a server, and stages go
+# prefill on the right. Between servers, a hop takes longer (labkit assumes five times as long); so tensor parallelism stays inside a server, and stages go
 # between servers.
 #
 # *This is a good place for a break.*
@@ -333,43 +289,19 @@ check(request_ms)
 guess_off = 40
 # END SOLUTION
 if passed(request_ms) and predicted(off=guess_off):
-    model, link, other = plans.model_of("gpt-20b"), plans.link_of(), plans.fit_to_other_lengths()
-    truth = {plan: ms for plan, ms in plans.published("gpt-20b").items() if plan[1] == 1}
-    sheet = {"read": 2039e9, "flops": 312e12, "gap": 0.0}
-    rows = plans.rows_of(
-        "gpt-20b", [(tp, 1) for tp in (1, 2, 4, 8)], [2**power for power in range(9)], found=other
-    )
-    lookup = {(row["tensor_parallel"], 1, row["batch"]): row["ms"] for row in rows}
-    made = {
-        "yours, data sheet": [
-            request_ms(model, sheet, link, tp, batch, 60, 20) for tp, _, batch in truth
-        ],
-        "yours, reached rates": [
-            request_ms(model, plans.reached_by(found=other), link, tp, batch, 60, 20)
-            for tp, _, batch in truth
-        ],
-        "labkit's planner": [lookup[plan] for plan in truth],
-    }
-
-# %%
-if passed(request_ms) and predicted(off=guess_off):
-    off = [[abs(ms / right - 1) for ms, right in zip(values, truth.values())] for values in made.values()]
-    medians = [100 * sorted(errors)[len(errors) // 2] for errors in off]
-    bars = {"your prediction": [guess_off, math.nan, math.nan], "against the table": medians}
-    labels = {"ylabel": "median error in %", "title": "GPT 20B, 60 + 20 tokens"}
-    display(
-        plots.prediction_plot(
-            list(made), bars, **labels, caption=f"{len(truth)} rows of FasterTransformer's table"
-        )
-    )
-    display(
-        figures.against(
-            list(truth.values()), made, title="Predicted and published", caption="grey: within 15 %"
-        )
-    )
+    model, link, truth = plans.model_of("gpt-20b"), plans.link_of(), plans.published("gpt-20b")
+    sheet, fitted = {"read": 2039e9, "flops": 312e12, "gap": 0.0}, plans.fit_to_other_lengths()
+    series = {"labkit's planner": [plans.ms_of("gpt-20b", plan, fitted) for plan in truth]}
+    for name, gpu in {"data sheet": sheet, "reached rates": plans.reached_by(found=fitted)}.items():
+        mine = [request_ms(model, gpu, link, tp, batch, 60, 20) for tp, _, batch in truth]
+        series[f"yours, {name}"] = mine
+    off = {name: figures.median_error(values, truth) for name, values in series.items()}
+    labels = {"ylabel": "median error in %", "title": "GPT 20B, 60 + 20 tokens, against the table"}
+    display(figures.guessed(off, {"yours, data sheet": guess_off}, "found", **labels))
+    display(figures.against(list(truth.values()), series, title="Predicted and published"))
 
 # %% [markdown]
-# A data sheet alone is too optimistic by half. What is missing are not secrets, but many small things: each is a number of the fit, and
+# A data sheet alone is too optimistic. What is missing are many small things: each is a number of the fit, and
 # `labkit.planning.efficiencies` names them all.
 
 # %% [markdown]
@@ -379,44 +311,17 @@ if passed(request_ms) and predicted(off=guess_off):
 # and predict larger batches. **Predict:** how many times as long as batch 1 does a batch of 16 take?
 
 # %%
-engine = labkit.load("gptj-tiny", device=device)
-limits = runs.keep("this machine's limits", limits_here)
-
-
-# %%
 # BEGIN SOLUTION guess_sixteen = None
 guess_sixteen = 4
 # END SOLUTION
+engine = labkit.load("gptj-tiny", device=device)
 if predicted(sixteen=guess_sixteen):
-    batches = (1, 4, 16, 64)
-    timings = runs.keep_timings("batches", lambda: own_machine.seconds_of(engine, batches))
-    fitted = own_machine.fitted_to(engine, limits, timings, batch=1)
-    found = [fitted.predict(own_machine.plan_of(engine, limits, batch)) for batch in batches]
-    first = timings["1"].median
-    bars = {
-        "your prediction": [math.nan, math.nan, guess_sixteen, math.nan],
-        "labkit's planner": [one.seconds / first for one in found],
-        "measured": [timings[str(batch)].median / first for batch in batches],
-    }
-    labels = {
-        "ylabel": "times as long as batch 1",
-        "title": "Batches of gptj-tiny, 64 + 16 tokens",
-        "log": True,
-    }
-    display(
-        plots.prediction_plot(
-            [f"batch {batch}" for batch in batches], bars, **labels, caption=str(device)
-        )
-    )
-
-# %%
-if predicted(sixteen=guess_sixteen):
-    for batch, one in zip(batches, found):
-        took = 1e3 * timings[str(batch)].median
-        ends = f"{1e3 * one.low:.0f} to {1e3 * one.high:.0f}"
-        print(
-            f"batch {batch}: measured {took:.0f} ms, predicted {1e3 * one.seconds:.0f} ms ({ends}), mostly {one.dominated_by}"
-        )
+    limits = runs.keep("this machine's limits", own_machine.limits_here)
+    measured = lambda: own_machine.seconds_of(engine, (1, 4, 16, 64))
+    timings = runs.keep_timings("batches", measured)
+    found = own_machine.predictions(engine, limits, timings)
+    own_machine.tell(timings, found)
+    display(own_machine.figure(timings, found, {"16": guess_sixteen}, caption=str(device)))
 
 # %% [markdown]
 # Is the measured time within the interval? `gptj-tiny` fits into the caches of a processor, and the model does not know caches. A planner
@@ -466,29 +371,25 @@ check(choose_plan)
 # BEGIN SOLUTION guess_tensor_parallel, guess_batch = None, None
 guess_tensor_parallel, guess_batch = 4, 8
 # END SOLUTION
+powers = [2**power for power in range(9)]
 if passed(choose_plan) and predicted(tensor_parallel=guess_tensor_parallel, batch=guess_batch):
-    pairs, batches = plans.layouts("gpt-20b", gpus=8), [2**power for power in range(9)]
-    rows = plans.rows_of("gpt-20b", pairs, batches, found=plans.fit_to_other_lengths())
+    fitted = plans.fit_to_other_lengths()  # to tables without 60 + 20 tokens
+    rows = plans.rows_of("gpt-20b", plans.layouts("gpt-20b", gpus=8), powers, found=fitted)
     best = choose_plan(rows, 300, 80)
-    bars = {
-        "your prediction": [guess_tensor_parallel, guess_batch],
-        "chosen": [best["tensor_parallel"], best["batch"]],
-    }
-    display(plots.prediction_plot(["TP", "batch"], bars, ylabel="number", title="GPT 20B under 300 ms"))
-    caption = "A100 80GB, fp16, 60 + 20 tokens; predicted by labkit from tables of other lengths"
-    display(figures.front(rows, 300, best, title="Plans for GPT 20B on 8 GPUs", caption=caption))
+    made = {"TP": best["tensor_parallel"], "batch": best["batch"]}
+    guesses = {"TP": guess_tensor_parallel, "batch": guess_batch}
+    display(figures.guessed(made, guesses, "chosen", ylabel="number", title="GPT 20B under 300 ms"))
+    labels = {"title": "Plans for GPT 20B on 8 A100", "caption": "fp16, 60 + 20 tokens; predicted"}
+    display(figures.front(rows, 300, best, **labels))
 
 # %%
 if passed(choose_plan):
     truth = plans.published("gpt-20b")
-    took = truth.get((best["tensor_parallel"], best["pipeline_parallel"], best["batch"]))
-    said = f"{best['ms']:.0f} ms ({best['low_ms']:.0f} to {best['high_ms']:.0f}), mostly {best['mostly']}"
-    print(f"{best['name']}: predicted {said}; published: {f'{took:.0f} ms' if took else 'no such row'}")
+    print("your choice:", plans.told(best, truth))
     inside = {plan: ms for plan, ms in truth.items() if ms <= 300}
     tensor, stages, batch = max(inside, key=lambda plan: plan[2] / inside[plan] / (plan[0] * plan[1]))
-    print(
-        f"the best published row under 300 ms: TP {tensor} x PP {stages}, batch {batch}: {inside[tensor, stages, batch]:.0f} ms"
-    )
+    took = inside[tensor, stages, batch]
+    print(f"best published row: TP {tensor} x PP {stages}, batch {batch}, {took:.0f} ms")
 
 # %% [markdown]
 # Why not 8 copies on single GPUs? One GPU needs more than half a second for these tokens, whatever the batch. Where are the stages? They
@@ -540,25 +441,16 @@ guess_cheaper = 8
 # END SOLUTION
 hour_here, hour_a100 = 0.10, 2.00  # your prices, in your currency
 if passed(price_per_million) and predicted(cheaper=guess_cheaper):
-    batches = (1, 4, 16, 64)
-    timings = runs.keep_timings("batches", lambda: own_machine.seconds_of(engine, batches))
-    speeds = {batch: batch * own_machine.NEW_TOKENS / timings[str(batch)].median for batch in batches}
+    timings = runs.keep_timings("batches", lambda: own_machine.seconds_of(engine, (1, 4, 16, 64)))
+    speeds = own_machine.tokens_per_second(timings)
+    rates = [row["tokens_per_second"] for row in plans.rows_of("gpt-20b", [(8, 1)], speeds)]
     here = [price_per_million(hour_here, 1, speed, 1.0) for speed in speeds.values()]
-    rows = plans.rows_of("gpt-20b", [(8, 1)], batches)
-    there = [price_per_million(hour_a100, 8, row["tokens_per_second"], 1.0) for row in rows]
-    lines = {f"gptj-tiny, {device}, measured": here, "GPT 20B, 8 A100, predicted": there}
+    there = [price_per_million(hour_a100, 8, rate, 1.0) for rate in rates]
+    lines = {"gptj-tiny here, measured": here, "GPT 20B on 8 A100, predicted": there}
     labels = {"xlabel": "batch", "ylabel": "price of a million tokens", "title": "Cost against batch"}
-    display(
-        plots.sweep_plot(
-            batches, lines, **labels, caption=f"at {hour_here} and {hour_a100} an hour for each device"
-        )
-    )
-    bars = {"your prediction": [guess_cheaper], "measured": [here[0] / here[-1]]}
-    display(
-        plots.prediction_plot(
-            ["batch 64"], bars, ylabel="times cheaper than batch 1", title="Your machine"
-        )
-    )
+    display(plots.sweep_plot(list(speeds), lines, **labels))
+    made, labels = {"batch 64": here[0] / here[-1]}, {"ylabel": "times cheaper than batch 1"}
+    display(figures.guessed(made, {"batch 64": guess_cheaper}, "measured", **labels, title="Cost here"))
 
 # %% [markdown]
 # A large batch is cheap, and slow for each user: price and latency pull in opposite directions, and the bound decides.
@@ -639,20 +531,12 @@ guess_too_large, guess_too_slow = 20, 30
 # END SOLUTION
 if passed(defend) and predicted(too_large=guess_too_large, too_slow=guess_too_slow):
     pairs = plans.layouts("gpt-530b", gpus=32, tensor=(4, 8, 16, 32), stages=(1, 3, 5, 7))
-    rows = plans.rows_of(
-        "gpt-530b", pairs, [2**power for power in range(9)], found=plans.fit_to_other_lengths()
-    )
+    rows = plans.rows_of("gpt-530b", pairs, powers, found=plans.fit_to_other_lengths())
     why = defend(rows, 2000, 80)
-    said = list(why.values())
-    counts = [said.count(reason) for reason in ("too large", "too slow", "fewer tokens", "chosen")]
-    bars = {
-        "your prediction": [guess_too_large, guess_too_slow, math.nan, math.nan],
-        "your function": counts,
-    }
-    names = ["too large", "too slow", "fewer tokens", "chosen"]
-    display(
-        plots.prediction_plot(names, bars, ylabel="plans", title=f"{len(rows)} plans for 530B, 2 seconds")
-    )
+    reasons = ("too large", "too slow", "fewer tokens", "chosen")
+    made = {reason: list(why.values()).count(reason) for reason in reasons}
+    guesses = {"too large": guess_too_large, "too slow": guess_too_slow}
+    display(figures.guessed(made, guesses, ylabel="plans", title=f"{len(rows)} plans for 530B"))
 
 # %%
 if passed(defend) and predicted(too_large=guess_too_large, too_slow=guess_too_slow):
@@ -662,14 +546,7 @@ if passed(defend) and predicted(too_large=guess_too_large, too_slow=guess_too_sl
     display(figures.front(fits, 2000, best, title="Plans for 530B that fit the memory", caption=caption))
     shown = [row for row in rows if row["batch"] == 16]
     display(figures.memory(shown, 80, title="530B, batch 16: memory of one GPU", caption=caption))
-    took = (
-        plans.published("gpt-530b").get(
-            (best["tensor_parallel"], best["pipeline_parallel"], best["batch"])
-        )
-        if best
-        else None
-    )
-    print(f"{best and best['name']}: {best and best['ms']:.0f} ms predicted; published: {took} ms")
+    print("chosen:", plans.told(best, plans.published("gpt-530b")) if best else "no plan")
 
 # %% [markdown]
 # Write your defence in two sentences: what binds this plan, and what would you buy if the bound were halved, a faster link, more GPUs, or

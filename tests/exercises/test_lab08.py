@@ -147,14 +147,27 @@ def test_the_menus_hold_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     assert math.prod(len(menus[name]) for name in ("gpu", "link", "precision", "bound_ms")) > 100
 
 
-def test_a_fit_to_one_batch_predicts_that_batch() -> None:
+def test_one_batch_predicts_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    timings = {"1": Timing((0.2, 0.2, 0.2)), "16": Timing((0.8, 0.8, 0.8))}
     with labkit.load("gptj-tiny", device="cpu") as engine:
-        found = own_machine.fitted_to(engine, LIMITS, {"1": Timing((0.2, 0.2, 0.2))}, batch=1)
-        one, sixteen = (found.predict(own_machine.plan_of(engine, LIMITS, batch)) for batch in (1, 16))
-        timings = own_machine.seconds_of(engine, (1, 3), seconds=0.2)
-    assert 0.1 < one.seconds < 0.3
-    assert one.seconds < sixteen.seconds < 16 * one.seconds
-    assert list(timings) == ["1", "3"]
+        found = own_machine.predictions(engine, LIMITS, timings)
+        taken = own_machine.seconds_of(engine, (1, 3), seconds=0.2)
+    assert 0.1 < found["1"].seconds < 0.3
+    assert found["1"].seconds < found["16"].seconds < 16 * found["1"].seconds
+    assert list(taken) == ["1", "3"]
+    own_machine.tell(timings, found)
+    assert "batch 16: measured 800 ms, predicted" in capsys.readouterr().out
+    drawn = own_machine.figure(timings, found, {"16": 3.0}, "").axes[0].containers
+    heights = [bar.get_height() for bars in drawn if hasattr(bars, "patches") for bar in bars]
+    assert heights == pytest.approx([3.0, found["1"].seconds / 0.2, found["16"].seconds / 0.2, 1.0, 4.0])
+    assert own_machine.tokens_per_second(timings) == {1: 80.0, 16: 320.0}
+
+
+def test_guesses_stand_beside_their_bars() -> None:
+    figure = figures.guessed({"a": 2.0, "b": 4.0}, {"b": 5.0}, ylabel="things")
+    assert [bar.get_height() for bars in figure.axes[0].containers for bar in bars] == [5.0, 2.0, 4.0]
+    with pytest.raises(InvalidRequest, match="guesses for c, but the bars are a, b"):
+        figures.guessed({"a": 2.0, "b": 4.0}, {"c": 5.0}, ylabel="things")
 
 
 def test_the_example_of_the_largest_batch() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
+from labkit.errors import InvalidRequest
 from labkit.exercises.lab08.plans import Row, per_gpu
-from labkit.measure.plots import COLOURS, GREY, NUMBER_SIZE, new_figure
+from labkit.measure.how_far import PREDICTION
+from labkit.measure.plots import COLOURS, GREY, NUMBER_SIZE, new_figure, prediction_plot
 from labkit.planning.plots import draw_front, draw_memory
 
 if TYPE_CHECKING:
@@ -14,6 +18,17 @@ if TYPE_CHECKING:
 
 PARTS = ("weights", "cache", "activations", "workspace")
 MARK_SIZE = 10
+
+
+def guessed(made: Mapping[str, float], guesses: Mapping[str, float], label: str = "your function", **labels: Any) -> Figure:
+    """Bars of the numbers that were made, each with the learner's prediction beside it if there is one.
+
+    `labels` are those of `labkit.measure.plots.prediction_plot`. Raises `InvalidRequest` for a guess of no bar.
+    """
+    if strange := set(guesses) - set(made):
+        raise InvalidRequest(f"guesses for {', '.join(sorted(strange))}, but the bars are {', '.join(made)}")
+    series = {PREDICTION: [guesses.get(name, math.nan) for name in made], label: list(made.values())}
+    return prediction_plot(list(made), series, **labels)
 
 
 def front(rows: Sequence[Row], bound_ms: float, chosen: Row | None = None, *, title: str, caption: str = "") -> Figure:
@@ -39,6 +54,11 @@ def memory(rows: Sequence[Row], gpu_gib: float, *, title: str, caption: str = ""
     draw_memory(axes, [row["name"] for row in rows], [row["memory"] for row in rows], gpu_gib)
     axes.legend(fontsize=NUMBER_SIZE, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
+
+
+def median_error(values: Sequence[float], truth: Mapping[Any, float]) -> float:
+    """The median of the relative errors, in percent; `values` are in the order of `truth`."""
+    return 100 * median(abs(value / right - 1) for value, right in zip(values, truth.values(), strict=True))
 
 
 def against(published: Sequence[float], series: Mapping[str, Sequence[float]], *, title: str, caption: str = "") -> Figure:

@@ -5,7 +5,7 @@ A plan is a dictionary, so a learner sees all of it. Sizes are in GiB, times in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -112,9 +112,22 @@ def fit_to_other_lengths(input_tokens: int = INPUT_TOKENS, output_tokens: int = 
     return replace(fit(rows, source=source), spread=default_fit().spread)
 
 
+def ms_of(model: str, plan: tuple[int, int, int], found: Fit) -> float:
+    """The predicted milliseconds of a plan (TP, PP, batch) on `GPU`."""
+    (row,) = rows_of(model, [plan[:2]], [plan[2]], found=found)
+    return float(row["ms"])
+
+
 def per_gpu(row: Row) -> float:
     """The tokens per second of one GPU of a plan."""
     return float(row["tokens_per_second"] / (row["tensor_parallel"] * row["pipeline_parallel"]))
+
+
+def told(row: Row, truth: Mapping[tuple[int, int, int], float]) -> str:
+    """A plan in words: its prediction with the interval, what dominates it, and the published number if there is one."""
+    took = truth.get((row["tensor_parallel"], row["pipeline_parallel"], row["batch"]))
+    ends = f"{row['ms']:,.0f} ms predicted ({row['low_ms']:,.0f} to {row['high_ms']:,.0f}), mostly {row['mostly']}"
+    return f"{row['name']}: {ends}; {'not published' if took is None else f'published: {took:,.0f} ms'}"
 
 
 def published(
