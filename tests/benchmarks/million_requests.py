@@ -53,21 +53,35 @@ def load(plan: Deployment, instances: int, seconds: float, **more: Any) -> Fleet
     )
 
 
-def meets(found: FleetLoad) -> bool:
+def meets_row(row: dict[str, Any]) -> bool:
     """Whether the queue does not grow, and 99 of 100 requests are within the bound."""
-    return found.stable and found.latency[1] <= BOUND_SECONDS
+    return bool(row["stable"] and row["latency"][1] <= BOUND_SECONDS)
 
 
 def rows_of(plan: Deployment) -> list[dict[str, Any]]:
     """All simulations: the number of instances, the routes at the smallest number that is enough, and failures."""
     sizes = [load(plan, count, QUIET_SECONDS) for count in INSTANCES]
-    enough = next(found.instances for found in sizes if meets(found))
+    enough = next(found.instances for found in sizes if meets_row(found.to_dict()))
     rows = [{"what": "instances"} | found.to_dict() for found in sizes]
     rows += [{"what": "route"} | load(plan, enough, QUIET_SECONDS, route=route).to_dict() for route in ROUTES]
     for spare in (0, 1, 2):
         found = load(plan, enough + spare, FAILING_SECONDS, failures=FAILURES)
         rows.append({"what": "failures", "spare": spare} | found.to_dict())
     return rows
+
+
+HEAD = "| simulated | instances | router | p50, s | p99, s | later than the bound | failures | sent again |"
+
+
+def table_of(rows: list[dict[str, Any]]) -> str:
+    """The table of docs/million_requests.md, as Markdown."""
+    lines = [HEAD, "| --- " * HEAD.count(" | ") + "| --- |"]
+    for row in rows:
+        middle, worst = row["latency"]
+        late = f"{100 * row['late']:.1f} %" + ("" if row["stable"] else ", and the queue grows")
+        cells = (row["what"], row["instances"], row["route"], f"{middle:.2f}", f"{worst:.2f}", late, row["failures"])
+        lines.append("| " + " | ".join(map(str, (*cells, row["sent_again"]))) + " |")
+    return "\n".join(lines)
 
 
 def figure_of(rows: list[dict[str, Any]], plan: Deployment) -> Any:
@@ -92,13 +106,7 @@ def main() -> None:
     """Simulate, print, and write the record and the figure."""
     plan = best_plan()
     rows = rows_of(plan)
-    for row in rows:
-        middle, worst = row["latency"]
-        print(
-            f"{row['what']}: {row['instances']} instances, {row['route']}: p50 {middle:.2f} s, p99 {worst:.2f} s, "
-            f"late {100 * row['late']:.2f} %, {row['failures']} failures, {row['sent_again']} requests sent again"
-            f"{'' if row['stable'] else '; the queue grows'}"
-        )
+    print(table_of(rows))
     settings = {
         "plan": plan.label,
         "requests_a_day": REQUESTS_A_DAY,
