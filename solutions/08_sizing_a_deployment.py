@@ -178,7 +178,7 @@ if passed(turning_batch) and predicted(a100=guess_a100, here=guess_here):
     for tokens in (0, 80, 256, 512, 1024, 2048):
         cache = 2 * 44 * 6144 * 2 * tokens  # of GPT 20B
         batch = turning_batch(20_262_014_976, 40_524_029_952, cache, 312e12, 2039e9)
-        print(f"GPT 20B on an A100, {tokens} cached tokens: batch {batch}")
+        print(f"GPT 20B on an A100, {tokens} cached tokens: batch {batch and round(batch)}")
 
 # %% [markdown]
 # With long sequences, decode **never** turns compute-bound: each new sequence brings more bytes than it has work. That is why GPUs for
@@ -353,9 +353,8 @@ def choose_plan(plans, bound_ms, gpu_gib):
     allowed = [plan for plan in plans if plan["ms"] <= bound_ms and plan["gib"] <= gpu_gib]
 
     def worth(plan):
-        return plan["tokens_per_second"] / (plan["tensor_parallel"] * plan["pipeline_parallel"]), -plan[
-            "ms"
-        ]
+        gpus = plan["tensor_parallel"] * plan["pipeline_parallel"]
+        return plan["tokens_per_second"] / gpus, -plan["ms"]
 
     return max(allowed, key=worth, default=None)
     # END SOLUTION

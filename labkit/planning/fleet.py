@@ -107,7 +107,7 @@ def simulate_fleet(
 
 class _Fleet:
     def __init__(self, plan: Deployment, found: Fit, count: int, route: str, failures: Failures | None, seed: int) -> None:
-        self._new = lambda: Instance(plan, found)
+        self._new: Callable[[], Instance] = lambda: Instance(plan, found)
         self._all = [self._new() for _ in range(count)]
         self._back = [0.0] * count  # when a failed instance is back; times in the past mean that it works
         self._route, self._failures = route, failures

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labkit.errors import InvalidRequest
-from labkit.measure.plots import COLOURS, GREY, HATCHES, MARKERS, new_figure
+from labkit.measure.plots import COLOURS, GREY, HATCHES, MARKERS, new_figure, plain
 from labkit.planning.search import Answer, Plan, Question, pareto, pareto_points
 from labkit.planning.validation import Report
 
@@ -53,7 +53,10 @@ def draw_front(axes: Axes, groups: Mapping[str, Sequence[tuple[float, float]]], 
 
     A finite bound is a line; the group `OTHERS` is grey.
     """
-    looks = zip(COLOURS * 9, MARKERS * 9, strict=True)
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    count = len(COLOURS)
+    looks = ((COLOURS[n % count], MARKERS[(n + n // count) % len(MARKERS)]) for n in range(len(groups)))
     for name, points in groups.items():
         if name == OTHERS:
             axes.plot(*_columns(points), "o", color=GREY, markersize=3, alpha=0.6, label=name)
@@ -65,6 +68,9 @@ def draw_front(axes: Axes, groups: Mapping[str, Sequence[tuple[float, float]]], 
     if math.isfinite(bound_ms):
         axes.axvline(bound_ms, color="black", linestyle="--", linewidth=1, label="latency bound")
     axes.set(xscale="log", yscale="log", xlabel="latency of a batch, milliseconds", ylabel="new tokens per second per GPU")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
 
 

@@ -21,6 +21,7 @@ from labkit.planning.catalogue import named_gpu
 from labkit.planning.deployment import Deployment
 from labkit.planning.memory import weight_bytes
 from labkit.planning.named_shapes import SHAPES, named_shape
+from labkit.planning.published import default_fit, fastertransformer
 from labkit.planning.search import Question, search
 
 LIMITS = {
@@ -57,7 +58,7 @@ def test_rows_are_those_of_the_search() -> None:
     question = Question(named_shape("gpt-20b"), named_gpu("a100-80gb"), input_tokens=60, output_tokens=20)
     found = {
         (one.plan.tensor_parallel, one.plan.pipeline_parallel, one.plan.batch): one
-        for one in search(question, plans.default_fit()).plans
+        for one in search(question, default_fit()).plans
     }
     rows = plans.rows_of("gpt-20b", plans.layouts("gpt-20b", 8), (1, 16, 256))
     assert len(rows) == 3 * 9
@@ -71,9 +72,9 @@ def test_rows_are_those_of_the_search() -> None:
 
 def test_the_rows_of_the_lab_are_predicted_from_other_lengths() -> None:
     found, truth = plans.fit_to_other_lengths(), plans.published("gpt-20b")
-    timed = [row.plan for row in plans.fastertransformer() if row.seconds is not None]
+    timed = [row.plan for row in fastertransformer() if row.seconds is not None]
     assert found.rows == sum((plan.input_tokens, plan.output_tokens) != (60, 20) for plan in timed) < len(timed)
-    assert found.found != plans.default_fit().found
+    assert found.found != default_fit().found
     rows = plans.rows_of("gpt-20b", {plan[:2] for plan in truth}, {plan[2] for plan in truth}, found=found)
     off = [row["ms"] / truth[row["tensor_parallel"], row["pipeline_parallel"], row["batch"]] - 1 for row in rows]
     assert 0 < float(np.median(np.abs(off))) < 0.15

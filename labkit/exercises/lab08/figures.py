@@ -41,7 +41,12 @@ def front(rows: Sequence[Row], bound_ms: float, chosen: Row | None = None, *, ti
         groups.setdefault(layout, []).append((row["ms"], per_gpu(row)))
     draw_front(axes, groups, bound_ms)
     if chosen is not None:
-        mark = {"markersize": MARK_SIZE, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2}
+        mark: dict[str, Any] = {
+            "markersize": MARK_SIZE,
+            "markerfacecolor": "none",
+            "markeredgecolor": "black",
+            "markeredgewidth": 2,
+        }
         axes.plot([chosen["ms"]], [per_gpu(chosen)], "D", linestyle="none", label=f"your choice: {chosen['name']}", **mark)
     axes.legend(fontsize=NUMBER_SIZE, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure

@@ -82,7 +82,7 @@ def show() -> None:
             print(error)
             return
         if figure is not None:
-            display(figure)
+            display(figure)  # type: ignore[no-untyped-call]
 
     models = ["gpt-20b", *(name for name in SHAPES if name != "gpt-20b")]
     gpus = ["a100-80gb", *(name for name in GPUS if name != "a100-80gb")]
