@@ -34,7 +34,7 @@ def print_answer(question: Question, answer: Answer, found: Fit, *, top: int, pr
     from labkit.cli.output import say
 
     shape, device = question.shape, question.device
-    print(f"{shape.name}: {shape.parameter_count / 1e9:.2f} billion parameters. {device.name}: {device.source}.")
+    print(f"{shape.name}: {shape.parameter_count / 1e9:.2f} billion parameters. Rates of {device.name}: {device.source}.")
     print(f"{question.input_tokens} prompt tokens, {question.output_tokens} new tokens; at most {question.gpus} GPUs.")
     _print(COLUMNS, [_row(one) for one in answer.plans[:top]], left=("dtype", "mostly"))
     print(f"{answer.tried} plans tried: {answer.too_large} too large for the memory, {answer.too_slow} too slow.")

@@ -74,11 +74,10 @@ _HOPS = "the latency of a hop is assumed"
 NVLINK_V100 = Link("NVLink 2", 150e9, 1e-6, f"300 GB/s in both directions together ({_NETWORKS}); {_HOPS}")
 NVLINK_A100 = Link("NVLink 3", 300e9, 1e-6, f"600 GB/s in both directions together ({_NETWORKS}); {_HOPS}")
 NVLINK_H100 = Link("NVLink 4", 450e9, 1e-6, f"900 GB/s in both directions together ({_NETWORKS}); {_HOPS}")
-PCIE_3 = Link("PCIe 3 x16", 16e9, 2e-6, f"8 GT/s x 16 lanes, from memory, not checked; {_HOPS}")
-PCIE_4 = Link("PCIe 4 x16", 32e9, 2e-6, f"32 GB/s in each direction (glennklockwood.com/garden/processors/A100); {_HOPS}")
-PCIE_5 = Link(
-    "PCIe 5 x16", 64e9, 2e-6, f"128 GB/s in both directions together (glennklockwood.com/garden/processors/h100); {_HOPS}"
-)
+_PCIE = "after the encoding (hpc-notes.pages.dev/reference/pcie)"
+PCIE_3 = Link("PCIe 3 x16", 15.7e9, 2e-6, f"15.7 GB/s {_PCIE}; {_HOPS}")
+PCIE_4 = Link("PCIe 4 x16", 31.5e9, 2e-6, f"31.5 GB/s {_PCIE}; {_HOPS}")
+PCIE_5 = Link("PCIe 5 x16", 63e9, 2e-6, f"63 GB/s {_PCIE}; {_HOPS}")
 HDR_8 = Link(
     "8 x InfiniBand HDR", 200e9, 5e-6, f"200 Gb/s a card ({_NETWORKS}); 8 cards a node from memory, not checked; {_HOPS}"
 )

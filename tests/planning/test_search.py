@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from labkit.errors import InvalidRequest
-from labkit.planning.catalogue import named_gpu
+from labkit.planning.catalogue import GPUS, named_gpu
 from labkit.planning.memory import usable_bytes
 from labkit.planning.named_shapes import named_shape
 from labkit.planning.nemo_csv import COLUMNS, write_csv
@@ -137,3 +137,14 @@ def test_a_plan_for_a_gpu_loads_no_torch() -> None:
     count, has_torch = done.stdout.split()
     assert int(count) > 10
     assert has_torch == "False"
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_every_rate_has_a_source_and_says_what_was_not_checked(name: str) -> None:
+    gpu = GPUS[name]
+    assert gpu.link is not None
+    assert gpu.far_link is not None
+    for source in (gpu.source, gpu.link.source, gpu.far_link.source):
+        assert "." in source
+        assert "/" in source or "not checked" in source
+    assert "assumed" in gpu.link.source
