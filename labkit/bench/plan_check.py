@@ -94,6 +94,7 @@ def check_plans(
     A plan that cannot be measured here has no row; `progress` says why. The rows hold milliseconds of the prefill and of a
     decode step. Raises `InvalidRequest` as `best_plans` does, and what `run_bench` raises.
     """
+    config_of(settings.model)  # an unknown model is refused before anything is measured
     device = as_device(settings.device)
     progress(f"measuring the limits of {device}")
     limits = ceilings(device)

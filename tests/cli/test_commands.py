@@ -160,6 +160,8 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["plan", "--model", "gpt-20b", "--latency-ms", "50"], 1, "no plan answers within 50 ms. The nearest takes"),
     (["plan", "--budget", "3"], 2, "--budget needs --price"),
     (["plan", "--rank", "beauty"], 2, "the ranking is 'beauty'"),
+    (["plan", "--verify", "--model", "gpt-20b"], 2, "there is no model 'gpt-20b'"),
+    (["plan", "--verify", "--batch", "0"], 2, "batch is (0,)"),
     (["plan", "--records", "gone.json"], 2, "gone.json holds no record"),
     (["plan", "--calibrate", "gone.csv"], 2, "cannot read gone.csv"),
     (["tune", "--device", "cpu"], 1, "the device is cpu, but only the kernels of a GPU can be tuned"),
