@@ -85,7 +85,7 @@ def plan(
         _compare(validate, records, json, plot)
         return
     if verify:
-        asked = {"model": model, "batches": batch and whole_numbers(batch, "--batch"), "best": top}
+        asked: dict[str, Any] = {"model": model, "batches": batch and whole_numbers(batch, "--batch"), "best": top}
         asked |= {"tensor_parallel": tensor_parallel and whole_numbers(tensor_parallel, "--tensor-parallel")}
         asked |= {"precisions": names(precision) if precision != "fp16" else None}
         _verify(asked, save, json)

@@ -73,7 +73,10 @@ def figure(
         "labkit's planner": [found[batch].seconds / first for batch in timings],
         "measured": [timing.median / first for timing in timings.values()],
     }
-    labels = {"ylabel": "times as long as batch 1", "title": f"Batches of {MODEL}, {PROMPT_TOKENS} + {NEW_TOKENS} tokens"}
+    labels: dict[str, Any] = {
+        "ylabel": "times as long as batch 1",
+        "title": f"Batches of {MODEL}, {PROMPT_TOKENS} + {NEW_TOKENS} tokens",
+    }
     return prediction_plot([f"batch {batch}" for batch in timings], series, **labels, log=True, caption=caption)
 
 
