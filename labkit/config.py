@@ -43,6 +43,16 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 """Settings of a `config.json` that are fixed in GPT-J: the accepted values, and the error message for any other value."""
 
 
+def layer_matrix_parameters(hidden_size: int, intermediate_size: int) -> int:
+    """Parameters of the matrices of one layer: four for attention, two for the MLP."""
+    return 4 * hidden_size**2 + 2 * hidden_size * intermediate_size
+
+
+def cache_elements_per_token(num_layers: int, hidden_size: int) -> int:
+    """Numbers that the KV cache holds for one token: a key and a value in each layer."""
+    return 2 * num_layers * hidden_size
+
+
 @dataclass(frozen=True, kw_only=True)
 class GPTJConfig:
     """A GPT-J architecture.
@@ -128,12 +138,12 @@ class GPTJConfig:
     def parameter_count(self) -> int:
         """The number of parameters, including the embedding and the untied head (6,050,882,784 for GPT-J 6B)."""
         h, inner = self.hidden_size, self.intermediate_size
-        layer = 4 * h * h + 2 * h * inner + inner + h + 2 * h
+        layer = layer_matrix_parameters(h, inner) + inner + h + 2 * h
         return self.num_layers * layer + 2 * self.vocab_size * h + self.vocab_size + 2 * h
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Bytes of the keys and values of one token in the cache, over all layers."""
-        return 2 * self.num_layers * self.hidden_size * element_bytes
+        return cache_elements_per_token(self.num_layers, self.hidden_size) * element_bytes
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GPTJConfig:

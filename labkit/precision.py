@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from labkit.bits_per_weight import BITS
 from labkit.errors import InvalidRequest, NotAvailable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
@@ -35,10 +36,6 @@ def as_device(device: str | torch.device | None = None) -> torch.device:
             raise NotAvailable(f"device {device} was asked for, but this machine has {count} usable GPUs; use device cpu")
         return torch.device("cuda", index)
     return torch.device("cpu")
-
-
-BITS = {"fp64": 64, "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_e5m2": 8, "w8a8": 8, "int8": 8, "int4": 4.5}
-"""Bits per weight of a matrix in each precision; in int4, 32 weights share a float16 scale."""
 
 
 def as_precision(precision: str | torch.dtype | None, device: torch.device) -> str:

@@ -22,6 +22,7 @@ SECTIONS: dict[str, list[str]] = {
         "sampling_parameters.md",
         "compression.md",
         "planning.md",
+        "million_requests.md",
         "benchmarks.md",
     ],
     "Operator": ["operator.md", "SECURITY.md"],

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from labkit import __version__
+from labkit.bits_per_weight import BITS
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.engine.schedule.slot_allocator import PADDING_SLOT
@@ -24,7 +25,7 @@ from labkit.model.cuda_graph import GraphedGPTJ
 from labkit.model.fastest_forward import fastest_forward
 from labkit.model.quantized_kv_cache import check_kv_cache_dtype
 from labkit.model.weight_store import read_model
-from labkit.precision import BITS, compute_dtype, precision_name
+from labkit.precision import compute_dtype, precision_name
 from labkit.weight_formats import FORMATS
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "w8a8", "int4", "fp8")

@@ -26,7 +26,7 @@ from labkit.errors import InvalidRequest, LabkitError, NotAvailable
 from labkit.measure import Ceilings, Record, Roofline, ceilings, roofline
 from labkit.measure.gpu_state import gpu_state
 from labkit.measure.memory import give_back_free_memory, resident_bytes
-from labkit.parallel.predicted_traffic import H100_READ, NVLINK, predicted_scaling
+from labkit.parallel.predicted_traffic import GPU, predicted_scaling
 from labkit.precision import as_device, as_precision
 
 SHARE_OF_MEMORY = 0.8
@@ -73,8 +73,8 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
     if settings.layouts:
         extra["predicted_scaling"] = {
             "of": "tensor parallel decode at batch 1 in 16 bits, against one GPU; a prediction, not measured",
-            "link": NVLINK.name,
-            "times_faster": predicted_scaling(checkpoint.config, read_bytes_per_second=H100_READ),
+            "link": f"NVLink of an {GPU}",
+            "times_faster": predicted_scaling(checkpoint.config),
         }
     return Record("bench", asked, rows, extra=extra)
 

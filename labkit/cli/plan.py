@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,8 +20,11 @@ THIS_MACHINE = "this"
 
 def plan(
     model: Annotated[
-        str, typer.Option("--model", help="A shape (gpt-20b, gpt-175b, gpt-530b, gpt-j-6b, ...), or a GPT-J of labkit.")
-    ] = "gpt-j-6b",
+        str | None,
+        typer.Option(
+            "--model", help="A shape (gpt-20b, gpt-175b, gpt-530b, gpt-j-6b, ...), or a GPT-J of labkit. Default: gpt-j-6b."
+        ),
+    ] = None,
     params: Annotated[
         str | None, typer.Option(help="Instead of a model: a number of parameters (20e9, 175b) for a GPT-3-like shape.")
     ] = None,
@@ -59,11 +62,14 @@ def plan(
         bool, typer.Option("--validate", help="Compare the model with published tables: fit one size, predict the others.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compare the model with records of `labkit bench`: fit some rows, predict others.")
+        bool,
+        typer.Option("--verify", help="Run the best few plans of a local model (gptj-tiny) on this machine, and compare."),
     ] = False,
     records: Annotated[
-        Path | None, typer.Option(help="With --verify: a record of `labkit bench --save`, or a folder of records.")
+        Path | None,
+        typer.Option(help="Compare with a record of `labkit bench --save`, or a folder of them: fit some, predict others."),
     ] = None,
+    save: Annotated[Path | None, typer.Option(help="With --verify: write the comparison to this JSON file.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Predict memory, latency, throughput and cost of a model on GPUs, and find the best division, batch and precision.
@@ -75,12 +81,18 @@ def plan(
     from labkit.cli import plan_tables
     from labkit.planning.search import BATCHES, Question, search
 
-    if validate or verify:
+    if validate or records is not None:
         _compare(validate, records, json, plot)
+        return
+    if verify:
+        asked: dict[str, Any] = {"model": model, "batches": batch and whole_numbers(batch, "--batch"), "best": top}
+        asked |= {"tensor_parallel": tensor_parallel and whole_numbers(tensor_parallel, "--tensor-parallel")}
+        asked |= {"precisions": names(precision) if precision != "fp16" else None}
+        _verify(asked, save, json)
         return
     if budget is not None:
         gpus = _within_budget(gpus, budget, price)
-    shape = _shape(model, params, config)
+    shape = _shape(model or "gpt-j-6b", params, config)
     device = _device(gpu, link)
     found = _fit(device, calibrate)
     question = Question(
@@ -156,21 +168,35 @@ def _shape(model: str, params: str | None, config: Path | None) -> Shape:
     return Shape.of_config(config_of(str(config or model)), str(config.parent.name if config else model))
 
 
+def _verify(asked: dict[str, Any], save: Path | None, json: bool) -> None:
+    """Run the best plans; settings that were not asked for keep their defaults."""
+    from labkit.bench.plan_check import CheckSettings, check_plans
+    from labkit.bench.plan_check import save as save_check
+    from labkit.cli import plan_tables
+
+    settings = CheckSettings(**{name: value for name, value in asked.items() if value})
+    report = check_plans(settings, say, plan_tables.print_predictions)
+    plan_tables.print_verified(report)
+    if save:
+        say(f"record written to {save_check(report, settings, save)}")
+    if json:
+        print_json(report.to_dict())
+
+
 def _device(gpu: str, link: str | None) -> Device:
-    from labkit.planning.catalogue import named_gpu, this_machine, with_link
+    from labkit.planning.catalogue import named_gpu, with_link
 
     if gpu != THIS_MACHINE:
         return with_link(named_gpu(gpu), link)
+    from labkit.bench.plan_check import measured_device
     from labkit.environment import describe
     from labkit.measure.ceilings import ceilings
 
     say("measuring this machine for about 4 seconds")
-    measured, machine = ceilings(), describe()
+    measured = ceilings()
     if measured.disturbed:
         say(f"labkit: {measured.disturbed}; the predictions are too slow")
-    memory = machine.gpus[0].memory_bytes if measured.device.startswith("cuda") else machine.memory_bytes
-    sets = tuple(machine.cpu.instruction_sets)
-    return this_machine(measured, memory_bytes=float(memory), instruction_sets=sets)
+    return measured_device(measured, describe())
 
 
 def _fit(device: Device, calibrate: Path | None) -> Fit:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labkit.planning.deployment import Deployment
     from labkit.planning.fit import Fit
     from labkit.planning.published import Checked
     from labkit.planning.search import Answer, Plan, Question
+    from labkit.planning.this_machine import Verified
 
 COLUMNS = ("TP", "PP", "batch", "dtype", "ms", "interval", "GiB/GPU", "tok/s/GPU", "mostly")
 
@@ -32,7 +34,7 @@ def print_answer(question: Question, answer: Answer, found: Fit, *, top: int, pr
     from labkit.cli.output import say
 
     shape, device = question.shape, question.device
-    print(f"{shape.name}: {shape.parameter_count / 1e9:.2f} billion parameters. {device.name}: {device.source}.")
+    print(f"{shape.name}: {shape.parameter_count / 1e9:.2f} billion parameters. Rates of {device.name}: {device.source}.")
     print(f"{question.input_tokens} prompt tokens, {question.output_tokens} new tokens; at most {question.gpus} GPUs.")
     _print(COLUMNS, [_row(one) for one in answer.plans[:top]], left=("dtype", "mostly"))
     print(f"{answer.tried} plans tried: {answer.too_large} too large for the memory, {answer.too_slow} too slow.")
@@ -124,9 +126,30 @@ def verify_and_print(records: Path | None) -> dict[str, Any]:
     from labkit.planning import this_machine
 
     report = this_machine.verify(this_machine.bench_rows(records))
+    print_verified(report)
+    return report.to_dict()
+
+
+def print_predictions(plans: Sequence[Deployment], found: Fit) -> None:
+    """Print what is predicted for plans, before they are run."""
+    rows = []
+    for plan in plans:
+        one = found.predict(plan)
+        ends = f"{1e3 * one.low:,.0f}-{1e3 * one.high:,.0f}"
+        layout = [str(plan.tensor_parallel), str(plan.batch), plan.precision]
+        rows.append([*layout, f"{1e3 * one.seconds:,.0f}", ends, one.dominated_by])
+    columns = ("TP", "batch", "dtype", "ms", "interval", "mostly")
+    shape = plans[0]
+    title = f"Predicted for {shape.shape.name}, {shape.input_tokens} + {shape.output_tokens} tokens, before anything is run"
+    _print(columns, rows, left=("dtype", "mostly"), title=title)
+
+
+def print_verified(report: Verified) -> None:
+    """Print measured and predicted numbers, and the errors in a sentence."""
     rows = [
         [
             row.model.removesuffix("-synthetic"),
+            str(row.tensor_parallel),
             row.precision,
             str(row.batch),
             row.what,
@@ -138,7 +161,6 @@ def verify_and_print(records: Path | None) -> dict[str, Any]:
         ]
         for row in report.rows
     ]
-    columns = ("model", "dtype", "batch", "phase", "used", "ms", "predicted", "error", "mostly")
+    columns = ("model", "TP", "dtype", "batch", "phase", "used", "ms", "predicted", "error", "mostly")
     _print(columns, rows, left=("model", "dtype", "phase", "used", "mostly"))
     print(report.summary())
-    return report.to_dict()

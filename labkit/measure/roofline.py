@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from labkit.bits_per_weight import BITS
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 from labkit.measure.ceilings import Ceilings
-from labkit.precision import BITS
 
 ELEMENT_BYTES = {name: bits / 8 for name, bits in BITS.items() if name != "fp64"}
 """Bytes per weight. In int4, 32 weights share a 16-bit scale, and the head is int8."""

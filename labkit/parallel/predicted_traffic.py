@@ -1,17 +1,17 @@
-"""Predicts the costs of parallelism: bytes between ranks, the bubble of a pipeline, memory per rank, time per token.
+"""Predicts what each rank of this engine sends and keeps, per token, and how decode scales on GPUs.
 
-All numbers are for one rank and one token that goes through the model, for GPT-J as this engine and FasterTransformer compute
-it.
+The counts are exact, for uneven stages too. Formulas that hold for any engine are in `labkit.planning`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from labkit.config import GPTJConfig
-from labkit.errors import InvalidRequest
+from labkit.config import GPTJConfig, cache_elements_per_token
 from labkit.parallel.layout import Layout
-from labkit.plurals import counted
+from labkit.planning.catalogue import named_gpu
+from labkit.planning.deployment import Deployment, does_not_divide
+from labkit.planning.efficiencies import Efficiencies
+from labkit.planning.latency import decode_parts
+from labkit.planning.shape import Shape
 
 HIDDEN_BYTES = 4
 """The bytes of one number in a hidden state. Ranks on the CPU send float32; ranks on GPUs send the model's own dtype."""
@@ -35,11 +35,6 @@ def all_reduce_bytes(config: GPTJConfig, layout: Layout, stage: int = 0, *, a_la
     return all_reduces(config, layout, stage, a_layer=a_layer) * config.hidden_size * HIDDEN_BYTES
 
 
-def ring_bytes(size: float, ranks: int) -> float:
-    """Bytes that a rank sends when `ranks` ranks sum `size` bytes in a ring: a reduce-scatter, then an all-gather."""
-    return 2 * (ranks - 1) / ranks * size
-
-
 def stage_bytes(config: GPTJConfig, layout: Layout) -> int:
     """Bytes per token that a rank sends to the next stage; 0 if there is only one stage."""
     return config.hidden_size * HIDDEN_BYTES if layout.pipeline_parallel > 1 else 0
@@ -48,75 +43,39 @@ def stage_bytes(config: GPTJConfig, layout: Layout) -> int:
 def cache_bytes(config: GPTJConfig, layout: Layout, stage: int = 0, *, element_bytes: int = 2) -> int:
     """Bytes of the keys and values of one token on a rank of `stage`."""
     part = layout.part(layout.rank(stage, 0))
-    return 2 * len(part.layers(config.num_layers)) * part.heads(config) * config.head_dim * element_bytes
+    layers, heads = len(part.layers(config.num_layers)), part.heads(config)
+    return cache_elements_per_token(layers, heads * config.head_dim) * element_bytes
 
 
-def weight_bytes(config: GPTJConfig, layout: Layout, *, element_bytes: float = 2) -> float:
-    """Bytes of the weights on one rank, if they are divided evenly."""
-    return config.parameter_count * element_bytes / layout.ranks
+GPU = "h100-80gb"
+"""The GPU of the predicted scaling."""
+STEP_IN_A_GRAPH = Efficiencies(
+    read=0.9,
+    compute=0.65,
+    score_passes=1e-9,
+    activation_passes=1e-9,
+    layer_seconds=1e-12,
+    step_seconds=1e-12,
+    logit_passes=1e-9,
+    request_seconds=1e-12,
+    collective_seconds=9e-6,
+    hops=1e-9,
+    link=1.0,
+)
+"""A decode step without gaps, as one CUDA graph. Assumed, not fitted: 90 % of the memory's rate, and 9 microseconds for a small
+all-reduce of NCCL, hops included."""
 
 
-def bubble(stages: int, pieces: int) -> float:
-    """The fraction of the time that a stage is idle when `pieces` equal micro-batches pass through `stages` equal stages.
+def predicted_scaling(config: GPTJConfig, *, gpus: tuple[int, ...] = (2, 4, 8)) -> dict[int, float]:
+    """For each number of GPUs, how many times faster tensor-parallel decode at batch 1 in 16 bits should be than on one GPU.
 
-    With p stages and m micro-batches, the fraction is (p - 1) / (m + p - 1) (Huang et al. 2019, GPipe). Raises `InvalidRequest`
-    if `stages` or `pieces` is below 1.
+    The seconds are those of `labkit.planning.latency` with `STEP_IN_A_GRAPH` on `GPU`. Numbers of GPUs that do not divide the
+    model are left out.
     """
-    if stages < 1 or pieces < 1:
-        raise InvalidRequest(
-            f"bubble got {counted(stages, 'stage')} and {counted(pieces, 'piece')}; at least one of each is accepted"
-        )
-    return (stages - 1) / (pieces + stages - 1)
-
-
-@dataclass(frozen=True)
-class Interconnect:
-    """The connection between GPUs.
-
-    `bytes_per_second`: how many bytes one GPU sends per second. `latency`: seconds until the first byte of a collective
-    arrives.
-    """
-
-    name: str
-    bytes_per_second: float
-    latency: float
-
-
-NVLINK = Interconnect("NVLink of an H100", 450e9, 9e-6)
-"""450 GB/s in each direction, from NVIDIA's data sheet. The latency is assumed to be the latency of a small NCCL all-reduce."""
-
-H100_READ = 3.0e12
-"""Bytes per second that a copy reads from the memory of an H100 SXM. The data sheet of this GPU says 3.35e12."""
-
-
-def decode_seconds(
-    config: GPTJConfig,
-    layout: Layout,
-    *,
-    read_bytes_per_second: float,
-    link: Interconnect,
-    batch: int = 1,
-    element_bytes: float = 2,
-) -> float:
-    """Predicted seconds of a decode step of a full pipeline: the time to read a rank's weights once, plus the time of its
-    collectives.
-
-    The stages work on different sequences at the same time. So a step takes as long as the slowest stage, while one token takes
-    the sum of the times of all stages.
-    """
-    reading = weight_bytes(config, layout, element_bytes=element_bytes) / read_bytes_per_second
-    calls = all_reduces(config, layout)
-    sent = ring_bytes(all_reduce_bytes(config, layout) * batch, layout.tensor_parallel)
-    handing_on = stage_bytes(config, layout) * batch / link.bytes_per_second + (layout.pipeline_parallel > 1) * link.latency
-    return reading + calls * link.latency + sent / link.bytes_per_second + handing_on
-
-
-def predicted_scaling(
-    config: GPTJConfig, *, read_bytes_per_second: float, link: Interconnect = NVLINK, gpus: tuple[int, ...] = (2, 4, 8)
-) -> dict[int, float]:
-    """For each number of GPUs, how many times faster tensor-parallel decode at batch 1 should be than on one GPU."""
+    shape, device = Shape.of_config(config), named_gpu(GPU)
 
     def seconds(count: int) -> float:
-        return decode_seconds(config, Layout(count, 1), read_bytes_per_second=read_bytes_per_second, link=link)
+        plan = Deployment(shape, device, count, input_tokens=1, output_tokens=1)
+        return decode_parts(plan, STEP_IN_A_GRAPH).total
 
-    return {count: seconds(1) / seconds(count) for count in gpus}
+    return {count: seconds(1) / seconds(count) for count in gpus if not does_not_divide(shape, count, 1)}

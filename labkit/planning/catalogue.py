@@ -2,15 +2,22 @@
 
 All rates are those of the data sheet, without 2:4 sparsity. `efficiencies` says what share of them is reached. To add a GPU,
 write its `Device` in `GPUS`, or pass the numbers of the data sheet to `Device` yourself.
+
+The data sheets themselves were not at hand. Each figure was compared with a page that repeats it; `source` names the page, and
+says which figures were not found there. There are no prices here: on one page of May 2026 (mercatus-ai.com/blog/
+cloud-gpu-pricing), an A100 with 80 GB costs 0.80 to 3.00 dollars an hour, so a price is the user's input.
 """
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from labkit.errors import InvalidRequest
-from labkit.measure.ceilings import Ceilings
+
+if TYPE_CHECKING:
+    from labkit.measure.ceilings import Ceilings
 
 
 @dataclass(frozen=True)
@@ -62,14 +69,20 @@ class Device:
         )
 
 
-NVLINK_V100 = Link("NVLink 2", 150e9, 1e-6, "NVIDIA V100 data sheet: 300 GB/s in both directions")
-NVLINK_A100 = Link("NVLink 3", 300e9, 1e-6, "NVIDIA A100 data sheet: 600 GB/s in both directions")
-NVLINK_H100 = Link("NVLink 4", 450e9, 1e-6, "NVIDIA H100 data sheet: 900 GB/s in both directions")
-PCIE_3 = Link("PCIe 3 x16", 16e9, 2e-6, "PCI-SIG: 8 GT/s x 16 lanes")
-PCIE_4 = Link("PCIe 4 x16", 32e9, 2e-6, "PCI-SIG: 16 GT/s x 16 lanes")
-PCIE_5 = Link("PCIe 5 x16", 64e9, 2e-6, "PCI-SIG: 32 GT/s x 16 lanes")
-HDR_8 = Link("8 x InfiniBand HDR", 200e9, 5e-6, "DGX A100 SuperPOD: 8 cards of 200 Gb/s in each node")
-NDR_8 = Link("8 x InfiniBand NDR", 400e9, 5e-6, "DGX H100: 8 cards of 400 Gb/s in each node")
+_NETWORKS = "alpha-one-index.github.io/ai-infra-index/specs/networking-interconnects.html"
+_HOPS = "the latency of a hop is assumed"
+NVLINK_V100 = Link("NVLink 2", 150e9, 1e-6, f"300 GB/s in both directions together ({_NETWORKS}); {_HOPS}")
+NVLINK_A100 = Link("NVLink 3", 300e9, 1e-6, f"600 GB/s in both directions together ({_NETWORKS}); {_HOPS}")
+NVLINK_H100 = Link("NVLink 4", 450e9, 1e-6, f"900 GB/s in both directions together ({_NETWORKS}); {_HOPS}")
+_PCIE = "after the encoding (hpc-notes.pages.dev/reference/pcie)"
+PCIE_3 = Link("PCIe 3 x16", 15.7e9, 2e-6, f"15.7 GB/s {_PCIE}; {_HOPS}")
+PCIE_4 = Link("PCIe 4 x16", 31.5e9, 2e-6, f"31.5 GB/s {_PCIE}; {_HOPS}")
+PCIE_5 = Link("PCIe 5 x16", 63e9, 2e-6, f"63 GB/s {_PCIE}; {_HOPS}")
+HDR_8 = Link(
+    "8 x InfiniBand HDR", 200e9, 5e-6, f"200 Gb/s a card ({_NETWORKS}); 8 cards a node from memory, not checked; {_HOPS}"
+)
+_BASEPOD = "docs.nvidia.com/dgx-basepod, core components"
+NDR_8 = Link("8 x InfiniBand NDR", 400e9, 5e-6, f"8 cards of up to 400 Gb/s a node ({_BASEPOD}); {_HOPS}")
 MEMORY_LINK = Link("memory of the host", 10e9, 5e-6, "assumed: ranks on one CPU exchange data in shared memory")
 LINKS = {
     "nvlink-v100": NVLINK_V100,
@@ -90,6 +103,7 @@ def _gpu(
     watts: float,
     link: Link,
     far: Link,
+    source: str,
     sparse: bool = True,
 ) -> Device:
     return Device(
@@ -97,7 +111,7 @@ def _gpu(
         memory_bytes=gib * 2**30,
         read_bytes_per_second=read * 1e9,
         flops_per_second={precision: rate * 1e12 for precision, rate in rates.items()},
-        source=f"NVIDIA data sheet of this GPU ({name})",
+        source=source,
         watts=watts,
         link=link,
         far_link=far,
@@ -105,22 +119,40 @@ def _gpu(
     )
 
 
+_KLOCKWOOD = "glennklockwood.com/garden/processors"
+_HMC = "hmc-tech.com/gpu/nvidia-h100-vs-nvidia-a100-sxm-40gb"
+_SYSRQMTS = "sysrqmts.com/gpus/compare/nvidia-tesla-t4-vs-nvidia-tesla-v100-sxm3-32-gb"
+_V100 = f"memory and fp32: {_SYSRQMTS} (897 GB/s); 125 TFLOPS and 300 W: ozyphus.github.io/gpu-maths.html"
+_A10 = "memory and fp32: sysrqmts.com (A10 PCIe: 600.2 GB/s, 31.24 TFLOPS); 125 TFLOPS and 150 W: from memory, not checked"
+_L4 = "grokipedia.com/page/NVIDIA_L4_vs_L40S (with sparsity 242 and 485 TFLOPS); fp32: fpsbench.com (30.29 TFLOPS)"
+_L40S = "mullet.se/product.html?product_id=355414 (a table of NVIDIA's data sheet)"
+_H100_PCIE = f"{_HMC}; memory and 350 W: NVIDIA H100 PCIe product brief PB-11133-001"
+_H200 = f"memory, link and 700 W: aiminingco.com/gpu/h200/specs; rates: those of the H100, {_KLOCKWOOD}/h100"
 _A100 = {"fp16": 312.0, "bf16": 312.0, "fp32": 19.5}
 _H100 = {"fp16": 989.4, "bf16": 989.4, "fp8": 1978.9, "fp32": 67.0}
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        _gpu("v100-16gb", 16, 900, {"fp16": 125.0, "fp32": 15.7}, 300, NVLINK_V100, HDR_8, sparse=False),
-        _gpu("v100-32gb", 32, 900, {"fp16": 125.0, "fp32": 15.7}, 300, NVLINK_V100, HDR_8, sparse=False),
-        _gpu("t4-16gb", 16, 320, {"fp16": 65.0, "fp32": 8.1}, 70, PCIE_3, HDR_8, sparse=False),
-        _gpu("a10-24gb", 24, 600, {"fp16": 125.0, "bf16": 125.0, "fp32": 31.2}, 150, PCIE_4, HDR_8),
-        _gpu("a100-40gb", 40, 1555, _A100, 400, NVLINK_A100, HDR_8),
-        _gpu("a100-80gb", 80, 2039, _A100, 400, NVLINK_A100, HDR_8),
-        _gpu("l4-24gb", 24, 300, {"fp16": 121.0, "bf16": 121.0, "fp8": 242.0, "fp32": 30.3}, 72, PCIE_4, NDR_8),
-        _gpu("l40s-48gb", 48, 864, {"fp16": 362.0, "bf16": 362.0, "fp8": 733.0, "fp32": 91.6}, 350, PCIE_4, NDR_8),
-        _gpu("h100-pcie-80gb", 80, 2000, {"fp16": 756.0, "bf16": 756.0, "fp8": 1513.0, "fp32": 51.0}, 350, PCIE_5, NDR_8),
-        _gpu("h100-80gb", 80, 3350, _H100, 700, NVLINK_H100, NDR_8),
-        _gpu("h200-141gb", 141, 4800, _H100, 700, NVLINK_H100, NDR_8),
+        _gpu("v100-16gb", 16, 900, {"fp16": 125.0, "fp32": 15.7}, 300, NVLINK_V100, HDR_8, _V100, sparse=False),
+        _gpu("v100-32gb", 32, 900, {"fp16": 125.0, "fp32": 15.7}, 300, NVLINK_V100, HDR_8, _V100, sparse=False),
+        _gpu("t4-16gb", 16, 320, {"fp16": 65.0, "fp32": 8.1}, 70, PCIE_3, HDR_8, _SYSRQMTS, sparse=False),
+        _gpu("a10-24gb", 24, 600, {"fp16": 125.0, "bf16": 125.0, "fp32": 31.2}, 150, PCIE_4, HDR_8, _A10),
+        _gpu("a100-40gb", 40, 1555, _A100, 400, NVLINK_A100, HDR_8, f"{_KLOCKWOOD}/A100"),
+        _gpu("a100-80gb", 80, 2039, _A100, 400, NVLINK_A100, HDR_8, f"{_KLOCKWOOD}/A100"),
+        _gpu("l4-24gb", 24, 300, {"fp16": 121.0, "bf16": 121.0, "fp8": 242.0, "fp32": 30.3}, 72, PCIE_4, NDR_8, _L4),
+        _gpu("l40s-48gb", 48, 864, {"fp16": 362.0, "bf16": 362.0, "fp8": 733.0, "fp32": 91.6}, 350, PCIE_4, NDR_8, _L40S),
+        _gpu(
+            "h100-pcie-80gb",
+            80,
+            2000,
+            {"fp16": 756.0, "bf16": 756.0, "fp8": 1513.0, "fp32": 51.0},
+            350,
+            PCIE_5,
+            NDR_8,
+            _H100_PCIE,
+        ),
+        _gpu("h100-80gb", 80, 3350, _H100, 700, NVLINK_H100, NDR_8, f"{_KLOCKWOOD}/h100"),
+        _gpu("h200-141gb", 141, 4800, _H100, 700, NVLINK_H100, NDR_8, _H200),
     )
 }
 """GPUs by name."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from labkit.bits_per_weight import BITS
 from labkit.errors import InvalidRequest
 from labkit.planning.catalogue import Device
 from labkit.planning.shape import Shape
-from labkit.precision import BITS
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
 """The precisions whose rates the catalogue knows. 8-bit activations (w8a8) are not among them."""

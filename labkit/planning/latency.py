@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from labkit.planning.collectives import ring_bytes, ring_hops
 from labkit.planning.deployment import Deployment
 from labkit.planning.efficiencies import Efficiencies
 
@@ -135,11 +136,6 @@ def nodes_of(plan: Deployment, ranks: int) -> int:
     return max(1, math.ceil(ranks / plan.device.devices_per_node))
 
 
-def ring_bytes(size: float, ranks: int) -> float:
-    """Bytes that a rank sends when `ranks` ranks sum `size` bytes in a ring: a reduce-scatter, then an all-gather."""
-    return 2 * (ranks - 1) / ranks * size
-
-
 def all_reduce_seconds(plan: Deployment, size: float, found: Efficiencies) -> float:
     """Seconds of one all-reduce of `size` bytes among the shards of a stage: latency of its hops, then bytes.
 
@@ -150,7 +146,7 @@ def all_reduce_seconds(plan: Deployment, size: float, found: Efficiencies) -> fl
     if ranks == 1 or device.link is None:
         return 0.0
     nodes = nodes_of(plan, ranks)
-    hops = 2 * (min(ranks, device.devices_per_node) - 1) * device.link.hop_seconds
+    hops = ring_hops(min(ranks, device.devices_per_node)) * device.link.hop_seconds
     rate = device.link.bytes_per_second
     if nodes > 1 and device.far_link is not None:
         hops += 2 * math.log2(nodes) * device.far_link.hop_seconds

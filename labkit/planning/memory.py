@@ -63,10 +63,15 @@ def activation_bytes(plan: Deployment) -> float:
     return plan.prefill_batch * plan.input_tokens * numbers * plan.element_bytes
 
 
-def memory_of(plan: Deployment) -> Memory:
-    """The memory of the fullest rank."""
+def memory_of(plan: Deployment, weights: float | None = None) -> Memory:
+    """The memory of the fullest rank. `weights`: its `weight_bytes`, if they are known; no batch changes them."""
     logits = plan.decode_batch * plan.shape.vocab_size * 2 * 4.0
-    return Memory(weight_bytes(plan), cache_bytes(plan), activation_bytes(plan), plan.device.runtime_bytes + logits)
+    return Memory(
+        weight_bytes(plan) if weights is None else weights,
+        cache_bytes(plan),
+        activation_bytes(plan),
+        plan.device.runtime_bytes + logits,
+    )
 
 
 def usable_bytes(plan: Deployment) -> float:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labkit.errors import InvalidRequest
-from labkit.measure.plots import COLOURS, GREY, new_figure
-from labkit.planning.search import Answer, Plan, Question, pareto
+from labkit.measure.plots import COLOURS, GREY, HATCHES, MARKERS, new_figure, plain
+from labkit.planning.search import Answer, Plan, Question, pareto, pareto_points
 from labkit.planning.validation import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+OTHERS = "others"
+"""The group of the layouts that have no colour of their own."""
 MOST_BARS = 8
 """How many plans the figure of the memory shows."""
 
@@ -39,43 +41,70 @@ def plans_plot(question: Question, answer: Answer) -> Figure:
 
 def _draw_front(axes: Axes, question: Question, answer: Answer) -> None:
     best = list(dict.fromkeys(_layout(one) for one in [*pareto(answer.all_plans), *answer.plans]))[: len(COLOURS)]
-    rest = [one for one in answer.all_plans if _layout(one) not in best]
-    axes.plot(*_places(rest), "o", color=GREY, markersize=3, alpha=0.6, label="others" if rest else None)
-    for colour, layout in zip(COLOURS, best, strict=False):
-        mine = [one for one in answer.all_plans if _layout(one) == layout]
-        axes.plot(*_places(mine), "o", color=colour, label=f"TP {layout[0]} x PP {layout[1]}", markersize=5, alpha=0.8)
-    axes.plot(*_places(pareto(answer.all_plans)), color=GREY, linewidth=1, label="Pareto front", zorder=0)
-    if math.isfinite(question.latency_seconds):
-        axes.axvline(1e3 * question.latency_seconds, color="black", linestyle="--", linewidth=1, label="latency bound")
-    axes.set(xscale="log", yscale="log", xlabel="latency of a batch, milliseconds", ylabel="new tokens per second per GPU")
-    axes.grid(alpha=0.3)
+    groups: dict[str, list[tuple[float, float]]] = {name: [] for name in best}
+    for one in answer.all_plans:
+        groups.setdefault(_layout(one) if _layout(one) in groups else OTHERS, []).append(_place(one))
+    draw_front(axes, groups, 1e3 * question.latency_seconds)
     axes.legend(fontsize=8)
 
 
-def _layout(one: Plan) -> tuple[int, int]:
-    return one.plan.tensor_parallel, one.plan.pipeline_parallel
+def draw_front(axes: Axes, groups: Mapping[str, Sequence[tuple[float, float]]], bound_ms: float = math.inf) -> None:
+    """Draw points (milliseconds, new tokens per second per GPU) by their group, and their Pareto front.
+
+    A finite bound is a line; the group `OTHERS` is grey.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    count = len(COLOURS)
+    looks = ((COLOURS[n % count], MARKERS[(n + n // count) % len(MARKERS)]) for n in range(len(groups)))
+    for name, points in groups.items():
+        if name == OTHERS:
+            axes.plot(*_columns(points), "o", color=GREY, markersize=3, alpha=0.6, label=name)
+        else:
+            colour, mark = next(looks)
+            axes.plot(*_columns(points), mark, color=colour, label=name, markersize=5, alpha=0.8)
+    front = pareto_points([point for points in groups.values() for point in points])
+    axes.plot(*_columns(front), color=GREY, linewidth=1, label="Pareto front", zorder=0)
+    if math.isfinite(bound_ms):
+        axes.axvline(bound_ms, color="black", linestyle="--", linewidth=1, label="latency bound")
+    axes.set(xscale="log", yscale="log", xlabel="latency of a batch, milliseconds", ylabel="new tokens per second per GPU")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
 
 
-def _places(plans: Sequence[Plan]) -> tuple[list[float], list[float]]:
-    """The places of plans in the figure: milliseconds, and tokens per second per GPU."""
-    return [1e3 * one.predicted.seconds for one in plans], [one.tokens_per_second_per_gpu for one in plans]
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [ms for ms, _ in points], [rate for _, rate in points]
+
+
+def _layout(one: Plan) -> str:
+    return f"TP {one.plan.tensor_parallel} x PP {one.plan.pipeline_parallel}"
+
+
+def _place(one: Plan) -> tuple[float, float]:
+    """The place of a plan in the figure: milliseconds, and tokens per second per GPU."""
+    return 1e3 * one.predicted.seconds, one.tokens_per_second_per_gpu
 
 
 def _draw_memory(axes: Axes, plans: list[Plan], question: Question) -> None:
-    names = [
-        f"TP {one.plan.tensor_parallel} x PP {one.plan.pipeline_parallel}, {one.plan.precision}, batch {one.plan.batch}"
-        for one in plans
-    ]
+    names = [f"{_layout(one)}, {one.plan.precision}, batch {one.plan.batch}" for one in plans]
+    parts = [{part: size / 2**30 for part, size in one.memory.to_dict().items() if part != "total"} for one in plans]
+    draw_memory(axes, names, parts, question.device.memory_bytes / 2**30)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=3)
+
+
+def draw_memory(axes: Axes, names: Sequence[str], plans: Sequence[Mapping[str, float]], gpu_gib: float) -> None:
+    """Draw one bar per plan, from top to bottom: its parts in GiB, stacked, and the memory of the GPU as a line."""
     reached = [0.0] * len(plans)
-    for number, part in enumerate(("weights", "cache", "activations", "workspace")):
-        sizes = [getattr(one.memory, part) / 2**30 for one in plans]
-        axes.barh(range(len(plans)), sizes, left=reached, color=COLOURS[number], label=part)
+    for part, colour, hatch in zip(plans[0], COLOURS, HATCHES, strict=False):
+        sizes = [plan[part] for plan in plans]
+        axes.barh(range(len(plans)), sizes, left=reached, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=part)
         reached = [before + size for before, size in zip(reached, sizes, strict=True)]
-    axes.axvline(question.device.memory_bytes / 2**30, color="black", linestyle="--", linewidth=1, label="memory of the GPU")
+    axes.axvline(gpu_gib, color="black", linestyle="--", linewidth=1, label="memory of the GPU")
     axes.set_yticks(range(len(plans)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="GiB per GPU")
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=3)
 
 
 def validation_plot(report: Report) -> Figure:

@@ -10,7 +10,7 @@ from labkit.errors import InvalidRequest
 from labkit.planning.catalogue import Device
 from labkit.planning.deployment import Deployment, does_not_divide
 from labkit.planning.fit import Fit, Prediction
-from labkit.planning.memory import Memory, memory_of, usable_bytes
+from labkit.planning.memory import Memory, memory_of, usable_bytes, weight_bytes
 from labkit.planning.shape import Shape
 
 RANKINGS = ("throughput", "latency", "gpus")
@@ -157,16 +157,17 @@ def search(question: Question, found: Fit, ranking: str = "throughput") -> Answe
         )
     met: list[Plan] = []
     slow: list[Plan] = []
-    large: list[Deployment] = []
+    large: list[tuple[float, Deployment]] = []
     tried = 0
     for tensor, stages in layouts:
         for precision in question.precisions:
+            weights = weight_bytes(_deployment(question, tensor, stages, precision, 1))
             for batch in sorted(set(question.batches)):
                 tried += 1
                 plan = _deployment(question, tensor, stages, precision, batch)
-                memory = memory_of(plan)
-                if memory.total > usable_bytes(plan):
-                    large.append(plan)
+                memory = memory_of(plan, weights)
+                if (lacking := memory.total - usable_bytes(plan)) > 0:
+                    large.append((lacking, plan))
                     break
                 one = Plan(plan, found.predict(plan), memory, max(1, question.gpus // plan.ranks))
                 end = one.predicted.high if question.careful else one.predicted.seconds
@@ -202,7 +203,7 @@ def _key(one: Plan, ranking: str) -> tuple[float, ...]:
     return (one.plan.ranks, by_speed) if ranking == "gpus" else (by_speed, one.predicted.seconds)
 
 
-def _why_none(question: Question, nearest: Plan | None, large: Sequence[Deployment]) -> str:
+def _why_none(question: Question, nearest: Plan | None, large: Sequence[tuple[float, Deployment]]) -> str:
     """One sentence that says which plan comes nearest, and what it lacks."""
     if nearest is not None:
         plan = nearest.plan
@@ -211,8 +212,7 @@ def _why_none(question: Question, nearest: Plan | None, large: Sequence[Deployme
             f"{1e3 * nearest.predicted.seconds:,.0f} ms: {plan.label}; most of its time goes to "
             f"{nearest.predicted.dominated_by}"
         )
-    plan = min(large, key=lambda one: memory_of(one).total - usable_bytes(one))
-    lacks = memory_of(plan).total - usable_bytes(plan)
+    lacks, plan = min(large, key=lambda one: one[0])
     return (
         f"no plan fits the memory. The nearest lacks {lacks / 2**30:,.1f} GiB on each GPU: {plan.label}. Use more GPUs, a "
         "smaller precision, a smaller batch or GPUs with more memory"
@@ -221,9 +221,15 @@ def _why_none(question: Question, nearest: Plan | None, large: Sequence[Deployme
 
 def pareto(plans: Sequence[Plan]) -> list[Plan]:
     """The plans that no other plan beats in both latency and tokens per second per GPU, fastest first."""
+    places = {(one.predicted.seconds, one.tokens_per_second_per_gpu): one for one in reversed(plans)}
+    return [places[place] for place in pareto_points(list(places))]
+
+
+def pareto_points(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (time, rate) for which no other point has both less time and a higher rate, least time first."""
     best, front = 0.0, []
-    for one in sorted(plans, key=lambda one: (one.predicted.seconds, -one.tokens_per_second_per_gpu)):
-        if one.tokens_per_second_per_gpu > best:
-            best = one.tokens_per_second_per_gpu
-            front.append(one)
+    for time, rate in sorted(points, key=lambda point: (point[0], -point[1])):
+        if rate > best:
+            best = rate
+            front.append((time, rate))
     return front

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from labkit.config import GPTJConfig
+from labkit.config import GPTJConfig, cache_elements_per_token, layer_matrix_parameters
 from labkit.errors import InvalidRequest
 
 GPT_3_VOCABULARY = 51200
@@ -81,7 +81,7 @@ class Shape:
     @property
     def layer_matrix_parameters(self) -> int:
         """Parameters of the matrices of one layer: four for attention, two for the MLP."""
-        return 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
+        return layer_matrix_parameters(self.hidden_size, self.intermediate_size)
 
     @property
     def layer_parameters(self) -> int:
@@ -108,4 +108,4 @@ class Shape:
 
     def cache_elements_per_token(self) -> int:
         """Numbers that the KV cache holds for one token, over all layers."""
-        return 2 * self.num_layers * self.hidden_size
+        return cache_elements_per_token(self.num_layers, self.hidden_size)

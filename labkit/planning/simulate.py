@@ -92,17 +92,22 @@ def cache_slots(plan: Deployment) -> int:
     return min(slots, MOST_SLOTS)
 
 
-class _Instance:
-    """One copy of the model: its scheduler, and the time at which it is free."""
+class Instance:
+    """One copy of the model: its scheduler, the time `now` at which it is free, and its `unfinished` requests."""
 
-    def __init__(self, plan: Deployment, found: Fit, max_step_tokens: int) -> None:
+    def __init__(self, plan: Deployment, found: Fit, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
         self.plan, self.found = plan, found
         pool = SlotPool(cache_slots(plan), prefix_reuse=False)
         self.scheduler = Scheduler(pool, plan.batch, max(max_step_tokens, plan.batch + 1))
         self.now = self.busy = 0.0
         self.steps = self.rows = 0
+        self.unfinished: set[int] = set()
 
-    def add(self, request: int) -> None:
+    def add(self, request: int, moment: float = 0.0) -> None:
+        """Give it a request at a moment. An instance that waits begins at this moment."""
+        if self.waits:
+            self.now = max(self.now, moment)
+        self.unfinished.add(request)
         plan = self.plan
         sequence = Sequence(
             request=request,
@@ -133,6 +138,7 @@ class _Instance:
             if event.finish_reason is not None:
                 self.scheduler.finish(entry)
                 ended.append(entry.sequence.request)
+        self.unfinished.difference_update(ended)
         return first, ended
 
     @property
@@ -162,7 +168,7 @@ def simulate(
         raise InvalidRequest(f"{requests} requests on {instances} instances; at least 2 requests and 1 instance are accepted")
     arrivals = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, requests))
     first, last = np.zeros(requests), np.zeros(requests)
-    servers = [_Instance(plan, found, max_step_tokens) for _ in range(instances)]
+    servers = [Instance(plan, found, max_step_tokens) for _ in range(instances)]
     for number, server in enumerate(servers):
         _serve(server, range(number, requests, instances), arrivals, first, last)
     end = float(last.max())
@@ -177,8 +183,8 @@ def simulate(
         rate=rate,
         instances=instances,
         requests=requests,
-        first_token=_ends(first - arrivals),
-        latency=_ends(waited),
+        first_token=ends(first - arrivals),
+        latency=ends(waited),
         tokens_per_second=tokens,
         busy=sum(server.busy for server in servers) / (end * instances),
         running=sum(server.rows for server in servers) / max(steps, 1),
@@ -188,12 +194,12 @@ def simulate(
     )
 
 
-def _serve(server: _Instance, mine: SequenceOf[int], arrivals: Any, first: Any, last: Any) -> None:
+def _serve(server: Instance, mine: SequenceOf[int], arrivals: Any, first: Any, last: Any) -> None:
     """Serve the requests `mine`; write the times of their first and last tokens."""
     waiting = list(mine)[::-1]
     while waiting or not server.waits:
         if server.waits and waiting:
-            server.now = max(server.now, float(arrivals[waiting[-1]]))
+            server.add(waiting[-1], float(arrivals[waiting.pop()]))
         while waiting and arrivals[waiting[-1]] <= server.now:
             server.add(waiting.pop())
         began, ended = server.step()
@@ -201,5 +207,6 @@ def _serve(server: _Instance, mine: SequenceOf[int], arrivals: Any, first: Any, 
         last[ended] = server.now
 
 
-def _ends(seconds: Any) -> tuple[float, float]:
+def ends(seconds: Any) -> tuple[float, float]:
+    """The pair (p50, p99) of an array of seconds."""
     return float(np.quantile(seconds, 0.5)), float(np.quantile(seconds, 0.99))

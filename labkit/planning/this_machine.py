@@ -52,6 +52,7 @@ class VerifiedRow:
     low_ms: float
     high_ms: float
     dominated_by: str
+    tensor_parallel: int = 1
 
     @property
     def error(self) -> float:

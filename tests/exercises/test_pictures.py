@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from labkit.answers.lab01 import positions_processed
 from labkit.answers.lab04.ensemble import ensemble_maps
 from labkit.answers.lab05.int4 import pack_int4
 from labkit.answers.lab05.parameters import quantization_parameters
-from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04, lab05
+from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04, lab05, lab08
 from labkit.exercises.pictures.canvas import BLUE, ORANGE
 from labkit.exercises.shapes import Shape
 
@@ -54,6 +55,10 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "column step, the first": lambda: lab05.column_step(6, 0),
     "staircase": lab05.staircase,
     "fp8": lab05.fp8_bits,
+    "two of four": lab08.two_of_four,
+    "two of four, other weights": lambda: lab08.two_of_four((0.0, 0.5, 0.1, 0.0)),
+    "division": lab08.division,
+    "division, many stages": lambda: lab08.division(2, 4),
 }
 """Every drawing as its lab shows it, and some with the arguments of a learner who tries others."""
 
@@ -174,3 +179,21 @@ def test_as_many_scales_are_drawn_as_said() -> None:
 def test_the_staircase_is_fake_quantization() -> None:
     stairs: Any = lab05.staircase(bits=3, scale=0.5).axes[0].patches[0]
     assert list(stairs.get_data().values) == [0.5 * q for q in range(-4, 4)]
+
+
+def test_the_sparse_row_is_the_dense_one() -> None:
+    """From values and indexes, as drawn, the row of weights can be made again."""
+    said = words(lab08.two_of_four())
+    numbers = [text for text in said[1:] if re.fullmatch(r"-?[\d.]+", text)]
+    dense, stored = [float(text) for text in numbers[:8]], numbers[8:]
+    again = [0.0] * 8
+    for place, (value, index) in enumerate(zip(stored[::2], stored[1::2], strict=True)):
+        again[4 * (place // 2) + int(index, 2)] = float(value)
+    assert again == dense
+
+
+@pytest.mark.parametrize(("tensor", "stages"), [(4, 2), (1, 3)])
+def test_a_division_has_a_box_for_each_gpu(tensor: int, stages: int) -> None:
+    figure = lab08.division(tensor, stages)
+    assert len(boxes(figure)) == tensor * stages
+    assert words(figure)[0] == f"TP {tensor} x PP {stages}: {tensor * stages} GPUs"

@@ -16,12 +16,11 @@ from labkit.parallel import Layout, load_parallel
 from labkit.parallel.predicted_traffic import (
     all_reduce_bytes,
     all_reduces,
-    bubble,
     cache_bytes,
     predicted_scaling,
-    ring_bytes,
     stage_bytes,
 )
+from labkit.planning.collectives import bubble, ring_bytes
 from tests.parallel.models import save_peer
 
 GPTJ_6B = config_of("gpt-j-6b")
@@ -71,7 +70,7 @@ def test_formulas_at_known_places() -> None:
 
 
 def test_scaling_grows_with_gpus_and_less_than_they_do() -> None:
-    found = predicted_scaling(GPTJ_6B, read_bytes_per_second=3e12)
+    found = predicted_scaling(GPTJ_6B)
     assert list(found) == [2, 4, 8]
     assert 1 < found[2] < found[4] < found[8]
     assert all(speed < count for count, speed in found.items())

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from labkit.planning.catalogue import NVLINK_A100, PCIE_4, Device, Link, named_gpu
+from labkit.planning.collectives import bubble, ring_bytes, ring_seconds
 from labkit.planning.deployment import Deployment
 from labkit.planning.efficiencies import Efficiencies
 from labkit.planning.latency import (
@@ -15,7 +16,6 @@ from labkit.planning.latency import (
     decode_parts,
     prefill_parts,
     request_parts,
-    ring_bytes,
     send_seconds,
 )
 from labkit.planning.named_shapes import named_shape
@@ -130,3 +130,19 @@ def test_ranks_on_one_cpu_share_its_rates() -> None:
     two = replace(one, tensor_parallel=2)
     assert decode_parts(two, PERFECT).total == pytest.approx(decode_parts(one, PERFECT).total, rel=0.05)
     assert NVLINK_A100.bytes_per_second == 300e9
+
+
+@pytest.mark.parametrize(("stages", "pieces"), [(1, 3), (4, 1), (3, 5)])
+def test_the_seconds_of_a_pipeline_have_the_share_of_its_bubble(stages: int, pieces: int) -> None:
+    found = Parts(1.0, 2.0, 0.5, 0.25).in_a_pipeline(pieces, stages)
+    assert found.bubble / found.total == pytest.approx(bubble(stages, pieces))
+
+
+def test_an_all_reduce_within_a_node_is_a_ring() -> None:
+    plan = Deployment(named_shape("gpt-20b"), A100, tensor_parallel=4)
+    found = replace(PERFECT, collective_seconds=0.0, hops=1.0, link=1.0)
+    link = A100.link
+    assert link is not None
+    ring = ring_seconds(3e6, 4, bytes_per_second=link.bytes_per_second, hop_seconds=link.hop_seconds)
+    assert all_reduce_seconds(plan, 3e6, found) == pytest.approx(ring)
+    assert ring == pytest.approx(6 * 1e-6 + 4.5e6 / 300e9)

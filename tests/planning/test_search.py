@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from labkit.errors import InvalidRequest
-from labkit.planning.catalogue import named_gpu
+from labkit.planning.catalogue import GPUS, named_gpu
 from labkit.planning.memory import usable_bytes
 from labkit.planning.named_shapes import named_shape
 from labkit.planning.nemo_csv import COLUMNS, write_csv
@@ -122,3 +124,27 @@ def test_the_csv_file_begins_with_nemos_columns(answer: Answer, tmp_path: Path) 
     first = {name: float(rows[0][name]) for name in COLUMNS}
     by_hand = first["BS"] * 1000 / first["Latency [ms]"] / first["TP"] / first["PP"]
     assert first["Throughput per GPU [samples/sec/gpu]"] == pytest.approx(by_hand, rel=0.01)
+
+
+def test_a_plan_for_a_gpu_loads_no_torch() -> None:
+    code = (
+        "import sys; from labkit.planning.search import Question, search; from labkit.planning.published import default_fit;"
+        "from labkit.planning.catalogue import named_gpu; from labkit.planning.named_shapes import named_shape;"
+        "answer = search(Question(named_shape('gpt-20b'), named_gpu('a100-80gb')), default_fit());"
+        "print(len(answer.plans), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, has_torch = done.stdout.split()
+    assert int(count) > 10
+    assert has_torch == "False"
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_every_rate_has_a_source_and_says_what_was_not_checked(name: str) -> None:
+    gpu = GPUS[name]
+    assert gpu.link is not None
+    assert gpu.far_link is not None
+    for source in (gpu.source, gpu.link.source, gpu.far_link.source):
+        assert "." in source
+        assert "/" in source or "not checked" in source
+    assert "assumed" in gpu.link.source

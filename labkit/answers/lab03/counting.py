@@ -11,6 +11,7 @@ from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab03.counting import CHOOSE_LAYOUT, STEP_TRAFFIC, share
+from labkit.planning.collectives import ring_bytes
 from labkit.plurals import counted
 
 NUMBER = 4
@@ -135,7 +136,7 @@ def _seconds(
         return (wait if latency else 0.0), rate
 
     wait, rate = link(shards)
-    sums = model["layers"] * (wait + 2 * (shards - 1) / shards * size / rate) if shards > 1 else 0.0
+    sums = model["layers"] * (wait + ring_bytes(size, shards) / rate) if shards > 1 else 0.0
     wait, rate = link(shards * stages)
     hand_over = (stages - 1) * (wait + size / rate) if sends else 0.0
     reading = model["weight_bytes"] / shards / (stages if stages_speed_up else 1) / machine["read"]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from labkit.bench.peers.huggingface import HuggingFaceEngine
+from labkit.bits_per_weight import BITS
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.errors import NotAvailable
 from labkit.host_memory import available_memory
-from labkit.precision import BITS
 
 
 class CompiledHuggingFaceEngine(HuggingFaceEngine):

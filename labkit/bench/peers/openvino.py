@@ -12,12 +12,12 @@ from torch import Tensor
 from labkit.bench.engines import BenchEngine
 from labkit.bench.peers.openvino_model import convert
 from labkit.bench.peers.telemetry import without_telemetry
+from labkit.bits_per_weight import BITS
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.environment import find_cpu
 from labkit.errors import InsufficientResources
 from labkit.host_memory import available_memory
-from labkit.precision import BITS
 
 MAX_BATCHED_TOKENS = 1 << 16
 """So large that prompts are never split: one step runs all prompts, as in the other engines."""

@@ -14,10 +14,11 @@ from labkit.bench.peers.huggingface import cache_argument, transformers_model
 from labkit.bench.peers.openvino_stateful import make_stateful
 from labkit.bench.peers.separate_process import run_in_separate_process
 from labkit.bench.peers.telemetry import without_telemetry
+from labkit.bits_per_weight import BITS
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.errors import NotAvailable
-from labkit.precision import BITS, DTYPES, precision_name
+from labkit.precision import DTYPES, precision_name
 
 GROUP_SIZE = 32
 """The number of weights that share a scale in int4, as in labkit."""

@@ -1,0 +1,156 @@
+"""The answers to exercises 8.6 and 8.9: references, comparisons and known mistakes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from labkit.exercises.answer import Answer, Mistake
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.lab08.choice import CHOOSE_PLAN, DEFEND
+
+Plan = dict[str, Any]
+
+
+def _per_gpu(plan: Plan) -> float:
+    return float(plan["tokens_per_second"] / (plan["tensor_parallel"] * plan["pipeline_parallel"]))
+
+
+def _per_shard(plan: Plan) -> float:
+    return float(plan["tokens_per_second"] / plan["tensor_parallel"])
+
+
+def _in_all(plan: Plan) -> float:
+    return float(plan["tokens_per_second"])
+
+
+def _quickest(plan: Plan) -> float:
+    return -float(plan["ms"])
+
+
+# 8.6 ------------------------------------------------------------------------------------------------------------------
+def choose_plan(plans: list[Plan], bound_ms: float, gpu_gib: float) -> Plan | None:
+    """The reference of exercise 8.6."""
+    return _choose(plans, bound_ms, gpu_gib)
+
+
+def _choose(
+    plans: list[Plan],
+    bound_ms: float,
+    gpu_gib: float,
+    *,
+    worth: Callable[[Plan], float] = _per_gpu,
+    slow: bool = True,
+    large: bool = True,
+    edge: Callable[[float, float], bool] = operator.le,
+    tie: int = -1,
+    nearest: bool = False,
+    first: bool = False,
+) -> Plan | None:
+    """The choice, with an option for each part. A known mistake sets some options to wrong values."""
+    allowed = [plan for plan in plans if (not slow or edge(plan["ms"], bound_ms)) and (not large or edge(plan["gib"], gpu_gib))]
+    if not allowed:
+        return min(plans, key=lambda plan: plan["ms"]) if nearest else None
+    return allowed[0] if first else max(allowed, key=lambda plan: (worth(plan), tie * plan["ms"]))
+
+
+CHOOSE_PLAN_ANSWER = Answer(
+    exercise=CHOOSE_PLAN,
+    reference=choose_plan,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake("You choose the fastest plan; any plan within the bound is fast enough.", partial(_choose, worth=_quickest)),
+        Mistake(
+            "You compare the tokens of whole plans; divide them by the number of GPUs that make them.",
+            partial(_choose, worth=_in_all),
+        ),
+        Mistake("A plan has TP times PP GPUs; you divide by TP only.", partial(_choose, worth=_per_shard)),
+        Mistake("Your plan does not fit the memory of a GPU.", partial(_choose, large=False)),
+        Mistake("Your plan is slower than the bound.", partial(_choose, slow=False)),
+        Mistake("A plan that reaches a limit exactly is allowed.", partial(_choose, edge=operator.lt)),
+        Mistake(
+            "Of plans with equal tokens per second per GPU, the one with the lowest latency wins; you take the slowest.",
+            partial(_choose, tie=1),
+        ),
+        Mistake(
+            "Of plans with equal tokens per second per GPU, the one with the lowest latency wins; you take the first in the list.",
+            partial(_choose, tie=0),
+        ),
+        Mistake("If no plan is allowed, return None; you return the nearest one.", partial(_choose, nearest=True)),
+        Mistake("You return the first plan that is allowed; look for the best one.", partial(_choose, first=True)),
+    ),
+)
+
+
+# 8.9 ------------------------------------------------------------------------------------------------------------------
+def defend(plans: list[Plan], bound_ms: float, gpu_gib: float) -> dict[str, str]:
+    """The reference of exercise 8.9."""
+    return _defend(plans, bound_ms, gpu_gib)
+
+
+def _defend(
+    plans: list[Plan],
+    bound_ms: float,
+    gpu_gib: float,
+    *,
+    worth: Callable[[Plan], float] = _per_gpu,
+    end: str = "high_ms",
+    order: tuple[str, str] = ("too large", "too slow"),
+    beyond: Callable[[float, float], bool] = operator.gt,
+    rivals: str = "that remain",
+) -> dict[str, str]:
+    """The reasons, with an option for each part. A known mistake sets some options to wrong values."""
+    reasons = {}
+    for plan in plans:
+        wrong = {"too large": beyond(plan["gib"], gpu_gib), "too slow": beyond(plan[end], bound_ms)}
+        reasons[plan["name"]] = next((why for why in order if wrong[why]), "fewer tokens")
+    left = [plan for plan in plans if rivals == "all" or reasons[plan["name"]] == "fewer tokens"]
+    if left:
+        best = max(left, key=worth)
+        if reasons[best["name"]] == "fewer tokens":
+            reasons[best["name"]] = "chosen"
+    return reasons
+
+
+def _only_chosen(plans: list[Plan], bound_ms: float, gpu_gib: float) -> dict[str, str]:
+    return {name: why for name, why in defend(plans, bound_ms, gpu_gib).items() if why == "chosen"}
+
+
+def _reasons_only(plans: list[Plan], bound_ms: float, gpu_gib: float) -> dict[str, str]:
+    return {name: why for name, why in defend(plans, bound_ms, gpu_gib).items() if why != "chosen"}
+
+
+DEFEND_ANSWER = Answer(
+    exercise=DEFEND,
+    reference=defend,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake(
+            "You compare the prediction with the bound. A plan that you can defend meets it at the upper end of its interval.",
+            partial(_defend, end="ms"),
+        ),
+        Mistake(
+            "A plan that is both too large and too slow is called too large, because that is tested first.",
+            partial(_defend, order=("too slow", "too large")),
+        ),
+        Mistake("A plan that reaches a limit exactly has no reason against it.", partial(_defend, beyond=operator.ge)),
+        Mistake(
+            "You compare the tokens of whole plans; divide them by the number of GPUs that make them.",
+            partial(_defend, worth=_in_all),
+        ),
+        Mistake("A plan has TP times PP GPUs; you divide by TP only.", partial(_defend, worth=_per_shard)),
+        Mistake(
+            "You choose the fastest plan, but the one with the most tokens per second per GPU remains.",
+            partial(_defend, worth=_quickest),
+        ),
+        Mistake(
+            "A plan that is too large or too slow is no rival: only plans without such a reason are compared.",
+            partial(_defend, rivals="all"),
+        ),
+        Mistake("Your dictionary has the chosen plan only; give a reason against each other plan.", _only_chosen),
+        Mistake("Your dictionary has the reasons; the plan that remains is missing.", _reasons_only),
+    ),
+)
+ANSWERS = (CHOOSE_PLAN_ANSWER, DEFEND_ANSWER)

@@ -1,0 +1,100 @@
+"""The answers to exercises 8.7 and 8.8: references, comparisons and known mistakes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from labkit.exercises.answer import Answer, Mistake
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.lab08.cost import INSTANCES_NEEDED, PRICE_PER_MILLION
+
+
+# 8.7 ------------------------------------------------------------------------------------------------------------------
+def price_per_million(price: float, gpus: int, tokens_per_second: float, busy: float) -> float:
+    """The reference of exercise 8.7."""
+    return _price(price, gpus, tokens_per_second, busy)
+
+
+def _price(
+    price: float,
+    gpus: int,
+    tokens_per_second: float,
+    busy: float,
+    *,
+    all_gpus: bool = True,
+    seconds: float = 3600,
+    idle: Callable[[float], float] = lambda busy: 1 / busy,
+    tokens: float = 1e6,
+) -> float:
+    """The price, with an option for each part. A known mistake sets some options to wrong values."""
+    return price * (gpus if all_gpus else 1) / seconds / tokens_per_second * idle(busy) * tokens
+
+
+PRICE_PER_MILLION_ANSWER = Answer(
+    exercise=PRICE_PER_MILLION,
+    reference=price_per_million,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake("You pay for one GPU; the price counts for each of them.", partial(_price, all_gpus=False)),
+        Mistake("An hour has 3600 seconds; you count 60.", partial(_price, seconds=60)),
+        Mistake("You take the price for a second; it is for an hour.", partial(_price, seconds=1)),
+        Mistake("Idle GPUs cost as much as busy ones; you count the busy time only.", partial(_price, idle=lambda busy: 1.0)),
+        Mistake(
+            "If the GPUs are idle half of the time, a token costs twice as much; yours costs half.",
+            partial(_price, idle=lambda busy: busy),
+        ),
+        Mistake("That is the price of one token; return that of a million.", partial(_price, tokens=1)),
+        Mistake("That is the price of a thousand tokens; return that of a million.", partial(_price, tokens=1e3)),
+    ),
+)
+
+
+# 8.8 ------------------------------------------------------------------------------------------------------------------
+def instances_needed(requests_per_day: int, peak: float, per_instance: float, most_busy: float, spare: int) -> int:
+    """The reference of exercise 8.8."""
+    return _instances(requests_per_day, peak, per_instance, most_busy, spare)
+
+
+def _instances(
+    requests_per_day: int,
+    peak: float,
+    per_instance: float,
+    most_busy: float,
+    spare: int,
+    *,
+    with_peak: bool = True,
+    with_busy: str = "divide",
+    with_spare: bool = True,
+    rounded: Callable[[float], int] = math.ceil,
+    day: float = 86_400,
+) -> int:
+    """The number of instances, with an option for each part. A known mistake sets some options to wrong values."""
+    rate = requests_per_day / day * (peak if with_peak else 1)
+    share = {"divide": most_busy, "ignore": 1.0, "multiply": 1 / most_busy}[with_busy]
+    return rounded(rate / (per_instance * share)) + (spare if with_spare else 0)
+
+
+INSTANCES_NEEDED_ANSWER = Answer(
+    exercise=INSTANCES_NEEDED,
+    reference=instances_needed,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake("You size for the average; the busiest time needs more.", partial(_instances, with_peak=False)),
+        Mistake("Your instances are busy all the time, and queues grow without end.", partial(_instances, with_busy="ignore")),
+        Mistake(
+            "An instance that may be busy only part of the time answers fewer requests, so you need more of them.",
+            partial(_instances, with_busy="multiply"),
+        ),
+        Mistake("The spare instances are missing.", partial(_instances, with_spare=False)),
+        Mistake(
+            "You round down; the requests of the last fraction need an instance, too.", partial(_instances, rounded=math.floor)
+        ),
+        Mistake(
+            "You round to the nearest number; a fraction of an instance needs a whole one.", partial(_instances, rounded=round)
+        ),
+        Mistake("A day has 86,400 seconds; you count the minutes.", partial(_instances, day=1440)),
+    ),
+)
+ANSWERS = (PRICE_PER_MILLION_ANSWER, INSTANCES_NEEDED_ANSWER)

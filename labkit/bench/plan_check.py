@@ -1,0 +1,160 @@
+"""Runs the best few plans on this machine, after they were predicted, and puts both beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.bench.run import run_bench
+from labkit.bench.settings import BenchSettings
+from labkit.checkpoints import config_of
+from labkit.environment import Machine, describe
+from labkit.errors import InvalidRequest
+from labkit.measure import Ceilings, Record, ceilings
+from labkit.planning.catalogue import Device, this_machine
+from labkit.planning.deployment import Deployment, does_not_divide
+from labkit.planning.fit import Fit
+from labkit.planning.memory import fits
+from labkit.planning.published import default_fit
+from labkit.planning.shape import Shape
+from labkit.planning.this_machine import Verified, VerifiedRow, cpu_fit
+from labkit.precision import as_device
+
+WHATS = ("prefill", "decode")
+"""What is timed of a plan: the prefill of its batch, and one step of its decode."""
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """What is tried. `best`: how many plans are run, of all batches, precisions and numbers of shards.
+
+    `seconds` limits the time of each plan. Raises `InvalidRequest` for empty lists and numbers below 1.
+    """
+
+    model: str = "gptj-tiny"
+    batches: tuple[int, ...] = (1, 4, 16)
+    precisions: tuple[str, ...] = ("fp32", "bf16", "int8", "int4")
+    tensor_parallel: tuple[int, ...] = (1, 2)
+    prompt_tokens: int = 64
+    new_tokens: int = 32
+    best: int = 4
+    seconds: float = 5.0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        lists = {"batch": self.batches, "tensor_parallel": self.tensor_parallel}
+        if wrong := [name for name, values in lists.items() if not values or min(values) < 1]:
+            raise InvalidRequest(f"{wrong[0]} is {lists[wrong[0]]}; one or more whole numbers of at least 1 are accepted")
+        if not self.precisions or self.best < 1:
+            raise InvalidRequest(f"{self.best} plans in {len(self.precisions)} precisions; at least one of each is accepted")
+
+
+def measured_device(limits: Ceilings, machine: Machine) -> Device:
+    """This machine as a device of the planner, from its measured limits."""
+    on_gpu = limits.device.startswith("cuda")
+    memory = machine.gpus[0].memory_bytes if on_gpu else machine.memory_bytes
+    return this_machine(limits, memory_bytes=float(memory), instruction_sets=tuple(machine.cpu.instruction_sets))
+
+
+def fit_of(device: Device) -> Fit:
+    """The fit that labkit ships for a kind of device."""
+    return cpu_fit() if device.kind == "cpu" else default_fit()
+
+
+def best_plans(settings: CheckSettings, device: Device, found: Fit) -> list[Deployment]:
+    """The plans with the most new tokens per second on the whole machine, best first. Nothing is measured.
+
+    Raises `InvalidRequest` if no plan fits the memory, or if no number of shards divides the model.
+    """
+    shape = Shape.of_config(config_of(settings.model), settings.model)
+    divisors = [count for count in settings.tensor_parallel if not does_not_divide(shape, count, 1)]
+    if not divisors:
+        raise InvalidRequest(does_not_divide(shape, settings.tensor_parallel[0], 1))
+    plans = [
+        Deployment(shape, device, shards, 1, precision, batch, settings.prompt_tokens, settings.new_tokens)
+        for shards in divisors
+        for precision in settings.precisions
+        for batch in settings.batches
+    ]
+    plans = [plan for plan in plans if fits(plan)]
+    if not plans:
+        raise InvalidRequest(f"{settings.model} does not fit the memory of this machine in {', '.join(settings.precisions)}")
+    return sorted(plans, key=lambda plan: found.predict(plan).seconds / plan.batch)[: settings.best]
+
+
+def check_plans(
+    settings: CheckSettings,
+    progress: Callable[[str], None] = lambda message: None,
+    announce: Callable[[list[Deployment], Fit], None] = lambda plans, found: None,
+) -> Verified:
+    """Measure this machine's limits, choose the best plans, call `announce` with them, run them, and compare.
+
+    A plan that cannot be measured here has no row; `progress` says why. The rows hold milliseconds of the prefill and of a
+    decode step. Raises `InvalidRequest` as `best_plans` does, and what `run_bench` raises.
+    """
+    config_of(settings.model)  # an unknown model is refused before anything is measured
+    device = as_device(settings.device)
+    progress(f"measuring the limits of {device}")
+    limits = ceilings(device)
+    if limits.disturbed:
+        progress(f"{limits.disturbed}; the predictions are too slow")
+    chosen = measured_device(limits, describe())
+    found = fit_of(chosen)
+    plans = best_plans(settings, chosen, found)
+    announce(plans, found)
+    rows: list[VerifiedRow] = []
+    for (precision, shards), batches in _groups(plans).items():
+        record = run_bench(_bench_of(settings, precision, shards, batches), progress)
+        mine = [plan for plan in plans if (plan.precision, plan.tensor_parallel) == (precision, shards)]
+        rows += rows_from(record, mine, found)
+    return Verified(rows, found)
+
+
+def _groups(plans: Sequence[Deployment]) -> dict[tuple[str, int], list[int]]:
+    """The batches of each precision and number of shards."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for plan in plans:
+        groups.setdefault((plan.precision, plan.tensor_parallel), []).append(plan.batch)
+    return groups
+
+
+def _bench_of(settings: CheckSettings, precision: str, shards: int, batches: Sequence[int]) -> BenchSettings:
+    return BenchSettings(
+        model=settings.model,
+        batches=tuple(sorted(batches)),
+        prompt_tokens=settings.prompt_tokens,
+        new_tokens=settings.new_tokens,
+        precisions=(precision,),
+        device=settings.device,
+        against=(),
+        seconds=settings.seconds,
+        tensor_parallel=(shards,),
+    )
+
+
+def rows_from(record: Record, plans: Sequence[Deployment], found: Fit) -> list[VerifiedRow]:
+    """Two rows for each plan that the record has: its prefill and a step of its decode, predicted and measured."""
+    rows = []
+    for plan in plans:
+        shards = plan.tensor_parallel
+        engine = "labkit" if shards == 1 else f"labkit-tp{shards}-pp1"
+        wanted = (engine, plan.precision, plan.batch)
+        for row in record.rows:
+            if (row["engine"], row["precision"], row["batch"]) == wanted:
+                rows += [_row(plan, what, row, found) for what in WHATS]
+    return rows
+
+
+def _row(plan: Deployment, what: str, row: dict[str, Any], found: Fit) -> VerifiedRow:
+    predicted = found.predict(plan, what)
+    ends = (1e3 * predicted.seconds, 1e3 * predicted.low, 1e3 * predicted.high)
+    measured = row["prefill_ms" if what == "prefill" else "decode_ms_per_token"]
+    name, shards = plan.shape.name, plan.tensor_parallel
+    return VerifiedRow(name, plan.precision, plan.batch, what, False, measured, *ends, predicted.dominated_by, shards)
+
+
+def save(report: Verified, settings: CheckSettings, path: str | Path) -> Path:
+    """Write the comparison as a record."""
+    return Record("planning on this machine", vars(settings).copy(), [report.to_dict()]).save(path)

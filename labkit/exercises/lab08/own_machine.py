@@ -1,0 +1,93 @@
+"""Batches on the learner's own machine: measured in turn, and predicted from the measurement of one of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import labkit
+from labkit.bench.plan_check import measured_device
+from labkit.engine import Engine
+from labkit.environment import describe
+from labkit.measure import Ceilings, Timing, ceilings, compare, progress_bar
+from labkit.measure.how_far import PREDICTION
+from labkit.measure.plots import prediction_plot
+from labkit.planning.deployment import Deployment
+from labkit.planning.efficiencies import CPU, CPU_WIDTHS, GPU_WIDTHS, Efficiencies
+from labkit.planning.fit import Measurement, Prediction, fit
+from labkit.planning.shape import Shape
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MODEL = "gptj-tiny"
+PROMPT_TOKENS, NEW_TOKENS = 64, 16
+
+
+def plan_of(engine: Engine, limits: Mapping[str, Any], batch: int) -> Deployment:
+    """The deployment of an engine on this machine, whose `limits` are those of `measure.ceilings`, as plain values."""
+    device = measured_device(Ceilings(**limits), describe())
+    shape = Shape.of_config(engine.config, MODEL)
+    return Deployment(shape, device, 1, 1, _precision(engine), batch, PROMPT_TOKENS, NEW_TOKENS)
+
+
+def _precision(engine: Engine) -> str:
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[engine.dtype]
+
+
+def seconds_of(engine: Engine, batches: Sequence[int], seconds: float = 15.0) -> dict[str, Timing]:
+    """The seconds of a batch of requests, for each batch; the batches take turns. Keys are the batches as text."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    shape = max(batches), PROMPT_TOKENS
+    prompts = torch.randint(1, engine.config.vocab_size, shape, generator=generator, dtype=torch.int64, device="cpu").tolist()
+    params = labkit.SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
+    calls = {str(batch): lambda batch=batch: engine.generate(prompts[:batch], params) for batch in batches}
+    return compare(calls, warmup=2, min_runs=5, max_runs=15, max_seconds=seconds, progress=progress_bar("batches in turn"))
+
+
+def limits_here() -> dict[str, Any]:
+    """This machine's limits, as plain values. Takes about four seconds."""
+    return ceilings(progress=progress_bar("this machine's limits")).to_dict()
+
+
+def predictions(engine: Engine, limits: Mapping[str, Any], timings: Mapping[str, Timing]) -> dict[str, Prediction]:
+    """The seconds of each batch, by labkit's model fitted to the measurement of the first batch alone."""
+    plans = {batch: plan_of(engine, limits, int(batch)) for batch in timings}
+    first, timing = next(iter(timings.items()))
+    is_cpu = plans[first].device.kind == "cpu"
+    start, widths = (CPU, CPU_WIDTHS) if is_cpu else (Efficiencies(), GPU_WIDTHS)
+    found = fit([Measurement(plans[first], timing.median)], start=start, widths=widths, source="your own measurement")
+    return {batch: found.predict(plan) for batch, plan in plans.items()}
+
+
+def figure(
+    timings: Mapping[str, Timing], found: Mapping[str, Prediction], guesses: Mapping[str, float], caption: str
+) -> Figure:
+    """How many times as long as the first batch each batch takes: guessed, predicted by labkit, and measured."""
+    first = next(iter(timings.values())).median
+    series = {
+        PREDICTION: [guesses.get(batch, math.nan) for batch in timings],
+        "labkit's planner": [found[batch].seconds / first for batch in timings],
+        "measured": [timing.median / first for timing in timings.values()],
+    }
+    labels: dict[str, Any] = {
+        "ylabel": "times as long as batch 1",
+        "title": f"Batches of {MODEL}, {PROMPT_TOKENS} + {NEW_TOKENS} tokens",
+    }
+    return prediction_plot([f"batch {batch}" for batch in timings], series, **labels, log=True, caption=caption)
+
+
+def tell(timings: Mapping[str, Timing], found: Mapping[str, Prediction]) -> None:
+    """Print measured and predicted milliseconds, with the interval and what dominates the prediction."""
+    for batch, one in found.items():
+        ends = f"{1e3 * one.low:.0f} to {1e3 * one.high:.0f}"
+        took = f"measured {1e3 * timings[batch].median:.0f} ms"
+        print(f"batch {batch}: {took}, predicted {1e3 * one.seconds:.0f} ms ({ends}), mostly {one.dominated_by}")
+
+
+def tokens_per_second(timings: Mapping[str, Timing]) -> dict[int, float]:
+    """New tokens per second of each batch."""
+    return {int(batch): int(batch) * NEW_TOKENS / timing.median for batch, timing in timings.items()}

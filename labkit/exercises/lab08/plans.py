@@ -1,0 +1,142 @@
+"""Tables of plans for the cells of lab 08: predicted by labkit's planner, and published by NVIDIA.
+
+A plan is a dictionary, so a learner sees all of it. Sizes are in GiB, times in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from labkit.planning.catalogue import Device, named_gpu, with_link
+from labkit.planning.deployment import Deployment, does_not_divide
+from labkit.planning.fit import Fit, fit
+from labkit.planning.memory import gib, memory_of
+from labkit.planning.named_shapes import named_shape
+from labkit.planning.published import default_fit, fastertransformer, measurements
+
+GPU = "a100-80gb"
+INPUT_TOKENS, OUTPUT_TOKENS = 60, 20
+"""The tokens of the lecture's table "Inference benchmarks"."""
+
+Row = dict[str, Any]
+
+
+def model_of(name: str) -> dict[str, int]:
+    """The sizes of a model that the exercises use, with its weights in fp16."""
+    shape = named_shape(name)
+    return {
+        "parameters": shape.parameter_count,
+        "layers": shape.num_layers,
+        "hidden": shape.hidden_size,
+        "weight_bytes": 2 * shape.parameter_count,
+    }
+
+
+def reached_by(gpu: str = GPU, found: Fit | None = None) -> dict[str, float]:
+    """What software reaches on a GPU, by labkit's fit: bytes read and fp16 FLOPs per second, and the seconds between layers."""
+    device, share = named_gpu(gpu), (found or default_fit()).found
+    return {
+        "read": device.read_bytes_per_second * share.read,
+        "flops": device.rate("fp16") * share.compute,
+        "gap": share.layer_seconds,
+    }
+
+
+def link_of(gpu: str = GPU, name: str | None = None) -> dict[str, float]:
+    """A GPU's own link, or the link with a name: seconds of a hop, and bytes per second, both of the catalogue."""
+    link = with_link(named_gpu(gpu), name).link
+    assert link is not None
+    return {"hop": link.hop_seconds, "rate": link.bytes_per_second}
+
+
+def layouts(
+    model: str, gpus: int, tensor: Sequence[int] = (1, 2, 4, 8), stages: Sequence[int] = (1, 2, 3, 4)
+) -> list[tuple[int, int]]:
+    """The pairs (TP, PP) of at most `gpus` GPUs that divide a model."""
+    shape = named_shape(model)
+    pairs = [(tp, pp) for tp in tensor for pp in stages if tp * pp <= gpus]
+    return [(tp, pp) for tp, pp in pairs if not does_not_divide(shape, tp, pp)]
+
+
+def rows_of(
+    model: str,
+    pairs: Iterable[tuple[int, int]],
+    batches: Iterable[int],
+    *,
+    gpu: str | Device = GPU,
+    precision: str = "fp16",
+    input_tokens: int = INPUT_TOKENS,
+    output_tokens: int = OUTPUT_TOKENS,
+    found: Fit | None = None,
+) -> list[Row]:
+    """One row for each pair (TP, PP) and batch, whether it fits or not."""
+    device = named_gpu(gpu) if isinstance(gpu, str) else gpu
+    shape, found, batches = named_shape(model), found or default_fit(), list(batches)
+    plans = [
+        Deployment(shape, device, tensor, stages, precision, batch, input_tokens, output_tokens)
+        for tensor, stages in pairs
+        for batch in batches
+    ]
+    return [_row(plan, found) for plan in plans]
+
+
+def _row(plan: Deployment, found: Fit) -> Row:
+    predicted, memory = found.predict(plan), memory_of(plan)
+    return {
+        "name": f"TP {plan.tensor_parallel} x PP {plan.pipeline_parallel}, batch {plan.batch}",
+        "tensor_parallel": plan.tensor_parallel,
+        "pipeline_parallel": plan.pipeline_parallel,
+        "batch": plan.batch,
+        "ms": 1e3 * predicted.seconds,
+        "low_ms": 1e3 * predicted.low,
+        "high_ms": 1e3 * predicted.high,
+        "gib": gib(memory.total),
+        "memory": {part: gib(size) for part, size in memory.to_dict().items() if part != "total"},
+        "tokens_per_second": plan.batch * plan.output_tokens / predicted.seconds,
+        "mostly": predicted.dominated_by,
+    }
+
+
+@cache
+def fit_to_other_lengths(input_tokens: int = INPUT_TOKENS, output_tokens: int = OUTPUT_TOKENS) -> Fit:
+    """labkit's fit to FasterTransformer's tables without the rows of these lengths, so that they are predicted, not fitted.
+
+    Its spread is that of the shipped fit, which comes from models that were left out.
+    """
+    lengths = (input_tokens, output_tokens)
+    rows = measurements(fastertransformer(), lambda row: (row.plan.input_tokens, row.plan.output_tokens) != lengths)
+    source = f"FasterTransformer's tables without {input_tokens} + {output_tokens} tokens"
+    return replace(fit(rows, source=source), spread=default_fit().spread)
+
+
+def ms_of(model: str, plan: tuple[int, int, int], found: Fit) -> float:
+    """The predicted milliseconds of a plan (TP, PP, batch) on `GPU`."""
+    (row,) = rows_of(model, [plan[:2]], [plan[2]], found=found)
+    return float(row["ms"])
+
+
+def per_gpu(row: Row) -> float:
+    """The tokens per second of one GPU of a plan."""
+    return float(row["tokens_per_second"] / (row["tensor_parallel"] * row["pipeline_parallel"]))
+
+
+def told(row: Row, truth: Mapping[tuple[int, int, int], float]) -> str:
+    """A plan in words: its prediction with the interval, what dominates it, and the published number if there is one."""
+    took = truth.get((row["tensor_parallel"], row["pipeline_parallel"], row["batch"]))
+    ends = f"{row['ms']:,.0f} ms predicted ({row['low_ms']:,.0f} to {row['high_ms']:,.0f}), mostly {row['mostly']}"
+    return f"{row['name']}: {ends}; {'not published' if took is None else f'published: {took:,.0f} ms'}"
+
+
+def published(
+    model: str, input_tokens: int = INPUT_TOKENS, output_tokens: int = OUTPUT_TOKENS
+) -> dict[tuple[int, int, int], float]:
+    """The milliseconds of FasterTransformer's table for (TP, PP, batch), measured by NVIDIA on A100 GPUs with 80 GB."""
+    return {
+        (row.plan.tensor_parallel, row.plan.pipeline_parallel, row.plan.batch): 1e3 * row.seconds
+        for row in fastertransformer()
+        if row.seconds is not None
+        and (row.plan.shape.name, row.plan.input_tokens, row.plan.output_tokens) == (model, input_tokens, output_tokens)
+    }

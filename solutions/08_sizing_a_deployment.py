@@ -1,0 +1,565 @@
+# %% [markdown]
+# # Lab 08 · Sizing a deployment
+#
+# **After this lab you can** say before any GPU is rented how much memory a model needs, which batch fits, what limits its speed, and
+# how to divide it; find the plan with the lowest price within a latency bound; and defend this plan against all others.
+#
+# Most GPUs of this lab are not in your machine. So you predict, and compare with two kinds of measurements: the ones that NVIDIA
+# published, and your own.
+#
+# *{{lab 08: size}} · runs on any machine, with or without a GPU.*
+#
+# {{lab 08: core path}}
+
+# %%
+import math
+
+import labkit
+from labkit import measure
+from labkit.lab import check, hint, passed, predicted, progress_panel, reset, solution, submit
+from labkit.lab.lab08 import GPUS, figures, lab03, lab08, own_machine, planner_page, plans
+from labkit.measure import plots
+from labkit.precision import as_device
+
+runs, device = measure.KeptRuns("08"), as_device()
+
+# %%
+progress_panel("08")
+
+# %% [markdown]
+# ## Bytes: the executive math
+#
+# The lecture begins with a division: 175 billion weights of 2 bytes are more than any GPU holds. Three things make them fewer:
+# **fewer bits** (lab 05), **pruning**, and **dividing** them among GPUs (lab 03).
+#
+# NVIDIA's GPUs since Ampere have units for **2:4 sparsity**: of each group of 4 neighbours, 2 are zero and are not stored. What is
+# stored needs an index, so that the units know where it was.
+
+# %%
+lab08.two_of_four()
+
+# %% [markdown]
+# *An example:* 8 weights of 16 bits are 128 bits. Sparse: 4 values of 16 bits and 4 indexes of 2 bits are 72 bits, which is not a
+# half, but 56 %. With 4-bit values that share a scale in groups of 4: 4 · 4 + 4 · 2 + 16 = 40 bits.
+
+# %% [markdown]
+# {{exercise lab08.stored_gib}}
+
+
+# %%
+def stored_gib(parameters, bits, sparse, group_size):
+    """The size of the weights in GiB, a number."""
+    # BEGIN SOLUTION
+    each = bits + (16 / group_size if group_size else 0) + (2 if sparse else 0)
+    stored = parameters / 2 if sparse else parameters
+    return stored * each / 8 / 2**30
+    # END SOLUTION
+
+
+# %%
+check(stored_gib)
+
+# %% [markdown]
+# **Predict:** how many GiB does GPT-3 175B take in 4 bits with groups of 32, and with 2:4 sparsity on top?
+
+# %%
+# BEGIN SOLUTION guess_int4_gib, guess_sparse_int4_gib = None, None
+guess_int4_gib, guess_sparse_int4_gib = 92, 60
+# END SOLUTION
+if passed(stored_gib) and predicted(int4_gib=guess_int4_gib, sparse_int4_gib=guess_sparse_int4_gib):
+    formats, made = {"fp16": (16, 0), "int8": (8, 0), "int4": (4, 32)}, {}
+    for sparse in (False, True):
+        for name, (bits, group) in formats.items():
+            made[name + sparse * ", 2:4"] = stored_gib(175_000_000_000, bits, sparse, group)
+    print(f"fp16: {made['fp16']:.2f} GiB, which is {made['fp16'] * 2**30 / 1e9:.0f} GB")
+    guesses = {"int4": guess_int4_gib, "int4, 2:4": guess_sparse_int4_gib}
+    labels = {"ylabel": "GiB", "title": "The weights of GPT-3 175B", "limits": {"one GPU of 80 GiB": 80}}
+    display(figures.guessed(made, guesses, **labels, caption="computed, not measured"))
+
+# %% [markdown]
+# Only int4 with 2:4 sparsity fits into one GPU of 80 GiB, and then with little room for anything else. What such a model still knows
+# is another question, which lab 05 measures for fewer bits.
+#
+# ## What is left: the KV cache
+#
+# After the weights comes the cache: a key and a value of `hidden` numbers, for each token and each layer. It is the reason why a server
+# refuses requests.
+#
+# *An example:* 2 layers, `hidden` 8, 2 bytes a number: a token takes 2 · 2 · 8 · 2 = 64 bytes, and a sequence of 10 tokens 640. Two
+# GPUs of 10,000 bytes, of which 10 % stay free, with 12,000 bytes of weights: on each GPU, 9,000 - 6,000 = 3,000 bytes are left. A
+# sequence takes 320 bytes of them, so 9 sequences fit.
+
+# %% [markdown]
+# {{exercise lab08.largest_batch}}
+
+
+# %%
+def largest_batch(model, gpu_bytes, reserve, shards, tokens, element_bytes):
+    """The largest number of sequences that fit, a whole number."""
+    # BEGIN SOLUTION
+    room = gpu_bytes * (1 - reserve) - model["weight_bytes"] / shards
+    each = 2 * model["layers"] * model["hidden"] * element_bytes * tokens / shards
+    return max(0, math.floor(room / each))
+    # END SOLUTION
+
+
+# %%
+check(largest_batch)
+
+# %% [markdown]
+# GPT 20B in fp16, sequences of 2,048 tokens, A100 GPUs of 80 GiB, a tenth kept free. **Predict:** which batch fits on 1 GPU, and which
+# on 8? (Is it 8 times as large?)
+
+# %%
+# BEGIN SOLUTION guess_one_gpu, guess_eight_gpus = None, None
+guess_one_gpu, guess_eight_gpus = 16, 200
+# END SOLUTION
+if passed(largest_batch) and predicted(one_gpu=guess_one_gpu, eight_gpus=guess_eight_gpus):
+    model, made = plans.model_of("gpt-20b"), {}
+    for shards in (1, 2, 4, 8):
+        made[f"TP {shards}"] = largest_batch(model, 80 * 2**30, 0.1, shards, 2048, 2)
+    guesses = {"TP 1": guess_one_gpu, "TP 8": guess_eight_gpus}
+    labels = {"ylabel": "sequences", "title": "The largest batch of GPT 20B, 2,048 tokens", "log": True}
+    display(figures.guessed(made, guesses, **labels, caption="fp16; computed, not measured"))
+
+# %% [markdown]
+# Eight GPUs hold more than 8 times as many sequences, because the weights are there only once. The next figure shows what labkit's
+# planner counts: also the activations, and a workspace for driver and libraries.
+
+# %%
+long = plans.rows_of("gpt-20b", [(1, 1), (2, 1)], (1, 8, 16, 32), input_tokens=1920, output_tokens=128)
+title = "GPT 20B in fp16, 1,920 + 128 tokens: memory of one GPU"
+figures.memory(long, 80, title=title, caption="A100 with 80 GiB; labkit's planner; not measured here")
+
+# %% [markdown]
+# ## When does a batch stop being free?
+#
+# A decode step reads all weights, for one sequence or for a hundred. As long as reading takes longer than computing, a larger batch
+# costs almost nothing. The cache spoils this: it is read for each sequence.
+#
+# *An example:* 100 parameters in 200 bytes, no cache. A device reads 10 bytes and computes 500 FLOPs in a second. Reading takes 20
+# seconds. Each sequence takes 200 / 500 = 0.4 seconds to compute, so at B = 50 both are equal. If each sequence also reads a cache of 2
+# bytes, that is 0.2 seconds more of reading for each: 20 + 0.2 B = 0.4 B, so B = 100.
+
+# %% [markdown]
+# {{exercise lab08.turning_batch}}
+
+
+# %%
+def turning_batch(parameters, weight_bytes, cache_bytes, flops_per_second, bytes_per_second):
+    """The batch for which computing takes as long as reading, a number; None if there is none."""
+    # BEGIN SOLUTION
+    rest = 2 * parameters * bytes_per_second / flops_per_second - cache_bytes
+    return weight_bytes / rest if rest > 0 else None
+    # END SOLUTION
+
+
+# %%
+check(turning_batch)
+
+# %% [markdown]
+# Now your machine: the next cell measures how fast it reads and computes. **Predict:** at which batch does decode turn compute-bound on
+# an A100 in fp16, without a cache? And on this machine in fp32?
+
+# %%
+# BEGIN SOLUTION guess_a100, guess_here = None, None
+guess_a100, guess_here = 150, 20
+# END SOLUTION
+if passed(turning_batch) and predicted(a100=guess_a100, here=guess_here):
+    limits, made = runs.keep("this machine's limits", own_machine.limits_here), {}
+    for name in ("t4-16gb", "a100-80gb", "h100-80gb", "h200-141gb"):
+        rates = GPUS[name].rate("fp16"), GPUS[name].read_bytes_per_second
+        made[name] = turning_batch(10**9, 2 * 10**9, 0, *rates)
+    here = limits["flops_per_second"]["fp32"], limits["read_bytes_per_second"]
+    made["this machine"] = turning_batch(10**9, 4 * 10**9, 0, *here)
+    guesses = {"a100-80gb": guess_a100, "this machine": guess_here}
+    labels = {"ylabel": "sequences", "title": "Below this batch, decode is memory-bound"}
+    display(figures.guessed(made, guesses, **labels, caption=f"{device}, measured; GPUs: data sheets"))
+    for tokens in (0, 80, 256, 512, 1024, 2048):
+        cache = 2 * 44 * 6144 * 2 * tokens  # of GPT 20B
+        batch = turning_batch(20_262_014_976, 40_524_029_952, cache, 312e12, 2039e9)
+        print(f"GPT 20B on an A100, {tokens} cached tokens: batch {batch and round(batch)}")
+
+# %% [markdown]
+# With long sequences, decode **never** turns compute-bound: each new sequence brings more bytes than it has work. That is why GPUs for
+# serving are chosen by their memory, and why the cache is stored in 8 bits.
+#
+# ## Links
+#
+# Tensor parallelism divides bytes and FLOPs, and pays for it with two all-reduces in each layer (GPT-J: one). Lab 03 showed the ring:
+
+# %%
+lab03.ring(4)
+
+# %% [markdown]
+# *An example:* 4 ranks, 4,000 bytes, 1 microsecond for a hop, 1 GB/s. A step sends 1,000 bytes: 1 + 1 = 2 microseconds. There are 6
+# steps: 12 microseconds. With 4 bytes instead, it would still be 6 microseconds.
+
+# %% [markdown]
+# {{exercise lab08.all_reduce_ms}}
+
+
+# %%
+def all_reduce_ms(size, ranks, hop_seconds, bytes_per_second):
+    """The milliseconds of an all-reduce of `size` bytes in a ring, a number."""
+    # BEGIN SOLUTION
+    steps = 2 * (ranks - 1)
+    return 1000 * steps * (hop_seconds + size / ranks / bytes_per_second)
+    # END SOLUTION
+
+
+# %%
+check(all_reduce_ms)
+
+# %% [markdown]
+# GPT 20B has 44 layers and `hidden` 6,144, in fp16. On 8 A100 GPUs, **predict:** how many milliseconds do all its all-reduces take in a
+# decode step of batch 1 over NVLink? And in a prefill of 16 prompts of 60 tokens over PCIe 4?
+
+# %%
+# BEGIN SOLUTION guess_decode_ms, guess_prefill_ms = None, None
+guess_decode_ms, guess_prefill_ms = 1, 60
+# END SOLUTION
+if passed(all_reduce_ms) and predicted(decode_ms=guess_decode_ms, prefill_ms=guess_prefill_ms):
+    links, made = {"NVLink": plans.link_of(), "PCIe 4": plans.link_of(name="pcie4")}, {}
+    for what, tokens in {"decode": 1, "prefill": 16 * 60}.items():
+        for name, link in links.items():
+            one = all_reduce_ms(2 * 6144 * tokens, 8, link["hop"], link["rate"])
+            made[f"{what}, {name}"] = 88 * one
+    guesses = {"decode, NVLink": guess_decode_ms, "prefill, PCIe 4": guess_prefill_ms}
+    labels = {"ylabel": "milliseconds", "title": "All-reduces of GPT 20B on 8 A100", "log": True}
+    display(figures.guessed(made, guesses, **labels, caption="from data sheets; hops are assumed"))
+
+# %%
+if passed(all_reduce_ms):
+    kilobytes, lines = [4**power for power in range(11)], {}
+    for name, link in links.items():
+        for ranks in (2, 8):
+            waits = [all_reduce_ms(1024 * size, ranks, link["hop"], link["rate"]) for size in kilobytes]
+            lines[f"{name}, {ranks} GPUs"] = waits
+    labels = {"xlabel": "kilobytes", "ylabel": "milliseconds", "title": "Hops first, then bytes"}
+    display(plots.sweep_plot(kilobytes, lines, **labels))
+
+# %% [markdown]
+# On the left, lines are flat: only hops count, and a faster link helps little. On the right, only bytes count. Decode is on the left, and
+# prefill on the right. Between servers, a hop takes longer (labkit assumes five times as long); so tensor parallelism stays inside a server, and stages go
+# between servers.
+#
+# *This is a good place for a break.*
+
+# %% [markdown]
+# {{core path: go on at Your machine first}}
+
+# %% [markdown]
+# ## A latency model of your own
+#
+# Now put the parts together: the weights, the arithmetic, the gaps between kernels, and the all-reduces.
+#
+# *An example:* 1 layer, 1 shard. A pass of 1 token takes 5 ms (reading), a pass of 60 tokens 9 ms (computing), and a gap 1 ms. Batch
+# 1 with 60 + 20 tokens takes (9 + 1) + 19 · (5 + 1) = 124 ms.
+
+# %% [markdown]
+# {{exercise lab08.request_ms}}
+
+
+# %%
+def request_ms(model, gpu, link, shards, batch, prompt_tokens, new_tokens):
+    """The milliseconds of a batch of requests, a number."""
+
+    # BEGIN SOLUTION
+    def once(tokens):
+        reading = model["weight_bytes"] / shards / gpu["read"]
+        computing = 2 * tokens * model["parameters"] / shards / gpu["flops"]
+        one = link["hop"] + 2 * tokens * model["hidden"] / shards / link["rate"]
+        return max(reading, computing) + model["layers"] * (gpu["gap"] + 2 * 2 * (shards - 1) * one)
+
+    return 1000 * (once(batch * prompt_tokens) + (new_tokens - 1) * once(batch))
+    # END SOLUTION
+
+
+# %%
+check(request_ms)
+
+# %% [markdown]
+# NVIDIA published FasterTransformer's latencies of GPT 20B on A100 GPUs: TP 1 to 8, batch 1 to 256. Your model gets the data sheet
+# first, and then the rates that software reaches. labkit's planner adds the cache, the activations and the choice of tokens. It was
+# fitted to the rows of all **other** lengths. **Predict:** by how many percent is your model off with the data sheet, in the median?
+
+# %%
+# BEGIN SOLUTION guess_off = None
+guess_off = 40
+# END SOLUTION
+if passed(request_ms) and predicted(off=guess_off):
+    model, link, truth = plans.model_of("gpt-20b"), plans.link_of(), plans.published("gpt-20b")
+    sheet, fitted = {"read": 2039e9, "flops": 312e12, "gap": 0.0}, plans.fit_to_other_lengths()
+    series = {"labkit's planner": [plans.ms_of("gpt-20b", plan, fitted) for plan in truth]}
+    for name, gpu in {"data sheet": sheet, "reached rates": plans.reached_by(found=fitted)}.items():
+        mine = [request_ms(model, gpu, link, tp, batch, 60, 20) for tp, _, batch in truth]
+        series[f"yours, {name}"] = mine
+    off = {name: figures.median_error(values, truth) for name, values in series.items()}
+    labels = {"ylabel": "median error in %", "title": "GPT 20B, 60 + 20 tokens, against the table"}
+    display(figures.guessed(off, {"yours, data sheet": guess_off}, "found", **labels))
+    display(figures.against(list(truth.values()), series, title="Predicted and published"))
+
+# %% [markdown]
+# A data sheet alone is too optimistic. What is missing are many small things: each is a number of the fit, and
+# `labkit.planning.efficiencies` names them all.
+
+# %% [markdown]
+# ## Your machine first
+#
+# A prediction that nobody can check is worth little. So the next cells fit labkit's model to **one** measurement of your machine, batch 1,
+# and predict larger batches. **Predict:** how many times as long as batch 1 does a batch of 16 take?
+
+# %%
+# BEGIN SOLUTION guess_sixteen = None
+guess_sixteen = 4
+# END SOLUTION
+engine = labkit.load("gptj-tiny", device=device)
+if predicted(sixteen=guess_sixteen):
+    limits = runs.keep("this machine's limits", own_machine.limits_here)
+    measured = lambda: own_machine.seconds_of(engine, (1, 4, 16, 64))
+    timings = runs.keep_timings("batches", measured)
+    found = own_machine.predictions(engine, limits, timings)
+    own_machine.tell(timings, found)
+    display(own_machine.figure(timings, found, {"16": guess_sixteen}, caption=str(device)))
+
+# %% [markdown]
+# Is the measured time within the interval? `gptj-tiny` fits into the caches of a processor, and the model does not know caches. A planner
+# is as good as its physics; so look at the interval before you believe the number.
+#
+# ## TP x PP for GPT 20B under 300 ms
+#
+# The lecture's table lists latencies of GPT 20B from 230 ms. Your users accept 300 ms for 60 + 20 tokens, and you have one server of 8
+# A100 GPUs. A plan divides the model in two ways:
+
+# %%
+lab08.division(tensor=4, stages=2)
+
+# %% [markdown]
+# Within the bound, the best plan is the one with the most tokens per second **per GPU**: it is the cheapest, as GPUs are what you pay
+# for.
+#
+# *An example:* A: 2 GPUs, 250 ms, 400 tokens/s. B: 4 GPUs, 200 ms, 900 tokens/s. C: 1 GPU, 310 ms, 300 tokens/s. C is too slow. A makes 200
+# per GPU, B 225: B wins.
+
+# %% [markdown]
+# {{exercise lab08.choose_plan}}
+
+
+# %%
+def choose_plan(plans, bound_ms, gpu_gib):
+    """The best plan of a list, a dictionary; None if no plan is allowed."""
+    # BEGIN SOLUTION
+    allowed = [plan for plan in plans if plan["ms"] <= bound_ms and plan["gib"] <= gpu_gib]
+
+    def worth(plan):
+        gpus = plan["tensor_parallel"] * plan["pipeline_parallel"]
+        return plan["tokens_per_second"] / gpus, -plan["ms"]
+
+    return max(allowed, key=worth, default=None)
+    # END SOLUTION
+
+
+# %%
+check(choose_plan)
+
+# %% [markdown]
+# **Predict:** which TP and which batch win?
+
+# %%
+# BEGIN SOLUTION guess_tensor_parallel, guess_batch = None, None
+guess_tensor_parallel, guess_batch = 4, 8
+# END SOLUTION
+powers = [2**power for power in range(9)]
+if passed(choose_plan) and predicted(tensor_parallel=guess_tensor_parallel, batch=guess_batch):
+    fitted = plans.fit_to_other_lengths()  # to tables without 60 + 20 tokens
+    rows = plans.rows_of("gpt-20b", plans.layouts("gpt-20b", gpus=8), powers, found=fitted)
+    best = choose_plan(rows, 300, 80)
+    made = {"TP": best["tensor_parallel"], "batch": best["batch"]}
+    guesses = {"TP": guess_tensor_parallel, "batch": guess_batch}
+    display(figures.guessed(made, guesses, "chosen", ylabel="number", title="GPT 20B under 300 ms"))
+    labels = {"title": "Plans for GPT 20B on 8 A100", "caption": "fp16, 60 + 20 tokens; predicted"}
+    display(figures.front(rows, 300, best, **labels))
+
+# %%
+if passed(choose_plan):
+    truth = plans.published("gpt-20b")
+    print("your choice:", plans.told(best, truth))
+    inside = {plan: ms for plan, ms in truth.items() if ms <= 300}
+    tensor, stages, batch = max(inside, key=lambda plan: plan[2] / inside[plan] / (plan[0] * plan[1]))
+    took = inside[tensor, stages, batch]
+    print(f"best published row: TP {tensor} x PP {stages}, batch {batch}, {took:.0f} ms")
+
+# %% [markdown]
+# Why not 8 copies on single GPUs? One GPU needs more than half a second for these tokens, whatever the batch. Where are the stages? They
+# divide the weights as well as shards do, but one token passes through all of them, one after the other: stages make a model *fit*, shards
+# make it *fast*.
+#
+# labkit's search does the same for any model. Try the menus: take PCIe instead of NVLink, int8, or a bound of 100 ms.
+
+# %%
+planner_page.show()
+
+# %%
+# The same without menus, for a page that is printed.
+planner_page.best_plan("gpt-20b", "a100-80gb", link="pcie4", precision="fp16", gpus=8, bound_ms=600)
+
+# %% [markdown]
+# {{core path: go on at Defend a plan for 530B}}
+
+# %% [markdown]
+# ## What does it cost?
+#
+# Prices of GPUs change every month, so labkit has none: you give yours. What does not change is the arithmetic.
+#
+# *An example:* 2 GPUs at 3.00 an hour make 1,000 tokens per second, and are busy half of the time. In an hour they cost 6.00 and make
+# 1.8 million tokens: 3.33 for a million.
+
+# %% [markdown]
+# {{exercise lab08.price_per_million}}
+
+
+# %%
+def price_per_million(price, gpus, tokens_per_second, busy):
+    """The price of a million new tokens, a number."""
+    # BEGIN SOLUTION
+    return price * gpus / (3600 * busy * tokens_per_second) * 1e6
+    # END SOLUTION
+
+
+# %%
+check(price_per_million)
+
+# %% [markdown]
+# Your own machine made a batch of 1, 4, 16 and 64. Let an hour of it cost 0.10 (change it). **Predict:** how many times cheaper is a
+# token with batch 64 than with batch 1?
+
+# %%
+# BEGIN SOLUTION guess_cheaper = None
+guess_cheaper = 8
+# END SOLUTION
+hour_here, hour_a100 = 0.10, 2.00  # your prices, in your currency
+if passed(price_per_million) and predicted(cheaper=guess_cheaper):
+    timings = runs.keep_timings("batches", lambda: own_machine.seconds_of(engine, (1, 4, 16, 64)))
+    speeds = own_machine.tokens_per_second(timings)
+    rates = [row["tokens_per_second"] for row in plans.rows_of("gpt-20b", [(8, 1)], speeds)]
+    here = [price_per_million(hour_here, 1, speed, 1.0) for speed in speeds.values()]
+    there = [price_per_million(hour_a100, 8, rate, 1.0) for rate in rates]
+    lines = {"gptj-tiny here, measured": here, "GPT 20B on 8 A100, predicted": there}
+    labels = {"xlabel": "batch", "ylabel": "price of a million tokens", "title": "Cost against batch"}
+    display(plots.sweep_plot(list(speeds), lines, **labels))
+    made, labels = {"batch 64": here[0] / here[-1]}, {"ylabel": "times cheaper than batch 1"}
+    display(figures.guessed(made, {"batch 64": guess_cheaper}, "measured", **labels, title="Cost here"))
+
+# %% [markdown]
+# A large batch is cheap, and slow for each user: price and latency pull in opposite directions, and the bound decides.
+#
+# ## A million requests a day
+#
+# *An example:* 86,400 requests a day are 1 in a second. In the evening, 3 times as many arrive. An instance answers 2 per second, and may be
+# busy for half of the time: it gets 1. So 3 instances, and 1 spare one in case one fails: 4.
+
+# %% [markdown]
+# {{exercise lab08.instances_needed}}
+
+
+# %%
+def instances_needed(requests_per_day, peak, per_instance, most_busy, spare):
+    """The number of instances, a whole number."""
+    # BEGIN SOLUTION
+    busiest = requests_per_day / 86400 * peak
+    return math.ceil(busiest / (per_instance * most_busy)) + spare
+    # END SOLUTION
+
+
+# %%
+check(instances_needed)
+
+# %%
+if passed(instances_needed):
+    rows = plans.rows_of("gpt-175b", [(8, 1)], (1, 4, 16, 64))
+    for row in rows:
+        each = row["tokens_per_second"] / plans.OUTPUT_TOKENS
+        count = instances_needed(1_000_000, 3.0, each, 0.7, 1)
+        print(f"{row['name']}: {row['ms']:.0f} ms, {each:.1f} requests/s: {count} instances of 8 GPUs")
+
+# %% [markdown]
+# These are GPT-3 175B on A100 GPUs, predicted. Why 70 %? Requests arrive at random, and a server that is always busy has an endless queue.
+# labkit's page *A million requests a day* simulates this with failures.
+
+# %% [markdown]
+# ## Defend a plan for 530B
+#
+# The largest model of the lecture is Megatron-Turing NLG 530B. You have 32 A100 GPUs, and your users accept 2 seconds for 60 + 20 tokens. A
+# plan for so much money needs reasons: why this one, and what is wrong with each of the others? And a prediction is not a promise, so the
+# **upper end** of its interval must meet the bound.
+
+# %% [markdown]
+# {{exercise lab08.defend}}
+
+
+# %%
+def defend(plans, bound_ms, gpu_gib):
+    """{name of a plan: "too large", "too slow", "fewer tokens" or "chosen"}."""
+    # BEGIN SOLUTION
+    reasons, left = {}, []
+    for plan in plans:
+        gpus = plan["tensor_parallel"] * plan["pipeline_parallel"]
+        if plan["gib"] > gpu_gib:
+            reasons[plan["name"]] = "too large"
+        elif plan["high_ms"] > bound_ms:
+            reasons[plan["name"]] = "too slow"
+        else:
+            reasons[plan["name"]] = "fewer tokens"
+            left.append((plan["tokens_per_second"] / gpus, plan["name"]))
+    if left:
+        reasons[max(left)[1]] = "chosen"
+    return reasons
+    # END SOLUTION
+
+
+# %%
+check(defend)
+
+# %% [markdown]
+# **Predict:** how many of the 72 plans of the next cell are too large for 80 GiB? How many of the others are too slow?
+
+# %%
+# BEGIN SOLUTION guess_too_large, guess_too_slow = None, None
+guess_too_large, guess_too_slow = 20, 30
+# END SOLUTION
+if passed(defend) and predicted(too_large=guess_too_large, too_slow=guess_too_slow):
+    pairs = plans.layouts("gpt-530b", gpus=32, tensor=(4, 8, 16, 32), stages=(1, 3, 5, 7))
+    rows = plans.rows_of("gpt-530b", pairs, powers, found=plans.fit_to_other_lengths())
+    why = defend(rows, 2000, 80)
+    reasons = ("too large", "too slow", "fewer tokens", "chosen")
+    made = {reason: list(why.values()).count(reason) for reason in reasons}
+    guesses = {"too large": guess_too_large, "too slow": guess_too_slow}
+    display(figures.guessed(made, guesses, ylabel="plans", title=f"{len(rows)} plans for 530B"))
+
+# %%
+if passed(defend) and predicted(too_large=guess_too_large, too_slow=guess_too_slow):
+    best = next((row for row in rows if why[row["name"]] == "chosen"), None)
+    fits = [row for row in rows if why[row["name"]] != "too large"]
+    caption = "A100 80GB, fp16, 60 + 20 tokens; predicted by labkit from tables of other lengths"
+    display(figures.front(fits, 2000, best, title="Plans for 530B that fit the memory", caption=caption))
+    shown = [row for row in rows if row["batch"] == 16]
+    display(figures.memory(shown, 80, title="530B, batch 16: memory of one GPU", caption=caption))
+    print("chosen:", plans.told(best, plans.published("gpt-530b")) if best else "no plan")
+
+# %% [markdown]
+# Write your defence in two sentences: what binds this plan, and what would you buy if the bound were halved, a faster link, more GPUs, or
+# fewer bits?
+#
+# *Your defence:* …
+#
+# ## What you have now
+#
+# - Formulas for memory, batch, link, latency and price, which you can do on the back of an envelope.
+# - A measured idea of how far such predictions are off: for published machines, and for yours.
+# - A plan with a reason against every other one. `labkit plan` writes it in a second, for any GPT and any GPU of its catalogue.
+#
+# Your points are in the panel at the top (*Look again*).
+
+# %%
+progress_panel("08")

@@ -1,0 +1,111 @@
+"""Predicts p50 and p99 of a served model under random load, and compares them with `labkit stress` at three rates.
+
+    python -m tests.benchmarks.planning_served [--model gptj-tiny] [--precision fp32] [--seconds 12] [--save FILE]
+
+The planner's model of a CPU is fitted to two measurements of the server: one user, and eight users who each wait for their
+answer. Then `labkit.planning.simulate` predicts three rates, at 30, 60 and 90 percent of what eight users reached. All
+predictions are
+printed before the first rate is measured. Server and generator share this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from labkit.bench.plan_check import measured_device
+from labkit.checkpoints import config_of
+from labkit.environment import describe
+from labkit.measure import Record, ceilings
+from labkit.planning.deployment import Deployment
+from labkit.planning.efficiencies import CPU_WIDTHS
+from labkit.planning.fit import Fit, Measurement, fit
+from labkit.planning.shape import Shape
+from labkit.planning.simulate import Load, simulate
+from labkit.planning.this_machine import cpu_fit
+from labkit.serving.repository.writer import ServeSettings
+from labkit.serving.stress import Lengths, StressSettings, run_stress
+from labkit.serving.stress.summary import summarise
+from tests.benchmarks.serving import served
+
+PROMPT_TOKENS, NEW_TOKENS, MAX_BATCH = 32, 24, 16
+USERS = 8
+SHARES = (0.3, 0.6, 0.9)
+REQUESTS = 4000
+"""Simulated requests for each rate: enough for a stable p99."""
+
+
+def stress(address: str, seconds: float, **load: Any) -> dict[str, Any]:
+    """A stress test with prompts and answers of one length, as the planner assumes."""
+    lengths = {"prompt_tokens": Lengths(PROMPT_TOKENS, PROMPT_TOKENS), "new_tokens": Lengths(NEW_TOKENS, NEW_TOKENS)}
+    return summarise(run_stress(address, StressSettings(seconds=seconds, warmup=2.0, **lengths, **load)))
+
+
+def plan_of(model: str, precision: str, batch: int) -> Deployment:
+    """The served model on this machine, whose limits are measured now."""
+    device = measured_device(ceilings(), describe())
+    shape = Shape.of_config(config_of(model), model)
+    return Deployment(shape, device, precision=precision, batch=batch, input_tokens=PROMPT_TOKENS, output_tokens=NEW_TOKENS)
+
+
+def calibrated(plan: Deployment, one: dict[str, Any], several: dict[str, Any]) -> Fit:
+    """labkit's fit of CPUs, moved to this server by the median times of one user and of eight."""
+    from dataclasses import replace
+
+    measured = [
+        Measurement(replace(plan, batch=users), row["e2e_ms"]["p50"] / 1e3) for users, row in ((1, one), (USERS, several))
+    ]
+    return fit(measured, start=cpu_fit().found, widths=CPU_WIDTHS, source="one user and eight users of this server")
+
+
+def row_of(found: Load, measured: dict[str, Any]) -> dict[str, Any]:
+    """Predicted and measured p50 and p99 of one rate, in milliseconds, and their relative errors."""
+    row: dict[str, Any] = {"rate": found.rate, "stable": found.stable, "disturbed": measured["disturbed"]}
+    row |= {"answered": measured["answered"], "requests": measured["requests"], "fell_behind": measured["fell_behind"]}
+    for place, name in enumerate(("p50", "p99")):
+        for what, predicted, key in (("whole", found.latency, "e2e_ms"), ("first", found.first_token, "ttft_ms")):
+            mine, theirs = 1e3 * predicted[place], float(measured[key][name])
+            row |= {
+                f"{what}_{name}_predicted": mine,
+                f"{what}_{name}_measured": theirs,
+                f"{what}_{name}_error": mine / theirs - 1,
+            }
+    return row
+
+
+def main() -> None:
+    """Calibrate, predict, measure, print, and write the record if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="gptj-tiny")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--seconds", type=float, default=12.0)
+    parser.add_argument("--save", type=Path)
+    given = parser.parse_args()
+    plan = plan_of(given.model, given.precision, MAX_BATCH)
+    with served(ServeSettings(model=given.model, precision=given.precision, max_batch=MAX_BATCH)) as address:
+        one, several = (stress(address, 6.0, users=users) for users in (1, USERS))
+        found = calibrated(plan, one, several)
+        rates = [round(share * several["requests_per_second"], 2) for share in SHARES]
+        predicted = [simulate(plan, found, rate=rate, requests=REQUESTS) for rate in rates]
+        for load in predicted:
+            print(load.sentence(), flush=True)
+        rows = [row_of(load, stress(address, given.seconds, rate=load.rate)) for load in predicted]
+    for row in rows:
+        words = ", ".join(
+            f"{what} {name} {row[f'{what}_{name}_measured']:.0f} ms (predicted {row[f'{what}_{name}_predicted']:.0f})"
+            for what in ("whole", "first")
+            for name in ("p50", "p99")
+        )
+        print(f"{row['rate']} requests/s: {words}{'; disturbed: ' + row['disturbed'] if row['disturbed'] else ''}")
+    errors = [abs(row[f"whole_{name}_error"]) for row in rows for name in ("p50", "p99")]
+    print(f"whole requests: median error {100 * median(errors):.0f} %, worst {100 * max(errors):.0f} %")
+    if given.save:
+        settings = vars(given) | {"save": str(given.save), "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS}
+        settings |= {"max_batch": MAX_BATCH, "one_user_ms": one["e2e_ms"]["p50"], "eight_users_ms": several["e2e_ms"]["p50"]}
+        print(f"record written to {Record('planning served', settings, rows).save(given.save)}")
+
+
+if __name__ == "__main__":
+    main()
