@@ -53,9 +53,9 @@ CLIP_LIMITS = Exercise(
     statement=(
         'Return three limits for the tensor `x`, as numbers in a dictionary:\n\n- `"min-max"`: the largest magnitude $m$.\n'
         '- `"percentile"`: the 99.9 % quantile of the magnitudes (`torch.quantile`).\n- `"mse"`: that one of $m/50, 2m/50, \\dots, m$ with the '
-        "smallest mean squared error of `x` after quantization. A limit becomes the highest integer, $2^{bits-1}-1$; smaller "
-        "numbers than the lowest, $-2^{bits-1}$, and larger ones than the highest are clipped. There is no zero point.\n\nIf "
-        "all numbers are 0, all limits are 0."
+        "smallest mean squared error: quantize `x`, go back, and compare with `x`. The limit becomes the highest integer, "
+        "$2^{bits-1}-1$; integers above it are clipped to it, and those below $-2^{bits-1}$ to $-2^{bits-1}$. There is no zero "
+        "point.\n\nIf all numbers are 0, all limits are 0."
     ),
     points=15,
     minutes=12,

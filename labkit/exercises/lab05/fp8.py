@@ -44,10 +44,10 @@ FP8_CAST = Exercise(
     function="fp8_cast",
     statement=(
         "`history` `[n]` holds the largest magnitudes of `x` in the last `n` steps, the newest first. With $M$ = "
-        "`torch.finfo(dtype).max`, the scale is the largest power of two for which $M$ still holds the largest of the history "
-        "times the scale; for a history of zeros it is 1.0. Multiply `x` by it, **clip** to $\\pm M$, convert to `dtype`. "
-        "Return `(values, scale, new_history)`: the converted numbers in float32, divided by the scale again, the scale, and the "
-        "history with the largest magnitude of `x` in front, and without its oldest number."
+        "`torch.finfo(dtype).max` and $h$ = the largest number of the history, the scale is the largest power of two for which "
+        "$\\text{scale} \\cdot h \\le M$; for a history of zeros it is 1.0. Multiply `x` by it, **clip** to $\\pm M$, convert to "
+        "`dtype`. Return `(values, scale, new_history)`:\n\n- the converted numbers in float32, divided by the scale again;\n- the "
+        "scale;\n- the history with the largest magnitude of `x` in front, and without its oldest number."
     ),
     points=14,
     minutes=8,
