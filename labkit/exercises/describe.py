@@ -77,7 +77,8 @@ def describe_difference(difference: Difference) -> Description:
     # The type is right here, and the right value must stay hidden, so only the wrong value is shown.
     # True and False say nothing without the place.
     named = f"{difference.path}: " if isinstance(found, bool) and difference.path else ""
-    return Description(f"The value {_at(difference)}is not right{_factor(found, expected)}.", f"{named}got {brief(found)}")
+    value = f"The value of {difference.path} " if difference.path.startswith("the ") else f"The value {_at(difference)}"
+    return Description(f"{value}is not right{_factor(found, expected)}.", f"{named}got {brief(found)}")
 
 
 def ended(text: str) -> str:
@@ -131,7 +132,7 @@ def _factor(found: Any, expected: Any) -> str:
     for factor, words in FACTORS:
         if abs(ratio / factor - 1) < 1e-6:
             return f": it is {words} the right value"
-    return ": it is too large" if ratio > 1 else ": it is too small"
+    return ": it is too large" if found > expected else ": it is too small"
 
 
 def _describe_tensor(found: Tensor, expected: Tensor, difference: Difference) -> Description:
@@ -139,10 +140,11 @@ def _describe_tensor(found: Tensor, expected: Tensor, difference: Difference) ->
     relative = max(RELATIVE.get(found.dtype, 0.0), RELATIVE.get(expected.dtype, 0.0))  # 0.0 for whole numbers
     wrong = (a - b).abs() > relative * b.abs().max()
     share = float(wrong.double().mean())
+    tensor = f"T{difference.path[1:]} " if difference.path.startswith("the ") else f"The tensor {_at(difference)}"
     if not bool(a.any()):
-        message = f"The tensor {_at(difference)}is all zeros."
+        message = f"{tensor}is all zeros."
     else:
-        message = f"The tensor {_at(difference)}has wrong values in {100 * share:.1f} % of its elements{_scale(a, b)}."
+        message = f"{tensor}has wrong values in {100 * share:.1f} % of its elements{_scale(a, b)}."
     largest = f"largest error {float((a - b).abs().max()):.3g}, {_first(found, expected, wrong)}; below: {LEGEND}"
     lines = [f"{difference.path or 'your answer'}: {brief(found)}", largest]
     return Description(message, "\n".join([*lines, mismatch_map(wrong)]))

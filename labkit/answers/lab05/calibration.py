@@ -25,7 +25,9 @@ def _limits(
     signed_largest: bool = False,
     signed_quantile: bool = False,
     share: float = 0.999,
+    between: bool = True,
     clip: bool = True,
+    narrow: bool = False,
     power: float = 2.0,
     above: int = 0,
     gives_error: bool = False,
@@ -33,16 +35,17 @@ def _limits(
     """The three limits. The options make mistakes: `power` is that of the error, and `above` is added to the highest integer."""
     magnitude = x.abs().flatten()
     largest = float(magnitude.max())
+    sizes = (x.flatten() if signed_quantile else magnitude).sort().values
     found = {
         "min-max": float(x.max()) if signed_largest else largest,
-        "percentile": float(torch.quantile(x.flatten() if signed_quantile else magnitude, share)),
+        "percentile": float(torch.quantile(sizes, share) if between else sizes[int(share * len(sizes))]),
     }
     highest, errors = 2 ** (bits - 1) - 1 + above, []
     limits = [largest * k / STEPS for k in range(1, STEPS + 1)]
     for limit in limits:
         scale = limit / highest or 1.0
         integers = (x.double() / scale).round()
-        integers = integers.clamp(-highest - 1, highest) if clip else integers
+        integers = integers.clamp(-highest if narrow else -highest - 1, highest) if clip else integers
         errors.append(float((integers * scale - x.double()).abs().pow(power).mean()))
     best = min(range(STEPS), key=errors.__getitem__)
     return {**found, "mse": errors[best] if gives_error else limits[best]}
@@ -62,6 +65,14 @@ CLIP_LIMITS_ANSWER = Answer(
             partial(_limits, signed_quantile=True),
         ),
         Mistake("percentile: 99.9 % is the quantile 0.999; you take 0.99.", partial(_limits, share=0.99)),
+        Mistake(
+            "percentile: you take one of the magnitudes, but the quantile lies between two of them: see torch.quantile.",
+            partial(_limits, between=False),
+        ),
+        Mistake(
+            "mse: the lowest integer is -128 for 8 bits, one step beyond the negative limit; you clip at -127.",
+            partial(_limits, narrow=True),
+        ),
         Mistake(
             "mse: numbers beyond the limit must be clipped. Without that, the smallest limit always seems best.",
             partial(_limits, clip=False),

@@ -30,21 +30,21 @@ def _cast(
     back: bool = True,
     moves: str = "front",
     guard: bool = True,
+    magnitude: bool = True,
 ) -> tuple[Tensor, float, Tensor]:
     """Values, scale and history. The options make mistakes: `past` says where the scale comes from, `scaling` how it is rounded,
     and `moves` what happens to the history.
     """
     most = most or torch.finfo(dtype).max
-    amax = float({"all": history.max(), "newest": history[0], "now": x.abs().max(), "mean": history.mean()}[past])
+    now, newest = x.abs().max(), (x.abs() if magnitude else x).max()[None]
+    amax = float({"all": history.max(), "newest": history[0], "now": now, "both": torch.maximum(history.max(), now)}[past])
     scale = 1.0
     if amax or not guard:
-        scale = {"down": lambda p: 2.0 ** math.floor(p), "up": lambda p: 2.0 ** math.ceil(p), "no": lambda p: 2.0**p}[scaling](
-            math.log2(most / amax)
-        )
+        whole = {"down": math.floor, "up": math.ceil, "nearest": round, "cut": int, "no": float}[scaling]
+        scale = 2.0 ** whole(math.log2(most / amax))
     scaled = x * scale
     scaled = scaled.clamp(-most, most) if clip else scaled
     values = scaled.to(dtype).float() / (scale if back else 1.0)
-    newest = x.abs().max()[None]
     new = {"front": (newest, history[:-1]), "back": (history[1:], newest), "none": (history,), "longer": (newest, history)}[
         moves
     ]
@@ -61,6 +61,10 @@ FP8_CAST_ANSWER = Answer(
             partial(_cast, past="now"),
         ),
         Mistake(
+            "Your scale looks at x as well as at the history. Delayed scaling uses only the history; larger numbers are clipped.",
+            partial(_cast, past="both"),
+        ),
+        Mistake(
             "Your scale comes from the newest step only; use the largest number of the history.", partial(_cast, past="newest")
         ),
         Mistake(
@@ -72,6 +76,15 @@ FP8_CAST_ANSWER = Answer(
             "Your scale is rounded up, so the largest number of the history does not fit: take floor, not ceil.",
             partial(_cast, scaling="up"),
         ),
+        Mistake(
+            "Your scale is the nearest power of two, so the largest number of the history may not fit: take floor, not round.",
+            partial(_cast, scaling="nearest"),
+        ),
+        Mistake(
+            "Below 1, your scale is too large: int() cuts a negative logarithm towards 0. Take floor.",
+            partial(_cast, scaling="cut"),
+        ),
+        Mistake("The history holds magnitudes: take the maximum of abs().", partial(_cast, magnitude=False)),
         Mistake(
             "You use 448 for both formats; e5m2 reaches 57344. Ask torch for the largest number of the format.",
             partial(_cast, most=448.0),

@@ -29,6 +29,7 @@ def _column(
     compensate: bool = True,
     replace: bool = True,
     integers: bool = False,
+    twice: bool = False,
 ) -> Tensor:
     """One step; the options make mistakes."""
     new = weight.clone()
@@ -41,6 +42,8 @@ def _column(
         new[:, first:] -= sign * error[:, None] * factor[column, first:]
     if replace:
         new[:, column] = rounded if integers else q
+    if twice:
+        new[:, column] -= weight[:, column] - q
     return new
 
 
@@ -66,6 +69,10 @@ GPTQ_COLUMN_ANSWER = Answer(
         Mistake(
             "You store the integers in the column; store what they stand for, integer times scale.",
             partial(_column, integers=True),
+        ),
+        Mistake(
+            "The later columns are right, but the error is also taken from column j, after q was put there; begin at column j + 1.",
+            partial(_column, twice=True),
         ),
     ),
 )

@@ -28,10 +28,11 @@ def _pack(
     halves: bool = False,
     signed: bool = False,
     shift: int = 4,
+    pads: bool = True,
 ) -> Tensor:
     """Two numbers in a byte; the options make mistakes."""
     nibbles = ((values + offset) & 15).to(torch.int16)
-    if values.shape[1] % 2:
+    if values.shape[1] % 2 and pads:
         nibbles = F.pad(nibbles, (0, 1), value=padding)
     half = nibbles.shape[1] // 2
     pair = (nibbles[:, :half], nibbles[:, half:]) if halves else (nibbles[:, 0::2], nibbles[:, 1::2])
@@ -56,6 +57,10 @@ PACK_INT4_ANSWER = Answer(
             "You put column i together with column i + columns / 2; put neighbours together, columns 0 and 1 first.",
             partial(_pack, halves=True),
         ),
+        Mistake(
+            "In a row with an odd number of columns, the last number has no neighbour: add a column of 8 first.",
+            partial(_pack, pads=False),
+        ),
         Mistake("Return uint8: in int8, bytes above 127 become negative.", partial(_pack, signed=True)),
         Mistake("The high half begins four bits further left: shift by 4, or multiply by 16.", partial(_pack, shift=3)),
     ),
@@ -77,8 +82,10 @@ def _unpack(
     cut: bool = True,
     halves: bool = False,
     wraps: bool = False,
+    signed: bool = False,
 ) -> Tensor:
     """The numbers of bytes; the options make mistakes."""
+    packed = packed.to(torch.int8) if signed else packed
     parts = packed & 15, packed >> 4
     pair = parts[first], parts[1 - first]
     both = torch.cat(pair, 1) if halves else torch.stack(pair, -1).flatten(1)
@@ -106,6 +113,10 @@ UNPACK_INT4_ANSWER = Answer(
         ),
         Mistake(
             "uint8 has no negative numbers, so 0 - 8 is 248: convert to int8 before you subtract.", partial(_unpack, wraps=True)
+        ),
+        Mistake(
+            "You convert the byte to int8 before the shift, which then fills up with the sign; shift while it is uint8.",
+            partial(_unpack, signed=True),
         ),
         Mistake("The halves are not signed numbers: 0 stands for -8, and 15 for 7.", _twos_complement),
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 
 from labkit.exercises.answer import Answer, Mistake
@@ -26,21 +28,22 @@ def _parameters(
     widen: bool = True,
     first: int | None = None,
     sign: int = -1,
-    rounded: bool = True,
+    whole: Callable[[float], float] = round,
     guard: bool = True,
 ) -> tuple[float, float]:
     """Scale and zero point. The options make mistakes: `above` and `cells` are added to the numbers of steps, and `first` is the
     lowest integer.
+    `whole` makes the zero point an integer.
     """
     if symmetric:
         scale = (high if by_high else max(abs(low), abs(high))) / (2 ** (bits - 1) - 1 + above)
-        return (scale or 1.0) if guard else 1 / (1 / scale), 0
+        return scale or float(guard), 0
     if widen:
         low, high = min(low, 0.0), max(high, 0.0)
     scale = (high - low) / (2**bits - 1 + cells)
-    scale = scale or 1.0 if guard else 1 / (1 / scale)
+    scale = scale or float(guard)
     zero = (-(2 ** (bits - 1)) if first is None else first) + sign * low / scale
-    return scale, round(zero) if rounded else zero
+    return scale, whole(zero)
 
 
 QUANTIZATION_PARAMETERS_ANSWER = Answer(
@@ -72,7 +75,9 @@ QUANTIZATION_PARAMETERS_ANSWER = Answer(
             "The sign of low / scale is wrong: low / scale + zero_point must be the lowest integer.",
             partial(_parameters, sign=1),
         ),
-        Mistake("The zero point is an integer: round it.", partial(_parameters, rounded=False)),
+        Mistake("The zero point is an integer: round it.", partial(_parameters, whole=float)),
+        Mistake("The zero point is cut off: `int` drops the fraction. Round it.", partial(_parameters, whole=int)),
+        Mistake("The zero point is rounded down. Round it to the nearest integer.", partial(_parameters, whole=math.floor)),
         Mistake(
             "If all numbers are 0, the scale must be 1.0; your scale is 0, and nothing can be divided by it.",
             lambda low, high, b, s: (

@@ -70,6 +70,6 @@ FAKE_QUANTIZE_ANSWER = Answer(
         Mistake("Nothing is rounded: the values must be those after quantization.", _as_if_not_rounded),
         Mistake("The lowest integer is -8 for 4 bits; you clip one integer too early.", _narrow),
     ),
-    names={"['values']": "the values", "['gradient']": "the gradient of weight"},
+    names={"['values']": "the result", "['gradient']": "the gradient of weight"},
 )
 ANSWERS = (FAKE_QUANTIZE_ANSWER,)

@@ -29,9 +29,10 @@ def _quantize(
     guard: float = 1.0,
     upside_down: bool = False,
     dense: bool = False,
+    clipped: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Integers and scales. The options make mistakes: `over` says which numbers share a scale, and `guard` is the scale of a
-    group of zeros.
+    group of zeros. Without `clipped`, integers beyond int8 wrap around in the conversion.
     """
     highest = 2 ** (bits - 1) - 1 + above
     groups = weight.reshape(len(weight), -1, group_size)
@@ -47,7 +48,8 @@ def _quantize(
     scales[scales == 0] = guard
     numbers = groups / scales[..., None]
     integers = numbers.round() if rounded else numbers.trunc()
-    integers = integers.nan_to_num(0.0).clamp(-128, 127)
+    integers = integers.nan_to_num(0.0)
+    integers = integers.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if clipped else integers
     if dense:
         return (integers * scales[..., None]).flatten(1), scales
     return integers.to(torch.int8).flatten(1), 1 / scales if upside_down else scales
@@ -66,6 +68,10 @@ QUANTIZE_WEIGHT_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake("The highest integer is 7 for 4 bits. You divide by one more.", partial(_quantize, above=1)),
+        Mistake(
+            "The highest integer is 127 for 8 bits. You divide by one more, so the largest number becomes 128, which int8 lacks.",
+            partial(_quantize, above=1, clipped=False),
+        ),
         Mistake("All groups of a row share a scale; each group has a scale of its own.", partial(_quantize, over="row")),
         Mistake(
             "The whole tensor shares one scale; each group of each row has a scale of its own.",
@@ -77,6 +83,10 @@ QUANTIZE_WEIGHT_ANSWER = Answer(
         ),
         Mistake(
             "A negative number may be the largest in magnitude: take the maximum of abs().", partial(_quantize, magnitude=False)
+        ),
+        Mistake(
+            "A negative number may be the largest in magnitude; some of yours do not fit into int8. Take the maximum of abs().",
+            partial(_quantize, magnitude=False, clipped=False),
         ),
         Mistake(
             "Round to the nearest integer; a conversion to int8 alone cuts off the fraction.", partial(_quantize, rounded=False)

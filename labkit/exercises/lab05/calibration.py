@@ -52,10 +52,10 @@ CLIP_LIMITS = Exercise(
     function="clip_limits",
     statement=(
         'Return three limits for the tensor `x`, as numbers in a dictionary:\n\n- `"min-max"`: the largest magnitude $m$.\n'
-        '- `"percentile"`: the 99.9 % quantile of the magnitudes.\n- `"mse"`: that one of $m/50, 2m/50, \\dots, m$ with the '
-        "smallest mean squared error of `x` after quantization. A limit becomes the highest integer, $2^{bits-1}-1$; smaller "
-        "numbers than the lowest, $-2^{bits-1}$, and larger ones than the highest are clipped. There is no zero point.\n\nIf "
-        "all numbers are 0, all limits are 0."
+        '- `"percentile"`: the 99.9 % quantile of the magnitudes (`torch.quantile`).\n- `"mse"`: that one of $m/50, 2m/50, \\dots, m$ with the '
+        "smallest mean squared error: quantize `x`, go back, and compare with `x`. The limit becomes the highest integer, "
+        "$2^{bits-1}-1$; integers above it are clipped to it, and those below $-2^{bits-1}$ to $-2^{bits-1}$. There is no zero "
+        "point.\n\nIf all numbers are 0, all limits are 0."
     ),
     points=15,
     minutes=12,
@@ -77,8 +77,12 @@ def _divergence_cases(seed: int) -> list[Case]:
     draws = Draws(seed)
     real = torch.histc(draws.real_weight(300, 256).abs(), 256)
     tailed = torch.histc(draws.heavy_tailed(4000).abs(), 120)
-    cases = [Case(f"a weight of gptj-tiny, {kept} of 256 bins kept, 16 levels", (real, kept, 16)) for kept in (64, 160, 256)]
-    cases += [Case(f"heavy-tailed numbers, {kept} of 120 bins kept, 8 levels", (tailed, kept, 8)) for kept in (16, 40, 120)]
+    cases = [
+        Case(f"a weight of gptj-tiny, {kept} of 256 bins kept, 16 levels", (real.clone(), kept, 16)) for kept in (64, 160, 256)
+    ]
+    cases += [
+        Case(f"heavy-tailed numbers, {kept} of 120 bins kept, 8 levels", (tailed.clone(), kept, 8)) for kept in (16, 40, 120)
+    ]
     outlier = torch.histc(draws.one_outlier(900).abs(), 48)
     cases.append(Case("one outlier, 12 of 48 bins kept, 4 levels", (outlier, 12, 4)))
     zeros = torch.zeros(24, dtype=torch.float32, device="cpu")

@@ -28,6 +28,9 @@ def _cases(seed: int) -> list[Case]:
         Case("numbers that are too large for the scale, e4m3", (draws.one_outlier(30), _history(1.9, 2.3), E4M3)),
         Case(f"a history of {len(past)} steps, e5m2", (draws.normal(4, 9, scale=9), _history(*past), E5M2)),
         Case("numbers that are too large for the scale, e5m2", (draws.normal(25) * 3000, _history(0.01, 0.03), E5M2)),
+        Case(
+            "numbers beyond the range of e4m3, so that the scale is below 1", (draws.normal(9) * 400, _history(910, 1500), E4M3)
+        ),
         Case("small numbers, e4m3", (draws.negative(12) * 1e-4, _history(3.3e-4, 2.1e-4, 2.9e-4), E4M3)),
         Case("all numbers 0, and a history of zeros, e4m3", (draws.constant(6) * 0, _history(0, 0, 0), E4M3)),
     ]
@@ -41,10 +44,10 @@ FP8_CAST = Exercise(
     function="fp8_cast",
     statement=(
         "`history` `[n]` holds the largest magnitudes of `x` in the last `n` steps, the newest first. With $M$ = "
-        "`torch.finfo(dtype).max`, the scale is the largest power of two for which $M$ still holds the largest of the history "
-        "times the scale; for a history of zeros it is 1.0. Multiply `x` by it, **clip** to $\\pm M$, convert to `dtype`. "
-        "Return `(values, scale, new_history)`: the converted numbers in float32, divided by the scale again, the scale, and the "
-        "history with the largest magnitude of `x` in front."
+        "`torch.finfo(dtype).max` and $h$ = the largest number of the history, the scale is the largest power of two for which "
+        "$\\text{scale} \\cdot h \\le M$; for a history of zeros it is 1.0. Multiply `x` by it, **clip** to $\\pm M$, convert to "
+        "`dtype`. Return `(values, scale, new_history)`:\n\n- the converted numbers in float32, divided by the scale again;\n- the "
+        "scale;\n- the history with the largest magnitude of `x` in front, and without its oldest number."
     ),
     points=14,
     minutes=8,

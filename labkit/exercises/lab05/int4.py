@@ -50,7 +50,7 @@ PACK_INT4 = Exercise(
     cases=_pack_cases,
     hints=(
         "How do you select every second column, beginning with column 0 or with column 1?",
-        "Add 8 and convert to uint8 first: in int8 there is no room for 15 * 16. torch.nn.functional.pad adds a column.",
+        "Add 8 and convert to uint8, which has room for 15 * 16. torch.nn.functional.pad adds a column.",
         "nibbles = (values + 8).to(torch.uint8); nibbles[:, 0::2] | nibbles[:, 1::2] << 4",
     ),
 )

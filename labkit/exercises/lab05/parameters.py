@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from labkit.exercises.case import Case
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.lab05.draws import Draws
@@ -26,7 +28,20 @@ def _cases(seed: int) -> list[Case]:
         for symmetric in (True, False):
             words = f"{label}, {bits} bits, {'symmetric' if symmetric else 'asymmetric'}"
             cases.append(Case(words, (low, high, bits, symmetric)))
+    width = between(2, 6)
+    for bits, part in ((8, 0.7), (4, 0.3)):  # of a step: rounding up and rounding down must both be seen
+        low = -(2 ** (bits - 2) + part) / (2**bits - 1) * width
+        cases.append(Case(f"a zero point between two integers, {bits} bits, asymmetric", (low, low + width, bits, False)))
     return cases
+
+
+def _free_zero_point(case: Case, value: Any) -> Any:
+    """The answer. If all numbers are 0, every zero point is right that is an integer of this many bits: 0 has a mark."""
+    low, high, bits, symmetric = case.args
+    if low or high or symmetric or not isinstance(value, tuple) or len(value) != 2 or type(value[1]) is not int:
+        return value
+    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    return (value[0], lowest) if lowest <= value[1] <= highest else value
 
 
 QUANTIZATION_PARAMETERS = Exercise(
@@ -39,7 +54,7 @@ QUANTIZATION_PARAMETERS = Exercise(
         "Return `(scale, zero_point)` for numbers from `low` to `high`. The integers go from $-2^{bits-1}$ to $2^{bits-1}-1$."
         "\n\n- `symmetric`: the largest magnitude becomes the highest integer, and `zero_point` is 0.\n- Otherwise: widen the "
         "range until it contains 0. Then `low` becomes the lowest integer and `high` the highest; round `zero_point` to an "
-        "`int`.\n\nIf all numbers are 0, the scale is 1.0."
+        "`int`.\n\nIf all numbers are 0, the scale is 1.0 (and every `zero_point` among the integers is right)."
     ),
     points=10,
     minutes=8,
@@ -52,5 +67,6 @@ QUANTIZATION_PARAMETERS = Exercise(
         "the integers. Then the lower end must become the lowest integer: this gives the zero point.",
         "scale = (high - low) / (2**bits - 1); zero_point = round(-2**(bits - 1) - low / scale). Symmetric: scale = max(abs(low), abs(high)) / (2**(bits - 1) - 1).",
     ),
+    observe=_free_zero_point,
 )
 EXERCISES = (QUANTIZATION_PARAMETERS,)
