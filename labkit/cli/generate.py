@@ -32,9 +32,7 @@ def generate(
     pipeline_parallel: Annotated[int, typer.Option(help="The number of pipeline stages; each stage has its own ranks.")] = 1,
     draft: Annotated[
         str | None,
-        typer.Option(
-            help="A smaller model with the same tokenizer that guesses tokens; the text stays the same, and often takes less time."
-        ),
+        typer.Option(help="A smaller model with the same tokenizer that guesses tokens: the same text, often in less time."),
     ] = None,
     **sampling: Any,
 ) -> None:
@@ -49,8 +47,8 @@ def generate(
         engine = load(model, device=device, dtype=precision, seed=seed, draft=draft, kv_cache_dtype=kv_cache_dtype)
     elif draft is not None:
         raise InvalidRequest(
-            f"--draft {draft} with {tensor_parallel * pipeline_parallel} ranks; a draft model is accepted in one process, so leave "
-            "out --draft, or --tensor-parallel and --pipeline-parallel"
+            f"--draft {draft} with {tensor_parallel * pipeline_parallel} ranks; a draft model is accepted in one process, so "
+            "leave out --draft, or --tensor-parallel and --pipeline-parallel"
         )
     else:
         engine = _load_parallel(model, device, precision, seed, tensor_parallel, pipeline_parallel, kv_cache_dtype)

@@ -239,4 +239,6 @@ def check_draft(draft: GPTJ, target: GPTJ, forward: Forward) -> None:
             f"{target.config.vocab_size}; give a draft with the same tokenizer, such as a student of the model"
         )
     if draft.device != target.device:
-        raise InvalidRequest(f"the draft model is on {draft.device} and the model on {target.device}; both must be on one device")
+        raise InvalidRequest(
+            f"the draft model is on {draft.device} and the model on {target.device}; both must be on one device"
+        )

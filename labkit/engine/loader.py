@@ -74,7 +74,9 @@ def load(
 def _open_draft(draft: str | Path, target: Checkpoint, tokenizer: Tokenizer | None, seed: int) -> Checkpoint:
     """The checkpoint of a draft model. Raises `InvalidRequest` if its tokens have other meanings than those of the target."""
     if not isinstance(draft, str | os.PathLike):
-        raise InvalidRequest(f"draft is {argument_forms.shown(draft)}; a model's name, a directory or a config.json is accepted")
+        raise InvalidRequest(
+            f"draft is {argument_forms.shown(draft)}; a model's name, a directory or a config.json is accepted"
+        )
     checkpoint = open_checkpoint(draft, seed=seed)
     own, size = tokenizer_of(checkpoint), target.config.vocab_size
     if checkpoint.config.vocab_size != size:

@@ -23,8 +23,9 @@ class CachedSequence:
     forks: the other samples of the prompt, which become their own sequences when the prompt is computed. decoding: only one
     token is left to compute in each step. row: the sequence's row in the sampler, which stays the same while it runs;
     fork_rows: the rows reserved for its forks. sampled: how many new tokens the sampler has seen in that row (-1: the row is
-    not set up). guesses: tokens that may follow the last token and are computed with it in this step, if the request
-    speculates or the engine has a draft model. prompt_logprobs: the log-probabilities, by index, of the prompt tokens that are scored so far, if asked for.
+    not set up). guesses: tokens that may follow the last token and are computed with it in this step, if the request speculates
+    or the engine has a draft model. prompt_logprobs: the log-probabilities, by index, of the prompt tokens that are scored so
+    far, if asked for.
     """
 
     def __init__(self, sequence: Sequence, forks: SequenceOf[Sequence] = ()) -> None:

@@ -90,7 +90,7 @@ class SlotPool:
                 entry.num_slots = column + 1
 
     def give_guesses(self, entry: CachedSequence, count: int) -> None:
-        """Give a decoding sequence slots for `count` guesses. The slots of wrong guesses are used again for the right tokens."""
+        """Give a decoding sequence slots for `count` guesses. Slots of wrong guesses are used again for the right tokens."""
         missing = entry.num_tokens + count - entry.num_slots
         entry.extend(self._take(max(missing, 0)))
 
