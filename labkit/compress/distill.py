@@ -30,7 +30,7 @@ from labkit.compress.dense import open_dense
 from labkit.compress.dense_model import DenseModel
 from labkit.compress.distill_state import DistillState
 from labkit.compress.distillation_loss import hidden_state_loss, soft_target_loss
-from labkit.compress.student import Student, first_student, matched_layers, student_config
+from labkit.compress.student import Student, first_student, matched_layers, random_student, student_config
 from labkit.compress.work_folder import TRAINING, WorkFolder
 from labkit.errors import InvalidRequest, LabkitError
 from labkit.home import write_atomically
@@ -58,7 +58,8 @@ class DistillOptions:
     steps: the number of training steps, each on `windows` windows of `window` tokens (by default 256). minutes: the time for
     the training instead of `steps`; the number of steps then depends on the machine. rate: the largest learning rate; it rises
     over the first steps and falls linearly to zero. temperature: of the soft targets. soft, hard, hidden: the weights of the
-    three losses. With soft and hidden 0, the student learns from the text alone, without the teacher.
+    three losses. With soft and hidden 0, the student learns from the text alone, without the teacher. from_teacher: begin with
+    layers of the teacher; otherwise with random weights.
 
     Raises `InvalidRequest` for values that are out of range, and for both steps and minutes.
     """
@@ -73,6 +74,7 @@ class DistillOptions:
     soft: float = 1.0
     hard: float = 0.2
     hidden: float = 1.0
+    from_teacher: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "minutes", "windows", "rate", "temperature"):
@@ -162,7 +164,8 @@ class _Training:
         self.teacher, self.options = teacher, options
         self._ids, self._seed, self._file = ids, seed, file
         self._matched = matched_layers(teacher.config.num_layers, options.layers)
-        first = first_student(teacher, options.layers)
+        layers = options.layers
+        first = first_student(teacher, layers) if options.from_teacher else random_student(teacher, layers, seed)
         steps = options.steps or (0 if options.minutes else STEPS)
         self.state = DistillState.load(file) or DistillState.start(first.tensors, steps)
         self.student = Student(first.config, self.state.weights)

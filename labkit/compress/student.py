@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
+from labkit.checkpoints.synthetic import SyntheticCheckpoint
 from labkit.compress.dense_model import DenseModel
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
@@ -51,3 +53,10 @@ def first_student(teacher: DenseModel, layers: int) -> Student:
             if name.startswith(prefix):
                 tensors[f"transformer.h.{place}.{name.removeprefix(prefix)}"] = tensor.clone()
     return Student(config, tensors)
+
+
+def random_student(teacher: DenseModel, layers: int, seed: int) -> Student:
+    """A student of the same shape with random weights, which knows nothing of the teacher."""
+    config = student_config(teacher.config, layers)
+    checkpoint = SyntheticCheckpoint(config, "random student", seed)
+    return Student(config, {name: checkpoint.read(name, dtype=torch.float32) for name in checkpoint.tensor_names()})

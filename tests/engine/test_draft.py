@@ -53,7 +53,7 @@ def damaged(peer: Any, share: float, seed: int) -> Any:
     return other
 
 
-@pytest.mark.parametrize("share", [0.0, 0.4, 5.0])
+@pytest.mark.parametrize("share", [0.0, 0.1, 5.0])
 @pytest.mark.parametrize(("seed", "num_slots"), [(1, 62), (3, 150), (5, 600)])
 def test_any_requests_get_the_tokens_that_they_get_alone(peer: Any, seed: int, num_slots: int, share: float) -> None:
     prompts, params = requests(random.Random(seed), 14)
@@ -64,7 +64,7 @@ def test_any_requests_get_the_tokens_that_they_get_alone(peer: Any, seed: int, n
     stats = engine.stats
     assert stats.tokens_guessed > 30
     assert stats.acceptance is not None
-    assert (stats.acceptance < 0.3) == (share == 5.0)
+    assert (stats.acceptance > 0.8) == (share == 0.0)
     check_idle(engine)
 
 
