@@ -1,8 +1,11 @@
 """Distillation: a student with fewer layers learns to predict what its teacher predicts (DistilBERT's recipe, for GPT-J).
 
-The student begins with some of the teacher's layers (`student`). Each step takes a few windows of text, and adds three losses
+The student begins with some of the teacher's layers (`student`), and learns in two phases, as TinyBERT does (X. Jiao et al.
+2020, https://arxiv.org/abs/1909.10351): first the states inside, then the predictions. In the first phase, each of its blocks
+gets the teacher's states and learns to make what several of the teacher's blocks make of them. No block waits for those before
+it, and no head is computed, so these steps are fast. In the second phase, the whole student runs, and three losses add up
 (`distillation_loss`): the teacher's softened predictions, the next token of the text, and the directions of the teacher's
-hidden states. All tensors of the student are trained. Matrix products are computed in bfloat16, weights and sums in float32.
+hidden states. Matrix products are computed in bfloat16, weights and sums in float32.
 
 Text that the teacher learned from is enough: the teacher's predictions say more about it than the text itself.
 """
@@ -29,7 +32,7 @@ from labkit.compress.calibration import CalibrationText, windows_of
 from labkit.compress.dense import open_dense
 from labkit.compress.dense_model import DenseModel
 from labkit.compress.distill_state import DistillState
-from labkit.compress.distillation_loss import hidden_state_loss, soft_target_loss
+from labkit.compress.distillation_loss import block_loss, hidden_state_loss, soft_target_loss
 from labkit.compress.student import Student, first_student, matched_layers, random_student, student_config
 from labkit.compress.work_folder import TRAINING, WorkFolder
 from labkit.errors import InvalidRequest, LabkitError
@@ -44,8 +47,6 @@ SAVE_EVERY = 10
 """The state is saved after this many steps, so a kill loses at most this much."""
 WARMUP = 20
 """The learning rate rises over this many steps."""
-MEASURED = 4
-"""With a limit in minutes, the number of steps follows from the time of this many steps after the first."""
 ROWS = 256
 """The losses of this many tokens are computed together, so that their logits stay in the processor's cache."""
 WEIGHTS = "model.safetensors"
@@ -58,8 +59,9 @@ class DistillOptions:
     steps: the number of training steps, each on `windows` windows of `window` tokens (by default 256). minutes: the time for
     the training instead of `steps`; the number of steps then depends on the machine. rate: the largest learning rate; it rises
     over the first steps and falls linearly to zero. temperature: of the soft targets. soft, hard, hidden: the weights of the
-    three losses. With soft and hidden 0, the student learns from the text alone, without the teacher. from_teacher: begin with
-    layers of the teacher; otherwise with random weights.
+    three losses. blocks: the share of the steps (or of the time) that the first phase gets. With soft, hidden and blocks 0, the
+    student learns from the text alone, without the teacher. from_teacher: begin with layers of the teacher; otherwise with
+    random weights.
 
     Raises `InvalidRequest` for values that are out of range, and for both steps and minutes.
     """
@@ -74,6 +76,7 @@ class DistillOptions:
     soft: float = 1.0
     hard: float = 0.2
     hidden: float = 1.0
+    blocks: float = 0.5
     from_teacher: bool = True
 
     def __post_init__(self) -> None:
@@ -84,6 +87,8 @@ class DistillOptions:
         for name in ("soft", "hard", "hidden"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidRequest(f"{name} is {getattr(self, name)!r}; the weight of a loss is a number of at least 0")
+        if not 0 <= self.blocks < 1:
+            raise InvalidRequest(f"blocks is {self.blocks!r}; the share of the first phase is at least 0 and below 1")
         if self.soft + self.hard == 0:
             raise InvalidRequest("soft and hard are both 0, so nothing teaches the student to predict; give one of them")
         if self.window is not None and self.window < 2:
@@ -91,9 +96,12 @@ class DistillOptions:
         if self.steps is not None and self.minutes is not None:
             raise InvalidRequest(f"steps {self.steps} and minutes {self.minutes} were both given; give one of them")
 
-    def share(self, step: int, steps: int) -> float:
-        """The share of the largest learning rate that step number `step` (from 0) uses."""
-        return min((step + 1) / WARMUP, (steps - step) / max(steps - WARMUP, 1), 1.0)
+    def share(self, step: int, done: float) -> float:
+        """The share of the largest learning rate that step number `step` (from 0) of a phase uses.
+
+        done: the part of the phase that is over.
+        """
+        return min((step + 1) / WARMUP, 1.0, max(1 - done, 0.01))
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,7 @@ def distill(
         place,
         checkpoint.config.parameter_count,
         config.parameter_count,
-        training.state.steps,
+        training.state.step,
         training.seconds,
         training.mean_loss,
     )
@@ -166,63 +174,81 @@ class _Training:
         self._matched = matched_layers(teacher.config.num_layers, options.layers)
         layers = options.layers
         first = first_student(teacher, layers) if options.from_teacher else random_student(teacher, layers, seed)
-        steps = options.steps or (0 if options.minutes else STEPS)
-        self.state = DistillState.load(file) or DistillState.start(first.tensors, steps)
+        self.state = DistillState.load(file) or DistillState.start(first.tensors)
         self.student = Student(first.config, self.state.weights)
         self.seconds = 0.0
         self.mean_loss: float | None = None
 
+    @property
+    def steps(self) -> int:
+        """The number of all steps; 0 if the time decides."""
+        return 0 if self.options.minutes else self.options.steps or STEPS
+
     def run(self, progress: Progress) -> None:
         """Do the steps that are left."""
-        state, begun, first = self.state, time.monotonic(), self.state.step
-        measured = begun
+        state, begun, before = self.state, time.monotonic(), self.state.seconds
         losses: list[float] = []
-        while not state.steps or state.step < state.steps:
-            if state.step - first == 1:
-                measured = time.monotonic()  # the first step is slower
-            if not state.steps and state.step - first > MEASURED:
-                state.steps = self._affordable((time.monotonic() - measured) / MEASURED)
-            self._say(progress, losses, time.monotonic() - begun, first)
-            losses.append(self._step())
-            if state.step % SAVE_EVERY == 0 or state.step == state.steps:
+        while (done := self._done()) < 1:
+            self._say(progress, losses, done)
+            losses.append(self._step(done))
+            state.seconds = before + time.monotonic() - begun
+            if state.step % SAVE_EVERY == 0 or self._done() >= 1:
                 state.save(self._file)
-        self.seconds = time.monotonic() - begun
+        self.seconds = state.seconds
         if losses:
-            last = losses[-max(state.steps // 10, 1) :]
+            last = losses[-max(state.step // 10, 1) :]
             self.mean_loss = sum(last) / len(last)
 
-    def _affordable(self, seconds: float) -> int:
-        """The number of steps for the minutes that were given, if each takes `seconds`."""
-        assert self.options.minutes is not None
-        return max(int(60 * self.options.minutes / seconds), self.state.step + 1)
+    def _done(self) -> float:
+        """The part of the training that is over."""
+        minutes = self.options.minutes
+        return self.state.step / self.steps if minutes is None else self.state.seconds / (60 * minutes)
 
-    def _say(self, progress: Progress, losses: list[float], seconds: float, first: int) -> None:
+    def _say(self, progress: Progress, losses: list[float], done: float) -> None:
         state = self.state
         told = f"training step {state.step + 1}"
-        if losses and state.steps:
-            left = seconds / len(losses) * (state.steps - state.step)
+        if losses and done > 0:
+            left = state.seconds / done * (1 - done)
             told += f", loss {losses[-1]:.4f}, " + (f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left")
-        progress(state.step, state.steps, told)
+        progress(state.step, self.steps, told)
 
-    def _step(self) -> float:
-        """One step of training; returns the sum of the losses before it."""
+    def _step(self, done: float) -> float:
+        """One step of training; returns the loss before it."""
         state, options = self.state, self.options
+        blocks = done < options.blocks
+        state.block_steps += blocks
+        add, step = (self._add_block_gradients, state.step) if blocks else (self._add_gradients, state.step - state.block_steps)
+        phase = done / options.blocks if blocks else (done - options.blocks) / (1 - options.blocks)
         with torch.enable_grad():
             for each in state.weights.values():
                 each.requires_grad_(True).grad = None
-            total = sum(self._add_gradients(self._ids[each]) for each in self._drawn())
+            total = sum(add(self._ids[each]) for each in self._drawn())
         if not math.isfinite(total):
             raise LabkitError(
                 f"the loss of training step {state.step + 1} is not finite; check the teacher with `labkit evaluate`, or give "
                 "a smaller learning rate"
             )
-        steps = state.steps or 2 * WARMUP  # the rate of the first steps does not depend on their number
-        rate = options.rate * options.share(state.step, steps)
+        rate = options.rate * options.share(step, phase)
         state.step += 1
         for name, weight in state.weights.items():
             if weight.grad is not None:
                 state.adam[name].update(weight, rate, state.step)
         return total
+
+    def _add_block_gradients(self, window: Sequence[int]) -> float:
+        """The same as `_add_gradients`, for the first phase: every block gets the teacher's states."""
+        ids, count = window[:-1], self.options.layers * self.options.windows
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                states = [self.teacher.embedded(ids), *self.teacher.states(ids)]
+            losses = []
+            for place, layer in enumerate(self._matched):
+                before = states[self._matched[place - 1] + 1 if place else 0]
+                made = self.student.block(place).forward(before)
+                losses.append(block_loss(made.float(), states[layer + 1].float(), before.float()))
+        loss = torch.stack(losses).sum() / count
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
 
     def _drawn(self) -> list[int]:
         """The windows of a step: each pass over the text has an order of its own."""

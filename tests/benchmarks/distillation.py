@@ -36,8 +36,8 @@ from tests.benchmarks.compress_quality import remembered
 MODEL, SEED = "gptj-tiny", 0
 ARMS: dict[str, dict[str, Any]] = {
     "distilled": {},
-    "text only": {"soft": 0.0, "hidden": 0.0, "hard": 1.0},
-    "from random": {"soft": 0.0, "hidden": 0.0, "hard": 1.0, "from_teacher": False},
+    "text only": {"soft": 0.0, "hidden": 0.0, "hard": 1.0, "blocks": 0.0},
+    "from random": {"soft": 0.0, "hidden": 0.0, "hard": 1.0, "blocks": 0.0, "from_teacher": False},
 }
 
 

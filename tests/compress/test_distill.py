@@ -109,6 +109,37 @@ def test_gradients_are_those_of_transformers(tmp_path: Path) -> None:
         assert float(mine.norm() / parameter.grad.norm()) == pytest.approx(1, abs=0.05), name
 
 
+def test_blocks_learn_from_the_teachers_states(tmp_path: Path) -> None:
+    folder = dense_directory(tmp_path / "dense", torch.float32)
+    window = [(5 * each * each + 3) % 97 for each in range(40)]
+    options = DistillOptions(1, windows=1)
+    training = _Training(DenseModel(open_checkpoint(folder)), [window], options, 0, tmp_path / "state")
+    with torch.enable_grad():
+        for each in training.state.weights.values():
+            each.requires_grad_(True)
+        found = training._add_block_gradients(window)
+    teacher = transformers.GPTJForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    seen: list[Any] = []
+    first, last = teacher.transformer.h
+    first.register_forward_pre_hook(lambda _module, given, named: seen.append((given, named)), with_kwargs=True)
+    last.register_forward_hook(lambda _module, _given, made: seen.append(made[0] if isinstance(made, tuple) else made))
+    with torch.no_grad():
+        teacher(torch.tensor([window[:-1]]), use_cache=False)
+    (given, named), target = seen
+    block = transformers.GPTJForCausalLM.from_pretrained(folder, dtype=torch.float32).transformer.h[1]
+    out = block(*given, **named)
+    made, before = out[0] if isinstance(out, tuple) else out, given[0]
+    loss = (made - target).pow(2).sum() / (target - before).pow(2).sum()
+    loss.backward()
+    assert 0.1 < found == pytest.approx(float(loss.detach()), rel=0.02)
+    for name, parameter in block.named_parameters():
+        mine = training.state.weights[f"transformer.h.0.{name}"].grad
+        assert mine is not None
+        assert parameter.grad is not None
+        assert float(F.cosine_similarity(mine.flatten(), parameter.grad.flatten(), dim=0)) > 0.99, name
+    assert training.state.weights["lm_head.weight"].grad is None
+
+
 def run(target: Path, progress: Any = None, **options: Any) -> DistillResult:
     chosen = DistillOptions(**(SMALL | {"layers": 4, "steps": 26} | options))
     return distill("gptj-tiny", target, chosen, calibration=TEXT, progress=progress or (lambda done, total, name: None))
@@ -123,7 +154,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[DistillResult, list[
 def test_a_student_is_a_model_like_any_other(made: tuple[DistillResult, list[tuple[int, int, str]]]) -> None:
     result, told = made
     losses = [float(name.split("loss ")[1].split(",")[0]) for _, _, name in told if "loss" in name]
-    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    blocks, whole = losses[:13], losses[13:]  # the loss of the step before is told
+    assert sum(blocks[-4:]) < 0.95 * sum(blocks[:4])
+    assert sum(whole[-4:]) < 0.95 * sum(whole[:4])
     assert told[0] == (0, 26, "training step 1")
     assert told[-1][2].endswith("left")
     assert result.steps == 26
@@ -166,12 +199,13 @@ def test_a_killed_training_goes_on_to_the_same_result(
 def test_minutes_become_steps(tmp_path: Path) -> None:
     totals: list[int] = []
     result = run(tmp_path / "student", lambda done, total, name: totals.append(total), steps=None, minutes=0.01)
-    assert totals[0] == 0
-    assert result.steps == totals[-1] >= 5
+    assert set(totals) == {0}
+    assert result.steps == len(totals) >= 1
+    assert result.seconds >= 0.6
 
 
 def test_without_a_teacher_its_predictions_do_not_matter(teacher: DenseModel, tmp_path: Path) -> None:
-    options = DistillOptions(2, windows=1, soft=0.0, hidden=0.0, hard=1.0)
+    options = DistillOptions(2, windows=1, soft=0.0, hidden=0.0, hard=1.0, blocks=0.0)
     window = [5, 900, 17, 4000, 12]
     training = _Training(teacher, [window], options, 0, tmp_path / "state")
     training.teacher = None  # type: ignore[assignment]
@@ -193,6 +227,7 @@ def test_refusals(tmp_path: Path) -> None:
         ({"soft": 0.0, "hard": 0.0}, "nothing teaches the student"),
         ({"hidden": -1.0}, "the weight of a loss is a number of at least 0"),
         ({"window": 1}, "window is 1"),
+        ({"blocks": 1.0}, "the share of the first phase is at least 0 and below 1"),
     ):
         with pytest.raises(InvalidRequest, match=message):
             run(tmp_path / "student", **wrong)
@@ -200,7 +235,9 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite(teacher: DenseModel, tmp_path: Path) -> None:
-    training = _Training(teacher, [[5, 900, 17, 4000, 12]], DistillOptions(2, windows=1, steps=2), 0, tmp_path / "state")
+    training = _Training(
+        teacher, [[5, 900, 17, 4000, 12]], DistillOptions(2, windows=1, steps=2, blocks=0.0), 0, tmp_path / "state"
+    )
     training.student.tensors["lm_head.bias"].fill_(torch.nan)
     with pytest.raises(LabkitError, match="the loss of training step 1 is not finite"):
         training.run(lambda done, total, name: None)
