@@ -98,6 +98,8 @@ class Draft:
         try:
             if ready := self._ready(wanted, sequences):
                 found = self._guess(ready)
+            else:
+                self.length.pause(sequences)
         except Exception as error:
             if not may_be_of_one(error):
                 raise

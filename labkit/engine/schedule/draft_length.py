@@ -34,6 +34,9 @@ REMEASURE = 64
 PROBE = 24
 """While guessing does not pay, one guess is tried after this many plain steps, if the lost time allows it."""
 
+REST = 8
+"""After a decision not to guess, so many plain steps follow before the next one: deciding takes time, too."""
+
 KEPT = 9
 """How many measurements of each kind are kept; their median is used."""
 
@@ -59,13 +62,13 @@ class DraftLength:
         self._passes: dict[int, deque[float]] = {}  # seconds of a pass of the draft, by sequences
         self._reading: deque[float] = deque(maxlen=KEPT)  # seconds of the draft for each token of a text
         self._target_reading: deque[float] = deque(maxlen=KEPT)  # the same, of the target
+        self._rest: dict[int, int] = {}  # by sequences: plain steps before the next decision
         self._since_plain = self._since_guess = 0
         self._total = self._lost = self._owed = 0.0
 
     def choose(self, sequences: int) -> int:
         """How many tokens to guess for each of `sequences` sequences that decode in the next step; 0 for a plain step."""
-        plain = self._steps.get((sequences, 0), ())
-        if len(plain) < PLAIN_SAMPLES:
+        if self._rest.get(sequences) or len(self._steps.get((sequences, 0), ())) < PLAIN_SAMPLES:
             return 0
         if self._since_plain >= REMEASURE:
             self._forget_few(sequences)
@@ -73,8 +76,15 @@ class DraftLength:
         best = self._best(sequences)
         if best and self._lost <= self._limit(sequences):
             return best
-        probe = self._seconds(sequences, 1) - median(plain)
-        return 1 if self._since_guess >= PROBE and self._lost + self._owed + probe <= SHARE * self._total else 0
+        probe = self._seconds(sequences, 1) - self._seconds(sequences, 0)
+        if self._since_guess >= PROBE and self._lost + self._owed + probe <= SHARE * self._total:
+            return 1
+        self.pause(sequences)
+        return 0
+
+    def pause(self, sequences: int) -> None:
+        """Let some plain steps follow, for example because the draft could not guess."""
+        self._rest[sequences] = REST
 
     def may_read(self, tokens: int, left: int, sequences: int) -> bool:
         """Whether the draft should read `tokens` tokens of a text, of which `left` more tokens may be generated.
@@ -103,6 +113,11 @@ class DraftLength:
 
         `reading` is the part of its `seconds` in which the draft read texts.
         """
+        if not guessed and (rest := self._rest.get(sequences)):
+            self._rest[sequences] = rest - 1
+            self._since_plain, self._since_guess = 0, self._since_guess + 1
+            self._total += seconds
+            return
         each, uneven = divmod(guessed, sequences)
         usable = not uneven and not reading
         if usable:
