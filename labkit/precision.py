@@ -37,8 +37,21 @@ def as_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device("cpu")
 
 
-BITS = {"fp64": 64, "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_e5m2": 8, "w8a8": 8, "int8": 8, "int4": 4.5}
-"""Bits per weight of a matrix in each precision; in int4, 32 weights share a float16 scale."""
+BITS = {
+    "fp64": 64,
+    "fp32": 32,
+    "bf16": 16,
+    "fp16": 16,
+    "sparse24": 9,
+    "fp8": 8,
+    "fp8_e5m2": 8,
+    "w8a8": 8,
+    "int8": 8,
+    "int4": 4.5,
+}
+"""Bits per weight of a matrix in each precision; in int4, 32 weights share a float16 scale.
+
+In sparse24 every second weight is kept in 16 bits, and a group of four has 4 bits of indices."""
 
 
 def as_precision(precision: str | torch.dtype | None, device: torch.device) -> str:
@@ -50,7 +63,7 @@ def as_precision(precision: str | torch.dtype | None, device: torch.device) -> s
         return "fp16" if device.type == "cuda" else "fp32"
     name = precision_name(precision) if isinstance(precision, torch.dtype) and precision in DTYPES.values() else precision
     if not isinstance(name, str) or name not in BITS:
-        raise InvalidRequest(f"precision is {precision!r}; fp32, bf16, fp16, int8, w8a8, int4 or fp8 is accepted")
+        raise InvalidRequest(f"precision is {precision!r}; fp32, bf16, fp16, sparse24, int8, w8a8, int4 or fp8 is accepted")
     return str(name)
 
 
@@ -62,7 +75,7 @@ def bits_in_memory(precision: str, device: torch.device) -> float:
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype in which a model of this precision computes.
 
-    For int8, w8a8, int4 and fp8 the compute dtype is bfloat16 on the CPU and float16 on a GPU.
+    For sparse24, int8, w8a8, int4 and fp8 the compute dtype is bfloat16 on the CPU and float16 on a GPU.
     """
     return DTYPES.get(precision, torch.float16 if device.type == "cuda" else torch.bfloat16)
 

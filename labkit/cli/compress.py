@@ -19,7 +19,8 @@ def compress(
     method: Annotated[
         str,
         typer.Option(
-            help="intN-rtn, -mse, -awq, -gptq, -qat (N: 8, 4, 3, 2), int1, mixed; w8a8, fp8, or these with -smoothquant."
+            help="intN-rtn, -mse, -awq, -gptq, -qat (N: 8, 4, 3, 2), int1, mixed; w8a8, fp8, or these with -smoothquant; "
+            "2:4-magnitude, -wanda, -sparsegpt, then -recovered, then +int8 or +int4."
         ),
     ],
     group_size: Annotated[
@@ -59,21 +60,28 @@ def compress(
         ),
     ] = None,
     bits: Annotated[float | None, typer.Option(help="mixed: bits per weight on average, with scales, such as 4.5.")] = None,
-    steps: Annotated[int | None, typer.Option(help="qat: the number of training steps; 96 if left out.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="qat, 2:4-...-recovered: the number of training steps; 96 and 300 if left out.")
+    ] = None,
+    permute: Annotated[
+        bool | None, typer.Option("--permute", help="2:4: search an order of the channels that keeps more magnitude.")
+    ] = None,
     quality: Annotated[
         bool, typer.Option("--quality", help="Compare the result with MODEL in fp32, on held-out text.")
     ] = False,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Quantize a model's weights: round to nearest (rtn), with searched scales (mse), activation-aware (awq),
+    """Quantize or prune a model's weights: round to nearest (rtn), with searched scales (mse), activation-aware (awq),
     error-compensating (gptq), trained to be rounded (qat). `mixed` gives each matrix the bits
     that its sensitivity asks for (`labkit sensitivity`), and rounds by gptq.
 
-    w8a8 and fp8 round the activations as well. The head is stored in int8 whatever the method. The folder has the formats of
-    compressed-tensors. `labkit generate`, `evaluate` and `serve` run it; w8a8, fp8, int8 with a scale for each row, and int4
-    without zero points run in the kernels with the stored numbers, other formats are dequantized while they are loaded. If the
-    command is stopped (Ctrl-C), run it again: finished blocks are kept.
+    w8a8 and fp8 round the activations as well. 2:4 keeps two of every four weights, the largest (magnitude), those that matter
+    most for the outputs (wanda), or with an update of what is kept (sparsegpt); -recovered trains what is kept. The head is
+    stored in int8, except by 2:4 without +int8 or +int4. The folder has the formats of compressed-tensors. `labkit generate`,
+    `evaluate` and `serve` run it; w8a8, fp8, int8 with a scale for each row, int4 without zero points, and 2:4 run in the
+    kernels with the stored numbers, other formats are dequantized while they are loaded. If the command is stopped (Ctrl-C), run it
+    again: finished blocks are kept.
 
     Example: labkit compress gptj-tiny --method int4-gptq --out gptj-tiny-int4
     """
@@ -92,6 +100,7 @@ def compress(
         calibrator=calibrator,
         alpha=alpha,
         weight_scales=weight_scales,
+        permute=permute,
     )
     text = CalibrationText.read(calibration) if chosen.calibrated else None
     if text is not None:

@@ -160,9 +160,7 @@ def _kept_of(four: tuple[int, ...], high: Tensor, low: Tensor) -> Tensor:
     """What a stripe of four columns keeps, from the larger and the smaller number of each pair of columns."""
     a, b, c, d = sorted(four)
     one, other = _PAIRS.index((a, b)), _PAIRS.index((c, d))
-    second = torch.maximum(
-        torch.minimum(high[:, one], high[:, other]), torch.maximum(low[:, one], low[:, other])
-    )
+    second = torch.maximum(torch.minimum(high[:, one], high[:, other]), torch.maximum(low[:, one], low[:, other]))
     return (torch.maximum(high[:, one], high[:, other]) + second).sum(1)
 
 

@@ -5,8 +5,8 @@ https://arxiv.org/abs/2301.00774.
 
 It is GPTQ (`labkit.compress.gptq`, with the formulas) in which a weight "becomes 0" in place of "is rounded". Columns are taken
 from left to right. Before the first column of every four, the mask of the four is chosen: the two weights with the smallest
-errors w^2 / [U_jj]^2 are pruned, where U is the upper Cholesky factor of H^-1 (equation 4 of the paper, with the inverse Hessian
-of the columns that are left). With a grid, the weights that are kept are rounded as well, in the same pass (section 3.5).
+errors w^2 / [U_jj]^2 are pruned, where U is the upper Cholesky factor of H^-1 (equation 4 of the paper, with the inverse
+Hessian of the columns that are left). With a grid, kept weights are rounded as well, in the same pass (section 3.5).
 """
 
 from __future__ import annotations

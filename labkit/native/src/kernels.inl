@@ -328,6 +328,38 @@ LK_INLINE void tile_bf16(const uint16_t *w, int64_t panel, int32_t in, const uin
         }
 }
 
+// Of every four inputs, each lane takes the two that its code names: the six pairs of the four are a table that all lanes read.
+template <int M, int P, int U>
+LK_INLINE void tile_sparse24(const uint16_t *w, int64_t panel, const uint32_t *codes, int64_t code_panel, int32_t in,
+                             const uint32_t *x, F16 (*sum)[M]) {
+    F16 acc[U][P][M];
+    for (int u = 0; u < U; u++)
+        for (int p = 0; p < P; p++)
+            for (int m = 0; m < M; m++) acc[u][p][m] = f16_zero();
+    for (int32_t g = 0; g < in / 32; g++, x += 16 * M) {
+        I16 code[P];
+        for (int p = 0; p < P; p++) {
+            prefetch(codes + p * code_panel + (int64_t)g * 16);
+            code[p] = codes_load(codes + p * code_panel + (int64_t)g * 16);
+        }
+        for (int f = 0; f < 8; f += U)
+            for (int u = 0; u < U; u++) {
+                int64_t at = ((int64_t)g * 8 + f + u) * 32;
+                for (int p = 0; p < P; p++) prefetch(w + p * panel + at);
+                for (int m = 0; m < M; m++) {
+                    Fours inputs = fours_of(x[2 * (f + u) * M + m], x[(2 * (f + u) + 1) * M + m]);
+                    for (int p = 0; p < P; p++) acc[u][p][m] = dot_sparse24(acc[u][p][m], w + p * panel + at, inputs, code[p]);
+                }
+                for (int p = 0; p < P; p++) code[p] = codes_next(code[p]);
+            }
+    }
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < M; m++) {
+            sum[p][m] = acc[0][p][m];
+            for (int u = 1; u < U; u++) sum[p][m] = f16_add(sum[p][m], acc[u][p][m]);
+        }
+}
+
 // The integer sums of a group start at a value that cancels the offset in the stored weights.
 template <int M, int P>
 LK_INLINE void tile_int8(const uint8_t *w, int64_t panel, int32_t in, int32_t group, const int32_t *x, const float *scales,
@@ -451,6 +483,10 @@ template <int M, int P> static void tile(const lk_weight *w, const Activations *
         if (is_fp8(w->type))
             for (int p = 0; p < P; p++)
                 for (int m = 0; m < M; m++) sum[p][m] = f16_mul(sum[p][m], f16_set(a->scales[entry + m]));
+    } else if (w->type == LK_SPARSE24) {
+        int64_t size = (int64_t)in * 8, codes = in / 2;
+        tile_sparse24<M, P, U>((const uint16_t *)w->data + panel * size, size, (const uint32_t *)w->scales + panel * codes, codes, in,
+                               (const uint32_t *)a->data + inputs / 2, sum);
     } else if (w->type == LK_W8A8) {
         int64_t size = (int64_t)in * 16;
         tile_w8a8<M, P>((const uint8_t *)w->data + panel * size, size, in, (const int32_t *)a->data + inputs / 4,
