@@ -80,8 +80,8 @@ def compress(
     most for the outputs (wanda), or with an update of what is kept (sparsegpt); -recovered trains what is kept. The head is
     stored in int8, except by 2:4 without +int8 or +int4. The folder has the formats of compressed-tensors. `labkit generate`,
     `evaluate` and `serve` run it; w8a8, fp8, int8 with a scale for each row, int4 without zero points, and 2:4 run in the
-    kernels with the stored numbers, other formats are dequantized while they are loaded. If the command is stopped (Ctrl-C), run it
-    again: finished blocks are kept.
+    kernels with the stored numbers, other formats are dequantized while they are loaded. If the command is stopped (Ctrl-C),
+    run it again: finished blocks are kept.
 
     Example: labkit compress gptj-tiny --method int4-gptq --out gptj-tiny-int4
     """

@@ -41,10 +41,13 @@ class Orders:
     neurons: tuple[Tensor, ...]
 
     def rows_and_columns(self, name: str) -> tuple[Tensor | None, Tensor | None]:
-        """The orders of the rows and of the columns of a tensor with this Hugging Face name; None is the order as it is."""
+        """The orders of the rows and of the columns of a tensor with this Hugging Face name; None is the order as it is.
+
+        A bias has no columns.
+        """
         module = name.rpartition(".")[0].removeprefix("transformer.")
         if module in ("wte", "lm_head"):
-            return None, self.hidden if name.endswith("weight") else None
+            return None, self.hidden
         if ".h." not in name:
             return self.hidden, None
         layer, _, part = module.removeprefix("h.").partition(".")
@@ -117,7 +120,7 @@ class PermutedCheckpoint(Checkpoint):
         of_rows, of_columns = self._orders.rows_and_columns(name)
         if of_rows is not None:
             whole = whole[of_rows]
-        if of_columns is not None:
+        if of_columns is not None and whole.dim() == 2:
             whole = whole[:, of_columns]
         target.copy_(whole[rows] if columns is None else whole[rows, columns])
 

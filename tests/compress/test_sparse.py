@@ -1,4 +1,4 @@
-"""2:4 sparse directories: stored forms, what the engine runs, recovery, options, and the order of the methods on a real model."""
+"""2:4 sparse directories: stored forms, what the engine runs, recovery, options, and permuted channels."""
 
 from __future__ import annotations
 
