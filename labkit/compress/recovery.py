@@ -35,7 +35,7 @@ class RecoveryOptions:
     Raises `InvalidRequest` for values that are not above 0.
     """
 
-    steps: int = 300
+    steps: int = 150
     windows: int = 2
     rate: float = 5e-4
 

@@ -106,4 +106,4 @@ def test_each_method_has_less_output_error_than_the_one_before() -> None:
     sparse, _ = sparsegpt(WEIGHT, HESSIAN)
     errors = [output_error(each.float() - WEIGHT, HESSIAN) for each in (magnitude, wanda, sparse)]
     assert errors[1] < errors[0]
-    assert errors[2] < 0.7 * errors[1]
+    assert errors[2] < 0.8 * errors[1]

@@ -118,6 +118,23 @@ LK_INLINE F16 dot_sparse24(F16 acc, const void *w, Fours x, I16 codes) {
 #endif
 }
 
+#define LK_EXPANDS 1 // for many rows of inputs, the two weights of each lane are put into their places among zeros
+struct Pairs { __m512i v; };
+LK_INLINE Pairs expand(const void *w, I16 codes, __m256i controls) { // bytes of a pair's weights; 0x80 makes a zero
+    __m512i chosen = _mm512_permutexvar_epi32(codes, _mm512_broadcast_i64x4(controls));
+    __m512i lane = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+    return {_mm512_shuffle_epi8(_mm512_loadu_si512(w), _mm512_or_si512(chosen, lane))};
+}
+LK_INLINE F16 dot_expanded(F16 acc, Pairs w, uint32_t x) {
+#if defined(LK_AVX512_BF16)
+    return _mm512_dpbf16_ps(acc, (__m512bh)w.v, (__m512bh)_mm512_set1_epi32((int)x));
+#else
+    __m512i high = _mm512_set1_epi32((int)0xffff0000u);
+    acc = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(w.v, 16)), _mm512_castsi512_ps(_mm512_set1_epi32((int)(x << 16))), acc);
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(w.v, high)), _mm512_castsi512_ps(_mm512_set1_epi32((int)(x & 0xffff0000u))), acc);
+#endif
+}
+
 #elif defined(LK_AVX2)
 
 struct F16 { __m256 a, b; };
@@ -212,6 +229,23 @@ LK_INLINE __m256 dot_sparse24_half(__m256 acc, const void *w, Fours x, __m256i c
 LK_INLINE F16 dot_sparse24(F16 acc, const void *w, Fours x, I16 codes) {
     return {dot_sparse24_half(acc.a, w, x, codes.a), dot_sparse24_half(acc.b, (const char *)w + 32, x, codes.b)};
 }
+
+#define LK_EXPANDS 1
+struct Pairs { __m256i a, b; };
+LK_INLINE __m256i expand_half(const void *w, __m256i codes, __m256i controls) {
+    __m256i lane = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+    __m256i chosen = _mm256_or_si256(_mm256_permutevar8x32_epi32(controls, codes), lane);
+    return _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)w), chosen);
+}
+LK_INLINE Pairs expand(const void *w, I16 codes, __m256i controls) {
+    return {expand_half(w, codes.a, controls), expand_half((const char *)w + 32, codes.b, controls)};
+}
+LK_INLINE __m256 dot_expanded_half(__m256 acc, __m256i w, uint32_t x) {
+    __m256i high = _mm256_set1_epi32((int)0xffff0000u);
+    acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(w, 16)), _mm256_castsi256_ps(_mm256_set1_epi32((int)(x << 16))), acc);
+    return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(w, high)), _mm256_castsi256_ps(_mm256_set1_epi32((int)(x & 0xffff0000u))), acc);
+}
+LK_INLINE F16 dot_expanded(F16 acc, Pairs w, uint32_t x) { return {dot_expanded_half(acc.a, w.a, x), dot_expanded_half(acc.b, w.b, x)}; }
 
 struct Bytes { __m256i a, b; };
 LK_INLINE Bytes bytes_load(const void *p) {
