@@ -7,7 +7,7 @@ from typing import Any
 from labkit.compress.method import METHODS, method_named
 from labkit.compress.recipe import Recipe
 from labkit.compress.rounded_inputs import ROUNDED_INPUTS, rounded_inputs_named
-from labkit.compress.sparse import SPARSE, sparse_named
+from labkit.compress.sparse_named import SPARSE, sparse_named
 from labkit.compress.weight_only import WeightOnly
 from labkit.errors import InvalidRequest
 

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints import Checkpoint
-from labkit.checkpoints.eight_bit_scheme import INT_QUANTIZED
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
-from labkit.checkpoints.quantization_config import COMPRESSED_TENSORS, SPARSE_24
 from labkit.compress.block import FIRST, MATRICES, Block
 from labkit.compress.calibration import default_windows
 from labkit.compress.channel_permutation import SearchOptions
@@ -20,30 +18,20 @@ from labkit.compress.dense_model import DenseModel
 from labkit.compress.gptq import DAMPING
 from labkit.compress.input_statistics import InputStatistics, statistics_of
 from labkit.compress.layer import BLOCK_BIASES
-from labkit.compress.method import GROUP_SIZE
-from labkit.compress.pack_quantized import BLOCK_MATRICES, packed_group
 from labkit.compress.permuted_checkpoint import PERMUTATIONS, Orders, PermutedCheckpoint, search_orders
 from labkit.compress.recipe import Recipe, WholeModel
 from labkit.compress.recovery import RecoveryOptions, RecoveryState, recover
-from labkit.compress.rounded_inputs import eight_bit_group, row_scaled_tensors
+from labkit.compress.rounded_inputs import row_scaled_tensors
 from labkit.compress.scales import check_group_size, searched
-from labkit.compress.sparse_tensors import integer_tensors, sparse_tensors
+from labkit.compress.sparse_tensors import integer_tensors, quantization_config, sparse_tensors
 from labkit.compress.sparsegpt import sparsegpt
 from labkit.compress.two_four import check_two_four, magnitude_scores, two_four_mask, wanda_scores
 from labkit.compress.work_folder import TRAINING
 from labkit.config import GPTJConfig
-from labkit.errors import InvalidRequest
 from labkit.weight_formats import Int8Weight
 
 MASKS = ("magnitude", "wanda", "sparsegpt")
 """How the kept weights are chosen."""
-SPARSE = tuple(
-    f"2:4-{mask}{recovered}{integers}"
-    for mask in MASKS
-    for recovered in ("", "-recovered")
-    for integers in ("", "+int8", "+int4")
-)
-"""The names of the methods."""
 
 
 @dataclass(frozen=True)
@@ -218,33 +206,8 @@ class Sparse(Recipe):
         return row_scaled_tensors("lm_head", Int8Weight.quantize(tensors["lm_head.weight"]), None) | dense
 
     def quantization_config(self) -> dict[str, Any]:
-        """A `sparsity_config` for the blocks; with integers, a config group for them and one for the head."""
-        found: dict[str, Any] = {
-            "quant_method": COMPRESSED_TENSORS,
-            "format": "dense",
-            "quantization_status": "compressed",
-            "config_groups": {},
-            "ignore": ["lm_head"],
-            "kv_cache_scheme": None,
-            "global_compression_ratio": None,
-            "sparsity_config": {
-                "format": SPARSE_24,
-                "sparsity_structure": "2:4",
-                "global_sparsity": 0.5,
-                "targets": [BLOCK_MATRICES],
-                "ignore": ["lm_head"],
-                "registry_requires_subclass": False,
-            },
-        }
-        if self.scheme is None:
-            return found
-        head = eight_bit_group(["lm_head"], INT_QUANTIZED, None, "row")
-        if self.scheme.bits == 8:
-            groups, form = [eight_bit_group([BLOCK_MATRICES], INT_QUANTIZED, None, "row"), head], INT_QUANTIZED
-        else:
-            groups, form = [packed_group([BLOCK_MATRICES], self.scheme, None), head], "mixed-precision"
-        named = {f"group_{number}": group for number, group in enumerate(groups)}
-        return found | {"format": form, "config_groups": named, "ignore": []}
+        """`sparse_tensors.quantization_config`."""
+        return quantization_config(self.scheme)
 
     def settings(self) -> dict[str, Any]:
         """Everything that changes the result."""
@@ -257,35 +220,3 @@ class Sparse(Recipe):
 def _squares(hessian: Tensor | None) -> Tensor:
     assert hessian is not None
     return hessian.diagonal()
-
-
-def sparse_named(
-    name: str,
-    *,
-    group_size: int | None = None,
-    damping: float | None = None,
-    steps: int | None = None,
-    permute: bool = False,
-) -> Sparse:
-    """The method with this name, one of `SPARSE`. Raises `InvalidRequest` for options that the method does not have.
-
-    group_size: of int4: neighbours of a row, kept or pruned, that share a scale; 64 if left out, and 0 means the row. int8 has
-    a scale for each row. steps: of the recovery. permute: search an order of the channels first.
-    """
-    rest, _, integers = name.partition("+")
-    mask, _, recovered = rest.removeprefix("2:4-").partition("-")
-    if group_size is not None and integers != "int4":
-        raise InvalidRequest(f"group size is {group_size}, but method {name} has no groups; 2:4-...+int4 has them")
-    if damping is not None and mask != "sparsegpt":
-        raise InvalidRequest(f"damping is {damping}, but method {name} inverts no Hessian; 2:4-sparsegpt has damping")
-    if damping is not None and not 0 < damping < 10:
-        raise InvalidRequest(f"damping is {damping!r}; a number above 0 and below 10 is accepted, such as {DAMPING}")
-    if steps is not None and not recovered:
-        raise InvalidRequest(f"steps is {steps}, but method {name} trains nothing; {rest}-recovered has steps")
-    scheme = {
-        "": None,
-        "int8": IntegerScheme(8),
-        "int4": IntegerScheme(4, GROUP_SIZE if group_size is None else group_size or None),
-    }[integers]
-    training = (RecoveryOptions() if steps is None else RecoveryOptions(steps=steps)) if recovered else None
-    return Sparse(mask, scheme, training, permute, DAMPING if damping is None else damping)

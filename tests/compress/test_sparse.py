@@ -168,7 +168,6 @@ def test_damaged_files(made: dict[str, Path], tmp_path: Path, name: str, part: s
 
 def test_permuted_channels_keep_more_and_compute_the_same(tmp_path: Path) -> None:
     source = dense_directory(tmp_path / "dense", torch.float32)
-    (tmp_path / "plain").parent.mkdir(exist_ok=True)
     losses = {}
     dense = DenseModel(open_checkpoint(source))
     ids = [(5 * each) % 97 for each in range(24)]
@@ -252,7 +251,7 @@ def test_a_recovered_directory(tmp_path: Path) -> None:
         ("2:4-wanda", {"damping": 0.1}, "2:4-sparsegpt has damping"),
         ("2:4-sparsegpt", {"damping": 0.0}, "a number above 0"),
         ("2:4-sparsegpt", {"steps": 5}, "2:4-sparsegpt-recovered has steps"),
-        ("2:4-wanda+int8", {"group_size": 64}, "2:4-...int4 has them"),
+        ("2:4-wanda+int8", {"group_size": 64}, r"2:4-\.\.\.\+int4 has them"),
         ("2:4-wanda", {"alpha": 0.5}, "alpha is not an option of 2:4-wanda, which prunes weights"),
         ("int8", {"permute": True}, "permute is not an option of int8, which quantizes weights only"),
         ("2:4-wanda-recovered", {"steps": -1}, "steps of the recovery is -1"),
