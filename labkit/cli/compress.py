@@ -61,7 +61,7 @@ def compress(
     ] = None,
     bits: Annotated[float | None, typer.Option(help="mixed: bits per weight on average, with scales, such as 4.5.")] = None,
     steps: Annotated[
-        int | None, typer.Option(help="qat, 2:4-...-recovered: the number of training steps; 96 and 400 if left out.")
+        int | None, typer.Option(help="qat, 2:4-...-recovered: the number of training steps; 96 and 150 if left out.")
     ] = None,
     permute: Annotated[
         bool | None, typer.Option("--permute", help="2:4: search an order of the channels that keeps more magnitude.")

@@ -35,9 +35,9 @@ class RecoveryOptions:
     Raises `InvalidRequest` for values that are not above 0.
     """
 
-    steps: int = 400
+    steps: int = 150
     windows: int = 2
-    rate: float = 1e-3
+    rate: float = 5e-4
 
     def __post_init__(self) -> None:
         for name in ("steps", "windows", "rate"):
