@@ -1,4 +1,17 @@
 """Bits per weight of a matrix in each precision. Imports nothing, so arithmetic about models needs no torch."""
 
-BITS = {"fp64": 64, "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_e5m2": 8, "w8a8": 8, "int8": 8, "int4": 4.5}
-"""Bits per weight of a matrix in each precision; in int4, 32 weights share a float16 scale."""
+BITS = {
+    "fp64": 64,
+    "fp32": 32,
+    "bf16": 16,
+    "fp16": 16,
+    "sparse24": 9,
+    "fp8": 8,
+    "fp8_e5m2": 8,
+    "w8a8": 8,
+    "int8": 8,
+    "int4": 4.5,
+}
+"""Bits per weight of a matrix in each precision; in int4, 32 weights share a float16 scale.
+
+In sparse24 every second weight is kept in 16 bits, and a group of four has 4 bits of indices."""

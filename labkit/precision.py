@@ -47,7 +47,7 @@ def as_precision(precision: str | torch.dtype | None, device: torch.device) -> s
         return "fp16" if device.type == "cuda" else "fp32"
     name = precision_name(precision) if isinstance(precision, torch.dtype) and precision in DTYPES.values() else precision
     if not isinstance(name, str) or name not in BITS:
-        raise InvalidRequest(f"precision is {precision!r}; fp32, bf16, fp16, int8, w8a8, int4 or fp8 is accepted")
+        raise InvalidRequest(f"precision is {precision!r}; fp32, bf16, fp16, sparse24, int8, w8a8, int4 or fp8 is accepted")
     return str(name)
 
 
@@ -59,7 +59,7 @@ def bits_in_memory(precision: str, device: torch.device) -> float:
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype in which a model of this precision computes.
 
-    For int8, w8a8, int4 and fp8 the compute dtype is bfloat16 on the CPU and float16 on a GPU.
+    For sparse24, int8, w8a8, int4 and fp8 the compute dtype is bfloat16 on the CPU and float16 on a GPU.
     """
     return DTYPES.get(precision, torch.float16 if device.type == "cuda" else torch.bfloat16)
 

@@ -13,6 +13,7 @@ from labkit.json_file import read_json_object
 
 COMPRESSED_TENSORS, GPTQ = "compressed-tensors", "gptq"
 PACK_QUANTIZED = "pack-quantized"
+SPARSE_24 = "sparse-24-bitmask"
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,15 @@ class StoredQuantization:
 
     `method` is "compressed-tensors" or "gptq". `schemes` are the schemes that its packed matrices may have. `zero_offset` is
     the number that must be added to a stored zero point: the first version of the GPTQ format stores zero points less 1.
-    `eight_bit` are the config groups of 8-bit numbers, which are not packed.
+    `eight_bit` are the config groups of 8-bit numbers, which are not packed. `sparse`: whether matrices may be 2:4 sparse and
+    stored with bitmasks.
     """
 
     method: str
     schemes: tuple[IntegerScheme, ...]
     zero_offset: int = 0
     eight_bit: tuple[EightBitScheme, ...] = ()
+    sparse: bool = False
 
 
 def stored_quantization(folder: Path) -> StoredQuantization | None:
@@ -55,8 +58,8 @@ def stored_quantization(folder: Path) -> StoredQuantization | None:
 
 def parsed_quantization(said: dict[str, Any]) -> StoredQuantization:
     """What a `quantization_config` of compressed-tensors says. Raises `ValueError` or `InvalidRequest` for other schemes."""
-    groups = said.get("config_groups")
-    if not isinstance(groups, dict) or not groups:
+    groups, sparse = said.get("config_groups") or {}, _is_sparse(said)
+    if not isinstance(groups, dict) or not (groups or sparse):
         raise ValueError("it has no config_groups")
     packed: list[IntegerScheme] = []
     eight_bit: list[EightBitScheme] = []
@@ -68,7 +71,18 @@ def parsed_quantization(said: dict[str, Any]) -> StoredQuantization:
             eight_bit.append(scheme_of_group(group, form))
         else:
             raise ValueError(f"its format is {form!r:.80}; {', '.join((PACK_QUANTIZED, *FORMS))} are accepted")
-    return StoredQuantization(COMPRESSED_TENSORS, tuple(packed), eight_bit=tuple(eight_bit))
+    return StoredQuantization(COMPRESSED_TENSORS, tuple(packed), eight_bit=tuple(eight_bit), sparse=sparse)
+
+
+def _is_sparse(said: dict[str, Any]) -> bool:
+    """Whether matrices are stored with bitmasks; a sparse model whose zeros are stored has the format "dense"."""
+    found = said.get("sparsity_config")
+    if found is None or found == {}:
+        return False
+    form = found.get("format") if isinstance(found, dict) else found
+    if form not in (SPARSE_24, "dense"):
+        raise ValueError(f"the format of its sparsity_config is {form!r:.80}; {SPARSE_24} and dense are accepted")
+    return bool(form == SPARSE_24)
 
 
 def _scheme(group: dict[str, Any]) -> IntegerScheme:

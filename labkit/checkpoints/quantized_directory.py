@@ -1,4 +1,4 @@
-"""Reads a directory in Hugging Face's layout whose matrices are quantized, by compressed-tensors or by GPTQ."""
+"""Reads a directory in Hugging Face's layout whose matrices are quantized or 2:4 sparse, by compressed-tensors or by GPTQ."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from labkit.checkpoints.fit import check_fit
 from labkit.checkpoints.folder_config import read_config
 from labkit.checkpoints.integer_weight import IntegerWeight
 from labkit.checkpoints.quantization_config import COMPRESSED_TENSORS, StoredQuantization, stored_quantization
+from labkit.checkpoints.sparse_matrix import sparse_matrix
 from labkit.checkpoints.stored_matrix import GptqMatrix, PackQuantized, StoredMatrix
 from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.checkpoints.weight_files import WeightFiles, open_weights
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError
 from labkit.tokenizer import Tokenizer
-from labkit.weight_formats import RowScaledWeight
+from labkit.weight_formats import RowScaledWeight, Sparse24Weight
 
 READ_THE_NORM = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in")
 """The matrices of a block that read its layer norm. They have the same inputs."""
@@ -52,10 +53,10 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
 
     def integers(
         self, name: str, rows: slice | None = None, columns: slice | None = None
-    ) -> IntegerWeight | RowScaledWeight | None:
+    ) -> IntegerWeight | RowScaledWeight | Sparse24Weight | None:
         """A matrix as it is stored, or some of its rows and columns; None if it is stored dense.
 
-        A matrix whose inputs are rounded too comes in the format of its kernels.
+        A matrix whose inputs are rounded too, or that is 2:4 sparse, comes in the format of its kernels.
         """
         if name not in self._matrices:
             return None
@@ -64,7 +65,7 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
         found = matrix.integers(slice(begin, end))
         if columns is None:
             return found
-        return found.part(columns) if isinstance(found, IntegerWeight) else part_of(found, columns)
+        return part_of(found, columns) if isinstance(found, RowScaledWeight) else found.part(columns)
 
     @functools.cached_property
     def kernel_precision(self) -> str | None:
@@ -120,6 +121,8 @@ def stored_matrix(
 ) -> StoredMatrix | None:
     """The matrix with this name in a dense directory, if the directory stores it in a quantized form; otherwise None."""
     module = name.removesuffix(".weight")
+    if stored.sparse and f"{module}.bitmask" in weights.names:
+        return sparse_matrix(path, weights, module, shape, stored)
     if name in weights.integers and (scheme := scheme_for(stored.eight_bit, module)):
         return EightBitMatrix(path, weights, module, shape, scheme)
     if name in weights.names or not any(each.startswith(f"{module}.") for each in weights.names):

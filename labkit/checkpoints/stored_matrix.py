@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.bit_packing import unpack, unpack_with_gaps, words_of
-from labkit.checkpoints.eight_bit_scheme import EightBitScheme
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight, kernel_bits
 from labkit.checkpoints.weight_files import WeightFiles
 from labkit.errors import CheckpointError
-from labkit.weight_formats import RowScaledWeight
+from labkit.weight_formats import RowScaledWeight, Sparse24Weight
 
 
 class StoredMatrix(ABC):
@@ -24,7 +23,8 @@ class StoredMatrix(ABC):
     tensor is missing or has a wrong shape. `names` are the names of the tensors that are there.
     """
 
-    scheme: IntegerScheme | EightBitScheme
+    scheme: object
+    """How the numbers are stored; `str(scheme)` says it in words."""
     parts: tuple[str, ...]
     optional: tuple[str, ...] = ()
 
@@ -61,7 +61,7 @@ class StoredMatrix(ABC):
         return self._files[self.name(part)].entry(self.name(part)).dtype
 
     @abstractmethod
-    def integers(self, rows: slice) -> IntegerWeight | RowScaledWeight:
+    def integers(self, rows: slice) -> IntegerWeight | RowScaledWeight | Sparse24Weight:
         """Some consecutive rows of the matrix."""
 
     @abstractmethod

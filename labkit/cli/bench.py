@@ -61,7 +61,7 @@ def bench(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Some of fp32, bf16, fp16, int8, w8a8, int4, separated by commas; if left out, what suits the device."
+            help="Some of fp32, bf16, fp16, sparse24, int8, w8a8, int4, with commas; if left out, what suits the device."
         ),
     ] = None,
     seed: SeedOption = 0,

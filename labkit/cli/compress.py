@@ -24,7 +24,8 @@ def compress(
     method: Annotated[
         str,
         typer.Option(
-            help="intN-rtn, -mse, -awq, -gptq, -qat (N: 8, 4, 3, 2), int1, mixed; w8a8, fp8, -smoothquant after these; distill."
+            help="intN-rtn, -mse, -awq, -gptq, -qat (N: 8, 4, 3, 2), int1, mixed; w8a8, fp8, -smoothquant after these; "
+            "2:4-magnitude, -wanda, -sparsegpt, then -recovered, then +int8 or +int4; distill."
         ),
     ],
     group_size: Annotated[
@@ -65,7 +66,11 @@ def compress(
     ] = None,
     bits: Annotated[float | None, typer.Option(help="mixed: bits per weight on average, with scales, such as 4.5.")] = None,
     steps: Annotated[
-        int | None, typer.Option(help="qat, distill: the number of training steps; 96 or 600 if left out.")
+        int | None,
+        typer.Option(help="qat, 2:4-...-recovered, distill: the number of training steps; 96, 150 or 600 if left out."),
+    ] = None,
+    permute: Annotated[
+        bool | None, typer.Option("--permute", help="2:4: search an order of the channels that keeps more magnitude.")
     ] = None,
     layers: Annotated[int | None, typer.Option(help="distill: the number of layers of the student.")] = None,
     minutes: Annotated[float | None, typer.Option(help="distill: the time for the training instead of --steps.")] = None,
@@ -78,14 +83,16 @@ def compress(
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Quantize a model's weights: round to nearest (rtn), with searched scales (mse), activation-aware (awq),
+    """Quantize or prune a model's weights: round to nearest (rtn), with searched scales (mse), activation-aware (awq),
     error-compensating (gptq), trained to be rounded (qat). `mixed` gives each matrix the bits
     that its sensitivity asks for (`labkit sensitivity`), and rounds by gptq. `distill` trains a student with fewer layers.
 
-    w8a8 and fp8 round the activations as well. The head is stored in int8 whatever the method. The folder has the formats of
-    compressed-tensors. `labkit generate`, `evaluate` and `serve` run it; w8a8, fp8, int8 with a scale for each row, and int4
-    without zero points run in the kernels with the stored numbers, other formats are dequantized while they are loaded. If the
-    command is stopped (Ctrl-C), run it again: finished blocks are kept.
+    w8a8 and fp8 round the activations as well. 2:4 keeps two of every four weights, the largest (magnitude), those that matter
+    most for the outputs (wanda), or with an update of what is kept (sparsegpt); -recovered trains what is kept. The head is
+    stored in int8, except by 2:4 without +int8 or +int4. The folder has the formats of compressed-tensors. `labkit generate`,
+    `evaluate` and `serve` run it; w8a8, fp8, int8 with a scale for each row, int4 without zero points, and 2:4 run in the
+    kernels with the stored numbers, other formats are dequantized while they are loaded. If the command is stopped (Ctrl-C),
+    run it again: finished blocks are kept.
 
     Example: labkit compress gptj-tiny --method int4-gptq --out gptj-tiny-int4
     """
@@ -104,6 +111,7 @@ def compress(
             "--damping": damping,
             "--activation-order": activation_order,
             "--bits": bits,
+            "--permute": permute,
         }
         _distill(source, out, layers, given, others, calibration, quality=quality, seed=seed, json=json)
         return
@@ -122,6 +130,7 @@ def compress(
         calibrator=calibrator,
         alpha=alpha,
         weight_scales=weight_scales,
+        permute=permute,
     )
     text = CalibrationText.read(calibration) if chosen.calibrated else None
     if text is not None:

@@ -29,7 +29,9 @@ ModelOption = Annotated[
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda[:N]; if left out, a GPU if there is one.")]
 PrecisionOption = Annotated[
     str | None,
-    typer.Option("--precision", help="fp32, bf16, fp16, int8, w8a8, int4 or fp8; if left out, what suits the device."),
+    typer.Option(
+        "--precision", help="fp32, bf16, fp16, sparse24, int8, w8a8, int4 or fp8; if left out, what suits the device."
+    ),
 ]
 KVCacheOption = Annotated[
     str | None,

@@ -2,7 +2,8 @@
 
 Quantizers of weights: round to nearest, activation-aware scaling (AWQ), error compensation (GPTQ), training (QAT) and signs,
 each in a file of its own; mixed precision, from measured sensitivities. Weights and activations in 8 bits: `rounded_inputs`,
-with SmoothQuant and four calibrators.
+with SmoothQuant and four calibrators. 2:4 sparse weights by magnitude, Wanda or SparseGPT, with channel permutations and a
+recovery training: `sparse`; other pruning: `pruning`.
 """
 
 from labkit.compress.calibration import CalibrationText

@@ -84,6 +84,7 @@ def compress(
     try:
         check_room(place, _bytes_before(checkpoint))
         recipe = recipe.prepared(WholeModel(checkpoint, ids, work.path, seed, progress))
+        checkpoint = recipe.source(checkpoint)
         _Run(checkpoint, recipe, work, ids, progress).all_parts()
         _write_rest(checkpoint, recipe, work)
         work.finish()

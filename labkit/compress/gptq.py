@@ -53,9 +53,9 @@ def gptq(
     chosen = options or GptqOptions()
     work = weight.double()
     grid = grid or searched(weight.float(), scheme, hessian.diagonal())
-    damped = _damped(hessian.double(), chosen.damping)
+    damped = damped_hessian(hessian.double(), chosen.damping)
     order = _order(damped, chosen)
-    factor = _factor(damped[order][:, order])
+    factor = inverse_factor(damped[order][:, order])
     values = torch.empty(work.shape, dtype=torch.int8, device=work.device)
     _round_columns(work[:, order], factor, grid, order, values, chosen.block_columns)
     return IntegerWeight(scheme, values, grid.scales, grid.zero_points)
@@ -79,7 +79,7 @@ def _round_columns(work: Tensor, factor: Tensor, grid: Grid, order: Tensor, valu
         work[:, end:] -= errors @ factor[begin:end, end:]
 
 
-def _damped(hessian: Tensor, damping: float) -> Tensor:
+def damped_hessian(hessian: Tensor, damping: float) -> Tensor:
     """H with a larger diagonal. An input that is always 0 gets the mean of the diagonal, because any weight is right for it."""
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean()) or 1.0
@@ -92,8 +92,8 @@ def _order(damped: Tensor, options: GptqOptions) -> Tensor:
     return torch.arange(len(damped), dtype=torch.int64, device=damped.device)
 
 
-def _factor(damped: Tensor) -> Tensor:
-    """The upper Cholesky factor of the inverse of H."""
+def inverse_factor(damped: Tensor) -> Tensor:
+    """The upper Cholesky factor of the inverse of H. Raises `LabkitError` if H cannot be inverted."""
     try:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         factor: Tensor = torch.linalg.cholesky(inverse, upper=True)

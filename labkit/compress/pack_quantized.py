@@ -47,19 +47,22 @@ def quantization_config(method: Method) -> dict[str, Any]:
     targets: dict[IntegerScheme, list[str]] = {}
     for module, scheme in method.schemes.items():
         targets.setdefault(scheme, []).append(module)
-    blocks = [_group(names, scheme, actorder) for scheme, names in (targets or {method.scheme: [BLOCK_MATRICES]}).items()]
+    blocks = [packed_group(names, scheme, actorder) for scheme, names in (targets or {method.scheme: [BLOCK_MATRICES]}).items()]
     return {
         "quant_method": COMPRESSED_TENSORS,
         "format": PACK_QUANTIZED,
         "quantization_status": "compressed",
-        "config_groups": {f"group_{number}": group for number, group in enumerate([*blocks, _group(["lm_head"], HEAD, None)])},
+        "config_groups": {
+            f"group_{number}": group for number, group in enumerate([*blocks, packed_group(["lm_head"], HEAD, None)])
+        },
         "ignore": [],
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
     }
 
 
-def _group(targets: list[str], scheme: IntegerScheme, actorder: str | None) -> dict[str, Any]:
+def packed_group(targets: list[str], scheme: IntegerScheme, actorder: str | None) -> dict[str, Any]:
+    """One of the `config_groups`."""
     weights = {
         "num_bits": scheme.bits,
         "type": "int",

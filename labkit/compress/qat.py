@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from labkit.checkpoints.integer_weight import IntegerWeight
 from labkit.checkpoints.output import Progress
 from labkit.compress.dense_model import DenseModel
 from labkit.compress.fake_quantization import fake_quantized, quantized
 from labkit.compress.training_state import TrainingState
+from labkit.compress.training_steps import add_divergence, drawn, share_of_rate, time_left
 from labkit.errors import InvalidRequest, LabkitError
 
 STEPS = 96
@@ -57,8 +57,7 @@ class QatOptions:
 
     def share(self, step: int) -> float:
         """The share of the learning rates that step number `step` (from 0) uses."""
-        rise = max(self.steps // 10, 1)
-        return min((step + 1) / rise, (self.steps - step) / max(self.steps - rise, 1), 1.0)
+        return share_of_rate(step, self.steps)
 
 
 def train(
@@ -84,9 +83,9 @@ def train(
     loss = math.nan
     while state.step < options.steps:
         seconds = (time.monotonic() - begun) / max(state.step - first, 1) * (options.steps - state.step)
-        told = "" if state.step == first else f", divergence {loss:.4f}, {_time_left(seconds)}"
+        told = "" if state.step == first else f", divergence {loss:.4f}, {time_left(seconds)}"
         progress(state.step, options.steps, f"training step {state.step + 1}{told}")
-        loss = _step(model, state, [ids[each] for each in _drawn(len(ids), options, seed, state.step)], options)
+        loss = _step(model, state, [ids[each] for each in drawn(len(ids), options.windows, seed, state.step)], options)
         if state.step % SAVE_EVERY == 0 or state.step == options.steps:
             state.save(state_file)
     return {
@@ -109,19 +108,6 @@ def started(model: DenseModel, start: Mapping[str, IntegerWeight]) -> TrainingSt
     return TrainingState.start(next(iter(start.values())).scheme, weights, scales)
 
 
-def _time_left(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min left" if seconds > 90 else f"{seconds:.0f} s left"
-
-
-def _drawn(count: int, options: QatOptions, seed: int, step: int) -> list[int]:
-    """The windows of a step: each pass over the text has an order of its own."""
-    chosen = []
-    for place in range(step * options.windows, (step + 1) * options.windows):
-        generator = torch.Generator("cpu").manual_seed(seed + 1_000_003 * (place // count))
-        chosen.append(int(torch.randperm(count, generator=generator, dtype=torch.int64, device="cpu")[place % count]))
-    return chosen
-
-
 def _step(model: DenseModel, state: TrainingState, windows: Sequence[Sequence[int]], options: QatOptions) -> float:
     """One step of training; returns the mean divergence in nats per token before it."""
     with torch.enable_grad():
@@ -132,7 +118,7 @@ def _step(model: DenseModel, state: TrainingState, windows: Sequence[Sequence[in
         }
         # The windows run one after the other and add up gradients of the rounded matrices, which saves memory.
         leaves = {name: each.detach().requires_grad_(True) for name, each in made.items()}
-        total = sum(_divergence(model, leaves, window, len(windows)) for window in windows)
+        total = sum(add_divergence(model, leaves, window, len(windows)) for window in windows)
         torch.autograd.backward(list(made.values()), [leaf.grad for leaf in leaves.values()])
     if not math.isfinite(total):
         raise LabkitError(
@@ -146,13 +132,3 @@ def _step(model: DenseModel, state: TrainingState, windows: Sequence[Sequence[in
         state.adam[name].update(weight, rate, state.step)
         state.adam[f"{name}.scale"].update(state.logarithms[name], share * options.scale_rate, state.step)
     return total
-
-
-def _divergence(model: DenseModel, leaves: dict[str, Tensor], window: Sequence[int], windows: int) -> float:
-    """Adds the gradients of one window's share of the loss to `leaves`, and returns that share."""
-    with torch.no_grad():
-        teacher = torch.log_softmax(model.logits(window), -1)
-    student = torch.log_softmax(model.logits(window, leaves), -1)
-    loss = (teacher.exp() * (teacher - student)).sum() / (len(window) * windows)
-    loss.backward()  # type: ignore[no-untyped-call]
-    return float(loss.detach())

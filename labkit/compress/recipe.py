@@ -58,6 +58,10 @@ class Recipe(ABC):
         """The recipe after it has looked at the whole model. Most recipes need not look, and return themselves."""
         return self
 
+    def source(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The model whose blocks are written: the same function, perhaps with its channels in another order."""
+        return checkpoint
+
     @abstractmethod
     def bits_per_weight(self, config: GPTJConfig) -> float:
         """Bits per weight of the blocks' matrices, with their scales and zero points."""

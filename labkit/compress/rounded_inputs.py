@@ -111,7 +111,7 @@ class RoundedInputs(Recipe):
     ) -> dict[str, Tensor]:
         """The head in int8 with a scale for each row; its inputs are not rounded."""
         dense = {name: tensor.to(dtype) for name, tensor in tensors.items() if name != "lm_head.weight"}
-        return _tensors("lm_head", Int8Weight.quantize(tensors["lm_head.weight"]), None) | dense
+        return row_scaled_tensors("lm_head", Int8Weight.quantize(tensors["lm_head.weight"]), None) | dense
 
     def quantization_config(self) -> dict[str, Any]:
         """One config group for the blocks and one for the head."""
@@ -121,8 +121,8 @@ class RoundedInputs(Recipe):
             "format": form if form == INT_QUANTIZED else "mixed-precision",
             "quantization_status": "compressed",
             "config_groups": {
-                "group_0": _group([BLOCK_MATRICES], form, self.activations, self.weight_scales),
-                "group_1": _group(["lm_head"], INT_QUANTIZED, None, "row"),
+                "group_0": eight_bit_group([BLOCK_MATRICES], form, self.activations, self.weight_scales),
+                "group_1": eight_bit_group(["lm_head"], INT_QUANTIZED, None, "row"),
             },
             "ignore": [],
             "kv_cache_scheme": None,
@@ -138,9 +138,9 @@ class RoundedInputs(Recipe):
         """The tensors of one rounded matrix."""
         form, _ = FORMS[self.form]
         if self.weight_scales == "row":
-            return _tensors(module, form.quantize(weight), input_scale)
+            return row_scaled_tensors(module, form.quantize(weight), input_scale)
         whole = form.quantize(weight.reshape(1, -1))
-        found = _tensors(module, form(whole.values.view(weight.shape), whole.scales), input_scale)
+        found = row_scaled_tensors(module, form(whole.values.view(weight.shape), whole.scales), input_scale)
         return found | {f"{module}.weight_scale": whole.scales}
 
     def _input_scales(self, block: Block, hidden: Sequence[Tensor], where: str) -> dict[str, float | None]:
@@ -162,14 +162,16 @@ class RoundedInputs(Recipe):
         return max(calibrator_named(self.calibrator)(Magnitudes(name, inputs)), 1e-30) / most
 
 
-def _tensors(module: str, weight: RowScaledWeight, input_scale: float | None) -> dict[str, Tensor]:
+def row_scaled_tensors(module: str, weight: RowScaledWeight, input_scale: float | None) -> dict[str, Tensor]:
+    """The tensors of one matrix in "int-quantized" or "float-quantized"; `input_scale` None means that none is stored."""
     found = {f"{module}.weight_scale": weight.scales[:, None].contiguous(), f"{module}.weight": weight.values}
     if input_scale is not None:
         found[f"{module}.input_scale"] = torch.tensor([input_scale], dtype=torch.float32, device="cpu")
     return found
 
 
-def _group(targets: list[str], form: str, activations: str | None, weight_scales: str) -> dict[str, Any]:
+def eight_bit_group(targets: list[str], form: str, activations: str | None, weight_scales: str) -> dict[str, Any]:
+    """One of the `config_groups`. `activations` is one of `ACTIVATIONS`; None means that inputs are not rounded."""
     kind = {"num_bits": 8, "type": "float" if form == FLOAT_QUANTIZED else "int", "symmetric": True}
     dynamic = activations == "dynamic"
     inputs = None if activations is None else kind | {"strategy": "token" if dynamic else "tensor", "dynamic": dynamic}

@@ -36,12 +36,12 @@ def load(
     """Load a model by name, directory or `config.json` and return the engine that runs it.
 
     device: by default a GPU if the machine has one, otherwise the CPU. dtype: the precision of the matrices: "fp32", "bf16",
-    "fp16", "int8", "w8a8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on the CPU. seed: the seed of
-    synthetic weights. A directory that `labkit compress` or another quantizer has written keeps its integers if labkit has
-    kernels for them. Weights are read one tensor at a time into their final place, so memory never holds a second copy of the
-    model. draft: the name or directory of a smaller model with the same tokenizer, which guesses tokens that the model checks
-    (speculative decoding): the same tokens in less time if the two often agree. It is loaded in the same precision, unless it
-    stores integers. options: the options of `Engine` (`max_batch_size`, `num_slots`, ...).
+    "fp16", "sparse24", "int8", "w8a8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on the CPU. seed: the
+    seed of synthetic weights. A directory that `labkit compress` or another quantizer has written keeps its numbers if labkit
+    has kernels for them. Weights are read one tensor at a time into their final place, so memory never holds a second copy of
+    the model. draft: the name or directory of a smaller model with the same tokenizer, which guesses tokens that the model
+    checks (speculative decoding): the same tokens in less time if the two often agree. It is loaded in the same precision,
+    unless it stores integers. options: the options of `Engine` (`max_batch_size`, `num_slots`, ...).
 
     A text ends at any token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings of a
     `generation_config.json` (temperature, top_k, beams, ...) are not used, and a warning names them: `SamplingParams` has the

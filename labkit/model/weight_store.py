@@ -23,7 +23,8 @@ from labkit.ops import Weight
 from labkit.ops.torch_packed import TORCH_PACKS, TorchPackedWeight
 from labkit.precision import DTYPES, compute_dtype
 from labkit.torch_state import gradients_restored, undisturbed
-from labkit.weight_formats import FORMATS, QuantizedWeight, RowScaledWeight
+from labkit.weight_formats import FORMATS, QuantizedWeight, RowScaledWeight, Sparse24Weight
+from labkit.weight_formats.sparse24 import stack_rows
 
 TRIM_BYTES = 1 << 26
 """After this many bytes of dense matrices have been packed, their freed memory is returned to the system."""
@@ -62,13 +63,13 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
     On the CPU, `store` packs the matrix for the native library. Without the native library, `native.warn_once` prints a warning
     and quantized matrices are packed for torch's own kernels.
     """
-    pack = _packer(precision, device)
+    pack, dtype = _packer(precision, device), compute_dtype(precision, device)
 
     def store(name: str, dense: Tensor) -> Weight:
         form = FORMATS.get(precision)
         if form is not None and name == "lm_head":
-            form = FORMATS[form.head_kind]
-        return pack(dense if form is None else form.quantize(dense), dense.nbytes)
+            form = FORMATS.get(form.head_kind)
+        return pack(dense.to(dtype) if form is None else form.quantize(dense), dense.nbytes)
 
     return store
 
@@ -109,7 +110,7 @@ def _stored_matrices(
         found = [checkpoint.integers(name, **each) for name, each in zip(names, slices, strict=True)]
         if found[0] is None:  # a head that the quantizer left dense
             return pack(checkpoint.read(names[0], device=device, dtype=dtype, **slices[0]), 0)
-        kept = _for_kernels([each for each in found if each is not None], device)
+        kept = _for_kernels([each for each in found if each is not None], device, dtype)
         if kept is None:
             raise InvalidRequest(
                 f"{layer} of {checkpoint.name} cannot be split over {part.shards} ranks as it is stored "
@@ -120,8 +121,13 @@ def _stored_matrices(
     return matrix
 
 
-def _for_kernels(parts: Sequence[IntegerWeight | RowScaledWeight], device: torch.device) -> QuantizedWeight | None:
+def _for_kernels(
+    parts: Sequence[IntegerWeight | RowScaledWeight | Sparse24Weight], device: torch.device, dtype: torch.dtype
+) -> QuantizedWeight | None:
     """Stored matrices below each other, in the format of the kernels on a device; None if no kernel reads them."""
+    sparse = [part.to(device, dtype) for part in parts if isinstance(part, Sparse24Weight)]
+    if sparse:
+        return stack_rows(sparse)
     integers = [part.to(device) for part in parts if isinstance(part, IntegerWeight)]
     if integers:
         return stack(integers).for_kernels()

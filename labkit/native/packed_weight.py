@@ -16,6 +16,7 @@ from labkit.native.library import (
     F32,
     INT4,
     INT8,
+    SPARSE24,
     TYPES,
     W8A8,
     WeightStruct,
@@ -29,9 +30,20 @@ from labkit.native.library import (
 from labkit.native.untouched import untouched
 from labkit.weight_formats import CpuParts, QuantizedWeight
 
-_NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4", W8A8: "w8a8", E4M3: "fp8", E5M2: "fp8_e5m2"}
+_NAMES = {
+    F32: "fp32",
+    BF16: "bf16",
+    INT8: "int8",
+    INT4: "int4",
+    W8A8: "w8a8",
+    E4M3: "fp8",
+    E5M2: "fp8_e5m2",
+    SPARSE24: "sparse24",
+}
 """The name of each type of packed matrix; for a quantized one, the name of the format (`QuantizedWeight.kind`)."""
 _NUMBERS = {name: number for number, name in _NAMES.items()}
+PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+"""The places that a code of a 2:4 sparse matrix stands for."""
 _CPU = torch.device("cpu")
 _local = threading.local()
 
@@ -105,6 +117,8 @@ class PackedWeight:
         """The dense `[out, in]` matrix with the values of the packed matrix. This is slow; use it for references and tests."""
         out_features, in_features = self.shape
         panels = (out_features + 15) // 16
+        if self.type == SPARSE24:
+            return self._dense_of_codes(panels)[:out_features, :in_features].to(dtype)
         if self.type in (F32, BF16, E4M3, E5M2):
             kind, unit = (torch.float32, 1) if self.type == F32 else (torch.bfloat16, 2)
             parts = self.data.view(kind).view(panels, -1, 16, unit)
@@ -121,6 +135,14 @@ class PackedWeight:
         if self.type in (INT8, W8A8, E4M3, E5M2):
             dense = dense * self.scales.view(torch.float32)[:, None]
         return dense[:out_features, :in_features].to(dtype)
+
+    def _dense_of_codes(self, panels: int) -> Tensor:
+        """A 2:4 sparse matrix with its padding: the codes say which two of four columns are kept."""
+        values = self.data.view(torch.bfloat16).view(panels, -1, 16, 2).transpose(1, 2).reshape(panels * 16, -1, 2).float()
+        words = self.scales.view(torch.int32).view(panels, -1, 16).transpose(1, 2).reshape(panels * 16, -1, 1)
+        codes = (words >> torch.arange(0, 32, 4, dtype=torch.int32, device=_CPU) & 15).flatten(1).long()
+        places = torch.tensor(PAIRS, dtype=torch.int64, device=_CPU)[codes]
+        return torch.zeros(*codes.shape, 4, dtype=torch.float32, device=_CPU).scatter_(-1, places, values).flatten(1)
 
 
 def _parts(weight: Tensor | QuantizedWeight) -> tuple[int, CpuParts]:

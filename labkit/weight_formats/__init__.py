@@ -1,4 +1,4 @@
-"""Quantized weights: how a matrix is rounded to int8, int4 or FP8 and stored. Each format is one file.
+"""Quantized and sparse weights: how a matrix is rounded to int8, int4 or FP8, or pruned to 2:4, and stored. One file each.
 
 Rounding here is to nearest and needs no data. Better rounding methods (calibrated, trained) can store their results in the same
 formats; kernels read no other formats. Some formats (`RoundedInputsWeight`) round the activations as well, so the product
@@ -18,11 +18,12 @@ from labkit.weight_formats.rounded_inputs import (
     quantize_rows_fp8,
     quantize_rows_int8,
 )
+from labkit.weight_formats.sparse24 import Sparse24Weight
 from labkit.weight_formats.w8a8 import W8A8Weight
 
-_ALL: tuple[type[QuantizedWeight], ...] = (Int8Weight, Int4Weight, W8A8Weight, Fp8Weight, Fp8E5M2Weight)
+_ALL: tuple[type[QuantizedWeight], ...] = (Int8Weight, Int4Weight, W8A8Weight, Fp8Weight, Fp8E5M2Weight, Sparse24Weight)
 FORMATS = {each.kind: each for each in _ALL}
-"""Every quantized format by its name."""
+"""Every format by its name."""
 
 __all__ = [
     "FORMATS",
@@ -37,6 +38,7 @@ __all__ = [
     "QuantizedWeight",
     "RoundedInputsWeight",
     "RowScaledWeight",
+    "Sparse24Weight",
     "W8A8Weight",
     "quantize_rows_fp8",
     "quantize_rows_int8",

@@ -1,4 +1,4 @@
-"""What every format of a quantized matrix has. Each format is a subclass in a file of its own.
+"""What every format of a quantized or sparse matrix has. Each format is a subclass in a file of its own.
 
 A format's kernels are found by its name `kind`: on a GPU in `labkit.ops.kernels.linear_kind_<kind>`, on the CPU in the native
 library, which gets `cpu_parts`.
@@ -36,7 +36,8 @@ class QuantizedWeight(ABC):
     """An `[out, in]` matrix of small numbers with scales.
 
     `kind` is the name of the format, and also the precision of a model whose matrices have this format. `head_kind` is the
-    format of the head of such a model. `group_size` is the number of neighbours that share a scale; 0 is the whole row.
+    format of the head of such a model; "dense" means the compute dtype. `group_size` is the number of neighbours that share a
+    scale; 0 is the whole row.
     """
 
     kind: ClassVar[str]

@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="gpt-j-405m-synthetic")
     parser.add_argument("--rows", default="1,8,128", help="rows (tokens), separated by commas")
-    parser.add_argument("--kinds", default="bf16,int8,w8a8,int4,fp8", help="formats, separated by commas; bf16 first")
+    parser.add_argument("--kinds", default="bf16,sparse24,int8,w8a8,int4,fp8", help="formats, separated by commas; bf16 first")
     parser.add_argument("--save", type=Path, help="write the record to this JSON file too")
     asked = parser.parse_args()
     torch.set_num_threads(1)

@@ -36,18 +36,20 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     native.use_instruction_set(before)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "int4", "sparse24"])
 @pytest.mark.parametrize("gelu", [False, True])
 def test_products(instruction_set: str, kind: str, gelu: bool) -> None:
     for tokens, in_features, out_features in SHAPES:
         x, bias = random(tokens, in_features, seed=1), random(out_features, seed=2)
         weight = random(out_features, in_features, seed=3) / in_features**0.5
         kept = {"fp32": weight.float(), "bf16": weight.bfloat16(), "int8": Int8Weight.quantize(weight)}.get(kind)
-        packed = PackedWeight(Int4Weight.quantize(weight) if kept is None else kept)
-        rounded = x.bfloat16().double() if kind == "bf16" else x
+        packed = PackedWeight(FORMATS[kind].quantize(weight) if kept is None else kept)
+        rounded = x.bfloat16().double() if kind in ("bf16", "sparse24") else x
         expected = rounded @ packed.dequantize(torch.float64).T + bias
         expected = F.gelu(expected, approximate="tanh") if gelu else expected
-        bound = 1e-5 if kind in ("fp32", "bf16") else 0.012 if in_features > 8 else 0.03  # other kinds round inputs to int8
+        bound = (
+            1e-5 if kind in ("fp32", "bf16", "sparse24") else 0.012 if in_features > 8 else 0.03
+        )  # other kinds round inputs to int8
         found = packed.multiply(x.float(), bias.float(), gelu=gelu)
         assert relative(found, expected) < bound, (tokens, in_features, out_features)
         half = packed.multiply(x.bfloat16(), bias.float(), gelu=gelu)

@@ -5,7 +5,7 @@
 
 static inline Activations take_activations(Workspace &space, const lk_weight &w, int32_t rows) {
     Activations a = {};
-    a.type = w.type == LK_INT4 ? (int32_t)LK_INT8 : w.type;
+    a.type = w.type == LK_INT4 ? (int32_t)LK_INT8 : w.type == LK_SPARSE24 ? (int32_t)LK_BF16 : w.type;
     a.rows = rows;
     a.in = padded_in(w.type, w.in);
     a.group = w.type == LK_INT8 ? 128 : w.type == LK_INT4 ? 32 : 0;

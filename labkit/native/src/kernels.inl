@@ -328,6 +328,61 @@ LK_INLINE void tile_bf16(const uint16_t *w, int64_t panel, int32_t in, const uin
         }
 }
 
+#if defined(LK_EXPANDS)
+// For each code, which bytes of the two weights become the pair of columns 0 and 1 (`high` 0) or 2 and 3 (1); 0x80 is zero.
+LK_INLINE __m256i places_of(int high) {
+    constexpr int none = (int)0x80808080u, both = 0x03020100, left = (int)0x80800100u, right = 0x01008080;
+    constexpr int second_left = (int)0x80800302u, second_right = 0x03028080;
+    return high ? _mm256_setr_epi32(none, second_left, second_right, second_left, second_right, both, none, none)
+                : _mm256_setr_epi32(both, left, left, right, right, none, none, none);
+}
+#endif
+
+// Of every four inputs, each lane takes the two that its code names: the six pairs of the four are a table that all lanes read.
+template <int M, int P, int U>
+LK_INLINE void tile_sparse24(const uint16_t *w, int64_t panel, const uint32_t *codes, int64_t code_panel, int32_t in,
+                             const uint32_t *x, F16 (*sum)[M]) {
+    F16 acc[U][P][M];
+    for (int u = 0; u < U; u++)
+        for (int p = 0; p < P; p++)
+            for (int m = 0; m < M; m++) acc[u][p][m] = f16_zero();
+    for (int32_t g = 0; g < in / 32; g++, x += 16 * M) {
+        I16 code[P];
+        for (int p = 0; p < P; p++) {
+            prefetch(codes + p * code_panel + (int64_t)g * 16);
+            code[p] = codes_load(codes + p * code_panel + (int64_t)g * 16);
+        }
+        for (int f = 0; f < 8; f += U)
+            for (int u = 0; u < U; u++) {
+                int64_t at = ((int64_t)g * 8 + f + u) * 32;
+                for (int p = 0; p < P; p++) prefetch(w + p * panel + at);
+#if defined(LK_EXPANDS)
+                if constexpr (M >= 4) { // then filling in the zeros of the weights is less work than choosing inputs for each row
+                    for (int p = 0; p < P; p++) {
+                        Pairs low = expand(w + p * panel + at, code[p], places_of(0)), high = expand(w + p * panel + at, code[p], places_of(1));
+                        for (int m = 0; m < M; m++) {
+                            acc[u][p][m] = dot_expanded(acc[u][p][m], low, x[2 * (f + u) * M + m]);
+                            acc[u][p][m] = dot_expanded(acc[u][p][m], high, x[(2 * (f + u) + 1) * M + m]);
+                        }
+                        code[p] = codes_next(code[p]);
+                    }
+                    continue;
+                }
+#endif
+                for (int m = 0; m < M; m++) {
+                    Fours inputs = fours_of(x[2 * (f + u) * M + m], x[(2 * (f + u) + 1) * M + m]);
+                    for (int p = 0; p < P; p++) acc[u][p][m] = dot_sparse24(acc[u][p][m], w + p * panel + at, inputs, code[p]);
+                }
+                for (int p = 0; p < P; p++) code[p] = codes_next(code[p]);
+            }
+    }
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < M; m++) {
+            sum[p][m] = acc[0][p][m];
+            for (int u = 1; u < U; u++) sum[p][m] = f16_add(sum[p][m], acc[u][p][m]);
+        }
+}
+
 // The integer sums of a group start at a value that cancels the offset in the stored weights.
 template <int M, int P>
 LK_INLINE void tile_int8(const uint8_t *w, int64_t panel, int32_t in, int32_t group, const int32_t *x, const float *scales,
@@ -451,6 +506,10 @@ template <int M, int P> static void tile(const lk_weight *w, const Activations *
         if (is_fp8(w->type))
             for (int p = 0; p < P; p++)
                 for (int m = 0; m < M; m++) sum[p][m] = f16_mul(sum[p][m], f16_set(a->scales[entry + m]));
+    } else if (w->type == LK_SPARSE24) {
+        int64_t size = (int64_t)in * 8, codes = in / 2;
+        tile_sparse24<M, P, U>((const uint16_t *)w->data + panel * size, size, (const uint32_t *)w->scales + panel * codes, codes, in,
+                               (const uint32_t *)a->data + inputs / 2, sum);
     } else if (w->type == LK_W8A8) {
         int64_t size = (int64_t)in * 16;
         tile_w8a8<M, P>((const uint8_t *)w->data + panel * size, size, in, (const int32_t *)a->data + inputs / 4,
@@ -491,9 +550,10 @@ template <int P> static void tile_of(int32_t rows, const lk_weight *w, const Act
 static void product(const lk_weight *w, const Activations *a, int32_t first, int32_t last, const Output *to) {
     int32_t tiles = (a->rows + LK_TILE - 1) / LK_TILE;
     // Two panels at once if the registers can hold them. Integers in groups need a second set of sums; in W8A8, twelve rows of two
-    // panels took twice as long as of one.
+    // panels took twice as long as of one. A 2:4 sparse panel needs four registers of its own: with twelve rows of two panels, sums
+    // were in memory, and the product took three times as long as of bf16.
     bool integers = w->type == LK_INT8 || w->type == LK_INT4 || w->type == LK_W8A8;
-    bool pairs = LK_PANELS == 2 && (!integers || a->rows <= 4);
+    bool pairs = LK_PANELS == 2 && a->rows <= (integers ? 4 : w->type == LK_SPARSE24 ? 8 : INT32_MAX);
     for (int32_t panel = first; panel < last;) {
         bool two = pairs && panel + 1 < last;
         for (int32_t t = 0; t < tiles; t++)

@@ -95,6 +95,46 @@ LK_INLINE I16 dot_int4(I16 acc, Bytes w, int32_t x) { return dot_int8(acc, w, x)
 // The start value of the accumulator, which cancels the offset of weights stored as value + offset.
 LK_INLINE I16 start_int8(int32_t sum) { return i16_set(-128 * sum); }
 
+// The six pairs of four bf16 inputs, in the order of the codes of a 2:4 sparse weight, from inputs 0 and 1 and inputs 2 and 3.
+struct Fours { __m512i v; };
+LK_INLINE Fours fours_of(uint32_t first, uint32_t second) {
+    __m512i all = _mm512_mask_set1_epi32(_mm512_set1_epi32((int)first), 0xaaaa, (int)second);
+    __m512i order = _mm512_broadcast_i64x4(_mm256_setr_epi32(0x03020100, 0x05040100, 0x07060100, 0x05040302, // 01 02 03 12
+                                                             0x07060302, 0x07060504, 0x07060504, 0x07060504)); // 13 23
+    return {_mm512_shuffle_epi8(all, order)};
+}
+// Sixteen words of eight codes each; the codes of the next four inputs are shifted into the lowest bits.
+LK_INLINE I16 codes_load(const uint32_t *p) { return _mm512_loadu_si512(p); }
+LK_INLINE I16 codes_next(I16 codes) { return _mm512_srli_epi32(codes, 4); }
+// acc += the dot product of each lane's two weights with the pair of inputs that the lowest code names. Codes are below 8.
+LK_INLINE F16 dot_sparse24(F16 acc, const void *w, Fours x, I16 codes) {
+    __m512i pairs = _mm512_permutexvar_epi32(codes, x.v);
+#if defined(LK_AVX512_BF16)
+    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(w), (__m512bh)pairs);
+#else
+    __m512i weights = _mm512_loadu_si512(w), high = _mm512_set1_epi32((int)0xffff0000u);
+    acc = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(weights, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), acc);
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(weights, high)), _mm512_castsi512_ps(_mm512_and_si512(pairs, high)), acc);
+#endif
+}
+
+#define LK_EXPANDS 1 // for many rows of inputs, the two weights of each lane are put into their places among zeros
+struct Pairs { __m512i v; };
+LK_INLINE Pairs expand(const void *w, I16 codes, __m256i controls) { // bytes of a pair's weights; 0x80 makes a zero
+    __m512i chosen = _mm512_permutexvar_epi32(codes, _mm512_broadcast_i64x4(controls));
+    __m512i lane = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+    return {_mm512_shuffle_epi8(_mm512_loadu_si512(w), _mm512_or_si512(chosen, lane))};
+}
+LK_INLINE F16 dot_expanded(F16 acc, Pairs w, uint32_t x) {
+#if defined(LK_AVX512_BF16)
+    return _mm512_dpbf16_ps(acc, (__m512bh)w.v, (__m512bh)_mm512_set1_epi32((int)x));
+#else
+    __m512i high = _mm512_set1_epi32((int)0xffff0000u);
+    acc = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(w.v, 16)), _mm512_castsi512_ps(_mm512_set1_epi32((int)(x << 16))), acc);
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(w.v, high)), _mm512_castsi512_ps(_mm512_set1_epi32((int)(x & 0xffff0000u))), acc);
+#endif
+}
+
 #elif defined(LK_AVX2)
 
 struct F16 { __m256 a, b; };
@@ -170,6 +210,42 @@ LK_INLINE __m256 dot_bf16_half(__m256 acc, const void *w, uint32_t x) {
 LK_INLINE F16 dot_bf16(F16 acc, const void *w, uint32_t x) {
     return {dot_bf16_half(acc.a, w, x), dot_bf16_half(acc.b, (const char *)w + 32, x)};
 }
+
+struct Fours { __m256i v; };
+LK_INLINE Fours fours_of(uint32_t first, uint32_t second) {
+    __m256i order = _mm256_setr_epi32(0x03020100, 0x05040100, 0x07060100, 0x05040302, 0x07060302, 0x07060504, 0x07060504, 0x07060504);
+    return {_mm256_shuffle_epi8(_mm256_set1_epi64x((long long)((uint64_t)second << 32 | first)), order)};
+}
+LK_INLINE I16 codes_load(const uint32_t *p) {
+    return {_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)p + 1)};
+}
+LK_INLINE I16 codes_next(I16 codes) { return {_mm256_srli_epi32(codes.a, 4), _mm256_srli_epi32(codes.b, 4)}; }
+LK_INLINE __m256 dot_sparse24_half(__m256 acc, const void *w, Fours x, __m256i codes) {
+    __m256i weights = _mm256_loadu_si256((const __m256i *)w), high = _mm256_set1_epi32((int)0xffff0000u);
+    __m256i pairs = _mm256_permutevar8x32_epi32(x.v, codes); // reads the three lowest bits
+    acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(weights, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)), acc);
+    return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(weights, high)), _mm256_castsi256_ps(_mm256_and_si256(pairs, high)), acc);
+}
+LK_INLINE F16 dot_sparse24(F16 acc, const void *w, Fours x, I16 codes) {
+    return {dot_sparse24_half(acc.a, w, x, codes.a), dot_sparse24_half(acc.b, (const char *)w + 32, x, codes.b)};
+}
+
+#define LK_EXPANDS 1
+struct Pairs { __m256i a, b; };
+LK_INLINE __m256i expand_half(const void *w, __m256i codes, __m256i controls) {
+    __m256i lane = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+    __m256i chosen = _mm256_or_si256(_mm256_permutevar8x32_epi32(controls, codes), lane);
+    return _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)w), chosen);
+}
+LK_INLINE Pairs expand(const void *w, I16 codes, __m256i controls) {
+    return {expand_half(w, codes.a, controls), expand_half((const char *)w + 32, codes.b, controls)};
+}
+LK_INLINE __m256 dot_expanded_half(__m256 acc, __m256i w, uint32_t x) {
+    __m256i high = _mm256_set1_epi32((int)0xffff0000u);
+    acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(w, 16)), _mm256_castsi256_ps(_mm256_set1_epi32((int)(x << 16))), acc);
+    return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(w, high)), _mm256_castsi256_ps(_mm256_set1_epi32((int)(x & 0xffff0000u))), acc);
+}
+LK_INLINE F16 dot_expanded(F16 acc, Pairs w, uint32_t x) { return {dot_expanded_half(acc.a, w.a, x), dot_expanded_half(acc.b, w.b, x)}; }
 
 struct Bytes { __m256i a, b; };
 LK_INLINE Bytes bytes_load(const void *p) {
@@ -280,6 +356,23 @@ LK_INLINE F16 dot_bf16(F16 acc, const void *w, uint32_t x) {
     const uint32_t *pairs = (const uint32_t *)w;
     float even = word_to_f32(x << 16), odd = word_to_f32(x & 0xffff0000u);
     LK_LANES(i) acc.v[i] += word_to_f32(pairs[i] << 16) * even + word_to_f32(pairs[i] & 0xffff0000u) * odd;
+    return acc;
+}
+struct Fours { uint32_t v[8]; };
+LK_INLINE Fours fours_of(uint32_t first, uint32_t second) {
+    uint32_t inputs[4] = {first & 0xffff, first >> 16, second & 0xffff, second >> 16};
+    uint32_t a = inputs[0], b = inputs[1], c = inputs[2] << 16, d = inputs[3] << 16;
+    return {{a | b << 16, a | c, a | d, b | c, b | d, inputs[2] | d, 0, 0}};
+}
+LK_INLINE I16 codes_load(const uint32_t *p) { I16 r; __builtin_memcpy(r.v, p, 64); return r; }
+LK_INLINE I16 codes_next(I16 codes) { LK_LANES(i) codes.v[i] = (int32_t)((uint32_t)codes.v[i] >> 4); return codes; }
+LK_INLINE F16 dot_sparse24(F16 acc, const void *w, Fours x, I16 codes) {
+    const uint32_t *weights = (const uint32_t *)w;
+    LK_LANES(i) {
+        uint32_t pair = x.v[codes.v[i] & 7];
+        acc.v[i] += word_to_f32(weights[i] << 16) * word_to_f32(pair << 16) +
+                    word_to_f32(weights[i] & 0xffff0000u) * word_to_f32(pair & 0xffff0000u);
+    }
     return acc;
 }
 struct Bytes { uint8_t v[64]; };

@@ -82,6 +82,36 @@ LK_INLINE F16 dot_bf16(F16 acc, const void *w, uint32_t x) {
             dot_bf16_quarter(acc.d, pairs + 12, x)};
 }
 
+struct Fours { uint8x16x2_t v; };
+LK_INLINE Fours fours_of(uint32_t first, uint32_t second) {
+    uint32_t a = first & 0xffff, b = first >> 16, c = second & 0xffff, high_c = second << 16, high_d = second & 0xffff0000u;
+    uint32_t pairs[8] = {first, a | high_c, a | high_d, b | high_c, b | high_d, c | high_d, 0, 0};
+    return {{{vreinterpretq_u8_u32(vld1q_u32(pairs)), vreinterpretq_u8_u32(vld1q_u32(pairs + 4))}}};
+}
+LK_INLINE I16 codes_load(const uint32_t *p) {
+    const int32_t *from = (const int32_t *)p;
+    return {vld1q_s32(from), vld1q_s32(from + 4), vld1q_s32(from + 8), vld1q_s32(from + 12)};
+}
+LK_INLINE int32x4_t next_quarter(int32x4_t codes) { return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(codes), 4)); }
+LK_INLINE I16 codes_next(I16 codes) { return LK_EACH(next_quarter, codes); }
+LK_INLINE float32x4_t dot_sparse24_quarter(float32x4_t acc, const uint32_t *w, Fours x, int32x4_t codes) {
+    uint32x4_t code = vandq_u32(vreinterpretq_u32_s32(codes), vdupq_n_u32(7)), weights = vld1q_u32(w);
+    uint32x4_t bytes = vaddq_u32(vmulq_n_u32(code, 0x04040404u), vdupq_n_u32(0x03020100u)); // the four bytes of a pair
+    uint32x4_t pairs = vreinterpretq_u32_u8(vqtbl2q_u8(x.v, vreinterpretq_u8_u32(bytes)));
+#if defined(LK_MATRIX)
+    return vbfdotq_f32(acc, vreinterpretq_bf16_u32(weights), vreinterpretq_bf16_u32(pairs));
+#else
+    uint32x4_t high = vdupq_n_u32(0xffff0000u);
+    acc = vfmaq_f32(acc, vreinterpretq_f32_u32(vshlq_n_u32(weights, 16)), vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16)));
+    return vfmaq_f32(acc, vreinterpretq_f32_u32(vandq_u32(weights, high)), vreinterpretq_f32_u32(vandq_u32(pairs, high)));
+#endif
+}
+LK_INLINE F16 dot_sparse24(F16 acc, const void *w, Fours x, I16 codes) {
+    const uint32_t *p = (const uint32_t *)w;
+    return {dot_sparse24_quarter(acc.a, p, x, codes.a), dot_sparse24_quarter(acc.b, p + 4, x, codes.b),
+            dot_sparse24_quarter(acc.c, p + 8, x, codes.c), dot_sparse24_quarter(acc.d, p + 12, x, codes.d)};
+}
+
 LK_INLINE uint8x16_t low_nibbles(uint8x16_t b) { return vandq_u8(b, vdupq_n_u8(15)); }
 LK_INLINE uint8x16_t high_nibbles(uint8x16_t b) { return vshrq_n_u8(b, 4); }
 LK_INLINE Bytes bytes_load(const void *p) {

@@ -1,0 +1,144 @@
+"""2:4 sparse matrices in files: the format "sparse-24-bitmask" of compressed-tensors, alone or together with integers.
+
+`bitmask` `[out, in / 8]` uint8 has a bit for each weight, the lowest bit for the first of eight columns; 1 is kept. Kept
+numbers lie beside each other. The names are those of https://github.com/vllm-project/compressed-tensors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.checkpoints.bit_packing import unpack, words_of
+from labkit.checkpoints.eight_bit_scheme import scheme_for
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight, kernel_bits
+from labkit.checkpoints.quantization_config import StoredQuantization
+from labkit.checkpoints.stored_matrix import StoredMatrix, kind_of_bits
+from labkit.checkpoints.weight_files import WeightFiles
+from labkit.errors import CheckpointError
+from labkit.weight_formats import Sparse24Weight
+
+
+def pack_mask(mask: Tensor) -> Tensor:
+    """A bool mask `[out, in]` as bits, `[out, in / 8 rounded up]` uint8."""
+    bits = F.pad(mask.to(torch.uint8), (0, -mask.shape[1] % 8)).view(len(mask), -1, 8)
+    return (bits << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(-1, dtype=torch.uint8)
+
+
+def unpack_mask(bits: Tensor, in_features: int) -> Tensor:
+    """The bool mask `[out, in_features]` of bits `[out, in / 8 rounded up]` uint8."""
+    found = bits[..., None] >> torch.arange(8, dtype=torch.uint8, device=bits.device) & 1
+    return found.flatten(1)[:, :in_features].bool()
+
+
+class SparseMatrix(StoredMatrix):
+    """What both forms have: `bitmask`, in which every four neighbours of a row have two bits."""
+
+    def mask(self, rows: slice) -> Tensor:
+        """The kept places of some rows, `[rows, in]` bool. Raises `CheckpointError` unless two of every four are kept."""
+        found = unpack_mask(self.load("bitmask", rows), self.shape[1])
+        if bool((found.view(len(found), -1, 4).sum(-1) != 2).any()):
+            raise CheckpointError(
+                f"{self.folder}: {self.name('bitmask')} does not keep two of every four weights; copy it again"
+            )
+        return found
+
+    def check(self, shape_part: str) -> None:
+        """Raise `CheckpointError` if the bitmask, or the shape that is stored beside it, does not fit the matrix."""
+        if self.has(shape_part) and (said := tuple(self.load(shape_part).flatten().tolist())) != self.shape:
+            raise CheckpointError(f"{self.folder}: {self.name(shape_part)} says {said}, but config.json calls for {self.shape}")
+        expected = self.shape[0], -(-self.shape[1] // 8)
+        if self.shape[1] % 4 or self.shape_of("bitmask") != expected or self.dtype_of("bitmask") != torch.uint8:
+            raise self.refuse("bitmask", f"uint8 of shape {list(expected)}")
+
+
+class Sparse24Matrix(SparseMatrix):
+    """`compressed` `[out, in / 2]` in floating point."""
+
+    scheme = "2:4 sparse"
+    parts = ("compressed", "bitmask", "shape")
+    optional = ("shape",)
+
+    def __init__(self, folder: Path, weights: WeightFiles, module: str, shape: tuple[int, int]) -> None:
+        super().__init__(folder, weights, module, shape)
+        self.check("shape")
+        if self.shape_of("compressed") != (shape[0], shape[1] // 2) or not self.dtype_of("compressed").is_floating_point:
+            raise self.refuse("compressed", f"floating point of shape {[shape[0], shape[1] // 2]}")
+
+    def kernel_kind(self) -> str:
+        """sparse24."""
+        return Sparse24Weight.kind
+
+    def integers(self, rows: slice) -> Sparse24Weight:
+        """Some consecutive rows of the matrix."""
+        values, mask = self.load("compressed", rows), self.mask(rows)
+        padded = F.pad(mask, (0, -self.shape[1] % 8)).view(len(mask), -1, 4)
+        places = torch.argsort(padded.to(torch.uint8), dim=-1, descending=True, stable=True)[..., :2].sort(dim=-1).values
+        fours = torch.zeros(padded.shape, dtype=values.dtype, device="cpu")
+        fours[padded] = values.flatten()
+        return Sparse24Weight.of_places(fours, places, self.shape[1], values.dtype)
+
+
+class SparseIntegers(SparseMatrix):
+    """Kept integers: in 8 bits `compressed` `[out, in / 2]` int8, otherwise `weight_packed` `[out, words of in / 2]` int32.
+
+    `weight_scale` is `[out, groups]`; a group consists of neighbours in the whole matrix, kept or not. 8 bits are what
+    compressed-tensors writes for "int-quantized" together with a bitmask. It has no such form for packed integers, so these
+    only labkit reads.
+    """
+
+    scheme: IntegerScheme
+    parts = ("compressed", "weight_packed", "bitmask", "shape", "weight_shape", "weight_scale")
+    optional = ("compressed", "weight_packed", "shape", "weight_shape")
+
+    def __init__(self, folder: Path, weights: WeightFiles, module: str, shape: tuple[int, int], scheme: IntegerScheme) -> None:
+        super().__init__(folder, weights, module, shape)
+        self.scheme = scheme
+        self.numbers = "compressed" if scheme.bits == 8 else "weight_packed"
+        self.check("shape" if scheme.bits == 8 else "weight_shape")
+        if not self.has(self.numbers):
+            raise CheckpointError(
+                f"{folder} lacks {self.name(self.numbers)}, without which {module} cannot be read; copy it again"
+            )
+        count = shape[1] // 2 if scheme.bits == 8 else words_of(shape[1] // 2, scheme.bits)
+        dtype = torch.int8 if scheme.bits == 8 else torch.int32
+        if self.shape_of(self.numbers) != (shape[0], count) or self.dtype_of(self.numbers) != dtype:
+            raise self.refuse(self.numbers, f"{str(dtype).removeprefix('torch.')} of shape {[shape[0], count]}")
+        expected = shape[0], scheme.groups(shape[1])
+        if self.shape_of("weight_scale") != expected or not self.dtype_of("weight_scale").is_floating_point:
+            raise self.refuse("weight_scale", f"floating point of shape {list(expected)}")
+
+    def kernel_kind(self) -> str | None:
+        """int8 or int4 if labkit has kernels for the matrix with its zeros filled in, otherwise None."""
+        return kind_of_bits(kernel_bits(self.scheme, self.shape[1], self.load("weight_scale")))
+
+    def integers(self, rows: slice) -> IntegerWeight:
+        """Some consecutive rows of the matrix, with zeros where weights are pruned."""
+        mask, stored = self.mask(rows), self.load(self.numbers, rows)
+        if self.scheme.bits != 8:
+            half = 1 << (self.scheme.bits - 1)
+            stored = (unpack(stored, self.scheme.bits, self.shape[1] // 2).to(torch.int16) - half).to(torch.int8)
+        values = torch.zeros(mask.shape, dtype=torch.int8, device="cpu")
+        values[mask] = stored.flatten()
+        return IntegerWeight(self.scheme, values, self.load("weight_scale", rows))
+
+
+def sparse_matrix(
+    folder: Path, weights: WeightFiles, module: str, shape: tuple[int, int], stored: StoredQuantization
+) -> SparseMatrix:
+    """The 2:4 sparse matrix of a module. Raises `CheckpointError` for a form that labkit does not read."""
+    if f"{module}.weight_scale" not in weights.names:
+        return Sparse24Matrix(folder, weights, module, shape)
+    eight = scheme_for(stored.eight_bit, module)
+    packed = [scheme for scheme in stored.schemes if scheme.symmetric]
+    if eight is not None and eight.number == "int" and eight.per_row and eight.inputs is None:
+        return SparseIntegers(folder, weights, module, shape, IntegerScheme(8))
+    if len(packed) != 1 or f"{module}.weight_packed" not in weights.names:
+        raise CheckpointError(
+            f"{folder}: {module} is 2:4 sparse and quantized in a form that labkit does not read; int8 with a scale for each "
+            "row, and packed integers of one scheme without zero points, are accepted, with inputs that are not rounded"
+        )
+    return SparseIntegers(folder, weights, module, shape, packed[0])

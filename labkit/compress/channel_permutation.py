@@ -1,0 +1,171 @@
+"""Permutations of a matrix's inputs after which a 2:4 mask keeps more magnitude.
+
+J. Pool, C. Yu: Channel Permutations for N:M Sparsity (NeurIPS 2021); it is the search of NVIDIA's ASP. Which four columns are
+neighbours is free if whatever makes the inputs is permuted in the same way. A group of four columns is a "stripe". Two searches
+run one after the other, and both are greedy: all candidates are rated, and taken from the best down, as long as their stripes
+are untouched in this round.
+
+1. Swaps: exchange one column of a stripe with one of another (Ji et al.: TETRIS, 2018). All pairs of columns are rated at once.
+2. Pairs of stripes: the eight columns of two stripes are divided into two stripes in the best of the 35 ways.
+
+The result is a permutation that no division of two stripes improves. As in ASP, the search then leaves this local optimum a few
+times by random swaps and starts again from there; the best permutation counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from labkit.compress.two_four import GROUP, KEPT, check_two_four
+
+_PAIRS = list(combinations(range(8), 2))
+_FOURS = [four for four in combinations(range(8), 4) if 0 in four]
+"""The 35 ways to divide eight columns: the four that stay with the first column."""
+LEAST_GAIN = 1e-6
+"""A change counts if it gains this share of all magnitude, so that rounding errors cannot make the search run for ever."""
+CHUNK_NUMBERS = 1 << 24
+"""About this many numbers are in memory at once while candidates are rated."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """`escapes`: how often the search leaves a local optimum; `swaps`: the random swaps of each time; `seed` chooses them.
+
+    `pairs_up_to`: matrices with more columns than this are searched by swaps only.
+    """
+
+    escapes: int = 0
+    swaps: int = 8
+    seed: int = 0
+    pairs_up_to: int = 1024
+
+
+def magnitude_after(weight: Tensor, permutation: Tensor | None = None) -> float:
+    """The sum of the magnitudes that a 2:4 mask keeps of `weight` `[out, in]`, with its columns in another order."""
+    ordered = weight if permutation is None else weight[:, permutation]
+    return float(ordered.abs().reshape(-1, GROUP).topk(KEPT, dim=1).values.sum(dtype=torch.float64))
+
+
+def search_permutation(weight: Tensor, options: SearchOptions | None = None) -> Tensor:
+    """A permutation `[in]` int64, so that `weight[:, permutation]` keeps much magnitude in 2:4; never less than `weight` does.
+
+    The result is the same for the same `options`. Raises `InvalidRequest` unless `in` is a multiple of four.
+    """
+    check_two_four(weight.shape[1], "a matrix")
+    chosen, magnitudes = options or SearchOptions(), weight.abs().float().t().contiguous()  # [in, out]
+    least = LEAST_GAIN * float(magnitudes.sum(dtype=torch.float64)) / max(weight.shape[1], 1)
+    generator = torch.Generator("cpu").manual_seed(chosen.seed)
+    best = _descend(magnitudes, torch.arange(len(magnitudes), dtype=torch.int64, device="cpu"), least, chosen)
+    kept = magnitude_after(weight, best)
+    for _ in range(chosen.escapes):
+        start = best.clone()
+        for _ in range(chosen.swaps):
+            i, j = torch.randint(len(start), (2,), generator=generator, dtype=torch.int64, device="cpu").tolist()
+            start[i], start[j] = int(start[j]), int(start[i])
+        found = _descend(magnitudes, start, least, chosen)
+        if (now := magnitude_after(weight, found)) > kept:
+            best, kept = found, now
+    return best
+
+
+def _descend(magnitudes: Tensor, permutation: Tensor, least: float, options: SearchOptions) -> Tensor:
+    permutation = _by_swaps(magnitudes, permutation.clone(), least)
+    return _by_pairs(magnitudes, permutation, least) if len(magnitudes) <= options.pairs_up_to else permutation
+
+
+def _by_swaps(magnitudes: Tensor, permutation: Tensor, least: float) -> Tensor:
+    """Swap columns of different stripes until no swap gains `least`."""
+    columns = len(permutation)
+    stripe_of = torch.arange(columns, dtype=torch.int64, device="cpu") // GROUP
+    sums = torch.zeros(columns, columns, dtype=torch.float32, device="cpu")  # [place, column that comes there]
+    base = torch.zeros(columns // GROUP, dtype=torch.float32, device="cpu")
+    changed = torch.arange(columns // GROUP, dtype=torch.int64, device="cpu")
+    while True:
+        _rate_swaps(magnitudes[permutation], changed, sums, base)
+        gains = sums + sums.t() - base[stripe_of][:, None] - base[stripe_of][None, :]
+        gains[stripe_of[:, None] >= stripe_of[None, :]] = 0.0
+        swaps = _best_first(gains.flatten(), least)
+        touched: set[int] = set()
+        for index in swaps:
+            i, j = divmod(index, columns)
+            if not touched & {i // GROUP, j // GROUP}:
+                touched |= {i // GROUP, j // GROUP}
+                permutation[i], permutation[j] = int(permutation[j]), int(permutation[i])
+        if not touched:
+            return permutation
+        changed = torch.tensor(sorted(touched), dtype=torch.int64, device="cpu")
+
+
+def _rate_swaps(ordered: Tensor, changed: Tensor, sums: Tensor, base: Tensor) -> None:
+    """Bring `sums` and `base` up to date after some stripes of `ordered` `[in, out]` have changed.
+
+    The two largest of three numbers a >= b >= c and a new one x add up to a + max(b, x).
+    """
+    stripes = ordered.view(-1, GROUP, ordered.shape[1])
+    base[changed] = stripes[changed].topk(KEPT, dim=1).values.sum((1, 2))
+    places = (changed[:, None] * GROUP + torch.arange(GROUP, dtype=torch.int64, device="cpu")).flatten()
+    whole = len(changed) == len(stripes)
+    for place in range(len(ordered)):
+        others = [place // GROUP * GROUP + other for other in range(GROUP) if other != place % GROUP]
+        three = ordered[others].topk(KEPT, dim=0).values
+        fresh = whole or bool((changed == place // GROUP).any())
+        columns = slice(None) if fresh else places
+        sums[place, columns] = torch.maximum(ordered[columns], three[1]).sum(1) + three[0].sum()
+
+
+def _by_pairs(magnitudes: Tensor, permutation: Tensor, least: float) -> Tensor:
+    """Divide the columns of two stripes anew until no division gains `least`."""
+    count = len(permutation) // GROUP
+    first, second = torch.triu_indices(count, count, 1, dtype=torch.int64, device="cpu")
+    gains = torch.zeros(len(first), dtype=torch.float32, device="cpu")
+    ways = torch.zeros(len(first), dtype=torch.int64, device="cpu")
+    stale = torch.ones(len(first), dtype=torch.bool, device="cpu")
+    while True:
+        _rate_pairs(magnitudes[permutation], first, second, stale.nonzero()[:, 0], gains, ways)
+        touched = torch.zeros(count, dtype=torch.bool, device="cpu")
+        for index in _best_first(gains, least):
+            i, j = int(first[index]), int(second[index])
+            if touched[i] or touched[j]:
+                continue
+            touched[i] = touched[j] = True
+            places = [*range(i * GROUP, i * GROUP + GROUP), *range(j * GROUP, j * GROUP + GROUP)]
+            four = _FOURS[int(ways[index])]
+            order = [*four, *(each for each in range(8) if each not in four)]
+            permutation[places] = permutation[[places[each] for each in order]]
+        if not bool(touched.any()):
+            return permutation
+        stale = touched[first] | touched[second]
+
+
+def _rate_pairs(ordered: Tensor, first: Tensor, second: Tensor, wanted: Tensor, gains: Tensor, ways: Tensor) -> None:
+    """The gain of the best division of each wanted pair of stripes, and which of `_FOURS` it is."""
+    stripes = ordered.view(-1, GROUP, ordered.shape[1])
+    step = max(CHUNK_NUMBERS // (2 * len(_PAIRS) * ordered.shape[1]), 1)
+    for part in wanted.split(step):
+        eight = torch.cat((stripes[first[part]], stripes[second[part]]), 1)  # [pairs, 8, out]
+        left, right = (torch.tensor([pair[side] for pair in _PAIRS], dtype=torch.int64, device="cpu") for side in (0, 1))
+        high, low = torch.maximum(eight[:, left], eight[:, right]), torch.minimum(eight[:, left], eight[:, right])
+        sums = torch.stack(
+            [_kept_of(four, high, low) + _kept_of(tuple(set(range(8)) - set(four)), high, low) for four in _FOURS], 1
+        )
+        best, way = sums.max(1)
+        gains[part], ways[part] = best - sums[:, 0], way
+
+
+def _kept_of(four: tuple[int, ...], high: Tensor, low: Tensor) -> Tensor:
+    """What a stripe of four columns keeps, from the larger and the smaller number of each pair of columns."""
+    a, b, c, d = sorted(four)
+    one, other = _PAIRS.index((a, b)), _PAIRS.index((c, d))
+    second = torch.maximum(torch.minimum(high[:, one], high[:, other]), torch.maximum(low[:, one], low[:, other]))
+    return (torch.maximum(high[:, one], high[:, other]) + second).sum(1)
+
+
+def _best_first(gains: Tensor, least: float) -> list[int]:
+    """The indices of all gains above `least`, the largest first."""
+    found = (gains > least).nonzero()[:, 0]
+    order = torch.argsort(gains[found], descending=True, stable=True)
+    return [int(each) for each in found[order]]

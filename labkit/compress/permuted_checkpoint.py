@@ -1,0 +1,129 @@
+"""A GPT-J with its channels in another order, which computes the same: a model that 2:4 masks harm less.
+
+- The hidden states have one order in all blocks: columns of the embedding, of q, k, v, fc_in and lm_head; norms; rows of
+  out_proj and fc_out.
+- The dimensions of v within each head are the inputs of out_proj. Heads are not mixed.
+- The neurons of each MLP are the inputs of fc_out. GELU works on each of them alone.
+
+Queries and keys keep their order, because the rotary positions depend on it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints import Checkpoint
+from labkit.checkpoints.output import Progress
+from labkit.compress.block import FIRST
+from labkit.compress.channel_permutation import SearchOptions, search_permutation
+from labkit.home import write_atomically
+from labkit.json_file import read_json_object
+from labkit.tokenizer import Tokenizer
+
+PERMUTATIONS = "permutations.json"
+"""The orders of a compressed model; the file stays in the finished folder."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """`hidden` `[hidden_size]`; `values` and `neurons` for each block, `[hidden_size]` and `[intermediate_size]`; int64.
+
+    Channel i of the new model is channel order[i] of the old one.
+    """
+
+    hidden: Tensor
+    values: tuple[Tensor, ...]
+    neurons: tuple[Tensor, ...]
+
+    def rows_and_columns(self, name: str) -> tuple[Tensor | None, Tensor | None]:
+        """The orders of the rows and of the columns of a tensor with this Hugging Face name; None is the order as it is.
+
+        A bias has no columns.
+        """
+        module = name.rpartition(".")[0].removeprefix("transformer.")
+        if module in ("wte", "lm_head"):
+            return None, self.hidden
+        if ".h." not in name:
+            return self.hidden, None
+        layer, _, part = module.removeprefix("h.").partition(".")
+        values, neurons = self.values[int(layer)], self.neurons[int(layer)]
+        return {
+            "ln_1": (self.hidden, None),
+            "attn.q_proj": (None, self.hidden),
+            "attn.k_proj": (None, self.hidden),
+            "attn.v_proj": (values, self.hidden),
+            "attn.out_proj": (self.hidden, values),
+            "mlp.fc_in": (neurons, self.hidden),
+            "mlp.fc_out": (self.hidden, neurons),
+        }[part]
+
+    def save(self, path: Path) -> None:
+        """Write the orders as JSON."""
+        found = {"hidden": self.hidden.tolist(), "values": [each.tolist() for each in self.values]}
+        write_atomically(path, json.dumps(found | {"neurons": [each.tolist() for each in self.neurons]}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Orders | None:
+        """The orders of a file; None if there is no file."""
+        if not path.is_file():
+            return None
+        found = read_json_object(path)
+        return cls(
+            _order(found["hidden"]), tuple(map(_order, found["values"])), tuple(_order(each) for each in found["neurons"])
+        )
+
+
+def _order(places: list[int]) -> Tensor:
+    return torch.tensor(places, dtype=torch.int64, device="cpu")
+
+
+def search_orders(checkpoint: Checkpoint, options: SearchOptions, progress: Progress) -> Orders:
+    """Orders with which 2:4 masks keep more magnitude of the blocks' matrices (`search_permutation`).
+
+    Matrices that read the same inputs are searched together, as ASP does: the four first matrices of all blocks read the hidden
+    states.
+    """
+    config = checkpoint.config
+    values, neurons, steps = [], [], config.num_layers + 1
+
+    def read(layer: int, module: str) -> Tensor:
+        return checkpoint.read(f"transformer.h.{layer}.{module}.weight", dtype=torch.float32)
+
+    for layer in range(config.num_layers):
+        progress(layer, steps, f"channel permutation of block {layer}")
+        heads = read(layer, "attn.out_proj").split(config.head_dim, dim=1)
+        found = [search_permutation(each, options) + index * config.head_dim for index, each in enumerate(heads)]
+        values.append(torch.cat(found))
+        neurons.append(search_permutation(read(layer, "mlp.fc_out"), options))
+    progress(config.num_layers, steps, "channel permutation of the hidden states")
+    first = torch.cat([read(layer, module) for layer in range(config.num_layers) for module in FIRST])
+    return Orders(search_permutation(first, options), tuple(values), tuple(neurons))
+
+
+class PermutedCheckpoint(Checkpoint):
+    """The weights of another checkpoint with its channels in other orders."""
+
+    def __init__(self, inner: Checkpoint, orders: Orders) -> None:
+        self._inner, self._orders = inner, orders
+        self.name, self.config, self.path, self.weight_dtype = inner.name, inner.config, inner.path, inner.weight_dtype
+
+    def _stored_dtype(self, name: str) -> torch.dtype:
+        return self._inner.stored_dtype(name)
+
+    def _read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
+        whole = self._inner.read(name)
+        of_rows, of_columns = self._orders.rows_and_columns(name)
+        if of_rows is not None:
+            whole = whole[of_rows]
+        if of_columns is not None and whole.dim() == 2:
+            whole = whole[:, of_columns]
+        target.copy_(whole[rows] if columns is None else whole[rows, columns])
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the inner checkpoint."""
+        return self._inner.tokenizer()

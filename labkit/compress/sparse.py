@@ -1,0 +1,222 @@
+"""The recipe for 2:4 sparse weights: magnitude, Wanda or SparseGPT, also with recovery, and with integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints import Checkpoint
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
+from labkit.compress.block import FIRST, MATRICES, Block
+from labkit.compress.calibration import default_windows
+from labkit.compress.channel_permutation import SearchOptions
+from labkit.compress.dense_model import DenseModel
+from labkit.compress.gptq import DAMPING
+from labkit.compress.input_statistics import InputStatistics, statistics_of
+from labkit.compress.layer import BLOCK_BIASES
+from labkit.compress.permuted_checkpoint import PERMUTATIONS, Orders, PermutedCheckpoint, search_orders
+from labkit.compress.recipe import Recipe, WholeModel
+from labkit.compress.recovery import RecoveryOptions, RecoveryState, recover
+from labkit.compress.rounded_inputs import row_scaled_tensors
+from labkit.compress.scales import check_group_size, searched
+from labkit.compress.sparse_tensors import integer_tensors, quantization_config, sparse_tensors
+from labkit.compress.sparsegpt import sparsegpt
+from labkit.compress.two_four import check_two_four, magnitude_scores, two_four_mask, wanda_scores
+from labkit.compress.work_folder import TRAINING
+from labkit.config import GPTJConfig
+from labkit.weight_formats import Int8Weight
+
+MASKS = ("magnitude", "wanda", "sparsegpt")
+"""How the kept weights are chosen."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned matrix: `weight` `[out, in]` float32, 0 where it is pruned; `mask` is True where it is kept."""
+
+    weight: Tensor
+    mask: Tensor
+    integers: IntegerWeight | None = None
+
+    @property
+    def stored(self) -> Tensor:
+        """The matrix with the values that files hold."""
+        return self.weight if self.integers is None else self.integers.dequantize()
+
+
+@dataclass(frozen=True)
+class Sparse(Recipe):
+    """2:4 sparse weights.
+
+    `mask` is one of `MASKS`. `scheme` is the form of the kept weights; None keeps them in the model's own dtype. `training` is
+    that of a recovery; None means none. `permuted`: whether channels are first put into an order that keeps more magnitude.
+    `orders`, and `trained` by full names, are set once they are found.
+    """
+
+    mask: str
+    scheme: IntegerScheme | None = None
+    training: RecoveryOptions | None = None
+    permuted: bool = False
+    damping: float = DAMPING
+    orders: Orders | None = None
+    trained: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the method, such as 2:4-sparsegpt-recovered+int8."""
+        integers = "" if self.scheme is None else f"+int{self.scheme.bits}"
+        return f"2:4-{self.mask}{'-recovered' if self.training else ''}{integers}"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the method needs calibration text."""
+        return self.mask != "magnitude" or self.training is not None
+
+    @property
+    def whole_text(self) -> bool:
+        """Whether the method trains: a training sees more text than a calibration."""
+        return self.training is not None
+
+    def check(self, config: GPTJConfig) -> None:
+        """Raise `InvalidRequest` if the rows of a matrix are not groups of four, or not groups that share a scale."""
+        for name, inputs in (("attention", config.hidden_size), ("fc_out", config.intermediate_size)):
+            check_two_four(inputs, name)
+            if self.scheme is not None:
+                check_group_size(self.scheme, inputs, name)
+
+    def prepared(self, model: WholeModel) -> Sparse:
+        """With the orders of the channels, and with the trained tensors of a recovery."""
+        orders = None
+        if self.permuted:
+            orders = Orders.load(model.folder / PERMUTATIONS)
+            if orders is None:
+                orders = search_orders(model.checkpoint, SearchOptions(seed=model.seed), model.progress)
+                orders.save(model.folder / PERMUTATIONS)
+        found = replace(self, orders=orders)
+        return replace(found, trained=found.recovered(model)) if self.training else found
+
+    def source(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The model with its channels in the orders that were found."""
+        return checkpoint if self.orders is None else PermutedCheckpoint(checkpoint, self.orders)
+
+    def recovered(self, model: WholeModel) -> dict[str, Tensor]:
+        """The tensors of all blocks after the recovery, by their full names. Its state is a file of the folder."""
+        assert self.training is not None
+        dense, file = DenseModel(self.source(model.checkpoint)), model.folder / TRAINING
+        start = None if file.is_file() else self._one_shot(dense, model)
+        state = recover(dense, start, model.ids, self.training, model.seed, file, model.progress)
+        return {name: tensor.detach() for name, tensor in state.tensors.items()}
+
+    def _one_shot(self, dense: DenseModel, model: WholeModel) -> RecoveryState:
+        """The model pruned without training, where a recovery starts."""
+        layers, method = dense.config.num_layers, replace(self, scheme=None, training=None)
+        hidden = [dense.embedded(each) for each in model.ids[: default_windows(dense.config, len(model.ids[0]))]]
+        tensors: dict[str, Tensor] = {}
+        masks: dict[str, Tensor] = {}
+        for layer in range(layers):
+            model.progress(layer, layers + 1, f"pruning of block {layer}, where the recovery starts")
+            block = dense.block(layer)
+            found = dict(method.pruned(block, hidden, f"block {layer}"))
+            hidden = [block.forward(state) for state in hidden] if method.calibrated else hidden
+            tensors |= {f"transformer.h.{layer}.{name}": tensor for name, tensor in block.tensors.items()}
+            masks |= {f"transformer.h.{layer}.{name}.weight": each.mask for name, each in found.items()}
+        return RecoveryState.start(tensors, masks)
+
+    def pruned(
+        self, block: Block, hidden: Sequence[Tensor], where: str, masks: Mapping[str, Tensor] | None = None
+    ) -> Iterator[tuple[str, Pruned]]:
+        """Each matrix of a block with its pruned form; `block` gets the stored values, so that later matrices see them.
+
+        `hidden` are the states that enter the block, and `where` names it in messages. `masks` are given masks, by module.
+        """
+        needed = self.calibrated
+        inputs: tuple[tuple[Sequence[str], str, Callable[[Tensor], Tensor]], ...] = (
+            (FIRST, "layer norm", block.normed),
+            (MATRICES[4:5], "out_proj", lambda state: block.attended(block.normed(state))),
+            (MATRICES[5:], "fc_out", lambda state: block.inner(block.normed(state))),
+        )
+        for names, reader, of_state in inputs:
+            statistics = statistics_of(f"{where} {reader}", map(of_state, hidden)) if needed else None
+            for name in names:
+                found = self.matrix(block.tensors[f"{name}.weight"], statistics, None if masks is None else masks[name])
+                block.tensors[f"{name}.weight"] = found.stored
+                yield name, found
+
+    def matrix(self, weight: Tensor, statistics: InputStatistics | None, mask: Tensor | None = None) -> Pruned:
+        """Prune one matrix; `statistics` are those of its inputs, which magnitude does not need. A `mask` may be given."""
+        hessian = None if statistics is None else statistics.hessian
+        if mask is None and self.mask == "sparsegpt":
+            assert hessian is not None
+            found, mask = sparsegpt(weight, hessian, self.damping)
+            if self.scheme is None:
+                return Pruned(found.float(), mask)
+        elif mask is None:
+            scores = magnitude_scores(weight) if self.mask == "magnitude" else wanda_scores(weight, _squares(hessian))
+            mask = two_four_mask(scores)
+        kept = torch.where(mask, weight, 0.0)
+        if self.scheme is None:
+            return Pruned(kept, mask)
+        if hessian is None or self.mask != "sparsegpt":
+            return Pruned(kept, mask, searched(kept, self.scheme, None if hessian is None else hessian.diagonal()).round(kept))
+        compensated, _ = sparsegpt(weight, hessian, self.damping, mask=mask)
+        grid = searched(compensated.float(), self.scheme, hessian.diagonal())
+        rounded, _ = sparsegpt(weight, hessian, self.damping, mask=mask, grid=grid)
+        return Pruned(kept, mask, grid.round(rounded))
+
+    def bits_per_weight(self, config: GPTJConfig) -> float:
+        """Half of the values, and 4 bits for each four: 9 bits for values of 16 bits. Scales are counted for integers."""
+        if self.scheme is None:
+            return 16 / 2 + 1
+        hidden, inner = config.hidden_size, config.intermediate_size
+        scales = (
+            4 * hidden * self.scheme.groups(hidden) + inner * self.scheme.groups(hidden) + hidden * self.scheme.groups(inner)
+        )
+        return self.scheme.bits / 2 + 1 + 16 * scales / (4 * hidden * hidden + 2 * hidden * inner)
+
+    def block_tensors(self, block: Block, hidden: Sequence[Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The pruned matrices of a block, compressed."""
+        masks = None
+        if self.trained:
+            prefix = f"transformer.h.{layer}."
+            block.tensors |= {name: self.trained[f"{prefix}{name}"] for name in block.tensors}
+            masks = {name: block.tensors[f"{name}.weight"] != 0 for name in MATRICES}
+            masks = {name: two_four_mask(mask.to(torch.uint8)) for name, mask in masks.items()}
+        found: dict[str, Tensor] = {}
+        for name in BLOCK_BIASES:  # later matrices are calibrated with what will be read
+            block.tensors[name] = block.tensors[name].to(dtype).float()
+            found[name] = block.tensors[name].to(dtype)
+        for name, each in self.pruned(block, hidden, f"block {layer}", masks):
+            if each.integers is None:
+                found |= sparse_tensors(name, each.weight, each.mask, dtype)
+            else:
+                found |= integer_tensors(name, each.integers, each.mask)
+        return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))  # wide numbers first, at aligned offsets
+
+    def head_tensors(
+        self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """The head: dense, and in int8 with a scale for each row if the kept weights are integers."""
+        if self.scheme is None:
+            return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        dense = {name: tensor.to(dtype) for name, tensor in tensors.items() if name != "lm_head.weight"}
+        return row_scaled_tensors("lm_head", Int8Weight.quantize(tensors["lm_head.weight"]), None) | dense
+
+    def quantization_config(self) -> dict[str, Any]:
+        """`sparse_tensors.quantization_config`."""
+        return quantization_config(self.scheme)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes the result."""
+        found: dict[str, Any] = {"permuted": self.permuted}
+        found |= {} if self.scheme is None else {"kept": str(self.scheme)}
+        found |= {"damping": self.damping} if self.mask == "sparsegpt" else {}
+        return found | ({"training": asdict(self.training)} if self.training else {})
+
+
+def _squares(hessian: Tensor | None) -> Tensor:
+    assert hessian is not None
+    return hessian.diagonal()

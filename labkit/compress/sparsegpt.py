@@ -1,0 +1,64 @@
+"""SparseGPT: the error of each pruned weight is made up for by the weights that are not pruned yet.
+
+E. Frantar, D. Alistarh: SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot (2023),
+https://arxiv.org/abs/2301.00774.
+
+It is GPTQ (`labkit.compress.gptq`, with the formulas) in which a weight "becomes 0" in place of "is rounded". Columns are taken
+from left to right. Before the first column of every four, the mask of the four is chosen: the two weights with the smallest
+errors w^2 / [U_jj]^2 are pruned, where U is the upper Cholesky factor of H^-1 (equation 4 of the paper, with the inverse
+Hessian of the columns that are left). With a grid, kept weights are rounded as well, in the same pass (section 3.5).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labkit.compress.gptq import BLOCK_COLUMNS, DAMPING, damped_hessian, inverse_factor
+from labkit.compress.scales import Grid, to_integers
+from labkit.compress.two_four import GROUP, check_two_four, two_four_mask
+
+
+def sparsegpt(
+    weight: Tensor,
+    hessian: Tensor,
+    damping: float = DAMPING,
+    *,
+    mask: Tensor | None = None,
+    grid: Grid | None = None,
+    block_columns: int = BLOCK_COLUMNS,
+) -> tuple[Tensor, Tensor]:
+    """Prune a dense `[out, in]` matrix to 2:4, so that the layer's output changes little.
+
+    Returns the new weights, float64 and 0 where they are pruned, and the mask, True where a weight is kept.
+
+    `hessian` `[in, in]` is the mean of x x^T over calibration inputs. With a `mask`, only the weights are found. With a `grid`
+    (symmetric), the kept weights are numbers of this grid. `block_columns`, a multiple of four, only changes how the work is
+    divided. Raises `LabkitError` if H cannot be inverted, and `InvalidRequest` unless `in` is a multiple of four.
+    """
+    check_two_four(weight.shape[1], "a matrix")
+    work, inputs = weight.double().clone(), weight.shape[1]
+    factor = inverse_factor(damped_hessian(hessian.double(), damping))
+    kept = torch.zeros_like(work, dtype=torch.bool) if mask is None else mask.clone()
+    for begin in range(0, inputs, block_columns):
+        end = min(begin + block_columns, inputs)
+        errors = work.new_empty(work.shape[0], end - begin)
+        for column in range(begin, end):
+            if mask is None and column % GROUP == 0:
+                four = slice(column, column + GROUP)
+                kept[:, four] = two_four_mask((work[:, four] / factor.diagonal()[four]).abs())
+            value = torch.where(kept[:, column], _rounded(work[:, column], grid, column, inputs), 0.0)
+            error = (work[:, column] - value) / factor[column, column]
+            work[:, column] = value
+            work[:, column + 1 : end] -= error[:, None] * factor[column, column + 1 : end]
+            errors[:, column - begin] = error
+        work[:, end:] -= errors @ factor[begin:end, end:]
+    return work, kept
+
+
+def _rounded(values: Tensor, grid: Grid | None, column: int, inputs: int) -> Tensor:
+    """The nearest numbers of a column's grid; the values themselves without a grid."""
+    if grid is None:
+        return values
+    scales, _ = grid.column(column, inputs)
+    return to_integers(values, scales, None, grid.scheme).double() * scales.double()

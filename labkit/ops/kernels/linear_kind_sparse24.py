@@ -1,0 +1,47 @@
+"""2:4 sparse weights on a GPU: torch's products of sparse tensor cores (cuSPARSELt or CUTLASS)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.errors import NotAvailable
+from labkit.ops.gelu import gelu as apply_gelu
+from labkit.ops.kernels.linear_kind import LinearKind
+from labkit.ops.kernels.linear_plan import Plan
+from labkit.weight_formats import Sparse24Weight
+
+SPARSE_ARCH = 80
+"""The first compute capability whose tensor cores skip the pruned weights (Ampere)."""
+
+
+class Sparse24Kind(LinearKind):
+    """`Sparse24Weight`. Sparse tensor cores save multiplications, so there is one plan for all numbers of rows."""
+
+    name, head_name, streamed_rows = Sparse24Weight.kind, Sparse24Weight.head_kind, 0
+
+    def quantize(self, dense: Tensor) -> Sparse24Weight:
+        """`Sparse24Weight.quantize`, with the values in the dtype of `dense`."""
+        return Sparse24Weight.quantize(dense).to(dense.device, dense.dtype)
+
+    def check(self, arch: int) -> None:
+        """Raise `NotAvailable` for a GPU without sparse tensor cores."""
+        if arch < SPARSE_ARCH:
+            raise NotAvailable(
+                f"a weight is 2:4 sparse, which needs a GPU of compute capability 8.0 or above; this one has {arch / 10}: "
+                "load the model with dtype fp16, which fills in the zeros"
+            )
+
+    def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
+        """None: no kernel of labkit reads this format on a GPU."""
+        return []
+
+    def run(self, plan: Plan, x: Tensor, weight: Sparse24Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
+        """torch's product; float32 and the CPU, which torch's sparse products do not accept, use the dense matrix."""
+        sparse = x.device.type == "cuda" and x.dtype in (torch.float16, torch.bfloat16)
+        found = F.linear(x, weight.semi_structured if sparse else weight.dequantize(x.dtype), bias)
+        return apply_gelu(found) if gelu else found
+
+
+KIND = Sparse24Kind()

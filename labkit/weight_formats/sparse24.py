@@ -1,0 +1,117 @@
+"""2:4 sparse weights: of every four neighbours in a row two are kept, with their places. Activations are not rounded."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.errors import InvalidRequest
+from labkit.weight_formats.quantized_weight import CpuParts, QuantizedWeight
+
+
+@dataclass(frozen=True)
+class Sparse24Weight(QuantizedWeight):
+    """A matrix in which two of every four neighbours of a row are stored, each with a 2-bit index: its place in the four.
+
+    `values` `[out, padded_in / 2]` in 16 or 32 bits. `indices` `[out, padded_in / 8]` uint8 holds a nibble for each four: the
+    place of the first value in the low two bits, that of the second, which lies further to the right, in the high two bits. The
+    four with an even number is in the low nibble. These are the nibbles of the metadata of NVIDIA's sparse tensor cores, in the
+    order of the matrix. `padded_in` is `in_features` rounded up to a multiple of 8; the padding holds zeros.
+    """
+
+    kind: ClassVar[str] = "sparse24"
+    head_kind: ClassVar[str] = "dense"
+
+    values: Tensor
+    indices: Tensor
+    in_features: int
+
+    @classmethod
+    def quantize(cls, weight: Tensor) -> Self:
+        """Keep the two numbers of largest magnitude of every four neighbours of a dense `[out, in]` matrix; bfloat16."""
+        padded = F.pad(weight, (0, -weight.shape[1] % 8)).view(weight.shape[0], -1, 4)
+        order = torch.argsort(padded.abs(), dim=-1, descending=True, stable=True)[..., :2]
+        return cls.of_places(padded, order.sort(dim=-1).values, weight.shape[1], torch.bfloat16)
+
+    @classmethod
+    def compress(cls, weight: Tensor, dtype: torch.dtype) -> Self:
+        """Store a dense `[out, in]` matrix that is 2:4 sparse already; no number changes but by rounding to `dtype`.
+
+        If fewer than two of four are not 0, zeros are stored beside them. Raises `InvalidRequest` if more are not 0.
+        """
+        padded = F.pad(weight, (0, -weight.shape[1] % 8)).view(weight.shape[0], -1, 4)
+        there = padded != 0
+        if bool((there.sum(-1) > 2).any()):
+            raise InvalidRequest("the matrix has more than two numbers in four neighbours; prune it to 2:4 first")
+        order = torch.argsort(there.to(torch.uint8), dim=-1, descending=True, stable=True)[..., :2]
+        return cls.of_places(padded, order.sort(dim=-1).values, weight.shape[1], dtype)
+
+    @classmethod
+    def of_places(cls, fours: Tensor, places: Tensor, in_features: int, dtype: torch.dtype) -> Self:
+        """From `fours` `[out, padded_in / 4, 4]` and the places of the two kept numbers in each, ascending."""
+        nibbles = (places[..., 0] | places[..., 1] << 2).to(torch.uint8)
+        values = fours.gather(-1, places).flatten(1).to(dtype).contiguous()
+        return cls(values, (nibbles[:, 0::2] | nibbles[:, 1::2] << 4).contiguous(), in_features)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.values.shape[0], self.in_features
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes that one use of the matrix reads."""
+        return self.values.nbytes + self.indices.nbytes
+
+    @property
+    def places(self) -> Tensor:
+        """The columns of the stored values within their fours, `[out, padded_in / 4, 2]` int64."""
+        nibbles = torch.stack((self.indices & 15, self.indices >> 4), dim=-1).flatten(1)
+        return torch.stack((nibbles & 3, nibbles >> 2), dim=-1).long()
+
+    @property
+    def cpu_parts(self) -> CpuParts:
+        """The values in bfloat16, and the indices."""
+        values, indices = self.values.to(torch.bfloat16).contiguous(), self.indices.contiguous()
+        return CpuParts(values, torch.bfloat16, values.shape, indices, torch.uint8, indices.shape)
+
+    def part(self, columns: slice) -> Sparse24Weight:
+        """Some consecutive columns. Raises `InvalidRequest` if the first or last column cuts a group of eight."""
+        begin, end, _ = columns.indices(self.in_features)
+        if begin % 8 or (end % 8 and end != self.in_features):
+            raise InvalidRequest(
+                f"columns {begin} to {end} of a 2:4 sparse matrix cannot be taken; ranks may divide its {self.in_features} "
+                "inputs at multiples of 8, so use another number of ranks, or dtype bf16"
+            )
+        values = self.values[:, begin // 2 : -(-end // 8) * 4].contiguous()
+        return Sparse24Weight(values, self.indices[:, begin // 8 : -(-end // 8)].contiguous(), end - begin)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Sparse24Weight:
+        """The same matrix on another device, with its values in `dtype`."""
+        return Sparse24Weight(self.values.to(device, dtype), self.indices.to(device), self.in_features)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The dense `[out, in]` matrix with the stored values."""
+        places = self.places
+        dense = torch.zeros(*places.shape[:2], 4, dtype=self.values.dtype, device=self.values.device)
+        dense.scatter_(-1, places, self.values.view(places.shape))
+        return dense.flatten(1)[:, : self.in_features].to(dtype)
+
+    @functools.cached_property
+    def semi_structured(self) -> Any:
+        """The matrix as torch's tensor for sparse tensor cores, made once: cuSPARSELt or CUTLASS, on a GPU only.
+
+        torch accepts shapes that are multiples of its tiles; it raises `RuntimeError` for others.
+        """
+        return torch.sparse.to_sparse_semi_structured(self.dequantize(self.values.dtype))
+
+
+def stack_rows(parts: list[Sparse24Weight]) -> Sparse24Weight:
+    """The rows of several matrices below each other."""
+    values, indices = torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+    return Sparse24Weight(values, indices, parts[0].in_features)
