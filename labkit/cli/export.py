@@ -1,0 +1,66 @@
+"""`labkit export`: writes a GPT-J as graphs in ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labkit.cli.output import JsonOption, SeedOption, print_json, say
+from labkit.plurals import counted
+
+
+def export(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A model's name or directory, or a config.json.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
+    parts: Annotated[int, typer.Option(help="The number of pipeline parts, each a graph of its own.")] = 1,
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    opset: Annotated[int, typer.Option(help="The version of ONNX's operator set, 18 to 23.")] = 20,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare the result, in ONNX Runtime, with the engine.")
+    ] = True,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Write a GPT-J with its KV cache to ONNX, whole or cut into parts, each with its weights in a file beside it.
+
+    The number of sequences, of new tokens and of cached tokens is variable. From one part to the next goes the hidden state,
+    under the name hidden_1, hidden_2 and so on. The result is compared with the engine: in fp32, the logits must agree to a
+    relative error of 1e-5, and greedy generation must choose the same tokens. The comparison has both models in memory;
+    leave it out for a model that does not fit twice.
+
+    Example: labkit export gptj-tiny --parts 2 --out gptj-tiny-onnx
+    """
+    from labkit.graphs.export import export as run
+    from labkit.graphs.packages import graph_package
+    from labkit.graphs.verify import verify
+
+    if check:
+        graph_package("onnxruntime")
+    exported = run(
+        source,
+        out,
+        parts=parts,
+        precision=precision,
+        opset=opset,
+        seed=seed,
+        progress=lambda done, total, name: say(f"[{done}/{total}] {name}"),
+    )
+    say(f"{counted(len(exported.parts), 'part')}, {exported.byte_count / 1e6:,.1f} MB, opset {exported.opset}")
+    found = verify(exported, source, seed=seed) if check else None
+    if found:
+        tokens = "the same greedy tokens" if found.same_tokens else "other greedy tokens"
+        say(f"ONNX Runtime against the engine in fp32: relative error {found.relative_error:.1e}, {tokens}")
+    if json:
+        described = [
+            {
+                "path": str(part.path),
+                "inputs": [vars(tensor) for tensor in part.tensors.inputs],
+                "outputs": [vars(tensor) for tensor in part.tensors.outputs],
+            }
+            for part in exported.parts
+        ]
+        print_json({"path": str(exported.path), "parts": described, "check": vars(found) if found else None})
+    else:
+        print(exported.path)
