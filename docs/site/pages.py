@@ -21,6 +21,7 @@ SECTIONS: dict[str, list[str]] = {
         "commands.md",
         "sampling_parameters.md",
         "compression.md",
+        "graphs.md",
         "planning.md",
         "benchmarks.md",
     ],

@@ -6,20 +6,18 @@ step, graph breaks, and the time that compiling took.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from labkit.bench.peers.onnx_runtime import kept_export
 from labkit.bench.run import run_bench
 from labkit.bench.settings import BenchSettings
 from labkit.checkpoints import open_checkpoint
 from labkit.errors import InvalidRequest
 from labkit.graphs.compiled import examine, plain_model
-from labkit.graphs.export import export
 from labkit.graphs.levels import LevelFound, compare_levels
 from labkit.graphs.session import PROVIDERS, missing_provider
 from labkit.measure import Record
@@ -40,15 +38,12 @@ def compare_compilers(settings: BenchSettings, progress: Callable[[str], None] =
     if settings.device not in (None, "cpu"):
         raise InvalidRequest(f"device is {settings.device!r}; the comparison of graph compilers runs on the cpu")
     chosen = replace(settings, against=COMPILERS, device="cpu")
-    record = run_bench(chosen, progress)
     checkpoint = open_checkpoint(settings.model, seed=settings.seed)
-    past = settings.prompt_tokens
-    levels: dict[int, list[LevelFound]] = {}
-    with tempfile.TemporaryDirectory(prefix="labkit-compilers-") as folder:
-        progress("reading the optimised graphs back")
-        exported = export(checkpoint, Path(folder) / "graph")
-        for batch in settings.batches:
-            levels[batch] = compare_levels(exported, batch=batch, past=past, threads=torch.get_num_threads())
+    record = run_bench(chosen, progress, checkpoint)
+    progress("reading the optimised graphs back")
+    past, threads = settings.prompt_tokens, torch.get_num_threads()
+    exported = kept_export(checkpoint, "fp32")
+    levels = {batch: compare_levels(exported, batch=batch, past=past, threads=threads) for batch in settings.batches}
     progress("compiling a step to count its kernels")
     compiled = examine(plain_model(checkpoint, "fp32", torch.device("cpu")), batch=settings.batches[0], past=past)
     extra: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from labkit.cli.output import JsonOption, SeedOption, print_json, say
+from labkit.cli.output import JsonOption, SeedOption, print_json, say, whole_numbers
 from labkit.plurals import counted
 
 
@@ -20,6 +20,14 @@ def export(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Compare the result, in ONNX Runtime, with the engine.")
     ] = True,
+    repository: Annotated[
+        Path | None, typer.Option(help="Also write a model repository for Triton: the parts, and an ensemble of them.")
+    ] = None,
+    platform: Annotated[
+        str, typer.Option(help="What runs a part in Triton: python (ONNX Runtime in it), onnxruntime_onnx or tensorrt_plan.")
+    ] = "python",
+    gpus: Annotated[str, typer.Option(help="Triton: the GPU of each part, such as 0,1; the CPU if left out.")] = "",
+    instances: Annotated[int, typer.Option(help="Triton: copies of each part.")] = 1,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -28,16 +36,20 @@ def export(
     The number of sequences, of new tokens and of cached tokens is variable. From one part to the next goes the hidden state,
     under the name hidden_1, hidden_2 and so on. The result is compared with the engine: in fp32, the logits must agree to a
     relative error of 1e-5, and greedy generation must choose the same tokens. The comparison has both models in memory;
-    leave it out for a model that does not fit twice.
+    leave it out for a model that does not fit twice. `labkit serve DIR` serves such a repository.
 
     Example: labkit export gptj-tiny --parts 2 --out gptj-tiny-onnx
     """
     from labkit.graphs.export import export as run
     from labkit.graphs.packages import graph_package
     from labkit.graphs.verify import verify
+    from labkit.serving.repository.graph_models import GraphServing, write_graph_repository
 
     if check:
         graph_package("onnxruntime")
+    numbers = whole_numbers(gpus, "--gpus") if gpus else ()
+    serving = GraphServing(platform=platform, gpus=numbers, instances=instances)
+    serving.check(parts)
     exported = run(
         source,
         out,
@@ -52,6 +64,8 @@ def export(
     if found:
         tokens = "the same greedy tokens" if found.same_tokens else "other greedy tokens"
         say(f"ONNX Runtime against the engine in fp32: relative error {found.relative_error:.1e}, {tokens}")
+    if repository:
+        say(f"model repository: {', '.join(write_graph_repository(repository, exported, serving))} in {repository}")
     if json:
         described = [
             {

@@ -27,8 +27,8 @@ PICKS = frozenset({"Gather", "GatherND", "Slice"})
 class StepWork:
     """The work of one step, as ONNX Runtime's profiler counts it.
 
-    kernels: how many kernels ran. moved_bytes: what the kernels read (weights too) and wrote, in bytes; `VIEWS` move nothing, and
-    `PICKS` read as much as they write. weight_bytes: the part of it that was weights.
+    kernels: how many kernels ran. moved_bytes: what the kernels read (weights too) and wrote, in bytes; `VIEWS` move nothing,
+    and `PICKS` read as much as they write. weight_bytes: the part of it that was weights.
     """
 
     kernels: int

@@ -29,6 +29,10 @@ PROVIDERS = {
 """The devices that a graph can run on, with the name of ONNX Runtime's execution provider."""
 
 
+REASON = 240
+"""How much of the end of ONNX Runtime's message is shown; its beginning is a signature in C++."""
+
+
 @dataclass(frozen=True)
 class SessionSettings:
     """How a graph runs.
@@ -92,8 +96,8 @@ def open_session(path: Path, settings: SessionSettings | None = None) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=[PROVIDERS[name] for name in order])
     except Exception as error:  # ONNX Runtime's own exceptions, one for each status
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[-REASON:]
         raise CheckpointError(
-            f"{path}: ONNX Runtime {ort.__version__} cannot load this graph ({reason:.300}); export the model again with "
+            f"{path}: ONNX Runtime {ort.__version__} cannot load this graph (... {reason}); export the model again with "
             "labkit export, which writes an operator set that ONNX Runtime knows"
         ) from error

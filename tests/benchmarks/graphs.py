@@ -12,18 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from labkit.bench.compilers import compare_compilers
+from labkit.bench.peers.onnx_runtime import kept_export
 from labkit.bench.settings import BenchSettings
+from labkit.checkpoints import open_checkpoint
 from labkit.compress.calibration import HELD_OUT
 from labkit.engine import load
-from labkit.graphs.export import export
 from labkit.graphs.fused_nodes import Fusion
-from labkit.graphs.int8 import quantize_int8
 from labkit.graphs.levels import LevelFound, StepWork
 from labkit.graphs.plots import levels_plot
 from labkit.graphs.runner import GraphModel
@@ -33,9 +32,8 @@ from labkit.measure import Record
 
 def quality(model: str) -> dict[str, Any]:
     """How far ONNX Runtime's INT8 is from the engine in fp32, on held-out text."""
-    with tempfile.TemporaryDirectory() as folder, load(model, dtype="fp32", device="cpu") as engine:
-        exported = export(model, Path(folder) / "graph")
-        small = quantize_int8(exported, Path(folder) / "int8")
+    with load(model, dtype="fp32", device="cpu") as engine:
+        exported, small = (kept_export(open_checkpoint(model), precision) for precision in ("fp32", "int8"))
         found = graph_quality(GraphModel(small), engine, HELD_OUT.read_text("utf-8"))
         return {"text": HELD_OUT.name, "bytes": small.byte_count, "bytes_fp32": exported.byte_count, **found.to_dict()}
 

@@ -1,7 +1,7 @@
 """The gain of a Triton ensemble of two parts against one whole model under load, beside its prediction.
 
     python -m tests.benchmarks.pipelining [--model gptj-tiny] [--tokens 128] [--users 1,2,4] [--seconds 2] [--rounds 3]
-        [--save FILE]
+        [--exports FOLDER] [--save FILE]
 
 One real server serves the same graph four times: whole with one thread; in two parts with one thread each; whole with two
 threads; and whole in two copies with one thread each, which takes twice the memory for weights. A request is a prefill of one
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from labkit.graphs.export import export
-from labkit.graphs.exported import ExportedModel
+from labkit.graphs.exported import ExportedModel, open_export
 from labkit.measure import Record
 from labkit.serving.repository.graph_models import GraphServing, write_graph_repository
 from labkit.serving.server import Server
@@ -47,6 +47,12 @@ def write_all(folder: Path, exports: dict[int, ExportedModel]) -> None:
             shutil.move(own / name, folder / name)
 
 
+def exported(model: str, folder: Path, parts: int) -> ExportedModel:
+    """The export in so many parts; it is made if it is not in the folder."""
+    path = folder / f"{parts}_parts"
+    return open_export(path) if path.exists() else export(model, path, parts=parts)
+
+
 def parts_of(name: str) -> list[str]:
     """The models that compute for a case."""
     return [f"{name}_part_{stage}" for stage in range(CASES[name][0])] if CASES[name][0] > 1 else [name]
@@ -60,11 +66,12 @@ def main() -> None:
     parser.add_argument("--users", default="1,2,4")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--exports", type=Path, help="a folder for the exports; those that are there are not made again")
     parser.add_argument("--save", type=Path)
     asked = parser.parse_args()
     users = [int(one) for one in asked.users.split(",")]
     with tempfile.TemporaryDirectory() as place:
-        exports = {count: export(asked.model, Path(place) / f"export_{count}", parts=count) for count in (1, 2)}
+        exports = {count: exported(asked.model, asked.exports or Path(place), count) for count in (1, 2)}
         (repository := Path(place) / "repository").mkdir()
         write_all(repository, exports)
         prompt = np.random.default_rng(0).integers(exports[1].config.vocab_size, size=(1, asked.tokens))

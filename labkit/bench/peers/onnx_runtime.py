@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
+from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,14 +12,36 @@ import torch
 from torch import Tensor
 
 from labkit.bench.engines import BenchEngine
-from labkit.bench.peers.conversion_space import check_conversion_fits
+from labkit.bench.peers.conversion_space import check_conversion_fits, checkpoint_digest
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
-from labkit.graphs.export import export
+from labkit.graphs import export as graph_export
+from labkit.graphs import plain_gptj
+from labkit.graphs.exported import ExportedModel, open_export
 from labkit.graphs.int8 import quantize_int8
 from labkit.graphs.runner import GraphModel
 from labkit.graphs.session import SessionSettings, missing_provider
-from labkit.precision import DTYPES
+from labkit.home import home
+from labkit.precision import BITS, DTYPES
+
+
+def kept_export(checkpoint: Checkpoint, precision: str) -> ExportedModel:
+    """The export of a checkpoint in fp32, fp16 or int8. It is kept in labkit's home, because tracing takes seconds per layer.
+
+    Raises what `export` raises, and `InsufficientResources` if the disk or the memory is too small.
+    """
+    folder = home() / "peers" / "onnxruntime"
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest() for module in (plain_gptj, graph_export)]
+    digest = checkpoint_digest(checkpoint, *sources, *map(metadata.version, ("torch", "onnx", "onnxscript", "onnxruntime")))
+    path = folder / f"{Path(checkpoint.name).name}-{precision}-{digest}"
+    if path.is_dir():
+        return open_export(path)
+    stored = "fp32" if precision == "int8" else precision
+    check_conversion_fits(checkpoint, DTYPES[stored], BITS[stored], folder)
+    if precision == "int8":
+        return quantize_int8(kept_export(checkpoint, "fp32"), path)
+    return graph_export.export(checkpoint, path, precision=stored)
 
 
 class OnnxRuntimeEngine(BenchEngine):
@@ -36,14 +59,8 @@ class OnnxRuntimeEngine(BenchEngine):
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
         provider = "cpu" if device.type == "cpu" else "cuda"
         stored = "fp32" if precision == "int8" else precision
-        with tempfile.TemporaryDirectory(prefix="labkit-onnxruntime-") as folder:
-            place = Path(folder)
-            check_conversion_fits(checkpoint, DTYPES[stored], 40 if precision == "int8" else 32, place)
-            exported = export(checkpoint, place / "graph", precision=stored)
-            if precision == "int8":
-                exported = quantize_int8(exported, place / "int8")
-            threads = torch.get_num_threads() if provider == "cpu" else None
-            self._model = GraphModel(exported, SessionSettings(self.level, threads, provider))
+        threads = torch.get_num_threads() if provider == "cpu" else None
+        self._model = GraphModel(kept_export(checkpoint, precision), SessionSettings(self.level, threads, provider))
         rest = "fp32, products with 8-bit inputs" if precision == "int8" else precision
         self.detail = f"weights {precision}, activations {rest}, KV cache {stored}; optimisation level {self.level}"
 

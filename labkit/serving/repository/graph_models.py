@@ -43,17 +43,15 @@ class GraphServing:
     max_batch_size: int = 8
     gpus: tuple[int, ...] = ()
 
-    def check(self, exported: ExportedModel) -> None:
-        """Raise `InvalidRequest` for settings that do not fit the export or each other."""
+    def check(self, parts: int) -> None:
+        """Raise `InvalidRequest` for settings that do not fit an export of so many parts, or each other."""
         if self.platform not in PLATFORMS:
             raise InvalidRequest(f"platform is {self.platform!r}; {', '.join(PLATFORMS)} are accepted")
         for name in ("instances", "threads", "max_batch_size"):
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} is {getattr(self, name)}; at least 1 is accepted")
-        if self.gpus and len(self.gpus) != len(exported.parts):
-            raise InvalidRequest(
-                f"gpus names {counted(len(self.gpus), 'GPU')} for {counted(len(exported.parts), 'part')}; name one per part"
-            )
+        if self.gpus and len(self.gpus) != parts:
+            raise InvalidRequest(f"gpus names {counted(len(self.gpus), 'GPU')} for {counted(parts, 'part')}; name one per part")
         if self.platform == "tensorrt_plan" and not self.gpus:
             raise InvalidRequest("a part of the platform tensorrt_plan runs on a GPU; name the GPU of each part in gpus")
         if self.platform == "python" and self.gpus:
@@ -71,7 +69,7 @@ def graph_models(exported: ExportedModel, serving: GraphServing) -> dict[str, Mo
     The client sends token ids and the cache of all layers, and gets logits and the longer cache. The hidden states are wires
     inside the ensemble. So every part can run in any of its copies: the server keeps nothing between two requests.
     """
-    serving.check(exported)
+    serving.check(len(exported.parts))
     stages = len(exported.parts)
     parts = {part_name(serving, stage, stages): part for stage, part in enumerate(exported.parts)}
     models = {name: _part_config(exported, part, serving, name, stage) for stage, (name, part) in enumerate(parts.items())}

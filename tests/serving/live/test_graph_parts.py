@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from labkit.serving.repository.graph_models import GraphServing, write_graph_rep
 from labkit.serving.server.install import ServerProgram
 from labkit.serving.server.server import Server
 from labkit.serving.stress.pipelining import measure_alone, measure_in_turn
+from tests.models import random_peer, random_prompts
 from tests.refusals import refused
 
 SHAPE = (96, 2, 3, 6, 61, 211)
