@@ -20,6 +20,7 @@ from labkit.graphs.export import export
 from labkit.graphs.exported import ExportedModel
 from labkit.graphs.fused_nodes import Fusion, fusions, operators
 from labkit.graphs.int8 import quantize_int8
+from labkit.graphs.lecture_list import lecture_list
 from labkit.graphs.levels import LevelFound, compare_levels
 from labkit.graphs.plots import levels_plot
 from labkit.graphs.runner import GraphModel
@@ -78,6 +79,14 @@ def test_the_layer_norms_become_one_node_each(levels: list[LevelFound]) -> None:
     joined = [one for one in levels[2].fusions if {"ReduceMean", "Pow", "Sqrt"} <= set(one.replaced)]
     assert sum(one.count for one in joined) == 3
     assert {one.kind for one in joined} <= {"LayerNormalization", "SkipLayerNormalization"}
+
+
+def test_the_lectures_list(levels: list[LevelFound]) -> None:
+    """What ONNX Runtime did on a CPU, point by point; without optimisation it did nothing."""
+    done = {item.what: (item.done, item.places) for item in lecture_list(levels[0], levels[2])}
+    assert done.pop("transpositions gone")[1] == levels[0].operators["Transpose"]
+    assert list(done.values()) == [(3, 3), (2, 2), (2, 2), (0, 2), (0, 2)]
+    assert [item.done for item in lecture_list(levels[0], levels[0])] == [0] * 6
 
 
 def test_bytes_of_weights_are_those_of_the_model(levels: list[LevelFound], in_parts: ExportedModel) -> None:
