@@ -47,7 +47,7 @@ def quantize_int8(exported: ExportedModel, target: str | Path) -> ExportedModel:
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-    """The quantizer advises, through the root logger, to optimise the graph first; a fused graph would not open as an export."""
+    """The quantizer advises, through the root logger, to optimise the graph first; labkit quantizes the exported graph."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

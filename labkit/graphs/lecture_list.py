@@ -9,7 +9,7 @@ from labkit.graphs.levels import LevelFound
 
 @dataclass(frozen=True)
 class ListItem:
-    """A point of the list. done: in how many places the compiler did it. places: in how many it could. into: the new operators."""
+    """A point of the list. done: in how many places the compiler did it. places: in how many it could. into: new operators."""
 
     what: str
     done: int
@@ -18,7 +18,7 @@ class ListItem:
 
 
 def lecture_list(before: LevelFound, after: LevelFound) -> list[ListItem]:
-    """The five points of the lecture, between a graph as it was exported (level none) and an optimised graph of the same model.
+    """The points of the lecture, between a graph as it was exported (level none) and an optimised graph of the same model.
 
     The places are counted in the exported graph: a layer norm has two reductions, a block one softmax and one tanh. Of the
     transpositions, those that are gone are counted.
@@ -26,13 +26,12 @@ def lecture_list(before: LevelFound, after: LevelFound) -> list[ListItem]:
     blocks = before.operators.get("Softmax", 0)
     transpositions = before.operators.get("Transpose", 0)
     gone = max(0, transpositions - after.operators.get("Transpose", 0))
+    norms, gelus = before.operators.get("ReduceMean", 0) // 2, before.operators.get("Tanh", 0)
     return [
-        _joined(
-            "reductions and powers of a layer norm in one", after, {"ReduceMean", "Pow"}, before.operators["ReduceMean"] // 2
-        ),
-        _joined("scale joined with the product before the softmax, or with the softmax", after, {"MatMul", "Mul"}, blocks),
-        _joined("bias and GELU in one", after, {"Add", "Tanh"}, before.operators.get("Tanh", 0)),
-        _joined("matrix product and GELU in one", after, {"MatMul", "Tanh"}, before.operators.get("Tanh", 0)),
+        _joined("reductions and powers of a layer norm in one", after, {"ReduceMean", "Pow"}, norms),
+        _joined("scale joined with the product before the softmax", after, {"MatMul", "Mul"}, blocks),
+        _joined("bias and GELU in one", after, {"Add", "Tanh"}, gelus),
+        _joined("matrix product and GELU in one", after, {"MatMul", "Tanh"}, gelus),
         _products("query, key and value in one product", after, blocks),
         ListItem("transpositions gone", gone, transpositions),
     ]
