@@ -33,12 +33,6 @@ IN_THIS_PROCESS = [as_long(name) if name.endswith("-compiled") else name for nam
 WITH_PACKAGES = [name for name, kind in PEERS.items() if name != "vllm" and kind.packages]
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime's exports are kept in labkit's home; here, in a folder of the tests."""
-    monkeypatch.setenv("LABKIT_HOME", str(tmp_path_factory.getbasetemp() / "home"))
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("random")
