@@ -44,7 +44,8 @@ def export(
     The number of sequences, of new tokens and of cached tokens is variable. From one part to the next goes the hidden state,
     under the name hidden_1, hidden_2 and so on. The result is compared with the engine: in fp32, the logits must agree to a
     relative error of 1e-5, and greedy generation must choose the same tokens. The comparison has both models in memory;
-    leave it out for a model that does not fit twice. `labkit serve DIR` serves such a repository.
+    leave it out for a model that does not fit twice. With --repository, the parts are also written as models of Triton, which
+    `labkit serve DIR` serves.
 
     Example: labkit export gptj-tiny --parts 2 --out gptj-tiny-onnx
     """
