@@ -50,7 +50,7 @@ def compiled_step(model: PlainGPTJ) -> Any:
 def examine(model: PlainGPTJ, *, batch: int = 1, past: int = 64) -> Compiled:
     """Compile a decode step and report what happened. Everything that torch compiled before in this process is dropped."""
     import torch._dynamo
-    import torch._inductor.config
+    import torch.compiler.config
     from torch._inductor import metrics
 
     torch._dynamo.reset()
@@ -60,7 +60,7 @@ def examine(model: PlainGPTJ, *, batch: int = 1, past: int = 64) -> Compiled:
     metrics.reset()
     step = compiled_step(model)
     seconds = []
-    with torch._inductor.config.patch(force_disable_caches=True):  # an earlier process may have compiled the same graph
+    with torch.compiler.config.patch(force_disable_caches=True):  # an earlier process may have compiled the same graph
         for _ in range(2):
             before = time.perf_counter()
             step(token, cache)
