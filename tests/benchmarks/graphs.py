@@ -29,7 +29,6 @@ from labkit.graphs.runner import GraphModel
 from labkit.graphs.verify import graph_quality
 from labkit.measure import Record
 
-
 LETTERS = 6_000
 """How much of the held-out text INT8 is scored on."""
 
