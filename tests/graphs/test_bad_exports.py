@@ -98,7 +98,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no number of parts": (manifest(parts="two"), ["parts is 'two'", "export.json"]),
     "more parts than layers": (manifest(parts=3), ["parts is 3", "1 to 2"]),
     "another precision": (manifest(precision="int3"), ["precision is 'int3'", "fp32 or fp16"]),
-    "no config": (manifest(config=None), ["export.json is not the description of an export"]),
+    "no config": (manifest(config=None), ["export.json is not the description of an export", "config is None"]),
 }
 
 
