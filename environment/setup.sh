@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the course's Python environment in .venv; quiet when it is up to date. Safe to run again at any time.
 #   PYTHON=python3.12 environment/setup.sh     picks the interpreter
-#   EXTRAS=lab,gpu environment/setup.sh        installs what learners need, without the tools of the authors
+#   EXTRAS=lab,gpu,graphs environment/setup.sh        installs what learners need, without the tools of the authors
 #   TORCH_INDEX=URL environment/setup.sh       asks one more package index for torch: for example, one with builds for CPUs
 # Progress goes to stderr: one line for each step and, while a step runs without a terminal, one line every 15 seconds.
 set -euo pipefail
@@ -18,7 +18,7 @@ else # what learners get (`labkit release --course`)
         echo "packages/ must hold one wheel of labkit; it holds: $(ls packages 2>/dev/null | tr '\n' ' ')" >&2
         exit 1
     fi
-    what=("./$wheel[lab,gpu]")
+    what=("./$wheel[lab,gpu,graphs]")
     made_from=("$wheel")
 fi
 # The programs in .venv hold the path of this folder, so an environment in a folder that was moved is made again.

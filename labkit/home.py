@@ -53,16 +53,16 @@ def fresh_home() -> Iterator[Path]:
                 os.environ["LABKIT_HOME"] = before
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file. Readers see all of the old content or all of the new content, even after a crash.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file, a text as UTF-8. Readers see all of the old content or all of the new content, even after a crash.
 
     A file that exists keeps its permissions. A new file can be read by everybody, and written by its owner.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644)

@@ -26,7 +26,7 @@ FLOORS = [
     "engine",
     "compress",
     "planning",
-    "parallel",
+    "parallel graphs",
     "__init__",
     "builtin bench",
     "serving",

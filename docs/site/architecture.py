@@ -21,7 +21,7 @@ GAP = 0.35
 KINDS = {
     "the course": ("exercises", "answers", "grading", "lab", "gradebook", "course", "session"),
     "serving and comparing": ("serving", "bench"),
-    "the engine": ("compress", "planning", "parallel", "engine", "model", "ops", "native", "checkpoints", "builtin"),
+    "the engine": ("compress", "planning", "graphs", "parallel", "engine", "model", "ops", "native", "checkpoints", "builtin"),
 }
 FILLS = {"the course": "#fff3d6", "serving and comparing": "#e3f4ec", "the engine": "#e1eefb", "used by all": "#f1f1f1"}
 

@@ -22,6 +22,7 @@ SECTIONS: dict[str, list[str]] = {
         "sampling_parameters.md",
         "compression.md",
         "distillation.md",
+        "graphs.md",
         "planning.md",
         "million_requests.md",
         "benchmarks.md",

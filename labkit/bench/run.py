@@ -33,14 +33,18 @@ SHARE_OF_MEMORY = 0.8
 """If all engines together need more than this share of the free memory, they run one at a time."""
 
 
-def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda message: None) -> Record:
+def run_bench(
+    settings: BenchSettings,
+    progress: Callable[[str], None] = lambda message: None,
+    checkpoint: Checkpoint | None = None,
+) -> Record:
     """Run the benchmark and return its record: a row per engine and batch, and how much faster labkit is than each peer.
 
-    `extra["not_measured"]` lists what could not be measured on this machine, with the reason. Raises `InvalidRequest` for
-    settings that cannot be run, `InsufficientResources` when the weights do not fit, and `NotAvailable` when no engine could
-    be measured.
+    checkpoint: the weights of `settings.model`, if the caller has opened them. `extra["not_measured"]` lists what could not be
+    measured on this machine, with the reason. Raises `InvalidRequest` for settings that cannot be run,
+    `InsufficientResources` when the weights do not fit, and `NotAvailable` when no engine could be measured.
     """
-    checkpoint = open_checkpoint(settings.model, seed=settings.seed)
+    checkpoint = checkpoint or open_checkpoint(settings.model, seed=settings.seed)
     settings.check(checkpoint.config)
     device = as_device(settings.device)
     precisions = list(dict.fromkeys(as_precision(name, device) for name in settings.precisions or (None,)))

@@ -23,6 +23,7 @@ COMMANDS = (
     "fetch",
     "convert",
     "compress",
+    "export",
     "sensitivity",
     "generate",
     "evaluate",

@@ -28,7 +28,8 @@ def bench(
     against: Annotated[
         str,
         typer.Option(
-            help="Peers, separated by commas: hf, hf-compiled, ctranslate2, openvino, llama.cpp, llama.cpp-q4km, vllm. "
+            help="Peers, separated by commas: hf, hf-compiled, ctranslate2, openvino, onnxruntime, onnxruntime-none, plain, "
+            "plain-compiled (the last four: labkit's exported graph), llama.cpp, llama.cpp-q4km, vllm. "
             "The last three are measured only if you have installed them (extras llama-cpp and vllm)."
         ),
     ] = "hf",

@@ -57,6 +57,7 @@ CALLS: dict[str, list[str]] = {
     "fetch": ["fetch", "gptj-tiny"],
     "convert": ["convert", "gptj-tiny", "TARGET", "--format", "hf"],
     "compress": ["compress", "gptj-tiny", "--method", "int8", "--out", "COMPRESSED"],
+    "export": ["export", "gptj-tiny", "--out", "EXPORTED"],
     "sensitivity": ["sensitivity", "gptj-tiny", "--windows", "1", "--window", "16", "--bits", "4"],
     "generate": ["generate", "In the beginning", "--max-new-tokens", "2", "--device", "cpu"],
     "evaluate": ["evaluate", "--window", "32", "--text", "TEXT", "--device", "cpu"],
@@ -89,7 +90,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, s
     shutil.copy(ROOT / "labs/00_class_environment.ipynb", folder / "submissions" / "ada")
     shutil.copy(ROOT / "labs/00_class_environment.ipynb", folder / "notebook")
     (folder / "ladder").write_text(ladder("ada", *chain(10, 30)))
-    names = ("TARGET", "TEXT", "REPOSITORY", "SUBMISSIONS", "GRADES", "NOTEBOOK", "LADDER", "BOARD", "COMPRESSED")
+    names = ("TARGET", "TEXT", "REPOSITORY", "SUBMISSIONS", "GRADES", "NOTEBOOK", "LADDER", "BOARD", "COMPRESSED", "EXPORTED")
     places = {name: name.lower() for name in names}
     calls = [[str(folder / places[word]) if word in places else word for word in call] for call in CALLS.values()]
     command = [sys.executable, "-c", PROGRAM, json.dumps(sorted(EXTRA_OF)), json.dumps(calls)]
@@ -116,13 +117,13 @@ def test_a_command_without_extras(outcomes: dict[str, tuple[Any, str, str]], nam
     assert code == 1, err
     last = err.strip().splitlines()[-1]
     assert last.startswith("labkit: ")
-    assert name == "tune" or re.search(r"extra '(lab|serve|peers)'|`make env`", last), last
+    assert name == "tune" or re.search(r"extra '(graphs|lab|serve|peers)'|`make env`", last), last
 
 
 def test_every_package_of_the_extras_is_known() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     imported_as = {"nvidia_ml_py": "pynvml"}
-    for extra in ("lab", "gpu", "serve", "grade", "peers"):
+    for extra in ("lab", "gpu", "graphs", "serve", "grade", "peers"):
         for requirement in extras[extra]:
             name = re.match(r"[\w-]+", requirement)
             assert name

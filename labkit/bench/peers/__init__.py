@@ -10,7 +10,9 @@ from labkit.bench.peers.compiled_huggingface import CompiledHuggingFaceEngine
 from labkit.bench.peers.ctranslate2 import CTranslate2Engine
 from labkit.bench.peers.huggingface import HuggingFaceEngine
 from labkit.bench.peers.llama_cpp import LlamaCppEngine, LlamaCppQ4KMEngine
+from labkit.bench.peers.onnx_runtime import OnnxRuntimeEngine, UnoptimisedOnnxRuntimeEngine
 from labkit.bench.peers.openvino import OpenVINOEngine
+from labkit.bench.peers.plain_graph import CompiledPlainGraphEngine, PlainGraphEngine
 from labkit.bench.peers.vllm import VLLMEngine
 
 PEERS: dict[str, type[BenchEngine]] = {
@@ -23,6 +25,10 @@ PEERS: dict[str, type[BenchEngine]] = {
         LlamaCppEngine,
         LlamaCppQ4KMEngine,
         VLLMEngine,
+        OnnxRuntimeEngine,
+        UnoptimisedOnnxRuntimeEngine,
+        PlainGraphEngine,
+        CompiledPlainGraphEngine,
     )
 }
 """The engines that `--against` accepts, by name."""
@@ -31,9 +37,13 @@ __all__ = [
     "PEERS",
     "CTranslate2Engine",
     "CompiledHuggingFaceEngine",
+    "CompiledPlainGraphEngine",
     "HuggingFaceEngine",
     "LlamaCppEngine",
     "LlamaCppQ4KMEngine",
+    "OnnxRuntimeEngine",
     "OpenVINOEngine",
+    "PlainGraphEngine",
+    "UnoptimisedOnnxRuntimeEngine",
     "VLLMEngine",
 ]

@@ -1,7 +1,8 @@
-"""Checks that memory and disk suffice to convert a checkpoint for a peer."""
+"""Checks that memory and disk suffice to convert a checkpoint for a peer, and names what was converted."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -46,3 +47,17 @@ def check_disk(checkpoint: Checkpoint, needed: float, folder: Path, variable: st
             f"converting {checkpoint.name} needs {needed / 1e9:.1f} GB of disk; {left / 1e9:.1f} GB are free in {folder}; "
             f"set {variable} to use another folder"
         )
+
+
+def checkpoint_digest(checkpoint: Checkpoint, *programs: object) -> str:
+    """Changes when the model, or one of the programs that convert it (their versions, for example), changes.
+
+    Files of weights are recognised by their names, sizes and times, because reading them would take as long as converting.
+    """
+    parts: list[object] = [*programs, checkpoint.name, checkpoint.config, checkpoint.weight_dtype]
+    if checkpoint.path is None:
+        parts.append(getattr(checkpoint, "seed", None))  # synthetic weights depend on their seed
+    else:
+        for file in sorted(path for path in checkpoint.path.rglob("*") if path.is_file()):
+            parts += [str(file.relative_to(checkpoint.path)), file.stat().st_size, file.stat().st_mtime_ns]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

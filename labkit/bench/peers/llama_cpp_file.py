@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from labkit.bench.peers.conversion_space import check_disk
+from labkit.bench.peers.conversion_space import check_disk, checkpoint_digest
 from labkit.bench.peers.llama_cpp_library import quantize_file
 from labkit.bench.peers.llama_cpp_model import byte_size, tensors_of, write_gguf
 from labkit.checkpoints import Checkpoint
@@ -34,7 +33,8 @@ def gguf_file(checkpoint: Checkpoint, precision: str) -> Path:
     """
     folder = home() / "peers" / "llama.cpp"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{Path(checkpoint.name).name}-{precision}-{_digest(checkpoint)}.gguf"
+    versions = (metadata.version(package) for package in ("gguf", "llama_cpp_python"))
+    path = folder / f"{Path(checkpoint.name).name}-{precision}-{checkpoint_digest(checkpoint, LAYOUT, *versions)}.gguf"
     if is_complete(path):
         return path
     path.unlink(missing_ok=True)
@@ -91,18 +91,3 @@ def _write_q4_k_m(checkpoint: Checkpoint, path: Path) -> None:
 
 def _size(checkpoint: Checkpoint, precision: str) -> int:
     return sum(map(byte_size, tensors_of(checkpoint.config, precision, True)))
-
-
-def _digest(checkpoint: Checkpoint) -> str:
-    """Changes when the model or a program that makes its file changes.
-
-    Files of weights are recognised by their names, sizes and times, because reading them would take as long as converting.
-    """
-    parts: list[object] = [LAYOUT, checkpoint.name, checkpoint.config, checkpoint.weight_dtype]
-    parts += [metadata.version(package) for package in ("gguf", "llama_cpp_python")]
-    if checkpoint.path is None:
-        parts.append(getattr(checkpoint, "seed", None))  # synthetic weights depend on their seed
-    else:
-        for file in sorted(path for path in checkpoint.path.rglob("*") if path.is_file()):
-            parts += [str(file.relative_to(checkpoint.path)), file.stat().st_size, file.stat().st_mtime_ns]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

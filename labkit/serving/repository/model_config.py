@@ -19,11 +19,13 @@ class Instances:
 
     kind: where the copies run: `KIND_CPU`, `KIND_GPU`, `KIND_MODEL` or `KIND_AUTO`. All of labkit's models use `KIND_CPU`,
     even those that compute on GPUs, because they choose their devices themselves. With `KIND_GPU` the server would start
-    one copy of the whole model per GPU.
+    one copy of the whole model per GPU. gpus: the numbers of the GPUs on which copies of a `KIND_GPU` model run, `count` on
+    each; all GPUs if empty.
     """
 
     count: int = 1
     kind: str = "KIND_CPU"
+    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def _tensor(spec: TensorSpec, config: ModelConfig) -> str:
 
 
 def _instances(instances: Instances) -> str:
-    return _list("instance_group", [_block([f"count: {instances.count}", f"kind: {instances.kind}"])])
+    gpus = [f"gpus: {_numbers(instances.gpus)}"] if instances.gpus else []
+    return _list("instance_group", [_block([f"count: {instances.count}", f"kind: {instances.kind}", *gpus])])
 
 
 def _batching(batching: Batching) -> str:

@@ -19,6 +19,7 @@ NUMPY_TYPES: dict[str, Any] = {
     "UINT64": np.uint64,
     "INT32": np.int32,
     "INT64": np.int64,
+    "FP16": np.float16,
     "FP32": np.float32,
     "STRING": np.object_,
 }

@@ -75,7 +75,7 @@ def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
     `fastertransformer` are written, which accept token ids. Raises `InvalidRequest` for a folder with other files, and
     whatever `open_checkpoint` raises.
     """
-    _make_room(folder)
+    make_room(folder)
     checkpoint = open_checkpoint(settings.model, seed=settings.seed)
     config = config_of(settings.model)
     given = settings.parameters()
@@ -104,7 +104,11 @@ def _absolute(model: str) -> str:
     return model if model in model_names() else str(Path(model).expanduser().resolve())
 
 
-def _make_room(folder: Path) -> None:
+def make_room(folder: Path) -> None:
+    """Make an empty folder for a repository; a repository that labkit wrote there before is deleted.
+
+    Raises `InvalidRequest` if the folder holds other files.
+    """
     mark = folder / ".labkit-repository"
     if folder.exists() and any(folder.iterdir()):
         if not mark.exists():

@@ -1,0 +1,80 @@
+"""Graph compilers beside each other: the same graph run as it is, by ONNX Runtime, by `torch.compile`, and labkit's engine.
+
+All engines take turns in one benchmark. Beside their times stands what each compiler did: nodes joined, kernels and bytes of a
+step, graph breaks, and the time that compiling took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from labkit.bench.peers.onnx_runtime import kept_export
+from labkit.bench.run import run_bench
+from labkit.bench.settings import BenchSettings
+from labkit.checkpoints import open_checkpoint
+from labkit.errors import InvalidRequest
+from labkit.graphs.compiled import examine, plain_model
+from labkit.graphs.levels import LevelFound, compare_levels
+from labkit.graphs.session import PROVIDERS, missing_provider
+from labkit.measure import Record
+
+COMPILERS = ("plain", "plain-compiled", "onnxruntime-none", "onnxruntime")
+"""The engines that are compared with labkit; the first runs the graph operation by operation."""
+
+
+def compare_compilers(settings: BenchSettings, progress: Callable[[str], None] = lambda message: None) -> Record:
+    """Run the benchmark with `COMPILERS` as peers, and read back what the compilers made of the graph.
+
+    `settings.against` is ignored. The record's rows and ratios are those of `run_bench`. `extra` also holds `levels` (ONNX
+    Runtime at each level: operators, fusions, kernels and bytes of a decode step), `torch_compile` (graphs, breaks, kernels,
+    seconds), `break_even_steps` (after how many decode steps the time to compile has paid off; None if the compiled step is
+    not faster) and `providers` (why a provider of ONNX Runtime is not measured). Raises what `run_bench` raises; compilers that
+    cannot run here are listed in `not_measured`.
+    """
+    if settings.device not in (None, "cpu"):
+        raise InvalidRequest(f"device is {settings.device!r}; the comparison of graph compilers runs on the cpu")
+    chosen = replace(settings, against=COMPILERS, device="cpu")
+    checkpoint = open_checkpoint(settings.model, seed=settings.seed)
+    record = run_bench(chosen, progress, checkpoint)
+    progress("reading the optimised graphs back")
+    past, threads = settings.prompt_tokens, torch.get_num_threads()
+    exported = kept_export(checkpoint, "fp32")
+    levels = {batch: compare_levels(exported, batch=batch, past=past, threads=threads) for batch in settings.batches}
+    progress("compiling a step to count its kernels")
+    compiled = examine(plain_model(checkpoint, "fp32", torch.device("cpu")), batch=settings.batches[0], past=past)
+    extra: dict[str, Any] = {
+        "levels": [
+            {"batch": batch, **asdict(level), "nodes": level.nodes} for batch, found in levels.items() for level in found
+        ],
+        "torch_compile": asdict(compiled),
+        "break_even_steps": break_even_steps(record.rows, levels[settings.batches[0]], compiled.compile_seconds),
+        "providers": {name: missing_provider(name) for name in PROVIDERS},
+    }
+    return replace(record, kind="compilers", extra=record.extra | extra)
+
+
+def break_even_steps(rows: list[dict[str, Any]], levels: list[LevelFound], compile_seconds: float) -> dict[str, float | None]:
+    """After how many decode steps at the first batch size compiling has paid off, for each compiler.
+
+    The seconds to compile are divided by the seconds that a step gets shorter. None if the step does not get shorter. Engines
+    without a row are left out.
+    """
+    step = {}
+    for row in rows:
+        if row["precision"] == "fp32":
+            step.setdefault(row["engine"], row["decode_ms_per_token"] / 1e3)
+    load = {level.level: level.load_seconds for level in levels}
+    pairs = {
+        "plain-compiled": ("plain", compile_seconds),
+        "onnxruntime": ("onnxruntime-none", max(0.0, load["all"] - load["none"])),
+    }
+    found: dict[str, float | None] = {}
+    for name, (start, seconds) in pairs.items():
+        if name in step and start in step:
+            saved = step[start] - step[name]
+            found[name] = seconds / saved if saved > 0 else None
+    return found

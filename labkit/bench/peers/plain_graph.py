@@ -1,0 +1,69 @@
+"""Peers `plain` and `plain-compiled`: the operations of labkit's exported graph in torch, one by one and compiled."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.bench.engines import BenchEngine
+from labkit.checkpoints import Checkpoint
+from labkit.errors import NotAvailable
+from labkit.graphs.compiled import compiled_step, plain_model
+
+
+class PlainGraphEngine(BenchEngine):
+    """The model that `labkit export` writes to ONNX, in torch's eager mode: the start of both graph compilers."""
+
+    name = "plain"
+    extra = "graphs"
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
+        self._model = plain_model(checkpoint, precision, device)
+        self._step: Any = self._model
+        self._device = device
+        self._past: list[Tensor] = []
+        self.detail = f"weights, activations and KV cache {precision}; eager, growing cache"
+
+    @classmethod
+    def precisions(cls, device: torch.device) -> tuple[str, ...]:
+        """The floating-point precisions only."""
+        return ("fp32", "bf16", "fp16")
+
+    @torch.no_grad()
+    def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
+        """Run one pass over the prompts from an empty cache."""
+        return self._next(prompts.to(self._device), self._model.empty_past(len(prompts)), self._model)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, steps: int) -> Tensor:
+        """Run one pass per step with the cache of the last step."""
+        made = []
+        for _ in range(steps):
+            tokens = self._next(tokens[:, None], self._past, self._step)
+            made.append(tokens)
+        return torch.stack(made, dim=1)
+
+    def _next(self, tokens: Tensor, past: list[Tensor], step: Any) -> Tensor:
+        logits, *present = step(tokens, past)
+        self._past = list(present)
+        best: Tensor = logits.argmax(-1)
+        return best
+
+
+class CompiledPlainGraphEngine(PlainGraphEngine):
+    """The same model with its decode step under `torch.compile`, with variable sizes, because the cache grows.
+
+    The prefill runs in eager mode: it would be compiled again for one pass. The first round compiles; it is not timed.
+    """
+
+    name = "plain-compiled"
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
+        if device.type == "cpu" and not shutil.which("g++"):
+            raise NotAvailable("peer plain-compiled needs g++, with which torch.compile builds its CPU kernels; install g++")
+        super().__init__(checkpoint, device, precision)
+        self._step = compiled_step(self._model)
+        self.detail = f"weights, activations and KV cache {precision}; torch.compile for decode, growing cache"

@@ -1,0 +1,84 @@
+"""`torch.compile` on the plain graph: its graph breaks, the kernels that it generates, and its time to compile."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints import Checkpoint
+from labkit.graphs.plain_gptj import PlainGPTJ, load_weights, weight_reader
+from labkit.precision import DTYPES
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What `torch.compile` made of a decode step.
+
+    graphs, breaks: the number of graphs that torch traced, and of places where a graph ended early. operations: how many
+    operations the graphs have. kernels: how many kernels inductor wrote; calls of library products are not among them.
+    compile_seconds: the time of the first step, less that of the second.
+    """
+
+    graphs: int
+    breaks: int
+    operations: int
+    kernels: int
+    compile_seconds: float
+
+
+def plain_model(checkpoint: Checkpoint, precision: str, device: torch.device) -> PlainGPTJ:
+    """The whole model in plain operations, with the checkpoint's weights."""
+    dtype = DTYPES[precision]
+    model = PlainGPTJ(checkpoint.config, dtype=dtype, device=device).eval()
+    load_weights(
+        model, weight_reader(checkpoint.config, lambda name: checkpoint.read(name, device=device, dtype=dtype), device)
+    )
+    return model
+
+
+def compiled_step(model: PlainGPTJ) -> Any:
+    """The model under `torch.compile`, with variable sizes: the cache grows by a token at each step."""
+    compiled: Any = torch.compile(model, dynamic=True)
+    return compiled
+
+
+@torch.no_grad()
+def examine(model: PlainGPTJ, *, batch: int = 1, past: int = 64) -> Compiled:
+    """Compile a decode step and report what happened. Everything that torch compiled before in this process is dropped."""
+    import torch._dynamo
+    import torch.compiler.config
+    from torch._inductor import metrics
+
+    torch._dynamo.reset()
+    cache, token = _decode_inputs(model, batch, past)
+    explained: Any = torch._dynamo.explain(model)(token, cache)  # type: ignore[no-untyped-call]
+    torch._dynamo.reset()
+    metrics.reset()
+    step = compiled_step(model)
+    seconds = []
+    with torch.compiler.config.patch(force_disable_caches=True):  # an earlier process may have compiled the same graph
+        for _ in range(2):
+            before = time.perf_counter()
+            step(token, cache)
+            if token.device.type == "cuda":
+                torch.cuda.synchronize(token.device)
+            seconds.append(time.perf_counter() - before)
+    return Compiled(
+        graphs=int(explained.graph_count),
+        breaks=int(explained.graph_break_count),
+        operations=int(explained.op_count),
+        kernels=int(metrics.generated_kernel_count),
+        compile_seconds=seconds[0] - seconds[1],
+    )
+
+
+def _decode_inputs(model: PlainGPTJ, batch: int, past: int) -> tuple[list[Tensor], Tensor]:
+    empty = model.empty_past(batch)
+    device = empty[0].device
+    prompt = torch.ones(batch, past, dtype=torch.int64, device=device)
+    _, *cache = model(prompt, empty)
+    return list(cache), torch.ones(batch, 1, dtype=torch.int64, device=device)

@@ -1,0 +1,60 @@
+"""Reads an optimised graph beside the graph it was made from: which nodes became one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Nodes that became one. kind: the new node's operator. replaced: the operators before, in order. count: how often."""
+
+    kind: str
+    replaced: tuple[str, ...]
+    count: int
+
+
+def operators(graph: Any) -> Counter[str]:
+    """How many nodes of each operator an `onnx.ModelProto` has."""
+    return Counter(node.op_type for node in graph.graph.node)
+
+
+def fusions(before: Any, after: Any) -> list[Fusion]:
+    """The fusions between two graphs (`onnx.ModelProto`) of the same model, the largest first.
+
+    A runtime keeps the names of the tensors that are left. A node of the new graph replaces all nodes of the old graph that lie
+    between its inputs and its outputs.
+    """
+    producers = {name: node for node in before.graph.node for name in node.output if name}
+    order = {id(node): place for place, node in enumerate(before.graph.node)}
+    kept = {name for node in after.graph.node for name in node.output if name}
+    weights = {tensor.name for tensor in before.graph.initializer} | {value.name for value in before.graph.input}
+    found: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    for node in after.graph.node:
+        replaced = _between(node, producers, kept, weights)
+        if len(replaced) > 1:
+            names = tuple(each.op_type for each in sorted(replaced, key=lambda each: order[id(each)]))
+            found[node.op_type, names] += 1
+    fused = [Fusion(kind, names, count) for (kind, names), count in found.items()]
+    return sorted(fused, key=lambda one: (-len(one.replaced), one.kind))
+
+
+def _between(node: Any, producers: dict[str, Any], kept: set[str], weights: set[str]) -> list[Any]:
+    """The nodes of the old graph that compute a new node's outputs from tensors that both graphs have."""
+    inside: dict[int, Any] = {}
+    waiting = [name for name in node.output if name in producers]
+    while waiting:
+        name = waiting.pop()
+        producer = producers[name]
+        if id(producer) in inside:
+            continue
+        inside[id(producer)] = producer
+        waiting += [one for one in _inner(producer.input, kept, weights) if one in producers]
+    return list(inside.values())
+
+
+def _inner(names: Iterable[str], kept: set[str], weights: set[str]) -> list[str]:
+    return [name for name in names if name and name not in kept and name not in weights]

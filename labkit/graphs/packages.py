@@ -1,0 +1,20 @@
+"""Imports the packages of labkit's extra `graphs`, or says in one sentence that they are missing."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from labkit.errors import NotAvailable
+from labkit.extras import what_is_missing
+
+
+def graph_package(name: str) -> Any:
+    """The module `name` (onnx, onnx_ir, onnxscript, onnxruntime, or a module in them).
+
+    Raises `NotAvailable` if the package is not installed; the message names the extra.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise NotAvailable(what_is_missing(error) or str(error)) from error

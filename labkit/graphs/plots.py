@@ -1,0 +1,41 @@
+"""Figures of optimised graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from labkit.graphs.levels import LevelFound
+from labkit.measure import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def levels_plot(levels: Sequence[LevelFound], caption: str = "") -> Figure:
+    """Two rows of bars: kernels of a decode step, and megabytes that these kernels read and write, at each level.
+
+    The bytes are split into weights, which no fusion saves, and everything else.
+    """
+    figure = plots.new_figure("A decode step at each optimisation level of ONNX Runtime", caption, height=4.4)
+    kernels, moved = figure.subplots(1, 2)
+    names = [level.level for level in levels]
+    places = range(len(names))
+    bars = kernels.barh(places, [level.work.kernels for level in levels], color=plots.COLOURS[0])
+    kernels.bar_label(bars, fontsize=plots.NUMBER_SIZE, padding=2)
+    kernels.set_xlabel("kernels")
+    weights = [level.work.weight_bytes / 1e6 for level in levels]
+    others = [(level.work.moved_bytes - level.work.weight_bytes) / 1e6 for level in levels]
+    moved.barh(places, weights, color=plots.COLOURS[4], hatch=plots.HATCHES[0], label="weights")
+    bars = moved.barh(
+        places, others, left=weights, color=plots.COLOURS[1], hatch=plots.HATCHES[1], label="activations and cache"
+    )
+    moved.bar_label(bars, labels=[f"{other:.2f}" for other in others], fontsize=plots.NUMBER_SIZE, padding=2)
+    moved.set_xlabel("megabytes read and written")
+    moved.legend(fontsize=plots.NUMBER_SIZE, loc="lower right")
+    for axes in (kernels, moved):
+        axes.set_yticks(list(places), names)
+        axes.invert_yaxis()
+        axes.margins(x=0.18)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

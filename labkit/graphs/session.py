@@ -1,0 +1,112 @@
+"""Opens a graph in ONNX Runtime: its optimisation level, its threads and its execution provider."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import CheckpointError, InvalidRequest, NotAvailable
+from labkit.graphs.packages import graph_package
+
+LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+"""The optimisation levels, weakest first, with ONNX Runtime's names.
+
+none: the graph as it is. basic: constants are folded and redundant nodes removed, in ONNX's own operators. extended: nodes are
+fused into operators of ONNX Runtime. all: also the layout of tensors is changed for the processor.
+"""
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+"""The devices that a graph can run on, with the name of ONNX Runtime's execution provider."""
+
+
+REASON = 240
+"""How much of the end of ONNX Runtime's message is shown; its beginning is a signature in C++."""
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How a graph runs.
+
+    level: a key of `LEVELS`. threads: threads of one operation; all cores if None. provider: a key of `PROVIDERS`; "tensorrt"
+    gives TensorRT the nodes that it can run, and CUDA the others. optimised: also write the optimised graph to this file.
+    profile: the beginning of the name of a file in which every kernel is written. A profiled session does not
+    pack weights, because the profiler does not see packed weights.
+    """
+
+    level: str = "all"
+    threads: int | None = None
+    provider: str = "cpu"
+    optimised: Path | None = None
+    profile: Path | None = None
+
+
+def missing_provider(provider: str) -> str:
+    """Why a provider cannot be used here, as a sentence that begins with "not measured here"; "" if it can be used.
+
+    Raises `InvalidRequest` for an unknown provider.
+    """
+    if provider not in PROVIDERS:
+        raise InvalidRequest(f"provider is {provider!r}; {', '.join(PROVIDERS)} are accepted")
+    found = graph_package("onnxruntime").get_available_providers()
+    if PROVIDERS[provider] in found:
+        return ""
+    return (
+        f"not measured here: this ONNX Runtime has no {PROVIDERS[provider]}; on a machine with a GPU, the package "
+        "onnxruntime-gpu has it"
+    )
+
+
+def open_session(path: Path, settings: SessionSettings | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` for a graph; its weights are mapped or read by ONNX Runtime.
+
+    Raises `InvalidRequest` for an unknown level, `NotAvailable` for a missing package or provider, and `CheckpointError` if the
+    file is missing, is not ONNX, or cannot be loaded; the message has ONNX Runtime's reason.
+    """
+    chosen = settings or SessionSettings()
+    if chosen.level not in LEVELS:
+        raise InvalidRequest(f"level is {chosen.level!r}; {', '.join(LEVELS)} are accepted")
+    ort = graph_package("onnxruntime")
+    if why := missing_provider(chosen.provider):
+        raise NotAvailable(why)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: a warning goes to stderr, past Python
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[chosen.level])
+    if chosen.threads is not None:
+        options.intra_op_num_threads = chosen.threads
+    if chosen.optimised is not None:
+        options.optimized_model_filepath = str(chosen.optimised)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{chosen.optimised.name}.data"
+        )
+    if chosen.profile is not None:
+        options.enable_profiling = True
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.profile_file_prefix = str(chosen.profile)
+    order = {"cpu": ["cpu"], "cuda": ["cuda", "cpu"], "tensorrt": ["tensorrt", "cuda", "cpu"]}[chosen.provider]
+    try:
+        return ort.InferenceSession(str(path), options, providers=[PROVIDERS[name] for name in order])
+    except Exception as error:  # ONNX Runtime's own exceptions
+        raise CheckpointError(_refusal(path, error)) from error
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """One sentence: the graph, its operator set, ONNX Runtime's reason, and what to do."""
+    from labkit.graphs.exported import opset_of, read_graph
+
+    opset = opset_of(read_graph(path))  # raises for a file that is missing or is not ONNX
+    reason = " ".join(str(error).split())[-REASON:]
+    version = graph_package("onnxruntime").__version__
+    return (
+        f"{path}: ONNX Runtime {version} cannot load this graph of operator set {opset} (... {reason}); export the model again "
+        "with labkit export, which writes an operator set that ONNX Runtime knows"
+    )

@@ -1,0 +1,77 @@
+"""The names, dtypes and shapes of the inputs and outputs of each exported part. Knows no torch and no ONNX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labkit.config import GPTJConfig
+
+FLOATS = {"fp32": "float32", "fp16": "float16"}
+"""The precisions of an export, and numpy's name of the dtype of its floating-point tensors."""
+
+Size = int | str
+
+
+@dataclass(frozen=True)
+class GraphTensor:
+    """An input or an output of a graph: its name, numpy's name of its dtype, and its shape. A varying size has a name."""
+
+    name: str
+    dtype: str
+    shape: tuple[Size, ...]
+
+
+@dataclass(frozen=True)
+class PartTensors:
+    """All inputs and outputs of a part, in the order of the graph."""
+
+    inputs: tuple[GraphTensor, ...]
+    outputs: tuple[GraphTensor, ...]
+
+    @property
+    def enters(self) -> GraphTensor:
+        """What comes from the client or from the part before: token ids, or the hidden state."""
+        return self.inputs[0]
+
+    @property
+    def leaves(self) -> GraphTensor:
+        """What goes to the next part or to the client: the hidden state, or logits."""
+        return self.outputs[0]
+
+    @property
+    def past(self) -> tuple[GraphTensor, ...]:
+        """The cache before the step: key and value of each layer."""
+        return self.inputs[1:]
+
+    @property
+    def present(self) -> tuple[GraphTensor, ...]:
+        """The cache after the step, in the order of `past`."""
+        return self.outputs[1:]
+
+
+def seam(part: int) -> str:
+    """The name of the hidden state that enters part number `part`; the part before it has an output with this name."""
+    return f"hidden_{part}"
+
+
+def part_tensors(config: GPTJConfig, precision: str, stage: int, stages: int, layers: range) -> PartTensors:
+    """The inputs and outputs of part `stage` of `stages`, which holds `layers`.
+
+    The first part takes `input_ids` `[batch, tokens]` int64. Each other part takes the hidden state `hidden_K` `[batch, tokens,
+    hidden_size]`: attention and MLP of a GPT-J block read the same input and are added to the same residual, so between
+    two blocks nothing else exists. The last part returns `logits` `[batch, vocab_size]` after the last token. Each part also
+    takes `past_key_values.N.key` and `.value` `[batch, num_heads, past, head_dim]` of its layers, and returns `present.N.key`
+    and `.value`, which are longer by the new tokens. The names of the cache are those of Hugging Face's exporter.
+    """
+    real = FLOATS[precision]
+    hidden: tuple[Size, ...] = ("batch", "tokens", config.hidden_size)
+    enters = GraphTensor(seam(stage), real, hidden) if stage else GraphTensor("input_ids", "int64", ("batch", "tokens"))
+    last = stage == stages - 1
+    leaves = GraphTensor("logits", real, ("batch", config.vocab_size)) if last else GraphTensor(seam(stage + 1), real, hidden)
+
+    def cache(form: str, length: str) -> tuple[GraphTensor, ...]:
+        shape: tuple[Size, ...] = ("batch", config.num_heads, length, config.head_dim)
+        names = (f"{form}.{layer}.{what}" for layer in layers for what in ("key", "value"))
+        return tuple(GraphTensor(name, real, shape) for name in names)
+
+    return PartTensors((enters, *cache("past_key_values", "past")), (leaves, *cache("present", "past_and_tokens")))
