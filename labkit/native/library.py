@@ -18,7 +18,6 @@ from torch import Tensor
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.forked import is_forked_child
 from labkit.host_cores import cores_at_start
-from labkit.native.build import interface
 from labkit.torch_state import torch_threads
 
 FILE_NAME = "_native.so"
@@ -142,6 +141,8 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """The library and an empty string, or None and the reason why it is not loaded."""
+    from labkit.native.build import interface  # here, so that `python -m labkit.native.build` imports it once
+
     if os.environ.get(OFF) == "0":
         return None, f"{OFF}=0 is set"
     path = Path(__file__).with_name(FILE_NAME)

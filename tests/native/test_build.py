@@ -77,7 +77,7 @@ def test_a_compiler_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: py
 def test_a_library_that_was_built_from_another_interface_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     if not native.available():
         pytest.skip(f"not measured here: {native.why_not()}")
-    monkeypatch.setattr(library, "interface", lambda: "0123456789abcdef")
+    monkeypatch.setattr(build, "interface", lambda: "0123456789abcdef")
     found, reason = library._load.__wrapped__()
     assert found is None
     assert reason == "it was built from other sources; run `python -m labkit.native.build` to build it again"
