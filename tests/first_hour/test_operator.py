@@ -12,7 +12,7 @@ import pytest
 
 from labkit.serving.server.install import find_server
 from tests.first_hour.conftest import Course
-from tests.first_hour.machine import Machine, end
+from tests.first_hour.machine import NO_NETWORK_OF_ITS_OWN, Machine, end, loopback_alone
 from tests.first_hour.pages import ROOT, block
 from tests.patience import wait_for
 
@@ -24,15 +24,18 @@ SERVE, CURL = block(PAGE, "labkit serve").splitlines()
 
 
 @pytest.fixture(scope="module")
-def machine(course: Course, tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    """A folder with spaces and the environment of the tests, on the network of the copy, which has free ports.
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A folder with spaces and the environment of the tests, on a network with free ports.
 
-    The copy itself lies in a folder that the server cannot read.
+    The copy of the course lies in a folder that the server cannot read.
     """
-    folder = tmp_path_factory.mktemp("an operator") / "a folder with spaces"
+    folder, home = tmp_path_factory.mktemp("operator") / "a folder with spaces", tmp_path_factory.mktemp("home")
     folder.mkdir()
     (folder / ".venv").symlink_to(sys.prefix)
-    return Machine(folder, course.machine.home, course.machine.before)
+    with loopback_alone() as before:
+        if not before:
+            pytest.skip(NO_NETWORK_OF_ITS_OWN)
+        yield Machine(folder, home, before)
 
 
 def test_a_folder_that_the_server_cannot_read_is_named(course: Course) -> None:

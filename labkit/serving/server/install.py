@@ -83,7 +83,7 @@ def need_server() -> ServerProgram:
     Raises `NotAvailable` with the command that installs a server, or if labkit lies in a folder whose path has letters outside
     ASCII: the Python in Triton's backend starts in the locale C, whatever the environment says, and cannot import from there.
     """
-    for path in (Path(__file__).resolve(), Path(sys.prefix).resolve()):
+    for path in (Path(__file__).resolve().parents[2], Path(sys.prefix).resolve()):
         if not str(path).isascii():
             raise NotAvailable(
                 f"Triton Inference Server cannot read {path}, because its path has letters outside ASCII; move the course to a "
