@@ -13,6 +13,7 @@ import pytest
 from tests.first_hour.machine import (
     DOWNLOADS_NOTHING,
     NO_COMPILER,
+    NO_NETWORK_OF_ITS_OWN,
     Machine,
     copy_repository,
     loopback_alone,
@@ -41,7 +42,7 @@ def course() -> Iterator[Course]:
     try:
         with loopback_alone() as before:
             if not before:
-                pytest.skip("not measured here: no network of its own can be made (unshare, nsenter and ip)")
+                pytest.skip(NO_NETWORK_OF_ITS_OWN)
             place, home = folder / "Kurs für Łukasz", folder / "home"
             copy_repository(place)
             home.mkdir()

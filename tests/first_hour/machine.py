@@ -88,6 +88,9 @@ def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) 
         process.wait()
 
 
+NO_NETWORK_OF_ITS_OWN = "not measured here: no network of its own can be made (unshare, nsenter and ip)"
+
+
 # The network ----------------------------------------------------------------------------------------------------------
 @contextmanager
 def loopback_alone() -> Iterator[tuple[str, ...]]:

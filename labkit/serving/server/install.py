@@ -78,7 +78,17 @@ def install_server(progress: Progress = lambda words: None) -> ServerProgram:
 
 
 def need_server() -> ServerProgram:
-    """The server that `find_server` finds. Raises `NotAvailable` with the command that installs a server."""
+    """The server that `find_server` finds.
+
+    Raises `NotAvailable` with the command that installs a server, or if labkit lies in a folder whose path has letters outside
+    ASCII: the Python in Triton's backend starts in the locale C, whatever the environment says, and cannot import from there.
+    """
+    for path in (Path(__file__).resolve().parents[2], Path(sys.prefix).resolve()):
+        if not str(path).isascii():
+            raise NotAvailable(
+                f"Triton Inference Server cannot read {path}, because its path has letters outside ASCII; move the course to a "
+                "folder without them (spaces do no harm), then run `make env` there"
+            )
     found = find_server()
     if found is None:
         raise NotAvailable(
@@ -160,7 +170,6 @@ def _installed(place: Path) -> ServerProgram:
         environment={
             "PATH": os.pathsep.join([str(place / "overlay/bin"), os.environ.get("PATH", "")]),
             "LD_LIBRARY_PATH": os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(os.pathsep),
-            "LC_ALL": "C.UTF-8",  # in the locale C, the Python of the models cannot read a path with letters outside ASCII
         },
     )
 
