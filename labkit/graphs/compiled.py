@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,9 @@ def examine(model: PlainGPTJ, *, batch: int = 1, past: int = 64) -> Compiled:
     metrics.reset()
     step = compiled_step(model)
     seconds = []
-    with torch.compiler.config.patch(force_disable_caches=True):  # an earlier process may have compiled the same graph
+    config: Any = torch.compiler.config
+    # An earlier process may have compiled the same graph. torch warns that a cache is off.
+    with warnings.catch_warnings(action="ignore"), config.patch(force_disable_caches=True):
         for _ in range(2):
             before = time.perf_counter()
             step(token, cache)

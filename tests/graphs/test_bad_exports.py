@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -178,6 +179,6 @@ def test_a_missing_package_is_named_with_its_extra(package: str, monkeypatch: py
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(packages.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(NotAvailable, match=f"the package {package} is not installed; labkit's extra 'graphs' installs it"):
         packages.graph_package(package)

@@ -149,7 +149,8 @@ def test_torch_compile_is_examined(source: Path) -> None:
 def test_levels_are_drawn(levels: list[LevelFound]) -> None:
     figure = levels_plot(levels, "a caption")
     kernels, moved = figure.axes
-    assert [bar.get_width() for bar in kernels.patches] == [level.work.kernels for level in levels]
-    total = sum(bar.get_width() for bar in moved.patches)
+    bars: list[list[Any]] = [list(kernels.patches), list(moved.patches)]
+    assert [bar.get_width() for bar in bars[0]] == [level.work.kernels for level in levels]
+    total = sum(bar.get_width() for bar in bars[1])
     assert total == pytest.approx(sum(level.work.moved_bytes for level in levels) / 1e6)
     assert [text.get_text() for text in kernels.get_yticklabels()] == list(LEVELS)
