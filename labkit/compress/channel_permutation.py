@@ -145,7 +145,7 @@ def _rate_pairs(ordered: Tensor, first: Tensor, second: Tensor, wanted: Tensor, 
     """The gain of the best division of each wanted pair of stripes, and which of `_FOURS` it is."""
     stripes = ordered.view(-1, GROUP, ordered.shape[1])
     step = max(CHUNK_NUMBERS // (2 * len(_PAIRS) * ordered.shape[1]), 1)
-    for part in wanted.split(step):
+    for part in torch.split(wanted, step):
         eight = torch.cat((stripes[first[part]], stripes[second[part]]), 1)  # [pairs, 8, out]
         left, right = (torch.tensor([pair[side] for pair in _PAIRS], dtype=torch.int64, device="cpu") for side in (0, 1))
         high, low = torch.maximum(eight[:, left], eight[:, right]), torch.minimum(eight[:, left], eight[:, right])

@@ -96,7 +96,7 @@ def search_orders(checkpoint: Checkpoint, options: SearchOptions, progress: Prog
 
     for layer in range(config.num_layers):
         progress(layer, steps, f"channel permutation of block {layer}")
-        heads = read(layer, "attn.out_proj").split(config.head_dim, dim=1)
+        heads = torch.split(read(layer, "attn.out_proj"), config.head_dim, dim=1)
         found = [search_permutation(each, options) + index * config.head_dim for index, each in enumerate(heads)]
         values.append(torch.cat(found))
         neurons.append(search_permutation(read(layer, "mlp.fc_out"), options))

@@ -38,7 +38,7 @@ def head_scores(block: Block) -> Tensor:
     heads, dim = block.config.num_heads, block.config.head_dim
     value = block.tensors["attn.v_proj.weight"].view(heads, -1)
     out = block.tensors["attn.out_proj.weight"].view(-1, heads, dim)
-    return value.norm(dim=1) * out.norm(dim=(0, 2))
+    return torch.linalg.vector_norm(value, dim=1) * torch.linalg.vector_norm(out, dim=(0, 2))
 
 
 def without_heads(block: Block, heads: Sequence[int]) -> Block:
@@ -62,7 +62,8 @@ def without_heads(block: Block, heads: Sequence[int]) -> Block:
 
 def neuron_scores(block: Block) -> Tensor:
     """The norm of each MLP neuron's weights: |row of fc_in| times |column of fc_out|, `[intermediate_size]`."""
-    return block.tensors["mlp.fc_in.weight"].norm(dim=1) * block.tensors["mlp.fc_out.weight"].norm(dim=0)
+    fc_in, fc_out = block.tensors["mlp.fc_in.weight"], block.tensors["mlp.fc_out.weight"]
+    return torch.linalg.vector_norm(fc_in, dim=1) * torch.linalg.vector_norm(fc_out, dim=0)
 
 
 def with_neurons(block: Block, kept: Tensor) -> Block:
@@ -72,7 +73,7 @@ def with_neurons(block: Block, kept: Tensor) -> Block:
     `InvalidRequest` if a neuron does not exist, is named twice, or none is kept.
     """
     count = block.config.intermediate_size
-    if not len(kept) or len(kept.unique()) != len(kept) or not bool(((kept >= 0) & (kept < count)).all()):
+    if not len(kept) or len(set(kept.tolist())) != len(kept) or not bool(((kept >= 0) & (kept < count)).all()):
         raise InvalidRequest(f"the neurons to keep must be different numbers from 0 to {count - 1}, and at least one")
     tensors = dict(block.tensors)
     tensors["mlp.fc_in.weight"] = tensors["mlp.fc_in.weight"][kept].contiguous()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -40,7 +41,9 @@ def _cast(
     amax = float({"all": history.max(), "newest": history[0], "now": now, "both": torch.maximum(history.max(), now)}[past])
     scale = 1.0
     if amax or not guard:
-        whole = {"down": math.floor, "up": math.ceil, "nearest": round, "cut": int, "no": float}[scaling]
+        whole: Callable[[float], float] = {"down": math.floor, "up": math.ceil, "nearest": round, "cut": int, "no": float}[
+            scaling
+        ]
         scale = 2.0 ** whole(math.log2(most / amax))
     scaled = x * scale
     scaled = scaled.clamp(-most, most) if clip else scaled

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from labkit.bench.engines import BenchEngine
 from labkit.bench.peers.conversion_space import check_conversion_fits, checkpoint_digest
+from labkit.bits_per_weight import BITS
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.graphs import export as graph_export
@@ -22,7 +23,7 @@ from labkit.graphs.int8 import quantize_int8
 from labkit.graphs.runner import GraphModel
 from labkit.graphs.session import SessionSettings, missing_provider
 from labkit.home import home
-from labkit.precision import BITS, DTYPES
+from labkit.precision import DTYPES
 
 
 def kept_export(checkpoint: Checkpoint, precision: str) -> ExportedModel:
