@@ -38,7 +38,8 @@ def head_scores(block: Block) -> Tensor:
     heads, dim = block.config.num_heads, block.config.head_dim
     value = block.tensors["attn.v_proj.weight"].view(heads, -1)
     out = block.tensors["attn.out_proj.weight"].view(-1, heads, dim)
-    return torch.linalg.vector_norm(value, dim=1) * torch.linalg.vector_norm(out, dim=(0, 2))
+    norms: Tensor = torch.linalg.vector_norm(value, dim=1) * torch.linalg.vector_norm(out, dim=(0, 2))
+    return norms
 
 
 def without_heads(block: Block, heads: Sequence[int]) -> Block:
@@ -63,7 +64,8 @@ def without_heads(block: Block, heads: Sequence[int]) -> Block:
 def neuron_scores(block: Block) -> Tensor:
     """The norm of each MLP neuron's weights: |row of fc_in| times |column of fc_out|, `[intermediate_size]`."""
     fc_in, fc_out = block.tensors["mlp.fc_in.weight"], block.tensors["mlp.fc_out.weight"]
-    return torch.linalg.vector_norm(fc_in, dim=1) * torch.linalg.vector_norm(fc_out, dim=0)
+    norms: Tensor = torch.linalg.vector_norm(fc_in, dim=1) * torch.linalg.vector_norm(fc_out, dim=0)
+    return norms
 
 
 def with_neurons(block: Block, kept: Tensor) -> Block:

@@ -19,6 +19,16 @@ def fp8_cast(x: Tensor, history: Tensor, dtype: torch.dtype) -> tuple[Tensor, fl
     return _cast(x, history, dtype)
 
 
+WHOLE: dict[str, Callable[[float], float]] = {
+    "down": math.floor,
+    "up": math.ceil,
+    "nearest": round,
+    "cut": int,
+    "no": float,
+}
+"""Ways to make an exponent whole."""
+
+
 def _cast(
     x: Tensor,
     history: Tensor,
@@ -41,10 +51,7 @@ def _cast(
     amax = float({"all": history.max(), "newest": history[0], "now": now, "both": torch.maximum(history.max(), now)}[past])
     scale = 1.0
     if amax or not guard:
-        whole: Callable[[float], float] = {"down": math.floor, "up": math.ceil, "nearest": round, "cut": int, "no": float}[
-            scaling
-        ]
-        scale = 2.0 ** whole(math.log2(most / amax))
+        scale = 2.0 ** WHOLE[scaling](math.log2(most / amax))
     scaled = x * scale
     scaled = scaled.clamp(-most, most) if clip else scaled
     values = scaled.to(dtype).float() / (scale if back else 1.0)
