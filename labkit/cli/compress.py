@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labkit.cli.output import JsonOption, SeedOption, print_json, say
+from labkit.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from labkit.compress import CalibrationText
+
+DISTILL = "distill"
+SHOWN = 20
+"""The progress of a training is printed after every so many steps."""
 
 
 def compress(
@@ -19,8 +24,8 @@ def compress(
     method: Annotated[
         str,
         typer.Option(
-            help="intN-rtn, -mse, -awq, -gptq, -qat (N: 8, 4, 3, 2), int1, mixed; w8a8, fp8, or these with -smoothquant; "
-            "2:4-magnitude, -wanda, -sparsegpt, then -recovered, then +int8 or +int4."
+            help="intN-rtn, -mse, -awq, -gptq, -qat (N: 8, 4, 3, 2), int1, mixed; w8a8, fp8, -smoothquant after these; "
+            "2:4-magnitude, -wanda, -sparsegpt, then -recovered, then +int8 or +int4; distill."
         ),
     ],
     group_size: Annotated[
@@ -61,10 +66,16 @@ def compress(
     ] = None,
     bits: Annotated[float | None, typer.Option(help="mixed: bits per weight on average, with scales, such as 4.5.")] = None,
     steps: Annotated[
-        int | None, typer.Option(help="qat, 2:4-...-recovered: the number of training steps; 96 and 300 if left out.")
+        int | None,
+        typer.Option(help="qat, 2:4-...-recovered, distill: the number of training steps; 96, 300 or 600 if left out."),
     ] = None,
     permute: Annotated[
         bool | None, typer.Option("--permute", help="2:4: search an order of the channels that keeps more magnitude.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(help="distill: the number of layers of the student.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="distill: the time for the training instead of --steps.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="distill: how much the teacher's predictions are softened; 2 if left out.")
     ] = None,
     quality: Annotated[
         bool, typer.Option("--quality", help="Compare the result with MODEL in fp32, on held-out text.")
@@ -74,7 +85,7 @@ def compress(
 ) -> None:
     """Quantize or prune a model's weights: round to nearest (rtn), with searched scales (mse), activation-aware (awq),
     error-compensating (gptq), trained to be rounded (qat). `mixed` gives each matrix the bits
-    that its sensitivity asks for (`labkit sensitivity`), and rounds by gptq.
+    that its sensitivity asks for (`labkit sensitivity`), and rounds by gptq. `distill` trains a student with fewer layers.
 
     w8a8 and fp8 round the activations as well. 2:4 keeps two of every four weights, the largest (magnitude), those that matter
     most for the outputs (wanda), or with an update of what is kept (sparsegpt); -recovered trains what is kept. The head is
@@ -88,6 +99,24 @@ def compress(
     from labkit.compress import CalibrationText, recipe_named
     from labkit.compress import compress as run
 
+    if method == DISTILL:
+        given = {"windows": windows, "window": window, "steps": steps, "minutes": minutes, "temperature": temperature}
+        others = {
+            "--group-size": group_size,
+            "--asymmetric": asymmetric,
+            "--activations": activations,
+            "--calibrator": calibrator,
+            "--weight-scales": weight_scales,
+            "--alpha": alpha,
+            "--damping": damping,
+            "--activation-order": activation_order,
+            "--bits": bits,
+        }
+        _distill(source, out, layers, given, others, calibration, quality=quality, seed=seed, json=json)
+        return
+    for option, value in (("--layers", layers), ("--minutes", minutes), ("--temperature", temperature)):
+        if value is not None:
+            raise InvalidRequest(f"{option} is {value}, but method {method} trains no student; leave it out, or use distill")
     chosen = recipe_named(
         method,
         group_size=group_size,
@@ -127,6 +156,53 @@ def compress(
         print_json({"path": str(result.path), **sizes, "bits_per_weight": result.bits_per_weight, "quality": measured})
     else:
         print(result.path)
+
+
+def _distill(
+    source: str,
+    out: Path,
+    layers: int | None,
+    given: dict[str, Any],
+    others: dict[str, Any],
+    calibration: Path | None,
+    *,
+    quality: bool,
+    seed: int,
+    json: bool,
+) -> None:
+    from labkit.compress import CalibrationText
+    from labkit.compress.distill import DistillOptions, distill
+
+    if wrong := [option for option, value in others.items() if value is not None]:
+        raise InvalidRequest(f"{wrong[0]} is not an option of distill, which quantizes nothing; leave it out")
+    if layers is None:
+        raise InvalidRequest("distill needs the number of layers of the student; give --layers, for example --layers 4")
+    options = DistillOptions(layers, **{name: value for name, value in given.items() if value is not None})
+    text = CalibrationText.read(calibration)
+    _check_apart(text)
+    try:
+        result = distill(source, out, options, calibration=text, seed=seed, progress=_training_progress)
+    except KeyboardInterrupt:
+        say("stopped; the training's state is kept, and the same command goes on with it")
+        raise
+    share = result.parameters / result.teacher_parameters
+    say(
+        f"the student has {result.parameters / 1e6:,.1f} million parameters, {share:.0%} of the teacher's "
+        f"{result.teacher_parameters / 1e6:,.1f} million; {result.steps} steps"
+    )
+    measured = _quality(source, out, seed) if quality else None
+    if json:
+        sizes = {"teacher_parameters": result.teacher_parameters, "parameters": result.parameters}
+        training = {"steps": result.steps, "seconds": result.seconds, "loss": result.loss}
+        print_json({"path": str(result.path), **sizes, **training, "quality": measured})
+    else:
+        print(result.path)
+
+
+def _training_progress(done: int, total: int, name: str) -> None:
+    """Print every twentieth step, and the first ones."""
+    if done % SHOWN == 0 or done < 3:
+        say(f"[{done}/{total or '?'}] {name}")
 
 
 def _check_apart(text: CalibrationText) -> None:

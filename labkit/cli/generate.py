@@ -9,6 +9,7 @@ import typer
 
 from labkit.cli.output import DeviceOption, JsonOption, KVCacheOption, ModelOption, PrecisionOption, SeedOption, print_json, say
 from labkit.cli.sampling_options import as_arguments, with_sampling_options
+from labkit.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from labkit.engine import Completion, Engine, SamplingParams
@@ -29,6 +30,10 @@ def generate(
         int, typer.Option(help="The number of ranks that share each layer; they run on the CPU unless --device is cuda.")
     ] = 1,
     pipeline_parallel: Annotated[int, typer.Option(help="The number of pipeline stages; each stage has its own ranks.")] = 1,
+    draft: Annotated[
+        str | None,
+        typer.Option(help="A smaller model with the same tokenizer that guesses tokens: the same text, often in less time."),
+    ] = None,
     **sampling: Any,
 ) -> None:
     """Continue each prompt. The text of a single prompt is printed token by token as it is generated.
@@ -39,11 +44,18 @@ def generate(
 
     params = SamplingParams(seed=seed, **as_arguments(sampling))
     if (tensor_parallel, pipeline_parallel) == (1, 1):
-        engine = load(model, device=device, dtype=precision, seed=seed, kv_cache_dtype=kv_cache_dtype)
+        engine = load(model, device=device, dtype=precision, seed=seed, draft=draft, kv_cache_dtype=kv_cache_dtype)
+    elif draft is not None:
+        raise InvalidRequest(
+            f"--draft {draft} with {tensor_parallel * pipeline_parallel} ranks; a draft model is accepted in one process, so "
+            "leave out --draft, or --tensor-parallel and --pipeline-parallel"
+        )
     else:
         engine = _load_parallel(model, device, precision, seed, tensor_parallel, pipeline_parallel, kv_cache_dtype)
     with engine:
-        _generate(engine, prompts, params, json=json)
+        _generate(engine, prompts, params, json=json, drafts=draft is not None)
+        if draft is not None:
+            say(f"[{_acceptance(engine)}]")
 
 
 def _load_parallel(
@@ -55,13 +67,24 @@ def _load_parallel(
     return load_parallel(model, layout, device=device, dtype=precision, seed=seed, kv_cache_dtype=kv_cache_dtype)
 
 
-def _generate(engine: Engine, prompts: list[str], params: SamplingParams, *, json: bool) -> None:
+def _acceptance(engine: Engine) -> str:
+    """What the draft's guesses were worth."""
+    stats = engine.stats
+    if stats.acceptance is None:
+        return "nothing was guessed: the draft could not save time with so few tokens"
+    return f"{stats.guesses_right} of {stats.tokens_guessed} guessed tokens were right ({stats.acceptance:.0%})"
+
+
+def _generate(engine: Engine, prompts: list[str], params: SamplingParams, *, json: bool, drafts: bool) -> None:
     if len(prompts) == 1 and params.num_samples == 1 and params.logprobs is None and not json:
         _stream(engine, prompts[0], params)
         return
     outputs = engine.generate(prompts, params)
     if json:
-        print_json({"outputs": [_row(c, o.prompt, n) for o in outputs for n, c in enumerate(o.completions)]})
+        found: dict[str, Any] = {"outputs": [_row(c, o.prompt, n) for o in outputs for n, c in enumerate(o.completions)]}
+        if drafts:
+            found |= {"tokens_guessed": engine.stats.tokens_guessed, "guesses_right": engine.stats.guesses_right}
+        print_json(found)
         return
     for output in outputs:
         for completion in output.completions:

@@ -30,13 +30,20 @@ class DenseModel:
 
     def head(self, hidden: Tensor) -> Tensor:
         """The logits `[tokens, vocab_size]` from the states after the last block."""
+        return F.linear(self.normed(hidden), self.tensors["lm_head.weight"], self.tensors["lm_head.bias"])
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        """The input of the head, from the states after the last block."""
         norm = self.tensors["transformer.ln_f.weight"], self.tensors["transformer.ln_f.bias"]
-        normed = F.layer_norm(hidden, norm[0].shape, *norm, self.config.layer_norm_epsilon)
-        return F.linear(normed, self.tensors["lm_head.weight"], self.tensors["lm_head.bias"])
+        return F.layer_norm(hidden, norm[0].shape, *norm, self.config.layer_norm_epsilon)
 
     def logits(self, ids: Sequence[int], replaced: Mapping[str, Tensor] | None = None) -> Tensor:
         """The logits after every token of one window."""
-        hidden = self.embedded(ids)
+        return self.head(self.states(ids, replaced)[-1])
+
+    def states(self, ids: Sequence[int], replaced: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+        """The states after every block, each `[tokens, hidden_size]`, for one window."""
+        found = [self.embedded(ids)]
         for layer in range(self.config.num_layers):
-            hidden = self.block(layer, replaced).forward(hidden)
-        return self.head(hidden)
+            found.append(self.block(layer, replaced).forward(found[-1]))
+        return found[1:]

@@ -32,12 +32,14 @@ def num_slots_for(
     cache_bytes: int | None = None,
     part: Part = WHOLE,
     quantized: bool = False,
+    extra_slot_bytes: int = 0,
 ) -> int:
     """How many tokens the cache holds: `num_slots`, or as many as fit into `cache_bytes` or the free memory of `device`.
 
     The cache needs one more slot, for padding. A number that follows from the free memory is never larger than what
     `max_batch_size` sequences of full length need. part: the part of the model that `device` holds. quantized: whether the
-    cache holds 8-bit numbers (`QuantizedKVCache`).
+    cache holds 8-bit numbers (`QuantizedKVCache`). extra_slot_bytes: what a token takes in the cache of a draft model, which
+    must fit, too; a size that was asked for counts the model's own cache alone.
 
     Raises `InvalidRequest` if fewer than one slot is asked for, and `InsufficientResources` if no slot fits, or if fewer slots
     fit than were asked for.
@@ -46,7 +48,8 @@ def num_slots_for(
     free = free_bytes(device)
     asked = asked_slots(config, device, dtype, num_slots=num_slots, cache_bytes=cache_bytes, part=part, quantized=quantized)
     workspace = workspace_bytes(config, dtype, max_batch_size, max_step_tokens)
-    fits = int((free - workspace) * (GPU_SHARE if device.type == "cuda" else CPU_SHARE)) // slot - 1
+    fits = int((free - workspace) * (GPU_SHARE if device.type == "cuda" else CPU_SHARE))
+    fits = fits // (slot + extra_slot_bytes) - 1
     if asked is None and fits < 1:
         raise InsufficientResources(
             f"{free / 1e9:.2f} GB are free on {device}, and a step needs {workspace / 1e9:.2f} GB of them, so the keys and "

@@ -19,7 +19,8 @@ from torch import Tensor
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
 from labkit.engine.async_steps import AsyncSteps, stream_of
-from labkit.engine.capacity import asked_slots, num_slots_for
+from labkit.engine.capacity import asked_slots, num_slots_for, slot_bytes
+from labkit.engine.draft import Draft, check_draft
 from labkit.engine.engine_options import EngineOptions, checked_options
 from labkit.engine.engine_stats import EngineStats
 from labkit.engine.intake import Inbox, Request, RequestIntake
@@ -65,8 +66,10 @@ class Engine:
     cache in tokens or in bytes; by default the cache is as large as memory allows (`capacity`). The cache is made with the
     first request. max_mixed_prefill: the most prompt tokens in a step in which other sequences decode; by default the same
     limit as for other steps. cuda_graphs: on a GPU, replay decode steps and short prefills from graphs. kv_cache_dtype: "int8"
-    or "fp8" keeps the cache in 8 bits, on the CPU; by default it has the dtype of the model. forward: the object that runs the
-    model; by default the fastest object for this process. `close` also closes it.
+    or "fp8" keeps the cache in 8 bits, on the CPU; by default it has the dtype of the model. draft: a smaller model with the
+    same vocabulary that guesses tokens, which the model then checks, several in one pass. Every request gets the same tokens as
+    without a draft, and the engine guesses only as long as this saves time. forward: the object that runs the model; by default
+    the fastest object for this process. `close` also closes it.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Engine:
         max_mixed_prefill: int | None = None,
         cuda_graphs: bool = True,
         kv_cache_dtype: str | None = None,
+        draft: GPTJ | None = None,
         forward: Forward | None = None,
     ) -> None:
         given: EngineOptions = {
@@ -109,7 +113,12 @@ class Engine:
             "quantized": self._kv_cache_dtype is not None,
         }
         asked_slots(model.config, model.device, model.dtype, **self._size, part=model.part)
-        self._forward = forward or fastest_forward(model, padding_slot=PADDING_SLOT if options["cuda_graphs"] else None)
+        self._padding_slot = PADDING_SLOT if options["cuda_graphs"] else None
+        self._forward = forward or fastest_forward(model, padding_slot=self._padding_slot)
+        if draft is not None:
+            check_draft(draft, model, self._forward)
+        self._draft_model = draft
+        self._draft: Draft | None = None
         self._intake = RequestIntake(model.config, tokenizer, self.max_batch_size, self._check)
         self._loop: StepLoop | None = None
         self._closed = False
@@ -259,6 +268,8 @@ class Engine:
             self._withdraw(list(dict.fromkeys(self._running.values())))
             if self._loop is not None:
                 self._loop.drop_cache()
+            if self._draft is not None:
+                self._draft.close()
             self._forward.close()
 
     def __enter__(self) -> Engine:
@@ -430,12 +441,27 @@ class Engine:
                     max_step_tokens=self.max_step_tokens,
                     **self._size,
                     part=self.model.part,
+                    extra_slot_bytes=self._draft_slot_bytes(),
                 )
                 pool = SlotPool(slots, prefix_reuse=self._prefix_reuse)
                 scheduler = Scheduler(pool, self.max_batch_size, self.max_step_tokens, self._max_mixed_prefill)
                 with gradients_restored(), undisturbed():
-                    self._loop = StepLoop(self.model, scheduler, self._kv_cache_dtype)
+                    if self._draft_model is not None:
+                        self._draft = Draft(
+                            self._draft_model,
+                            self.model,
+                            rows=self.max_batch_size,
+                            num_slots=slots,
+                            max_step_tokens=self.max_step_tokens,
+                            padding_slot=self._padding_slot,
+                        )
+                    self._loop = StepLoop(self.model, scheduler, self._kv_cache_dtype, self._draft)
             return self._loop
+
+    def _draft_slot_bytes(self) -> int:
+        """Bytes of one token in the cache of the draft model."""
+        model = self._draft_model
+        return 0 if model is None else slot_bytes(model.config, model.device, model.dtype)
 
 
 def _outputs(requests: list[Request]) -> list[RequestOutput]:

@@ -11,9 +11,9 @@ class EngineStats:
 
     tokens_computed: tokens that went through the model; the tokens of a preempted sequence count again. tokens_reused: prompt
     tokens whose keys and values were already in the cache. preemptions: how often a running sequence gave up its slots.
-    tokens_guessed: tokens that speculation proposed. guesses_right: the proposed tokens that were accepted. running, waiting:
-    how many sequences run, and how many wait. num_slots: slots of the cache. free_slots: slots that no sequence holds.
-    prefix_slots: the free slots that keep a prefix until they are needed.
+    tokens_guessed: tokens that speculation or a draft model proposed. guesses_right: the proposed tokens that were accepted.
+    running, waiting: how many sequences run, and how many wait. num_slots: slots of the cache. free_slots: slots that no
+    sequence holds. prefix_slots: the free slots that keep a prefix until they are needed.
     """
 
     tokens_computed: int
@@ -26,3 +26,11 @@ class EngineStats:
     num_slots: int
     free_slots: int
     prefix_slots: int
+
+    @property
+    def acceptance(self) -> float | None:
+        """The share of the proposed tokens that were accepted; None if none were proposed.
+
+        After a wrong token, the other tokens of the same proposal count as not accepted.
+        """
+        return self.guesses_right / self.tokens_guessed if self.tokens_guessed else None

@@ -30,6 +30,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
+    draft: str | Path | None = None,
     **options: Unpack[EngineOptions],
 ) -> Engine:
     """Load a model by name, directory or `config.json` and return the engine that runs it.
@@ -38,8 +39,9 @@ def load(
     "fp16", "sparse24", "int8", "w8a8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on the CPU. seed: the
     seed of synthetic weights. A directory that `labkit compress` or another quantizer has written keeps its integers if labkit has
     kernels for them. Weights are read one tensor at a time into their final place, so memory never holds a second copy of the
-    model.
-    options: the options of `Engine` (`max_batch_size`, `num_slots`, ...).
+    model. draft: the name or directory of a smaller model with the same tokenizer, which guesses tokens that the model checks
+    (speculative decoding): the same tokens in less time if the two often agree. It is loaded in the same precision, unless it
+    stores integers. options: the options of `Engine` (`max_batch_size`, `num_slots`, ...).
 
     A text ends at any token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings of a
     `generation_config.json` (temperature, top_k, beams, ...) are not used, and a warning names them: `SamplingParams` has the
@@ -60,7 +62,36 @@ def load(
     chosen = precision_for(checkpoint, dtype, target)
     check_memory(checkpoint, target, chosen)
     tokenizer = tokenizer_of(checkpoint)  # read before the weights, because the tokenizer may not fit the model
-    return Engine(read_model(checkpoint, chosen, target), tokenizer, **options)
+    guesser = None if draft is None else _open_draft(draft, checkpoint, tokenizer, seed)
+    model = read_model(checkpoint, chosen, target)
+    if guesser is None or draft is None:
+        return Engine(model, tokenizer, **options)
+    precision = precision_for(guesser, None if is_quantized(draft) else dtype, target)
+    check_memory(guesser, target, precision)
+    return Engine(model, tokenizer, draft=read_model(guesser, precision, target), **options)
+
+
+def _open_draft(draft: str | Path, target: Checkpoint, tokenizer: Tokenizer | None, seed: int) -> Checkpoint:
+    """The checkpoint of a draft model. Raises `InvalidRequest` if its tokens have other meanings than those of the target."""
+    if not isinstance(draft, str | os.PathLike):
+        raise InvalidRequest(
+            f"draft is {argument_forms.shown(draft)}; a model's name, a directory or a config.json is accepted"
+        )
+    checkpoint = open_checkpoint(draft, seed=seed)
+    own, size = tokenizer_of(checkpoint), target.config.vocab_size
+    if checkpoint.config.vocab_size != size:
+        raise InvalidRequest(
+            f"the draft {checkpoint.name} has a vocabulary of {checkpoint.config.vocab_size} tokens and {target.name} one of "
+            f"{size}; give a draft with the same tokenizer, such as a student that `labkit compress --method distill` made"
+        )
+    if own is not None and tokenizer is not None:
+        differs = (token for token in range(size) if own.token_bytes(token) != tokenizer.token_bytes(token))
+        if (token := next(differs, None)) is not None:
+            raise InvalidRequest(
+                f"token {token} is {own.token_bytes(token)!r} in the draft {checkpoint.name} and "
+                f"{tokenizer.token_bytes(token)!r} in {target.name}; give a draft with the same tokenizer"
+            )
+    return checkpoint
 
 
 def check_options(options: EngineOptions) -> None:

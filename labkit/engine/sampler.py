@@ -170,6 +170,16 @@ class Sampler:
         return found
 
     @torch.inference_mode()
+    def guess(self, logits: Tensor, rows: SequenceOf[int], ahead: int) -> Tensor:
+        """The tokens that the sequences in `rows` would get from these logits, `ahead` tokens after their next one.
+
+        logits: `[n, vocab_size]`, for example those of a draft model. The same random numbers are used that `sample` uses there
+        later. Returns `[n]` int64 on the device; no row changes. What the tokens before do to penalties and bans is not known
+        yet and not counted.
+        """
+        return self._drawn(self.edit(logits, rows), rows, ahead).clamp_(0, self._shape[1] - 1)
+
+    @torch.inference_mode()
     def edit(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         """Apply penalties and bans. Returns `logits` itself if no row has a penalty or a ban, otherwise a new tensor."""
         wishes = [self._wishes[row] for row in rows]
@@ -220,7 +230,7 @@ class Sampler:
             return tokens
         return tokens.where(logits.amax(dim=-1) > -math.inf, NO_TOKEN)
 
-    def _drawn(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
+    def _drawn(self, logits: Tensor, rows: SequenceOf[int], ahead: int = 0) -> Tensor:
         drawing = [line for line, row in enumerate(rows) if self._wishes[row].draws]
         if not drawing:
             return logits.argmax(dim=-1)
@@ -234,7 +244,7 @@ class Sampler:
             numbers[_TOP_P],
             counters[_SEED],
             counters[_SAMPLE],
-            counters[_POSITION],
+            counters[_POSITION] + ahead,
         )
         return drawn if len(drawing) == len(rows) else logits.argmax(dim=-1).index_copy_(0, lines, drawn)
 

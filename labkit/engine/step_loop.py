@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator
 from collections.abc import Sequence as SequenceOf
@@ -14,6 +15,7 @@ from torch import Tensor
 from labkit import ops
 from labkit.engine.batch_builder import BatchBuilder
 from labkit.engine.beams.running_searches import RunningSearches
+from labkit.engine.draft import Draft
 from labkit.engine.interrupts import held
 from labkit.engine.logprobs import logprobs, token_logprobs
 from labkit.engine.outputs import TokenEvent, TokenLogprob
@@ -37,11 +39,15 @@ SCORED_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Flight:
-    """A step that has begun: its plan, the builder of its batch, and a function that waits for its logits."""
+    """A step that has begun: its plan, the builder of its batch, and a function that waits for its logits.
+
+    decoding: whether every sequence decodes, so that the step computes no prompt.
+    """
 
     plan: Plan
     builder: BatchBuilder
     logits: Callable[[], Tensor]
+    decoding: bool
 
 
 class StepLoop:
@@ -56,9 +62,14 @@ class StepLoop:
     stays as it is until the caller cancels its request. Some exceptions go to the caller instead: any exception while an
     operation is swapped (`ops.use`), `RankFailed`, and any exception whose class is not an `Exception`, such as Ctrl-C. In
     these cases all sequences stay as they were before the step, and the next step writes the same keys and values again.
+
+    draft: guesses tokens, if there is a draft model. It is used with one step in flight.
     """
 
-    def __init__(self, model: GPTJ, scheduler: Scheduler, kv_cache_dtype: str | None = None) -> None:
+    def __init__(
+        self, model: GPTJ, scheduler: Scheduler, kv_cache_dtype: str | None = None, draft: Draft | None = None
+    ) -> None:
+        self._draft = draft
         self._model, self._kv_cache_dtype = model, kv_cache_dtype
         self._cache: KVCache | None = None
         self._operations = ops.replacements()
@@ -77,6 +88,9 @@ class StepLoop:
         self._flights: deque[Flight] = deque()
         self._sampler = Sampler(scheduler.max_batch_size, vocab_size, self._model.device)
         self._beams = RunningSearches(scheduler, self._sampler)
+        if self._draft is not None:
+            self._draft.begin_with(self._sampler)
+            scheduler.drafter = self._draft
 
     def occupy_cache(self, forward: Forward) -> None:
         """Make the cache now and take all its memory. Raises `InvalidRequest` if the cache exists already."""
@@ -90,6 +104,8 @@ class StepLoop:
         self._cache = None
         self._flights.clear()
         self._builders.clear()
+        if self._draft is not None:
+            self._draft.drop_cache()
 
     def add(self, samples: SequenceOf[Sequence]) -> None:
         """Put the samples of a prompt into the queue."""
@@ -108,7 +124,7 @@ class StepLoop:
             self.scheduler.pool.prefixes.clear()  # other functions computed these keys
         if self._cache is None:
             return
-        steps = forward.steps_in_flight
+        steps, begun, right = forward.steps_in_flight, time.perf_counter(), self.scheduler.guesses_right
         while len(self._flights) < steps:
             with held:
                 plan = self.scheduler.plan(steps, {entry for flight in self._flights for entry in flight.plan.entries})
@@ -120,7 +136,11 @@ class StepLoop:
                 yield from self._one_by_one(plan, forward, self._cache, error)
                 break  # failed sequences would be planned again until the caller cancels them, after this step
         if self._flights:
-            yield from self._end(self._flights.popleft(), forward, self._cache)
+            flight = self._flights.popleft()
+            yield from self._end(flight, forward, self._cache)
+            if self._draft is not None:
+                made = len(flight.plan.entries) + self.scheduler.guesses_right - right
+                self._draft.ended(flight.plan, flight.decoding, made, time.perf_counter() - begun)
         yield from self._beams.step(forward, self._cache)
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
@@ -140,7 +160,10 @@ class StepLoop:
             builder = BatchBuilder(self.scheduler.max_batch_size, model.config.context_length, forward.batch_device)
         plan = Plan(builder.line_up(plan.decodes), plan.chunks)
         write_prefix_prompts(plan.chunks, forward, cache)
-        return Flight(plan, builder, forward.submit(builder.build(plan), cache))
+        if self._draft is not None:
+            self._draft.writes(plan)
+        decoding = all(entry.decoding for entry in plan.entries)
+        return Flight(plan, builder, forward.submit(builder.build(plan), cache), decoding)
 
     def _end(self, flight: Flight, forward: Forward, cache: KVCache) -> Iterator[tuple[Sequence, TokenEvent]]:
         try:
@@ -231,6 +254,8 @@ class StepLoop:
         sequence = entry.sequence
         entry.computed += len(tokens) - 1  # the guesses that were right
         self.scheduler.guesses_right += len(tokens) - 1
+        if self._draft is not None and entry.guesses and not entry.speculates:
+            self._draft.length.judged(len(tokens) - 1, len(entry.guesses))
         for token, score in zip(tokens, scores, strict=True):
             first = not sequence.new_tokens and entry.scores_prompt and sequence.sample == 0
             try:

@@ -23,8 +23,9 @@ class CachedSequence:
     forks: the other samples of the prompt, which become their own sequences when the prompt is computed. decoding: only one
     token is left to compute in each step. row: the sequence's row in the sampler, which stays the same while it runs;
     fork_rows: the rows reserved for its forks. sampled: how many new tokens the sampler has seen in that row (-1: the row is
-    not set up). guesses: tokens that may follow the last token and are computed with it in this step, if the request
-    speculates. prompt_logprobs: the log-probabilities, by index, of the prompt tokens that are scored so far, if asked for.
+    not set up). guesses: tokens that may follow the last token and are computed with it in this step, if the request speculates
+    or the engine has a draft model. prompt_logprobs: the log-probabilities, by index, of the prompt tokens that are scored so
+    far, if asked for.
     """
 
     def __init__(self, sequence: Sequence, forks: SequenceOf[Sequence] = ()) -> None:
@@ -84,6 +85,11 @@ class CachedSequence:
         """The slots that the sequence refers to."""
         return self.slots[: self.num_slots]
 
+    @property
+    def room(self) -> int:
+        """How many guesses the sequence can still use: the token after them must fit, too."""
+        return self.sequence.max_new_tokens - len(self.sequence.new_tokens) - 1
+
     def column(self, position: int) -> int:
         """The index in `slots` of a position's slot."""
         return position if self.window is None else position % self.window
@@ -109,8 +115,7 @@ class CachedSequence:
         if self._lookup is None:
             self._lookup = PromptLookup(sequence.prompt)
         self._lookup.extend(sequence.new_tokens[len(self._lookup) - len(sequence.prompt) :])
-        room = sequence.max_new_tokens - len(sequence.new_tokens) - 1
-        return self._lookup.propose(min(sequence.params.speculate, room, most))
+        return self._lookup.propose(min(sequence.params.speculate, self.room, most))
 
     def extend(self, slots: Slots) -> None:
         """Refer to more slots."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -28,6 +29,16 @@ LOOKAHEAD = 8
 
 WORTH_WAITING = 32
 """A prompt waits if a running prompt is about to compute at least this many tokens of a beginning that both prompts share."""
+
+
+class Drafter(Protocol):
+    """Guesses the next tokens of decoding sequences (`labkit.engine.draft.Draft`)."""
+
+    def choose(self, sequences: int) -> int:
+        """How many tokens to guess for each of `sequences` sequences that decode in the next step."""
+
+    def propose(self, wanted: list[tuple[CachedSequence, int]], sequences: int) -> list[list[int]]:
+        """Guesses for each of these sequences, at most as many as the number beside it. The slots for them are there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +64,8 @@ class Scheduler:
     If several steps are in flight (the stages of a pipeline), each step decodes its share of the sequences, so that a sequence
     gets one token in every round of steps.
 
-    If a step does not use all of `max_step_tokens`, the rest goes to the guesses of requests that speculate. A beam search is
+    If a step does not use all of `max_step_tokens`, the rest goes to the guesses of requests that speculate. If there is a
+    `drafter`, it guesses for all other sequences, in steps that compute no prompt. A beam search is
     admitted in the same order, when all slots that it may need are available. The beam search keeps these slots until it ends,
     and is not part of the plan.
 
@@ -72,6 +84,7 @@ class Scheduler:
         self.waiting: deque[list[Sequence]] = deque()  # the samples of a prompt, or a preempted sequence
         self.running: list[CachedSequence] = []  # in the order of admission
         self.reservations: list[Reservation] = []
+        self.drafter: Drafter | None = None
         self._rows = list(range(max_batch_size - 1, -1, -1))
         self.tokens_computed = self.tokens_reused = self.preemptions = self.tokens_guessed = self.guesses_right = 0
 
@@ -105,6 +118,10 @@ class Scheduler:
             else:
                 plan.chunks.append(Chunk.next_of(entry, budget))
                 left -= plan.chunks[-1].count
+        for entry in plan.decodes:
+            entry.guesses = []
+        if self.drafter is not None and not plan.chunks and plan.decodes:
+            self._draft(plan, self.drafter, self.max_step_tokens - plan.num_tokens)
         self._speculate(plan, self.max_step_tokens - plan.num_tokens)
         return plan
 
@@ -189,13 +206,36 @@ class Scheduler:
         """Use the step's remaining tokens and slots for guesses of the next tokens; nothing is evicted for them."""
         for entry in [entry for entry in plan.decodes if entry.speculates]:
             spare = self.pool.num_available - len(self.running)
-            entry.guesses = entry.guess(min(budget, spare))
-            if entry.guesses:
-                self.pool.give_guesses(entry)
-                plan.decodes.remove(entry)
-                plan.chunks.append(Chunk(entry, entry.begin, 1 + len(entry.guesses), True))
-                budget -= len(entry.guesses)
-                self.tokens_guessed += len(entry.guesses)
+            guesses = entry.guess(min(budget, spare))
+            self.pool.give_guesses(entry, len(guesses))
+            self._with_guesses(plan, entry, guesses)
+            budget -= len(guesses)
+
+    def _draft(self, plan: Plan, drafter: Drafter, budget: int) -> None:
+        """Let the drafter guess for the sequences of a step that all decode.
+
+        A sequence with a bounded memory, or with given keys or embeddings, has no guesses: the draft does not have these.
+        """
+        sequences = len(plan.decodes)
+        most = drafter.choose(sequences)
+        wanted = []
+        for entry in plan.decodes:
+            count = min(most, entry.room, budget, self.pool.num_available - len(self.running))
+            if count > 0 and entry.is_shareable and not entry.speculates:
+                self.pool.give_guesses(entry, count)
+                wanted.append((entry, count))
+                budget -= count
+        if wanted:
+            for (entry, _), guesses in zip(wanted, drafter.propose(wanted, sequences), strict=True):
+                self._with_guesses(plan, entry, guesses)
+
+    def _with_guesses(self, plan: Plan, entry: CachedSequence, guesses: list[int]) -> None:
+        """Compute a decoding sequence with its guesses, for which it has slots."""
+        entry.guesses = guesses
+        if guesses:
+            plan.decodes.remove(entry)
+            plan.chunks.append(Chunk(entry, entry.begin, 1 + len(guesses), True))
+            self.tokens_guessed += len(guesses)
 
     def _preempt(self, entry: CachedSequence) -> None:
         self.finish(entry)

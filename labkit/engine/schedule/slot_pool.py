@@ -89,9 +89,9 @@ class SlotPool:
             if column >= entry.num_slots:
                 entry.num_slots = column + 1
 
-    def give_guesses(self, entry: CachedSequence) -> None:
-        """Give a decoding sequence slots for its guesses. The slots of wrong guesses are used again for the right tokens."""
-        missing = entry.num_tokens + len(entry.guesses) - entry.num_slots
+    def give_guesses(self, entry: CachedSequence, count: int) -> None:
+        """Give a decoding sequence slots for `count` guesses. Slots of wrong guesses are used again for the right tokens."""
+        missing = entry.num_tokens + count - entry.num_slots
         entry.extend(self._take(max(missing, 0)))
 
     def fork(self, entry: CachedSequence, sequence: Sequence, row: int) -> CachedSequence:

@@ -1,0 +1,305 @@
+"""Distillation: a student with fewer layers learns to predict what its teacher predicts (DistilBERT's recipe, for GPT-J).
+
+The student begins with some of the teacher's layers (`student`). Each step takes a few windows of text, and adds three losses
+(`distillation_loss`): the teacher's softened predictions, the next token of the text, and the directions of the teacher's
+hidden states. All tensors of the student are trained. Matrix products are computed in bfloat16, weights and sums in float32.
+
+Text that the teacher learned from is enough: the teacher's predictions say more about it than the text itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.checkpoints import Checkpoint
+from labkit.checkpoints.folder_config import GENERATION_CONFIG
+from labkit.checkpoints.output import TOKENIZER_FILES, Progress, check_room, copy_beside
+from labkit.compress.calibration import CalibrationText, windows_of
+from labkit.compress.dense import open_dense
+from labkit.compress.dense_model import DenseModel
+from labkit.compress.distill_state import DistillState
+from labkit.compress.distillation_loss import hidden_state_loss, soft_target_loss
+from labkit.compress.student import Student, first_student, matched_layers, random_student, student_config
+from labkit.compress.work_folder import TRAINING, WorkFolder
+from labkit.errors import InvalidRequest, LabkitError
+from labkit.home import write_atomically
+from labkit.torch_state import gradients_restored, undisturbed
+
+STEPS = 600
+"""The default number of training steps."""
+WINDOW = 256
+"""The default number of tokens in a window, if the model's context is not shorter."""
+SAVE_EVERY = 20
+"""The state is saved after this many steps, so a kill loses at most this much."""
+WARMUP = 20
+"""The learning rate rises over this many steps."""
+MEASURED = 4
+"""With a limit in minutes, the number of steps follows from the time of this many steps after the first."""
+ROWS = 256
+"""The losses of this many tokens are computed together, so that their logits stay in the processor's cache."""
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """How a student of `layers` layers is trained.
+
+    steps: the number of training steps, each on `windows` windows of `window` tokens (by default 256). minutes: the time for
+    the training instead of `steps`; the number of steps then depends on the machine. rate: the largest learning rate; it rises
+    over the first steps and falls linearly to zero. temperature: of the soft targets. soft, hard, hidden: the weights of the
+    three losses. With soft and hidden 0, the student learns from the text alone, without the teacher. from_teacher: begin with
+    layers of the teacher; otherwise with random weights.
+
+    Raises `InvalidRequest` for values that are out of range, and for both steps and minutes.
+    """
+
+    layers: int
+    steps: int | None = None
+    minutes: float | None = None
+    windows: int = 8
+    window: int | None = None
+    rate: float = 1e-3
+    temperature: float = 2.0
+    soft: float = 1.0
+    hard: float = 0.2
+    hidden: float = 1.0
+    from_teacher: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "minutes", "windows", "rate", "temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InvalidRequest(f"{name} of distill is {value!r}; a number above 0 is accepted")
+        for name in ("soft", "hard", "hidden"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InvalidRequest(f"{name} is {getattr(self, name)!r}; the weight of a loss is a number of at least 0")
+        if self.soft + self.hard == 0:
+            raise InvalidRequest("soft and hard are both 0, so nothing teaches the student to predict; give one of them")
+        if self.window is not None and self.window < 2:
+            raise InvalidRequest(f"window is {self.window}; at least 2 tokens are accepted")
+        if self.steps is not None and self.minutes is not None:
+            raise InvalidRequest(f"steps {self.steps} and minutes {self.minutes} were both given; give one of them")
+
+    def share(self, step: int, steps: int) -> float:
+        """The share of the largest learning rate that step number `step` (from 0) uses."""
+        return min((step + 1) / WARMUP, (steps - step) / max(steps - WARMUP, 1), 1.0)
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """The folder that was written, the parameters of teacher and student, the steps, and the seconds of training in this call.
+
+    `loss` is the mean sum of the losses over the last tenth of the steps; None if the training was finished before this call.
+    """
+
+    path: Path
+    teacher_parameters: int
+    parameters: int
+    steps: int
+    seconds: float
+    loss: float | None
+
+
+@gradients_restored()
+@undisturbed()
+def distill(
+    source: str | Path,
+    target: str | Path,
+    options: DistillOptions,
+    *,
+    calibration: CalibrationText | None = None,
+    seed: int = 0,
+    progress: Progress = lambda done, total, name: None,
+) -> DistillResult:
+    """Train a student of the model called `source`, and write it to a directory that `labkit.load` and transformers read.
+
+    calibration: the text, by default the built-in sample. seed: chooses the windows of each step, and the weights of a
+    synthetic model. The state is saved every few steps in a folder beside the target; if the call is stopped, the same call
+    goes on with it and ends with the same result. Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`,
+    `InsufficientResources`, or `LabkitError` if the loss is not finite.
+    """
+    place = Path(target).expanduser()
+    checkpoint = open_dense(source, seed)
+    config = student_config(checkpoint.config, options.layers)
+    text = calibration or CalibrationText.read()
+    window = min(options.window or WINDOW, config.context_length)
+    ids = windows_of(text, checkpoint.tokenizer(), window, len(text.text), seed)
+    work = WorkFolder(place, _settings(checkpoint, options, text, ids, seed))
+    work.open()
+    try:
+        check_room(place, 4 * 3 * config.parameter_count)  # the weights and two averages of Adam, in float32
+        training = _Training(DenseModel(checkpoint), ids, options, seed, work.path / TRAINING)
+        training.run(progress)
+        _write(checkpoint, training.student, work)
+        work.finish()
+    finally:
+        work.drop_if_empty()
+    return DistillResult(
+        place,
+        checkpoint.config.parameter_count,
+        config.parameter_count,
+        training.state.steps,
+        training.seconds,
+        training.mean_loss,
+    )
+
+
+class _Training:
+    """The training of one student. `student` has the trained tensors after `run`."""
+
+    def __init__(
+        self, teacher: DenseModel, ids: Sequence[Sequence[int]], options: DistillOptions, seed: int, file: Path
+    ) -> None:
+        self.teacher, self.options = teacher, options
+        self._ids, self._seed, self._file = ids, seed, file
+        self._matched = matched_layers(teacher.config.num_layers, options.layers)
+        layers = options.layers
+        first = first_student(teacher, layers) if options.from_teacher else random_student(teacher, layers, seed)
+        steps = options.steps or (0 if options.minutes else STEPS)
+        self.state = DistillState.load(file) or DistillState.start(first.tensors, steps)
+        self.student = Student(first.config, self.state.weights)
+        self.seconds = 0.0
+        self.mean_loss: float | None = None
+
+    def run(self, progress: Progress) -> None:
+        """Do the steps that are left."""
+        state, begun, first = self.state, time.monotonic(), self.state.step
+        measured = begun
+        losses: list[float] = []
+        while not state.steps or state.step < state.steps:
+            if state.step - first == 1:
+                measured = time.monotonic()  # the first step is slower
+            if not state.steps and state.step - first > MEASURED:
+                state.steps = self._affordable((time.monotonic() - measured) / MEASURED)
+            self._say(progress, losses, time.monotonic() - begun, first)
+            losses.append(self._step())
+            if state.step % SAVE_EVERY == 0 or state.step == state.steps:
+                state.save(self._file)
+        self.seconds = time.monotonic() - begun
+        if losses:
+            last = losses[-max(state.steps // 10, 1) :]
+            self.mean_loss = sum(last) / len(last)
+
+    def _affordable(self, seconds: float) -> int:
+        """The number of steps for the minutes that were given, if each takes `seconds`."""
+        assert self.options.minutes is not None
+        return max(int(60 * self.options.minutes / seconds), self.state.step + 1)
+
+    def _say(self, progress: Progress, losses: list[float], seconds: float, first: int) -> None:
+        state = self.state
+        told = f"training step {state.step + 1}"
+        if losses and state.steps:
+            left = seconds / len(losses) * (state.steps - state.step)
+            told += f", loss {losses[-1]:.4f}, " + (f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left")
+        progress(state.step, state.steps, told)
+
+    def _step(self) -> float:
+        """One step of training; returns the sum of the losses before it."""
+        state, options = self.state, self.options
+        with torch.enable_grad():
+            for each in state.weights.values():
+                each.requires_grad_(True).grad = None
+            total = sum(self._add_gradients(self._ids[each]) for each in self._drawn())
+        if not math.isfinite(total):
+            raise LabkitError(
+                f"the loss of training step {state.step + 1} is not finite; check the teacher with `labkit evaluate`, or give "
+                "a smaller learning rate"
+            )
+        steps = state.steps or 2 * WARMUP  # the rate of the first steps does not depend on their number
+        rate = options.rate * options.share(state.step, steps)
+        state.step += 1
+        for name, weight in state.weights.items():
+            if weight.grad is not None:
+                state.adam[name].update(weight, rate, state.step)
+        return total
+
+    def _drawn(self) -> list[int]:
+        """The windows of a step: each pass over the text has an order of its own."""
+        count, begin = len(self._ids), self.state.step * self.options.windows
+        chosen = []
+        for place in range(begin, begin + self.options.windows):
+            generator = torch.Generator("cpu").manual_seed(self._seed + 1_000_003 * (place // count))
+            chosen.append(int(torch.randperm(count, generator=generator, dtype=torch.int64, device="cpu")[place % count]))
+        return chosen
+
+    def _add_gradients(self, window: Sequence[int]) -> float:
+        """Add the gradients of one window's share of the loss, and return that share."""
+        options, share = self.options, 1 / self.options.windows
+        ids, targets = window[:-1], torch.tensor(window[1:], dtype=torch.int64, device="cpu")
+        taught: list[Tensor] = []
+        with torch.autocast("cpu", torch.bfloat16):
+            if options.soft or options.hidden:
+                with torch.no_grad():
+                    taught = self.teacher.states(ids)
+            made = self.student.states(ids)
+            final = self.student.normed(made[-1]).float()
+        hidden = torch.zeros((), dtype=torch.float32, device="cpu")
+        if options.hidden:
+            pairs = zip(made, (taught[layer] for layer in self._matched), strict=True)
+            hidden = torch.stack([hidden_state_loss(own.float(), theirs.float()) for own, theirs in pairs]).mean()
+        leaf = final.detach().requires_grad_(True)
+        normed = self.teacher.normed(taught[-1]).float() if options.soft else None
+        loss = self._predict(leaf, normed, targets, share)
+        assert leaf.grad is not None
+        # One backward pass through the blocks, with the gradients that the predictions gave to their last state.
+        ((final * leaf.grad).sum() + share * options.hidden * hidden).backward()
+        return loss + share * options.hidden * float(hidden.detach())
+
+    def _predict(self, final: Tensor, taught: Tensor | None, targets: Tensor, share: float) -> float:
+        """Add the gradients of the losses of the predictions, for a few rows at a time; returns the sum of these losses."""
+        options, total = self.options, 0.0
+        for begin in range(0, len(final), ROWS):
+            rows = slice(begin, begin + ROWS)
+            part = share * len(targets[rows]) / len(targets)
+            own = _logits(self.student, final[rows])
+            loss = options.hard * F.cross_entropy(own, targets[rows])
+            if taught is not None:
+                with torch.no_grad():
+                    soft = _logits(self.teacher, taught[rows])
+                loss = loss + options.soft * soft_target_loss(own, soft, options.temperature)
+            (part * loss).backward()  # type: ignore[no-untyped-call]
+            total += part * float(loss.detach())
+        return total
+
+
+def _logits(model: DenseModel, normed: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return F.linear(normed, model.tensors["lm_head.weight"]).float() + model.tensors["lm_head.bias"]
+
+
+def _settings(
+    checkpoint: Checkpoint, options: DistillOptions, text: CalibrationText, ids: list[list[int]], seed: int
+) -> dict[str, Any]:
+    """What determines the result; an unfinished folder is only used again if all of it is the same."""
+    norm = checkpoint.read("transformer.ln_f.weight").float()
+    weights = hashlib.sha256(bytes(norm.view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    tokens = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+    return {
+        "source": checkpoint.name,
+        "source_norm_sha256": weights.hexdigest(),
+        "method": "distill",
+        "seed": seed,
+        **asdict(options),
+        "calibration": text.name,
+        "tokens_sha256": tokens,
+    }
+
+
+def _write(checkpoint: Checkpoint, student: Student, work: WorkFolder) -> None:
+    """The student's weights in the teacher's dtype, the tokenizer's files, and `config.json`."""
+    dtype = checkpoint.weight_dtype
+    work.write(WEIGHTS, {name: tensor.detach().to(dtype).contiguous() for name, tensor in student.tensors.items()})
+    copy_beside(checkpoint.path, work.path, (*TOKENIZER_FILES, GENERATION_CONFIG))
+    values = student.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
+    write_atomically(work.path / "config.json", json.dumps(values, indent=2) + "\n")

@@ -1,0 +1,27 @@
+"""The three losses of a student: the teacher's predictions, the text itself, and the teacher's hidden states.
+
+Soft targets are those of G. Hinton et al. (2015, https://arxiv.org/abs/1503.02531), and the sum of the three losses is that of
+DistilBERT (V. Sanh et al. 2019, https://arxiv.org/abs/1910.01108, section 3).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """The divergence of the student's predictions from the teacher's, both softened by a temperature, in nats per row.
+
+    student, teacher: logits `[rows, vocab_size]`. The loss is T^2 KL(softmax(teacher / T) || softmax(student / T)). The factor
+    T^2 keeps the size of the gradients when T changes (Hinton et al., section 2).
+    """
+    soft = torch.log_softmax(teacher / temperature, -1)
+    own = torch.log_softmax(student / temperature, -1)
+    return temperature**2 * (soft.exp() * (soft - own)).sum(-1).mean()
+
+
+def hidden_state_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus the cosine of the angle between the student's and the teacher's states `[rows, hidden_size]`, on average."""
+    return (1 - F.cosine_similarity(student, teacher, dim=-1)).mean()

@@ -1,0 +1,72 @@
+"""How much of its teacher's quality a student keeps, on text that neither was trained on.
+
+`kept` compares scores as DistilBERT's paper does ("97 % of the performance": the mean score of GLUE, most of which are shares
+of right answers). A language model's task is to name the next token, so the score is the share of tokens that it names right
+with its first choice, and `kept` is the student's score divided by the teacher's, in percent. A model that knows nothing would
+keep the share of the most frequent token, not 0 %.
+
+`information` has no such floor: it is the part of the teacher's gain that is left. The gain is how many bits a model needs less
+than a table of token frequencies, which reads no text. 0 % is the table, 100 % the teacher; it is the stricter measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.engine.bootstrap import Bootstrap, Estimate
+from labkit.engine.evaluate import Logits
+from labkit.engine.text_windows import TextWindow
+
+
+@dataclass(frozen=True)
+class KeptQuality:
+    """Scores with their 95 % intervals; `kept` and `information` in percent of the teacher, with paired intervals.
+
+    accuracy, teacher_accuracy: the share of tokens that are the model's first choice.
+    """
+
+    accuracy: Estimate
+    teacher_accuracy: Estimate
+    kept: Estimate
+    information: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a record."""
+        return {field.name: getattr(self, field.name).to_dict() for field in fields(self)}
+
+
+def token_frequencies(ids: Sequence[int], vocab_size: int) -> Tensor:
+    """The log-probability of each token in a text, `[vocab_size]` float64; every token counts once more (Laplace)."""
+    counts = torch.bincount(torch.tensor(ids, dtype=torch.int64, device="cpu"), minlength=vocab_size).double() + 1
+    return (counts / counts.sum()).log()
+
+
+def kept_quality(
+    student: Logits, teacher: Logits, windows: Sequence[TextWindow], frequencies: Tensor, seed: int = 0
+) -> KeptQuality:
+    """Compare a student with its teacher on held-out windows.
+
+    frequencies: `token_frequencies` of another text, such as training text. The seed chooses the draws of the bootstraps.
+    """
+    rows = []
+    for part in windows:
+        wanted = torch.tensor(part.targets, dtype=torch.int64, device="cpu")
+        found = [-frequencies[wanted].sum()]
+        for logits in (student, teacher):
+            scores = torch.log_softmax(logits(part.seen)[part.first :].double(), -1).cpu()
+            found += [-scores.gather(1, wanted[:, None]).sum(), (scores.argmax(-1) == wanted).sum().double()]
+        rows.append(torch.stack(found))
+    table, nats, right, teacher_nats, teacher_right = torch.stack(rows).unbind(1)
+    counts = torch.tensor([len(part.targets) for part in windows], dtype=torch.float64, device="cpu")
+    draws = Bootstrap(len(windows), seed)
+    return KeptQuality(
+        accuracy=draws.ratio(right, counts),
+        teacher_accuracy=draws.ratio(teacher_right, counts),
+        kept=draws.ratio(100 * right, teacher_right),
+        information=draws.ratio(100 * (table - nats), table - teacher_nats),
+    )

@@ -1,0 +1,179 @@
+"""Decides how many tokens a draft model guesses in the next step, from measured times and from the guesses that were right.
+
+Speculative decoding (Leviathan, Kalman and Matias 2023, https://arxiv.org/abs/2211.17192): if each guess is right with the
+probability a, a step that checks k guesses makes (1 - a^(k+1)) / (1 - a) tokens on average (their equation 1). It is worth its
+time only if these tokens take less time than in plain steps. Both times depend on the machine, the two models and the number of
+sequences, so they are measured while the engine runs.
+
+Knows nothing about the models.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+MOST_GUESSES = 8
+"""The largest number of guesses for one sequence in one step."""
+
+GAIN = 1.03
+"""Guessing must promise to be this much faster than plain steps."""
+
+GRACE = 1.0
+"""How many plain steps of time the engine may lose before guessing has shown that it helps."""
+
+SHARE = 0.015
+"""The share of the decoding time that may be lost to guesses later on."""
+
+PLAIN_SAMPLES = 3
+"""How many plain steps are measured before the first guess."""
+
+REMEASURE = 64
+"""After this many steps with guesses, a plain step is measured again."""
+
+PROBE = 24
+"""While guessing does not pay, one guess is tried after this many plain steps, if the lost time allows it."""
+
+KEPT = 9
+"""How many measurements of each kind are kept; their median is used."""
+
+FORGET = 0.02
+"""The weight of the newest guess in the estimated share of right guesses."""
+
+SPREAD = 32
+"""The time that a draft needs to read a text counts as lost in equal parts, over about this many tokens."""
+
+
+class DraftLength:
+    """The number of guesses for each sequence. `prior`: the share of right guesses that is expected before the first guess.
+
+    `cost`: how long the draft takes to read a token of a prompt, as a part of the time of the target (a guess, such as the
+    quotient of their parameters, until it is measured).
+    """
+
+    def __init__(self, cost: float, prior: float = 0.7) -> None:
+        self.right_share = prior
+        self.judged_count = 0
+        self._cost = cost
+        self._steps: dict[tuple[int, int], deque[float]] = {}  # seconds of a step, by sequences and guesses for each of them
+        self._passes: dict[int, deque[float]] = {}  # seconds of a pass of the draft, by sequences
+        self._reading: deque[float] = deque(maxlen=KEPT)  # seconds of the draft for each token of a text
+        self._target_reading: deque[float] = deque(maxlen=KEPT)  # the same, of the target
+        self._since_plain = self._since_guess = 0
+        self._total = self._lost = self._owed = 0.0
+
+    def choose(self, sequences: int) -> int:
+        """How many tokens to guess for each of `sequences` sequences that decode in the next step; 0 for a plain step."""
+        plain = self._steps.get((sequences, 0), ())
+        if len(plain) < PLAIN_SAMPLES:
+            return 0
+        if self._since_plain >= REMEASURE:
+            self._forget_few(sequences)
+            return 0
+        best = self._best(sequences)
+        if best and self._lost <= self._limit(sequences):
+            return best
+        probe = self._seconds(sequences, 1) - median(plain)
+        return 1 if self._since_guess >= PROBE and self._lost + self._owed + probe <= SHARE * self._total else 0
+
+    def may_read(self, tokens: int, left: int, sequences: int) -> bool:
+        """Whether the draft should read `tokens` tokens of a text, of which `left` more tokens may be generated.
+
+        A draft that has not proved itself may only take time that may be lost. Otherwise the time must be less than half of
+        what the guesses are expected to save.
+        """
+        plain = median(self._steps[sequences, 0])
+        needed = tokens * (median(self._reading) if self._reading else self._cost * self._target_pace(plain))
+        if needed <= self._limit(sequences) - self._lost - self._owed:
+            return True
+        best = self._best(sequences)
+        if not best or self.judged_count < MOST_GUESSES:
+            return False
+        saved = plain / sequences - self._seconds(sequences, best) / (sequences * expected_tokens(self.right_share, best))
+        return needed <= 0.5 * saved * left
+
+    def judged(self, right: int, guessed: int) -> None:
+        """`right` of the guesses for a sequence were right. Guesses after the first wrong one say nothing."""
+        for was_right in (1.0,) * right + (0.0,) * (right < guessed):
+            self.right_share += (was_right - self.right_share) * max(FORGET, 1 / (self.judged_count + 3))
+            self.judged_count += 1
+
+    def stepped(self, sequences: int, guessed: int, made: int, seconds: float, reading: float = 0.0) -> None:
+        """A step of `sequences` sequences made `made` tokens, after `guessed` guesses in all.
+
+        `reading` is the part of its `seconds` in which the draft read texts.
+        """
+        each, uneven = divmod(guessed, sequences)
+        usable = not uneven and not reading
+        if usable:
+            self._steps.setdefault((sequences, each), deque(maxlen=KEPT)).append(seconds)
+        self._since_plain, self._since_guess = (self._since_plain + 1, 0) if guessed else (0, self._since_guess + 1)
+        if not (plain := self._steps.get((sequences, 0))):
+            return
+        usual = median(plain) * made / sequences
+        self._total += usual
+        self._owed += reading
+        due = self._owed * min(1.0, made / (sequences * SPREAD))
+        self._owed -= due
+        if guessed:
+            taken = self._seconds(sequences, each) if usable else seconds - reading
+            due += min(taken, self._most(sequences, -(-guessed // sequences))) - usual
+        self._lost = max(0.0, self._lost + due)
+
+    def passed(self, sequences: int, seconds: float) -> None:
+        """A pass of the draft with one token of each of `sequences` sequences took `seconds`."""
+        self._passes.setdefault(sequences, deque(maxlen=KEPT)).append(seconds)
+
+    def read(self, tokens: int, seconds: float) -> None:
+        """The draft read `tokens` tokens of texts."""
+        self._reading.append(seconds / tokens)
+
+    def target_read(self, tokens: int, seconds: float) -> None:
+        """The target read `tokens` tokens of prompts, in a step in which nothing was decoded."""
+        self._target_reading.append(seconds / tokens)
+
+    def _forget_few(self, sequences: int) -> None:
+        """Forget times that were measured too seldom: one slow step would exclude a number of guesses for ever."""
+        few = [key for key, known in self._steps.items() if key[0] == sequences and key[1] and len(known) < PLAIN_SAMPLES]
+        for key in few:
+            del self._steps[key]
+
+    def _best(self, sequences: int) -> int:
+        """The number of guesses with which the tokens take the least time; 0 if guessing does not promise a gain."""
+        plain = median(self._steps[sequences, 0])
+        known = max(each for count, each in self._steps if count == sequences)
+        choices = range(1, min(2 * known + 1, MOST_GUESSES) + 1)
+        paces = {each: self._seconds(sequences, each) / expected_tokens(self.right_share, each) for each in choices}
+        best = min(paces, key=paces.__getitem__)
+        return best if paces[best] * GAIN <= plain else 0
+
+    def _seconds(self, sequences: int, each: int) -> float:
+        """How long a step with `each` guesses for each sequence takes: measured, or the least that it may take.
+
+        A few measurements may all be too large, because other programs ran.
+        """
+        known = self._steps.get((sequences, each), ())
+        if len(known) >= PLAIN_SAMPLES or not each:
+            return median(known)
+        if known:
+            return min(*known, self._most(sequences, each))
+        return self._seconds(sequences, each - 1) + self._pass(sequences)
+
+    def _most(self, sequences: int, each: int) -> float:
+        """The longest time that a step may take: as if every guess cost as much as a token of a plain step."""
+        return median(self._steps[sequences, 0]) * (1 + each) + self._pass(sequences) * each
+
+    def _pass(self, sequences: int) -> float:
+        passes = self._passes.get(sequences)
+        return median(passes) if passes else 0.0
+
+    def _limit(self, sequences: int) -> float:
+        return SHARE * self._total + GRACE * median(self._steps[sequences, 0])
+
+    def _target_pace(self, plain: float) -> float:
+        return median(self._target_reading) if self._target_reading else plain
+
+
+def expected_tokens(right_share: float, guesses: int) -> float:
+    """How many tokens a step makes on average, if each guess is right with the probability `right_share`."""
+    return sum(right_share**place for place in range(guesses + 1))

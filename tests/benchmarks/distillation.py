@@ -1,0 +1,132 @@
+"""Measures what students of a model keep of its quality, on held-out text, beside the same students without a teacher.
+
+    python -m tests.benchmarks.distillation [--layers 4] [--steps 600] [--calibration FILE] [--work FOLDER] [--save FILE]
+
+For each number of layers there are three trainings with the same text, steps and seed: `distilled` (all three losses),
+`text only` (the same first weights, but only the loss of the next token: no teacher), and `from random` (random first weights
+and the text only). `first` is the student before any training. The difference to `distilled` in bits per byte has a paired
+bootstrap interval. Students in the folder `--work` are used again. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labkit.checkpoints import open_checkpoint
+from labkit.compress.calibration import HELD_OUT, CalibrationText
+from labkit.compress.dense_model import DenseModel
+from labkit.compress.distill import STEPS, DistillOptions, distill
+from labkit.compress.kept_quality import kept_quality, token_frequencies
+from labkit.compress.student import first_student
+from labkit.engine import load
+from labkit.engine.bootstrap import RESAMPLES, Bootstrap
+from labkit.engine.evaluate import Logits, compare_windows
+from labkit.engine.text_windows import TextWindow, text_windows
+from labkit.measure import Record
+from tests.benchmarks.compress_quality import remembered
+
+MODEL, SEED = "gptj-tiny", 0
+ARMS: dict[str, dict[str, Any]] = {
+    "distilled": {},
+    "text only": {"soft": 0.0, "hidden": 0.0, "hard": 1.0},
+    "from random": {"soft": 0.0, "hidden": 0.0, "hard": 1.0, "from_teacher": False},
+}
+
+
+def nats_of(logits: Logits, windows: list[TextWindow]) -> torch.Tensor:
+    """The nats of each window's targets."""
+    found = []
+    for part in windows:
+        scores = torch.log_softmax(logits(part.seen)[part.first :].double(), -1)
+        found.append(-scores.gather(1, torch.tensor(part.targets)[:, None]).sum())
+    return torch.stack(found)
+
+
+def main() -> None:
+    """Train, measure, print one line for each row, write the record; the last line is one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", default="4", help="numbers of layers, separated by commas")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--calibration", type=Path, help="a UTF-8 text for the training (default: the built-in sample)")
+    parser.add_argument("--work", type=Path, help="keep the students in this folder")
+    parser.add_argument("--save", type=Path, help="write the record to this JSON file too")
+    asked = parser.parse_args()
+    calibration, text = CalibrationText.read(asked.calibration), HELD_OUT.read_text("utf-8")
+    calibration.check_apart(text)
+    checkpoint = open_checkpoint(MODEL)
+    tokenizer = checkpoint.tokenizer()
+    windows = text_windows(tokenizer.encode(text), checkpoint.config.context_length)
+    frequencies = token_frequencies(tokenizer.encode(CalibrationText.read().text), checkpoint.config.vocab_size)
+    sizes = [float(sum(len(tokenizer.token_bytes(token)) for token in part.targets)) for part in windows]
+    with load(MODEL, device="cpu", dtype="fp32") as engine:
+        dense = remembered(engine.logits, windows)
+    rows: list[dict[str, Any]] = []
+    settings = {"model": MODEL, "steps": asked.steps, "seed": SEED, "calibration": calibration.name, "text": HELD_OUT.name}
+    extra = {"teacher_parameters": checkpoint.config.parameter_count, "windows": len(windows), "resamples": RESAMPLES}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = asked.work or Path(temporary)
+        for layers in map(int, asked.layers.split(",")):
+            distilled: torch.Tensor | None = None
+            for name in asked.arms.split(","):
+                options = replace(DistillOptions(layers, steps=asked.steps), **ARMS[name])
+                folder = work / f"{layers}-{name.replace(' ', '-')}"
+                row: dict[str, Any] = {"layers": layers, "arm": name}
+                if not folder.exists():
+                    result = distill(MODEL, folder, options, calibration=calibration, seed=SEED)
+                    (folder / "row.json").write_text(json.dumps({"seconds": result.seconds, "parameters": result.parameters}))
+                row |= json.loads((folder / "row.json").read_text())
+                with load(folder, device="cpu", dtype="fp32") as engine:
+                    row |= measured(engine.logits, dense, windows, tokenizer, text, frequencies)
+                    nats = nats_of(engine.logits, windows)
+                distilled = nats if name == "distilled" else distilled
+                if distilled is not None and name != "distilled":
+                    bits = (nats - distilled) / math.log(2) * sum(sizes) / len(text.encode())
+                    more = Bootstrap(len(windows), SEED).ratio(bits, torch.tensor(sizes, dtype=torch.float64, device="cpu"))
+                    row["bits_more_than_distilled"] = more.to_dict()
+                rows.append(row)
+                _show(row)
+                if asked.save:
+                    Record("distillation", settings, rows, extra=extra).save(asked.save)
+            student = first_student(DenseModel(checkpoint), layers)
+            with torch.no_grad():
+                found = measured(student.logits, dense, windows, tokenizer, text, frequencies)
+            rows.append(
+                {"layers": layers, "arm": "first", "parameters": student.config.parameter_count, "seconds": 0.0} | found
+            )
+            _show(rows[-1])
+    if asked.save:
+        Record("distillation", settings, rows, extra=extra).save(asked.save)
+    print(json.dumps(Record("distillation", settings, rows, extra=extra).to_dict()))
+
+
+def measured(
+    logits: Logits, dense: Logits, windows: list[TextWindow], tokenizer: Any, text: str, frequencies: torch.Tensor
+) -> dict[str, Any]:
+    """The quality of one model against its teacher."""
+    quality = compare_windows(logits, dense, windows, tokenizer, text, SEED)
+    return {"quality": quality.to_dict(), "kept": kept_quality(logits, dense, windows, frequencies, SEED).to_dict()}
+
+
+def _show(row: dict[str, Any]) -> None:
+    quality, kept = row["quality"], row["kept"]
+    more = row.get("bits_more_than_distilled")
+    beside = f"  {more['value']:+.4f} {more['interval']} bits/byte against distilled" if more else ""
+    print(
+        f"{row['layers']} layers {row['arm']:<12} {row['seconds']:6.0f} s  {quality['bits_per_byte']['value']:.4f} bits/byte  "
+        f"agrees {quality['agreement']['value']:.1%}  keeps {kept['kept']['value']:.2f} % {kept['kept']['interval']}  "
+        f"information {kept['information']['value']:.2f} % {kept['information']['interval']}{beside}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
