@@ -111,6 +111,7 @@ def compress(
             "--damping": damping,
             "--activation-order": activation_order,
             "--bits": bits,
+            "--permute": permute,
         }
         _distill(source, out, layers, given, others, calibration, quality=quality, seed=seed, json=json)
         return
