@@ -253,7 +253,7 @@ class _Training:
         loss = self._predict(leaf, normed, targets, share)
         assert leaf.grad is not None
         # One backward pass through the blocks, with the gradients that the predictions gave to their last state.
-        ((final * leaf.grad).sum() + share * options.hidden * hidden).backward()
+        ((final * leaf.grad).sum() + share * options.hidden * hidden).backward()  # type: ignore[no-untyped-call]
         return loss + share * options.hidden * float(hidden.detach())
 
     def _predict(self, final: Tensor, taught: Tensor | None, targets: Tensor, share: float) -> float:

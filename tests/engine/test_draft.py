@@ -64,7 +64,8 @@ def test_any_requests_get_the_tokens_that_they_get_alone(peer: Any, seed: int, n
     stats = engine.stats
     assert stats.tokens_guessed > 30
     assert stats.acceptance is not None
-    assert (stats.acceptance > 0.8) == (share == 0.0)
+    assert stats.acceptance > 0.5 or share > 0.0
+    assert stats.acceptance < 0.3 or share < 5.0
     check_idle(engine)
 
 
