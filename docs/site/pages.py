@@ -21,6 +21,7 @@ SECTIONS: dict[str, list[str]] = {
         "commands.md",
         "sampling_parameters.md",
         "compression.md",
+        "distillation.md",
         "planning.md",
         "benchmarks.md",
     ],

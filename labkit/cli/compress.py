@@ -191,13 +191,33 @@ def _distill(
         f"the student has {result.parameters / 1e6:,.1f} million parameters, {share:.0%} of the teacher's "
         f"{result.teacher_parameters / 1e6:,.1f} million; {result.steps} steps"
     )
-    measured = _quality(source, out, seed) if quality else None
+    measured = {**_quality(source, out, seed), **_kept(source, out, text, seed)} if quality else None
     if json:
         sizes = {"teacher_parameters": result.teacher_parameters, "parameters": result.parameters}
         training = {"steps": result.steps, "seconds": result.seconds, "loss": result.loss}
         print_json({"path": str(result.path), **sizes, **training, "quality": measured})
     else:
         print(result.path)
+
+
+def _kept(source: str, out: Path, text: CalibrationText, seed: int) -> dict[str, Any]:
+    """How much of its teacher's quality the student keeps, on the held-out sample."""
+    from labkit.compress.calibration import HELD_OUT
+    from labkit.compress.kept_quality import kept_quality, token_frequencies
+    from labkit.engine import load
+    from labkit.engine.text_windows import text_windows
+
+    with load(source, dtype="fp32", seed=seed) as teacher, load(str(out), seed=seed) as student:
+        tokenizer, config = student.tokenizer, student.config
+        assert tokenizer is not None
+        windows = text_windows(tokenizer.encode(HELD_OUT.read_text("utf-8")), config.context_length)
+        frequencies = token_frequencies(tokenizer.encode(text.text), config.vocab_size)
+        found = kept_quality(student.logits, teacher.logits, windows, frequencies, seed)
+    say(
+        f"it names {found.accuracy.value:.1%} of the next tokens right, and the teacher {found.teacher_accuracy.value:.1%}: it "
+        f"keeps {found.kept.value:.1f} % of the score, and {found.information.value:.1f} % of the information"
+    )
+    return found.to_dict()
 
 
 def _training_progress(done: int, total: int, name: str) -> None:

@@ -40,7 +40,7 @@ STEPS = 600
 """The default number of training steps."""
 WINDOW = 256
 """The default number of tokens in a window, if the model's context is not shorter."""
-SAVE_EVERY = 20
+SAVE_EVERY = 10
 """The state is saved after this many steps, so a kill loses at most this much."""
 WARMUP = 20
 """The learning rate rises over this many steps."""
@@ -67,7 +67,7 @@ class DistillOptions:
     layers: int
     steps: int | None = None
     minutes: float | None = None
-    windows: int = 8
+    windows: int = 4
     window: int | None = None
     rate: float = 1e-3
     temperature: float = 2.0

@@ -1,8 +1,8 @@
 """Measures speculative decoding: tokens a second with a draft model and without, in turn, and the share of right guesses.
 
-    python -m tests.benchmarks.speculative --draft STUDENT [--wide FOLDER] [--precision fp32] [--rounds 5] [--save FILE]
+    python -m tests.benchmarks.speculative --draft STUDENT [--wide FOLDER] [--times 8] [--rounds 5] [--save FILE]
 
-The targets are `gptj-tiny` and a model 8 times as wide that computes the same function (`wide_teacher`), so that reading
+The targets are `gptj-tiny` and a model some times as wide that computes the same function (`wide_teacher`), so that reading
 weights takes most of its time. A distilled student of `gptj-tiny` is a draft for both. The other draft has the student's shape
 and random weights: it is never right, and the engine must notice.
 
@@ -27,7 +27,7 @@ import torch
 from labkit.checkpoints import Checkpoint, Tokenizer, open_checkpoint
 from labkit.checkpoints.synthetic import SyntheticCheckpoint
 from labkit.compress.calibration import HELD_OUT
-from labkit.engine import Engine, SamplingParams
+from labkit.engine import Engine, SamplingParams, load
 from labkit.measure import Record
 from labkit.model import GPTJ
 from labkit.model.weight_store import read_model
@@ -88,11 +88,31 @@ def measured(
     return rows
 
 
+def same_draws(target: Engine, draft: Engine, ids: list[int], temperature: float, top_p: float) -> dict[str, float]:
+    """How often the two models draw the same token after the same text, on average over a text.
+
+    same_draw: with one random number for both, which falls into an interval of each model's running sum, as in the engine.
+    overlap: the sum of the smaller probabilities, the largest share that any rule can reach (Leviathan et al., theorem 3.5).
+    """
+    sums, chances = [], []
+    for engine in (target, draft):
+        scaled = torch.softmax(engine.logits(ids).double() / temperature, -1)
+        ordered, order = scaled.sort(dim=-1, descending=True)
+        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
+        kept = torch.zeros_like(scaled).scatter_(1, order, ordered)
+        chances.append(kept / kept.sum(-1, keepdim=True))
+        sums.append(chances[-1].cumsum(-1))
+    begins = torch.maximum(*(each - chance for each, chance in zip(sums, chances, strict=True)))
+    shared = (torch.minimum(*sums) - begins).clamp_min(0).sum(-1)
+    return {"same_draw": float(shared.mean()), "overlap": float(torch.minimum(*chances).sum(-1).mean())}
+
+
 def main() -> None:
     """Measure, print one line for each row, write the record; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draft", required=True, help="the directory of a student of gptj-tiny")
     parser.add_argument("--wide", type=Path, help="the folder of the wide model; it is made there if it does not exist")
+    parser.add_argument("--times", type=int, default=TIMES, help="how many times as wide as gptj-tiny the wide model is")
     parser.add_argument("--targets", default="wide,tiny", help="wide, tiny or both")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--batch", default="1", help="batch sizes, separated by commas")
@@ -108,12 +128,22 @@ def main() -> None:
         name: read_model(each, asked.precision, CPU) for name, each in (("student", student), ("random", stranger))
     }
     prompts, rows = passages(tiny.tokenizer(), asked.prompts), []
-    settings = {"model": MODEL, "times": TIMES, "precision": asked.precision, "device": "cpu", "prompt_tokens": PROMPT_TOKENS}
+    settings = {
+        "model": MODEL,
+        "times": asked.times,
+        "precision": asked.precision,
+        "device": "cpu",
+        "prompt_tokens": PROMPT_TOKENS,
+    }
     settings |= {"new_tokens": asked.new_tokens, "prompts": asked.prompts, "rounds": asked.rounds}
-    extra = {"draft_parameters": student.config.parameter_count}
+    extra: dict[str, Any] = {"draft_parameters": student.config.parameter_count}
+    text = tiny.tokenizer().encode(HELD_OUT.read_text("utf-8"))
+    with load(MODEL, device="cpu", dtype="fp32") as teacher, load(asked.draft, device="cpu", dtype="fp32") as guesser:
+        extra["draws"] = same_draws(teacher, guesser, text[: teacher.config.context_length], **SAMPLINGS["sampled"])
+    print(extra["draws"], flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         for name in asked.targets.split(","):
-            source = tiny if name == "tiny" else _wide(tiny, asked.wide or Path(temporary) / "wide")
+            source = tiny if name == "tiny" else _wide(tiny, asked.wide or Path(temporary) / "wide", asked.times)
             target = read_model(source, asked.precision, CPU)
             for sampling in asked.samplings.split(","):
                 for batch in map(int, asked.batch.split(",")):
@@ -125,9 +155,9 @@ def main() -> None:
     print(json.dumps(Record("speculative", settings, rows, extra=extra).to_dict()))
 
 
-def _wide(tiny: Checkpoint, folder: Path) -> Checkpoint:
+def _wide(tiny: Checkpoint, folder: Path, times: int) -> Checkpoint:
     if not folder.exists():
-        write_wide(tiny, folder, TIMES)
+        write_wide(tiny, folder, times)
     return open_checkpoint(folder)
 
 

@@ -109,3 +109,20 @@ def test_beams_and_logprobs_are_printed() -> None:
         assert f"In the beginning{row['text']}\n" in plain.stdout
         assert f"{row['cumulative_logprob']:9.3f}  together" in plain.stdout
         assert all(f"{item['logprob']:9.3f}  " in plain.stdout for item in row["logprobs"])
+
+
+def test_a_draft_changes_no_token_and_its_share_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from labkit.engine.schedule.draft_length import DraftLength
+
+    monkeypatch.setattr(DraftLength, "choose", lambda self, sequences: 2)
+    monkeypatch.setattr(DraftLength, "may_read", lambda self, *given: True)
+    small = ["In the beginning", "--device", "cpu", "--max-new-tokens", "9"]
+    plain = json.loads(CliRunner().invoke(app, [*small, "--json"]).stdout.splitlines()[-1])
+    ran = CliRunner().invoke(app, [*small, "--draft", "gptj-tiny", "--json"])
+    drafted = json.loads(ran.stdout.splitlines()[-1])
+    assert drafted["outputs"] == plain["outputs"]
+    assert "tokens_guessed" not in plain
+    assert drafted["guesses_right"] == drafted["tokens_guessed"] > 3
+    assert f"[{drafted['guesses_right']} of {drafted['tokens_guessed']} guessed tokens were right (100%)]" in ran.stderr
+    monkeypatch.setattr(DraftLength, "choose", lambda self, sequences: 0)
+    assert "[nothing was guessed" in CliRunner().invoke(app, [*small, "--draft", "gptj-tiny"]).stderr
