@@ -10,4 +10,5 @@ LAB_TITLES = {
     "03": "Tensor and pipeline parallelism",
     "04": "Triton deployment",
     "05": "Quantization",
+    "06": "Sparsity and distillation",
 }
