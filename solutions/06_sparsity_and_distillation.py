@@ -268,7 +268,8 @@ if predicted(zeros=guess_zeros, csr=guess_csr, two_four=guess_two_four):
 # %% [markdown]
 # A dense kernel multiplies zeros as fast as other numbers. **Density alone saves nothing: a form with fewer bytes and a kernel that
 # reads it do.** A CPU has no unit that skips multiplications, so 2:4 can only gain what reading less gains, minus the work of putting
-# numbers into their places. On a sparse tensor core, products of many rows gain too, up to 2 x, the factor on the slide.
+# numbers into their places. A sparse tensor core also skips
+# multiplications, so that products of many rows gain, too.
 #
 # ## Recovery: train, and keep the mask
 #
@@ -325,13 +326,23 @@ if pruned_rows and passed(masked_adam) and predicted(recovered=guess_recovered):
     losses = recover(recovered)
     kept = all(bool((recovered.model.tensors[n][~m] == 0).all()) for n, m in recovered.masks.items())
     print("every pruned weight is still 0:", kept)
-    row, bits = quality.of("2:4, recovered", recovered.model), {n: r.bits_per_byte for n, r in pruned_rows.items()}
+    row, bits = (
+        quality.of("2:4, recovered", recovered.model),
+        {n: r.bits_per_byte for n, r in pruned_rows.items()},
+    )
     won = 100 * (bits["Wanda"] - row.bits_per_byte) / (bits["Wanda"] - bits["dense"])
-    print(f"bits per byte: {bits['dense']:.3f} dense, {bits['Wanda']:.3f} pruned, {row.bits_per_byte:.3f} recovered")
+    print(
+        f"bits per byte: {bits['dense']:.3f} dense, {bits['Wanda']:.3f} pruned, {row.bits_per_byte:.3f} recovered"
+    )
     bars = {"your prediction": [guess_recovered], "measured": [won]}
     labels = {"ylabel": "won back in %", "title": f"What {len(losses)} steps win back, 2:4"}
     display(plots.prediction_plot(["held-out text"], bars, **labels))
-    labels = {"xlabel": "step", "ylabel": "nats per token", "log": False, "title": "Distance from the dense model"}
+    labels = {
+        "xlabel": "step",
+        "ylabel": "nats per token",
+        "log": False,
+        "title": "Distance from the dense model",
+    }
     display(plots.sweep_plot(range(1, len(losses) + 1), {"recovery": losses}, **labels))
 
 # %% [markdown]
@@ -407,7 +418,9 @@ def distil(count=150, temperature=2.0):
     student, losses = models.student(first_student, layers=4), []
     optimizer = torch.optim.Adam(student.tensors.values())
     for windows, rate in training.steps("distillation steps", count, rate=1e-3, seconds=80):
-        loss = training.backward(student, windows, lambda made, taught: soft_target_loss(made, taught, temperature))
+        loss = training.backward(
+            student, windows, lambda made, taught: soft_target_loss(made, taught, temperature)
+        )
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         losses.append(loss)
@@ -419,14 +432,20 @@ student = None
 # BEGIN SOLUTION guess_before, guess_after = None, None
 guess_before, guess_after = 40, 90
 # END SOLUTION
-if passed(soft_target_loss) and passed(first_student) and predicted(before=guess_before, after=guess_after):
+if (
+    passed(soft_target_loss)
+    and passed(first_student)
+    and predicted(before=guess_before, after=guess_after)
+):
     student_rows = [quality.of("student, untrained", models.student(first_student, layers=4))]
     student, losses = distil()
     student_rows.append(quality.of("student", student))
     measured = [row.kept for row in student_rows]
     bars = {"your prediction": [guess_before, guess_after], "measured": measured}
     labels = {"ylabel": "quality kept in %", "title": f"Half of the layers, {len(losses)} steps"}
-    display(plots.prediction_plot([row.name for row in student_rows], bars, **labels, caption="gptj-tiny"))
+    display(
+        plots.prediction_plot([row.name for row in student_rows], bars, **labels, caption="gptj-tiny")
+    )
     labels = {"xlabel": "step", "ylabel": "loss", "log": False, "title": "Distillation"}
     display(plots.sweep_plot(range(1, len(losses) + 1), {"your loss": losses}, **labels))
 
@@ -511,7 +530,9 @@ if student:
     print("the engine's tokens with the draft are the same:", speculation.same_text(student_path))
     timings, right = speculation.measure(student_path)
     print("with a draft:", measure.ratio(timings["plain"], timings["with a draft"]), "times as fast")
-    print("share of guesses that were right:", "no guesses were made" if right is None else f"{right:.0%}")
+    print(
+        "share of guesses that were right:", "no guesses were made" if right is None else f"{right:.0%}"
+    )
 
 # %% [markdown]
 # ## The table, and everything in one plot
@@ -527,7 +548,9 @@ guess_seconds = 60
 if recovered and student and predicted(seconds=guess_seconds):
     pruned_path = everything.two_four(models.save(recovered.model, "pruned"))
     paths = {"teacher": "gptj-tiny", "2:4, recovered": pruned_path, "student": student_path}
-    engines = {name: labkit.load(path, dtype=everything.precision(path, device)) for name, path in paths.items()}
+    engines = {
+        name: labkit.load(path, dtype=everything.precision(path, device)) for name, path in paths.items()
+    }
     timings = runs.keep_timings("teacher, sparse model and student", lambda: tradeoff.speeds(engines))
     rows = [quality.of(name, path) for name, path in paths.items()]
     print(everything.table([rows[0], *pruned_rows.values(), *student_rows[:1], *rows[1:]], timings))
@@ -543,7 +566,9 @@ if recovered and student and predicted(seconds=guess_seconds):
 # %%
 if recovered and student:
     found = everything.rows(models.save(recovered.model, "pruned"), student_path)
-    display(everything.figure(found, caption=f"gptj-tiny, held-out text; trained here in seconds; {where}"))
+    display(
+        everything.figure(found, caption=f"gptj-tiny, held-out text; trained here in seconds; {where}")
+    )
     rungs = {"teacher": "lab 06 teacher", "2:4, recovered": "lab 06 2:4", "student": "lab 06 student"}
     ladder.add_timings(tradeoff.TASK, {rung: timings[name] for name, rung in rungs.items()}, where=where)
     display(plots.ladder_plot(ladder.of(tradeoff.TASK), caption=where))
@@ -551,7 +576,7 @@ if recovered and student:
 # %% [markdown]
 # Read the plot as a shop window: which model would you take for half of the bytes? The methods multiply, as the points with two names
 # show. The embedding and the head of `gptj-tiny` are a large part of it, so half of the layers are far more than half of the bytes; in
-# a model of 6 billion weights they are a few percent.
+# GPT-J's 6 billion weights they are 7 percent.
 #
 # ## What you have now
 #

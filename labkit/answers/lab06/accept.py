@@ -73,7 +73,9 @@ ACCEPT_OR_REJECT_ANSWER = Answer(
             "You reject every guess that the draft likes better; some of these must be accepted, as the first number decides.",
             partial(_token, accepts="likelier"),
         ),
-        Mistake("You compare with the target's probability alone; divide it by the draft's.", partial(_token, accepts="target")),
+        Mistake(
+            "You compare with the target's probability alone; divide it by the draft's.", partial(_token, accepts="target")
+        ),
         Mistake("You accept every guess: the text would be the draft's.", partial(_token, accepts="always")),
         Mistake("You never accept the guess.", partial(_token, accepts="never")),
         Mistake(

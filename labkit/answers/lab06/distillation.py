@@ -69,10 +69,20 @@ SOFT_TARGET_LOSS_ANSWER = Answer(
         Mistake("The factor T^2 is missing: without it, gradients become smaller when T grows.", partial(_loss, power=0)),
         Mistake("You multiply by T; the factor is its square.", partial(_loss, power=1)),
         Mistake("The temperature is missing in both softmaxes.", partial(_loss, softened="none")),
-        Mistake("Only the teacher is softened; the student's logits are divided by T, too.", partial(_loss, softened="teacher")),
-        Mistake("Only the student is softened; the teacher's logits are divided by T, too.", partial(_loss, softened="student")),
-        Mistake("You multiply the logits by T; divide them, so that a high temperature makes flat.", partial(_loss, softened="upside down")),
-        Mistake("Teacher and student are exchanged: the teacher's probabilities are the weights of the sum.", partial(_loss, reverse=True)),
+        Mistake(
+            "Only the teacher is softened; the student's logits are divided by T, too.", partial(_loss, softened="teacher")
+        ),
+        Mistake(
+            "Only the student is softened; the teacher's logits are divided by T, too.", partial(_loss, softened="student")
+        ),
+        Mistake(
+            "You multiply the logits by T; divide them, so that a high temperature makes flat.",
+            partial(_loss, softened="upside down"),
+        ),
+        Mistake(
+            "Teacher and student are exchanged: the teacher's probabilities are the weights of the sum.",
+            partial(_loss, reverse=True),
+        ),
         Mistake("You add up the rows; take their mean.", partial(_loss, over="none")),
         Mistake("You take the mean over the vocabulary as well; its terms are added up.", partial(_loss, over="all")),
         Mistake(

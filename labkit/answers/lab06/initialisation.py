@@ -61,7 +61,9 @@ FIRST_STUDENT_ANSWER = Answer(
             "teacher's last.",
             partial(_student, which="first of each part"),
         ),
-        Mistake("You take the first layers of the teacher; spread them over all of it.", partial(_student, which="first layers")),
+        Mistake(
+            "You take the first layers of the teacher; spread them over all of it.", partial(_student, which="first layers")
+        ),
         Mistake("You take the last layers of the teacher; spread them over all of it.", partial(_student, which="last layers")),
         Mistake(
             "Every second layer is right only for a student with half the layers; with a third, it is every third.",

@@ -59,7 +59,10 @@ TWO_FOUR_MASK_ANSWER = Answer(
     reference=two_four_mask,
     comparison=Comparison(),
     mistakes=(
-        Mistake("You keep the two smallest scores of each group; the largest are the important ones.", partial(_mask, descending=False)),
+        Mistake(
+            "You keep the two smallest scores of each group; the largest are the important ones.",
+            partial(_mask, descending=False),
+        ),
         Mistake("You keep one of four; two of four must be True.", partial(_mask, kept=1)),
         Mistake("You keep three of four; two of four must be True.", partial(_mask, kept=3)),
         Mistake(
@@ -73,9 +76,7 @@ TWO_FOUR_MASK_ANSWER = Answer(
             _half_of_each_row,
         ),
         Mistake("Half of the whole matrix is kept, but not two of every four.", _half_of_all),
-        Mistake(
-            "With equal scores, more than two of a group are kept: a threshold cannot separate equal numbers.", _threshold
-        ),
+        Mistake("With equal scores, more than two of a group are kept: a threshold cannot separate equal numbers.", _threshold),
         Mistake("Of equal scores, the one further to the left is kept; you keep the right one.", _right_one),
     ),
 )

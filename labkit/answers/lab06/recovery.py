@@ -55,7 +55,10 @@ MASKED_ADAM_ANSWER = Answer(
     reference=masked_adam,
     comparison=Comparison(),
     mistakes=(
-        Mistake("The mask is not used: pruned weights grow again, and the matrix is dense after a step.", partial(_step, masks="none")),
+        Mistake(
+            "The mask is not used: pruned weights grow again, and the matrix is dense after a step.",
+            partial(_step, masks="none"),
+        ),
         Mistake(
             "The weights are right, but the averages count gradients of pruned weights: set these to 0 first.",
             partial(_step, masks="weight"),
@@ -65,7 +68,10 @@ MASKED_ADAM_ANSWER = Answer(
             partial(_step, masks="gradient"),
         ),
         Mistake("Your mask is upside down: True is a weight that is kept.", partial(_step, upside_down=True)),
-        Mistake("The averages begin at 0, so they are too small at first: the divisions with the step are missing.", partial(_step, corrected=False)),
+        Mistake(
+            "The averages begin at 0, so they are too small at first: the divisions with the step are missing.",
+            partial(_step, corrected=False),
+        ),
         Mistake("You add the change; a step goes against the gradient.", partial(_step, sign=-1)),
         Mistake("The square root is missing in the divisor.", partial(_step, root=False)),
         Mistake("The second average is one of squared gradients; you average their magnitudes.", partial(_step, squared=False)),

@@ -49,7 +49,9 @@ WANDA_SCORES_ANSWER = Answer(
         Mistake("A negative weight is as important as a positive one: take its magnitude.", partial(_scores, magnitude=False)),
         Mistake("The inputs are missing: these are magnitudes of weights.", partial(_scores, norm="none")),
         Mistake("The weights are missing: these are norms of inputs.", _inputs_alone),
-        Mistake("The norm is the square root of the sum of squares; your square root is missing.", partial(_scores, norm="square")),
+        Mistake(
+            "The norm is the square root of the sum of squares; your square root is missing.", partial(_scores, norm="square")
+        ),
         Mistake(
             "You take the mean over the tokens; the formula has the sum. (The mask would be the same.)",
             partial(_scores, norm="mean"),

@@ -26,7 +26,9 @@ def _case(draws: Draws, tokens: int, distance: float, kind: str) -> Case:
         number = draws.pick.uniform(0.3, 0.95)
     else:
         number = float(ratio[token]) * draws.pick.uniform(0.2, 0.8)
-        number = number if kind == "accepted" else float(ratio[token]) + (1 - float(ratio[token])) * draws.pick.uniform(0.2, 0.8)
+        number = (
+            number if kind == "accepted" else float(ratio[token]) + (1 - float(ratio[token])) * draws.pick.uniform(0.2, 0.8)
+        )
     rest = (target - draft).clamp_min(0)
     ends = (rest / rest.sum()).cumsum(0)
     place = int(draws.pick.choice((rest > 0.01).nonzero().flatten().tolist() or [int(rest.argmax())]))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from labkit.checkpoints import is_quantized
 from labkit.checkpoints.integer_weight import IntegerScheme
+from labkit.checkpoints.resolve import is_quantized
 from labkit.compress import compress
 from labkit.compress.method import Method
 from labkit.compress.sparse import Sparse
@@ -76,9 +76,7 @@ def table(rows: Sequence[Row], timings: Mapping[str, Timing]) -> str:
     lines = [header, "-" * len(header)]
     for row in rows:
         seconds = f"{timings[row.name].median:.3f}" if row.name in timings else "-"
-        lines.append(
-            f"{row.name:<22}{row.kept:>11.1f} %{row.information:>11.1f} %{row.parameters / 1e6:>11.2f} M{seconds:>9}"
-        )
+        lines.append(f"{row.name:<22}{row.kept:>11.1f} %{row.information:>11.1f} %{row.parameters / 1e6:>11.2f} M{seconds:>9}")
     return "\n".join([*lines, f"seconds: the median for {TASK.new_tokens} tokens after {TASK.prompt_tokens}, batch 1"])
 
 

@@ -15,7 +15,9 @@ from labkit.exercises.lab05.draws import Draws
 def teacher_tensors(draws: Draws, layers: int) -> dict[str, Tensor]:
     """Small tensors with the names of a GPT-J, in a random order."""
     names = [
-        f"transformer.h.{layer}.{part}" for layer in range(layers) for part in ("ln_1.weight", "attn.q_proj.weight", "mlp.fc_in.bias")
+        f"transformer.h.{layer}.{part}"
+        for layer in range(layers)
+        for part in ("ln_1.weight", "attn.q_proj.weight", "mlp.fc_in.bias")
     ]
     names += ["transformer.wte.weight", "transformer.ln_f.weight", "lm_head.weight", "lm_head.bias"]
     draws.pick.shuffle(names)

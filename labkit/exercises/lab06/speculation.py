@@ -67,9 +67,7 @@ def accepted(rule: Rule, draft: Tensor, target: Tensor, seed: int = 0) -> float:
     generator = torch.Generator("cpu").manual_seed(seed)
     guesses = torch.multinomial(draft, 1, generator=generator).flatten().tolist()
     numbers = torch.rand(len(draft), 2, generator=generator, dtype=torch.float64, device="cpu").tolist()
-    kept = [
-        int(rule(p, q, guess, *pair)) == guess for p, q, guess, pair in zip(draft, target, guesses, numbers, strict=True)
-    ]
+    kept = [int(rule(p, q, guess, *pair)) == guess for p, q, guess, pair in zip(draft, target, guesses, numbers, strict=True)]
     return sum(kept) / len(kept)
 
 
@@ -104,4 +102,3 @@ def measure(draft: Path) -> tuple[dict[str, Timing], float | None]:
     with labkit.load(MODEL) as plain, labkit.load(MODEL, draft=draft) as guessing:
         timings = speeds({"plain": plain, "with a draft": guessing})
         return timings, guessing.stats.acceptance
-

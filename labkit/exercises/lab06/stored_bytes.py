@@ -14,7 +14,10 @@ def _cases(seed: int) -> list[Case]:
     for _ in range(4):
         out, columns = draw.randrange(2, 700), 8 * draw.randrange(1, 90)
         rows.append((out, columns, draw.randrange(1, out * columns), draw.choice([1, 2, 4])))
-    return [Case(f"{out} x {columns}, {kept} kept, {size} bytes each", (out, columns, kept, size)) for out, columns, kept, size in rows]
+    return [
+        Case(f"{out} x {columns}, {kept} kept, {size} bytes each", (out, columns, kept, size))
+        for out, columns, kept, size in rows
+    ]
 
 
 STORED_BYTES = Exercise(

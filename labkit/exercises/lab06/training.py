@@ -81,7 +81,9 @@ def backward(model: DenseModel, windows: Sequence[Sequence[int]], loss: Loss, pa
             made = model.logits(ids)
         found = loss(made.float(), taught.float())
         if not isinstance(found, Tensor) or found.numel() != 1 or not found.requires_grad:
-            raise InvalidRequest("the loss must be a tensor with one number and a gradient; check it with check(soft_target_loss)")
+            raise InvalidRequest(
+                "the loss must be a tensor with one number and a gradient; check it with check(soft_target_loss)"
+            )
         (found / len(windows)).backward()  # type: ignore[no-untyped-call]
         total += float(found.detach()) / len(windows)
     if not math.isfinite(total):

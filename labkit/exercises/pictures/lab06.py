@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from labkit.exercises.pictures.canvas import BLUE, GREEN, GREY, ORANGE, PALE, Canvas
@@ -23,7 +24,7 @@ def connections(inputs: int = 6, hidden: int = 4, outputs: int = 2, pruned: int 
             [(left + 2.0 * column, 1.0 + 4.0 * (row + 0.5) / count) for row in range(count)]
             for column, (count, _) in enumerate(layers)
         ]
-        for before, after in zip(places, places[1:], strict=False):
+        for before, after in itertools.pairwise(places):
             for x, y in before:
                 for end, height in after:
                     canvas.line((x + SIZE, y), (end, height), colour=GREY)
