@@ -59,7 +59,7 @@ def two_four_mask(scores):
     """A boolean mask [out, in] that keeps the two largest scores of every four neighbours."""
     # BEGIN SOLUTION
     fours = scores.reshape(-1, 4)
-    order = fours.argsort(1, descending=True, stable=True)
+    order = fours.argsort(dim=1, descending=True, stable=True)
     mask = torch.zeros_like(fours, dtype=torch.bool)
     return mask.scatter_(1, order[:, :2], True).view(scores.shape)
     # END SOLUTION

@@ -20,7 +20,7 @@ def two_four_mask(scores: Tensor) -> Tensor:
 def _mask(scores: Tensor, *, group: int = 4, kept: int = 2, descending: bool = True, magnitude: bool = False) -> Tensor:
     """The mask; the options make mistakes."""
     rows = (scores.abs() if magnitude else scores).reshape(-1, group)
-    order = rows.argsort(1, descending=descending, stable=True)[:, :kept]
+    order = rows.argsort(dim=1, descending=descending, stable=True)[:, :kept]
     return torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order, True).view(scores.shape)
 
 
@@ -37,7 +37,7 @@ def _far_apart(scores: Tensor) -> Tensor:
 
 
 def _half_of_each_row(scores: Tensor) -> Tensor:
-    order = scores.argsort(1, descending=True, stable=True)[:, : scores.shape[1] // 2]
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, : scores.shape[1] // 2]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
 
 

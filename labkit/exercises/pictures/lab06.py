@@ -1,4 +1,4 @@
-"""Lab 06's drawings: the lecture's pruned network, a 2:4 row and its storage, a student's layers, and a guess that is checked."""
+"""Lab 06's drawings: the lecture's pruned network, a 2:4 row, the layers of a student, and a guess that is checked."""
 
 from __future__ import annotations
 
