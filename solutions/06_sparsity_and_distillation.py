@@ -120,7 +120,7 @@ check(wanda_scores)
 
 # %% [markdown]
 # What counts is the output of the layer, on *other* text than the norms were measured on. **Predict:** how many times larger is its
-# error with the mask of magnitudes than with Wanda's, for `fc_out`?
+# error with the mask of magnitudes than with Wanda's, for `q_proj`?
 
 
 # %%
@@ -141,7 +141,7 @@ if passed(two_four_mask) and passed(wanda_scores) and predicted(wanda=guess_wand
         "Wanda": [output_error(name, wanda_scores) for name in names],
     }
     ratios = [a / b for a, b in zip(errors["magnitude"], errors["Wanda"])]
-    bars = {"your prediction": [math.nan] * 3 + [guess_wanda], "measured": ratios}
+    bars = {"your prediction": [guess_wanda] + [math.nan] * 3, "measured": ratios}
     labels = {"ylabel": "times larger error", "title": "Magnitude against Wanda, 2:4"}
     display(plots.prediction_plot(names, bars, **labels, caption="outputs of block 1, gptj-tiny"))
 

@@ -62,8 +62,8 @@ FIRST_STUDENT = Exercise(
     cases=_cases,
     hints=(
         "Which number does the last layer of the student have, and which layer of the teacher should it be?",
-        "For each name, find the number of its layer. Keep it if (number + 1) is a multiple of teacher_layers / layers, and divide to get "
-        "the student's number. Look at the whole number: 1 is also the beginning of 10.",
+        "Find the number of each name's layer, as a whole number: 1 is also the beginning of 10. Which numbers stay, if the last of "
+        "every teacher_layers / layers does? A division then gives the student's number.",
         'parts = name.split("."); every = teacher_layers // layers; parts[2] = str((int(parts[2]) + 1) // every - 1)',
     ),
     observe=_tensors_and_memory,
