@@ -301,7 +301,7 @@ check(masked_adam)
 
 
 # %%
-def recover(pruned, count=60):
+def recover(pruned, count=40):
     """Train the blocks of a pruned model; returns the loss of each step."""
     model, averages, losses = pruned.model, {}, []
     steps = training.steps("recovery steps", count, rate=5e-4, seconds=40)
@@ -413,7 +413,7 @@ check(first_student)
 
 
 # %%
-def distil(count=150, temperature=2.0):
+def distil(count=120, temperature=2.0):
     """Train a student with half of the layers; returns it, and its losses."""
     student, losses = models.student(first_student, layers=4), []
     optimizer = torch.optim.Adam(student.tensors.values())
