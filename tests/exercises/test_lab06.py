@@ -95,8 +95,9 @@ def test_the_step_is_that_of_torch_where_the_mask_keeps() -> None:
 def test_every_matrix_is_pruned_with_its_own_inputs(pruned: models.Pruned) -> None:
     assert len(pruned.masks) == 8 * len(MATRICES)
     name = "transformer.h.3.mlp.fc_out"
-    wanted = two_four_mask(wanda_scores(tensors.weight(f"{name}.weight"), tensors.inputs(3)["mlp.fc_out"]))
+    wanted = two_four_mask(wanda_scores(tensors.weight(f"{name}.weight"), models.inputs(3)["mlp.fc_out"]))
     assert torch.equal(pruned.masks[f"{name}.weight"], wanted)
+    assert torch.equal(models.inputs(3)["mlp.fc_out"][: tensors.TOKENS], tensors.inputs(3)["mlp.fc_out"])
     assert torch.equal(pruned.model.tensors[f"{name}.weight"] != 0, wanted & (tensors.weight(f"{name}.weight") != 0))
     assert torch.equal(models.teacher().tensors[f"{name}.weight"], tensors.weight(f"{name}.weight"))
 

@@ -25,6 +25,8 @@ from labkit.home import write_atomically
 
 MODEL = tensors.MODEL
 WEIGHTS = "model.safetensors"
+PASSAGES = 4
+"""Passages of 512 tokens of the calibration text from which a mask may be chosen."""
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []
 """The folders of this process's models; they are removed when it ends."""
@@ -47,18 +49,32 @@ def teacher() -> DenseModel:
 def prune(mask_of: Callable[[Tensor, Tensor], Any]) -> Pruned:
     """Prune the matrices of all blocks with a learner's `mask_of(weight, inputs)`.
 
-    `inputs` `[512, in]` are those of the dense model for a passage of the calibration text. Raises `InvalidRequest` if a mask
+    `inputs` `[2048, in]` are those of the dense model for the first passages of the calibration text. Raises `InvalidRequest` if a mask
     is not a boolean tensor of the weight's shape that keeps two of every four.
     """
     dense, masks = teacher(), {}
     found = {name: tensor.clone() for name, tensor in dense.tensors.items()}
     for layer in range(dense.config.num_layers):
-        inputs = tensors.inputs(layer)
         for matrix in MATRICES:
             name = f"transformer.h.{layer}.{matrix}.weight"
-            masks[name] = _checked(mask_of(found[name].clone(), inputs[matrix].clone()), found[name], name)
+            masks[name] = _checked(mask_of(found[name].clone(), inputs(layer)[matrix].clone()), found[name], name)
             found[name] = found[name] * masks[name]
     return Pruned(Student(dense.config, found), masks)
+
+
+@functools.cache
+def inputs(layer: int) -> dict[str, Tensor]:
+    """The inputs of each matrix of a block of the dense model, for the tokens of `PASSAGES` passages."""
+    found = [tensors.inputs_of(tensors.block(layer), hidden) for hidden in _hidden(layer)]
+    return {matrix: torch.cat([each[matrix] for each in found]) for matrix in MATRICES}
+
+
+@functools.cache
+def _hidden(layer: int) -> list[Tensor]:
+    """The states that enter a block, for each passage."""
+    if layer == 0:
+        return [tensors.embedded(passage) for passage in tensors.passages(PASSAGES)]
+    return [tensors.block(layer - 1).forward(hidden) for hidden in _hidden(layer - 1)]
 
 
 def _checked(mask: Any, weight: Tensor, name: str) -> Tensor:
