@@ -154,12 +154,10 @@ pruned = {}
 # BEGIN SOLUTION guess_bits_magnitude, guess_bits_wanda = None, None
 guess_bits_magnitude, guess_bits_wanda = 1.8, 1.6
 # END SOLUTION
-if passed(two_four_mask) and passed(wanda_scores):
-    if predicted(bits_magnitude=guess_bits_magnitude, bits_wanda=guess_bits_wanda):
-        pruned["2:4, magnitude"] = models.prune(lambda weight, inputs: two_four_mask(weight.abs()))
-        pruned["2:4, Wanda"] = models.prune(
-            lambda weight, inputs: two_four_mask(wanda_scores(weight, inputs))
-        )
+masks_pass = passed(two_four_mask) and passed(wanda_scores)
+if masks_pass and predicted(bits_magnitude=guess_bits_magnitude, bits_wanda=guess_bits_wanda):
+    pruned["2:4, magnitude"] = models.prune(lambda w, x: two_four_mask(w.abs()))
+    pruned["2:4, Wanda"] = models.prune(lambda w, x: two_four_mask(wanda_scores(w, x)))
 
 # %%
 if pruned:
@@ -440,11 +438,11 @@ student = None
 # BEGIN SOLUTION guess_before, guess_after = None, None
 guess_before, guess_after = 40, 90
 # END SOLUTION
-if passed(soft_target_loss) and passed(first_student):
-    if predicted(before=guess_before, after=guess_after):
-        student_rows = [quality.of("student, untrained", models.student(first_student, layers=4))]
-        student, losses = distil()
-        student_rows.append(quality.of("student", student))
+parts_pass = passed(soft_target_loss) and passed(first_student)
+if parts_pass and predicted(before=guess_before, after=guess_after):
+    student_rows = [quality.of("student, untrained", models.student(first_student, layers=4))]
+    student, losses = distil()
+    student_rows.append(quality.of("student", student))
 
 # %%
 if student:
