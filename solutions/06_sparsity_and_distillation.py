@@ -161,7 +161,7 @@ if masks_pass and predicted(bits_magnitude=guess_bits_magnitude, bits_wanda=gues
 
 # %%
 if pruned:
-    dense_row = quality.of("dense", models.teacher())
+    dense_row = quality.of("teacher", models.teacher())
     pruned_rows = [quality.of(name, each.model) for name, each in pruned.items()]
     best, found = min(pruned_rows, key=lambda row: row.bits_per_byte), [dense_row, *pruned_rows]
     guesses = [math.nan, guess_bits_magnitude, guess_bits_wanda]
@@ -338,7 +338,8 @@ if pruned and passed(masked_adam) and predicted(recovered=guess_recovered):
 # %%
 if recovered:
     dense, before = dense_row.bits_per_byte, best.bits_per_byte
-    after = quality.of("2:4, recovered", recovered.model).bits_per_byte
+    recovered_row = quality.of("2:4, recovered", recovered.model)
+    after = recovered_row.bits_per_byte
     print(f"bits per byte: {dense:.3f} dense, {before:.3f} pruned ({best.name}), {after:.3f} recovered")
     bars = {"your prediction": [guess_recovered], "measured": [100 * (before - after) / (before - dense)]}
     labels = {"ylabel": "won back in %", "title": f"What {len(losses)} steps win back, 2:4"}
@@ -564,8 +565,7 @@ if recovered and student and predicted(seconds=guess_seconds):
         name: labkit.load(path, dtype=everything.precision(path, device)) for name, path in paths.items()
     }
     timings = runs.keep_timings("teacher, sparse model and student", lambda: tradeoff.speeds(engines))
-    rows = [quality.of(name, path) for name, path in paths.items()]
-    print(everything.table([rows[0], *pruned_rows, *student_rows[:1], *rows[1:]], timings))
+    print(everything.table([dense_row, *pruned_rows, recovered_row, *student_rows], timings))
     percent = [100 / measure.ratio(timings["teacher"], timings[name]).shown for name in paths]
     bars = {"your prediction": [math.nan, math.nan, guess_seconds], "measured": percent}
     labels = {"ylabel": "seconds in % of the teacher's", "title": "Seconds of each model, batch 1"}
