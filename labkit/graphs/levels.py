@@ -68,9 +68,9 @@ def compare_levels(
 ) -> list[LevelFound]:
     """Optimise every part of an export at each level, read the result back, and profile one decode step.
 
-    The step has one new token for each of `batch` sequences, after `past` cached tokens (`PAST` if left out). With several parts, the numbers are
-    sums. Raises `InvalidRequest` for a batch or a cache of no token, or for a cache that leaves no room in the context, and
-    `NotAvailable` if onnx or onnxruntime is missing.
+    The step has one new token for each of `batch` sequences, after `past` cached tokens (`PAST` if left out). With several
+    parts, the numbers are sums. Raises `InvalidRequest` for a batch or a cache of no token, or for a cache that leaves no room
+    in the context, and `NotAvailable` if onnx or onnxruntime is missing.
     """
     most = exported.config.context_length - 1
     cached = min(PAST, most) if past is None else past
