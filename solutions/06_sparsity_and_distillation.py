@@ -383,7 +383,7 @@ check(soft_target_loss)
 
 # %% [markdown]
 # Where does the student begin? DistilBERT copies **every second layer** of BERT. A block adds to what comes in, so the states before
-# and after a left-out block are similar, and the next one can nearly work with them.
+# and after a left-out block are similar. The next block can use them in part, and training does the rest.
 
 # %%
 pictures.every_second()

@@ -16,7 +16,7 @@ PEAK_BYTES = {
     "03": 2.2 * GIB,
     "04": 3.1 * GIB,
     "05": 1.4 * GIB,
-    "06": 1.9 * GIB,
+    "06": 2.1 * GIB,
     "08": 0.6 * GIB,
 }
 """The most memory that the processes of each lab's core path held together, in bytes, on a machine with 2 cores.
