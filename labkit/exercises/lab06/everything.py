@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -97,7 +97,12 @@ def figure(found: Mapping[str, Sequence[Row]], caption: str = "") -> Figure:
         for row in models:
             turn = -35 if kind.startswith("lab 05") else 35  # names of neighbours do not lie on each other
             place, at = (row.megabytes, row.bits_per_byte), (4, 5 if turn > 0 else -5)
-            look = {"rotation": turn, "rotation_mode": "anchor", "va": "bottom" if turn > 0 else "top", "fontsize": 9}
+            look: dict[str, Any] = {
+                "rotation": turn,
+                "rotation_mode": "anchor",
+                "va": "bottom" if turn > 0 else "top",
+                "fontsize": 9,
+            }
             axes.annotate(row.name, place, at, textcoords="offset points", **look)
     axes.set(xlabel="weight files in MB", ylabel="bits per byte of held-out text", xlim=(0, None))
     axes.margins(x=0.12)

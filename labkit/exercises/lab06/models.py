@@ -78,9 +78,9 @@ def _hidden(layer: int) -> list[Tensor]:
 
 
 def _checked(mask: object, weight: Tensor, name: str) -> Tensor:
-    if isinstance(mask, Tensor) and mask.shape == weight.shape and mask.dtype == torch.bool:
-        if bool((mask.reshape(-1, 4).sum(1) == 2).all()):
-            return mask.detach().cpu()
+    fits = isinstance(mask, Tensor) and mask.shape == weight.shape and mask.dtype == torch.bool
+    if isinstance(mask, Tensor) and fits and bool((mask.reshape(-1, 4).sum(1) == 2).all()):
+        return mask.detach().cpu()
     raise InvalidRequest(
         f"the mask of {name} must be boolean, {list(weight.shape)}, with two of every four True; check it with "
         "check(two_four_mask)"
