@@ -10,4 +10,5 @@ LAB_TITLES = {
     "03": "Tensor and pipeline parallelism",
     "04": "Triton deployment",
     "05": "Quantization",
+    "07": "Graph compilers and the ensemble of parts",
 }
