@@ -27,6 +27,7 @@ START = {
     "03": "import labkit.lab.lab03",
     "04": "import tritonclient.grpc, labkit.lab.lab04",
     "05": "import labkit.lab.lab05",
+    "07": "import labkit.lab.lab07",
 }
 """The imports of each lab's first cell that take time."""
 IN_FIRST_CELL = "part of each lab's first cell"

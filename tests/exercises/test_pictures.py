@@ -20,7 +20,7 @@ from labkit.answers.lab01 import positions_processed
 from labkit.answers.lab04.ensemble import ensemble_maps
 from labkit.answers.lab05.int4 import pack_int4
 from labkit.answers.lab05.parameters import quantization_parameters
-from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04, lab05
+from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04, lab05, lab07
 from labkit.exercises.pictures.canvas import BLUE, ORANGE
 from labkit.exercises.shapes import Shape
 
@@ -54,6 +54,10 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "column step, the first": lambda: lab05.column_step(6, 0),
     "staircase": lab05.staircase,
     "fp8": lab05.fp8_bits,
+    "fusion": lab07.fusion,
+    "fusion, two kernels": lambda: lab07.fusion(("Mul", "Add")),
+    "parallel block": lab07.parallel_block,
+    "parts on a server": lab07.parts_on_a_server,
 }
 """Every drawing as its lab shows it, and some with the arguments of a learner who tries others."""
 

@@ -42,9 +42,7 @@ CHOOSE_COMPILER_ANSWER = Answer(
     reference=choose_compiler,
     comparison=Comparison(),
     mistakes=(
-        Mistake(
-            "The time to compile is missing in your sum; for a few steps it decides.", partial(_choose, compiling=False)
-        ),
+        Mistake("The time to compile is missing in your sum; for a few steps it decides.", partial(_choose, compiling=False)),
         Mistake("You count a single step, but the server runs many.", partial(_choose, all_steps="one")),
         Mistake("You look at the error of none: some ways are not exact enough.", partial(_choose, error="ignored")),
         Mistake("An error of exactly `most_error` is allowed.", partial(_choose, error="below")),

@@ -121,9 +121,7 @@ BEST_SEAM_ANSWER = Answer(
         Mistake("You count a tensor once for each of its readers; it is sent once.", partial(_seam, once=False)),
         Mistake("Your cut sends more bytes than `most`.", partial(_seam, limited=False)),
         Mistake("A cut that sends exactly `most` bytes is allowed.", partial(_seam, strict=True)),
-        Mistake(
-            "You divide the number of nodes evenly, but what counts is their time.", partial(_seam, balance="nodes")
-        ),
+        Mistake("You divide the number of nodes evenly, but what counts is their time.", partial(_seam, balance="nodes")),
         Mistake(
             "You look at part one only. The slower part decides how many requests per second can pass.",
             partial(_seam, balance="part one"),
@@ -132,9 +130,7 @@ BEST_SEAM_ANSWER = Answer(
             "You take the cut with the fewest bytes. All cuts within the bound are allowed: take the one with the best balance.",
             partial(_seam, balance="bytes"),
         ),
-        Mistake(
-            "Of two cuts that divide the time alike, take the one that sends fewer bytes.", partial(_seam, ties=False)
-        ),
+        Mistake("Of two cuts that divide the time alike, take the one that sends fewer bytes.", partial(_seam, ties=False)),
         Mistake("A part without nodes is not a part: if every cut sends too much, return None.", partial(_seam, ends=True)),
     ),
 )

@@ -50,7 +50,9 @@ def _explain_group(case: Case, found: list[str], right: list[str]) -> str:
     if not all(isinstance(name, str) for name in found):
         return "Return a list with the names of nodes."
     if more := [name for name in found if name not in right]:
-        return f"In the case '{case.label}', {more[0]} is in your group, but it cannot join: look at its operator and its readers."
+        return (
+            f"In the case '{case.label}', {more[0]} is in your group, but it cannot join: look at its operator and its readers."
+        )
     if less := [name for name in right if name not in found]:
         return f"In the case '{case.label}', {less[-1]} is missing in your group."
     return ""
@@ -147,9 +149,7 @@ BYTES_SAVED_ANSWER = Answer(
             "group reads stay in registers.",
             partial(_saved, writes_count=False),
         ),
-        Mistake(
-            "The one kernel still has to read the tensors from outside the group.", partial(_saved, from_outside="never")
-        ),
+        Mistake("The one kernel still has to read the tensors from outside the group.", partial(_saved, from_outside="never")),
         Mistake(
             "The one kernel reads a tensor from outside once, for all of its nodes; you count it for each node.",
             partial(_saved, from_outside="by each node"),

@@ -52,14 +52,10 @@ PIPELINED_RATE_ANSWER = Answer(
             "requests.",
             partial(_rate, part="one after another"),
         ),
-        Mistake(
-            "You take the mean of the parts, but a chain is as fast as its slowest part.", partial(_rate, part="mean")
-        ),
+        Mistake("You take the mean of the parts, but a chain is as fast as its slowest part.", partial(_rate, part="mean")),
         Mistake("You take the first part; the slowest one may be any of them.", partial(_rate, part="first")),
         Mistake("The limit of the parts is missing: each takes one request at a time.", partial(_rate, part="not at all")),
-        Mistake(
-            "The limit of the users is missing: each of them waits for an answer.", partial(_rate, by_users="not at all")
-        ),
+        Mistake("The limit of the users is missing: each of them waits for an answer.", partial(_rate, by_users="not at all")),
         Mistake(
             "You take the computing time as the latency; transport and queues belong to it, too.",
             partial(_rate, by_users="computing"),

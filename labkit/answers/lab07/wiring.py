@@ -38,8 +38,10 @@ def _maps(
         if caches == "none":
             into, out = ({names[0]: wires[names[0]]} for names, wires in ((inputs, into), (outputs, out)))
         elif caches == "the first part's":
-            into |= {name: parts[0][1][1] for name in inputs[1:]}
-        maps[model] = ({wire: name for name, wire in into.items()}, {wire: name for name, wire in out.items()}) if turned else (into, out)
+            into |= dict.fromkeys(inputs[1:], parts[0][1][1])
+        maps[model] = (
+            ({wire: name for name, wire in into.items()}, {wire: name for name, wire in out.items()}) if turned else (into, out)
+        )
     return dict(list(maps.items())[: None if steps == "all" else last])
 
 

@@ -75,7 +75,9 @@ def _gptj_sizes(draw: random.Random, nodes: list[Node], hidden: int) -> dict[str
 
 def _work(draw: random.Random, nodes: list[Node]) -> dict[str, int]:
     """Microseconds of each node; matrix products take the longest, and the head longer than other products."""
-    work = {name: draw.randrange(200, 400) if kind in ("MatMul", "Attention") else draw.randrange(1, 20) for name, kind, _ in nodes}
+    work = {
+        name: draw.randrange(200, 400) if kind in ("MatMul", "Attention") else draw.randrange(1, 20) for name, kind, _ in nodes
+    }
     return work | {name: draw.randrange(900, 1500) for name in work if name == "logits"}
 
 

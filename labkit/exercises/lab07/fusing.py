@@ -30,7 +30,9 @@ def _group_cases(seed: int) -> list[Case]:
     for number in range(5):
         nodes = random_graph(draw, draw.randrange(9, 19))
         ends = [name for name, kind, _ in nodes[4:] if kind in kinds] or [nodes[-1][0]]
-        cases.append(Case(f"random graph {number + 1}, {len(nodes)} nodes", (nodes, draw.choice(ends[-3:]), kinds, unread(nodes))))
+        cases.append(
+            Case(f"random graph {number + 1}, {len(nodes)} nodes", (nodes, draw.choice(ends[-3:]), kinds, unread(nodes)))
+        )
     return cases
 
 

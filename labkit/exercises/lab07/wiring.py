@@ -101,7 +101,9 @@ def _cases(seed: int) -> list[Case]:
     ]
     cases = [Case("two parts, the seam has one name", (lecture,))]
     for count, own in ((2, False), (3, True), (4, True)):
-        label = f"{counted(count, 'part')}, " + ("all with the inputs x and the outputs y" if own else "each with names of its own")
+        label = f"{counted(count, 'part')}, " + (
+            "all with the inputs x and the outputs y" if own else "each with names of its own"
+        )
         parts: list[PartNames] = []
         layer = 0
         for stage in range(count):
