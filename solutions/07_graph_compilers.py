@@ -205,7 +205,7 @@ check(crossing_tensors)
 
 # %% [markdown]
 # The next cell cuts gptj-tiny after each of its nodes. Positions, the mask and the rotary angles are left out: every part can compute
-# them itself. **Predict:** the worst cut sends how many times as many bytes as the best one?
+# them itself. **Predict:** the worst cut sends how many times as many bytes as a cut between two blocks?
 
 # %%
 # BEGIN SOLUTION guess_worst = None
@@ -216,13 +216,13 @@ if has_graphs and passed(crossing_tensors) and predicted(worst=guess_worst):
     nodes, ends = values.nodes, real_graphs.block_begins(values.nodes)
     cuts = [crossing_tensors(nodes, first) for first in range(1, len(nodes))]
     sent = [sum(graph.sizes[name] for name in names) for names in cuts]
-    print(f"worst / best: {max(sent) / min(sent):.1f}; your prediction: {guess_worst}")
+    print(f"worst / between blocks: {max(sent) / sent[ends[0] - 1]:.0f}; your prediction: {guess_worst}")
     print("cut before the fifth block:", cuts[ends[3] - 1])
     display(figures.crossing(sent, ends, None, caption="gptj-tiny, prefill of 128 tokens"))
 
 # %% [markdown]
-# Between two blocks there is one tensor, the hidden state: this is the **seam** of labkit's export. It is also why lab 03 cut its
-# pipeline there.
+# Between two blocks there is one tensor, the hidden state: this is the **seam** of labkit's export, and lab 03 cut its pipeline there,
+# too. (At the right end, the head needs the hidden state of one token only.)
 
 # %% [markdown]
 # {{core path: go on at The parts as an ensemble}}

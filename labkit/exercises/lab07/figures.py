@@ -46,8 +46,9 @@ def before_and_after(before: StepGraph, after: StepGraph, groups: Sequence[Seque
         colour_of |= dict.fromkeys(group, GROUP_COLOURS[number % len(GROUP_COLOURS)])
     known = {kind for _, kind, _ in before.nodes}
     fused = {name: COLOURS[1] for name, kind, _ in right if kind not in known}
+    rows = max(map(len, map(_levels, (left, right))))
     for axes, nodes, colours in zip(figure.subplots(1, 2), (left, right), (colour_of, fused), strict=True):
-        _draw(axes, nodes, colours)
+        _draw(axes, nodes, colours, rows)
     return figure
 
 
@@ -59,12 +60,14 @@ def _levels(nodes: Sequence[Node]) -> list[list[str]]:
     return [[name for name in depth if depth[name] == level] for level in range(max(depth.values(), default=-1) + 1)]
 
 
-def _draw(axes: Any, nodes: Sequence[Node], colours: Mapping[str, str]) -> None:
+def _draw(axes: Any, nodes: Sequence[Node], colours: Mapping[str, str], rows: int) -> None:
+    """Draw a graph from top to bottom, with room for so many rows."""
     levels, kinds = _levels(nodes), {name: kind for name, kind, _ in nodes}
     place = {name: (lane - (len(level) - 1) / 2, row) for row, level in enumerate(levels) for lane, name in enumerate(level)}
     for name, _, reads in nodes:
         for read in dict.fromkeys(read for read in reads if read in place):
-            far = place[name][1] - place[read][1] > 1
+            is_far, is_left = place[name][1] - place[read][1] > 1, place[read][0] < 0
+            bend = 0.0 if not is_far else 0.4 if is_left else -0.45
             axes.annotate(
                 "",
                 place[name],
@@ -74,14 +77,14 @@ def _draw(axes: Any, nodes: Sequence[Node], colours: Mapping[str, str]) -> None:
                     "color": GREY,
                     "shrinkA": 9,
                     "shrinkB": 9,
-                    "connectionstyle": f"arc3,rad={-0.45 if far else 0}",
+                    "connectionstyle": f"arc3,rad={bend}",
                 },
             )
     for name, at in place.items():
         colour = colours.get(name, SINGLE)
         box = {"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": DARK, "linewidth": 0.7}
         axes.text(*at, kinds[name], ha="center", va="center", fontsize=NUMBER_SIZE, color=ink_on(colour), bbox=box)
-    axes.set(xlim=(-1.6, 1.6), ylim=(len(levels) - 0.4, -0.6))
+    axes.set(xlim=(-1.6, 1.6), ylim=(rows - 0.4, -0.6))
     axes.set_axis_off()
 
 
