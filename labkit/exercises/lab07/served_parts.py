@@ -106,7 +106,7 @@ class ServedParts:
             found[name] = {"latency": one.latency, "seconds": list(one.computing.values())}
         return found
 
-    def under_load(self, users: Sequence[int], seconds: float = 2.0, rounds: int = 3) -> dict[str, Any]:
+    def under_load(self, users: Sequence[int], seconds: float = 1.0, rounds: int = 3) -> dict[str, Any]:
         """Requests per second of both models with each number of users; the models take turns.
 
         Returns `rates`, by the number of users and the model, one for each round, and `disturbed`, which says how other programs
@@ -149,7 +149,7 @@ def _write(folder: Path, whole: ExportedModel, cut: ExportedModel, maps: Any, pa
     other = folder.with_name("whole-repository")
     for name in write_graph_repository(other, whole, GraphServing(WHOLE)):
         shutil.move(other / name, folder / name)
-    other.rmdir()
+    shutil.rmtree(other)
 
 
 def _end(server: Server, own: LockedFolder) -> None:
