@@ -367,7 +367,7 @@ counts = [1, 2, 4]
 has_load = has_server and passed(pipelined_rate) and predicted(gain=guess_gain)
 if has_load:
     alone = runs.keep("alone", server.alone)
-    loads = runs.keep("loads", lambda: server.under_load(counts))
+    loads = runs.keep("loads", lambda: server.under_load(counts, alone["whole"]["latency"]))
     for name, one in alone.items():
         parts = " + ".join(f"{1e3 * part:.1f}" for part in one["seconds"])
         print(f"{name}: {1e3 * one['latency']:.1f} ms for a request alone, computing {parts} ms")

@@ -191,7 +191,7 @@ def test_both_models_generate_the_same_and_are_measured() -> None:
         alone = served.alone(requests=5)
         assert [len(one["seconds"]) for one in alone.values()] == [1, 2]
         assert all(sum(one["seconds"]) < one["latency"] for one in alone.values())
-        loads = served.under_load([2], seconds=0.5, rounds=2)
+        loads = served.under_load([2], latency=0.001, rounds=2)
         assert [len(rates) for rates in loads["rates"]["2"].values()] == [2, 2]
     finally:
         served.stop()

@@ -106,9 +106,10 @@ class ServedParts:
             found[name] = {"latency": one.latency, "seconds": list(one.computing.values())}
         return found
 
-    def under_load(self, users: Sequence[int], seconds: float = 1.0, rounds: int = 3) -> dict[str, Any]:
+    def under_load(self, users: Sequence[int], latency: float, rounds: int = 3) -> dict[str, Any]:
         """Requests per second of both models with each number of users; the models take turns.
 
+        latency: the seconds of a single request. A turn takes one second, or the time of 30 requests if that is longer.
         Returns `rates`, by the number of users and the model, one for each round, and `disturbed`, which says how other programs
         disturbed the run ("" if they did not).
         """
@@ -117,7 +118,7 @@ class ServedParts:
         disturbed = ""
         for number, count in enumerate(users):
             bar(number, len(users))
-            loads = measure_in_turn(self.grpc, [WHOLE, PARTS], prompt(), count, seconds=seconds, rounds=rounds)
+            loads = measure_in_turn(self.grpc, [WHOLE, PARTS], prompt(), count, seconds=max(1.0, 30 * latency), rounds=rounds)
             rates[str(count)] = {name: [one.rate for one in found] for name, found in loads.items()}
             disturbed = disturbed or next((one.disturbed for found in loads.values() for one in found if one.disturbed), "")
         bar(len(users), len(users))
