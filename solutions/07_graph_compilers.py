@@ -102,8 +102,8 @@ if has_graphs and passed(fusible_group) and predicted(left=guess_left):
     display(figures.before_and_after(graph, fused, groups))
 
 # %% [markdown]
-# The lecture's list is in this picture: *"reduction is fused with power ops"* is the layer norm, and *"GEMM is fused with GELU"* is the
-# bias with GELU. ONNX Runtime has a kernel, written by hand, for the **pattern** layer norm, in which means stand between pointwise
+# The lecture's list is in this picture: *"reduction is fused with power ops"* is the layer norm. Of *"GEMM is fused with GELU"*, ONNX
+# Runtime does a part on a CPU: the bias and GELU become one, and the product stays alone. It has a kernel, written by hand, for the **pattern** layer norm, in which means stand between pointwise
 # nodes. Your rule stops at a mean, but it needs no pattern: it finds groups in a graph that nobody has seen before. torch.compile works
 # like your rule, and can also join a mean.
 
@@ -389,7 +389,7 @@ if has_load:
 
 # %% [markdown]
 # Where the measurement is below your formula, look for what it leaves out: the users' own work, the server's, and the copies of the
-# hidden state between processes need the same cores. On a real deployment the parts are on GPUs of their own, and the model does not fit
+# hidden state between processes need the same cores. Two copies of the whole model would gain more, but hold the weights twice. On a real deployment the parts are on GPUs of their own, and the model does not fit
 # on one of them: then the parts are not there to gain speed, but to have room, and the pipeline keeps them from idling.
 
 # %%
