@@ -389,8 +389,9 @@ if has_load:
 
 # %% [markdown]
 # Where the measurement is below your formula, look for what it leaves out: the users' own work, the server's, and the copies of the
-# hidden state between processes need the same cores. Two copies of the whole model would gain more, but hold the weights twice. On a real deployment the parts are on GPUs of their own, and the model does not fit
-# on one of them: then the parts are not there to gain speed, but to have room, and the pipeline keeps them from idling.
+# hidden state between processes need the same cores. Two copies of the whole model would gain more, but hold the weights twice. On a
+# real deployment the parts are on GPUs of their own, and the model does not fit on one of them: then the parts are not there to gain
+# speed, but to have room, and the pipeline keeps them from idling.
 
 # %%
 if has_server:
