@@ -16,7 +16,7 @@ PEAK_BYTES = {
     "03": 2.2 * GIB,
     "04": 3.1 * GIB,
     "05": 1.4 * GIB,
-    "07": 0.0 * GIB,
+    "07": 1.3 * GIB,
 }
 """The most memory that the processes of each lab's core path held together, in bytes, on a machine with 2 cores.
 
