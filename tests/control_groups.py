@@ -33,15 +33,15 @@ def group(folder: Path, controller: str, **files: object) -> Path:
 
 
 @contextlib.contextmanager
-def real_group(controller: str, limits: Mapping[int, Mapping[str, int | str]]) -> Iterator[Path]:
+def real_group(controller: str, limits: Mapping[int, Mapping[str, int | str]], name: str = "test") -> Iterator[Path]:
     """A real cgroup, in the version that this machine uses for the controller. `limits`: values of files, for each version."""
     version_1 = TREE / controller
     top, version = (version_1, 1) if version_1.is_dir() else (TREE, 2)
-    folder = top / f"labkit-test-{os.getpid()}"
+    folder = top / f"labkit-{name}-{os.getpid()}"
     try:
         folder.mkdir()
-        for name, value in limits[version].items():
-            (folder / name).write_text(str(value))
+        for file, value in limits[version].items():
+            (folder / file).write_text(str(value))
     except OSError as error:
         with contextlib.suppress(OSError):
             folder.rmdir()
@@ -50,3 +50,15 @@ def real_group(controller: str, limits: Mapping[int, Mapping[str, int | str]]) -
         yield folder
     finally:
         folder.rmdir()
+
+
+def cpu_quota(cores: float) -> dict[int, dict[str, int | str]]:
+    """The limits for `real_group` that give a group the processor time of so many cores."""
+    quota, period = int(100_000 * cores), 100_000
+    return {1: {"cpu.cfs_period_us": period, "cpu.cfs_quota_us": quota}, 2: {"cpu.max": f"{quota} {period}"}}
+
+
+def seconds_stopped(folder: Path) -> float:
+    """How long the kernel has stopped the processes of a cpu group because their quota was used up."""
+    read = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+    return int(read["throttled_time"]) / 1e9 if "throttled_time" in read else int(read["throttled_usec"]) / 1e6

@@ -11,7 +11,7 @@ import pytest
 
 from labkit import host_cores
 from labkit.host_cores import physical_cores, quotas, usable_cores
-from tests.control_groups import group, process, real_group
+from tests.control_groups import cpu_quota, group, process, real_group
 from tests.patience import PATIENCE
 
 
@@ -70,8 +70,7 @@ print(*quotas(), usable_cores(), library.threads())
 
 
 def test_a_real_quota() -> None:
-    quota = {1: {"cpu.cfs_period_us": 100000, "cpu.cfs_quota_us": 150000}, 2: {"cpu.max": "150000 100000"}}
-    with real_group("cpu", quota) as folder:
+    with real_group("cpu", cpu_quota(1.5)) as folder:
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, folder], capture_output=True, text=True, timeout=PATIENCE, check=False
         )

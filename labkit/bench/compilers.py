@@ -63,7 +63,7 @@ def break_even_steps(rows: list[dict[str, Any]], levels: list[LevelFound], compi
     The seconds to compile are divided by the seconds that a step gets shorter. None if the step does not get shorter. Engines
     without a row are left out.
     """
-    step = {}
+    step: dict[str, float] = {}
     for row in rows:
         if row["precision"] == "fp32":
             step.setdefault(row["engine"], row["decode_ms_per_token"] / 1e3)

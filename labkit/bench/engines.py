@@ -22,7 +22,7 @@ from labkit.errors import NotAvailable
 from labkit.model import FixedBatches, KVCache
 from labkit.model.cuda_graph import GraphedGPTJ
 from labkit.model.fastest_forward import fastest_forward
-from labkit.model.quantized_kv_cache import check_kv_cache_dtype, new_cache
+from labkit.model.quantized_kv_cache import check_kv_cache_dtype
 from labkit.model.weight_store import read_model
 from labkit.precision import BITS, compute_dtype, precision_name
 from labkit.weight_formats import FORMATS
@@ -139,14 +139,10 @@ class LabkitEngine(BenchEngine):
         batch, length = prompts.shape
         model, slots = self._model, 1 + batch * (length + new_tokens)  # one more slot, for the padding of a CUDA graph
         if self._cache is None or self._cache.num_slots < slots:
-            self._cache = self._new_cache(slots)
+            self._cache = model.new_cache(slots, self.kv_cache_dtype)
         self._batches = FixedBatches(batch, length + new_tokens, model.device, first_slot=PADDING_SLOT + 1)
         with self._forward.limited_threads():
             return self._forward(self._batches.prefill(list(prompts)), self._cache).argmax(-1)
-
-    def _new_cache(self, slots: int) -> KVCache:
-        model, name = self._model, self.kv_cache_dtype
-        return new_cache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part, kv_cache_dtype=name)
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
         """Run one forward pass per step over the preallocated cache."""

@@ -6,8 +6,6 @@ import itertools
 import math
 from dataclasses import dataclass
 
-import torch
-
 from labkit.bench.engines import LabkitEngine
 from labkit.bench.peers import PEERS
 from labkit.config import GPTJConfig
@@ -62,7 +60,7 @@ class BenchSettings:
         if LabkitEngine.name in self.against or len(set(self.against)) < len(self.against):
             raise InvalidRequest(f"peers {', '.join(self.against)}: name each peer once, and not labkit itself")
         for name in self.kv_cache_dtypes:
-            check_kv_cache_dtype(name, torch.device("cpu"))
+            check_kv_cache_dtype(name)
         if min(self.batches, default=0) < 1 or self.prompt_tokens < 1 or self.new_tokens < 2:
             raise InvalidRequest(
                 f"batch {list(self.batches)}, prompt_tokens {self.prompt_tokens}, new_tokens {self.new_tokens}: each batch and "

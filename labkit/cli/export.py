@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labkit.cli.output import JsonOption, SeedOption, print_json, say, whole_numbers
 from labkit.plurals import counted
+
+if TYPE_CHECKING:
+    from labkit.graphs.levels import LevelFound
 
 
 def export(
@@ -20,6 +25,9 @@ def export(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Compare the result, in ONNX Runtime, with the engine.")
     ] = True,
+    levels: Annotated[
+        bool, typer.Option("--levels", help="Print what ONNX Runtime joins at each optimisation level, kernels and bytes.")
+    ] = False,
     repository: Annotated[
         Path | None, typer.Option(help="Also write a model repository for Triton: the parts, and an ensemble of them.")
     ] = None,
@@ -36,16 +44,18 @@ def export(
     The number of sequences, of new tokens and of cached tokens is variable. From one part to the next goes the hidden state,
     under the name hidden_1, hidden_2 and so on. The result is compared with the engine: in fp32, the logits must agree to a
     relative error of 1e-5, and greedy generation must choose the same tokens. The comparison has both models in memory;
-    leave it out for a model that does not fit twice. `labkit serve DIR` serves such a repository.
+    leave it out for a model that does not fit twice. With --repository, the parts are also written as models of Triton, which
+    `labkit serve DIR` serves.
 
     Example: labkit export gptj-tiny --parts 2 --out gptj-tiny-onnx
     """
     from labkit.graphs.export import export as run
+    from labkit.graphs.levels import compare_levels
     from labkit.graphs.packages import graph_package
     from labkit.graphs.verify import verify
     from labkit.serving.repository.graph_models import GraphServing, write_graph_repository
 
-    if check:
+    if check or levels:
         graph_package("onnxruntime")
     numbers = whole_numbers(gpus, "--gpus") if gpus else ()
     serving = GraphServing(platform=platform, gpus=numbers, instances=instances)
@@ -64,6 +74,9 @@ def export(
     if found:
         tokens = "the same greedy tokens" if found.same_tokens else "other greedy tokens"
         say(f"ONNX Runtime against the engine in fp32: relative error {found.relative_error:.1e}, {tokens}")
+    found_levels = compare_levels(exported) if levels else []
+    if found_levels:
+        print_levels(found_levels)
     if repository:
         say(f"model repository: {', '.join(write_graph_repository(repository, exported, serving))} in {repository}")
     if json:
@@ -75,6 +88,24 @@ def export(
             }
             for part in exported.parts
         ]
-        print_json({"path": str(exported.path), "parts": described, "check": vars(found) if found else None})
+        kept = [asdict(level) for level in found_levels]
+        print_json({"path": str(exported.path), "parts": described, "check": vars(found) if found else None, "levels": kept})
     else:
         print(exported.path)
+
+
+def print_levels(levels: Sequence[LevelFound]) -> None:
+    """Print a line for each level, what the strongest level joined, and the points of the lecture's list."""
+    from labkit.graphs.lecture_list import lecture_list
+
+    for level in levels:
+        moved, weights = level.work.moved_bytes / 1e6, level.work.weight_bytes / 1e6
+        print(
+            f"level {level.level}: {level.work.kernels} kernels in a decode step, which move {moved:.2f} MB: {weights:.2f} MB "
+            f"of weights and {moved - weights:.2f} MB of other tensors"
+        )
+    for one in levels[-1].fusions:
+        print(f"{one.count} x {one.kind} in place of {' '.join(one.replaced)}")
+    for item in lecture_list(levels[0], levels[-1]):
+        into = f" ({', '.join(item.into)})" if item.into else ""
+        print(f"{item.what}: {item.done} of {item.places}{into}")

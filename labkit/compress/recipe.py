@@ -55,7 +55,7 @@ class Recipe(ABC):
         """Raise `InvalidRequest` if a model of this shape cannot be quantized in this way."""
 
     def prepared(self, model: WholeModel) -> Recipe:
-        """The recipe with everything that it must know of the whole model; most recipes need nothing of it."""
+        """The recipe after it has looked at the whole model. Most recipes need not look, and return themselves."""
         return self
 
     @abstractmethod

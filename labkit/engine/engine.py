@@ -39,7 +39,7 @@ from labkit.model.fastest_forward import fastest_forward
 from labkit.model.fixed_batches import FixedBatches
 from labkit.model.forward import Forward
 from labkit.model.gptj import GPTJ
-from labkit.model.quantized_kv_cache import check_kv_cache_dtype, new_cache
+from labkit.model.quantized_kv_cache import check_kv_cache_dtype
 from labkit.torch_state import gradients_restored, undisturbed
 
 CLOSED = "the engine was closed; load it again"
@@ -195,8 +195,7 @@ class Engine:
         token_ids = self._intake.token_ids(token_ids)
         first = PADDING_SLOT + 1
         with self._lock, gradients_restored(), undisturbed(), self._forward.limited_threads():
-            slots, part, name = first + len(token_ids), self.model.part, self._kv_cache_dtype
-            cache = new_cache(self.config, slots, device=self.device, dtype=self.dtype, part=part, kv_cache_dtype=name)
+            cache = self.model.new_cache(first + len(token_ids), self._kv_cache_dtype)
             batches = FixedBatches(1, len(token_ids), self.device, first_slot=first)
             prompt = torch.tensor(token_ids, dtype=torch.int64, device="cpu")
             logits = self._forward(batches.prefill([prompt], all_logits=True), cache)

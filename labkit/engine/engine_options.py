@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-import torch
-
 from labkit.engine import argument_forms
 from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
 from labkit.errors import InvalidRequest
@@ -54,7 +52,7 @@ def checked_options(options: Mapping[str, Any]) -> EngineOptions:
         if name in _FLAGS:
             kept[name] = argument_forms.flag(name, value)
         elif name == _CACHE:
-            check_kv_cache_dtype(value, torch.device("cpu"))
+            check_kv_cache_dtype(value)
             kept[name] = value
         else:
             kept[name] = None if value is None and name in _MAY_BE_NONE else argument_forms.whole(name, value, *_RANGES[name])

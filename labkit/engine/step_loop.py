@@ -29,7 +29,6 @@ from labkit.errors import InvalidRequest
 from labkit.model.forward import Forward
 from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
-from labkit.model.quantized_kv_cache import new_cache
 
 SCORED_AT_ONCE = 64
 """The log-probabilities of this many prompt tokens are computed together, in float64 over the vocabulary."""
@@ -129,9 +128,7 @@ class StepLoop:
         self._beams.cancel(sequences)
 
     def _new_cache(self) -> KVCache:
-        model, slots = self._model, self.scheduler.pool.num_slots + 1  # one more slot for padding
-        name = self._kv_cache_dtype
-        return new_cache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part, kv_cache_dtype=name)
+        return self._model.new_cache(self.scheduler.pool.num_slots + 1, self._kv_cache_dtype)  # one more slot for padding
 
     def _begin(self, plan: Plan, forward: Forward, cache: KVCache) -> Flight:
         model = self._model

@@ -64,7 +64,9 @@ def open_export(folder: str | Path) -> ExportedModel:
         raise InvalidRequest(f"{path} has no {MANIFEST}; give a folder that labkit export wrote")
     try:
         about = read_json_object(path / MANIFEST)
-        config = GPTJConfig.from_dict(about.get("config") if isinstance(about.get("config"), dict) else {})
+        if not isinstance(values := about.get("config"), dict):
+            raise ValueError(f"config is {values!r:.60}; the settings of a GPT-J are accepted")
+        config = GPTJConfig.from_dict(values)
         model, precision = need_text(about.get("model"), "model", most=4096), about.get("precision")
         if precision not in FLOATS:
             raise ValueError(f"precision is {precision!r:.60}; {' or '.join(FLOATS)} is accepted")

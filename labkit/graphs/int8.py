@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from labkit.checkpoints.output import check_target, copy_beside, new_folder
@@ -24,7 +27,7 @@ def quantize_int8(exported: ExportedModel, target: str | Path) -> ExportedModel:
     place = Path(target).expanduser()
     check_target(place, force=False)
     quantization = graph_package("onnxruntime.quantization")
-    with new_folder(place, needed_bytes=exported.byte_count) as folder:
+    with _no_warnings(), new_folder(place, needed_bytes=exported.byte_count) as folder:
         for part in exported.parts:
             own = folder / part.path.parent.name
             own.mkdir()
@@ -40,3 +43,14 @@ def quantize_int8(exported: ExportedModel, target: str | Path) -> ExportedModel:
         (folder / MANIFEST).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
         copy_beside(exported.path, folder)
     return open_export(place)
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """The quantizer advises, through the root logger, to optimise the graph first; labkit quantizes the exported graph."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -86,7 +86,8 @@ class PlainGPTJ(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """`[batch, tokens, hidden_size]` as `[batch, num_heads, tokens, head_dim]`."""
-        return x.unflatten(-1, (self.config.num_heads, self.config.head_dim)).transpose(1, 2)
+        split: Tensor = x.unflatten(-1, (self.config.num_heads, self.config.head_dim))  # type: ignore[no-untyped-call]
+        return split.transpose(1, 2)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         """Layer normalization (Ba et al. 2016) with its reductions and powers as single operations."""

@@ -69,8 +69,8 @@ def missing_provider(provider: str) -> str:
 def open_session(path: Path, settings: SessionSettings | None = None) -> Any:
     """An `onnxruntime.InferenceSession` for a graph; its weights are mapped or read by ONNX Runtime.
 
-    Raises `InvalidRequest` for an unknown level, `NotAvailable` for a missing package or provider, and `CheckpointError` with
-    ONNX Runtime's reason if it cannot load the graph.
+    Raises `InvalidRequest` for an unknown level, `NotAvailable` for a missing package or provider, and `CheckpointError` if the
+    file is missing, is not ONNX, or cannot be loaded; the message has ONNX Runtime's reason.
     """
     chosen = settings or SessionSettings()
     if chosen.level not in LEVELS:
@@ -95,9 +95,18 @@ def open_session(path: Path, settings: SessionSettings | None = None) -> Any:
     order = {"cpu": ["cpu"], "cuda": ["cuda", "cpu"], "tensorrt": ["tensorrt", "cuda", "cpu"]}[chosen.provider]
     try:
         return ort.InferenceSession(str(path), options, providers=[PROVIDERS[name] for name in order])
-    except Exception as error:  # ONNX Runtime's own exceptions, one for each status
-        reason = " ".join(str(error).split())[-REASON:]
-        raise CheckpointError(
-            f"{path}: ONNX Runtime {ort.__version__} cannot load this graph (... {reason}); export the model again with "
-            "labkit export, which writes an operator set that ONNX Runtime knows"
-        ) from error
+    except Exception as error:  # ONNX Runtime's own exceptions
+        raise CheckpointError(_refusal(path, error)) from error
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """One sentence: the graph, its operator set, ONNX Runtime's reason, and what to do."""
+    from labkit.graphs.exported import opset_of, read_graph
+
+    opset = opset_of(read_graph(path))  # raises for a file that is missing or is not ONNX
+    reason = " ".join(str(error).split())[-REASON:]
+    version = graph_package("onnxruntime").__version__
+    return (
+        f"{path}: ONNX Runtime {version} cannot load this graph of operator set {opset} (... {reason}); export the model again "
+        "with labkit export, which writes an operator set that ONNX Runtime knows"
+    )

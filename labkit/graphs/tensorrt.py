@@ -114,7 +114,7 @@ class TensorRTPart:
                 f"{plan} was built for another GPU or another TensorRT than {trt.__version__}; build it again"
             )
         self._context = self._engine.create_execution_context()
-        self._stream = torch.cuda.Stream()
+        self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
         is_input = {name: self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
         self.inputs = [name for name in names if is_input[name]]

@@ -1,6 +1,6 @@
 """Says in words what a figure shows, for people who do not see it: screen readers, terminals, search.
 
-It reads the finished figure: titles, axes, names and values. It knows nothing of how the figure was drawn.
+It reads titles, axes, names and values from the finished figure. Code that draws a figure does nothing for it.
 """
 
 from __future__ import annotations

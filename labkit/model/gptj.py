@@ -138,6 +138,14 @@ class GPTJ(Forward):
         """The dtype of the layer norms' weights, in which the model computes."""
         return self.layers[0].ln_1_weight.dtype
 
+    def new_cache(self, num_slots: int, kv_cache_dtype: str | None = None) -> KVCache:
+        """A KV cache for this model's part, in its dtype, or in 8 bits: kv_cache_dtype "int8" or "fp8"."""
+        if kv_cache_dtype is None:
+            return KVCache(self.config, num_slots, device=self.device, dtype=self.dtype, part=self.part)
+        return QuantizedKVCache(
+            self.config, num_slots, device=self.device, name=kv_cache_dtype, dtype=self.dtype, part=self.part
+        )
+
     @torch.inference_mode()
     def forward(
         self, batch: Batch, cache: KVCache, hidden: Tensor | None = None, *, beside: SideStream | None = None

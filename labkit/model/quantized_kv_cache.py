@@ -71,26 +71,14 @@ class QuantizedKVCache(KVCache):
         return super().byte_count + 2 * self.key_scales.numel() * 4
 
 
-def new_cache(
-    config: GPTJConfig,
-    num_slots: int,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    part: Part = WHOLE,
-    kv_cache_dtype: str | None = None,
-) -> KVCache:
-    """A cache in the dtype of the model, or in 8 bits if `kv_cache_dtype` is a key of `DTYPES`."""
-    if kv_cache_dtype is None:
-        return KVCache(config, num_slots, device=device, dtype=dtype, part=part)
-    return QuantizedKVCache(config, num_slots, device=device, name=kv_cache_dtype, dtype=dtype, part=part)
+def check_kv_cache_dtype(name: str | None, device: torch.device | None = None) -> None:
+    """Raise `InvalidRequest` for a format that does not exist, and `NotAvailable` on a device without kernels for it.
 
-
-def check_kv_cache_dtype(name: str | None, device: torch.device) -> None:
-    """Raise `InvalidRequest` for a format that does not exist, and `NotAvailable` on a device without kernels for it."""
+    Without a device, only the format is checked.
+    """
     if name is not None and name not in DTYPES:
         raise InvalidRequest(f"kv_cache_dtype is {name!r}; {', '.join(DTYPES)} are accepted, or None for the model's own dtype")
-    if name is not None and device.type != "cpu":
+    if name is not None and device is not None and device.type != "cpu":
         raise NotAvailable(f"kv_cache_dtype is {name}, but labkit's GPU kernels read only the model's own dtype; leave it out")
 
 

@@ -5,6 +5,7 @@ This script does not import labkit, so it can run while the package itself is bu
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -58,6 +59,11 @@ def build(target: Path = TARGET) -> Path:
     return target
 
 
+def interface() -> str:
+    """A checksum of the library's C interface, `src/native.h`. A library that was built from another one cannot be called."""
+    return hashlib.sha256((SOURCES / "native.h").read_bytes()).hexdigest()[:16]
+
+
 def find_compiler() -> list[str]:
     """The first words of each command: the compiler that `CXX` names, or else g++, clang++ or c++.
 
@@ -79,8 +85,9 @@ def compile_sources(compiler: list[str], folder: Path, flags: list[str], more: t
     wanted = _FLAGS.get(architecture(compiler), {})
     sources = [s for s in sorted(SOURCES.glob("*.cpp")) if s.name in wanted or s.name not in special]
     objects = [Path(folder, source.stem + ".o") for source in (*sources, *more)]
+    common = [*compiler, *_COMMON, *_QUIET, f'-DLK_INTERFACE="{interface()}"', *flags]
     commands = [
-        [*compiler, *_COMMON, *_QUIET, *flags, *wanted.get(source.name, []), "-c", str(source), "-o", str(object_)]
+        [*common, *wanted.get(source.name, []), "-c", str(source), "-o", str(object_)]
         for source, object_ in zip((*sources, *more), objects, strict=True)
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -18,6 +18,7 @@ from torch import Tensor
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.forked import is_forked_child
 from labkit.host_cores import cores_at_start
+from labkit.native.build import interface
 from labkit.torch_state import torch_threads
 
 FILE_NAME = "_native.so"
@@ -153,15 +154,22 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         return None, f"it cannot be loaded: {error}"
+    if _interface_of(library) != interface():
+        return None, "it was built from other sources; run `python -m labkit.native.build` to build it again"
     for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name, None)
-        if function is None:
-            return (
-                None,
-                f"it was built from other sources ({name} is missing); run `python -m labkit.native.build` to build it again",
-            )
+        function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     return library, ""
+
+
+def _interface_of(library: ctypes.CDLL) -> str:
+    """The checksum of the interface that the library was built with; an empty string if it is too old to say."""
+    function = getattr(library, "lk_interface", None)
+    if function is None:
+        return ""
+    function.restype = c_char_p
+    name: bytes = function()
+    return name.decode()
 
 
 def available() -> bool:

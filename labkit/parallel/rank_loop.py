@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from labkit.launch.ledger import encode_entries
 from labkit.model.kv_cache import KVCache
-from labkit.model.quantized_kv_cache import new_cache
 from labkit.parallel.links import Links
 from labkit.parallel.rank_forward import RankForward
 from labkit.parallel.task_messages import (
@@ -30,9 +29,7 @@ def run_tasks(forward: RankForward, links: Links, on_step: Callable[[int], None]
 
     def cache_of(number: int, slots: int) -> KVCache:
         if number not in caches:
-            caches[number] = new_cache(
-                model.config, slots, device=model.device, dtype=model.dtype, part=model.part, kv_cache_dtype=kv_cache_dtype
-            )
+            caches[number] = model.new_cache(slots, kv_cache_dtype)
         return caches[number]
 
     while (received := links.receive_task()) is not None:

@@ -28,8 +28,9 @@ from tests.sampled import as_long, one_in
 
 CPU = torch.device("cpu")
 LENGTH, NEW = 21, 12
-IN_THIS_PROCESS = [as_long(name) if name == "hf-compiled" else name for name, kind in PEERS.items() if kind.packages]
-"""The peers whose packages are in labkit's environment: all but vllm, which `test_vllm` tests."""
+IN_THIS_PROCESS = [as_long(name) if name.endswith("-compiled") else name for name in PEERS if name != "vllm"]
+"""The peers that run in labkit's environment: all but vllm, which `test_vllm` tests."""
+WITH_PACKAGES = [name for name, kind in PEERS.items() if name != "vllm" and kind.packages]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_greedy_tokens_are_labkits_in_every_round_and_batch_size(name: str, chec
     engine, labkit = build(name, checkpoint), LabkitEngine(checkpoint, CPU, "fp32")
     assert "fp32" in engine.detail
     assert engine.version()
-    sizes = (2, 2) if name == "hf-compiled" else (3, 3, 1)  # each size compiles anew, which takes its time
+    sizes = (2, 2) if name.endswith("-compiled") else (3, 3, 1)  # each size compiles anew, which takes its time
     for number, batch in enumerate(sizes):
         prompts = Prompts(checkpoint.config, batch, LENGTH, seed=7)[number]
         ours = generate(labkit, prompts)
@@ -108,6 +109,8 @@ def test_end_of_text_does_not_end_a_generation(checkpoint: Checkpoint, tmp_path:
         ("openvino", "fp16", "weights fp16"),
         ("openvino", "int8", "weights int8 by row (symmetric)"),
         ("openvino", "int4", "weights int4 (symmetric, groups of 32), lm_head and embedding int8"),
+        ("onnxruntime", "int8", "weights int8, activations fp32, products with 8-bit inputs, KV cache fp32"),
+        ("plain", "bf16", "weights, activations and KV cache bf16; eager"),
         ("llama.cpp", "bf16", "weights bf16, activations bf16 in products, else fp32, KV cache fp16"),
         ("llama.cpp", "fp16", "weights fp16"),
         ("llama.cpp", "int8", "weights int8 (Q8_0, groups of 32)"),
@@ -159,7 +162,7 @@ def test_openvino_fuses_attention_and_rotary_and_keeps_their_tables_whole(
 
 
 # What cannot be had ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", IN_THIS_PROCESS)
+@pytest.mark.parametrize("name", WITH_PACKAGES)
 def test_a_missing_package_is_named_with_the_extra_that_has_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in PEERS[name].packages:
         monkeypatch.setitem(sys.modules, package, None)
@@ -173,6 +176,8 @@ def test_a_missing_package_is_named_with_the_extra_that_has_it(name: str, monkey
         ("hf", "int8", "hf runs fp32, bf16, fp16 on cpu, not int8"),
         ("hf-compiled", "int4", "hf-compiled runs fp32, bf16, fp16 on cpu, not int4"),
         ("ctranslate2", "int4", "ctranslate2 runs .*int8 on cpu, not int4"),
+        ("onnxruntime", "bf16", "onnxruntime runs fp32, int8 on cpu, not bf16"),
+        ("plain", "int8", "plain runs fp32, bf16, fp16 on cpu, not int8"),
     ],
 )
 def test_a_precision_that_a_peer_lacks_is_refused_with_those_it_has(name: str, precision: str, said: str) -> None:

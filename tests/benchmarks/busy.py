@@ -1,12 +1,14 @@
 """Measures decode and prefill while other processes keep cores busy: labkit's own number of threads, fixed numbers, and a peer.
 
     python -m tests.benchmarks.busy [--model gptj-tiny,gpt-j-405m-synthetic] [--precision fp32,bf16,int8,int4] [--batch 1,8]
-        [--beside 0,1,2] [--copies 1] [--against openvino] [--seconds 2] [--rounds 4] [--save FILE] [--plot FILE]
+        [--beside 0,1,2] [--copies 1] [--quota 1.5] [--against openvino] [--seconds 2] [--rounds 4] [--save FILE] [--plot FILE]
 
 Every engine has a process of its own, so that the threads of one do not disturb another, and the engines take turns: in each
 round, each engine works for `--seconds`. The goal for labkit with its own number of threads: in each state at least 0.85 of the
 speed of the better fixed number, faster than the peer, and a 99th percentile of a decode step of at most 3 medians with one
-busy process. With `--copies 2`, each engine runs in two processes that work at the same time, as two open notebooks do.
+busy process. With `--copies 2`, each engine runs in two processes that work at the same time, as two open notebooks do. With
+`--quota 1.5`, each engine has the processor time of 1.5 cores, as a container may have (Linux, as root). `stopped` is then the
+part of the time for which the kernel stopped the engine, because its quota was used up.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from labkit.checkpoints import open_checkpoint
 from labkit.measure import Record
 from labkit.serving.stress.summary import percentiles
 from tests.benchmarks.busy_plot import draw
+from tests.control_groups import cpu_quota, real_group, seconds_stopped
 
 GOAL = 0.85
 PROMPT_TOKENS, NEW_TOKENS = 128, 33
@@ -48,11 +51,15 @@ class Arm:
 
     name: str
     processes: list[subprocess.Popen[str]]
+    group: Path | None = None
     steps: list[float] = field(default_factory=list)
     prefills: list[float] = field(default_factory=list)
+    stopped: list[float] = field(default_factory=list)
+    """For each turn, the part of the time for which the kernel stopped the engine."""
 
     def run(self, seconds: float) -> None:
         """Let the engine work for this time."""
+        began, before = time.perf_counter(), seconds_stopped(self.group) if self.group else 0.0
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.write(f"{seconds}\n")
@@ -62,6 +69,8 @@ class Arm:
             steps, prefills = json.loads(process.stdout.readline())
             self.steps += steps
             self.prefills += prefills
+        if self.group:
+            self.stopped.append((seconds_stopped(self.group) - before) / (time.perf_counter() - began))
 
 
 def work(name: str, model: str, precision: str, batch: int, threads: int) -> None:
@@ -98,21 +107,25 @@ def work(name: str, model: str, precision: str, batch: int, threads: int) -> Non
             print(json.dumps([steps, prefills]), file=answers, flush=True)
 
 
-def start(stack: ExitStack, name: str, model: str, precision: str, batch: int, threads: int, copies: int) -> Arm:
+def start(stack: ExitStack, given: argparse.Namespace, name: str, model: str, precision: str, batch: int, threads: int) -> Arm:
     """Start an engine's processes and wait until their engines are built."""
+    group = stack.enter_context(real_group("cpu", cpu_quota(given.quota), name.replace(" ", ""))) if given.quota else None
     command = [sys.executable, "-m", "tests.benchmarks.busy", "--work", name, "--model", model, "--precision", precision]
     command += ["--batch", str(batch), "--threads", str(threads)]
     processes = []
-    for _ in range(copies):
+    for _ in range(given.copies):
         process = stack.enter_context(
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         )
+        stack.callback(process.wait)
         stack.callback(process.kill)
+        if group:
+            (group / "cgroup.procs").write_text(str(process.pid))
         assert process.stdout is not None
         if not process.stdout.readline():  # one after the other: two conversions of a model would need twice the memory
             raise RuntimeError(f"{name} {model} {precision}: its process ended before the engine was built")
         processes.append(process)
-    return Arm(name, processes)
+    return Arm(name, processes, group)
 
 
 def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -> list[dict[str, Any]]:
@@ -120,18 +133,18 @@ def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         names = {"labkit": 0} | {f"labkit, {count} fixed": count for count in given.fixed}
-        arms = [start(stack, name, model, precision, batch, threads, given.copies) for name, threads in names.items()]
+        arms = [start(stack, given, name, model, precision, batch, threads) for name, threads in names.items()]
         for peer in given.against:
             try:
                 PEERS[peer].require(torch.device("cpu"), precision)
-                arms.append(start(stack, peer, model, precision, batch, 0, given.copies))
+                arms.append(start(stack, given, peer, model, precision, batch, 0))
             except Exception as error:
                 print(f"{peer} {model} {precision}: not measured here: {error}")
         for arm in arms:
             arm.run(0.1)
         for beside in given.beside:
             for arm in arms:
-                arm.steps, arm.prefills = [], []
+                arm.steps, arm.prefills, arm.stopped = [], [], []
             with busy_processes(beside):
                 for _ in range(given.rounds):
                     for arm in arms:
@@ -142,6 +155,8 @@ def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -
                 row |= {"step_ms": steps["mean"], "step_median_ms": steps["p50"]}
                 if arm.name not in given.against:
                     row["step_p99_ms"] = steps["p99"]
+                if arm.stopped:
+                    row["stopped"] = mean(arm.stopped)
                 rows.append(row | {"prefill_ms": 1e3 * mean(arm.prefills), "steps": len(arm.steps)})
     return rows
 
@@ -171,6 +186,7 @@ def show(rows: list[dict[str, Any]], ratios: list[dict[str, Any]]) -> None:
         for row in rows:
             if STATE(row) == STATE(ratio):
                 last = f", p99 {row['step_p99_ms']:.2f}" if "step_p99_ms" in row else ""
+                last += f", stopped {row['stopped']:.0%} of the time" if "stopped" in row else ""
                 print(f"  {row['engine']:>16}: step {row['step_ms']:.2f} ms{last}; prefill {row['prefill_ms']:.1f} ms")
         words = ", ".join(f"{key} {value:.2f}" for key, value in ratio.items() if isinstance(value, float))
         print(f"  {words} (goal: best_fixed {GOAL})", flush=True)
@@ -187,6 +203,7 @@ def main() -> int:
     parser.add_argument("--beside", type=numbers, default=[0, 1, 2])
     parser.add_argument("--fixed", type=numbers, default=[1], help="fixed numbers of threads to compare with")
     parser.add_argument("--copies", type=int, default=1, help="processes of each engine that work at the same time")
+    parser.add_argument("--quota", type=float, help="processor time of each engine, in cores; without it there is no limit")
     parser.add_argument("--against", type=words, default=["openvino"])
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=4)

@@ -186,7 +186,8 @@ def test_every_command_has_help_and_the_copy_says_what_it_is(python: Path, tmp_p
     report = json.loads(doctor[1].splitlines()[-1])
     assert (report["answers"]["kind"], report["answers"]["exercises"]) == ("sheet", 6)
     assert "a course copy without references" in doctor[1]
-    assert [bool(lab["not_measured_here"]) for lab in report["labs"]] == [False, True, True, True, True]
+    assert len(report["labs"]) > 1
+    assert [lab["lab"] for lab in report["labs"] if not lab["not_measured_here"]] == ["00"]
     for row, what in ((grade, "grade a class"), (release, "release a course")):
         assert row[0] == 1
         assert f"this copy of labkit has no answers, so it cannot {what}" in row[2]

@@ -42,7 +42,7 @@ def inputs(exported: ExportedModel, past: int = 0) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("settings", [{}, {"sparse": True}, {"fp16": True}, {"int8": True}], ids=str)
-def test_a_plan_computes_what_onnx_runtime_computes(settings: dict, exported: ExportedModel, tmp_path: Path) -> None:
+def test_a_plan_computes_what_onnx_runtime_computes(settings: dict[str, bool], exported: ExportedModel, tmp_path: Path) -> None:
     calibration = [inputs(exported, past) for past in (1, 8, 64)]
     cache = tmp_path / "timings"
     try:

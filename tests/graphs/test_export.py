@@ -50,12 +50,15 @@ def test_logits_are_those_of_transformers_at_every_step(form: str, peer: Any, re
 
 def test_greedy_tokens_are_those_of_transformers(in_parts: ExportedModel, peer: Any) -> None:
     model = GraphModel(in_parts)
+    lengths, chosen = [], set()
     for prompt in random_prompts(211, [1, 9, 20], seed=5):
         made = model.greedy(np.asarray([prompt]), 12)[0].tolist()
-        wanted = peer_greedy(peer, prompt, 12, min_new_tokens=12)
-        peer_tokens = wanted if len(wanted) == 12 else made[: len(wanted)]
-        assert made[: len(peer_tokens)] == peer_tokens
-        assert len(set(made)) > 3
+        wanted = peer_greedy(peer, prompt, 12)  # ends early at the end-of-text token
+        assert made[: len(wanted)] == wanted
+        lengths.append(len(wanted))
+        chosen |= set(made)
+    assert max(lengths) == 12
+    assert len(chosen) > 3
 
 
 def test_a_verified_export_agrees_with_the_engine(in_parts: ExportedModel, source: Path) -> None:

@@ -20,6 +20,7 @@ from labkit.graphs.export import export
 from labkit.graphs.exported import ExportedModel
 from labkit.graphs.fused_nodes import Fusion, fusions, operators
 from labkit.graphs.int8 import quantize_int8
+from labkit.graphs.lecture_list import lecture_list
 from labkit.graphs.levels import LevelFound, compare_levels
 from labkit.graphs.plots import levels_plot
 from labkit.graphs.runner import GraphModel
@@ -78,6 +79,20 @@ def test_the_layer_norms_become_one_node_each(levels: list[LevelFound]) -> None:
     joined = [one for one in levels[2].fusions if {"ReduceMean", "Pow", "Sqrt"} <= set(one.replaced)]
     assert sum(one.count for one in joined) == 3
     assert {one.kind for one in joined} <= {"LayerNormalization", "SkipLayerNormalization"}
+
+
+@pytest.mark.parametrize(("batch", "past"), [(0, 5), (1, 0), (1, 61)])
+def test_a_step_that_does_not_fit_is_refused(batch: int, past: int, in_parts: ExportedModel) -> None:
+    with refused([f"batch is {batch} and past is {past}", "1 to 60 cached tokens"]):
+        compare_levels(in_parts, batch=batch, past=past)
+
+
+def test_the_lectures_list(levels: list[LevelFound]) -> None:
+    """What ONNX Runtime did on a CPU, point by point; without optimisation it did nothing."""
+    done = {item.what: (item.done, item.places) for item in lecture_list(levels[0], levels[2])}
+    assert done.pop("transpositions gone")[1] == levels[0].operators["Transpose"]
+    assert list(done.values()) == [(3, 3), (2, 2), (2, 2), (0, 2), (0, 2)]
+    assert [item.done for item in lecture_list(levels[0], levels[0])] == [0] * 6
 
 
 def test_bytes_of_weights_are_those_of_the_model(levels: list[LevelFound], in_parts: ExportedModel) -> None:
@@ -140,7 +155,8 @@ def test_torch_compile_is_examined(source: Path) -> None:
 def test_levels_are_drawn(levels: list[LevelFound]) -> None:
     figure = levels_plot(levels, "a caption")
     kernels, moved = figure.axes
-    assert [bar.get_width() for bar in kernels.patches] == [level.work.kernels for level in levels]
-    total = sum(bar.get_width() for bar in moved.patches)
+    bars: list[list[Any]] = [list(kernels.patches), list(moved.patches)]
+    assert [bar.get_width() for bar in bars[0]] == [level.work.kernels for level in levels]
+    total = sum(bar.get_width() for bar in bars[1])
     assert total == pytest.approx(sum(level.work.moved_bytes for level in levels) / 1e6)
     assert [text.get_text() for text in kernels.get_yticklabels()] == list(LEVELS)

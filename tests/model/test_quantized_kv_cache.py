@@ -13,7 +13,7 @@ from labkit.engine.capacity import slot_bytes
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.model import KVCache
 from labkit.model.native_forward import NativeForward
-from labkit.model.quantized_kv_cache import QuantizedKVCache, check_kv_cache_dtype, new_cache
+from labkit.model.quantized_kv_cache import QuantizedKVCache, check_kv_cache_dtype
 from labkit.parallel import Layout, load_parallel
 from tests.native.instruction_sets import SETS
 from tests.native.test_forward import models, scattered_batch
@@ -63,7 +63,7 @@ def compare(shape: str, precision: str, name: str) -> None:
     _, model = models(shape, precision)
     batch, slots = scattered_batch(model, SPANS, seed=4)
     size = int(slots.max()) + 6
-    caches = [new_cache(model.config, size, device=CPU, dtype=model.dtype, kv_cache_dtype=name) for _ in range(2)]
+    caches = [model.new_cache(size, name) for _ in range(2)]
     first = caches[0]
     assert isinstance(first, QuantizedKVCache)
     for cache in caches:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from labkit.native import build
+from labkit import native
+from labkit.native import build, library
 
 COMPILER = """\
 if [ "$1" = -dumpmachine ]; then echo {target}; exit; fi
@@ -71,3 +72,12 @@ def test_a_compiler_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(build.BuildError, match=r"no-such-compiler.*set CXX"):
         build.build(tmp_path / "library.so")
+
+
+def test_a_library_that_was_built_from_another_interface_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native.available():
+        pytest.skip(f"not measured here: {native.why_not()}")
+    monkeypatch.setattr(library, "interface", lambda: "0123456789abcdef")
+    found, reason = library._load.__wrapped__()
+    assert found is None
+    assert reason == "it was built from other sources; run `python -m labkit.native.build` to build it again"

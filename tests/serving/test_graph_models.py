@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,7 +108,7 @@ def test_each_part_has_its_own_gpu_and_files(tmp_path: Path) -> None:
         ({"gpus": (0, 1)}, ["run on the CPU", "onnxruntime_onnx"]),
     ],
 )
-def test_settings_that_do_not_fit(settings: dict, words: list[str], tmp_path: Path) -> None:
+def test_settings_that_do_not_fit(settings: dict[str, Any], words: list[str], tmp_path: Path) -> None:
     with refused(words):
         graph_models(exported(tmp_path, 2), GraphServing(**settings))
 

@@ -101,7 +101,7 @@ def test_the_private_folder_is_that(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert stat.S_IMODE(usual.stat().st_mode) == 0o700
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert user_folder() == usual
-    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # to whom nothing belongs that this test makes
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # a user who owns none of the files that this test makes
     try:
         with pytest.raises(NotAvailable, match="belongs to somebody else"):
             user_folder()

@@ -22,13 +22,13 @@ PEERS: dict[str, type[BenchEngine]] = {
         CompiledHuggingFaceEngine,
         CTranslate2Engine,
         OpenVINOEngine,
+        LlamaCppEngine,
+        LlamaCppQ4KMEngine,
+        VLLMEngine,
         OnnxRuntimeEngine,
         UnoptimisedOnnxRuntimeEngine,
         PlainGraphEngine,
         CompiledPlainGraphEngine,
-        LlamaCppEngine,
-        LlamaCppQ4KMEngine,
-        VLLMEngine,
     )
 }
 """The engines that `--against` accepts, by name."""

@@ -25,12 +25,12 @@ class Draws:
         return torch.randn(*shape, generator=self._generator, dtype=torch.float32, device="cpu") * scale
 
     def heavy_tailed(self, *shape: int) -> Tensor:
-        """Normally distributed numbers, of which one in a hundred is about ten times as large."""
+        """Normally distributed numbers. About one in a hundred of them is then made ten times as large."""
         is_large = torch.rand(*shape, generator=self._generator, dtype=torch.float32, device="cpu") < 0.01
         return self.normal(*shape) * (1 + 9 * is_large)
 
     def one_outlier(self, *shape: int) -> Tensor:
-        """Normally distributed numbers, of which one is 40."""
+        """Normally distributed numbers; one of them is replaced by 40."""
         x = self.normal(*shape)
         x.view(-1)[self.pick.randrange(x.numel())] = self.pick.choice([-40.0, 40.0])
         return x

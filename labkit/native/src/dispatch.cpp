@@ -71,6 +71,8 @@ const Kernels *kernels() {
 
 extern "C" {
 
+const char *lk_interface(void) { return LK_INTERFACE; }
+
 const char *lk_isa(void) { return kernels()->name; }
 
 int32_t lk_use_isa(const char *name) {

@@ -85,6 +85,9 @@ LK_API const char *lk_isa(void);
 // Choose an instruction set by name, for tests. Returns 0; if the CPU or the build lacks the set, returns -1 and changes
 // nothing.
 LK_API int32_t lk_use_isa(const char *name);
+// The checksum of this file when the library was built (`interface` in build.py). The caller compares it with its own copy,
+// because a library with other structures would read the wrong memory.
+LK_API const char *lk_interface(void);
 // Ask for large pages for a buffer that was not written yet; has no effect if the system has no large pages.
 LK_API void lk_advise_large_pages(void *data, int64_t bytes);
 
