@@ -163,7 +163,7 @@ def test_the_figures_show_their_numbers() -> None:
 
 
 def test_ways_are_measured_in_turn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(compilers, "exported", lambda: None)
+    monkeypatch.setattr(compilers, "_graphs", lambda: None)
     monkeypatch.setattr(compilers, "WAYS", {"eager": ("plain", "fp32"), "labkit": ("labkit", "fp32"), "no": ("plain", "int8")})
     found = compilers.measure(seconds=0.5)
     assert list(found["rows"]) == ["eager", "labkit"]
