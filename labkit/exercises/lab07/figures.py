@@ -91,7 +91,7 @@ def _draw(axes: Any, nodes: Sequence[Node], colours: Mapping[str, str], rows: in
 def kernels_and_bytes(rows: Mapping[str, tuple[int, int]], guess: float, *, title: str, caption: str = "") -> Figure:
     """Two rows of bars: kernels, and megabytes read and written. rows: by name, kernels and bytes.
 
-    guess: the predicted megabytes of the second row, drawn as a diamond.
+    guess: the predicted megabytes of the second row, drawn as a diamond below its bar.
     """
     figure = new_figure(title, caption, width=8.2, height=3.2)
     names, places = list(rows), range(len(rows))
@@ -108,7 +108,7 @@ def kernels_and_bytes(rows: Mapping[str, tuple[int, int]], guess: float, *, titl
         axes.set_xlabel(label if number == 0 else "megabytes read and written")
         axes.spines[["top", "right"]].set_visible(False)
         if number:
-            axes.plot([guess], [1], "D", color="black", markersize=7, label="your prediction")
+            axes.plot([guess], [1.5], "D", color="black", markersize=7, label="your prediction")
             axes.legend(fontsize=NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return figure
 
