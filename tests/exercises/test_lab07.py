@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
 
 from labkit.answers.lab07.cutting import best_seam, crossing_tensors
 from labkit.answers.lab07.fusing import bytes_saved, fusible_group
@@ -155,7 +156,7 @@ def test_the_drawing_has_a_box_for_each_kernel(graph: real_graphs.StepGraph) -> 
 
 def test_the_figures_show_their_numbers() -> None:
     shown = figures.kernels_and_bytes({"one": (10, 2_000_000), "two": (4, 1_000_000)}, 1.5, title="", caption="")
-    widths = [[bar.get_width() for bar in axes.patches] for axes in shown.axes]
+    widths = [[bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)] for axes in shown.axes]
     assert widths == [[10, 4], [2.0, 1.0]]
     cut = figures.crossing([4000.0, 12000.0, 4000.0], [1], 3)
     assert cut.axes[0].lines[0].get_ydata().tolist() == [4.0, 12.0, 4.0]

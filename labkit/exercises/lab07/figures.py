@@ -95,7 +95,7 @@ def kernels_and_bytes(rows: Mapping[str, tuple[int, int]], guess: float, *, titl
     """
     figure = new_figure(title, caption, width=8.2, height=3.2)
     names, places = list(rows), range(len(rows))
-    sides = (
+    sides: tuple[tuple[list[float], str, str], ...] = (
         ([row[0] for row in rows.values()], "kernels", "{:,.0f}"),
         ([row[1] / 1e6 for row in rows.values()], "megabytes", "{:.1f}"),
     )

@@ -147,7 +147,7 @@ def groups_of(graph: StepGraph, fusible_group: Callable[..., Any]) -> list[list[
 
 def block_begins(nodes: Sequence[Node]) -> list[int]:
     """For each block but the first: the number of nodes before it. A block begins with the mean of its layer norm."""
-    begins = []
+    begins: list[int] = []
     for layer in itertools.count(1):
         product = f"transformer.h.{layer}.attn.q_proj.weight"
         place = next((place for place, node in enumerate(nodes) if product in node[2]), None)
