@@ -178,7 +178,8 @@ if pruned:
 #
 # **SparseGPT** goes one step further: like GPTQ in lab 05, it lets the weights that stay make up for those that go
 # (`labkit compress gptj-tiny --method 2:4-sparsegpt`).
-#
+
+# %% [markdown]
 # {{core path: go on at Zeros alone save no time}}
 
 # %% [markdown]
