@@ -10,12 +10,9 @@ from typing import Any
 from labkit.exercises.answer import Answer, Mistake
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab08.choice import CHOOSE_PLAN, DEFEND
+from labkit.exercises.lab08.plans import per_gpu
 
 Plan = dict[str, Any]
-
-
-def _per_gpu(plan: Plan) -> float:
-    return float(plan["tokens_per_second"] / (plan["tensor_parallel"] * plan["pipeline_parallel"]))
 
 
 def _per_shard(plan: Plan) -> float:
@@ -41,7 +38,7 @@ def _choose(
     bound_ms: float,
     gpu_gib: float,
     *,
-    worth: Callable[[Plan], float] = _per_gpu,
+    worth: Callable[[Plan], float] = per_gpu,
     slow: bool = True,
     large: bool = True,
     edge: Callable[[float, float], bool] = operator.le,
@@ -95,7 +92,7 @@ def _defend(
     bound_ms: float,
     gpu_gib: float,
     *,
-    worth: Callable[[Plan], float] = _per_gpu,
+    worth: Callable[[Plan], float] = per_gpu,
     end: str = "high_ms",
     order: tuple[str, str] = ("too large", "too slow"),
     beyond: Callable[[float, float], bool] = operator.gt,
