@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ from typing import Any
 import torch
 
 from labkit.checkpoints import open_checkpoint
-from labkit.compress.calibration import HELD_OUT, CalibrationText
+from labkit.compress.calibration import HELD_OUT, CalibrationText, windows_of
 from labkit.compress.dense_model import DenseModel
-from labkit.compress.distill import STEPS, DistillOptions, distill
+from labkit.compress.distill import CHOOSING, STEPS, WINDOW, DistillOptions, distill
 from labkit.compress.kept_quality import kept_quality, token_frequencies
-from labkit.compress.student import first_student
+from labkit.compress.student import chosen_layers, first_student
 from labkit.engine import load
 from labkit.engine.bootstrap import RESAMPLES, Bootstrap
 from labkit.engine.evaluate import Logits, compare_windows
@@ -36,8 +37,8 @@ from tests.benchmarks.compress_quality import remembered
 MODEL, SEED = "gptj-tiny", 0
 ARMS: dict[str, dict[str, Any]] = {
     "distilled": {},
-    "text only": {"soft": 0.0, "hidden": 0.0, "hard": 1.0, "blocks": 0.0},
-    "from random": {"soft": 0.0, "hidden": 0.0, "hard": 1.0, "blocks": 0.0, "from_teacher": False},
+    "text only": {"soft": 0.0, "hidden": 0.0, "hard": 1.0},
+    "from random": {"soft": 0.0, "hidden": 0.0, "hard": 1.0, "from_teacher": False},
 }
 
 
@@ -67,6 +68,7 @@ def main() -> None:
     windows = text_windows(tokenizer.encode(text), checkpoint.config.context_length)
     frequencies = token_frequencies(tokenizer.encode(CalibrationText.read().text), checkpoint.config.vocab_size)
     sizes = [float(sum(len(tokenizer.token_bytes(token)) for token in part.targets)) for part in windows]
+    ids = windows_of(calibration, tokenizer, WINDOW, len(calibration.text), SEED)
     with load(MODEL, device="cpu", dtype="fp32") as engine:
         dense = remembered(engine.logits, windows)
     rows: list[dict[str, Any]] = []
@@ -81,8 +83,19 @@ def main() -> None:
                 folder = work / f"{layers}-{name.replace(' ', '-')}"
                 row: dict[str, Any] = {"layers": layers, "arm": name}
                 if not folder.exists():
+                    begun = time.process_time()
                     result = distill(MODEL, folder, options, calibration=calibration, seed=SEED)
-                    (folder / "row.json").write_text(json.dumps({"seconds": result.seconds, "parameters": result.parameters}))
+                    used = time.process_time() - begun
+                    (folder / "row.json").write_text(
+                        json.dumps(
+                            {
+                                "seconds": result.seconds,
+                                "cpu_seconds": used,
+                                "parameters": result.parameters,
+                                "copied": result.copied,
+                            }
+                        )
+                    )
                 row |= json.loads((folder / "row.json").read_text())
                 with load(folder, device="cpu", dtype="fp32") as engine:
                     row |= measured(engine.logits, dense, windows, tokenizer, text, frequencies)
@@ -96,7 +109,8 @@ def main() -> None:
                 _show(row)
                 if asked.save:
                     Record("distillation", settings, rows, extra=extra).save(asked.save)
-            student = first_student(DenseModel(checkpoint), layers)
+            teacher = DenseModel(checkpoint)
+            student = first_student(teacher, chosen_layers(teacher, layers, ids[:CHOOSING]))
             with torch.no_grad():
                 found = measured(student.logits, dense, windows, tokenizer, text, frequencies)
             rows.append(
