@@ -10,5 +10,6 @@ LAB_TITLES = {
     "03": "Tensor and pipeline parallelism",
     "04": "Triton deployment",
     "05": "Quantization",
+    "06": "Sparsity and distillation",
     "08": "Sizing a deployment",
 }

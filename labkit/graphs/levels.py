@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from labkit.errors import InvalidRequest
 from labkit.graphs.exported import ExportedModel, ExportedPart, read_graph
 from labkit.graphs.fused_nodes import Fusion, fusions, operators
 from labkit.graphs.runner import GraphPart
@@ -58,13 +59,26 @@ class LevelFound:
         return sum(self.operators.values())
 
 
-def compare_levels(exported: ExportedModel, *, batch: int = 1, past: int = 64, threads: int | None = 1) -> list[LevelFound]:
+PAST = 64
+"""The number of cached tokens before a profiled step, unless the caller names one or the context is shorter."""
+
+
+def compare_levels(
+    exported: ExportedModel, *, batch: int = 1, past: int | None = None, threads: int | None = 1
+) -> list[LevelFound]:
     """Optimise every part of an export at each level, read the result back, and profile one decode step.
 
-    The step has one new token for each of `batch` sequences, after `past` cached tokens. With several parts, the numbers are
-    sums. Raises `NotAvailable` if onnx or onnxruntime is missing.
+    The step has one new token for each of `batch` sequences, after `past` cached tokens (`PAST` if left out). With several
+    parts, the numbers are sums. Raises `InvalidRequest` for a batch or a cache of no token, or for a cache that leaves no room
+    in the context, and `NotAvailable` if onnx or onnxruntime is missing.
     """
-    return [_at_level(exported, level, batch, past, threads) for level in LEVELS]
+    most = exported.config.context_length - 1
+    cached = min(PAST, most) if past is None else past
+    if batch < 1 or not 1 <= cached <= most:
+        raise InvalidRequest(
+            f"batch is {batch} and past is {cached}; a batch from 1 and 1 to {most} cached tokens are accepted"
+        )
+    return [_at_level(exported, level, batch, cached, threads) for level in LEVELS]
 
 
 def optimised_graph(part: ExportedPart, level: str) -> Any:

@@ -21,7 +21,11 @@ from labkit.answers.lab01 import positions_processed
 from labkit.answers.lab04.ensemble import ensemble_maps
 from labkit.answers.lab05.int4 import pack_int4
 from labkit.answers.lab05.parameters import quantization_parameters
-from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04, lab05, lab08
+from labkit.answers.lab06.accept import accept_or_reject
+from labkit.answers.lab06.mask import two_four_mask
+from labkit.answers.lab06.storage import compress_two_four
+from labkit.compress.student import matched_layers
+from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04, lab05, lab06, lab08
 from labkit.exercises.pictures.canvas import BLUE, ORANGE
 from labkit.exercises.shapes import Shape
 
@@ -55,8 +59,16 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "column step, the first": lambda: lab05.column_step(6, 0),
     "staircase": lab05.staircase,
     "fp8": lab05.fp8_bits,
-    "two of four": lab08.two_of_four,
-    "two of four, other weights": lambda: lab08.two_of_four((0.0, 0.5, 0.1, 0.0)),
+    "connections": lab06.connections,
+    "connections, two neurons": lambda: lab06.connections(4, 3, 1, 2),
+    "two of four": lab06.two_four,
+    "two of four, one four": lambda: lab06.two_four((5, 5, 5, 1)),
+    "layers": lab06.every_second,
+    "layers, every third": lambda: lab06.every_second(6, 2),
+    "accept": lab06.accept,
+    "accept, two tokens": lambda: lab06.accept((0.5, 0.5), (0.25, 0.75)),
+    "two of four stored": lab08.two_of_four,
+    "two of four stored, other weights": lambda: lab08.two_of_four((0.0, 0.5, 0.1, 0.0)),
     "division": lab08.division,
     "division, many stages": lambda: lab08.division(2, 4),
 }
@@ -179,6 +191,42 @@ def test_as_many_scales_are_drawn_as_said() -> None:
 def test_the_staircase_is_fake_quantization() -> None:
     stairs: Any = lab05.staircase(bits=3, scale=0.5).axes[0].patches[0]
     assert list(stairs.get_data().values) == [0.5 * q for q in range(-4, 4)]
+
+
+def test_the_drawn_networks_are_those_of_the_lecture() -> None:
+    figure = lab06.connections()
+    said = words(figure)
+    assert "6 neurons, 32 connections" in said
+    assert "5 neurons, 24 connections" in said
+    assert len(figure.axes[0].lines) == 32 + 24
+
+
+@pytest.mark.parametrize("scores", [(7, 1, 2, 9, 3, 8, 6, 5), (5, 5, 5, 1), (1, 2, 3, 4)])
+def test_the_drawn_mask_and_places_are_those_of_the_exercises(scores: tuple[int, ...]) -> None:
+    row = torch.tensor([scores], dtype=torch.float32)
+    mask = two_four_mask(row)
+    figure = lab06.two_four(scores)
+    assert len(boxes(figure, BLUE)) == int(mask.sum())
+    padded = torch.nn.functional.pad(mask, (0, -len(scores) % 8))
+    padded[:, len(scores) : len(scores) + 2] = True  # a four of padding keeps its first two places
+    byte = int(compress_two_four(torch.zeros_like(padded, dtype=torch.float32), padded)[1][0, 0])
+    bits = [text.split("bits ")[1].replace(" ", "") for text in words(figure) if "bits " in text]
+    assert bits == [f"{byte >> 4 * place & 15:04b}" for place in range(len(scores) // 4)]
+
+
+@pytest.mark.parametrize(("teacher", "layers"), [(8, 4), (6, 2)])
+def test_the_drawn_student_has_the_layers_of_labkit(teacher: int, layers: int) -> None:
+    copied = boxes(lab06.every_second(teacher, layers), BLUE)
+    columns = sorted({round((box.get_x() - 2.0) / 1.1) for box in copied})
+    assert columns == matched_layers(teacher, layers)
+    assert len(copied) == 2 * layers
+
+
+def test_the_drawn_share_of_accepted_guesses_is_that_of_the_rule() -> None:
+    draft, target = [torch.tensor(each, dtype=torch.float64) for each in ((0.6, 0.3, 0.1), (0.3, 0.5, 0.2))]
+    numbers = [(place + 0.5) / 200 for place in range(200)]
+    kept = [float(draft[t]) * sum(accept_or_reject(draft, target, t, n, 0.5) == t for n in numbers) / 200 for t in range(3)]
+    assert words(lab06.accept())[0] == f"{sum(kept):.0%} of the guesses are accepted"
 
 
 def test_the_sparse_row_is_the_dense_one() -> None:

@@ -81,6 +81,12 @@ def test_the_layer_norms_become_one_node_each(levels: list[LevelFound]) -> None:
     assert {one.kind for one in joined} <= {"LayerNormalization", "SkipLayerNormalization"}
 
 
+@pytest.mark.parametrize(("batch", "past"), [(0, 5), (1, 0), (1, 61)])
+def test_a_step_that_does_not_fit_is_refused(batch: int, past: int, in_parts: ExportedModel) -> None:
+    with refused([f"batch is {batch} and past is {past}", "1 to 60 cached tokens"]):
+        compare_levels(in_parts, batch=batch, past=past)
+
+
 def test_the_lectures_list(levels: list[LevelFound]) -> None:
     """What ONNX Runtime did on a CPU, point by point; without optimisation it did nothing."""
     done = {item.what: (item.done, item.places) for item in lecture_list(levels[0], levels[2])}

@@ -1,0 +1,94 @@
+"""The answer to exercise 6.8: reference, comparison and known mistakes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from labkit.exercises.answer import Answer, Mistake
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.lab06.accept import ACCEPT_OR_REJECT
+
+
+def accept_or_reject(draft: Tensor, target: Tensor, token: int, number: float, other: float) -> int:
+    """The reference of exercise 6.8."""
+    return int(_token(draft, target, token, number, other))
+
+
+def _token(
+    draft: Tensor,
+    target: Tensor,
+    token: int,
+    number: float,
+    other: float,
+    *,
+    accepts: str = "ratio",
+    rest: str = "more",
+    divided: bool = True,
+    greedy: bool = False,
+    swapped: bool = False,
+) -> Any:
+    """The token; the options make mistakes."""
+    if swapped:
+        number, other = other, number
+    limit = {
+        "ratio": float(target[token] / draft[token]),
+        "upside down": float(draft[token] / target[token]),
+        "likelier": 1.0 if target[token] >= draft[token] else 0.0,
+        "target": float(target[token]),
+        "always": 1.0,
+        "never": 0.0,
+    }[accepts]
+    if number < limit:
+        return token
+    left = {
+        "more": (target - draft).clamp_min(0),
+        "target": target,
+        "draft": draft,
+        "less": (draft - target).clamp_min(0),
+        "distance": (target - draft).abs(),
+    }[rest]
+    if greedy:
+        return int(left.argmax())
+    sums = (left / left.sum() if divided else left).cumsum(0)
+    return min(int((sums <= other).sum()), len(target) - 1)
+
+
+def _whether(draft: Tensor, target: Tensor, token: int, number: float, other: float) -> bool:
+    return bool(number < target[token] / draft[token])
+
+
+ACCEPT_OR_REJECT_ANSWER = Answer(
+    exercise=ACCEPT_OR_REJECT,
+    reference=accept_or_reject,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake(
+            "Your quotient is upside down: a guess that the target likes better than the draft does is always accepted.",
+            partial(_token, accepts="upside down"),
+        ),
+        Mistake(
+            "You reject every guess that the draft likes better; some of these must be accepted, as the first number decides.",
+            partial(_token, accepts="likelier"),
+        ),
+        Mistake(
+            "You compare with the target's probability alone; divide it by the draft's.", partial(_token, accepts="target")
+        ),
+        Mistake("You accept every guess: the text would be the draft's.", partial(_token, accepts="always")),
+        Mistake("You never accept the guess.", partial(_token, accepts="never")),
+        Mistake(
+            "After a rejection you draw from the target; the tokens that the draft prefers would then come too often.",
+            partial(_token, rest="target"),
+        ),
+        Mistake("After a rejection you draw from the draft.", partial(_token, rest="draft")),
+        Mistake("You draw from what the draft has more; draw from what the target has more.", partial(_token, rest="less")),
+        Mistake("Negative differences become 0, not positive.", partial(_token, rest="distance")),
+        Mistake("Divide what is left by its sum, so that it is a distribution again.", partial(_token, divided=False)),
+        Mistake("After a rejection you take the likeliest token; the second number must decide.", partial(_token, greedy=True)),
+        Mistake("The two random numbers are exchanged: the first accepts, the second draws.", partial(_token, swapped=True)),
+        Mistake("You return whether the guess is accepted; return the token.", _whether),
+    ),
+)
+ANSWERS = (ACCEPT_OR_REJECT_ANSWER,)

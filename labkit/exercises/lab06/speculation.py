@@ -1,0 +1,104 @@
+"""A student guesses for its teacher: with a learner's rule on real predictions, and in the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import labkit
+from labkit.compress.dense_model import DenseModel
+from labkit.engine.schedule.draft_length import MOST_GUESSES, expected_tokens
+from labkit.exercises.lab05.draws import Draws
+from labkit.exercises.lab05.tradeoff import speeds
+from labkit.exercises.lab06.accept import distributions
+from labkit.exercises.lab06.models import MODEL, teacher
+from labkit.exercises.lab06.quality import windows
+from labkit.measure import Timing
+
+Rule = Callable[[Tensor, Tensor, int, float, float], Any]
+"""A learner's `accept_or_reject(draft, target, token, number, other)`."""
+PLACES = 256
+"""Places of the held-out text at which a student guesses."""
+PROMPTS = ("The condition of our country", "In the beginning", "A letter from the", "He said that the")
+"""Texts whose continuation is compared with and without a draft."""
+
+
+def example(tokens: int = 6, seed: int = 6) -> tuple[Tensor, Tensor]:
+    """The probabilities of a draft that is often wrong, and of its target, `[tokens]` float64."""
+    return distributions(Draws(seed), tokens, distance=1.0)
+
+
+def drawn(rule: Rule, draft: Tensor, target: Tensor, count: int, seed: int = 0) -> list[int]:
+    """How often each token comes out if the draft guesses `count` times and a learner's rule decides."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    guesses = torch.multinomial(draft, count, replacement=True, generator=generator).tolist()
+    numbers = torch.rand(count, 2, generator=generator, dtype=torch.float64, device="cpu").tolist()
+    found = [0] * len(target)
+    for guess, (number, other) in zip(guesses, numbers, strict=True):
+        found[int(rule(draft, target, guess, number, other))] += 1
+    return found
+
+
+def chi_square(counts: Sequence[int], probabilities: Sequence[float]) -> float:
+    """Pearson's statistic: the sum of (found - expected)^2 / expected. It is near the number of tokens minus 1 for a right rule."""
+    total = sum(counts)
+    return sum((found - total * p) ** 2 / (total * p) for found, p in zip(counts, probabilities, strict=True))
+
+
+def predictions(student: DenseModel, places: int = PLACES) -> tuple[Tensor, Tensor]:
+    """The probabilities of student and teacher at places of the held-out text, `[places, vocab_size]` float64 each."""
+    ids = windows()[0].seen
+    with torch.no_grad():
+        made = [torch.softmax(model.logits(ids).double(), -1)[:: -(-len(ids) // places)] for model in (student, teacher())]
+    return made[0], made[1]
+
+
+def overlap(draft: Tensor, target: Tensor) -> float:
+    """The mean of the sums of min(draft, target): the share of guesses that a right rule accepts."""
+    return float(torch.minimum(draft, target).sum(-1).mean())
+
+
+def accepted(rule: Rule, draft: Tensor, target: Tensor, seed: int = 0) -> float:
+    """The share of guesses, one for each row, that a learner's rule accepts."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    guesses = torch.multinomial(draft, 1, generator=generator).flatten().tolist()
+    numbers = torch.rand(len(draft), 2, generator=generator, dtype=torch.float64, device="cpu").tolist()
+    kept = [int(rule(p, q, guess, *pair)) == guess for p, q, guess, pair in zip(draft, target, guesses, numbers, strict=True)]
+    return sum(kept) / len(kept)
+
+
+def gains(share: float, cost: float) -> dict[int, float]:
+    """How many times faster text would come for each number of guesses, if only reading weights took time.
+
+    share: of guesses that are right. cost: the draft's bytes divided by the target's. A round reads the draft once for each guess
+    and the target once (Leviathan et al. 2023, theorem 3.8).
+    """
+    return {guesses: expected_tokens(share, guesses) / (guesses * cost + 1) for guesses in range(1, MOST_GUESSES + 1)}
+
+
+def same_text(draft: Path) -> bool:
+    """Whether the engine makes the same tokens with and without a draft, greedy and drawn."""
+    texts = []
+    for guesser in (None, draft):
+        with labkit.load(MODEL, dtype="fp32", draft=guesser) as engine:
+            texts.append(
+                [
+                    answer.token_ids
+                    for temperature in (0.0, 0.8)
+                    for answer in engine.generate(
+                        list(PROMPTS), labkit.SamplingParams(max_new_tokens=32, temperature=temperature, seed=7)
+                    )
+                ]
+            )
+    return texts[0] == texts[1]
+
+
+def measure(draft: Path) -> tuple[dict[str, Timing], float | None]:
+    """The seconds of lab 05's task, plain and with a draft, and the share of guesses that were right in the engine."""
+    with labkit.load(MODEL) as plain, labkit.load(MODEL, draft=draft) as guessing:
+        timings = speeds({"plain": plain, "with a draft": guessing})
+        return timings, guessing.stats.acceptance
