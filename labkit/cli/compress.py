@@ -75,7 +75,7 @@ def compress(
     layers: Annotated[int | None, typer.Option(help="distill: the number of layers of the student.")] = None,
     minutes: Annotated[float | None, typer.Option(help="distill: the time for the training instead of --steps.")] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="distill: how much the teacher's predictions are softened; 2 if left out.")
+        float | None, typer.Option(help="distill: how much the teacher's predictions are softened; 1 if left out.")
     ] = None,
     quality: Annotated[
         bool, typer.Option("--quality", help="Compare the result with MODEL in fp32, on held-out text.")

@@ -46,7 +46,7 @@ from labkit.torch_state import gradients_restored, undisturbed
 
 STEPS = 600
 """The default number of training steps."""
-WINDOW = 256
+WINDOW = 512
 """The default number of tokens in a window, if the model's context is not shorter."""
 SAVE_EVERY = 10
 """The state is saved after this many steps, so a kill loses at most this much."""
@@ -65,7 +65,7 @@ WEIGHTS = "model.safetensors"
 class DistillOptions:
     """How a student of `layers` layers is trained.
 
-    steps: the number of training steps, each on `windows` windows of `window` tokens (by default 256). minutes: the time for
+    steps: the number of training steps, each on `windows` windows of `window` tokens (by default 512). minutes: the time for
     the training instead of `steps`; the number of steps then depends on the machine. rate: the largest learning rate; it rises
     over the first steps and falls linearly to zero. temperature: of the soft targets. soft, hard, hidden: the weights of the
     losses: the teacher's predictions, the next token, the hidden states. With soft and hidden 0, the student learns from the
@@ -78,7 +78,7 @@ class DistillOptions:
     layers: int
     steps: int | None = None
     minutes: float | None = None
-    windows: int = 4
+    windows: int = 2
     window: int | None = None
     rate: float = 2e-3
     temperature: float = 1.0

@@ -64,6 +64,11 @@ def _loss(teacher: DenseModel, layers: Sequence[int], windows: Sequence[Sequence
     return total / len(windows)
 
 
+def spread_layers(teacher_layers: int, layers: int) -> list[int]:
+    """DistilBERT's choice of layers, whatever they do: evenly spread, the last is the last. Half of the layers: 1, 3, 5, ..."""
+    return [(place + 1) * teacher_layers // layers - 1 for place in range(layers)]
+
+
 def matched_layers(teacher_layers: int, copied: Sequence[int]) -> list[int]:
     """For each layer of the student, the layer of the teacher whose output it should have.
 

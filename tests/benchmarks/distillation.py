@@ -2,10 +2,12 @@
 
     python -m tests.benchmarks.distillation [--layers 4] [--steps 600] [--calibration FILE] [--work FOLDER] [--save FILE]
 
-For each number of layers there are three trainings with the same text, steps and seed: `distilled` (all three losses),
-`text only` (the same first weights, but only the loss of the next token: no teacher), and `from random` (random first weights
-and the text only). `first` is the student before any training. The difference to `distilled` in bits per byte has a paired
-bootstrap interval. Students in the folder `--work` are used again. The last line is one JSON object.
+For each number of layers there are three trainings with the same text, steps and seed: `distilled` (the defaults), `text only`
+(the same first weights, but only the loss of the next token: no teacher), and `from random` (random first weights and the text
+only). `first` is the student before any training, and `spread` the same with DistilBERT's choice of layers. The difference to
+`distilled` in bits per byte has a paired bootstrap interval. `seen` compares student and teacher on training text: a student
+that has learned it by heart would be much closer to its teacher there than on held-out text. Students in the folder `--work`
+are used again. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from labkit.compress.calibration import HELD_OUT, CalibrationText, windows_of
 from labkit.compress.dense_model import DenseModel
 from labkit.compress.distill import CHOOSING, STEPS, WINDOW, DistillOptions, distill
 from labkit.compress.kept_quality import kept_quality, token_frequencies
-from labkit.compress.student import chosen_layers, first_student
+from labkit.compress.student import chosen_layers, first_student, spread_layers
 from labkit.engine import load
 from labkit.engine.bootstrap import RESAMPLES, Bootstrap
 from labkit.engine.evaluate import Logits, compare_windows
@@ -35,6 +37,8 @@ from labkit.measure import Record
 from tests.benchmarks.compress_quality import remembered
 
 MODEL, SEED = "gptj-tiny", 0
+SEEN = 16_384
+"""The length in characters of the training text on which students are measured too."""
 ARMS: dict[str, dict[str, Any]] = {
     "distilled": {},
     "text only": {"soft": 0.0, "hidden": 0.0, "hard": 1.0},
@@ -69,8 +73,10 @@ def main() -> None:
     frequencies = token_frequencies(tokenizer.encode(CalibrationText.read().text), checkpoint.config.vocab_size)
     sizes = [float(sum(len(tokenizer.token_bytes(token)) for token in part.targets)) for part in windows]
     ids = windows_of(calibration, tokenizer, WINDOW, len(calibration.text), SEED)
+    seen = calibration.text[:SEEN]
+    seen_windows = text_windows(tokenizer.encode(seen), checkpoint.config.context_length)
     with load(MODEL, device="cpu", dtype="fp32") as engine:
-        dense = remembered(engine.logits, windows)
+        dense, dense_seen = remembered(engine.logits, windows), remembered(engine.logits, seen_windows)
     rows: list[dict[str, Any]] = []
     settings = {"model": MODEL, "steps": asked.steps, "seed": SEED, "calibration": calibration.name, "text": HELD_OUT.name}
     extra = {"teacher_parameters": checkpoint.config.parameter_count, "windows": len(windows), "resamples": RESAMPLES}
@@ -99,6 +105,7 @@ def main() -> None:
                 row |= json.loads((folder / "row.json").read_text())
                 with load(folder, device="cpu", dtype="fp32") as engine:
                     row |= measured(engine.logits, dense, windows, tokenizer, text, frequencies)
+                    row["seen"] = compare_windows(engine.logits, dense_seen, seen_windows, tokenizer, seen, SEED).to_dict()
                     nats = nats_of(engine.logits, windows)
                 distilled = nats if name == "distilled" else distilled
                 if distilled is not None and name != "distilled":
@@ -110,13 +117,17 @@ def main() -> None:
                 if asked.save:
                     Record("distillation", settings, rows, extra=extra).save(asked.save)
             teacher = DenseModel(checkpoint)
-            student = first_student(teacher, chosen_layers(teacher, layers, ids[:CHOOSING]))
-            with torch.no_grad():
-                found = measured(student.logits, dense, windows, tokenizer, text, frequencies)
-            rows.append(
-                {"layers": layers, "arm": "first", "parameters": student.config.parameter_count, "seconds": 0.0} | found
-            )
-            _show(rows[-1])
+            choices = {
+                "first": chosen_layers(teacher, layers, ids[:CHOOSING]),
+                "spread": spread_layers(checkpoint.config.num_layers, layers),
+            }
+            for name, copied in choices.items():
+                student = first_student(teacher, copied)
+                with torch.no_grad():
+                    found = measured(student.logits, dense, windows, tokenizer, text, frequencies)
+                row = {"layers": layers, "arm": name, "parameters": student.config.parameter_count, "seconds": 0.0}
+                rows.append(row | {"copied": copied} | found)
+                _show(rows[-1])
     if asked.save:
         Record("distillation", settings, rows, extra=extra).save(asked.save)
     print(json.dumps(Record("distillation", settings, rows, extra=extra).to_dict()))

@@ -18,7 +18,7 @@ from labkit.compress import CalibrationText
 from labkit.compress.dense_model import DenseModel
 from labkit.compress.distill import DistillOptions, DistillResult, _Training, distill
 from labkit.compress.distillation_loss import hidden_state_loss, soft_target_loss
-from labkit.compress.student import chosen_layers, first_student, matched_layers
+from labkit.compress.student import chosen_layers, first_student, matched_layers, spread_layers
 from labkit.errors import InvalidRequest, LabkitError
 from tests.compress.directories import dense_directory
 
@@ -37,6 +37,14 @@ def test_losses_are_those_of_torch() -> None:
     assert float(soft_target_loss(teacher, teacher, 2.0)) == pytest.approx(0, abs=1e-6)
     expected = F.cosine_embedding_loss(student, teacher, torch.ones(7))
     assert float(hidden_state_loss(student, teacher)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "layers", "expected"),
+    [(8, 4, [1, 3, 5, 7]), (8, 3, [1, 4, 7]), (6, 1, [5]), (12, 6, [1, 3, 5, 7, 9, 11]), (3, 2, [0, 2])],
+)
+def test_layers_are_spread_evenly_and_the_last_is_the_last(teacher: int, layers: int, expected: list[int]) -> None:
+    assert spread_layers(teacher, layers) == expected
 
 
 @pytest.mark.parametrize(
