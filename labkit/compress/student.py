@@ -47,21 +47,21 @@ def chosen_layers(teacher: DenseModel, layers: int, windows: Sequence[Sequence[i
     """
     left = list(range(teacher.config.num_layers))
     while len(left) > layers:
-        fewer = [[layer for layer in left if layer != gone] for gone in left]
-        left = min(fewer, key=lambda kept: _loss(teacher, kept, windows))
+        losses = [0.0] * len(left)
+        for window in windows:
+            state = teacher.embedded(window[:-1])
+            for place, layer in enumerate(left):
+                losses[place] += _loss(teacher, state, left[place + 1 :], window[1:])
+                state = teacher.block(layer).forward(state)
+        left.pop(losses.index(min(losses)))
     return left
 
 
-def _loss(teacher: DenseModel, layers: Sequence[int], windows: Sequence[Sequence[int]]) -> float:
-    """The nats per token of the teacher without its other layers."""
-    total = 0.0
-    for window in windows:
-        state = teacher.embedded(window[:-1])
-        for layer in layers:
-            state = teacher.block(layer).forward(state)
-        targets = torch.tensor(window[1:], dtype=torch.int64, device="cpu")
-        total += float(F.cross_entropy(teacher.head(state), targets))
-    return total / len(windows)
+def _loss(teacher: DenseModel, state: Tensor, layers: Sequence[int], targets: Sequence[int]) -> float:
+    """The nats per token of predictions that only these layers of the teacher make of a state."""
+    for layer in layers:
+        state = teacher.block(layer).forward(state)
+    return float(F.cross_entropy(teacher.head(state), torch.tensor(targets, dtype=torch.int64, device="cpu")))
 
 
 def spread_layers(teacher_layers: int, layers: int) -> list[int]:

@@ -1,10 +1,10 @@
 """Measures what students of a model keep of its quality, on held-out text, beside the same students without a teacher.
 
-    python -m tests.benchmarks.distillation [--layers 4] [--steps 600] [--calibration FILE] [--work FOLDER] [--save FILE]
+    python -m tests.benchmarks.distillation [--layers 4] [--steps 400 | --minutes 6] [--work FOLDER] [--save FILE]
 
-For each number of layers there are three trainings with the same text, steps and seed: `distilled` (the defaults), `text only`
-(the same first weights, but only the loss of the next token: no teacher), and `from random` (random first weights and the text
-only). `first` is the student before any training, and `spread` the same with DistilBERT's choice of layers. The difference to
+For each number of layers there are three trainings with the same text, seed, and steps or time: `distilled` (the defaults),
+`text only` (the same first weights, but only the loss of the next token: no teacher), and `from random` (random first weights
+and the text only). `first` is the student before any training, and `spread` the same with DistilBERT's choice of layers. The difference to
 `distilled` in bits per byte has a paired bootstrap interval. `seen` compares student and teacher on training text: a student
 that has learned it by heart would be much closer to its teacher there than on held-out text. Students in the folder `--work`
 are used again. The last line is one JSON object.
@@ -59,12 +59,15 @@ def main() -> None:
     """Train, measure, print one line for each row, write the record; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", default="4", help="numbers of layers, separated by commas")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help=f"of each training (default: {STEPS})")
+    length.add_argument("--minutes", type=float, help="of each training, instead of --steps")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--calibration", type=Path, help="a UTF-8 text for the training (default: the built-in sample)")
     parser.add_argument("--work", type=Path, help="keep the students in this folder")
     parser.add_argument("--save", type=Path, help="write the record to this JSON file too")
     asked = parser.parse_args()
+    length_of = {"steps": asked.steps if asked.steps or asked.minutes else STEPS, "minutes": asked.minutes}
     calibration, text = CalibrationText.read(asked.calibration), HELD_OUT.read_text("utf-8")
     calibration.check_apart(text)
     checkpoint = open_checkpoint(MODEL)
@@ -78,35 +81,24 @@ def main() -> None:
     with load(MODEL, device="cpu", dtype="fp32") as engine:
         dense, dense_seen = remembered(engine.logits, windows), remembered(engine.logits, seen_windows)
     rows: list[dict[str, Any]] = []
-    settings = {"model": MODEL, "steps": asked.steps, "seed": SEED, "calibration": calibration.name, "text": HELD_OUT.name}
+    settings = {"model": MODEL, **length_of, "seed": SEED, "calibration": calibration.name, "text": HELD_OUT.name}
     extra = {"teacher_parameters": checkpoint.config.parameter_count, "windows": len(windows), "resamples": RESAMPLES}
     with tempfile.TemporaryDirectory() as temporary:
         work = asked.work or Path(temporary)
         for layers in map(int, asked.layers.split(",")):
             distilled: torch.Tensor | None = None
             for name in asked.arms.split(","):
-                options = replace(DistillOptions(layers, steps=asked.steps), **ARMS[name])
+                options = replace(DistillOptions(layers, **length_of), **ARMS[name])
                 folder = work / f"{layers}-{name.replace(' ', '-')}"
                 row: dict[str, Any] = {"layers": layers, "arm": name}
                 if not folder.exists():
-                    begun = time.process_time()
-                    result = distill(MODEL, folder, options, calibration=calibration, seed=SEED)
-                    used = time.process_time() - begun
-                    (folder / "row.json").write_text(
-                        json.dumps(
-                            {
-                                "seconds": result.seconds,
-                                "cpu_seconds": used,
-                                "parameters": result.parameters,
-                                "copied": result.copied,
-                            }
-                        )
-                    )
+                    train(folder, options, calibration)
                 row |= json.loads((folder / "row.json").read_text())
                 with load(folder, device="cpu", dtype="fp32") as engine:
-                    row |= measured(engine.logits, dense, windows, tokenizer, text, frequencies)
+                    own = remembered(engine.logits, windows)
                     row["seen"] = compare_windows(engine.logits, dense_seen, seen_windows, tokenizer, seen, SEED).to_dict()
-                    nats = nats_of(engine.logits, windows)
+                row |= measured(own, dense, windows, tokenizer, text, frequencies)
+                nats = nats_of(own, windows)
                 distilled = nats if name == "distilled" else distilled
                 if distilled is not None and name != "distilled":
                     bits = (nats - distilled) / math.log(2) * sum(sizes) / len(text.encode())
@@ -124,13 +116,22 @@ def main() -> None:
             for name, copied in choices.items():
                 student = first_student(teacher, copied)
                 with torch.no_grad():
-                    found = measured(student.logits, dense, windows, tokenizer, text, frequencies)
+                    found = measured(remembered(student.logits, windows), dense, windows, tokenizer, text, frequencies)
                 row = {"layers": layers, "arm": name, "parameters": student.config.parameter_count, "seconds": 0.0}
                 rows.append(row | {"copied": copied} | found)
                 _show(rows[-1])
     if asked.save:
         Record("distillation", settings, rows, extra=extra).save(asked.save)
     print(json.dumps(Record("distillation", settings, rows, extra=extra).to_dict()))
+
+
+def train(folder: Path, options: DistillOptions, calibration: CalibrationText) -> None:
+    """Train a student, and write beside it what the record says of its training."""
+    begun = time.process_time()
+    result = distill(MODEL, folder, options, calibration=calibration, seed=SEED)
+    used = {"seconds": result.seconds, "cpu_seconds": time.process_time() - begun}
+    facts = {"steps": result.steps, "parameters": result.parameters, "copied": result.copied}
+    (folder / "row.json").write_text(json.dumps(used | facts))
 
 
 def measured(
