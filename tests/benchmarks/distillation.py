@@ -4,10 +4,10 @@
 
 For each number of layers there are three trainings with the same text, seed, and steps or time: `distilled` (the defaults),
 `text only` (the same first weights, but only the loss of the next token: no teacher), and `from random` (random first weights
-and the text only). `first` is the student before any training, and `spread` the same with DistilBERT's choice of layers. The difference to
-`distilled` in bits per byte has a paired bootstrap interval. `seen` compares student and teacher on training text: a student
-that has learned it by heart would be much closer to its teacher there than on held-out text. Students in the folder `--work`
-are used again. The last line is one JSON object.
+and the text only). `first` is the student before any training, and `spread` the same with DistilBERT's choice of layers. The
+difference to `distilled` in bits per byte has a paired bootstrap interval. `seen` compares student and teacher on training
+text: a student that has learned it by heart would be much closer to its teacher there than on held-out text. Students in the
+folder `--work` are used again. The last line is one JSON object.
 """
 
 from __future__ import annotations
