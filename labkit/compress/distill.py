@@ -4,7 +4,7 @@ The student begins with some of the teacher's layers (`student`), and keeps the 
 add up (`distillation_loss`): the teacher's predictions, the next token of the text, and the directions of the teacher's hidden
 states. Matrix products are computed in bfloat16, weights and sums in float32.
 
-Text that the teacher learned from is enough: the teacher's predictions say more about it than the text itself.
+The text is a little of what the teacher learned from, and, on request, more that the teacher writes itself (`written_text`).
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ from labkit.compress.student import (
 )
 from labkit.compress.training_steps import drawn, time_left
 from labkit.compress.work_folder import TRAINING, WorkFolder
+from labkit.compress.written_text import written_windows
 from labkit.errors import InvalidRequest, LabkitError
 from labkit.home import write_atomically
 from labkit.torch_state import gradients_restored, undisturbed
 
-STEPS = 400
+STEPS = 600
 """The default number of training steps."""
 WINDOW = 512
 """The default number of tokens in a window, if the model's context is not shorter."""
@@ -59,6 +60,8 @@ CHOOSING = 4
 KEPT = "transformer.wte.weight", "lm_head.weight", "lm_head.bias"
 """These stay as they are in the teacher."""
 WEIGHTS = "model.safetensors"
+WRITTEN = "written.json"
+"""The text that the teacher wrote; it is not part of the finished folder."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class DistillOptions:
     the training instead of `steps`; the number of steps then depends on the machine. rate: the largest learning rate; it rises
     over the first steps and falls linearly to zero. temperature: of the soft targets. soft, hard, hidden: the weights of the
     losses: the teacher's predictions, the next token, the hidden states. With soft and hidden 0, the student learns from the
-    text alone, without the teacher. from_teacher: begin with layers of the teacher, and keep its embedding and head; otherwise
+    text alone. continuations: how many times the teacher continues each window of the text, to make more training text
+    (`written_windows`). from_teacher: begin with layers of the teacher, and keep its embedding and head; otherwise
     begin with random weights, and train all of them.
 
     Raises `InvalidRequest` for values that are out of range, and for both steps and minutes.
@@ -85,6 +89,7 @@ class DistillOptions:
     soft: float = 1.0
     hard: float = 0.0
     hidden: float = 1.0
+    continuations: int = 0
     from_teacher: bool = True
 
     def __post_init__(self) -> None:
@@ -99,6 +104,8 @@ class DistillOptions:
             raise InvalidRequest("soft and hard are both 0, so nothing teaches the student to predict; give one of them")
         if self.window is not None and self.window < 2:
             raise InvalidRequest(f"window is {self.window}; at least 2 tokens are accepted")
+        if self.continuations < 0:
+            raise InvalidRequest(f"continuations is {self.continuations}; a number of at least 0 is accepted")
         if self.steps is not None and self.minutes is not None:
             raise InvalidRequest(f"steps {self.steps} and minutes {self.minutes} were both given; give one of them")
 
@@ -155,9 +162,13 @@ def distill(
     work.open()
     try:
         check_room(place, 4 * 3 * config.parameter_count)  # the weights and two averages of Adam, in float32
+        if options.continuations:
+            progress(0, 0, "the teacher writes training text")
+            ids += written_windows(source, ids, options.continuations, seed, work.path / WRITTEN)
         training = _Training(DenseModel(checkpoint), ids, options, seed, work.path / TRAINING)
         training.run(progress)
         _write(checkpoint, training.student, work)
+        (work.path / WRITTEN).unlink(missing_ok=True)
         work.finish()
     finally:
         work.drop_if_empty()
@@ -183,9 +194,10 @@ class _Training:
         self.copied = chosen_layers(teacher, options.layers, ids[:CHOOSING])
         self._matched = matched_layers(teacher.config.num_layers, self.copied)
         if options.from_teacher:
-            first, kept = first_student(teacher, self.copied), KEPT
+            first = first_student(teacher, self.copied)
         else:
-            first, kept = random_student(teacher, options.layers, seed), ()
+            first = random_student(teacher, options.layers, seed)
+        kept = KEPT if options.from_teacher else ()
         self.state = DistillState.load(file) or DistillState.start(
             {name: each for name, each in first.tensors.items() if name not in kept}
         )

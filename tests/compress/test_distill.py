@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from torch import Tensor
 import labkit
 from labkit.checkpoints import open_checkpoint
 from labkit.compress import CalibrationText
+from labkit.compress.calibration import windows_of
 from labkit.compress.dense_model import DenseModel
 from labkit.compress.distill import DistillOptions, DistillResult, _Training, distill
 from labkit.compress.distillation_loss import hidden_state_loss, soft_target_loss
 from labkit.compress.student import chosen_layers, first_student, matched_layers, spread_layers
+from labkit.compress.written_text import written_windows
 from labkit.errors import InvalidRequest, LabkitError
 from tests.compress.directories import dense_directory
 
@@ -203,6 +207,33 @@ def test_a_killed_training_goes_on_to_the_same_result(
         assert torch.equal(whole.read(name), again.read(name)), name
 
 
+def test_the_teacher_writes_more_text(tmp_path: Path) -> None:
+    real = [[5, 900, 17, 4000, 12, 7, 44, 3], [9, 8, 7, 6, 5, 4, 3, 2]]
+    made = written_windows("gptj-tiny", real, 3, 0, tmp_path / "written.json")
+    assert [each[:4] for each in made] == [each[:4] for each in real] * 3
+    assert all(len(each) == 8 for each in made)
+    assert len({tuple(each) for each in made}) == 6  # each has a seed of its own
+    assert written_windows("no-such-model", real, 3, 0, tmp_path / "written.json") == made
+
+
+def test_a_training_with_written_text_goes_on_with_the_same_text(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"layers": 1, "steps": 12, "windows": 1, "window": 16, "continuations": 1}
+    text = CalibrationText("short", TEXT.text[:600])
+    for target in ("whole", "stopped"):
+        stops = target == "stopped"
+        call = partial(distill, "gptj-tiny", tmp_path / target, DistillOptions(**options), calibration=text)
+        if stops:
+            with pytest.raises(KeyboardInterrupt):
+                call(progress=stop_at(11))
+            written = (tmp_path / f".{target}.compressing" / "written.json").read_text()
+            assert len(json.loads(written)) == len(windows_of(text, open_checkpoint("gptj-tiny").tokenizer(), 16, 999, 0))
+        call()
+        assert not list((tmp_path / target).glob("written*"))
+    whole, again = open_checkpoint(tmp_path / "whole"), open_checkpoint(tmp_path / "stopped")
+    for name in whole.tensor_names():
+        assert torch.equal(whole.read(name), again.read(name)), name
+
+
 def test_minutes_become_steps(tmp_path: Path) -> None:
     totals: list[int] = []
     result = run(tmp_path / "student", lambda done, total, name: totals.append(total), steps=None, minutes=0.01)
@@ -234,6 +265,7 @@ def test_refusals(tmp_path: Path) -> None:
         ({"soft": 0.0, "hard": 0.0}, "nothing teaches the student"),
         ({"hidden": -1.0}, "the weight of a loss is a number of at least 0"),
         ({"window": 1}, "window is 1"),
+        ({"continuations": -1}, "continuations is -1; a number of at least 0"),
     ):
         with pytest.raises(InvalidRequest, match=message):
             run(tmp_path / "student", **wrong)
