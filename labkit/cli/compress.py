@@ -67,7 +67,7 @@ def compress(
     bits: Annotated[float | None, typer.Option(help="mixed: bits per weight on average, with scales, such as 4.5.")] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="qat, 2:4-...-recovered, distill: the number of training steps; 96, 150 or 600 if left out."),
+        typer.Option(help="qat, 2:4-...-recovered, distill: the number of training steps; 96, 150 or 350 if left out."),
     ] = None,
     permute: Annotated[
         bool | None, typer.Option("--permute", help="2:4: search an order of the channels that keeps more magnitude.")

@@ -45,7 +45,7 @@ from labkit.errors import InvalidRequest, LabkitError
 from labkit.home import write_atomically
 from labkit.torch_state import gradients_restored, undisturbed
 
-STEPS = 600
+STEPS = 350
 """The default number of training steps."""
 WINDOW = 512
 """The default number of tokens in a window, if the model's context is not shorter."""

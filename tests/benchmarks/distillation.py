@@ -1,6 +1,6 @@
 """Measures what students of a model keep of its quality, on held-out text, beside the same students without a teacher.
 
-    python -m tests.benchmarks.distillation [--layers 4] [--steps 600 | --minutes 6] [--work FOLDER] [--save FILE]
+    python -m tests.benchmarks.distillation [--layers 4] [--steps 350 | --minutes 6] [--work FOLDER] [--save FILE]
 
 For each number of layers there are four trainings with the same seed, and the same steps or time: `distilled` (the defaults),
 `written text` (the same, with text that the teacher writes), `text only` (the same first weights, but only the loss of the next
