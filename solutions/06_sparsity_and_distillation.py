@@ -178,7 +178,8 @@ if pruned:
 #
 # **SparseGPT** goes one step further: like GPTQ in lab 05, it lets the weights that stay make up for those that go
 # (`labkit compress gptj-tiny --method 2:4-sparsegpt`).
-#
+
+# %% [markdown]
 # {{core path: go on at Zeros alone save no time}}
 
 # %% [markdown]
@@ -383,7 +384,7 @@ check(soft_target_loss)
 
 # %% [markdown]
 # Where does the student begin? DistilBERT copies **every second layer** of BERT. A block adds to what comes in, so the states before
-# and after a left-out block are similar, and the next one can nearly work with them.
+# and after a left-out block are similar. The next block can use them in part, and training does the rest.
 
 # %%
 pictures.every_second()

@@ -7,7 +7,7 @@
 # Most GPUs of this lab are not in your machine. So you predict, and compare with two kinds of measurements: the ones that NVIDIA
 # published, and your own.
 #
-# *{{lab 08: size}} · runs on any machine, with or without a GPU.*
+# *{{lab 08: size; a good place for a break is before "A latency model of your own"}} · runs on any machine, with or without a GPU.*
 #
 # {{lab 08: core path}}
 
@@ -243,8 +243,6 @@ if passed(all_reduce_ms):
 # On the left, lines are flat: only hops count, and a faster link helps little. On the right, only bytes count. Decode is on the left, and
 # prefill on the right. Between servers, a hop takes longer (labkit assumes five times as long); so tensor parallelism stays inside a server, and stages go
 # between servers.
-#
-# *This is a good place for a break.*
 
 # %% [markdown]
 # {{core path: go on at Your machine first}}

@@ -41,6 +41,7 @@ SECTION_MINUTES = {
     "04": Minutes(core=20, full=45),
     "05": Minutes(core=15, full=31),
     "06": Minutes(core=16, full=22),
+    "07": Minutes(core=20, full=22),
     "08": Minutes(core=16, full=30),
 }
 """For each lab: the minutes for reading and for its measured sections. The minutes of the exercises are not part of them."""

@@ -11,5 +11,6 @@ LAB_TITLES = {
     "04": "Triton deployment",
     "05": "Quantization",
     "06": "Sparsity and distillation",
+    "07": "Graph compilers and the ensemble of parts",
     "08": "Sizing a deployment",
 }

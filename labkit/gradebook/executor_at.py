@@ -43,8 +43,18 @@ def executor_at(address: str, submissions: Path) -> Iterator[tuple[Executor | No
 def _dask_cluster(place: str, submissions: Path) -> Iterator[tuple[Executor, int]]:
     from distributed import Client
 
+    class ClosedIfRefused(Client):
+        """Closes itself if it cannot connect. Dask would close it when it is collected, which can wait for a lock for ever."""
+
+        def start(self, **options: Any) -> None:
+            try:
+                super().start(**options)  # type: ignore[no-untyped-call]
+            except BaseException:
+                self.close()  # type: ignore[no-untyped-call]
+                raise
+
     try:
-        client: Any = Client(f"tcp://{place}", timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+        client: Any = ClosedIfRefused(f"tcp://{place}", timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise NotAvailable(
             f"no Dask scheduler answers at {place} ({shorten(str(error))}); start one with `dask scheduler`, and workers with "

@@ -16,7 +16,8 @@ PEAK_BYTES = {
     "03": 2.2 * GIB,
     "04": 3.1 * GIB,
     "05": 1.4 * GIB,
-    "06": 1.9 * GIB,
+    "06": 2.1 * GIB,
+    "07": 1.3 * GIB,
     "08": 0.6 * GIB,
 }
 """The most memory that the processes of each lab's core path held together, in bytes, on a machine with 2 cores.
@@ -31,6 +32,7 @@ MEMORY_BYTES = {
     "04": 5 * GIB,
     "05": 4 * GIB,
     "06": 4 * GIB,
+    "07": 4 * GIB,
     "08": 3 * GIB,
 }
 """The memory that a machine needs for each lab, in bytes: about 2 GiB more, for the system, JupyterLab and a browser."""

@@ -28,6 +28,7 @@ START = {
     "04": "import tritonclient.grpc, labkit.lab.lab04",
     "05": "import labkit.lab.lab05",
     "06": "import labkit.lab.lab06",
+    "07": "import labkit.lab.lab07",
     "08": "import labkit.lab.lab08",
 }
 """The imports of each lab's first cell that take time."""

@@ -85,6 +85,7 @@ def test_the_choice_is_the_best_of_all(damages: list[Damage]) -> None:
         choose_bits(few, 1.9)
 
 
+@pytest.mark.long
 def test_gptj_tiny_in_mixed_precision(tmp_path: Path) -> None:
     from labkit.compress import CalibrationText
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def test_a_loss_that_cannot_train_is_refused(loss: Any) -> None:
 @pytest.mark.usefixtures("small")
 def test_a_training_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(training, "progress_bar", lambda title: lambda done, total: None)
     rates = [rate for _, rate in training.steps("steps", 50, rate=1.0, seconds=35)]
     assert len(rates) == 3
@@ -257,6 +258,6 @@ def test_the_figure_has_a_point_and_a_name_for_each_model() -> None:
     found = {"dense": [a_row("16 bits", 21.0)], "lab 06: 2:4": [a_row("2:4", 14.0), a_row("2:4, int4", 8.0)]}
     (axes,) = everything.figure(found).axes
     assert {text.get_text() for text in axes.texts} == {"16 bits", "2:4", "2:4, int4"}
-    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines if not line.get_label().startswith("_")}
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines if not str(line.get_label()).startswith("_")}
     assert lines["lab 06: 2:4"] == [[14.0, 1.5], [8.0, 1.5]]
     assert set(lines) == set(everything.KINDS)

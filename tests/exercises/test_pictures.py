@@ -25,7 +25,7 @@ from labkit.answers.lab06.accept import accept_or_reject
 from labkit.answers.lab06.mask import two_four_mask
 from labkit.answers.lab06.storage import compress_two_four
 from labkit.compress.student import spread_layers
-from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04, lab05, lab06, lab08
+from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04, lab05, lab06, lab07, lab08
 from labkit.exercises.pictures.canvas import BLUE, ORANGE
 from labkit.exercises.shapes import Shape
 
@@ -59,6 +59,10 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "column step, the first": lambda: lab05.column_step(6, 0),
     "staircase": lab05.staircase,
     "fp8": lab05.fp8_bits,
+    "fusion": lab07.fusion,
+    "fusion, two kernels": lambda: lab07.fusion(("Mul", "Add")),
+    "parallel block": lab07.parallel_block,
+    "parts on a server": lab07.parts_on_a_server,
     "connections": lab06.connections,
     "connections, two neurons": lambda: lab06.connections(4, 3, 1, 2),
     "two of four": lab06.two_four,

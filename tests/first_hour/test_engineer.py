@@ -10,6 +10,8 @@ import pytest
 from tests.first_hour.conftest import Course
 from tests.first_hour.pages import block, blocks
 
+pytestmark = pytest.mark.long
+
 
 def test_the_pages_have_one_script_each() -> None:
     for page in ("README.md", "docs/engineer.md"):

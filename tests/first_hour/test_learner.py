@@ -16,6 +16,8 @@ from tests.first_hour.machine import Machine, end
 from tests.first_hour.pages import ROOT, block, command, in_table
 from tests.patience import wait_for
 
+pytestmark = pytest.mark.long
+
 PAGE = "docs/learner.md"
 LAB = "labs/00_class_environment.ipynb"
 MAKE_LAB = command("README.md", "make lab")

@@ -24,9 +24,10 @@ GENERATE = ".venv/bin/labkit generate 'In the beginning' --max-new-tokens 4"
 CHECK = ".venv/bin/labkit check labs/00_class_environment.ipynb"
 GIB = 2**30
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0, reason="not measured here: only root can become another user and mount disks"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(os.geteuid() != 0, reason="not measured here: only root can become another user and mount disks"),
+]
 
 
 @pytest.fixture(scope="module")

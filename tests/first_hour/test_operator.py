@@ -16,7 +16,10 @@ from tests.first_hour.machine import NO_NETWORK_OF_ITS_OWN, Machine, end, loopba
 from tests.first_hour.pages import ROOT, block
 from tests.patience import wait_for
 
-pytestmark = pytest.mark.skipif(find_server() is None, reason="not measured here: no Triton Inference Server")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(find_server() is None, reason="not measured here: no Triton Inference Server"),
+]
 
 PAGE = "docs/operator.md"
 TEXT = (ROOT / PAGE).read_text("utf-8")

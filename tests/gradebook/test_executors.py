@@ -4,6 +4,7 @@ was stopped goes on.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sqlite3
@@ -162,6 +163,8 @@ def test_a_notebook_that_takes_too_long_is_lost_with_its_processes(tmp_path: Pat
 
 
 def test_other_addresses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import Client
+
     monkeypatch.setattr(executor_at_module, "CONNECT_SECONDS", 0.5)
     with (
         pytest.raises(InvalidRequest, match="'threads'; give 'processes', or dask://HOST:PORT"),
@@ -174,6 +177,10 @@ def test_other_addresses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
             executor_at(f"dask://{place}", tmp_path),
         ):
             pass
+    left = [each.status for each in gc.get_objects() if issubclass(type(each), Client)]
+    assert all(status == "closed" for status in left), (
+        "Dask waits for ever if an open client is collected while a cluster starts"
+    )
 
 
 def test_a_cluster_that_does_not_see_the_submissions_is_refused(cluster: Any, tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def test_a_graph_is_made_without_weights() -> None:
     assert graph.graph.initializers["lm_head.weight"].shape.numpy() == (4096, 50400)
 
 
+@pytest.mark.long
 def test_weights_are_read_once_and_one_at_a_time(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gc
     import weakref

@@ -44,8 +44,8 @@ def _loss(
     if reverse:
         p, q = q, p
     parts = p.exp() * ((p if entropy else 0.0) - q)
-    total = {"rows": lambda: parts.sum(-1).mean(), "none": parts.sum, "all": parts.mean}[over]()
-    return sign * temperature**power * total
+    total = {"rows": parts.sum(-1).mean(), "none": parts.sum(), "all": parts.mean()}[over]
+    return total * (sign * temperature**power)
 
 
 def _log_of_softmax(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -38,7 +38,8 @@ def _scores(weight: Tensor, inputs: Tensor, *, norm: str = "norm", magnitude: bo
 
 
 def _inputs_alone(weight: Tensor, inputs: Tensor) -> Tensor:
-    return inputs.norm(dim=0).expand_as(weight).clone()
+    norms: Tensor = torch.linalg.vector_norm(inputs, dim=0)
+    return norms.expand_as(weight).clone()
 
 
 WANDA_SCORES_ANSWER = Answer(

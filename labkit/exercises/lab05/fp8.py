@@ -43,11 +43,11 @@ FP8_CAST = Exercise(
     title="FP8 with a scale from the past",
     function="fp8_cast",
     statement=(
-        "`history` `[n]` holds the largest magnitudes of `x` in the last `n` steps, the newest first. With $M$ = "
-        "`torch.finfo(dtype).max` and $h$ = the largest number of the history, the scale is the largest power of two for which "
-        "$\\text{scale} \\cdot h \\le M$; for a history of zeros it is 1.0. Multiply `x` by it, **clip** to $\\pm M$, convert to "
+        "`history` `[n]` holds the largest magnitudes of `x` in the last `n` steps, newest first. With $M$ = "
+        "`torch.finfo(dtype).max` and $h$ = the history's maximum, the scale is the largest power of two for which "
+        "$\\text{scale} \\cdot h \\le M$; for zeros it is 1.0. Multiply `x` by it, **clip** to $\\pm M$, convert to "
         "`dtype`. Return `(values, scale, new_history)`:\n\n- the converted numbers in float32, divided by the scale again;\n- the "
-        "scale;\n- the history with the largest magnitude of `x` in front, and without its oldest number."
+        "scale;\n- the history with the largest magnitude of `x` in front, without its oldest number."
     ),
     points=14,
     minutes=8,

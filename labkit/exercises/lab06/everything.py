@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -49,7 +50,7 @@ def rows(pruned: Path, student: Path) -> dict[str, list[Row]]:
     """Measure lab 05's models and a learner's own, in memory of this notebook; keys are those of `KINDS`."""
     makers: dict[str, list[tuple[str, Callable[[], Path | str]]]] = {
         "dense": [("16 bits", lambda: MODEL)],
-        "lab 05: fewer bits": [(f"int{bits}", lambda bits=bits: quantized(MODEL, bits)) for bits in (8, 4, 3, 2)],
+        "lab 05: fewer bits": [(f"int{bits}", partial(quantized, MODEL, bits)) for bits in (8, 4, 3, 2)],
         "lab 06: 2:4": [
             ("2:4", lambda: two_four(pruned)),
             ("2:4, int8", lambda: two_four(pruned, 8)),
@@ -94,7 +95,15 @@ def figure(found: Mapping[str, Sequence[Row]], caption: str = "") -> Figure:
         axes.errorbar(sizes, bits, yerr=whiskers, fmt="none", ecolor=GREY, elinewidth=0.8, capsize=2)
         axes.plot(sizes, bits, f"{marker}-", color=colour, linewidth=0.8, label=kind)
         for row in models:
-            axes.annotate(row.name, (row.megabytes, row.bits_per_byte), (5, 5), textcoords="offset points", fontsize=9)
+            turn = -35 if kind.startswith("lab 05") else 35  # names of neighbours do not lie on each other
+            place, at = (row.megabytes, row.bits_per_byte), (4, 5 if turn > 0 else -5)
+            look: dict[str, Any] = {
+                "rotation": turn,
+                "rotation_mode": "anchor",
+                "va": "bottom" if turn > 0 else "top",
+                "fontsize": 9,
+            }
+            axes.annotate(row.name, place, at, textcoords="offset points", **look)
     axes.set(xlabel="weight files in MB", ylabel="bits per byte of held-out text", xlim=(0, None))
     axes.margins(x=0.12)
     axes.grid(alpha=0.25)

@@ -67,7 +67,9 @@ def accepted(rule: Rule, draft: Tensor, target: Tensor, seed: int = 0) -> float:
     generator = torch.Generator("cpu").manual_seed(seed)
     guesses = torch.multinomial(draft, 1, generator=generator).flatten().tolist()
     numbers = torch.rand(len(draft), 2, generator=generator, dtype=torch.float64, device="cpu").tolist()
-    kept = [int(rule(p, q, guess, *pair)) == guess for p, q, guess, pair in zip(draft, target, guesses, numbers, strict=True)]
+    kept: list[bool] = [
+        int(rule(p, q, guess, *pair)) == guess for p, q, guess, pair in zip(draft, target, guesses, numbers, strict=True)
+    ]
     return sum(kept) / len(kept)
 
 

@@ -8,6 +8,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.lab05 import tensors
 from labkit.exercises.lab05.draws import Draws
+from labkit.plurals import counted
 
 
 def _cases(seed: int) -> list[Case]:
@@ -26,7 +27,7 @@ def _cases(seed: int) -> list[Case]:
         ("as many tokens as outputs and inputs", draws.normal(8, 8), draws.normal(8, 8)),
         ("negative weights", draws.negative(2, 20), draws.heavy_tailed(25, 20)),
     ]
-    return [Case(f"{label}, {list(w.shape)}, {len(x)} tokens", (w, x.to(torch.float32))) for label, w, x in cases]
+    return [Case(f"{label}, {list(w.shape)}, {counted(len(x), 'token')}", (w, x.to(torch.float32))) for label, w, x in cases]
 
 
 WANDA_SCORES = Exercise(

@@ -1,0 +1,52 @@
+"""The answer to exercise 7.7: reference, comparison and known mistakes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from labkit.exercises.answer import Answer, Mistake
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.lab07.choosing import CHOOSE_COMPILER
+
+Table = dict[str, tuple[float, float, float]]
+
+
+def choose_compiler(table: Table, steps: int, most_error: float) -> str | None:
+    """The reference of exercise 7.7."""
+    return _choose(table, steps, most_error)
+
+
+def _choose(
+    table: Table,
+    steps: int,
+    most_error: float,
+    *,
+    compiling: bool = True,
+    all_steps: str = "all",
+    error: str = "at most",
+    best: bool = True,
+) -> str | None:
+    """The choice, with an option for each rule. A known mistake sets options to wrong values."""
+    totals = {}
+    for name, (begin, step, off) in table.items():
+        fits = {"at most": off <= most_error, "below": off < most_error, "ignored": True}[error]
+        if fits:
+            totals[name] = compiling * begin + {"all": steps, "one": 1, "none": 0}[all_steps] * step
+    if not totals:
+        return None
+    return min(totals, key=lambda name: totals[name] if best else -totals[name])
+
+
+CHOOSE_COMPILER_ANSWER = Answer(
+    exercise=CHOOSE_COMPILER,
+    reference=choose_compiler,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake("The time to compile is missing in your sum; for a few steps it decides.", partial(_choose, compiling=False)),
+        Mistake("You count a single step, but the server runs many.", partial(_choose, all_steps="one")),
+        Mistake("You look at the error of none: some ways are not exact enough.", partial(_choose, error="ignored")),
+        Mistake("An error of exactly `most_error` is allowed.", partial(_choose, error="below")),
+        Mistake("You return the slowest way; return the one that is ready first.", partial(_choose, best=False)),
+    ),
+)
+ANSWERS = (CHOOSE_COMPILER_ANSWER,)

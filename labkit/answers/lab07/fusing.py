@@ -1,0 +1,172 @@
+"""The answers to exercises 7.1 and 7.2: references, comparisons and known mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from labkit.exercises.answer import Answer, Mistake
+from labkit.exercises.case import Case
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.lab07.fusing import BYTES_SAVED, FUSIBLE_GROUP
+from labkit.exercises.lab07.small_graphs import Node
+
+
+# 7.1 ------------------------------------------------------------------------------------------------------------------
+def fusible_group(nodes: list[Node], last: str, pointwise: list[str], results: list[str]) -> list[str]:
+    """The reference of exercise 7.1."""
+    return _group(nodes, last, pointwise, results)
+
+
+def _group(
+    nodes: list[Node],
+    last: str,
+    pointwise: list[str],
+    results: list[str],
+    *,
+    from_back: bool = True,
+    readers: str = "all in the group",
+    only_pointwise: bool = True,
+    keep_results: bool = True,
+    with_last: bool = True,
+    sort: bool = True,
+) -> list[str]:
+    """The group, with an option for each rule. A known mistake sets options to wrong values."""
+    group = [last]
+    for name, kind, _ in reversed(nodes) if from_back else nodes:
+        read_by = [one for one, _, reads in nodes if name in reads]
+        fits = {
+            "all in the group": bool(read_by) and set(read_by) <= set(group),
+            "one in the group": bool(set(read_by) & set(group)),
+            "only one": len(read_by) == 1 and read_by[0] in group,
+        }[readers]
+        if fits and (kind in pointwise or not only_pointwise) and (name not in results or not keep_results):
+            group.append(name)
+    group = group if with_last else group[1:]
+    return [name for name, _, _ in nodes if name in group] if sort else group
+
+
+def _explain_group(case: Case, found: list[str], right: list[str]) -> str:
+    if not all(isinstance(name, str) for name in found):
+        return "Return a list with the names of nodes."
+    if more := [name for name in found if name not in right]:
+        return (
+            f"In the case '{case.label}', {more[0]} is in your group, but it cannot join: look at its operator and its readers."
+        )
+    if less := [name for name in right if name not in found]:
+        return f"In the case '{case.label}', {less[-1]} is missing in your group."
+    return ""
+
+
+FUSIBLE_GROUP_ANSWER = Answer(
+    exercise=FUSIBLE_GROUP,
+    reference=fusible_group,
+    comparison=Comparison(),
+    explain=_explain_group,
+    mistakes=(
+        Mistake(
+            "You go through the graph from the front, so the readers of a node are not decided when you come to it: go from the "
+            "back, or repeat until nothing changes.",
+            partial(_group, from_back=False),
+        ),
+        Mistake(
+            "You stop at a tensor that several nodes read. It can join if all of them are in the group: GELU reads its input "
+            "three times.",
+            partial(_group, readers="only one"),
+        ),
+        Mistake(
+            "You take a node that a node outside reads, too; then its tensor must be stored, and nothing is saved.",
+            partial(_group, readers="one in the group"),
+        ),
+        Mistake(
+            "You take nodes that are not pointwise. A matrix product or a mean needs other numbers than those at the same place.",
+            partial(_group, only_pointwise=False),
+        ),
+        Mistake("You take nodes whose tensors are results of the graph.", partial(_group, keep_results=False)),
+        Mistake("The node `last` itself is missing in your group.", partial(_group, with_last=False)),
+        Mistake(
+            "Your group is right, but its order is not: return the names in the order of the graph.",
+            partial(_group, sort=False),
+        ),
+    ),
+)
+
+
+# 7.2 ------------------------------------------------------------------------------------------------------------------
+def bytes_saved(nodes: list[Node], group: list[str], sizes: dict[str, int], results: list[str]) -> int:
+    """The reference of exercise 7.2."""
+    return _saved(nodes, group, sizes, results)
+
+
+def _saved(
+    nodes: list[Node],
+    group: list[str],
+    sizes: dict[str, int],
+    results: list[str],
+    *,
+    once_alone: bool = True,
+    reads_count: bool = True,
+    writes_count: bool = True,
+    from_outside: str = "once",
+    written: str = "needed",
+    answer: str = "saved",
+) -> int:
+    """The bytes, with an option for each part. A known mistake sets options to wrong values."""
+    inside = [node for node in nodes if node[0] in group]
+
+    def total(names: Iterable[str]) -> int:
+        return sum(sizes[name] for name in names)
+
+    read_alone = sum(total(set(reads) if once_alone else reads) for _, _, reads in inside)
+    outer = [name for _, _, reads in inside for name in (set(reads) if once_alone else reads) if name not in group]
+    read_joined = total({"once": set(outer), "never": set(), "by each node": outer}[from_outside])
+    read_outside = {name for name, _, _ in inside if any(name in reads for one, _, reads in nodes if one not in group)}
+    wanted = {name for name in group if name in results}
+    stored = {
+        "needed": read_outside | wanted,
+        "read outside": read_outside,
+        "results": wanted,
+        "the last": {inside[-1][0]},
+        "none": set(),
+    }[written]
+    before = reads_count * read_alone + writes_count * total(group)
+    after = reads_count * read_joined + writes_count * total(stored)
+    return {"saved": before - after, "before": before, "after": after, "negative": after - before}[answer]
+
+
+BYTES_SAVED_ANSWER = Answer(
+    exercise=BYTES_SAVED,
+    reference=bytes_saved,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake(
+            "A kernel reads each of its tensors once, even if it uses one twice (as in x times x); you count it twice.",
+            partial(_saved, once_alone=False),
+        ),
+        Mistake("You count what is written only; reading a tensor costs as much.", partial(_saved, reads_count=False)),
+        Mistake(
+            "You save only reads: you do not count what is written, or still write every tensor of the group. Those that only the "
+            "group reads stay in registers.",
+            partial(_saved, writes_count=False),
+        ),
+        Mistake("The one kernel still has to read the tensors from outside the group.", partial(_saved, from_outside="never")),
+        Mistake(
+            "The one kernel reads a tensor from outside once, for all of its nodes; you count it for each node.",
+            partial(_saved, from_outside="by each node"),
+        ),
+        Mistake("The results of the graph are written, even if no node reads them.", partial(_saved, written="read outside")),
+        Mistake(
+            "What a node outside the group reads must be written; you write only results of the graph.",
+            partial(_saved, written="results"),
+        ),
+        Mistake(
+            "You write only the tensor of the last node, but others of the group may be needed outside, too.",
+            partial(_saved, written="the last"),
+        ),
+        Mistake("The one kernel has to write what is needed outside; you write nothing.", partial(_saved, written="none")),
+        Mistake("You return the bytes that are left; return what is saved.", partial(_saved, answer="after")),
+        Mistake("You return the bytes of the single kernels; return what is saved.", partial(_saved, answer="before")),
+        Mistake("The sign is wrong: fewer bytes are moved, and this is a positive number.", partial(_saved, answer="negative")),
+    ),
+)
+ANSWERS = (FUSIBLE_GROUP_ANSWER, BYTES_SAVED_ANSWER)

@@ -1,0 +1,18 @@
+"""Lab 07, graph compilers: what is fused and what that saves, where a model is cut, and its parts as an ensemble."""
+
+from labkit.exercises.lab07.choosing import CHOOSE_COMPILER
+from labkit.exercises.lab07.cutting import BEST_SEAM, CROSSING_TENSORS
+from labkit.exercises.lab07.fusing import BYTES_SAVED, FUSIBLE_GROUP
+from labkit.exercises.lab07.pipelining import PIPELINED_RATE
+from labkit.exercises.lab07.wiring import PART_MAPS
+
+EXERCISES = (
+    FUSIBLE_GROUP,
+    BYTES_SAVED,
+    CROSSING_TENSORS,
+    BEST_SEAM,
+    PART_MAPS,
+    PIPELINED_RATE,
+    CHOOSE_COMPILER,
+)
+"""All exercises of the lab, in order."""
