@@ -67,7 +67,7 @@ def compress(
     bits: Annotated[float | None, typer.Option(help="mixed: bits per weight on average, with scales, such as 4.5.")] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="qat, 2:4-...-recovered, distill: the number of training steps; 96, 150 or 600 if left out."),
+        typer.Option(help="qat, 2:4-...-recovered, distill: the number of training steps; 96, 150 or 350 if left out."),
     ] = None,
     permute: Annotated[
         bool | None, typer.Option("--permute", help="2:4: search an order of the channels that keeps more magnitude.")
@@ -75,7 +75,11 @@ def compress(
     layers: Annotated[int | None, typer.Option(help="distill: the number of layers of the student.")] = None,
     minutes: Annotated[float | None, typer.Option(help="distill: the time for the training instead of --steps.")] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="distill: how much the teacher's predictions are softened; 2 if left out.")
+        float | None, typer.Option(help="distill: how much the teacher's predictions are softened; 1 if left out.")
+    ] = None,
+    continuations: Annotated[
+        int | None,
+        typer.Option(help="distill: how many times the teacher continues each window, to make more text; 0 if left out."),
     ] = None,
     quality: Annotated[
         bool, typer.Option("--quality", help="Compare the result with MODEL in fp32, on held-out text.")
@@ -101,6 +105,7 @@ def compress(
 
     if method == DISTILL:
         given = {"windows": windows, "window": window, "steps": steps, "minutes": minutes, "temperature": temperature}
+        given |= {"continuations": continuations}
         others = {
             "--group-size": group_size,
             "--asymmetric": asymmetric,
@@ -115,7 +120,8 @@ def compress(
         }
         _distill(source, out, layers, given, others, calibration, quality=quality, seed=seed, json=json)
         return
-    for option, value in (("--layers", layers), ("--minutes", minutes), ("--temperature", temperature)):
+    trained = {"--layers": layers, "--minutes": minutes, "--temperature": temperature, "--continuations": continuations}
+    for option, value in trained.items():
         if value is not None:
             raise InvalidRequest(f"{option} is {value}, but method {method} trains no student; leave it out, or use distill")
     chosen = recipe_named(

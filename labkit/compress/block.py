@@ -31,21 +31,25 @@ class Block:
         return F.layer_norm(hidden, weight.shape, weight, bias, self.config.layer_norm_epsilon)
 
     def attended(self, normed: Tensor) -> Tensor:
-        """The input of out_proj, from `normed` `[tokens, hidden_size]` of one window; attention is causal."""
-        tokens, heads = len(normed), (len(normed), self.config.num_heads, self.config.head_dim)
+        """The input of out_proj, from `normed` `[tokens, hidden_size]` of one window, or `[windows, tokens, hidden_size]`.
+
+        Attention is causal, inside each window.
+        """
+        tokens = normed.shape[-2]
+        heads = (-1, tokens, self.config.num_heads, self.config.head_dim)
         query, key, value = (F.linear(normed, self.tensors[f"attn.{each}_proj.weight"]).view(heads) for each in "qkv")
         sin, cos = self._sin[:tokens], self._cos[:tokens]
         query, key = rotary(query, sin, cos), rotary(key, sin, cos)
-        query, key, value = (each.transpose(0, 1)[None] for each in (query, key, value))
+        query, key, value = (each.transpose(1, 2) for each in (query, key, value))
         found = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return found[0].transpose(0, 1).reshape(tokens, -1)
+        return found.transpose(1, 2).reshape(normed.shape)
 
     def inner(self, normed: Tensor) -> Tensor:
         """The input of fc_out."""
         return gelu(F.linear(normed, self.tensors["mlp.fc_in.weight"], self.tensors["mlp.fc_in.bias"]))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The hidden states after the block, for one window."""
+        """The hidden states after the block, for one window or `[windows, tokens, hidden_size]`."""
         normed = self.normed(hidden)
         attention = F.linear(self.attended(normed), self.tensors["attn.out_proj.weight"])
         mlp = F.linear(self.inner(normed), self.tensors["mlp.fc_out.weight"], self.tensors["mlp.fc_out.bias"])

@@ -19,8 +19,8 @@ class DenseModel:
         self.config = checkpoint.config
         self.tensors = {name: checkpoint.read(name, dtype=torch.float32) for name in checkpoint.tensor_names()}
 
-    def embedded(self, ids: Sequence[int]) -> Tensor:
-        """The states before the first block, `[tokens, hidden_size]`."""
+    def embedded(self, ids: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        """The states before the first block, `[tokens, hidden_size]`; `[windows, tokens, hidden_size]` for equal windows."""
         return self.tensors["transformer.wte.weight"][torch.tensor(ids, dtype=torch.int64, device="cpu")]
 
     def block(self, layer: int, replaced: Mapping[str, Tensor] | None = None) -> Block:
@@ -41,8 +41,10 @@ class DenseModel:
         """The logits after every token of one window."""
         return self.head(self.states(ids, replaced)[-1])
 
-    def states(self, ids: Sequence[int], replaced: Mapping[str, Tensor] | None = None) -> list[Tensor]:
-        """The states after every block, each `[tokens, hidden_size]`, for one window."""
+    def states(
+        self, ids: Sequence[int] | Sequence[Sequence[int]], replaced: Mapping[str, Tensor] | None = None
+    ) -> list[Tensor]:
+        """The states after every block, each of the shape of `embedded`."""
         found = [self.embedded(ids)]
         for layer in range(self.config.num_layers):
             found.append(self.block(layer, replaced).forward(found[-1]))

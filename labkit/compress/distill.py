@@ -1,13 +1,10 @@
 """Distillation: a student with fewer layers learns to predict what its teacher predicts (DistilBERT's recipe, for GPT-J).
 
-The student begins with some of the teacher's layers (`student`), and learns in two phases, as TinyBERT does (X. Jiao et al.
-2020, https://arxiv.org/abs/1909.10351): first the states inside, then the predictions. In the first phase, each of its blocks
-gets the teacher's states and learns to make what several of the teacher's blocks make of them. No block waits for those before
-it, and no head is computed, so these steps are fast. In the second phase, the whole student runs, and three losses add up
-(`distillation_loss`): the teacher's softened predictions, the next token of the text, and the directions of the teacher's
-hidden states. Matrix products are computed in bfloat16, weights and sums in float32.
+The student begins with some of the teacher's layers (`student`), and keeps the teacher's embedding and head. Up to three losses
+add up (`distillation_loss`): the teacher's predictions, the next token of the text, and the directions of the teacher's hidden
+states. Matrix products are computed in bfloat16, weights and sums in float32.
 
-Text that the teacher learned from is enough: the teacher's predictions say more about it than the text itself.
+The text is a little of what the teacher learned from, and, on request, more that the teacher writes itself (`written_text`).
 """
 
 from __future__ import annotations
@@ -32,16 +29,25 @@ from labkit.compress.calibration import CalibrationText, windows_of
 from labkit.compress.dense import open_dense
 from labkit.compress.dense_model import DenseModel
 from labkit.compress.distill_state import DistillState
-from labkit.compress.distillation_loss import block_loss, hidden_state_loss, soft_target_loss
-from labkit.compress.student import Student, first_student, matched_layers, random_student, student_config
+from labkit.compress.distillation_loss import hidden_state_loss, soft_target_loss
+from labkit.compress.student import (
+    Student,
+    chosen_layers,
+    first_student,
+    matched_layers,
+    random_student,
+    student_config,
+)
+from labkit.compress.training_steps import drawn, time_left
 from labkit.compress.work_folder import TRAINING, WorkFolder
+from labkit.compress.written_text import written_windows
 from labkit.errors import InvalidRequest, LabkitError
 from labkit.home import write_atomically
 from labkit.torch_state import gradients_restored, undisturbed
 
-STEPS = 600
+STEPS = 350
 """The default number of training steps."""
-WINDOW = 256
+WINDOW = 512
 """The default number of tokens in a window, if the model's context is not shorter."""
 SAVE_EVERY = 10
 """The state is saved after this many steps, so a kill loses at most this much."""
@@ -49,19 +55,26 @@ WARMUP = 20
 """The learning rate rises over this many steps."""
 ROWS = 256
 """The losses of this many tokens are computed together, so that their logits stay in the processor's cache."""
+CHOOSING = 4
+"""The layers that are copied are chosen on this many windows of the training text."""
+KEPT = "transformer.wte.weight", "lm_head.weight", "lm_head.bias"
+"""These stay as they are in the teacher."""
 WEIGHTS = "model.safetensors"
+WRITTEN = "written.json"
+"""The text that the teacher wrote; it is not part of the finished folder."""
 
 
 @dataclass(frozen=True)
 class DistillOptions:
     """How a student of `layers` layers is trained.
 
-    steps: the number of training steps, each on `windows` windows of `window` tokens (by default 256). minutes: the time for
+    steps: the number of training steps, each on `windows` windows of `window` tokens (by default 512). minutes: the time for
     the training instead of `steps`; the number of steps then depends on the machine. rate: the largest learning rate; it rises
     over the first steps and falls linearly to zero. temperature: of the soft targets. soft, hard, hidden: the weights of the
-    three losses. blocks: the share of the steps (or of the time) that the first phase gets. With soft, hidden and blocks 0, the
-    student learns from the text alone, without the teacher. from_teacher: begin with layers of the teacher; otherwise with
-    random weights.
+    losses: the teacher's predictions, the next token, the hidden states. With soft and hidden 0, the student learns from the
+    text alone. continuations: how many times the teacher continues each window of the text, to make more training text
+    (`written_windows`). from_teacher: begin with layers of the teacher, and keep its embedding and head; otherwise
+    begin with random weights, and train all of them.
 
     Raises `InvalidRequest` for values that are out of range, and for both steps and minutes.
     """
@@ -69,14 +82,14 @@ class DistillOptions:
     layers: int
     steps: int | None = None
     minutes: float | None = None
-    windows: int = 4
+    windows: int = 2
     window: int | None = None
-    rate: float = 1e-3
-    temperature: float = 2.0
+    rate: float = 2e-3
+    temperature: float = 1.0
     soft: float = 1.0
-    hard: float = 0.2
+    hard: float = 0.0
     hidden: float = 1.0
-    blocks: float = 0.5
+    continuations: int = 0
     from_teacher: bool = True
 
     def __post_init__(self) -> None:
@@ -87,28 +100,29 @@ class DistillOptions:
         for name in ("soft", "hard", "hidden"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidRequest(f"{name} is {getattr(self, name)!r}; the weight of a loss is a number of at least 0")
-        if not 0 <= self.blocks < 1:
-            raise InvalidRequest(f"blocks is {self.blocks!r}; the share of the first phase is at least 0 and below 1")
         if self.soft + self.hard == 0:
             raise InvalidRequest("soft and hard are both 0, so nothing teaches the student to predict; give one of them")
         if self.window is not None and self.window < 2:
             raise InvalidRequest(f"window is {self.window}; at least 2 tokens are accepted")
+        if self.continuations < 0:
+            raise InvalidRequest(f"continuations is {self.continuations}; a number of at least 0 is accepted")
         if self.steps is not None and self.minutes is not None:
             raise InvalidRequest(f"steps {self.steps} and minutes {self.minutes} were both given; give one of them")
 
     def share(self, step: int, done: float) -> float:
-        """The share of the largest learning rate that step number `step` (from 0) of a phase uses.
+        """The share of the largest learning rate that step number `step` (from 0) uses.
 
-        done: the part of the phase that is over.
+        done: the part of the training that is over.
         """
         return min((step + 1) / WARMUP, 1.0, max(1 - done, 0.01))
 
 
 @dataclass(frozen=True)
 class DistillResult:
-    """The folder that was written, the parameters of teacher and student, the steps, and the seconds of training in this call.
+    """The folder that was written, the parameters of teacher and student, the steps, and the seconds of training.
 
-    `loss` is the mean sum of the losses over the last tenth of the steps; None if the training was finished before this call.
+    `copied`: the layers of the teacher with which the student began; none if it began with random weights. `loss` is the mean
+    sum of the losses over the last tenth of the steps; None if the training was finished before this call.
     """
 
     path: Path
@@ -117,6 +131,7 @@ class DistillResult:
     steps: int
     seconds: float
     loss: float | None
+    copied: tuple[int, ...]
 
 
 @gradients_restored()
@@ -147,9 +162,13 @@ def distill(
     work.open()
     try:
         check_room(place, 4 * 3 * config.parameter_count)  # the weights and two averages of Adam, in float32
+        if options.continuations:
+            progress(0, 0, "the teacher writes training text")
+            ids += written_windows(source, ids, options.continuations, seed, work.path / WRITTEN)
         training = _Training(DenseModel(checkpoint), ids, options, seed, work.path / TRAINING)
         training.run(progress)
         _write(checkpoint, training.student, work)
+        (work.path / WRITTEN).unlink(missing_ok=True)
         work.finish()
     finally:
         work.drop_if_empty()
@@ -160,6 +179,7 @@ def distill(
         training.state.step,
         training.seconds,
         training.mean_loss,
+        tuple(training.copied) if options.from_teacher else (),
     )
 
 
@@ -171,11 +191,17 @@ class _Training:
     ) -> None:
         self.teacher, self.options = teacher, options
         self._ids, self._seed, self._file = ids, seed, file
-        self._matched = matched_layers(teacher.config.num_layers, options.layers)
-        layers = options.layers
-        first = first_student(teacher, layers) if options.from_teacher else random_student(teacher, layers, seed)
-        self.state = DistillState.load(file) or DistillState.start(first.tensors)
-        self.student = Student(first.config, self.state.weights)
+        self.copied = chosen_layers(teacher, options.layers, ids[:CHOOSING])
+        self._matched = matched_layers(teacher.config.num_layers, self.copied)
+        if options.from_teacher:
+            first = first_student(teacher, self.copied)
+        else:
+            first = random_student(teacher, options.layers, seed)
+        kept = KEPT if options.from_teacher else ()
+        self.state = DistillState.load(file) or DistillState.start(
+            {name: each for name, each in first.tensors.items() if name not in kept}
+        )
+        self.student = Student(first.config, first.tensors | self.state.weights)
         self.seconds = 0.0
         self.mean_loss: float | None = None
 
@@ -209,87 +235,62 @@ class _Training:
         told = f"training step {state.step + 1}"
         if losses and done > 0:
             left = state.seconds / done * (1 - done)
-            told += f", loss {losses[-1]:.4f}, " + (f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left")
+            told += f", loss {losses[-1]:.4f}, {time_left(left)}"
         progress(state.step, self.steps, told)
 
     def _step(self, done: float) -> float:
         """One step of training; returns the loss before it."""
         state, options = self.state, self.options
-        blocks = done < options.blocks
-        state.block_steps += blocks
-        add, step = (self._add_block_gradients, state.step) if blocks else (self._add_gradients, state.step - state.block_steps)
-        phase = done / options.blocks if blocks else (done - options.blocks) / (1 - options.blocks)
         with torch.enable_grad():
             for each in state.weights.values():
                 each.requires_grad_(True).grad = None
-            total = sum(add(self._ids[each]) for each in self._drawn())
+            total = self._add_gradients(
+                [self._ids[each] for each in drawn(len(self._ids), options.windows, self._seed, state.step)]
+            )
         if not math.isfinite(total):
             raise LabkitError(
                 f"the loss of training step {state.step + 1} is not finite; check the teacher with `labkit evaluate`, or give "
                 "a smaller learning rate"
             )
-        rate = options.rate * options.share(step, phase)
+        rate = options.rate * options.share(state.step, done)
         state.step += 1
         for name, weight in state.weights.items():
-            if weight.grad is not None:
-                state.adam[name].update(weight, rate, state.step)
+            state.adam[name].update(weight, rate, state.step)
         return total
 
-    def _add_block_gradients(self, window: Sequence[int]) -> float:
-        """The same as `_add_gradients`, for the first phase: every block gets the teacher's states."""
-        ids, count = window[:-1], self.options.layers * self.options.windows
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                states = [self.teacher.embedded(ids), *self.teacher.states(ids)]
-            losses = []
-            for place, layer in enumerate(self._matched):
-                before = states[self._matched[place - 1] + 1 if place else 0]
-                made = self.student.block(place).forward(before)
-                losses.append(block_loss(made.float(), states[layer + 1].float(), before.float()))
-        loss = torch.stack(losses).sum() / count
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
-
-    def _drawn(self) -> list[int]:
-        """The windows of a step: each pass over the text has an order of its own."""
-        count, begin = len(self._ids), self.state.step * self.options.windows
-        chosen = []
-        for place in range(begin, begin + self.options.windows):
-            generator = torch.Generator("cpu").manual_seed(self._seed + 1_000_003 * (place // count))
-            chosen.append(int(torch.randperm(count, generator=generator, dtype=torch.int64, device="cpu")[place % count]))
-        return chosen
-
-    def _add_gradients(self, window: Sequence[int]) -> float:
-        """Add the gradients of one window's share of the loss, and return that share."""
-        options, share = self.options, 1 / self.options.windows
-        ids, targets = window[:-1], torch.tensor(window[1:], dtype=torch.int64, device="cpu")
+    def _add_gradients(self, windows: Sequence[Sequence[int]]) -> float:
+        """Add the gradients of the loss of these windows, which have equal lengths, and return the loss."""
+        options, ids = self.options, [list(window[:-1]) for window in windows]
+        targets = torch.tensor([list(window[1:]) for window in windows], dtype=torch.int64, device="cpu").flatten()
         taught: list[Tensor] = []
         with torch.autocast("cpu", torch.bfloat16):
             if options.soft or options.hidden:
                 with torch.no_grad():
                     taught = self.teacher.states(ids)
             made = self.student.states(ids)
-            final = self.student.normed(made[-1]).float()
+            final = self.student.normed(made[-1]).float().flatten(0, 1)
         hidden = torch.zeros((), dtype=torch.float32, device="cpu")
         if options.hidden:
             pairs = zip(made, (taught[layer] for layer in self._matched), strict=True)
             hidden = torch.stack([hidden_state_loss(own.float(), theirs.float()) for own, theirs in pairs]).mean()
         leaf = final.detach().requires_grad_(True)
-        normed = self.teacher.normed(taught[-1]).float() if options.soft else None
-        loss = self._predict(leaf, normed, targets, share)
+        normed = self.teacher.normed(taught[-1]).float().flatten(0, 1) if options.soft else None
+        loss = self._predict(leaf, normed, targets)
         assert leaf.grad is not None
         # One backward pass through the blocks, with the gradients that the predictions gave to their last state.
-        ((final * leaf.grad).sum() + share * options.hidden * hidden).backward()  # type: ignore[no-untyped-call]
-        return loss + share * options.hidden * float(hidden.detach())
+        ((final * leaf.grad).sum() + options.hidden * hidden).backward()  # type: ignore[no-untyped-call]
+        return loss + options.hidden * float(hidden.detach())
 
-    def _predict(self, final: Tensor, taught: Tensor | None, targets: Tensor, share: float) -> float:
+    def _predict(self, final: Tensor, taught: Tensor | None, targets: Tensor) -> float:
         """Add the gradients of the losses of the predictions, for a few rows at a time; returns the sum of these losses."""
         options, total = self.options, 0.0
         for begin in range(0, len(final), ROWS):
             rows = slice(begin, begin + ROWS)
-            part = share * len(targets[rows]) / len(targets)
+            part = len(targets[rows]) / len(targets)
             own = _logits(self.student, final[rows])
-            loss = options.hard * F.cross_entropy(own, targets[rows])
+            loss = torch.zeros((), dtype=torch.float32, device="cpu")
+            if options.hard:
+                loss = loss + options.hard * F.cross_entropy(own, targets[rows])
             if taught is not None:
                 with torch.no_grad():
                     soft = _logits(self.teacher, taught[rows])

@@ -15,10 +15,9 @@ from labkit.compress.training_state import Adam
 
 @dataclass
 class DistillState:
-    """The finished steps, how many of them trained blocks alone, the seconds that all took, and the tensors by their names."""
+    """The finished steps, the seconds that they took, and the trained tensors by their names."""
 
     step: int
-    block_steps: int
     seconds: float
     weights: dict[str, Tensor]
     adam: dict[str, Adam]
@@ -27,14 +26,14 @@ class DistillState:
     def start(cls, weights: dict[str, Tensor]) -> DistillState:
         """The state before the first step."""
         adam = {name: Adam(torch.zeros_like(each), torch.zeros_like(each)) for name, each in weights.items()}
-        return cls(0, 0, 0.0, weights, adam)
+        return cls(0, 0.0, weights, adam)
 
     def save(self, path: Path) -> None:
         """Write all of it into one safetensors file, atomically."""
         parts = {"weight": self.weights, "mean": {name: each.mean for name, each in self.adam.items()}}
         parts["square"] = {name: each.square for name, each in self.adam.items()}
         tensors = {f"{name}/{part}": each.detach() for part, found in parts.items() for name, each in found.items()}
-        numbers = torch.tensor([self.step, self.block_steps, self.seconds], dtype=torch.float32, device="cpu")
+        numbers = torch.tensor([self.step, self.seconds], dtype=torch.float32, device="cpu")
         write_safetensors(path, tensors | {"numbers": numbers})
 
     @classmethod
@@ -48,6 +47,6 @@ class DistillState:
             name, _, part = entry.rpartition("/")
             if name:
                 found[part][name] = file.load(entry).clone()
-        step, block_steps, seconds = file.load("numbers").tolist()
+        step, seconds = file.load("numbers").tolist()
         adam = {name: Adam(mean, found["square"][name]) for name, mean in found["mean"].items()}
-        return cls(int(step), int(block_steps), seconds, found["weight"], adam)
+        return cls(int(step), seconds, found["weight"], adam)

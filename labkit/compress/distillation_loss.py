@@ -22,14 +22,6 @@ def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Te
     return temperature**2 * (soft.exp() * (soft - own)).sum(-1).mean()
 
 
-def block_loss(student: Tensor, teacher: Tensor, before: Tensor) -> Tensor:
-    """The student's error after a block, as a part of what the teacher's blocks changed: the squared sizes are compared.
-
-    before: the states that the block gets, `[rows, hidden_size]`. A block that does nothing has the loss 1.
-    """
-    return (student - teacher).square().sum() / (teacher - before).square().sum()
-
-
 def hidden_state_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """One minus the cosine of the angle between the student's and the teacher's states `[rows, hidden_size]`, on average."""
     return (1 - F.cosine_similarity(student, teacher, dim=-1)).mean()

@@ -1,13 +1,18 @@
 """The shape of a student, and its first weights: some layers of the teacher (V. Sanh et al. 2019, DistilBERT, section 2).
 
 https://arxiv.org/abs/1910.01108. Embedding, norms and head are the teacher's, so only the number of layers differs.
+
+Which layers are copied matters. DistilBERT takes every second one; here the layers are chosen that work best without the others
+(`chosen_layers`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.checkpoints.synthetic import SyntheticCheckpoint
@@ -33,21 +38,53 @@ def student_config(teacher: GPTJConfig, layers: int) -> GPTJConfig:
     return replace(teacher, num_layers=layers)
 
 
-def matched_layers(teacher_layers: int, layers: int) -> list[int]:
-    """For each layer of the student, the layer of the teacher whose output it should have: evenly spread, the last is the last.
+@torch.no_grad()
+def chosen_layers(teacher: DenseModel, layers: int, windows: Sequence[Sequence[int]]) -> list[int]:
+    """The layers of the teacher that a student begins with.
 
-    With half the layers, these are every second layer: 1, 3, 5, ...
+    One layer after the other is left out: always the one without which the teacher predicts `windows` of text best
+    (X. Men et al. 2024, ShortGPT, https://arxiv.org/abs/2403.03853, leave out layers too, by another measure).
     """
+    left = list(range(teacher.config.num_layers))
+    while len(left) > layers:
+        losses = [0.0] * len(left)
+        for window in windows:
+            state = teacher.embedded(window[:-1])
+            for place, layer in enumerate(left):
+                losses[place] += _loss(teacher, state, left[place + 1 :], window[1:])
+                state = teacher.block(layer).forward(state)
+        left.pop(losses.index(min(losses)))
+    return left
+
+
+def _loss(teacher: DenseModel, state: Tensor, layers: Sequence[int], targets: Sequence[int]) -> float:
+    """The nats per token of predictions that only these layers of the teacher make of a state."""
+    for layer in layers:
+        state = teacher.block(layer).forward(state)
+    return float(F.cross_entropy(teacher.head(state), torch.tensor(targets, dtype=torch.int64, device="cpu")))
+
+
+def spread_layers(teacher_layers: int, layers: int) -> list[int]:
+    """DistilBERT's choice of layers, whatever they do: evenly spread, the last is the last. Half of the layers: 1, 3, 5, ..."""
     return [(place + 1) * teacher_layers // layers - 1 for place in range(layers)]
 
 
-def first_student(teacher: DenseModel, layers: int) -> Student:
-    """A student whose layers are copies of the teacher's matched layers; its tensors are its own."""
-    config = student_config(teacher.config, layers)
+def matched_layers(teacher_layers: int, copied: Sequence[int]) -> list[int]:
+    """For each layer of the student, the layer of the teacher whose output it should have.
+
+    It is the last layer before the next one that was copied: a student's layer does the work of those that were left out after
+    it. The last is the last.
+    """
+    return [layer - 1 for layer in copied[1:]] + [teacher_layers - 1]
+
+
+def first_student(teacher: DenseModel, copied: Sequence[int]) -> Student:
+    """A student whose layers are copies of these layers of the teacher; its tensors are its own."""
+    config = student_config(teacher.config, len(copied))
     tensors: dict[str, Tensor] = {
         name: tensor.clone() for name, tensor in teacher.tensors.items() if not name.startswith("transformer.h.")
     }
-    for place, layer in enumerate(matched_layers(teacher.config.num_layers, layers)):
+    for place, layer in enumerate(copied):
         prefix = f"transformer.h.{layer}."
         for name, tensor in teacher.tensors.items():
             if name.startswith(prefix):

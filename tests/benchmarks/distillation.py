@@ -1,11 +1,13 @@
 """Measures what students of a model keep of its quality, on held-out text, beside the same students without a teacher.
 
-    python -m tests.benchmarks.distillation [--layers 4] [--steps 600] [--calibration FILE] [--work FOLDER] [--save FILE]
+    python -m tests.benchmarks.distillation [--layers 4] [--steps 350 | --minutes 6] [--work FOLDER] [--save FILE]
 
-For each number of layers there are three trainings with the same text, steps and seed: `distilled` (all three losses),
-`text only` (the same first weights, but only the loss of the next token: no teacher), and `from random` (random first weights
-and the text only). `first` is the student before any training. The difference to `distilled` in bits per byte has a paired
-bootstrap interval. Students in the folder `--work` are used again. The last line is one JSON object.
+For each number of layers there are four trainings with the same seed, and the same steps or time: `distilled` (the defaults),
+`written text` (the same, with text that the teacher writes), `text only` (the same first weights, but only the loss of the next
+token: no teacher), and `from random` (random first weights and the text only). `first` is the student before any training, and
+`spread` the same with DistilBERT's choice of layers. The difference to `distilled` in bits per byte has a paired bootstrap
+interval. `seen` compares student and teacher on training text: a student that has learned it by heart would be much closer to
+its teacher there than on held-out text. Students in the folder `--work` are used again. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import json
 import math
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,11 @@ from typing import Any
 import torch
 
 from labkit.checkpoints import open_checkpoint
-from labkit.compress.calibration import HELD_OUT, CalibrationText
+from labkit.compress.calibration import HELD_OUT, CalibrationText, windows_of
 from labkit.compress.dense_model import DenseModel
-from labkit.compress.distill import STEPS, DistillOptions, distill
+from labkit.compress.distill import CHOOSING, STEPS, WINDOW, DistillOptions, distill
 from labkit.compress.kept_quality import kept_quality, token_frequencies
-from labkit.compress.student import first_student
+from labkit.compress.student import chosen_layers, first_student, spread_layers
 from labkit.engine import load
 from labkit.engine.bootstrap import RESAMPLES, Bootstrap
 from labkit.engine.evaluate import Logits, compare_windows
@@ -34,10 +37,13 @@ from labkit.measure import Record
 from tests.benchmarks.compress_quality import remembered
 
 MODEL, SEED = "gptj-tiny", 0
+SEEN = 16_384
+"""The length in characters of the training text on which students are measured too."""
 ARMS: dict[str, dict[str, Any]] = {
     "distilled": {},
-    "text only": {"soft": 0.0, "hidden": 0.0, "hard": 1.0, "blocks": 0.0},
-    "from random": {"soft": 0.0, "hidden": 0.0, "hard": 1.0, "blocks": 0.0, "from_teacher": False},
+    "written text": {"continuations": 3},
+    "text only": {"soft": 0.0, "hidden": 0.0, "hard": 1.0},
+    "from random": {"soft": 0.0, "hidden": 0.0, "hard": 1.0, "from_teacher": False},
 }
 
 
@@ -54,12 +60,15 @@ def main() -> None:
     """Train, measure, print one line for each row, write the record; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", default="4", help="numbers of layers, separated by commas")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help=f"of each training (default: {STEPS})")
+    length.add_argument("--minutes", type=float, help="of each training, instead of --steps")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--calibration", type=Path, help="a UTF-8 text for the training (default: the built-in sample)")
     parser.add_argument("--work", type=Path, help="keep the students in this folder")
     parser.add_argument("--save", type=Path, help="write the record to this JSON file too")
     asked = parser.parse_args()
+    length_of = {"steps": asked.steps if asked.steps or asked.minutes else STEPS, "minutes": asked.minutes}
     calibration, text = CalibrationText.read(asked.calibration), HELD_OUT.read_text("utf-8")
     calibration.check_apart(text)
     checkpoint = open_checkpoint(MODEL)
@@ -67,26 +76,30 @@ def main() -> None:
     windows = text_windows(tokenizer.encode(text), checkpoint.config.context_length)
     frequencies = token_frequencies(tokenizer.encode(CalibrationText.read().text), checkpoint.config.vocab_size)
     sizes = [float(sum(len(tokenizer.token_bytes(token)) for token in part.targets)) for part in windows]
+    ids = windows_of(calibration, tokenizer, WINDOW, len(calibration.text), SEED)
+    seen = calibration.text[:SEEN]
+    seen_windows = text_windows(tokenizer.encode(seen), checkpoint.config.context_length)
     with load(MODEL, device="cpu", dtype="fp32") as engine:
-        dense = remembered(engine.logits, windows)
+        dense, dense_seen = remembered(engine.logits, windows), remembered(engine.logits, seen_windows)
     rows: list[dict[str, Any]] = []
-    settings = {"model": MODEL, "steps": asked.steps, "seed": SEED, "calibration": calibration.name, "text": HELD_OUT.name}
+    settings = {"model": MODEL, **length_of, "seed": SEED, "calibration": calibration.name, "text": HELD_OUT.name}
     extra = {"teacher_parameters": checkpoint.config.parameter_count, "windows": len(windows), "resamples": RESAMPLES}
     with tempfile.TemporaryDirectory() as temporary:
         work = asked.work or Path(temporary)
         for layers in map(int, asked.layers.split(",")):
             distilled: torch.Tensor | None = None
             for name in asked.arms.split(","):
-                options = replace(DistillOptions(layers, steps=asked.steps), **ARMS[name])
+                options = replace(DistillOptions(layers, **length_of), **ARMS[name])
                 folder = work / f"{layers}-{name.replace(' ', '-')}"
                 row: dict[str, Any] = {"layers": layers, "arm": name}
                 if not folder.exists():
-                    result = distill(MODEL, folder, options, calibration=calibration, seed=SEED)
-                    (folder / "row.json").write_text(json.dumps({"seconds": result.seconds, "parameters": result.parameters}))
+                    train(folder, options, calibration)
                 row |= json.loads((folder / "row.json").read_text())
                 with load(folder, device="cpu", dtype="fp32") as engine:
-                    row |= measured(engine.logits, dense, windows, tokenizer, text, frequencies)
-                    nats = nats_of(engine.logits, windows)
+                    own = remembered(engine.logits, windows)
+                    row["seen"] = compare_windows(engine.logits, dense_seen, seen_windows, tokenizer, seen, SEED).to_dict()
+                row |= measured(own, dense, windows, tokenizer, text, frequencies)
+                nats = nats_of(own, windows)
                 distilled = nats if name == "distilled" else distilled
                 if distilled is not None and name != "distilled":
                     bits = (nats - distilled) / math.log(2) * sum(sizes) / len(text.encode())
@@ -96,16 +109,30 @@ def main() -> None:
                 _show(row)
                 if asked.save:
                     Record("distillation", settings, rows, extra=extra).save(asked.save)
-            student = first_student(DenseModel(checkpoint), layers)
-            with torch.no_grad():
-                found = measured(student.logits, dense, windows, tokenizer, text, frequencies)
-            rows.append(
-                {"layers": layers, "arm": "first", "parameters": student.config.parameter_count, "seconds": 0.0} | found
-            )
-            _show(rows[-1])
+            teacher = DenseModel(checkpoint)
+            choices = {
+                "first": chosen_layers(teacher, layers, ids[:CHOOSING]),
+                "spread": spread_layers(checkpoint.config.num_layers, layers),
+            }
+            for name, copied in choices.items():
+                student = first_student(teacher, copied)
+                with torch.no_grad():
+                    found = measured(remembered(student.logits, windows), dense, windows, tokenizer, text, frequencies)
+                row = {"layers": layers, "arm": name, "parameters": student.config.parameter_count, "seconds": 0.0}
+                rows.append(row | {"copied": copied} | found)
+                _show(rows[-1])
     if asked.save:
         Record("distillation", settings, rows, extra=extra).save(asked.save)
     print(json.dumps(Record("distillation", settings, rows, extra=extra).to_dict()))
+
+
+def train(folder: Path, options: DistillOptions, calibration: CalibrationText) -> None:
+    """Train a student, and write beside it what the record says of its training."""
+    begun = time.process_time()
+    result = distill(MODEL, folder, options, calibration=calibration, seed=SEED)
+    used = {"seconds": result.seconds, "cpu_seconds": time.process_time() - begun}
+    facts = {"steps": result.steps, "parameters": result.parameters, "copied": result.copied}
+    (folder / "row.json").write_text(json.dumps(used | facts))
 
 
 def measured(

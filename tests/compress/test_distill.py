@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from torch import Tensor
 import labkit
 from labkit.checkpoints import open_checkpoint
 from labkit.compress import CalibrationText
+from labkit.compress.calibration import windows_of
 from labkit.compress.dense_model import DenseModel
 from labkit.compress.distill import DistillOptions, DistillResult, _Training, distill
 from labkit.compress.distillation_loss import hidden_state_loss, soft_target_loss
-from labkit.compress.student import first_student, matched_layers
+from labkit.compress.student import chosen_layers, first_student, matched_layers, spread_layers
+from labkit.compress.written_text import written_windows
 from labkit.errors import InvalidRequest, LabkitError
 from tests.compress.directories import dense_directory
 
@@ -44,7 +48,15 @@ def test_losses_are_those_of_torch() -> None:
     [(8, 4, [1, 3, 5, 7]), (8, 3, [1, 4, 7]), (6, 1, [5]), (12, 6, [1, 3, 5, 7, 9, 11]), (3, 2, [0, 2])],
 )
 def test_layers_are_spread_evenly_and_the_last_is_the_last(teacher: int, layers: int, expected: list[int]) -> None:
-    assert matched_layers(teacher, layers) == expected
+    assert spread_layers(teacher, layers) == expected
+
+
+@pytest.mark.parametrize(
+    ("teacher", "copied", "expected"),
+    [(8, [0, 2, 3, 7], [1, 2, 6, 7]), (8, [1, 3, 5, 7], [2, 4, 6, 7]), (6, [2], [5]), (3, [0, 1], [0, 2])],
+)
+def test_a_layer_does_the_work_of_those_left_out_after_it(teacher: int, copied: list[int], expected: list[int]) -> None:
+    assert matched_layers(teacher, copied) == expected
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +65,7 @@ def teacher() -> DenseModel:
 
 
 def test_the_first_student_has_the_teachers_layers(teacher: DenseModel) -> None:
-    student = first_student(teacher, 3)
+    student = first_student(teacher, [1, 4, 7])
     ids = [5, 900, 17, 4000]
     hidden = teacher.embedded(ids)
     for layer in (1, 4, 7):
@@ -63,8 +75,25 @@ def test_the_first_student_has_the_teachers_layers(teacher: DenseModel) -> None:
     assert not torch.equal(student.tensors["transformer.h.0.mlp.fc_in.bias"], teacher.tensors["transformer.h.1.mlp.fc_in.bias"])
 
 
+def test_the_layer_is_left_out_that_is_missed_least(teacher: DenseModel) -> None:
+    window = open_checkpoint("gptj-tiny").tokenizer().encode(TEXT.text)[:64]
+    peer = transformers.GPTJForCausalLM.from_pretrained(open_checkpoint("gptj-tiny").path, dtype=torch.float32)
+    blocks = list(peer.transformer.h)
+    losses = []
+    for gone in range(8):
+        peer.transformer.h = torch.nn.ModuleList(block for layer, block in enumerate(blocks) if layer != gone)
+        with torch.no_grad():
+            losses.append(float(peer(torch.tensor([window]), labels=torch.tensor([window]), use_cache=False).loss))
+    least = losses.index(min(losses))
+    assert chosen_layers(teacher, 7, [window]) == [layer for layer in range(8) if layer != least]
+    fewer = chosen_layers(teacher, 4, [window])
+    assert len(fewer) == 4
+    assert fewer == sorted(set(fewer))
+    assert least not in fewer
+
+
 def peer_loss(folder: Path, student: Any, window: list[int], options: DistillOptions) -> Tensor:
-    """The loss of one window with transformers' models, in float32 and all at once."""
+    """The loss of one window with transformers' models, in float32 and all at once; the student has one layer."""
     teacher = transformers.GPTJForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids, targets = torch.tensor([window[:-1]]), torch.tensor(window[1:])
     states: dict[str, list[Tensor]] = {}
@@ -88,56 +117,39 @@ def peer_loss(folder: Path, student: Any, window: list[int], options: DistillOpt
 def test_gradients_are_those_of_transformers(tmp_path: Path) -> None:
     """Products in bfloat16 round, so the directions of the gradients are compared, tensor by tensor."""
     folder = dense_directory(tmp_path / "dense", torch.float32)
-    options = DistillOptions(1, windows=1, soft=0.7, hard=0.6, hidden=2.0, temperature=1.5)
-    window = [(5 * each * each + 3) % 97 for each in range(40)]
-    training = _Training(DenseModel(open_checkpoint(folder)), [window], options, 0, tmp_path / "state")
+    options = DistillOptions(1, windows=2, soft=0.7, hard=0.6, hidden=2.0, temperature=1.5)
+    windows = [[(5 * each * each + start) % 97 for each in range(40)] for start in (3, 8)]
+    training = _Training(DenseModel(open_checkpoint(folder)), windows, options, 0, tmp_path / "state")
     with torch.enable_grad():
         for each in training.state.weights.values():
             each.requires_grad_(True)
-        found = training._add_gradients(window)
+        found = training._add_gradients(windows)
     config = transformers.GPTJConfig.from_pretrained(folder, n_layer=1)
     student = transformers.GPTJForCausalLM(config)
-    student.load_state_dict({name: each.detach() for name, each in training.state.weights.items()}, strict=False)
-    loss = peer_loss(folder, student, window, options)
+    student.load_state_dict({name: each.detach() for name, each in training.student.tensors.items()}, strict=False)
+    loss = torch.stack([peer_loss(folder, student, window, options) for window in windows]).mean()
     loss.backward()  # type: ignore[no-untyped-call]
     assert found == pytest.approx(float(loss.detach()), rel=0.01)
+    kept = {"transformer.wte.weight", "lm_head.weight", "lm_head.bias"}
+    assert set(training.state.weights) == {name for name, _ in student.named_parameters()} - kept
     for name, parameter in student.named_parameters():
-        mine = training.state.weights[name].grad
+        mine = training.student.tensors[name].grad
+        if name in kept:
+            assert mine is None
+            continue
         assert mine is not None
         assert parameter.grad is not None
         assert float(F.cosine_similarity(mine.flatten(), parameter.grad.flatten(), dim=0)) > 0.99, name
         assert float(mine.norm() / parameter.grad.norm()) == pytest.approx(1, abs=0.05), name
 
 
-def test_blocks_learn_from_the_teachers_states(tmp_path: Path) -> None:
+def test_a_random_student_trains_embedding_and_head(tmp_path: Path) -> None:
     folder = dense_directory(tmp_path / "dense", torch.float32)
-    window = [(5 * each * each + 3) % 97 for each in range(40)]
-    options = DistillOptions(1, windows=1)
-    training = _Training(DenseModel(open_checkpoint(folder)), [window], options, 0, tmp_path / "state")
-    with torch.enable_grad():
-        for each in training.state.weights.values():
-            each.requires_grad_(True)
-        found = training._add_block_gradients(window)
-    teacher = transformers.GPTJForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    seen: list[Any] = []
-    first, last = teacher.transformer.h
-    first.register_forward_pre_hook(lambda _module, given, named: seen.append((given, named)), with_kwargs=True)
-    last.register_forward_hook(lambda _module, _given, made: seen.append(made[0] if isinstance(made, tuple) else made))
-    with torch.no_grad():
-        teacher(torch.tensor([window[:-1]]), use_cache=False)
-    (given, named), target = seen
-    block = transformers.GPTJForCausalLM.from_pretrained(folder, dtype=torch.float32).transformer.h[1]
-    out = block(*given, **named)
-    made, before = out[0] if isinstance(out, tuple) else out, given[0]
-    loss = (made - target).pow(2).sum() / (target - before).pow(2).sum()
-    loss.backward()
-    assert 0.1 < found == pytest.approx(float(loss.detach()), rel=0.02)
-    for name, parameter in block.named_parameters():
-        mine = training.state.weights[f"transformer.h.0.{name}"].grad
-        assert mine is not None
-        assert parameter.grad is not None
-        assert float(F.cosine_similarity(mine.flatten(), parameter.grad.flatten(), dim=0)) > 0.99, name
-    assert training.state.weights["lm_head.weight"].grad is None
+    options = DistillOptions(1, windows=1, soft=0.0, hidden=0.0, hard=1.0, from_teacher=False)
+    training = _Training(DenseModel(open_checkpoint(folder)), [list(range(20))], options, 0, tmp_path / "state")
+    before = {name: each.clone() for name, each in training.student.tensors.items()}
+    training._step(0.0)
+    assert all(not torch.equal(each, training.student.tensors[name]) for name, each in before.items())
 
 
 def run(target: Path, progress: Any = None, **options: Any) -> DistillResult:
@@ -154,9 +166,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[DistillResult, list[
 def test_a_student_is_a_model_like_any_other(made: tuple[DistillResult, list[tuple[int, int, str]]]) -> None:
     result, told = made
     losses = [float(name.split("loss ")[1].split(",")[0]) for _, _, name in told if "loss" in name]
-    blocks, whole = losses[:13], losses[13:]  # the loss of the step before is told
-    assert sum(blocks[-4:]) < 0.95 * sum(blocks[:4])
-    assert sum(whole[-4:]) < 0.95 * sum(whole[:4])
+    assert sum(losses[-4:]) < 0.95 * sum(losses[:4])
     assert told[0] == (0, 26, "training step 1")
     assert told[-1][2].endswith("left")
     assert result.steps == 26
@@ -170,9 +180,10 @@ def test_a_student_is_a_model_like_any_other(made: tuple[DistillResult, list[tup
     assert torch.allclose(engine.logits(ids), expected, atol=2e-3)
     assert engine.generate("In the", labkit.SamplingParams(max_new_tokens=3))[0].text
     assert not list(result.path.glob("training*"))
-    before = first_student(DenseModel(open_checkpoint("gptj-tiny")), 4).tensors
+    before = first_student(DenseModel(open_checkpoint("gptj-tiny")), result.copied).tensors
     trained = open_checkpoint(result.path)
-    assert not any(torch.equal(trained.read(name).float(), tensor) for name, tensor in before.items())
+    same = {name for name, tensor in before.items() if torch.equal(trained.read(name).float(), tensor)}
+    assert same == {"transformer.wte.weight", "lm_head.weight", "lm_head.bias"}
 
 
 def stop_at(step: int) -> Callable[[int, int, str], None]:
@@ -196,6 +207,33 @@ def test_a_killed_training_goes_on_to_the_same_result(
         assert torch.equal(whole.read(name), again.read(name)), name
 
 
+def test_the_teacher_writes_more_text(tmp_path: Path) -> None:
+    real = [[5, 900, 17, 4000, 12, 7, 44, 3], [9, 8, 7, 6, 5, 4, 3, 2]]
+    made = written_windows("gptj-tiny", real, 3, 0, tmp_path / "written.json")
+    assert [each[:4] for each in made] == [each[:4] for each in real] * 3
+    assert all(len(each) == 8 for each in made)
+    assert len({tuple(each) for each in made}) == 6  # each has a seed of its own
+    assert written_windows("no-such-model", real, 3, 0, tmp_path / "written.json") == made
+
+
+def test_a_training_with_written_text_goes_on_with_the_same_text(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"layers": 1, "steps": 12, "windows": 1, "window": 16, "continuations": 1}
+    text = CalibrationText("short", TEXT.text[:600])
+    for target in ("whole", "stopped"):
+        stops = target == "stopped"
+        call = partial(distill, "gptj-tiny", tmp_path / target, DistillOptions(**options), calibration=text)
+        if stops:
+            with pytest.raises(KeyboardInterrupt):
+                call(progress=stop_at(11))
+            written = (tmp_path / f".{target}.compressing" / "written.json").read_text()
+            assert len(json.loads(written)) == len(windows_of(text, open_checkpoint("gptj-tiny").tokenizer(), 16, 999, 0))
+        call()
+        assert not list((tmp_path / target).glob("written*"))
+    whole, again = open_checkpoint(tmp_path / "whole"), open_checkpoint(tmp_path / "stopped")
+    for name in whole.tensor_names():
+        assert torch.equal(whole.read(name), again.read(name)), name
+
+
 def test_minutes_become_steps(tmp_path: Path) -> None:
     totals: list[int] = []
     result = run(tmp_path / "student", lambda done, total, name: totals.append(total), steps=None, minutes=0.01)
@@ -205,7 +243,7 @@ def test_minutes_become_steps(tmp_path: Path) -> None:
 
 
 def test_without_a_teacher_its_predictions_do_not_matter(teacher: DenseModel, tmp_path: Path) -> None:
-    options = DistillOptions(2, windows=1, soft=0.0, hidden=0.0, hard=1.0, blocks=0.0)
+    options = DistillOptions(2, windows=1, soft=0.0, hidden=0.0, hard=1.0)
     window = [5, 900, 17, 4000, 12]
     training = _Training(teacher, [window], options, 0, tmp_path / "state")
     training.teacher = None  # type: ignore[assignment]
@@ -214,7 +252,7 @@ def test_without_a_teacher_its_predictions_do_not_matter(teacher: DenseModel, tm
     with torch.no_grad():
         expected = F.cross_entropy(training.student.logits(window[:-1]), torch.tensor(window[1:]))
     with torch.enable_grad():
-        assert training._add_gradients(window) == pytest.approx(float(expected), rel=0.02)
+        assert training._add_gradients([window]) == pytest.approx(float(expected), rel=0.02)
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -227,7 +265,7 @@ def test_refusals(tmp_path: Path) -> None:
         ({"soft": 0.0, "hard": 0.0}, "nothing teaches the student"),
         ({"hidden": -1.0}, "the weight of a loss is a number of at least 0"),
         ({"window": 1}, "window is 1"),
-        ({"blocks": 1.0}, "the share of the first phase is at least 0 and below 1"),
+        ({"continuations": -1}, "continuations is -1; a number of at least 0"),
     ):
         with pytest.raises(InvalidRequest, match=message):
             run(tmp_path / "student", **wrong)
@@ -235,9 +273,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite(teacher: DenseModel, tmp_path: Path) -> None:
-    training = _Training(
-        teacher, [[5, 900, 17, 4000, 12]], DistillOptions(2, windows=1, steps=2, blocks=0.0), 0, tmp_path / "state"
-    )
+    training = _Training(teacher, [[5, 900, 17, 4000, 12]], DistillOptions(2, windows=1, steps=2), 0, tmp_path / "state")
     training.student.tensors["lm_head.bias"].fill_(torch.nan)
     with pytest.raises(LabkitError, match="the loss of training step 1 is not finite"):
         training.run(lambda done, total, name: None)

@@ -24,7 +24,7 @@ from labkit.answers.lab05.parameters import quantization_parameters
 from labkit.answers.lab06.accept import accept_or_reject
 from labkit.answers.lab06.mask import two_four_mask
 from labkit.answers.lab06.storage import compress_two_four
-from labkit.compress.student import matched_layers
+from labkit.compress.student import spread_layers
 from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04, lab05, lab06, lab07, lab08
 from labkit.exercises.pictures.canvas import BLUE, ORANGE
 from labkit.exercises.shapes import Shape
@@ -222,7 +222,7 @@ def test_the_drawn_mask_and_places_are_those_of_the_exercises(scores: tuple[int,
 def test_the_drawn_student_has_the_layers_of_labkit(teacher: int, layers: int) -> None:
     copied = boxes(lab06.every_second(teacher, layers), BLUE)
     columns = sorted({round((box.get_x() - 2.0) / 1.1) for box in copied})
-    assert columns == matched_layers(teacher, layers)
+    assert columns == spread_layers(teacher, layers)
     assert len(copied) == 2 * layers
 
 
