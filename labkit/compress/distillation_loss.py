@@ -6,7 +6,6 @@ DistilBERT (V. Sanh et al. 2019, https://arxiv.org/abs/1910.01108, section 3).
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,9 +16,8 @@ def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Te
     student, teacher: logits `[rows, vocab_size]`. The loss is T^2 KL(softmax(teacher / T) || softmax(student / T)). The factor
     T^2 keeps the size of the gradients when T changes (Hinton et al., section 2).
     """
-    soft = torch.log_softmax(teacher / temperature, -1)
-    own = torch.log_softmax(student / temperature, -1)
-    return temperature**2 * (soft.exp() * (soft - own)).sum(-1).mean()
+    soft, own = ((logits / temperature).log_softmax(-1) for logits in (teacher, student))
+    return F.kl_div(own, soft, reduction="batchmean", log_target=True) * temperature**2
 
 
 def hidden_state_loss(student: Tensor, teacher: Tensor) -> Tensor:
