@@ -88,7 +88,7 @@ def test_the_commands_without_a_notebook(course: Course, tmp_path: Path) -> None
         assert "parameter_count is the stub again" in said["reset"]
         assert "Count the parameters" in said["watch"]
         assert "Class environment" in said["doctor"]
-        assert "ladder" in said["ladder"]
+        assert re.search("ladder|new tokens", said["ladder"])  # empty, or with the rungs of a notebook that ran before
         assert STUB in "".join("".join(cell["source"]) for cell in json.loads(notebook.read_text("utf-8"))["cells"])
     finally:
         notebook.write_text(untouched, "utf-8")
