@@ -86,7 +86,7 @@ if passed(stored_gib) and predicted(int4_gib=guess_int4_gib, sparse_int4_gib=gue
 # refuses requests.
 #
 # *An example:* 2 layers, `hidden` 8, 2 bytes a number: a token takes 2 · 2 · 8 · 2 = 64 bytes, and a sequence of 10 tokens 640. Two
-# GPUs of 10,000 bytes, of which 10 % stay free, with 12,000 bytes of weights: on each GPU, 9,000 - 6,000 = 3,000 bytes are left. A
+# GPUs of 10,000 bytes, 10 % of each kept free, with 12,000 bytes of weights: on each GPU, 9,000 - 6,000 = 3,000 bytes are left. A
 # sequence takes 320 bytes of them, so 9 sequences fit.
 
 # %% [markdown]

@@ -1,7 +1,7 @@
-"""The three losses of a student: the teacher's predictions, the text itself, and the teacher's hidden states.
+"""Two losses of a student: its distance from the teacher's predictions, and from the teacher's hidden states.
 
-Soft targets are those of G. Hinton et al. (2015, https://arxiv.org/abs/1503.02531), and the sum of the three losses is that of
-DistilBERT (V. Sanh et al. 2019, https://arxiv.org/abs/1910.01108, section 3).
+Soft targets are those of G. Hinton et al. (2015, https://arxiv.org/abs/1503.02531), and DistilBERT adds both to the usual
+loss of the next token (V. Sanh et al. 2019, https://arxiv.org/abs/1910.01108, section 3).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How much of its teacher's quality a student keeps, on text that neither was trained on.
 
-`kept` compares scores as DistilBERT's paper does ("97 % of the performance": the mean score of GLUE, most of which are shares
-of right answers). A language model's task is to name the next token, so the score is the share of tokens that it names right
-with its first choice, and `kept` is the student's score divided by the teacher's, in percent. A model that knows nothing would
-keep the share of the most frequent token, not 0 %.
+`kept` compares scores as DistilBERT's paper does. Its "97 % of the performance" is a mean score of GLUE's tasks; the score of
+most of these tasks is the share of right answers. A language model's task is to name the next token. So the score is the share
+of tokens that it names right with its first choice, and `kept` is the student's score divided by the teacher's, in percent. A
+model that always names the most frequent token keeps more than 0 %.
 
 `information` has no such floor: it is the part of the teacher's gain that is left. The gain is how many bits a model needs less
 than a table of token frequencies, which reads no text. 0 % is the table, 100 % the teacher; it is the stricter measure.

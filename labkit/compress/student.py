@@ -93,7 +93,7 @@ def first_student(teacher: DenseModel, copied: Sequence[int]) -> Student:
 
 
 def random_student(teacher: DenseModel, layers: int, seed: int) -> Student:
-    """A student of the same shape with random weights, which knows nothing of the teacher."""
+    """A student of the same shape with random weights; only the shape comes from the teacher."""
     config = student_config(teacher.config, layers)
     checkpoint = SyntheticCheckpoint(config, "random student", seed)
     return Student(config, {name: checkpoint.read(name, dtype=torch.float32) for name in checkpoint.tensor_names()})

@@ -5,11 +5,13 @@ The counts are exact, for uneven stages too. Formulas that hold for any engine a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from labkit.config import GPTJConfig, cache_elements_per_token
 from labkit.parallel.layout import Layout
 from labkit.planning.catalogue import named_gpu
 from labkit.planning.deployment import Deployment, does_not_divide
-from labkit.planning.efficiencies import Efficiencies
+from labkit.planning.efficiencies import PERFECT, Efficiencies
 from labkit.planning.latency import decode_parts
 from labkit.planning.shape import Shape
 
@@ -49,19 +51,7 @@ def cache_bytes(config: GPTJConfig, layout: Layout, stage: int = 0, *, element_b
 
 GPU = "h100-80gb"
 """The GPU of the predicted scaling."""
-STEP_IN_A_GRAPH = Efficiencies(
-    read=0.9,
-    compute=0.65,
-    score_passes=1e-9,
-    activation_passes=1e-9,
-    layer_seconds=1e-12,
-    step_seconds=1e-12,
-    logit_passes=1e-9,
-    request_seconds=1e-12,
-    collective_seconds=9e-6,
-    hops=1e-9,
-    link=1.0,
-)
+STEP_IN_A_GRAPH = replace(PERFECT, read=0.9, compute=0.65, overlap=Efficiencies.overlap, collective_seconds=9e-6)
 """A decode step without gaps, as one CUDA graph. Assumed, not fitted: 90 % of the memory's rate, and 9 microseconds for a small
 all-reduce of NCCL, hops included."""
 

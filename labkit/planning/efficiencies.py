@@ -45,6 +45,22 @@ class Efficiencies:
 
 NAMES = tuple(field.name for field in fields(Efficiencies))
 
+PERFECT = Efficiencies(
+    read=1.0,
+    compute=1.0,
+    overlap=50.0,
+    score_passes=1e-9,
+    activation_passes=1e-9,
+    layer_seconds=1e-12,
+    step_seconds=1e-12,
+    logit_passes=1e-9,
+    request_seconds=1e-12,
+    collective_seconds=1e-12,
+    hops=1e-9,
+    link=1.0,
+)
+"""With these, only bytes and FLOPs take time: the roofline itself."""
+
 GPU_WIDTHS = Efficiencies(
     read=0.05,
     compute=0.2,

@@ -99,6 +99,15 @@ def lost_less(rows: list[dict[str, Any]], baseline: str, better: str) -> float |
     return 1 - found[better] / found[baseline] if baseline in found and better in found else None
 
 
+def dense_model(model: str, text: str) -> tuple[Logits, Quality, int]:
+    """The logits of the dense model in fp32 on a text, its quality, and the number of windows."""
+    with load(model, device="cpu", dtype="fp32") as engine:
+        assert engine.tokenizer is not None
+        parts = text_windows(engine.tokenizer.encode(text), engine.config.context_length)
+        dense = remembered(engine.logits, parts)
+        return dense, compare(engine, dense, text, seed=SEED), len(parts)
+
+
 def measure(
     asked: argparse.Namespace, work: Path, after_row: Callable[[list[dict[str, Any]], dict[str, Any]], None]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -108,11 +117,7 @@ def measure(
     rows: list[dict[str, Any]] = []
     extra: dict[str, Any] = {}
     work.mkdir(parents=True, exist_ok=True)
-    with load(asked.model, device="cpu", dtype="fp32") as engine:
-        assert engine.tokenizer is not None
-        parts = text_windows(engine.tokenizer.encode(text), engine.config.context_length)
-        dense = remembered(engine.logits, parts)
-        reference = compare(engine, dense, text, seed=SEED)
+    dense, reference, windows = dense_model(asked.model, text)
     for arguments in map(str.strip, asked.rows.split(";")):
         folder = work / arguments.replace(" ", "").replace("--", "-")
         kept = folder.with_suffix(".json")
@@ -121,7 +126,7 @@ def measure(
             row |= score_row(arguments, folder, dense, text)
             kept.write_text(json.dumps(row))
         rows.append(json.loads(kept.read_text()))
-        extra = facts(rows, reference, len(parts))
+        extra = facts(rows, reference, windows)
         after_row(rows, extra)
     return rows, extra
 

@@ -111,7 +111,7 @@ def main() -> None:
     record = Record("pipelining", settings, rows, extra={"alone": single})
     for name, one in alone.items():
         computing = ", ".join(f"{1e3 * seconds:.2f} ms" for seconds in one.computing.values())
-        print(f"{name:18} alone: {1e3 * one.latency:.2f} ms, of which computing {computing}")
+        print(f"{name:18} alone: {1e3 * one.latency:.2f} ms; computing takes {computing}")
     for row in rows:
         print(
             f"{row['case']:18} {row['users']} users: {row['requests_per_second']:7.1f} requests/s "

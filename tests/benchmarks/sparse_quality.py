@@ -32,9 +32,8 @@ from labkit.compress.two_four import kept_magnitude
 from labkit.engine import compare, load
 from labkit.engine.bootstrap import RESAMPLES
 from labkit.engine.evaluate import Logits
-from labkit.engine.text_windows import text_windows
 from labkit.measure import Record
-from tests.benchmarks.compress_quality import percents, remembered
+from tests.benchmarks.compress_quality import dense_model, percents
 from tests.benchmarks.perplexity import MODEL, SEED, TEXT
 
 ROWS = (
@@ -133,11 +132,7 @@ def measure(asked: argparse.Namespace, work: Path, after_row: Callable[[list[dic
     rows: list[dict[str, Any]] = []
     folders: dict[str, Path] = {}
     work.mkdir(parents=True, exist_ok=True)
-    with load(asked.model, device="cpu", dtype="fp32") as engine:
-        assert engine.tokenizer is not None
-        parts = text_windows(engine.tokenizer.encode(text), engine.config.context_length)
-        dense = remembered(engine.logits, parts)
-        reference = compare(engine, dense, text, seed=SEED)
+    dense, reference, windows = dense_model(asked.model, text)
     for arguments in map(str.strip, asked.rows.split(";")):
         folder = folders[arguments] = work / arguments.replace(" ", "").replace(":", "").replace("--", "-")
         file = folder.with_suffix(".json")
@@ -147,7 +142,7 @@ def measure(asked: argparse.Namespace, work: Path, after_row: Callable[[list[dic
         after_row(rows)
     return {
         "dense": reference.to_dict(),
-        "windows": len(parts),
+        "windows": windows,
         "resamples": RESAMPLES,
         "bootstrap_seed": SEED,
         "better": better(folders, text),

@@ -101,7 +101,7 @@ def test_guesses_are_what_the_draft_writes_after_the_same_text(peer: Any) -> Non
     own.propose = watched  # type: ignore[method-assign]
     prompts = random_prompts(211, [5, 9], 4)
     texts = prompts
-    for _ in range(3):  # a dialogue: later prompts begin with kept keys, some of which the draft has and some of which it lacks
+    for _ in range(3):  # a dialogue: the model has kept keys of later prompts, and the draft has only some of them
         params = SamplingParams(max_new_tokens=7, ignore_eos=True)
         outputs = engine.generate(texts, params)
         texts = [text + output.token_ids + [3] for text, output in zip(texts, outputs, strict=True)]

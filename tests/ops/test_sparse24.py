@@ -17,7 +17,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def pruned(weight: Tensor) -> Tensor:
-    """By a loop that knows nothing of the format: the two largest magnitudes of every four neighbours."""
+    """The two largest magnitudes of every four neighbours, found by a plain loop."""
     kept = torch.zeros_like(weight)
     for row in range(len(weight)):
         for begin in range(0, weight.shape[1], 4):

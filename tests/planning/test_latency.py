@@ -9,7 +9,7 @@ import pytest
 from labkit.planning.catalogue import NVLINK_A100, PCIE_4, Device, Link, named_gpu
 from labkit.planning.collectives import bubble, ring_bytes, ring_seconds
 from labkit.planning.deployment import Deployment
-from labkit.planning.efficiencies import Efficiencies
+from labkit.planning.efficiencies import PERFECT, Efficiencies
 from labkit.planning.latency import (
     Parts,
     all_reduce_seconds,
@@ -21,21 +21,6 @@ from labkit.planning.latency import (
 from labkit.planning.named_shapes import named_shape
 
 A100 = named_gpu("a100-80gb")
-PERFECT = Efficiencies(
-    read=1.0,
-    compute=1.0,
-    overlap=50.0,
-    score_passes=1e-9,
-    activation_passes=1e-9,
-    layer_seconds=1e-12,
-    step_seconds=1e-12,
-    logit_passes=1e-9,
-    request_seconds=1e-12,
-    collective_seconds=1e-12,
-    hops=1e-9,
-    link=1.0,
-)
-"""Efficiencies with which only bytes and FLOPs take time, so that the roofline itself is seen."""
 TYPICAL = Efficiencies()
 
 

@@ -87,7 +87,7 @@ class DraftLength:
         self._rest[sequences] = REST
 
     def may_read(self, tokens: int, left: int, sequences: int) -> bool:
-        """Whether the draft should read `tokens` tokens of a text, of which `left` more tokens may be generated.
+        """Whether the draft should read `tokens` tokens of a text that may still get `left` more tokens.
 
         A draft that has not proved itself may only take time that may be lost. Otherwise the time must be less than half of
         what the guesses are expected to save.

@@ -77,14 +77,14 @@ def _hidden(layer: int) -> list[Tensor]:
     return [tensors.block(layer - 1).forward(hidden) for hidden in _hidden(layer - 1)]
 
 
-def _checked(mask: object, weight: Tensor, name: str) -> Tensor:
+def _checked(mask: Tensor, weight: Tensor, name: str) -> Tensor:
     fits = isinstance(mask, Tensor) and mask.shape == weight.shape and mask.dtype == torch.bool
-    if isinstance(mask, Tensor) and fits and bool((mask.reshape(-1, 4).sum(1) == 2).all()):
-        return mask.detach().cpu()
-    raise InvalidRequest(
-        f"the mask of {name} must be boolean, {list(weight.shape)}, with two of every four True; check it with "
-        "check(two_four_mask)"
-    )
+    if not fits or not bool((mask.reshape(-1, 4).sum(1) == 2).all()):
+        raise InvalidRequest(
+            f"the mask of {name} must be boolean, {list(weight.shape)}, with two of every four True; check it with "
+            "check(two_four_mask)"
+        )
+    return mask.detach().cpu()
 
 
 def student(first_student: Callable[..., Any], layers: int) -> Student:

@@ -39,7 +39,7 @@ PRICE_PER_MILLION = Exercise(
     cases=_price_cases,
     hints=(
         "What do all GPUs cost in an hour, and how many tokens do they make in that hour?",
-        "In an hour, they make the tokens of 3600 seconds, of which only a fraction is busy.",
+        "An hour has 3600 seconds, and the GPUs make tokens only in the busy part of them.",
         "price * gpus / (3600 * busy * tokens_per_second) * 1e6",
     ),
 )

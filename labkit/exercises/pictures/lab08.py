@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WEIGHTS = (0.9, 0.0, 0.0, -0.4, 0.0, 0.7, 0.2, 0.0)
-"""Two groups of four weights, of which two are not 0."""
+"""Two groups of four weights. In each group, two weights are not 0."""
 STAGES = (BLUE, ORANGE, GREEN, PINK)
 
 
