@@ -207,17 +207,17 @@ def test_strange_answers_fail_with_a_short_message(answer: Any, expected: Any) -
 @pytest.mark.parametrize(
     ("argument", "change", "named"),
     [
-        (torch.ones(3), lambda x: x.mul_(2), "argument 1"),
-        (torch.ones(3), lambda x: x.resize_(2), "argument 1"),
-        (torch.ones(3), lambda x: setattr(x, "data", x.data.double()), "argument 1"),
-        (torch.tensor([True, False]), lambda x: x.logical_not_(), "argument 1"),
-        ([1, 2], lambda x: x.append(3), "argument 1"),
-        ([1, 2], lambda x: x.__setitem__(0, "1"), "argument 1"),
-        ([[1], [2]], lambda x: x.__setitem__(0, 5), "argument 1"),
-        ([[1], [2]], lambda x: x[1].pop(), "argument 1"),
-        ({"a": [1]}, lambda x: x["a"].clear(), "argument 1"),
-        ({"a": 1}, lambda x: x.__setitem__("b", 2), "argument 1"),
-        ([torch.ones(2)], lambda x: x[0].zero_(), "argument 1"),
+        (torch.ones(3), lambda x: x.mul_(2), "argument 'x'"),
+        (torch.ones(3), lambda x: x.resize_(2), "argument 'x'"),
+        (torch.ones(3), lambda x: setattr(x, "data", x.data.double()), "argument 'x'"),
+        (torch.tensor([True, False]), lambda x: x.logical_not_(), "argument 'x'"),
+        ([1, 2], lambda x: x.append(3), "argument 'x'"),
+        ([1, 2], lambda x: x.__setitem__(0, "1"), "argument 'x'"),
+        ([[1], [2]], lambda x: x.__setitem__(0, 5), "argument 'x'"),
+        ([[1], [2]], lambda x: x[1].pop(), "argument 'x'"),
+        ({"a": [1]}, lambda x: x["a"].clear(), "argument 'x'"),
+        ({"a": 1}, lambda x: x.__setitem__("b", 2), "argument 'x'"),
+        ([torch.ones(2)], lambda x: x[0].zero_(), "argument 'x'"),
     ],
 )
 def test_a_changed_argument_is_found(argument: Any, change: Any, named: str) -> None:
