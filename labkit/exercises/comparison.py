@@ -17,8 +17,8 @@ RELATIVE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch
 """For each dtype, the tolerance for tensors: the largest allowed error divided by the largest value of the right answer."""
 
 STORED = (torch.bool, torch.uint8, torch.int8)
-"""Dtypes that an answer must have if the right answer has them: masks, and numbers that are stored in a byte. Other whole numbers
-may have any dtype for whole numbers.
+"""Dtypes that an answer must have if the right answer has them: masks, and numbers that are stored in a byte. Other whole
+numbers may have any dtype for whole numbers.
 """
 
 

@@ -6,7 +6,6 @@ import reprlib
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from labkit.exercises.comparison import RELATIVE, Difference
@@ -177,7 +176,8 @@ def _describe_tensor(found: Tensor, expected: Tensor, difference: Difference) ->
         message = f"{tensor}is all zeros."
     else:
         message = f"{tensor}has wrong values in {100 * share:.1f} % of its elements{_scale(a, b)}."
-    largest = f"largest error {float((a - b).abs().max()):.3g}, {_first(found, expected, wrong)}; below: {LEGEND}{_scale_of_map(wrong)}"
+    largest = f"largest error {float((a - b).abs().max()):.3g}, {_first(found, expected, wrong)}"
+    largest += f"; below: {LEGEND}{_scale_of_map(wrong)}"
     lines = [f"{difference.path or 'your answer'}: {brief(found)}", largest]
     return Description(message, "\n".join([*lines, mismatch_map(wrong)]))
 

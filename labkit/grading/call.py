@@ -255,7 +255,7 @@ def _names_of(function: Callable[..., Any]) -> list[str]:
 
 
 def _changed(case: Case, original: Case, writes: Sequence[int], names: Sequence[str]) -> str:
-    """The first argument that the call changed, except the arguments in `writes`; `names` are those of the function's arguments.
+    """The first argument that the call changed, except the arguments in `writes`. `names` are those of its arguments.
 
     Only plain values and tensors are compared.
     """

@@ -13,7 +13,7 @@ from labkit.measure.record import Record, versions
 from labkit.measure.roofline import Roofline, roofline
 from labkit.measure.rung import Rung
 from labkit.measure.task import Task
-from labkit.measure.timing import Ratio, Timing, compare, ratio, time_call
+from labkit.measure.timing import Ratio, Timing, compare, noted, ratio, time_call
 
 __all__ = [
     "Ceilings",
@@ -32,6 +32,7 @@ __all__ = [
     "ceilings",
     "compare",
     "gpu_peak_bytes",
+    "noted",
     "peak_host_memory",
     "profile_call",
     "progress_bar",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -260,6 +260,12 @@ def _too_wide(ratios: Timing) -> str:
     if ratios.spread > WIDEST:
         return "the ratios of the pairs of runs differ too much"
     return ""
+
+
+def noted(caption: str, ratios: Iterable[Ratio]) -> str:
+    """The caption of a figure of these ratios. If one cannot be trusted, a line before it says why its bar is missing."""
+    why = next((each.why for each in ratios if each.why), "")
+    return f"No bar where times were {too_noisy(why)}.\n{caption}" if why else caption
 
 
 def waiter(device: Any) -> Callable[[], None]:

@@ -80,7 +80,7 @@ def test_only_the_keys_that_are_wrong_are_named() -> None:
     right = {f"transformer.h.{layer}.weight": layer for layer in range(60)}
     found = {name: layer for name, layer in right.items() if layer != 41} | {"transformer.h.60.weight": 60}
     assert described(found, right).details == "missing: transformer.h.41.weight\nnot asked for: transformer.h.60.weight"
-    assert described({}, {number: 0 for number in range(9)}).details == "missing: 0, 1, 2, 3, 4, 5 and 3 more"
+    assert described({}, dict.fromkeys(range(9), 0)).details == "missing: 0, 1, 2, 3, 4, 5 and 3 more"
     assert "another type" in described({"1": 0}, {1: 0}).details
 
 

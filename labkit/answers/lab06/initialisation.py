@@ -51,9 +51,7 @@ def _step_of_two(tensors: dict[str, Tensor], teacher_layers: int, layers: int) -
     return _student(tensors, teacher_layers, teacher_layers // 2)
 
 
-def _digit_of_name(
-    tensors: dict[str, Tensor], teacher_layers: int, layers: int, *, split: bool = False
-) -> dict[str, Tensor]:
+def _digit_of_name(tensors: dict[str, Tensor], teacher_layers: int, layers: int, *, split: bool = False) -> dict[str, Tensor]:
     """The layer is taken from one character of the name; `split` says whether the name is cut at its dots for the new one."""
     every, found, begin = teacher_layers // layers, {}, "transformer.h."
     for name, tensor in tensors.items():

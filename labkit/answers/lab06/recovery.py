@@ -86,9 +86,7 @@ MASKED_ADAM_ANSWER = Answer(
             partial(_step, masks_averages=True),
         ),
         Mistake("You add 1e-8 before the square root; it is added after it.", partial(_step, epsilon="inside")),
-        Mistake(
-            "An average that is still 0 makes the quotient 0 / 0: the 1e-8 is missing.", partial(_step, epsilon="nowhere")
-        ),
+        Mistake("An average that is still 0 makes the quotient 0 / 0: the 1e-8 is missing.", partial(_step, epsilon="nowhere")),
         Mistake("The first step has the number 1; you count from 0.", partial(_step, from_zero=True)),
     ),
     names={"[0]": "weight", "[1]": "mean", "[2]": "square"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from labkit.exercises.lab05.tradeoff import speeds
 from labkit.exercises.lab06.accept import distributions
 from labkit.exercises.lab06.models import MODEL, teacher
 from labkit.exercises.lab06.quality import windows
-from labkit.measure import Timing
+from labkit.measure import Timing, ratio
 
 Rule = Callable[[Tensor, Tensor, int, float, float], Any]
 """A learner's `accept_or_reject(draft, target, token, number, other)`."""
@@ -62,6 +62,14 @@ def overlap(draft: Tensor, target: Tensor) -> float:
     return float(torch.minimum(draft, target).sum(-1).mean())
 
 
+def expected_range(draft: Tensor, target: Tensor) -> tuple[float, float]:
+    """Where 95 of 100 right rules end that draw one guess for each row: `overlap`, and two standard deviations on both sides."""
+    shares = torch.minimum(draft, target).sum(-1)
+    deviation = float((shares * (1 - shares)).sum().sqrt()) / len(shares)
+    middle = float(shares.mean())
+    return max(0.0, middle - 2 * deviation), min(1.0, middle + 2 * deviation)
+
+
 def accepted(rule: Rule, draft: Tensor, target: Tensor, seed: int = 0) -> float:
     """The share of guesses, one for each row, that a learner's rule accepts."""
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -104,3 +112,11 @@ def measure(draft: Path) -> tuple[dict[str, Timing], float | None]:
     with labkit.load(MODEL) as plain, labkit.load(MODEL, draft=draft) as guessing:
         timings = speeds({"plain": plain, "with a draft": guessing})
         return timings, guessing.stats.acceptance
+
+
+def report(timings: Mapping[str, Timing], right: float | None) -> str:
+    """Two sentences about a measurement of `measure`: the times, and the guesses."""
+    guesses = "The engine made no guess: it did not expect this draft to save time."
+    if right is not None:
+        guesses = f"{right:.0%} of the engine's guesses were right."
+    return f"Without a draft against with one: {ratio(timings['plain'], timings['with a draft']).words}\n{guesses}"
