@@ -519,7 +519,7 @@ if passed(accept_or_reject):
 # Now your student's real predictions. **Predict:** what share of its guesses is accepted, in percent?
 #
 # The cell also computes the share to *expect*: the sum of the smaller of the two probabilities, over all tokens, which is what draft
-# and target share (blue in the picture). One guess at each of 256 places scatters around it; the whisker shows how far.
+# and target share (blue in the picture). Eight guesses at each of 256 places scatter around it; the whisker shows how far.
 
 # %%
 # BEGIN SOLUTION guess_accepted = None
@@ -532,7 +532,7 @@ if made(student=student) and passed(accept_or_reject) and predicted(accepted=gue
     share = speculation.overlap(guesses, wanted)
     bars = {"your prediction": [guess_accepted], "expected": [100 * share], "measured": [measured]}
     spans = {"expected": [tuple(100 * end for end in speculation.expected_range(guesses, wanted))]}
-    labels = {"ylabel": "accepted in %", "title": f"Guesses of your student at {len(guesses)} places"}
+    labels = {"ylabel": "accepted in %", "title": f"Your student's guesses at {len(guesses)} places"}
     caption = "whisker: 95 of 100 such draws end there"
     display(plots.prediction_plot(["held-out text"], bars, ranges=spans, **labels, caption=caption))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from typing import Any
 
 
@@ -12,7 +11,9 @@ def made(**values: Any) -> bool:
     A notebook sets a name to None or {} where its value is made only if exercises pass and predictions are written down. A
     later cell calls this function with the name, so that no cell is silent.
     """
-    missing = [name for name, value in values.items() if value is None or (isinstance(value, Sized) and not len(value))]
+    missing = [
+        name for name, value in values.items() if value is None or (isinstance(value, dict | list | tuple) and not value)
+    ]
     if missing:
         print(
             f"This cell needs {' and '.join(missing)} from further up: solve the exercises and write the predictions that the "

@@ -23,6 +23,8 @@ Rule = Callable[[Tensor, Tensor, int, float, float], Any]
 """A learner's `accept_or_reject(draft, target, token, number, other)`."""
 PLACES = 256
 """Places of the held-out text at which a student guesses."""
+DRAWS = 8
+"""Guesses at each place."""
 PROMPTS = ("The condition of our country", "In the beginning", "A letter from the", "He said that the")
 """Texts whose continuation is compared with and without a draft."""
 
@@ -63,20 +65,22 @@ def overlap(draft: Tensor, target: Tensor) -> float:
 
 
 def expected_range(draft: Tensor, target: Tensor) -> tuple[float, float]:
-    """Where 95 of 100 right rules end that draw one guess for each row: `overlap`, and two standard deviations on both sides."""
+    """Where 95 of 100 right rules end that judge `DRAWS` guesses for each row: `overlap` and two standard deviations around it."""
     shares = torch.minimum(draft, target).sum(-1)
-    deviation = float((shares * (1 - shares)).sum().sqrt()) / len(shares)
+    deviation = float((shares * (1 - shares)).sum().sqrt()) / (len(shares) * DRAWS**0.5)
     middle = float(shares.mean())
     return max(0.0, middle - 2 * deviation), min(1.0, middle + 2 * deviation)
 
 
 def accepted(rule: Rule, draft: Tensor, target: Tensor, seed: int = 0) -> float:
-    """The share of guesses, one for each row, that a learner's rule accepts."""
+    """The share of guesses, `DRAWS` for each row, that a learner's rule accepts."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    guesses = torch.multinomial(draft, 1, generator=generator).flatten().tolist()
-    numbers = torch.rand(len(draft), 2, generator=generator, dtype=torch.float64, device="cpu").tolist()
+    guesses = torch.multinomial(draft, DRAWS, replacement=True, generator=generator).tolist()
+    numbers = torch.rand(len(draft), DRAWS, 2, generator=generator, dtype=torch.float64, device="cpu").tolist()
     kept: list[bool] = [
-        int(rule(p, q, guess, *pair)) == guess for p, q, guess, pair in zip(draft, target, guesses, numbers, strict=True)
+        int(rule(p, q, guess, *pair)) == guess
+        for p, q, of_row, pairs in zip(draft, target, guesses, numbers, strict=True)
+        for guess, pair in zip(of_row, pairs, strict=True)
     ]
     return sum(kept) / len(kept)
 
