@@ -14,6 +14,10 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise
 
 
+MOST_MISTAKES = 20
+"""The largest number of known mistakes of an exercise."""
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A mistake that learners make: a function that makes it, and a message that helps the learner.
@@ -60,9 +64,9 @@ class Answer:
     source: ClassVar[str] = "the reference"
 
     def __post_init__(self) -> None:
-        if not 4 <= len(self.mistakes) <= 18:
+        if not 4 <= len(self.mistakes) <= MOST_MISTAKES:
             raise InvalidRequest(
-                f"the answer to {self.exercise.name} has {len(self.mistakes)} mistakes; an answer needs 4 to 18 mistakes"
+                f"the answer to {self.exercise.name} has {len(self.mistakes)} mistakes; an answer needs 4 to {MOST_MISTAKES} mistakes"
             )
 
     def to(self, case: Case) -> Any:

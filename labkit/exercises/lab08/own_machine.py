@@ -1,4 +1,4 @@
-"""Batches on the learner's own machine: measured in turn, and predicted from the measurement of one of them."""
+"""Batches on the learner's own machine: measured in turn, and predicted from the smallest and the largest of them."""
 
 from __future__ import annotations
 
@@ -39,12 +39,20 @@ def _precision(engine: Engine) -> str:
 
 
 def seconds_of(engine: Engine, batches: Sequence[int], seconds: float = 15.0) -> dict[str, Timing]:
-    """The seconds of a batch of requests, for each batch; the batches take turns. Keys are the batches as text."""
+    """The seconds of a batch of requests, for each batch; the batches take turns. Keys are the batches as text.
+
+    Each call has new prompts. The engine keeps the keys and values of prompts that it has seen, so a second call with the same
+    prompts would hardly have a prefill.
+    """
     generator = torch.Generator("cpu").manual_seed(0)
-    shape = max(batches), PROMPT_TOKENS
-    prompts = torch.randint(1, engine.config.vocab_size, shape, generator=generator, dtype=torch.int64, device="cpu").tolist()
     params = labkit.SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
-    calls = {str(batch): lambda batch=batch: engine.generate(prompts[:batch], params) for batch in batches}
+
+    def once(batch: int) -> None:
+        shape = batch, PROMPT_TOKENS
+        prompts = torch.randint(1, engine.config.vocab_size, shape, generator=generator, dtype=torch.int64, device="cpu")
+        engine.generate(prompts.tolist(), params)
+
+    calls = {str(batch): lambda batch=batch: once(batch) for batch in batches}
     return compare(calls, warmup=2, min_runs=5, max_runs=15, max_seconds=seconds, progress=progress_bar("batches in turn"))
 
 
