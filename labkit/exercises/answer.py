@@ -13,7 +13,6 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise
 
-
 MOST_MISTAKES = 20
 """The largest number of known mistakes of an exercise."""
 
@@ -66,7 +65,8 @@ class Answer:
     def __post_init__(self) -> None:
         if not 4 <= len(self.mistakes) <= MOST_MISTAKES:
             raise InvalidRequest(
-                f"the answer to {self.exercise.name} has {len(self.mistakes)} mistakes; an answer needs 4 to {MOST_MISTAKES} mistakes"
+                f"the answer to {self.exercise.name} has {len(self.mistakes)} mistakes; an answer needs 4 to {MOST_MISTAKES} "
+                "mistakes"
             )
 
     def to(self, case: Case) -> Any:

@@ -69,8 +69,11 @@ def choose(gpus: Callable[[int, int], float], empty: Callable[[], Any] = lambda:
         allowed = [plan for plan in plans if plan["ms"] <= bound_ms and plan["gib"] <= gpu_gib]
         if not allowed:
             return empty()
-        each = lambda plan: plan["tokens_per_second"] / gpus(plan["tensor_parallel"], plan["pipeline_parallel"])
-        return max(allowed, key=lambda plan: (each(plan), -plan["ms"]))
+
+        def worth(plan: Plan) -> tuple[float, float]:
+            return plan["tokens_per_second"] / gpus(plan["tensor_parallel"], plan["pipeline_parallel"]), -plan["ms"]
+
+        return max(allowed, key=worth)
 
     return function
 

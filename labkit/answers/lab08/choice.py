@@ -207,9 +207,7 @@ DEFEND_ANSWER = Answer(
             "A plan that is too large or too slow is no rival: only plans without such a reason are compared.",
             partial(_defend, rivals="all"),
         ),
-        Mistake(
-            "If each plan is too large or too slow, none is chosen; `max` of an empty list is an error.", _max_of_nothing
-        ),
+        Mistake("If each plan is too large or too slow, none is chosen; `max` of an empty list is an error.", _max_of_nothing),
         Mistake("Your dictionary has the chosen plan only; give a reason against each other plan.", _only_chosen),
         Mistake("Your dictionary has the reasons; the plan that remains is missing.", _reasons_only),
     ),

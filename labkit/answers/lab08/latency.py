@@ -85,11 +85,14 @@ REQUEST_MS_ANSWER = Answer(
         Mistake("Each number of a sum has 2 bytes; you count 4.", partial(_request, element=4)),
         Mistake("The gap belongs to each layer; you count it once in a pass.", partial(_request, gaps=lambda model: 1)),
         Mistake("The gaps are missing.", partial(_request, gaps=lambda model: 0)),
-        Mistake("The all-reduces belong to each layer; you count those of one layer.", partial(_request, layers=lambda model: 1)),
+        Mistake(
+            "The all-reduces belong to each layer; you count those of one layer.", partial(_request, layers=lambda model: 1)
+        ),
         Mistake("`gap` is in seconds; you add it to milliseconds.", partial(_request, gap_unit=1e-3)),
         Mistake("The time of an all-reduce is in seconds; you add it to milliseconds.", partial(_request, sum_unit=1e-3)),
         Mistake(
-            "You add the milliseconds of the all-reduces (those of 8.4, for example) to seconds.", partial(_request, sum_unit=1e3)
+            "You add the milliseconds of the all-reduces (those of 8.4, for example) to seconds.",
+            partial(_request, sum_unit=1e3),
         ),
         Mistake("Each shard reads and computes only its share of the model.", partial(_request, divided=False)),
         Mistake(

@@ -17,7 +17,10 @@ def _cases(seed: int) -> list[Case]:
         for _ in range(6)
     ]
     return [
-        Case(f"{size:,} bytes, {counted(ranks, 'rank')}, a hop of {1e6 * hop:.2f} microseconds, {rate / 1e9:.1f} GB/s", (size, ranks, hop, rate))
+        Case(
+            f"{size:,} bytes, {counted(ranks, 'rank')}, a hop of {1e6 * hop:.2f} microseconds, {rate / 1e9:.1f} GB/s",
+            (size, ranks, hop, rate),
+        )
         for size, ranks, hop, rate in rows
     ]
 
