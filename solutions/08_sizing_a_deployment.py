@@ -107,8 +107,8 @@ def largest_batch(model, gpu_bytes, reserve, shards, tokens, element_bytes):
 check(largest_batch)
 
 # %% [markdown]
-# GPT 20B in fp16, sequences of 2,048 tokens, A100 GPUs of 80 GiB, a tenth kept free. **Predict:** which batch fits on 1 GPU, and which
-# on 8? (Is it 8 times as large?)
+# GPT 20B in fp16 (44 layers, `hidden` 6,144, 40.5 · 10⁹ bytes of weights), sequences of 2,048 tokens, A100 GPUs of 80 GiB, a tenth kept
+# free. **Predict:** which batch fits on 1 GPU, and which on 8? (Is it 8 times as large?)
 
 # %%
 # BEGIN SOLUTION guess_one_gpu, guess_eight_gpus = None, None
@@ -223,7 +223,7 @@ check(all_reduce_ms)
 # | NVLink 3 | 1 microsecond | 300 · 10⁹ |
 # | PCIe 4 | 2 microseconds | 31.5 · 10⁹ |
 #
-# GPT 20B has 44 layers and `hidden` 6,144, in fp16. On 8 A100 GPUs, **predict:** how many milliseconds do all its all-reduces take in a
+# For GPT 20B in fp16 on 8 A100 GPUs, **predict:** how many milliseconds do all its all-reduces take in a
 # decode step of batch 1 over NVLink? And in a prefill of 16 prompts of 60 tokens over PCIe 4?
 
 # %%
