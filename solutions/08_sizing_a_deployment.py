@@ -390,7 +390,7 @@ if passed(choose_plan) and predicted(tensor_parallel=guess_tensor_parallel, batc
     made = {"TP": best["tensor_parallel"], "batch": best["batch"]}
     guesses = {"TP": guess_tensor_parallel, "batch": guess_batch}
     display(figures.guessed(made, guesses, "chosen", ylabel="number", title="GPT 20B under 300 ms"))
-    labels = {"title": "Plans for GPT 20B on 8 A100", "caption": "fp16, NVLink, 60 + 20 tokens; predicted"}
+    labels = {"title": "Predicted plans, GPT 20B, 8 A100", "caption": "fp16, NVLink, 60 + 20 tokens"}
     display(figures.front(rows, 300, best, **labels))
 
 # %%
