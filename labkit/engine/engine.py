@@ -302,7 +302,8 @@ class Engine:
     def forget_prefixes(self) -> None:
         """Do not reuse the keys and values that were kept from earlier texts.
 
-        Call this after changing the weights of the model in place.
+        Call this after changing the weights of the model in place, and before the same prompts are timed again: a prompt that
+        is known is not computed a second time.
         """
         with self._lock:
             self._ready().scheduler.pool.prefixes.clear()
