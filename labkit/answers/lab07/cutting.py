@@ -148,7 +148,9 @@ def _explain_seam(case: Case, found: int, right: int | None) -> str:
         return f"{where} your cut sends {sent} bytes, and {most} are allowed."
     slower = [max(sum(work[name] for name, _, _ in part) for part in (nodes[:cut], nodes[cut:])) for cut in (found, right)]
     if slower[0] > slower[1]:
-        return f"{where} the slower part of your cut takes {slower[0]} microseconds; another cut that is allowed has a faster one."
+        return (
+            f"{where} the slower part of your cut takes {slower[0]} microseconds; another cut that is allowed has a faster one."
+        )
     return f"{where} another cut divides the time as well as yours, and sends fewer bytes."
 
 

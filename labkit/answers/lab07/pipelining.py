@@ -66,7 +66,10 @@ PIPELINED_RATE_ANSWER = Answer(
         ),
         Mistake("You take the first part; the slowest one may be any of them.", partial(_rate, part="first")),
         Mistake("The limit of the parts is missing: each takes one request at a time.", partial(_rate, part="not at all")),
-        Mistake("The limit of the users is missing or too high: each of them waits for an answer, which takes the latency.", partial(_rate, by_users="not at all")),
+        Mistake(
+            "The limit of the users is missing or too high: each of them waits for an answer, which takes the latency.",
+            partial(_rate, by_users="not at all"),
+        ),
         Mistake(
             "You take the computing time as the latency; transport and queues belong to it, too.",
             partial(_rate, by_users="computing"),
