@@ -237,7 +237,8 @@ if has_graphs and passed(crossing_tensors) and predicted(worst=guess_worst):
     cuts = [crossing_tensors(nodes, first) for first in range(1, len(nodes))]
     sent = [sum(graph.sizes[name] for name in names) for names in cuts]
     print(f"worst / between blocks: {max(sent) / sent[ends[0] - 1]:.0f}; your prediction: {guess_worst}")
-    print("the worst cut sends:", *cuts[sent.index(max(sent))])
+    worst = [node for node in nodes if node[0] in cuts[sent.index(max(sent))]]
+    print("it sends:", ", ".join(f"{kind} {graph.sizes[name] / 1e3:.0f} kB" for name, kind, _ in worst))
     print("cut before the fifth block:", cuts[ends[3] - 1])
     display(figures.crossing(sent, ends, None, caption="gptj-tiny, prefill of 128 tokens"))
 
@@ -284,7 +285,7 @@ check(best_seam)
 
 # %%
 # BEGIN SOLUTION guess_head = None
-guess_head = 0.05
+guess_head = 0.02
 # END SOLUTION
 if has_graphs and passed(crossing_tensors) and passed(best_seam) and predicted(head=guess_head):
     values = real_graphs.of_values(graph)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 LEAVES = ("Gather", "GatherND", "Unsqueeze", "Shape", "Cast")
 """Operators at which the drawing of a block ends: lookups, and the arithmetic of shapes."""
-GROUP_COLOURS = (COLOURS[1], COLOURS[4], COLOURS[2], COLOURS[3])
+GROUP_COLOURS = (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[5])
+NEW_COLOUR = COLOURS[2]
+"""The colour of an operator that a compiler made; no group has it."""
 SINGLE = "#EBEBEB"
 
 
@@ -50,7 +52,7 @@ def before_and_after(before: StepGraph, after: StepGraph, groups: Sequence[Seque
     own = kernels_left(left, groups)
     caption = (
         "Left: as exported; equal colours are one of your groups, grey boxes run alone. Right: after ONNX Runtime's level 'all'; "
-        "blue boxes are operators that did not exist before."
+        "green boxes are operators that did not exist before."
     )
     title = f"Layer norm and MLP of a block: {len(left)} kernels, {own} with your groups, {len(right)} in ONNX Runtime"
     figure = new_figure(title, caption, width=8.2, height=1.1 + 0.36 * (1 + max(map(len, map(_levels, (left, right))))))
@@ -59,7 +61,7 @@ def before_and_after(before: StepGraph, after: StepGraph, groups: Sequence[Seque
     for number, group in enumerate(shown):
         colour_of |= dict.fromkeys(group, GROUP_COLOURS[number % len(GROUP_COLOURS)])
     known = {kind for _, kind, _ in before.nodes}
-    fused = {name: COLOURS[0] for name, kind, _ in right if kind not in known}
+    fused = {name: NEW_COLOUR for name, kind, _ in right if kind not in known}
     rows = max(map(len, map(_levels, (left, right))))
     for axes, nodes, colours in zip(figure.subplots(1, 2), (left, right), (colour_of, fused), strict=True):
         _draw(axes, nodes, colours, rows)
