@@ -269,7 +269,7 @@ def fastest_step(table: Any, steps: int, most: float) -> Any:
     return min((name for name in table if table[name][2] <= most), key=lambda name: table[name][1])
 
 
-def tested_last(table: Any, steps: int, most: float) -> Any:
+def choosing_first(table: Any, steps: int, most: float) -> Any:
     best = min(table, key=lambda name: table[name][0] + steps * table[name][1])
     return best if table[best][2] <= most else None
 
@@ -288,8 +288,8 @@ def tested_last(table: Any, steps: int, most: float) -> Any:
         ("crossing_tensors", all_that_is_read, "which no node makes"),
         ("crossing_tensors", lambda nodes, first: [nodes[0][0]], "which no node of part 2 reads"),
         ("crossing_tensors", lambda nodes, first: [], "lacks"),
-        ("best_seam", lambda nodes, *rest: 1, "your cut sends"),
-        ("best_seam", lambda nodes, *rest: len(nodes), "each part has at least one"),
+        ("best_seam", lambda nodes, *rest: 3, "your cut sends"),
+        ("best_seam", lambda nodes, *rest: -1, "each part has at least one"),
         ("pipelined_rate", lambda s, latency, users, cores: min(users / latency, 1 / max(s), cores / max(s)), "too high"),
         (
             "pipelined_rate",
@@ -307,7 +307,7 @@ def tested_last(table: Any, steps: int, most: float) -> Any:
             fastest_step,
             "The time to compile is missing in your sum; for a few steps it decides. Second: If no way",
         ),
-        ("choose_compiler", tested_last, "test its error then"),
+        ("choose_compiler", choosing_first, "test its error then"),
         ("choose_compiler", lambda table, steps, most: min(table), "you choose"),
     ],
 )
