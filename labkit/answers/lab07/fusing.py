@@ -163,7 +163,6 @@ def _saved(
         "negative": after - before,
         "a write and a read of each inner tensor": 2 * total(inner),
         "all trips of each inner tensor": sum((1 + reads_of[name]) * sizes[name] for name in inner),
-        "inner tensors once": total(inner),
     }[answer]
 
 
@@ -208,10 +207,6 @@ BYTES_SAVED_ANSWER = Answer(
             "You count only the tensors that stay in registers. Reads are saved at others, too: of a tensor that comes from "
             "outside and has several readers in the group, and of one that the group makes and still has to write.",
             partial(_saved, answer="all trips of each inner tensor"),
-        ),
-        Mistake(
-            "You count each tensor that stays in registers once. It is neither written nor read any more.",
-            partial(_saved, answer="inner tensors once"),
         ),
         Mistake("The sign is wrong: fewer bytes are moved, and this is a positive number.", partial(_saved, answer="negative")),
     ),
