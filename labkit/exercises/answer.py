@@ -13,6 +13,9 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise
 
+MOST_MISTAKES = 20
+"""The largest number of known mistakes of an exercise."""
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -62,9 +65,10 @@ class Answer:
     source: ClassVar[str] = "the reference"
 
     def __post_init__(self) -> None:
-        if not 4 <= len(self.mistakes) <= 18:
+        if not 4 <= len(self.mistakes) <= MOST_MISTAKES:
             raise InvalidRequest(
-                f"the answer to {self.exercise.name} has {len(self.mistakes)} mistakes; an answer needs 4 to 18 mistakes"
+                f"the answer to {self.exercise.name} has {len(self.mistakes)} mistakes; an answer needs 4 to {MOST_MISTAKES} "
+                "mistakes"
             )
 
     def to(self, case: Case) -> Any:

@@ -75,8 +75,8 @@ def describe_difference(difference: Difference) -> Description:
     if isinstance(expected, Tensor):
         return _describe_tensor(found, expected, difference)
     # The type is right here, and the right value must stay hidden, so only the wrong value is shown.
-    # True and False say nothing without the place.
-    named = f"{difference.path}: " if isinstance(found, bool) and difference.path else ""
+    # A word, True and False say nothing without the place.
+    named = f"{difference.path}: " if isinstance(found, bool | str) and difference.path else ""
     value = f"The value of {difference.path} " if difference.path.startswith("the ") else f"The value {_at(difference)}"
     return Description(f"{value}is not right{_factor(found, expected)}.", f"{named}got {brief(found)}")
 

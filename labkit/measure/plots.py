@@ -102,6 +102,8 @@ def roofline_plot(
 
 FEW_TICKS = 10
 """A sweep with at most this many points has an axis tick at each point."""
+MOST_LETTERS = 70
+"""The letters that fit under an axis as wide as a figure."""
 
 
 def sweep_plot(
@@ -147,7 +149,7 @@ def sweep_plot(
         if high < 1000 * low:  # if only powers of ten had labels, the axis would have only one or two labels
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
-        axes.set_xticks(list(x), [plain(value) for value in x])
+        axes.set_xticks(list(x), _not_too_dense([plain(value) for value in x]))
         axes.minorticks_off()
         ylabel += " (log scale)"
     else:
@@ -160,6 +162,13 @@ def sweep_plot(
     axes.grid(alpha=0.25)
     axes.legend(fontsize=NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)  # not over the lines
     return figure
+
+
+def _not_too_dense(labels: list[str]) -> list[str]:
+    """The labels of evenly spaced ticks. If there is no room for all of them, every second or third one stays."""
+    room = MOST_LETTERS // max(1, max(len(label) for label in labels) + 2)
+    step = -(-len(labels) // max(1, room))
+    return [label if number % step == 0 else "" for number, label in enumerate(labels)]
 
 
 def plain(value: float) -> str:
@@ -272,9 +281,18 @@ def _drawn_heights(series: Mapping[str, Sequence[float]], limits: Sequence[float
 
 
 def _bars(
-    axes: Any, label: str, bars: Sequence[tuple[float, float, float, Any]], width: float, colour: str, hatch: str
+    axes: Any,
+    label: str,
+    bars: Sequence[tuple[float, float, float, Any]],
+    width: float,
+    colour: str,
+    hatch: str,
+    crossed: bool = False,
 ) -> None:
-    """Draw the bars `(x, value, height, range or None)` of one series, and write the value of each bar at the bar."""
+    """Draw the bars `(x, value, height, range or None)` of one series, and write the value of each bar at the bar.
+
+    `crossed`: whether lines cross the figure; they are then interrupted at the values.
+    """
     if not bars:
         return
     across, values, heights, spans = zip(*bars, strict=True)
@@ -284,13 +302,14 @@ def _bars(
         below = [max(0.0, value - low) for value, (low, _) in zip(values, spans, strict=True)]
         above = [max(0.0, high - value) for value, (_, high) in zip(values, spans, strict=True)]
         axes.errorbar(across, values, yerr=[below, above], fmt="none", ecolor="#444444", capsize=4)
+    behind = {"facecolor": colour if has_whisker else "white", "edgecolor": "none", "pad": 1.5 if has_whisker else 0.5}
     axes.bar_label(
         made,
         labels=[_number(value, height) for value, height in zip(values, heights, strict=True)],
         fontsize=NUMBER_SIZE,
         label_type="center" if has_whisker else "edge",
         color=ink_on(colour) if has_whisker else "black",
-        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5} if has_whisker else None,  # the hatch must not cross it
+        bbox=behind if has_whisker or crossed else None,  # neither the hatch nor a line may cross it
     )
 
 
@@ -333,7 +352,7 @@ def prediction_plot(
         spans = (ranges or {}).get(label)
         rows = enumerate(zip(across, values, heights[label], strict=True))
         drawn = [(x, value, height, spans and spans[group]) for group, (x, value, height) in rows]
-        _bars(axes, label, [bar for bar in drawn if not math.isnan(bar[1])], 0.9 * width, colour, hatch)
+        _bars(axes, label, [bar for bar in drawn if not math.isnan(bar[1])], 0.9 * width, colour, hatch, bool(limits))
     strokes = [("#444444", "--"), (GREY, ":"), (GREY, "-.")] * 9
     for (label, height), (colour, style) in zip((limits or {}).items(), strokes, strict=False):
         axes.axhline(height, color=colour, linestyle=style, label=label)

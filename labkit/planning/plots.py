@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labkit.errors import InvalidRequest
 from labkit.measure.plots import COLOURS, GREY, HATCHES, MARKERS, new_figure, plain
@@ -30,7 +30,8 @@ def plans_plot(question: Question, answer: Answer) -> Figure:
         raise InvalidRequest(f"nothing to draw: {answer.why_none}")
     caption = (
         f"Predicted, not measured. {question.shape.name} on {question.device.name}, at most {question.gpus} GPUs, "
-        f"{question.input_tokens} prompt tokens, {question.output_tokens} new tokens."
+        f"{question.input_tokens} prompt tokens, {question.output_tokens} new tokens, {', '.join(question.precisions)}, "
+        f"{question.device.link.name if question.device.link else 'no link'}."
     )
     figure = new_figure("Plans: latency against throughput, and memory of one GPU", caption, 11, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -45,7 +46,10 @@ def _draw_front(axes: Axes, question: Question, answer: Answer) -> None:
     for one in answer.all_plans:
         groups.setdefault(_layout(one) if _layout(one) in groups else OTHERS, []).append(_place(one))
     draw_front(axes, groups, 1e3 * question.latency_seconds)
-    axes.legend(fontsize=8)
+    if answer.plans:
+        first = answer.plans[0]
+        draw_chosen(axes, _place(first), f"best: {_layout(first)}, batch {first.plan.batch}")
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)  # not over the points
 
 
 def draw_front(axes: Axes, groups: Mapping[str, Sequence[tuple[float, float]]], bound_ms: float = math.inf) -> None:
@@ -72,6 +76,12 @@ def draw_front(axes: Axes, groups: Mapping[str, Sequence[tuple[float, float]]], 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
+
+
+def draw_chosen(axes: Axes, place: tuple[float, float], label: str) -> None:
+    """Draw an open diamond around the point of a plan that was chosen."""
+    mark: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2}
+    axes.plot(*_columns([place]), "D", linestyle="none", label=label, **mark)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -242,8 +242,8 @@ def test_the_panel_has_a_text_twin(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(core) < 6
     assert said.splitlines()[-4:] == [
         f"Lab 00: 10 of {sums[0]} points; core path: 10 of {sums[1]} points",
-        f"1 of 6 exercises done; 0 not measured here; about {left} minutes left",
-        f"Core path: 1 of {len(core)} exercises done; 0 not measured here; about {core_left} minutes left",
+        f"1 of 6 exercises done; 0 not measured here; about {left} minutes of exercises left",
+        f"Core path: 1 of {len(core)} exercises done; 0 not measured here; about {core_left} minutes of exercises left",
         "Hints cost no points. See hint(my_function). After a pass, see solution(my_function).",
     ]
     shown = _table("00")
@@ -269,7 +269,7 @@ def test_the_panel_tells_what_is_not_measured_here_and_when_nothing_is_left(
     left, there = sum(e.minutes for e in of_lab("04")) - serving[0].minutes, sum(e.minutes for e in elsewhere)
     words = (
         f"1 of {len(of_lab('04'))} exercises done; {len(elsewhere)} not measured here; "
-        f"about {left} minutes left, {there} of them for what is not measured here"
+        f"about {left} minutes of exercises left, {there} of them for what is not measured here"
     )
     assert words in said
     assert f"{elsewhere[0].title}, 0/{elsewhere[0].points} points: not measured here: {lacks}\n" in said
