@@ -297,9 +297,11 @@ if has_graphs and passed(crossing_tensors) and passed(best_seam) and predicted(h
         for some in (nodes[ends[0] : ends[1]], real_graphs.head(nodes))
     )
     print(f"the head takes as long as {head / block:.2f} blocks; your prediction: {guess_head}")
-    print(f"{sum(end <= seam for end in ends)} blocks are whole in part 1")
+    print(f"whole blocks in part 1: {sum(end <= seam for end in ends)} of 8")
     for name, part in (("part 1", nodes[:seam]), ("part 2", nodes[seam:])):
         print(f"{name}: {sum(values.work[node[0]] for node in part) / 1e3:.1f} ms measured")
+    if values.disturbed:
+        print(values.disturbed)
     display(figures.crossing(sent, ends, seam, caption="gptj-tiny, prefill of 128 tokens"))
 
 # %% [markdown]

@@ -23,7 +23,8 @@ from labkit.graphs.levels import PICKS, VIEWS, optimised_graph
 from labkit.graphs.packages import graph_package
 from labkit.graphs.runner import GraphPart
 from labkit.graphs.session import SessionSettings, open_session
-from labkit.measure import progress_bar
+from labkit.measure import Contention, progress_bar
+from labkit.measure.disturbed import disturbed_note
 
 MODEL = "gptj-tiny"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -71,7 +72,7 @@ class StepGraph:
 
     sizes: the bytes of every tensor, weights and inputs too. work: microseconds of each node. results: what the graph returns.
     kernels, moved_bytes: how many kernels ran, and what they read and wrote; views move nothing. weight_bytes: the part of
-    moved_bytes that was weights.
+    moved_bytes that was weights. disturbed: how other programs disturbed the measurement of `work`, as a note; "" if they did not.
     """
 
     nodes: list[Node]
@@ -81,6 +82,7 @@ class StepGraph:
     kernels: int
     moved_bytes: int
     weight_bytes: int
+    disturbed: str = ""
 
 
 @functools.cache
@@ -92,7 +94,8 @@ def step_graph(level: str = "none", tokens: int = TOKENS) -> StepGraph:
     bar(1, 3)
     graph = read_graph(part.path) if level == "none" else optimised_graph(part, level)
     bar(2, 3)
-    runs = _profile(level, tokens)
+    with Contention() as watch:
+        runs = _profile(level, tokens)
     bar(3, 3)
     named = {node.name: _name(node) for node in graph.graph.node}
     sizes = {tensor.name: _bytes(tensor.dims, tensor.data_type) for tensor in graph.graph.initializer}
@@ -111,7 +114,8 @@ def step_graph(level: str = "none", tokens: int = TOKENS) -> StepGraph:
     nodes = [node for node in nodes_of(graph) if node[0] in work]
     results = [value.name for value in graph.graph.output]
     moved, weights = (sum(map(count, runs[-1])) for count in (_moved, _weights))
-    return StepGraph(nodes, sizes, work, results, len(runs[-1]), moved, weights)
+    note = disturbed_note([watch.words], "close other programs, restart the kernel and run the cells again")
+    return StepGraph(nodes, sizes, work, results, len(runs[-1]), moved, weights, note)
 
 
 def nodes_of(graph: Any) -> list[Node]:
