@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe & Ito 2008: safe for colour-blind eyes
 MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKS = (("D", 7), ("*", 13), ("X", 10))
+"""Shapes of single points in a sweep, each with its size in points."""
 HATCHES = ("", "//", "..", "xx", "\\\\", "oo")
 STROKES = ("--", ":", "-.")
 """What tells lines, bars and limits apart without colour, in the order of `COLOURS`."""
@@ -120,22 +122,25 @@ def sweep_plot(
     """Draw lines over the same x values. If `bands` contains the name of a line, a band of its quartiles is drawn around the
     line.
 
-    `limits` are dashed lines, such as a roofline or somebody's guesses. `marks` are single points `{name: (x, y)}`, such as a
-    prediction for one x. Raises `InvalidRequest` unless every line, band and limit has one value for each x.
+    Lines that coincide stay visible, because later lines have smaller markers. `limits` are dashed lines, such as a roofline or
+    somebody's guesses. `marks` are single points `{name: (x, y)}`, such as a prediction for one x; each has its own shape.
+    Raises `InvalidRequest` unless every line, band and limit has one value for each x.
     """
     for name, given in [*lines.items(), *(bands or {}).items(), *(limits or {}).items()]:
         if len(given) != len(x):
             raise InvalidRequest(f"line {name!r} has {counted(len(given), 'value')} for {counted(len(x), 'point')} of x")
-    figure = new_figure(title, caption)
+    legend_rows = math.ceil((len(lines) + len(limits or {}) + len(marks or {})) / 2)
+    figure = new_figure(title, caption, height=4.0 + 0.2 * max(0, legend_rows - 2))  # the legend takes nothing from the lines
     axes = figure.add_subplot()
-    for (name, values), colour, marker in zip(lines.items(), COLOURS * 9, MARKERS * 9, strict=False):
-        axes.plot(x, values, f"{marker}-", color=colour, label=name)
+    for number, (name, values) in enumerate(lines.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.plot(x, values, f"{marker}-", color=colour, label=name, markersize=max(4.0, 8.0 - number))
         if bands and name in bands:
             axes.fill_between(x, [low for low, _ in bands[name]], [high for _, high in bands[name]], color=colour, alpha=0.2)
     for (name, values), colour, stroke in zip((limits or {}).items(), [GREY, GREY, "#444444"] * 9, STROKES * 9, strict=False):
         axes.plot(x, values, stroke, color=colour, label=name)
-    for name, (where, value) in (marks or {}).items():
-        axes.plot([where], [value], "D", color="black", markersize=7, label=name)
+    for (name, (where, value)), (shape, size) in zip((marks or {}).items(), MARKS * 9, strict=False):
+        axes.plot([where], [value], shape, color="black", markersize=size, label=name)
     if log:
         from matplotlib.ticker import FuncFormatter, LogLocator
 

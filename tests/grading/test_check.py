@@ -289,6 +289,14 @@ def test_predictions_are_positive_numbers(capsys: pytest.CaptureFixture[str]) ->
     assert "first, second, third, fourth, fifth, a number above 0." in capsys.readouterr().out
 
 
+def test_a_prediction_above_a_known_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert predicted(kernels=20, at_most=20)
+    assert not capsys.readouterr().out
+    assert not predicted(kernels=25, at_most=20)
+    assert "kernels, a number above 0 and at most 20" in capsys.readouterr().out
+    assert not predicted(kernels=0, at_most=20)
+
+
 def test_predicted_shares_lie_between_0_and_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert predicted(a=0, b=1, c=0.3, as_share=True)
     assert predicted(a=0, b=100, as_percent=True)
