@@ -43,7 +43,7 @@ _MAY_BE_NONE = ("max_mixed_prefill", "num_slots", "cache_bytes")
 
 
 def checked_options(options: Mapping[str, Any]) -> EngineOptions:
-    """The options as plain values. Raises `InvalidRequest` for an unknown name and for a value outside its range."""
+    """The options as plain values. Raises `InvalidRequest` for an unknown name or a value outside its range."""
     names = (*_RANGES, *_FLAGS, _CACHE)
     if unknown := [name for name in options if name not in names]:
         raise InvalidRequest(f"{unknown[0]} is not an option of an engine; the options are {', '.join(names)}")

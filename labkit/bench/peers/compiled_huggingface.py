@@ -67,8 +67,8 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
         return torch.arange(first, first + count, device=self._device)
 
     def _step(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """One forward pass over the static cache. transformers 5.0 must be given the position; transformers 5.24 counts it
-        itself.
+        """One forward pass over the static cache. transformers 5.0 needs the position as an argument; transformers 5.24 does
+        not.
         """
         named = {self._cache_name: self._static} | ({"cache_position": position} if self._takes_position else {})
         out = self._model(tokens, use_cache=True, logits_to_keep=1, **named)

@@ -26,7 +26,7 @@ Increase this number when `llama_cpp_model` writes different files, so that old 
 
 Q4_K_M = "Q4_K_M"
 Q4_K_M_BITS = 5.5
-"""The bits per weight of a file in Q4_K_M, with a margin. Most matrices have 4.5 bits per weight; the others have 6.6 or more."""
+"""The bits per weight of a file in Q4_K_M, with a margin. Most matrices have 4.5 bits per weight, the others 6.6 or more."""
 
 
 def gguf_file(checkpoint: Checkpoint, precision: str) -> Path:
@@ -72,9 +72,7 @@ def is_complete(path: Path) -> bool:
 
 
 def bytes_read_per_step(path: Path) -> int:
-    """The bytes of weights that one decode step of one sequence reads: all tensors, except that only one row of the embedding
-    is read.
-    """
+    """The bytes of weights that one decode step of one sequence reads: one row of the embedding, and all other tensors."""
     import gguf
 
     tensors = gguf.GGUFReader(path).tensors

@@ -31,7 +31,7 @@ EDGES = MATRICES | {"int4": "Q8_0"}
 
 @dataclass(frozen=True)
 class GGUFTensor:
-    """A tensor of the file. It consists of the rows of the checkpoint's tensors `sources`, or of zeros if there are no sources."""
+    """A tensor of the file: the rows of the checkpoint's tensors `sources`, or zeros if there are no sources."""
 
     name: str
     sources: tuple[str, ...]
@@ -121,8 +121,7 @@ def read_values(checkpoint: Checkpoint, tensor: GGUFTensor) -> Tensor:
 
 
 def half_split_rows(matrix: Tensor, config: GPTJConfig) -> Tensor:
-    """Put the even rotary rows of each head before the odd rotary rows, because llama.cpp rotates halves and GPT-J rotates
-    pairs.
+    """Put the even rotary rows of each head before the odd ones, because llama.cpp rotates halves, but GPT-J rotates pairs.
 
     matrix: `[num_heads * head_dim, hidden_size]`. The other rows stay where they are. If query and key have the same order of
     rows, their product does not depend on this order.
