@@ -107,7 +107,7 @@ class BadTextAutomaton:
         return self._holding, self._kept[state]
 
     def _completing(self, state: int) -> Iterable[NDArray[np.int64]]:
-        """The tokens that complete a word whose beginning is the end of the text: these tokens begin with the rest of the word."""
+        """For each word whose beginning ends the text: the tokens that begin with the rest of the word."""
         while state:
             depth = self._depth[state]
             rests = {word[depth:] for word in self._words[self._first[state] : self._last[state]]}

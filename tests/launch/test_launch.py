@@ -175,8 +175,8 @@ def mismatched(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("absent", r"rank 0 of 2 on .*: all_reduce of \[2, 3\]: the others did not come .*; rank 1 had come to the end"),
-        ("recv", r"rank 1 of 2 on .*: recv of \[4\] from rank 0: the others did not come"),
+        ("absent", r"rank 0 of 2 on .*: all_reduce of \[2, 3\]: the other ranks did not join .*; rank 1 had already reached the end"),
+        ("recv", r"rank 1 of 2 on .*: recv of \[4\] from rank 0: the other ranks did not join"),
         ("shapes", r"rank 0 of 2 on .*all_gather of \[3\]"),
     ],
 )

@@ -99,7 +99,7 @@ class BeamGroup:
         return made
 
     def _is_settled(self) -> bool:
-        """Whether a search with `size` hypotheses is over, because `early_stopping` is set or no running beam can score better."""
+        """Whether a search with `size` hypotheses is over: `early_stopping` is set, or no running beam can score better."""
         params = self._params
         if params.early_stopping is True:
             return True

@@ -30,7 +30,7 @@ from labkit.model.kv_cache import KVCache
 
 @dataclass(frozen=True)
 class Row:
-    """One beam in the batch: its prompt, its score, its last token (None: no new token yet), and the old row that it continues."""
+    """One beam in the batch: its prompt, its score, its last token (None: no new token yet), and the row that it continues."""
 
     prompt: BeamPrompt
     score: float

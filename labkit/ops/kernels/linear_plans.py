@@ -1,7 +1,7 @@
-"""The candidates for a linear layer on a GPU, by kind of weight and number of rows; the first candidate runs until tuned.
+"""The candidate plans for a linear layer on a GPU, by kind of weight and number of rows. Without tuning, the first one runs.
 
-`one_row` and `few_rows` are the kernels of `linear_one_row` and `linear_few_rows`, or their int8 and int4 forms; `cublas`
-is the product of `linear_cublas`.
+A plan named `one_row` or `few_rows` runs a kernel of the file `linear_one_row` or `linear_few_rows`, or of the file for int8 or
+int4 weights. A plan named `cublas` runs a product of `linear_cublas`.
 """
 
 from __future__ import annotations
