@@ -70,9 +70,8 @@ class Draft:
         self._model, self._num_slots, self._max_step_tokens = model, num_slots, max_step_tokens
         self._forward = fastest_forward(model, padding_slot=padding_slot)
         self._cache: KVCache | None = None
-        self._known = np.zeros(
-            num_slots + 1, np.bool_
-        )  # whether a slot of the cache holds the draft's key and value of its token
+        # whether a slot of the cache holds the draft's key and value of its token
+        self._known = np.zeros(num_slots + 1, np.bool_)
         self._numbers = RowNumbers(rows, model.device)
         self._reading = 0.0
         self._failed = False

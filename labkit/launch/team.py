@@ -139,9 +139,8 @@ class TeamMember:
             "labkit.launch.team_process",
             [str(handle), str(rank)],
             say=print,
-            environ={
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path))
-            },  # a function may import modules from the current folder
+            # A function may import modules from the folders of this process.
+            environ={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             handles=[handle],
         )
         theirs.close()

@@ -138,9 +138,8 @@ class GraphedGPTJ(Forward):
         if not on_triton(self.model.layers[0].ln_1_weight):
             raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.device}")
         self._bind(cache)
-        for bucket in sorted(
-            wanted, reverse=True
-        ):  # the largest bucket comes first, because the graphs of smaller buckets fit into its memory
+        # The largest bucket comes first, because the graphs of smaller buckets fit into its memory.
+        for bucket in sorted(wanted, reverse=True):
             if bucket not in self._steps:
                 self._steps[bucket] = self._captured(bucket, cache, self._plain)
             if greedy and bucket not in self._greedy_steps:

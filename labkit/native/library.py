@@ -141,9 +141,8 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """The library and an empty string, or None and the reason why it is not loaded."""
-    from labkit.native.build import (
-        interface,
-    )  # imported here, so that `python -m labkit.native.build` imports the module only once
+    # imported here, so that `python -m labkit.native.build` imports the module only once
+    from labkit.native.build import interface
 
     if os.environ.get(OFF) == "0":
         return None, f"{OFF}=0 is set"

@@ -54,9 +54,8 @@ class Int4Weight(QuantizedWeight):
         padded = in_features + padding
         packed = torch.empty(out_features, padded // 2, dtype=torch.uint8, device=weight.device)
         scales = torch.empty(out_features, padded // group_size, dtype=torch.float16, device=weight.device)
-        chunk = (
-            1 << 18 if weight.device.type == "cpu" else 1 << 24
-        )  # small enough for a CPU's cache, and large enough for few launches on a GPU
+        # small enough for a CPU's cache, and large enough for few launches on a GPU
+        chunk = 1 << 18 if weight.device.type == "cpu" else 1 << 24
         rows = max(chunk // max(padded, 1), 1)
         for first in range(0, out_features, rows):
             wide = F.pad(weight[first : first + rows].float(), (0, padding))

@@ -26,7 +26,7 @@ class Fp8Form:
 
 
 E4M3, E5M2 = Fp8Form(torch.float8_e4m3fn, 448.0), Fp8Form(torch.float8_e5m2, 57344.0)
-"""E4M3 has 4 exponent bits and 3 mantissa bits; E5M2 has 5 and 2 (Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433)."""
+"""E4M3 has 4 exponent and 3 mantissa bits; E5M2 has 5 and 2 (Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433)."""
 FP8_MAX = E4M3.largest
 
 

@@ -33,9 +33,8 @@ class LlamaModel:
         library = _library()
         params = library.llama_model_default_params()
         params.n_gpu_layers = 0
-        params.load_mode = (
-            library.LLAMA_LOAD_MODE_NONE
-        )  # copied, not mapped, because the file may change or be removed while the model runs
+        # The file is copied, not mapped, because it may change or be removed while the model runs.
+        params.load_mode = library.LLAMA_LOAD_MODE_NONE
         self._model = library.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise NotAvailable(f"llama.cpp did not load {path}: {_reason()}")

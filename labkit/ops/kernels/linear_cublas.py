@@ -18,9 +18,8 @@ from labkit.weight_formats import Int4Weight, Int8Weight
 def dense_cublas(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
     """`[rows, out]` for `x` `[rows, in]` and a dense `weight` `[out, in]`; on a GPU, cuBLAS also applies bias and GELU."""
     if gelu and bias is not None and x.is_cuda:
-        return torch._addmm_activation(
-            bias, x, weight.t(), use_gelu=True
-        )  # cuBLAS applies GELU in the tanh form, but only on a GPU
+        # This is the tanh form of GELU, but only on a GPU.
+        return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
     result = F.linear(x, weight, bias)
     return gelu_reference(result) if gelu else result
 

@@ -40,7 +40,7 @@ def store_total(
     GELU: tl.constexpr,
     PARTIAL: tl.constexpr,
 ) -> None:
-    """Write the sums `total` `[outs, rows]`: as the final result, or with `PARTIAL` as this program's part of it."""
+    """Write the sums `total` `[outs, rows]` as the final result or, with `PARTIAL`, as this program's part of the result."""
     outs, rows = outs[:, None], rows[None, :]
     inside = (outs < num_out) & (rows < num_rows)
     if PARTIAL:

@@ -16,9 +16,8 @@ from labkit.ops.kernels.triton_runtime import arch_of, ceil_div, jit, jit_once_f
 
 TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
     "float32": {64: (32, 32, 8, 2), 128: (32, 16, 4, 2), 256: (16, 16, 4, 2)},
-    "few tokens": {
-        256: (16, 64, 8, 2)
-    },  # for few new tokens (verifying a draft, or the end of a prompt); a larger tile would have empty rows
+    # for few new tokens (verifying a draft, or the end of a prompt); a larger tile would have empty rows
+    "few tokens": {256: (16, 64, 8, 2)},
     "hopper": {128: (128, 64, 8, 3), 256: (128, 32, 8, 3)},
     "others": {128: (128, 32, 8, 3), 256: (64, 32, 8, 2)},
 }
