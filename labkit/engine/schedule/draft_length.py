@@ -58,9 +58,8 @@ class DraftLength:
         self.right_share = prior
         self.judged_count = 0
         self._cost = cost
-        self._steps: dict[
-            tuple[int, int], deque[float]
-        ] = {}  # seconds of a step, by the number of sequences and the number of guesses for each sequence
+        # seconds of a step, by the number of sequences and the number of guesses for each sequence
+        self._steps: dict[tuple[int, int], deque[float]] = {}
         self._passes: dict[int, deque[float]] = {}  # seconds of a pass of the draft, by the number of sequences
         self._reading: deque[float] = deque(maxlen=KEPT)  # seconds in which the draft reads one token of a text
         self._target_reading: deque[float] = deque(maxlen=KEPT)  # seconds in which the target reads one token of a prompt
