@@ -30,11 +30,11 @@ COMPILERS = ("plain", "plain-compiled", "onnxruntime-none", "onnxruntime")
 def compare_compilers(settings: BenchSettings, progress: Callable[[str], None] = lambda message: None) -> Record:
     """Run the benchmark with `COMPILERS` as peers, and describe the graphs that the compilers made.
 
-    `settings.against` is ignored. The record's rows and ratios are those of `run_bench`. `extra` also holds `levels` (ONNX
-    Runtime at each level: operators, fusions, kernels and bytes of a decode step), `torch_compile` (graphs, breaks, kernels,
-    seconds), `break_even_steps` (after how many decode steps the faster steps have saved the time to compile; None if the
-    compiled step is not faster) and `providers` (why a provider of ONNX Runtime is not measured). Compilers that cannot run
-    here are listed in `not_measured`. Raises the same errors as `run_bench`.
+    `settings.against` is ignored. The record has the same rows and ratios as the record of `run_bench`. `extra` also holds
+    `levels` (ONNX Runtime at each level: operators, fusions, kernels and bytes of a decode step), `torch_compile` (graphs,
+    breaks, kernels, seconds), `break_even_steps` (after how many decode steps the faster steps have saved the time to compile;
+    None if the compiled step is not faster) and `providers` (why a provider of ONNX Runtime is not measured). Compilers that
+    cannot run here are listed in `not_measured`. Raises the same errors as `run_bench`.
     """
     if settings.device not in (None, "cpu"):
         raise InvalidRequest(f"device is {settings.device!r}; the comparison of graph compilers runs on the cpu")

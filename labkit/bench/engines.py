@@ -29,7 +29,7 @@ from labkit.precision import compute_dtype, precision_name
 from labkit.weight_formats import FORMATS
 
 PRECISIONS = ("fp32", "bf16", "fp16", "sparse24", "int8", "w8a8", "int4", "fp8")
-"""The precisions that the benchmark accepts; each engine declares which of them it runs."""
+"""The precisions that the benchmark accepts. Each engine declares the precisions that it supports."""
 
 
 class BenchEngine(ABC):

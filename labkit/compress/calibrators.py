@@ -83,7 +83,7 @@ def calibrator_named(name: str) -> Callable[[Magnitudes], float]:
 
 
 def _candidates(found: Magnitudes) -> list[float]:
-    """Values of amax from the largest magnitude downward, in equal ratios, to a hundredth of it."""
+    """Values of amax from the largest magnitude down to a hundredth of it, in equal ratios."""
     exponents = torch.linspace(0, -2, CANDIDATES, dtype=torch.float64, device="cpu")
     return [(found.largest or 1.0) * ratio for ratio in (10**exponents).tolist()]
 

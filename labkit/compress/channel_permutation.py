@@ -86,7 +86,7 @@ def _by_swaps(magnitudes: Tensor, permutation: Tensor, least: float) -> Tensor:
     """Swap columns of different stripes until no swap gains `least`."""
     columns = len(permutation)
     stripe_of = torch.arange(columns, dtype=torch.int64, device="cpu") // GROUP
-    sums = torch.zeros(columns, columns, dtype=torch.float32, device="cpu")  # [place, column that comes there]
+    sums = torch.zeros(columns, columns, dtype=torch.float32, device="cpu")  # [place, the column to put there]
     base = torch.zeros(columns // GROUP, dtype=torch.float32, device="cpu")
     changed = torch.arange(columns // GROUP, dtype=torch.int64, device="cpu")
     while True:
@@ -147,7 +147,7 @@ def _by_pairs(magnitudes: Tensor, permutation: Tensor, least: float) -> Tensor:
 
 
 def _rate_pairs(ordered: Tensor, first: Tensor, second: Tensor, wanted: Tensor, gains: Tensor, ways: Tensor) -> None:
-    """The gain of the best division of each wanted pair of stripes, and which of `_FOURS` it is."""
+    """For each wanted pair of stripes, the gain of its best division, and the index of this division in `_FOURS`."""
     stripes = ordered.view(-1, GROUP, ordered.shape[1])
     step = max(CHUNK_NUMBERS // (2 * len(_PAIRS) * ordered.shape[1]), 1)
     for part in torch.split(wanted, step):

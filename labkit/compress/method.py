@@ -126,7 +126,9 @@ def _check(name: str, full: str, group_size: int | None, damping: float, steps: 
     if not 0 < damping < 10:
         raise InvalidRequest(f"damping is {damping!r}; a number above 0 and below 10 is accepted, such as {DAMPING}")
     if (full == "mixed") != (bits is not None):
-        raise InvalidRequest(f"method {full} with {bits} bits on average; give --bits with the method mixed, and only with it")
+        raise InvalidRequest(
+            f"method {full} with {bits} bits on average; give --bits with the method mixed and with no other method"
+        )
     if steps is not None and not full.endswith("-qat"):
         raise InvalidRequest(f"steps is {steps}, but method {full} trains nothing; intN-qat has steps")
     if group_size is not None and group_size < 0:

@@ -26,7 +26,7 @@ from labkit.json_file import read_json_object
 from labkit.tokenizer import Tokenizer
 
 PERMUTATIONS = "permutations.json"
-"""The file with the orders; it stays in the finished folder."""
+"""The file with the orders. It is part of the finished folder."""
 
 
 @dataclass(frozen=True)

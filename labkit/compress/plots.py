@@ -1,4 +1,4 @@
-"""Figures of compression: which matrices are sensitive, and what quality a number of bits buys."""
+"""Figures of compression: how sensitive each matrix is, and how the quality depends on the number of bits."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ from labkit.config import GPTJConfig
 class WholeModel:
     """The arguments for a recipe that must see the whole model before the first block is written.
 
-    `ids` are the calibration windows. `folder` is the unfinished folder. Files that a recipe keeps there are still there for a
-    later call if the work is stopped.
+    `ids` are the calibration windows. `folder` is the unfinished folder. If the work is stopped, files in this folder are kept
+    for the next call.
     """
 
     checkpoint: Checkpoint

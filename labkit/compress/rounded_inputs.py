@@ -104,7 +104,8 @@ class RoundedInputs(Recipe):
         found = {name: block.tensors[name].to(dtype) for name in BLOCK_BIASES}
         for name, scale in scales.items():
             found |= self._matrix(name, block.tensors[f"{name}.weight"], scale)
-        return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))  # wide numbers first: aligned offsets
+        # Tensors with wide numbers come first in the file, so that all offsets are aligned.
+        return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))
 
     def head_tensors(
         self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype

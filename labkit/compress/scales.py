@@ -107,7 +107,7 @@ def searched(weight: Tensor, scheme: IntegerScheme, importance: Tensor | None = 
 
 
 def _least(best: Grid | None, least: Tensor, candidates: list[Grid], groups: Tensor, factors: Tensor) -> tuple[Grid, Tensor]:
-    """For each group the grid with the smallest error, of `best` with the error `least` and all candidates."""
+    """For each group, take the grid with the smallest error: `best`, whose error is `least`, or one of the candidates."""
     for candidate in candidates:
         integers, scales = _integers(candidate, groups)
         error = ((integers * scales - groups).square_() * factors).sum(-1)
@@ -119,7 +119,7 @@ def _least(best: Grid | None, least: Tensor, candidates: list[Grid], groups: Ten
 
 
 def _integers(grid: Grid, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """The integers less their zero point, in the dtype of `groups`, and the scales `[out, groups, 1]`."""
+    """The integers minus their zero point, in the dtype of `groups`, and the scales `[out, groups, 1]`."""
     zeros = None if grid.zero_points is None else grid.zero_points[..., None]
     scales = grid.scales[..., None].to(groups.dtype)
     integers = to_integers(groups, scales, zeros, grid.scheme).to(groups.dtype)

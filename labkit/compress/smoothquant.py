@@ -35,7 +35,7 @@ def check_alpha(alpha: float) -> None:
 
 
 def factors(channels: Tensor, weight: Tensor, alpha: float) -> Tensor:
-    """s `[in]` for inputs whose channels have these largest magnitudes `[in]`, and for a dense `weight` `[out, in]`."""
+    """The factors s `[in]`, from the largest magnitude of each input channel `[in]` and a dense `weight` `[out, in]`."""
     columns = weight.abs().amax(0).clamp_min(SMALLEST)
     return channels.clamp_min(SMALLEST).pow(alpha) / columns.pow(1 - alpha)
 

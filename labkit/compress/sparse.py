@@ -82,7 +82,7 @@ class Sparse(Recipe):
         return self.training is not None
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` if the rows of a matrix are not groups of four, or not groups that share a scale."""
+        """Raise `InvalidRequest` if a matrix's rows cannot be divided into groups of four, or into groups that share a scale."""
         for name, inputs in (("attention", config.hidden_size), ("fc_out", config.intermediate_size)):
             check_two_four(inputs, name)
             if self.scheme is not None:
@@ -198,7 +198,8 @@ class Sparse(Recipe):
                 found |= sparse_tensors(name, each.weight, each.mask, dtype)
             else:
                 found |= integer_tensors(name, each.integers, each.mask)
-        return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))  # wide numbers first: aligned offsets
+        # Tensors with wide numbers come first in the file, so that all offsets are aligned.
+        return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))
 
     def head_tensors(
         self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype

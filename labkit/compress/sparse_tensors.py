@@ -1,4 +1,4 @@
-"""Turns pruned matrices into the tensors and settings of files: kept numbers beside a bitmask (`checkpoints.sparse_matrix`)."""
+"""Turns pruned matrices into the tensors and settings of files: kept numbers and a bitmask (`checkpoints.sparse_matrix`)."""
 
 from __future__ import annotations
 

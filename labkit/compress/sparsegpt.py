@@ -4,9 +4,10 @@ E. Frantar, D. Alistarh: SparseGPT: Massive Language Models Can Be Accurately Pr
 https://arxiv.org/abs/2301.00774.
 
 It is GPTQ, except that some weights become 0 instead of being rounded; the formulas are in `labkit.compress.gptq`. Columns are
-processed from left to right. Before the first column of every four, the mask of the four columns is chosen: the two weights
-with the smallest errors w^2 / [U_jj]^2 are pruned, where U is the upper Cholesky factor of H^-1 (equation 4 of the paper, with
-the inverse Hessian of the columns that are left). With a grid, the kept weights are rounded in the same pass (section 3.5).
+processed from left to right. Before the first column of every four, the mask of the four columns is chosen: in each row, the
+two weights with the smallest errors w^2 / [U_jj]^2 are pruned. Here U is the upper Cholesky factor of H^-1 (equation 4 of the
+paper, with the inverse Hessian of the remaining columns). With a grid, the kept weights are rounded in the same pass (section
+3.5).
 """
 
 from __future__ import annotations

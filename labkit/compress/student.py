@@ -74,7 +74,7 @@ def spread_layers(teacher_layers: int, layers: int) -> list[int]:
 
 
 def matched_layers(teacher_layers: int, copied: Sequence[int]) -> list[int]:
-    """For each layer of the student, the layer of the teacher whose output it should have.
+    """For each layer of the student, the layer of the teacher whose output it should imitate.
 
     A student's layer replaces its own original and the removed layers after it. So it should have the output of the last of
     these layers. The last layer of the student matches the last layer of the teacher.

@@ -20,7 +20,7 @@ def share_of_rate(step: int, steps: int) -> float:
 
 
 def drawn(count: int, windows: int, seed: int, step: int) -> list[int]:
-    """Which of `count` windows step number `step` takes. Each pass over the text has another order."""
+    """Which of `count` windows step number `step` takes. Each pass over the text has its own random order."""
     chosen = []
     for place in range(step * windows, (step + 1) * windows):
         generator = torch.Generator("cpu").manual_seed(seed + 1_000_003 * (place // count))
@@ -36,7 +36,7 @@ def time_left(seconds: float) -> str:
 def add_divergence(model: DenseModel, leaves: Mapping[str, Tensor], window: Sequence[int], windows: int) -> float:
     """Add the gradients of one window's part of the loss to `leaves`, and return this part.
 
-    The loss compares two predictions: those of `model`, and those of `model` with some tensors replaced by `leaves`. It is the
+    The loss compares the predictions of `model` with its predictions after some tensors are replaced by `leaves`. It is the
     Kullback-Leibler divergence in nats per token, averaged over tokens and over `windows` windows.
     """
     with torch.no_grad():

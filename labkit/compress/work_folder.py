@@ -21,7 +21,7 @@ from labkit.home import write_atomically
 from labkit.json_file import read_json_object
 
 SETTINGS = "compression.json"
-"""The file that says how the model was compressed; it stays in the finished folder."""
+"""The file that says how the model was compressed. It is part of the finished folder."""
 TRAINING = "training.safetensors"
 """The file with the state of a training; it is not part of the finished folder."""
 

@@ -23,7 +23,7 @@ def written_windows(
     """Let the model `source` continue each window `continuations` times. Each result is as long as the window, in token ids.
 
     The results are saved in `file`. If the file exists, they are read from it, so that a stopped training continues with the
-    same text. Raises what `labkit.load` and `Engine.generate` raise.
+    same text. Raises the same errors as `labkit.load` and `Engine.generate`.
     """
     from labkit.engine import SamplingParams, load
 

@@ -96,7 +96,7 @@ class BadTextAutomaton:
 
     def banned(self, state: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Two sorted int64 tensors: the tokens that contain a whole word, and the tokens that complete a word in this state."""
-        self._holding = self._holding.to(device)  # copies to the device the first time only
+        self._holding = self._holding.to(device)  # copied to the device only the first time
         if state not in self._kept:
             tokens = torch.from_numpy(_union(self._completing(state))).to(device)
             if self._num_kept + len(tokens) > _MOST_KEPT:

@@ -36,9 +36,9 @@ class Bootstrap:
         self._windows = windows
 
     def ratio(self, sums: Tensor, counts: Tensor, transform: Callable[[Tensor], Tensor] = lambda ratio: ratio) -> Estimate:
-        """An estimate of `transform(sum of sums / sum of counts)`.
+        """Estimate `transform(sums.sum() / counts.sum())`. `sums` and `counts` are `[windows]` float64.
 
-        `sums` and `counts` are `[windows]` float64; `transform` is elementwise. A text of one window has no interval.
+        `transform` works elementwise. A text of one window has no interval.
         """
         value = float(transform(sums.sum() / counts.sum()))
         if self._windows < 2:

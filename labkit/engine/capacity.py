@@ -36,10 +36,10 @@ def num_slots_for(
 ) -> int:
     """How many tokens the cache holds: `num_slots`, or as many as fit into `cache_bytes` or into the free memory of `device`.
 
-    The cache needs one more slot, for padding. A number that follows from the free memory is never larger than what
-    `max_batch_size` sequences of full length need. part: the part of the model that `device` holds. quantized: whether the
-    cache holds 8-bit numbers (`QuantizedKVCache`). extra_slot_bytes: the bytes of a token in the cache of a draft model. This
-    cache must fit, too, but `num_slots` and `cache_bytes` count only the model's own cache.
+    The cache needs one more slot, for padding. If the free memory decides, the cache is never larger than `max_batch_size`
+    sequences of full length need. part: the part of the model that `device` holds. quantized: whether the cache holds 8-bit
+    numbers (`QuantizedKVCache`). extra_slot_bytes: the bytes of a token in the cache of a draft model. This cache must fit,
+    too, but `num_slots` and `cache_bytes` count only the model's own cache.
 
     Raises `InvalidRequest` if fewer than one slot is asked for, and `InsufficientResources` if no slot fits, or if fewer slots
     fit than were asked for.

@@ -106,7 +106,7 @@ class Draft:
             if not may_be_of_one(error):
                 raise
             self._failed = True
-            warnings.warn(f"the draft model failed, so the engine goes on without it: {error}", stacklevel=2)
+            warnings.warn(f"the draft model failed, so the engine continues without it: {error}", stacklevel=2)
         return [found.get(entry, []) for entry, _ in wanted]
 
     def writes(self, plan: Plan) -> None:

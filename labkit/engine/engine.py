@@ -56,9 +56,9 @@ class Engine:
     Servers use `add_request`, `step` and `cancel`; programs with an event loop use `astream` and `agenerate`. Any thread may
     call any method; steps run one at a time.
 
-    A request that fails in a step is ended alone: its caller gets `RequestFailed`, and the tokens of all other requests stay
-    the same. When a rank is lost, all callers get `RankFailed`. After Ctrl-C the requests of the interrupted call are ended,
-    and all other requests go on.
+    A request that fails in a step is ended alone: its caller gets `RequestFailed`, and the tokens of all other requests do not
+    change. When a rank is lost, all callers get `RankFailed`. After Ctrl-C the requests of the interrupted call are ended, and
+    all other requests go on.
 
     max_batch_size: how many sequences run at the same time. max_step_tokens: the most tokens that one forward pass computes; a
     longer prompt is computed in chunks, and running sequences go on between the chunks. prefix_reuse: whether computed keys and
@@ -331,7 +331,9 @@ class Engine:
             if not self._forward.survives_fork:
                 raise NotAvailable(NOT_IN_A_CHILD)
             self._is_copy = False
-            self._fail_all(NotAvailable("this process was forked while the request ran; only the parent goes on with it"))
+            self._fail_all(
+                NotAvailable("this process was forked while the request ran; only the parent process continues the request")
+            )
 
     def _run(self, requests: list[Request], inbox: deque[TokenEvent]) -> Iterator[TokenEvent]:
         """Run steps until these requests have ended. The steps also advance all other running requests."""

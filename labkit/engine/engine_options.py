@@ -12,7 +12,7 @@ from labkit.model.quantized_kv_cache import check_kv_cache_dtype
 from labkit.sampling_vocabulary import LARGEST
 
 MOST_TOKENS = 2**31 - 1
-"""The largest number of tokens in one step. Tokens are counted in int32."""
+"""The largest number of tokens in one step. A batch counts its tokens in int32."""
 MOST_SEQUENCES = 2**16
 """The largest number of sequences at a time. In the sampler's tensors, each sequence has a row as long as the vocabulary."""
 

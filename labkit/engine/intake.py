@@ -82,7 +82,7 @@ class RequestIntake:
         """Make one request for each prompt.
 
         number: if true, events carry the position of their prompt in this call; if false, they carry the id of their request.
-        Raises `InvalidRequest`, and makes no request at all, if the engine cannot run one of them.
+        If the engine cannot run one of the requests, raises `InvalidRequest` and makes no request at all.
         """
         asked = prompt_list(prompts)
         chosen_params = params_list(params, len(asked))

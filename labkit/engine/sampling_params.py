@@ -27,7 +27,8 @@ class SamplingParams:
     booleans and tuples.
 
     `top_k` and `top_p` limit a random draw. With temperature 0 nothing is drawn: the text is greedy, and a warning says so.
-    Other libraries often draw tokens at random by default, with temperature 1; write `temperature=1.0` to do the same here.
+    Other libraries often draw tokens at random by default, with temperature 1; write `temperature=1.0` to get the same
+    behaviour.
 
     Beam search draws nothing either. In beam search the temperature divides the logits (0 leaves them unchanged), and penalties
     and bans apply to log-probabilities, as in transformers.

@@ -115,8 +115,8 @@ class StepLoop:
     def step(self, forward: Forward) -> Generator[tuple[Sequence, TokenEvent], None, None]:
         """End one forward pass, and run one pass of each beam search. Yields the new tokens' events, sequence by sequence.
 
-        First, passes are begun until `forward.steps_in_flight` of them are in flight. After that, the oldest pass in flight is
-        ended. Nothing happens if no sequence runs.
+        First, new passes are begun until `forward.steps_in_flight` passes are in flight. After that, the oldest pass in flight
+        is ended. Nothing happens if no sequence runs.
         """
         if self._operations != (now := ops.replacements()):
             self._operations = now

@@ -52,9 +52,9 @@ class SessionSettings:
 
 
 def missing_provider(provider: str) -> str:
-    """Why a provider cannot be used here, as a sentence that begins with "not measured here". "" if it can be used.
+    """Why a provider cannot be used here, as a sentence that begins with "not measured here".
 
-    Raises `InvalidRequest` for an unknown provider.
+    The text is "" if the provider can be used. Raises `InvalidRequest` for an unknown provider.
     """
     if provider not in PROVIDERS:
         raise InvalidRequest(f"provider is {provider!r}; {', '.join(PROVIDERS)} are accepted")

@@ -81,7 +81,7 @@ def build_plan(
     explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)  # the only mode since TensorRT 10
     network = builder.create_network(0 if explicit is None else 1 << int(explicit))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(part.path)):  # unlike `parse`, this finds the weights beside the graph
+    if not parser.parse_from_file(str(part.path)):  # unlike `parse`, this call finds the file of weights beside the graph
         reasons = "; ".join(str(parser.get_error(number)) for number in range(parser.num_errors))
         raise CheckpointError(f"{part.path}: TensorRT {trt.__version__} cannot parse this graph ({reasons:.300})")
     config = builder.create_builder_config()

@@ -19,7 +19,7 @@ from labkit.graphs.runner import GraphModel
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}
 """The largest accepted relative error of an export's logits, compared with the engine in fp32."""
 PROMPTS = (1, 5, 19)
-"""The lengths of the compared prompts. A prompt of several tokens also runs in two pieces, so that the second uses the cache."""
+"""The lengths of the compared prompts. A prompt of several tokens also runs in two pieces; the second piece uses the cache."""
 NEW_TOKENS = 12
 
 

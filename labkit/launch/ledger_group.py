@@ -29,7 +29,7 @@ DTYPES = [
     for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 ]
 
-api: Any = dist  # the type stubs of torch.distributed lack most of what is used here
+api: Any = dist  # the type stubs of torch.distributed lack most of the functions that are used here
 c10d: Any = dist.distributed_c10d
 
 

@@ -84,7 +84,7 @@ class Team:
             self._end(members)
             raise
         if has_waited_in_vain(answers):
-            limit_passed("a rank waited in vain for the other ranks")
+            limit_passed("a rank waited for other ranks that did not join")
         if len(answers) < ranks:
             self._end(members)
         for member in members:

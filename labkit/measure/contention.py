@@ -108,7 +108,7 @@ class Contention:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One reading of counters, in seconds. They count from some time in the past.
+    """One reading of counters, in seconds. All counters start at some time in the past.
 
     waited: for each thread of this program (process id, thread id), the time during which the thread was ready to run but had
     no core. own: the processor time of this program. others: the processor time of all other programs. stolen: see `_stolen`.

@@ -37,7 +37,7 @@ class GlooGroup:
     ) -> None:
         self.rank, self.ranks, self.timeout = rank, ranks, timeout
         self.names = names or tuple(f"rank {number}" for number in range(ranks))
-        api: Any = dist  # the type stubs of torch.distributed lack most of what follows
+        api: Any = dist  # the type stubs of torch.distributed lack most of the functions that are used here
         self._group: Any = api.ProcessGroupGloo(api.PrefixStore(name, store), rank, ranks, NEVER)
         self._aborted = threading.Event()
         self._calls = self._bytes = 0
@@ -100,7 +100,7 @@ class GlooGroup:
     def close(self) -> None:
         """Wait until all broadcasts are finished, then end gloo's threads. The group cannot be used after this call.
 
-        After a failure the threads stay, because ending them would mean waiting for the failed call. Without a failure the
+        After a failure, the threads are not ended, because that would mean waiting for the failed call. Without a failure the
         threads must end, because one of gloo's threads releases a tensor a moment after its call is done. If the interpreter
         were exiting at that moment, the process would end with SIGABRT.
         """

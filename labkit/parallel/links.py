@@ -70,7 +70,7 @@ def create_groups(layout: Layout, device: torch.device = CPU) -> dict[str, Path]
 
 
 class Links:
-    """The groups that a rank belongs to; `group(name, member, names)` opens a group whose members have these names.
+    """The groups to which a rank belongs. `group(name, member, names)` opens a group; `names` are the names of its members.
 
     device: the device of this rank. On a GPU, the groups for data on GPUs are `NcclGroup`s, made from `store`; their calls are
     put on the GPU's queue. `aborted` is set when the ranks are told to stop.

@@ -43,7 +43,7 @@ class NcclGroup:
     def __init__(
         self, store: Any, name: str, rank: int, ranks: int, *, device: torch.device, names: tuple[str, ...] = ()
     ) -> None:
-        api: Any = dist  # the type stubs of torch.distributed lack most of what follows
+        api: Any = dist  # the type stubs of torch.distributed lack most of the functions that are used here
         if not dist.is_nccl_available():
             raise NotAvailable(
                 f"ranks on GPUs communicate through NCCL, but torch {torch.__version__} was built without NCCL; use device cpu"

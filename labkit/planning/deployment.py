@@ -60,7 +60,7 @@ class Deployment:
 
     @property
     def matrix_bytes(self) -> float:
-        """Bytes of one weight of a layer's matrices. With 2:4 sparsity, half of the values are kept, each with a 2-bit index."""
+        """Bytes of one weight of a layer's matrices. With 2:4 sparsity, half of them are kept, each with a 2-bit index."""
         bits = BITS[self.precision]
         return (bits / 2 + 1 if self.sparse else bits) / 8
 

@@ -85,7 +85,7 @@ class Work:
 
 
 def _product(plan: Deployment, tokens: float, matrix: float, element_bytes: float, found: Efficiencies) -> Parts:
-    """Seconds of matrix products with `matrix` weights per rank, by the smoothed roofline."""
+    """Seconds of matrix products, by the smoothed roofline. `matrix` is the number of weights per rank."""
     sparse = 2.0 if plan.sparse else 1.0
     reading = matrix * element_bytes / (_read_rate(plan) * found.read)
     computing = 2 * tokens * matrix / (_flop_rate(plan) * sparse * found.compute)

@@ -40,8 +40,9 @@ class Memory:
 def weight_bytes(plan: Deployment) -> float:
     """Bytes of the weights on the fullest rank.
 
-    A stage holds its layers. The first stage also holds the embedding, and the last stage also holds the head. If the head is
-    tied to the embedding but in another stage, it is a copy. Vectors and tables are stored in the dtype of the activations.
+    A stage holds its layers. The first stage also holds the embedding, and the last stage also holds the head. A tied head in
+    another stage than the embedding needs a copy of the embedding. Vectors and tables are stored in the dtype of the
+    activations.
     """
     shape, split = plan.shape, plan.tensor_parallel
     layers = shape.num_layers / plan.pipeline_parallel

@@ -1,4 +1,4 @@
-"""The published tables that come with labkit, and how far predictions are from them."""
+"""The published tables that come with labkit, and comparisons of predictions with them."""
 
 from __future__ import annotations
 

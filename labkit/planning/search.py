@@ -131,7 +131,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The plans, best first. If none meets the bound, `plans` is empty, and `nearest` and `why_none` say what is missing."""
+    """The plans, best first.
+
+    If no plan meets the bound, `plans` is empty, `nearest` is the nearest plan, and `why_none` is the reason.
+    """
 
     plans: list[Plan]
     tried: int

@@ -140,7 +140,11 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["export", "gptj-tiny", "--out", "x", "--platform", "tensorrt_plan"], 2, "runs on a GPU; name the GPU of each part"),
     (["compress", "gptj-tiny", "--out", "x", "--method", "int9"], 2, "method is 'int9'; int8-rtn"),
     (["compress", "gptj-tiny", "--out", ".", "--method", "int8"], 2, ". exists; give another target"),
-    (["compress", "gptj-tiny", "--out", "x", "--method", "mixed"], 2, "give --bits with the method mixed, and only with it"),
+    (
+        ["compress", "gptj-tiny", "--out", "x", "--method", "mixed"],
+        2,
+        "give --bits with the method mixed and with no other method",
+    ),
     (["compress", "gptj-tiny", "--out", "x", "--method", "mixed", "--bits", "1"], 2, "an average above 2 and at most 8.5"),
     (["compress", "gptj-tiny", "--out", "x", "--method", "int4-qat", "--steps", "0"], 2, "steps of the training is 0"),
     (["compress", "gptj-tiny", "--out", "x", "--method", "distill"], 2, "give --layers, for example --layers 4"),

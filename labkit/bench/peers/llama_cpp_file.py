@@ -82,7 +82,7 @@ def bytes_read_per_step(path: Path) -> int:
 def _write_q4_k_m(checkpoint: Checkpoint, path: Path) -> None:
     """Write the weights in the dtype in which they are stored, and let llama.cpp's own quantizer make the file from them.
 
-    Query, key and value stay apart, because the quantizer gives the value matrix more bits than the others.
+    Query, key and value are three separate matrices, because the quantizer gives the value matrix more bits.
     """
     wide = path.with_name("wide.gguf")
     stored = precision_name(checkpoint.weight_dtype)

@@ -26,8 +26,8 @@ def vllm_python() -> str:
     python = os.environ.get(VARIABLE, "")
     if not python:
         raise NotAvailable(
-            "peer vllm needs the package vllm in an environment of its own, because it needs its own version of torch; make a "
-            f"virtual environment, install labkit there with its extra 'vllm', and set {VARIABLE} to that environment's python"
+            "peer vllm needs the package vllm in a separate environment, because vllm needs another version of torch; make a "
+            "virtual environment, install labkit there with its extra 'vllm', and set {VARIABLE} to that environment's python"
         )
     return python
 

@@ -32,7 +32,7 @@ class BeamPrompt:
         groups = range(self.params.num_beam_groups)
         self.groups = [BeamGroup(self.params, sequence.max_new_tokens, ends, tree, row) for _ in groups]
         endings = len(sequence.stop_token_ids) + len(self.params.stop)
-        self._kept = max(2, 1 + endings)  # so many candidates per beam that enough of them go on if others end
+        self._kept = max(2, 1 + endings)  # enough candidates per beam, even if some of them end
 
     @property
     def done(self) -> bool:

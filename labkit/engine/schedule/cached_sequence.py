@@ -64,7 +64,10 @@ class CachedSequence:
 
     @property
     def begin(self) -> int:
-        """The next position to compute. If all positions are computed, it is the last position, whose logits are unused."""
+        """The next position to compute.
+
+        If all positions are computed, this is the last position, whose logits were not used yet.
+        """
         return min(self.computed, self.num_tokens - 1)
 
     @property
@@ -76,7 +79,7 @@ class CachedSequence:
     def scores_prompt(self) -> bool:
         """Whether log-probabilities of the prompt are still needed.
 
-        While they are needed, the whole prompt must be computed, and no part of it may come from the prefix cache.
+        While they are needed, the whole prompt must be computed; the prefix cache must not be used.
         """
         return self.sequence.params.prompt_logprobs is not None and not self.sequence.new_tokens
 

@@ -183,7 +183,7 @@ class Scheduler:
     def _decodes(self, steps: int, busy: Collection[CachedSequence]) -> list[CachedSequence]:
         """The sequences that decode in the next step.
 
-        They are the step's share of all decoding sequences, and each of them has a slot for its token. If slots are missing,
+        They are the step's share of all decoding sequences. Each sequence has a slot for its next token. If slots are missing,
         the sequences admitted last are preempted. A sequence in flight cannot be preempted. If the sequence admitted last is in
         flight, the sequences without a slot wait.
         """

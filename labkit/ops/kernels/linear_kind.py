@@ -1,4 +1,7 @@
-"""The interface of a kind of weight to its GPU kernels. Each kind is a file `linear_kind_<name>.py` with an object `KIND`."""
+"""The base class for kinds of weight, each with its GPU kernels.
+
+A kind has a file `linear_kind_<name>.py` with an object `KIND`.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ class LinearKind(ABC):
 
     @abstractmethod
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """The tiles of the kernel for few rows. `dtype` is that of x."""
+        """The tiles of the kernel for few rows. `dtype` is the dtype of x."""
 
     @abstractmethod
     def run(self, plan: Plan, x: Tensor, weight: Any, bias: Tensor | None, *, gelu: bool) -> Tensor:

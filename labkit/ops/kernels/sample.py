@@ -1,8 +1,8 @@
 """Sample one token per row in one launch. A program reads its row of logits several times; the row stays in the L2 cache.
 
 Nothing is sorted. Top-k and top-p keep all tokens above a threshold, and as many tokens at the threshold as needed, the first
-ones first. The threshold is found four bits at a time: each pass over the row tries sixteen thresholds at once and sums the
-number of tokens (or their probability) at or above each of them.
+ones first. The threshold is found four bits at a time. Each pass over the row tries sixteen thresholds at once. For each
+threshold, it counts the tokens at or above the threshold (or adds up their probabilities).
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def sample_triton(
     """`labkit.ops.sample` as a kernel.
 
     The kernel computes in float32, so near the border between two tokens it may choose another token than the torch version.
-    Each program decides what its row needs, so the host does not have to read the rows.
+    Each program decides which steps its row needs, so the host does not have to read the rows.
     """
     logits = logits.contiguous()
     rows, vocab_size = logits.shape

@@ -71,7 +71,7 @@ def jit(function: Callable[..., Any]) -> Kernel:
 
 
 def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
-    """`jit`, but the kernel is not compiled again when the arguments with these names have other values.
+    """Like `jit`, but other values of the arguments with these names do not make Triton compile the kernel again.
 
     By default, Triton compiles a kernel again when an integer is 1 or becomes a multiple of 16, or when an address becomes a
     multiple of 16 bytes. This is useful for the shapes of a model. But numbers and slices that describe a batch change in each
