@@ -82,7 +82,7 @@ class Sparse(Recipe):
         return self.training is not None
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` if a matrix's rows cannot be divided into groups of four, or into groups that share a scale."""
+        """Raise `InvalidRequest` if a matrix's rows cannot be divided into groups of four or into groups with a scale."""
         for name, inputs in (("attention", config.hidden_size), ("fc_out", config.intermediate_size)):
             check_two_four(inputs, name)
             if self.scheme is not None:

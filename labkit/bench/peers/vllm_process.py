@@ -27,7 +27,7 @@ def vllm_python() -> str:
     if not python:
         raise NotAvailable(
             "peer vllm needs the package vllm in a separate environment, because vllm needs another version of torch; make a "
-            "virtual environment, install labkit there with its extra 'vllm', and set {VARIABLE} to that environment's python"
+            f"virtual environment, install labkit there with its extra 'vllm', and set {VARIABLE} to that environment's python"
         )
     return python
 
