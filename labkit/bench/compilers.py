@@ -1,8 +1,7 @@
-"""Compares graph compilers.
+"""Compares graph compilers: the same graph runs as it is, in ONNX Runtime and under `torch.compile`. labkit's engine runs, too.
 
-The same graph runs unchanged, in ONNX Runtime and under `torch.compile`; labkit's engine runs, too. All engines take turns in
-one benchmark. The record also says what each compiler did: how many nodes it joined, the kernels and bytes of a step, the graph
-breaks, and the time that compiling took.
+All engines take turns in one benchmark. The record also says what each compiler did: how many nodes it joined, the kernels and
+bytes of a step, the graph breaks, and the time that compiling took.
 """
 
 from __future__ import annotations

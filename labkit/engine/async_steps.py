@@ -66,7 +66,7 @@ class AsyncSteps:
         advance: Callable[[], None],
     ) -> None:
         self._submit, self._withdraw, self._advance = submit, withdraw, advance
-        self._lock = threading.Lock()  # never held for long
+        self._lock = threading.Lock()  # no thread holds this lock for long
         self._arrived: list[Call] = []
         self._ended: list[Call] = []
         self._calls: list[Call] = []  # the running calls; only this object's thread uses the list

@@ -171,8 +171,8 @@ class Engine:
     def stream(self, prompts: Prompts, params: Params = None) -> Iterator[TokenEvent]:
         """Like `generate`, but yields one token at a time, in the order in which they are made.
 
-        If a prompt is not accepted, this call itself raises the error, not the first `next`. Work begins with the first `next`.
-        A stream frees its slots when it is closed or garbage-collected.
+        If a prompt is not accepted, this call raises the error immediately. Work begins with the first `next`. A stream frees
+        its slots when it is closed or garbage-collected.
         """
         inbox: deque[TokenEvent] = deque()
         return self._run(self._requests(prompts, params, inbox), inbox)

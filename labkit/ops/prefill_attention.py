@@ -49,7 +49,7 @@ def prefill_attention(
     the rows from `starts[s]` up to, but not including, `starts[s + 1]` (`starts` `[sequences + 1]` int32). `keys` and `values`
     are `[num_slots, num_heads, head_dim]` and already hold the new tokens. Sequence s owns the slots `slot_table[s,
     :lengths[s]]` (`slot_table` `[sequences, any]` int32, `lengths` `[sequences]` int32). The new tokens are in the last of
-    these slots. Each new token attends to its sequence's slots up to its own slot. Returns `[tokens, num_heads, head_dim]` in
-    the dtype of `query`.
+    these slots. Each new token attends to the slots of its sequence up to its own slot. Returns `[tokens, num_heads, head_dim]`
+    in the dtype of `query`.
     """
     return prefill_attention_reference(query, keys, values, slot_table, starts, lengths)

@@ -67,7 +67,7 @@ def sample(
     equal logits), any other value divides the logits. `top_k` `[rows]` int64 keeps the k highest logits (0 keeps all; among
     equal logits the lower token id is kept). `top_p` `[rows]` float64 then keeps the smallest set of tokens whose share of the
     remaining probability reaches p, at least one token. Then the kept probabilities are added up in the order of the
-    vocabulary. The token is chosen at which this sum passes the fraction `uniform(seeds, samples, positions)` of the total
-    (`seeds`, `samples` and `positions` are `[rows]` int64).
+    vocabulary. The first token at which this sum passes the fraction `uniform(seeds, samples, positions)` of the total is
+    chosen. `seeds`, `samples` and `positions` are `[rows]` int64.
     """
     return sample_reference(logits, temperature, top_k, top_p, seeds, samples, positions)

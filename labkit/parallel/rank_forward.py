@@ -42,7 +42,7 @@ class RankForward:
         self._forward: Callable[..., Tensor] = model.forward
         self._hidden_dtype = model.dtype
         if packed:
-            assert not isinstance(links.sums, NcclGroup), "a model packed for the CPU cannot add up on GPUs"
+            assert not isinstance(links.sums, NcclGroup), "a model that is packed for the CPU cannot use a group of GPUs"
             self._forward, self._hidden_dtype = NativeForward(model, links.sums, threads).run, torch.float32
 
     @classmethod

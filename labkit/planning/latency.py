@@ -125,7 +125,7 @@ def stage_parts(plan: Deployment, work: Work, found: Efficiencies) -> Parts:
 
 
 def choice_parts(plan: Deployment, rows: float, found: Efficiencies) -> Parts:
-    """Seconds of the head and of choosing `rows` tokens."""
+    """Seconds to compute the head and to choose `rows` tokens."""
     shape = plan.shape
     matrix = shape.vocab_size * shape.hidden_size / plan.tensor_parallel
     moving = found.logit_passes * rows * shape.vocab_size * 4.0 / _read_rate(plan)

@@ -68,7 +68,7 @@ class Verified:
     found: Fit
 
     def predicted_errors(self) -> list[float]:
-        """The errors of the rows that were not fitted; of all rows if all were fitted."""
+        """The errors of the rows that were not fitted. If all rows were fitted, the errors of all rows."""
         return [row.error for row in self.rows if not row.fitted] or [row.error for row in self.rows]
 
     def summary(self) -> str:
