@@ -40,7 +40,7 @@ class Parts:
         return Parts(*(getattr(self, part.name) * count for part in fields(self)))
 
     def in_a_pipeline(self, pieces: int, stages: int) -> Parts:
-        """The parts for `pieces` micro-batches in `stages` equal stages, from these parts of one micro-batch in one stage.
+        """Turn the parts of one micro-batch in one stage into the parts of `pieces` micro-batches in `stages` equal stages.
 
         Each stage is idle for the time of `stages` - 1 micro-batches (Huang et al. 2019, GPipe).
         """

@@ -20,7 +20,10 @@ tensor parallelism splits. FasterTransformer allocates all its buffers at once.
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the fullest rank. `workspace` holds the driver's and the libraries' memory, and the logits."""
+    """Bytes on the fullest rank, which needs the most memory.
+
+    `workspace` holds the driver's and the libraries' memory, and the logits.
+    """
 
     weights: float
     cache: float
