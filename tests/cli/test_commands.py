@@ -118,7 +118,7 @@ REFUSALS: list[tuple[list[str], int, str]] = [
         1,
         "64 ranks were asked for, one GPU each, but",
     ),
-    (["generate", "Once", "--device", "cuda:1", "--tensor-parallel", "2"], 2, "each rank needs a GPU of its own"),
+    (["generate", "Once", "--device", "cuda:1", "--tensor-parallel", "2"], 2, "each rank needs its own GPU"),
     (["generate", "Once", "--draft", "gptj-tiny", "--tensor-parallel", "2"], 2, "--draft gptj-tiny with 2 ranks"),
     (["generate", "Once", "--draft", "gone"], 2, "there is no model 'gone'"),
     (["doctor", "ada.json"], 2, "ada.json is given without --session"),

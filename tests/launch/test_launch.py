@@ -199,7 +199,7 @@ def harmed(number: int) -> None:
     ("number", "words"),
     [
         (signal.SIGKILL, "rank 1 of 2 on .* failed: its process was ended by signal 9"),
-        (signal.SIGSTOP, "rank 1 of 2 on .*: this rank does not answer"),
+        (signal.SIGSTOP, "rank 1 of 2 on .*: this rank did not answer"),
     ],
 )
 def test_a_rank_that_goes_is_named_and_nothing_is_left(number: int, words: str) -> None:
