@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def levels_plot(levels: Sequence[LevelFound], caption: str = "") -> Figure:
-    """Two rows of bars: kernels of a decode step, and megabytes that these kernels read and write, at each level.
+    """Two rows of bars: for each level, the kernels of a decode step, and the megabytes that these kernels read and write.
 
-    The bytes are split into weights, which no fusion saves, and everything else. Both numbers are at the end of a bar.
+    The bytes are divided into weights, which no fusion can save, and all others. Both numbers are at the end of a bar.
     """
     figure = plots.new_figure("A decode step at each optimisation level of ONNX Runtime", caption, height=4.4)
     kernels, moved = figure.subplots(1, 2)
