@@ -27,7 +27,7 @@ from labkit.plain_values import decode, encode
 
 @dataclass(frozen=True)
 class MadeSheet:
-    """What was written: the number of exercises and of bytes, and why an exercise was left out."""
+    """The result of `make_sheet`: numbers of exercises and of bytes, and the reason for each exercise that was left out."""
 
     exercises: int
     size: int
@@ -35,7 +35,7 @@ class MadeSheet:
 
 
 class _LeftOutError(Exception):
-    """The values of an exercise cannot be written down. The message is the reason, as a part of a sentence."""
+    """The values of an exercise cannot be stored on the sheet. The message is the reason, as a part of a sentence."""
 
 
 def make_sheet(

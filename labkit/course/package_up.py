@@ -30,7 +30,7 @@ def is_course_folder(folder: Path) -> bool:
 
 
 def zip_folder(folder: Path, archive: Path) -> None:
-    """Write a folder, with its own name as the first part of each path, to a zip file. Programs stay programs."""
+    """Write a folder, with its own name as the first part of each path, to a zip file. Executable files stay executable."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
         for path in _files(folder):
             entry = zipfile.ZipInfo(f"{folder.name}/{path.relative_to(folder).as_posix()}", _TIME)

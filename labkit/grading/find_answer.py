@@ -22,7 +22,8 @@ DECIDES = "The instructor's grader decides."
 
 
 def answer_to(exercise: Exercise) -> AnyAnswer:
-    """The answer to an exercise of the course: an `Answer` where labkit has its answers, otherwise what its sheet has.
+    """The answer to an exercise of the course: an `Answer` if this copy of labkit has the answers, otherwise the exercise's row
+    on the answer sheet.
 
     Raises `KeyError` if the exercise does not belong to the course.
     """

@@ -87,7 +87,7 @@ class LabState:
         elsewhere = [row for row in open_ones if row.is_not_measured]
         left = f"about {minutes} minutes left" if open_ones else "nothing left to do"
         if elsewhere:
-            left += f", {sum(row.exercise.minutes for row in elsewhere)} of them for what is not measured here"
+            left += f", {sum(row.exercise.minutes for row in elsewhere)} of them for exercises that are not measured here"
         done = f"{len(rows) - len(open_ones)} of {len(rows)} exercises done"
         return f"{done}; {len(elsewhere)} not measured here; {left}"
 

@@ -38,7 +38,7 @@ class Standing:
 
     @property
     def earned(self) -> int:
-        """The points that count: the highest points without the cost of the hints, and 0 for a solution that was shown."""
+        """The points that count: the highest points minus the cost of the hints; 0 if the solution was shown before a pass."""
         return 0 if self.given_up else max(self.points - self.hint_cost, 0)
 
     @property
@@ -49,7 +49,10 @@ class Standing:
         return f"Your hints cost {counted(self.hint_cost, 'point')}, so {self.earned} count." if self.hint_cost else ""
 
     def next_hint_cost(self, costs: HintCosts) -> int:
-        """What the next hint costs, in points. After a pass, a solution that was shown, or the third hint, it costs nothing."""
+        """What the next hint costs, in points.
+
+        Hints are free after a pass, after the solution was shown, and after the third hint.
+        """
         return 0 if self.points or self.given_up or self.hints >= len(costs) else costs[self.hints]
 
     @property
@@ -158,9 +161,9 @@ class Progress:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, Standing]]:
-        """Yield the standings.
+        """Yield the standings to a `with` block, which may change them.
 
-        The block may change them, and they are written at its end. A lock lets only one process at a time run such a block.
+        They are written at the end of the block. A lock lets only one process at a time run such a block.
         """
         if not self.is_kept:
             yield self.standings()

@@ -97,7 +97,7 @@ def release(lab: Lab, *, force: bool = False) -> list[Path]:
 
 
 CELL_SECONDS = 1800
-"""How long a cell of a solved lab may run. On a machine that many other programs keep busy, cells have taken more than 300."""
+"""Seconds that a cell of a solved lab may run. On a busy machine, cells have taken more than 300 seconds."""
 
 
 def execute(notebook: Any, folder: Path, name: str, timeout: int = CELL_SECONDS) -> Any:

@@ -1,4 +1,5 @@
-"""The course's own solution of an exercise, for a learner who has passed it or gives it up. No notebook is changed."""
+"""Shows the course's own solution of an exercise to a learner who has passed the exercise or gives up. No notebook is
+changed."""
 
 from __future__ import annotations
 

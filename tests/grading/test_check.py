@@ -269,7 +269,7 @@ def test_the_panel_tells_what_is_not_measured_here_and_when_nothing_is_left(
     left, there = sum(e.minutes for e in of_lab("04")) - serving[0].minutes, sum(e.minutes for e in elsewhere)
     words = (
         f"1 of {len(of_lab('04'))} exercises done; {len(elsewhere)} not measured here; "
-        f"about {left} minutes left, {there} of them for what is not measured here"
+        f"about {left} minutes left, {there} of them for exercises that are not measured here"
     )
     assert words in said
     assert f"{elsewhere[0].title}, 0/{elsewhere[0].points} points: not measured here: {lacks}\n" in said

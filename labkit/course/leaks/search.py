@@ -16,7 +16,7 @@ from labkit.course.leaks.texts import Text, code_in
 from labkit.grading.python_cells import UNPARSABLE, parse
 
 _MARKS = " \t#>"
-"""What stands before code in a comment, in a quotation, and at the prompt of Python."""
+"""The characters before code in a comment, in a quotation, and at Python's prompt."""
 
 
 @dataclass(frozen=True)

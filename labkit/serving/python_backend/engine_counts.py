@@ -11,7 +11,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass
 class EngineThreadCounts:
-    """What one engine thread has counted.
+    """The counters of one engine thread.
 
     requests: accepted prompts. tokens: generated tokens. steps: steps of the engine that generated tokens. batch_sizes: the
     number of these steps in each class of `BATCH_SIZES`. queue_seconds: summed over all requests, the

@@ -20,7 +20,8 @@ On a CPU, a prompt token takes about as long as a decoded token.
 """
 
 SMALL_MODEL = 100_000_000
-"""In models with fewer parameters than this, a step is so short that the server and its clients work as long as the step."""
+"""If a model has fewer parameters than this, the server and its clients need about as much time for a step as the engine
+itself."""
 
 MANY_CORES = 8
 

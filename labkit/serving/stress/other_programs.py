@@ -1,7 +1,6 @@
 """Finds out whether other programs disturb a stress test.
 
-The server and the generator of the load are not other programs for one another. If they share a machine, the load includes
-both.
+The server and the load generator do not count as other programs, even if they share a machine.
 """
 
 from __future__ import annotations
