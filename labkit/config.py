@@ -30,7 +30,7 @@ _MOST = {
     "vocab_size": 2**24,
     "intermediate_size": 2**20,
 }
-"""The largest accepted values. A value above its limit is a mistake and would need more memory than any machine has."""
+"""The largest accepted values. A larger value is a mistake: such a model would need more memory than any machine has."""
 LEAST_EPSILON, MOST_EPSILON = 1e-30, 1.0
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "{} is not GPT-J's GELU; 'gelu_new' (tanh form) is accepted"),

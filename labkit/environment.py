@@ -37,7 +37,8 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class CPU:
-    """A processor: its model, the cores that this process can keep busy, and the `INSTRUCTION_SETS` that it has."""
+    """A processor: its model, the number of cores that this process can keep busy, and those `INSTRUCTION_SETS` that the
+    processor has."""
 
     model: str
     architecture: str

@@ -27,18 +27,21 @@ def usable_cores() -> int:
 
 
 cores_at_start = functools.cache(usable_cores)
-"""`usable_cores()` when it was first needed. Reading it takes longer than a small operation."""
+"""The result of the first call of `usable_cores()`.
+
+It is kept, because reading it again takes longer than a small operation.
+"""
 
 
 def quotas(process: Path = PROCESS) -> list[float]:
-    """The CPU quotas of this process's cgroups and of the groups above, in cores: 1.5 is 150 ms of processor time in 100 ms."""
+    """The CPU quotas of this process's cgroups and of their parents, in cores: 1.5 means 150 ms of processor time in 100 ms."""
     return [quota for folder, version in group_folders("cpu", process) if (quota := _quota(folder, version)) is not None]
 
 
 def physical_cores(processors: Iterable[int], folder: Path = PROCESSORS) -> int:
     """The number of physical cores of these processors: two hardware threads of a core count once.
 
-    folder: where the kernel describes the processors. One that is not described there counts as a core.
+    folder: where the kernel describes the processors. A processor that is not described there counts as one core.
     """
     return len({_threads_of_core(number, folder) for number in processors})
 

@@ -12,7 +12,7 @@ MOST_BITS = 4096
 
 
 def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The JSON form of a value. Each tensor is put into `tensors` under a number, and the JSON form holds only this number.
+    """The JSON form of a value. Each tensor is stored in `tensors` under a number, and the JSON form contains only this number.
 
     Plain values are numbers, strings, booleans, None, tensors, lists, tuples, and dictionaries whose keys are strings or
     numbers. Any other value is replaced by the name of its type.

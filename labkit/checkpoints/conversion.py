@@ -114,7 +114,7 @@ def _check_apart(checkpoint: Checkpoint, place: Path) -> None:
 def _dtypes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     """The dtype in which each tensor is written: `dtype` if it is given, otherwise the tensor's own dtype in the source.
 
-    Some FasterTransformer files state the dtype that the weights had before they were widened to fp32; that dtype is then used.
+    If FasterTransformer files state the dtype that the weights had before they were converted to fp32, that dtype is used.
     """
     if dtype is None and isinstance(checkpoint, FasterTransformerCheckpoint):
         dtype = checkpoint.source_dtype

@@ -34,9 +34,9 @@ def doctor(
     """Show this machine, the installed versions, and which labs and exercises run here. If one does not run, the reason is
     shown.
 
-    With --session, also what each lab needs, and how long its set-up takes. Collect the JSON output of many machines, and give
-    the files to the same command for a table of the room. Files that are no reports are named, and the others still count; then
-    the exit status is 2.
+    With --session, also what each lab needs, and how long its set-up takes. If you collect the JSON output of many machines and
+    give the files to the same command, it prints a table of the room. Files that are not reports are named, and the other files
+    are used; the exit status is then 2.
 
     Example: labkit doctor --session --json > ada.json, then labkit doctor --session *.json
     """

@@ -1,6 +1,6 @@
 """The speed ladders of a class, merged from the learners' files: one table for each device and task.
 
-A file may contain anything. A file that cannot be used is left out, and one sentence says why.
+The content of a file is not trusted. A file that cannot be used is left out, and one sentence gives the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Cell:
     """A speed in tokens per second with its quartiles, and how many times as fast as the baseline it is.
 
     `times` is NaN if the rung or the baseline was disturbed or is missing. `disturbed` says what disturbed the rung. `count` is
-    the number of learners.
+    the number of learners in the cell.
     """
 
     speed: float
@@ -51,7 +51,7 @@ class Row:
 class Table:
     """The ladders of one task on one device.
 
-    The first of `rungs` is the baseline. `whole` are the medians of the class, if there are several learners.
+    The first of `rungs` is the baseline. `whole` has the medians of the class, if there are several learners.
     """
 
     device: str
@@ -94,7 +94,7 @@ def read_board(paths: Sequence[Path]) -> Board:
 def board_of(ladders: Iterable[tuple[str, SharedLadder]], remarks: Iterable[str] = ()) -> Board:
     """The board of these ladders, each with the name of its row.
 
-    A name that comes again gets a number, so that no file can take the place of another one.
+    If several ladders have the same name, a number is added to the name, so that no file replaces another one.
     """
     names: dict[str, int] = defaultdict(int)
     remarks = list(remarks)
@@ -124,7 +124,10 @@ def _table(device: str, task: Task, entries: Sequence[tuple[str, SharedLadder, l
 
 
 def _in_order(ladders: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The names of all rungs in the order of most ladders: by their middle position, and the commoner one first."""
+    """The names of all rungs, sorted by their median position in the ladders.
+
+    For equal positions, the more frequent rung comes first.
+    """
     places: dict[str, list[int]] = defaultdict(list)
     for ladder in ladders:
         for place, name in enumerate(ladder):

@@ -132,7 +132,7 @@ def _note_call(call: ast.Call, changes: Changes) -> None:
 def _note_unused(value: ast.expr, changes: Changes) -> None:
     """Record a call whose value is not used.
 
-    A call whose value is not used is assumed to change its object or its arguments.
+    Such a call is assumed to change its object or its arguments.
     """
     call = value.value if isinstance(value, ast.Await) else value
     if not isinstance(call, ast.Call):

@@ -152,7 +152,7 @@ def test_points_kept_do_not_count_for_a_notebook_as_it_is_now(tmp_path: Path, ca
     assert "✗ 0.3 The size of the cache: failed, 0/10 points. " in said
     total = sum(exercise.points for exercise in of_lab("00"))
     core = sum(exercise.points for exercise in of_lab("00") if exercise.core)
-    whole = f"0 of {total} points for the code that the notebooks hold now; core path: 0 of {core} points"
+    whole = f"0 of {total} points for the present code of the notebooks; core path: 0 of {core} points"
     assert said.splitlines()[-1] == whole
     assert (tmp_path / "progress.json").read_text() == before
 
