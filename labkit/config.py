@@ -113,7 +113,7 @@ class GPTJConfig:
         several = isinstance(given, list | tuple) and not one
         tokens = () if given is None else tuple(given) if several else (given,)
         if any(type(token) is not int for token in tokens):
-            accepted = "a token id or null is" if one else "a token id, a list of them or null is"
+            accepted = "a token id or null is" if one else "a token id, a list of token ids, or null is"
             raise InvalidRequest(f"GPT-J config: {name} is {given!r:.80}; {accepted} accepted")
         if outside := [token for token in tokens if not 0 <= token < self.vocab_size]:
             warnings.warn(

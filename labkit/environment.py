@@ -37,8 +37,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class CPU:
-    """A processor: its model, the number of cores that this process can keep busy, and those `INSTRUCTION_SETS` that the
-    processor has."""
+    """A processor: its model, the number of cores that this process can keep busy, and its `INSTRUCTION_SETS`."""
 
     model: str
     architecture: str

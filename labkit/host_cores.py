@@ -17,7 +17,8 @@ def usable_cores() -> int:
     """The number of cores that this process can keep busy, at least 1.
 
     The number is limited by the processors that the process may use (`taskset`, a job), by their physical cores, and by the CPU
-    quota of a container, rounded down: with more threads, the kernel would stop all of them for a part of each period.
+    quota of a container, rounded down. With more threads than the quota allows, the kernel would stop all threads for a part of
+    each period.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = physical_cores(os.sched_getaffinity(0))

@@ -37,7 +37,7 @@ def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 class Foreign:
-    """Replaces a value that was not plain; it is not equal to any other value."""
+    """Stands for a value that is not a plain value. It is not equal to any other value."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind

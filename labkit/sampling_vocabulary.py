@@ -286,9 +286,9 @@ PARAMETERS = (
         group=BEAMS,
         kind="choice",
         meaning="Decides when the search stops: true, false or never.",
-        detail="With True, the search stops when `num_beams` hypotheses have ended. With False, it stops when the best running beam, "
-        'at its present length, scores no better than the worst ended hypothesis. With "never", it stops when no running beam '
-        "can score better at any length.",
+        detail="With True, the search stops when `num_beams` hypotheses have ended. With False, it stops when the best running "
+        "beam, at its present length, scores no better than the worst ended hypothesis. With 'never', it stops when no running "
+        "beam can score better at any length.",
         default=False,
         option="--early-stopping",
     ),

@@ -94,7 +94,7 @@ def _check_request(form: str, tensor_parallel: int, pipeline_parallel: int, prec
         raise InvalidRequest(f"precision is {precision!r}; checkpoints are written in fp32, fp16 or bf16")
     if form == "hf" and (tensor_parallel, pipeline_parallel) != (1, 1):
         raise InvalidRequest(
-            "files in format hf are not split over ranks, and any number of ranks can read them; leave the parallel sizes at 1"
+            "files in format hf are not split over ranks: any number of ranks can read them; leave the parallel sizes at 1"
         )
     if form == "fastertransformer" and pipeline_parallel != 1:
         raise InvalidRequest(

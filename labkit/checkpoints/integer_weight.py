@@ -1,5 +1,4 @@
-"""A matrix stored as small integers with scales: the common form of all weight-only integer formats, independent of their
-files."""
+"""A matrix stored as small integers with scales: the common form of all weight-only integer formats."""
 
 from __future__ import annotations
 

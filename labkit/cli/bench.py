@@ -51,7 +51,7 @@ def bench(
         int, typer.Option(help="Keep cores busy with this many other processes, to measure as on a busy machine.")
     ] = 0,
     kv_cache_dtype: Annotated[
-        str, typer.Option(help="Also run labkit with a KV cache in these formats: int8,fp8 for example.")
+        str, typer.Option(help="Also run labkit with a KV cache in these formats, for example int8,fp8.")
     ] = "",
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     plot: Annotated[

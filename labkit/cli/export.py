@@ -101,7 +101,7 @@ def export(
 
 
 def print_levels(levels: Sequence[LevelFound]) -> None:
-    """Print a line for each level, what the strongest level joined, and the points of the lecture's list."""
+    """Print a line for each level, the operations that the strongest level joined, and the lecture's list of optimizations."""
     from labkit.graphs.lecture_list import lecture_list
 
     for level in levels:

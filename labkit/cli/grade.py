@@ -51,7 +51,7 @@ def grade(
         typer.Option(
             "--seed",
             envvar="LABKIT_GRADE_SEED",
-            help="A secret text. Inputs are made from it that no learner knows.",
+            help="A secret text, which decides the inputs, so that no learner knows the inputs.",
         ),
     ] = None,
     unsafe: Annotated[bool, typer.Option("--unsafe", help="Run learners' code without a sandbox, as your own user.")] = False,

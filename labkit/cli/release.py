@@ -46,7 +46,7 @@ def release(
     Example: labkit release --course --out dist/course
     """
     if course and check:
-        raise InvalidRequest("--check and --course cannot be given together; --course checks the notebooks of learners itself")
+        raise InvalidRequest("--check and --course cannot be given together; --course checks the learners' notebooks anyway")
     if not course and (out is not None or not answer_sheet or track != "full"):
         raise InvalidRequest("--out, --track and --no-answer-sheet are options of --course; give --course, too")
     if course:

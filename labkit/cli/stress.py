@@ -129,7 +129,9 @@ def _print_table(record: Record) -> None:
         )
     console = Console()
     console.print(table)
-    console.print("latencies: median / 99th percentile, from the time a request was due; good: within both limits")
+    console.print(
+        "latencies: median / 99th percentile, counted from the time a request was due; good: requests within both limits"
+    )
     for row in record.rows:
         for kind, count in row["errors"].items():
             console.print(f"{row['load']}: {count} x {kind}: {row['error_words'][kind]}", highlight=False)

@@ -25,8 +25,8 @@ def watch(
 ) -> None:
     """Check these notebooks now, and check them again each time you save them. Ctrl-C ends the command.
 
-    Only functions whose code has changed are checked again. The verdicts are those of `labkit check`. Changes of other files
-    in the notebook's folder are not noticed. The exit status is 0, whatever the verdicts are.
+    Only functions whose code has changed are checked again. The verdicts are the same as those of `labkit check`. Changes of
+    other files in the notebook's folder are not noticed. The exit status is 0, whatever the verdicts are.
 
     Example: labkit watch labs/01_huggingface_baseline.ipynb
     """

@@ -72,9 +72,9 @@ def build_course(
     the track "core", the notebooks have no extras.
 
     `checks` is the version of the course's checks. The folder `out` appears only if everything has succeeded. With `force`, a
-    course that was built before is replaced. Raises `LeakFound` if a reference, a known mistake or a solution is in what was
-    built; `InvalidRequest` if there is no such track, if `out` exists, or if `root` is not the folder of the labkit that runs;
-    `NotAvailable` if this copy of labkit has no answers, or if no wheel can be built here.
+    course that was built before is replaced. Raises `LeakFound` if the course contains a reference, a known mistake or a
+    solution; `InvalidRequest` if there is no such track, if `out` exists, or if `root` is not the folder of the labkit that
+    runs; `NotAvailable` if this copy of labkit has no answers, or if no wheel can be built here.
     """
     need_answers("release a course")
     _need_own_labkit(root)
@@ -86,7 +86,7 @@ def build_course(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
         work, made = Path(place), Path(place) / "made"
         course = _build(root, work, made, chosen, track, checks, with_sheet, say)
-        say("searching for answers in what was built")
+        say("searching for answers in the course")
         _refuse_leaks(root, course, chosen)
         _put(made, out, work / "old")
     return replace(course, out=out)

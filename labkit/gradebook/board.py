@@ -26,8 +26,8 @@ MOST_FILES = 2000
 class Cell:
     """A speed in tokens per second with its quartiles, and how many times as fast as the baseline it is.
 
-    `times` is NaN if the rung or the baseline was disturbed or is missing. `disturbed` says what disturbed the rung. `count` is
-    the number of learners in the cell.
+    `times` is NaN if the rung or the baseline was disturbed or is missing. `disturbed` describes the disturbance of the rung
+    ("" if there was none). `count` is the number of learners in the cell.
     """
 
     speed: float
@@ -63,7 +63,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Board:
-    """All tables of a class, by device and task, and the number of learners. `remarks` has a sentence for each odd file."""
+    """All tables of a class, by device and task, and the number of learners.
+
+    `remarks` has a sentence for each file that was left out or has a problem.
+    """
 
     tables: tuple[Table, ...]
     learners: int
@@ -102,7 +105,7 @@ def board_of(ladders: Iterable[tuple[str, SharedLadder]], remarks: Iterable[str]
     for name, ladder in ladders:
         names[name] += 1
         if names[name] == 2:
-            remarks.append(f"Several files have the name {name!r}; each of them has a row of its own.")
+            remarks.append(f"Several files have the name {name!r}; each file has its own row.")
         row = name if names[name] == 1 else f"{name} ({names[name]})"
         for place in dict.fromkeys((shared.device, shared.rung.task) for shared in ladder.rungs):
             rungs = [shared.rung for shared in ladder.rungs if (shared.device, shared.rung.task) == place]

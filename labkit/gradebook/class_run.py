@@ -39,7 +39,7 @@ AnyGraders = Graders | ExecutorGraders
 
 
 class Watcher(Protocol):
-    """Someone who watches a run, such as a progress bar. Names and files are not made safe to show yet."""
+    """An observer of a run, such as a progress bar. Names and files are not made safe to show yet."""
 
     def starts(self, items: int, submissions: int, known: int) -> object:
         """Grading starts: the number of items and submissions to grade, and of submissions that were graded before."""
@@ -53,7 +53,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Summary:
-    """The outcome of a run: how many submissions it graded, how many were known before, and what the exports show."""
+    """The outcome of a run: how many submissions it graded, how many were graded before, and the content of the exports."""
 
     gradebook: Path
     graded: int

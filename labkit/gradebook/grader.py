@@ -117,7 +117,9 @@ def _grade(task: GradeTask) -> Iterator[Verdict]:
     exercises = [find(name) for name in task.exercises]
     try:
         if digest(task.path) != task.sha256:
-            raise ValueError("the notebook, or a file beside it, changed after it was collected; grade it again")
+            raise ValueError(
+                "the notebook, or a file beside the notebook, changed after it was collected; grade the notebook again"
+            )
         submission = read_submission(task.path)
         sandbox = need_sandbox() if task.sandboxed else None
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The scores of learners: which attempt at a lab counts, how many of its points count, and what a lab's verdict is."""
+"""Computes the scores of learners: which attempt at a lab counts, how many of its points count, and the verdict on the lab."""
 
 from __future__ import annotations
 

@@ -31,9 +31,9 @@ SILENT_SECONDS = 2.0
 def check(function: Callable[..., Any]) -> Verdict:
     """Call `function` with the inputs of its exercise, show the verdict, and record it.
 
-    The name of the function tells to which exercise it belongs. A name to which the notebook assigns the function works too
-    (`kv_bytes = lambda ...`). Points from an earlier check are kept. If the function belongs to no exercise, `InvalidRequest`
-    names the functions that exist. Errors of the function itself are not raised.
+    The exercise is found by the name of the function. A name to which the notebook assigns the function works too (`kv_bytes =
+    lambda ...`). Points from an earlier check are kept. If the function belongs to no exercise, `InvalidRequest` names the
+    functions that exist. Errors of the function itself are not raised.
 
     If nbgrader executes the notebook, nothing is recorded, and `NoPoints` is raised unless the verdict is a pass (see
     `nbgrader_run`).

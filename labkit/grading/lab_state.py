@@ -17,7 +17,11 @@ from labkit.grading.verdict import NOT_MEASURED
 
 @dataclass(frozen=True)
 class Row:
-    """An exercise, its standing, and what this machine or this copy of labkit lacks for it ("" if nothing)."""
+    """An exercise and its standing.
+
+    `lacking` is a phrase about something that the exercise needs and this machine or copy of labkit lacks; "" if there is
+    nothing.
+    """
 
     exercise: Exercise
     standing: Standing
@@ -62,7 +66,7 @@ class LabState:
 
     @property
     def points(self) -> Points:
-        """The points that count, and those that can be reached, in all exercises and on the core path."""
+        """The points that count, and the points that can be reached, in all exercises and on the core path."""
         return points([(row.exercise, row.standing.earned, row.exercise.points) for row in self.rows])
 
     @property

@@ -150,7 +150,7 @@ def _job(exercise: Exercise, submission: Submission, seeds: Sequence[int]) -> di
 
 
 def judge_frame(answer: AnyAnswer, written: bytes, seeds: Sequence[int] = SEEDS) -> Verdict:
-    """The verdict on what a worker wrote. This may be anything, because a learner's code ran in the worker's process."""
+    """The verdict on what a worker wrote. The bytes are not trusted, because a learner's code ran in the worker's process."""
     try:
         text, data = unpack_frame(written)
         if len(text) > MOST_TEXT_BYTES:

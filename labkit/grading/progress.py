@@ -1,4 +1,4 @@
-"""The record of what a learner has done. It is kept on disk, so that nothing is lost at a restart."""
+"""The record of a learner's work. It is kept on disk, so that nothing is lost at a restart."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Standing:
 
     @property
     def remark(self) -> str:
-        """Why fewer points count than the checks gave; "" if all of them count."""
+        """The reason if fewer points count than the checks gave; "" if all points count."""
         if self.given_up:
             return "The solution was shown before, so this exercise earns no points."
         return f"Your hints cost {counted(self.hint_cost, 'point')}, so {self.earned} count." if self.hint_cost else ""
@@ -95,8 +95,8 @@ class Progress:
     def standings(self) -> dict[str, Standing]:
         """The standing of every exercise, by its name.
 
-        A file that is damaged, or that a newer labkit wrote, counts as empty. If this process keeps progress, the file is
-        renamed, so that it is not lost, and a sentence on stderr says so.
+        A file that is damaged, or that a newer labkit wrote, counts as empty. If this process may write, such a file is renamed
+        so that it is not lost, and a sentence on stderr names the new file.
         """
         found = {exercise.name: Standing() for exercise in all_exercises()}
         try:
@@ -142,7 +142,7 @@ class Progress:
     def next_hints(self, name: str, costs: HintCosts = FREE) -> list[int]:
         """Count one more hint and its cost, and return which hints to show.
 
-        This is the next hint or, if all three hints have been shown, all of them.
+        The result is the next hint or, after the third hint, all three hints.
         """
         seen = self.standings()[name].hints
         number = self.next_hint(name, costs)

@@ -1,5 +1,7 @@
-"""Shows the course's own solution of an exercise to a learner who has passed the exercise or gives up. No notebook is
-changed."""
+"""Shows the course's own solution of an exercise to a learner who has passed it or gives up.
+
+No notebook is changed.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ is the directory as `labkit.load` runs it. The measures are those of `labkit.eng
 each with a 95 % interval from a seeded bootstrap over the windows. `better` compares rows with each other on the same windows:
 the change of perplexity from the first method to the second. `kept` is the share of magnitude that a 2:4 mask keeps of every
 matrix, with the channels in their order and permuted. Seconds are those of `compress`; the machine may have had other work.
-With `--work`, directories and rows that are there are used again. The last line is one JSON object.
+With `--work`, directories and rows are kept in the folder and used again. The last line is one JSON object.
 """
 
 from __future__ import annotations

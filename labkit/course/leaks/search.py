@@ -21,7 +21,7 @@ _MARKS = " \t#>"
 
 @dataclass(frozen=True)
 class Found:
-    """An answer in a text: its line (counted from 1), what it is, and the place in the course that it comes from."""
+    """An answer in a text: its line (counted from 1), the kind of answer, and its source in the course."""
 
     line: int
     what: str

@@ -13,8 +13,7 @@ from labkit.serving.channels import client_library, grpc_client
 
 Array = NDArray[Any]
 CHANGED = "present.", "past_key_values."
-"""The server returns a cache tensor under a name with the first prefix; the next request sends it back with the second
-prefix."""
+"""The server returns cache tensors with the first prefix; the next request sends them with the second prefix."""
 
 
 class GraphClient:

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-"""Upper limits of the classes for the number of sequences in a step. Larger numbers form one more class."""
+"""Upper limits of the classes for the number of sequences in a step. Larger numbers are counted in a further class."""
 
 
 @dataclass

@@ -229,7 +229,7 @@ class Outbox:
         self._queue.put((send, what))
 
     def close(self) -> None:
-        """Send what is left, and end the thread."""
+        """Send the waiting responses, and end the thread."""
         self._queue.put(None)
         self._thread.join()
 

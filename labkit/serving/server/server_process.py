@@ -70,7 +70,7 @@ class StartSettings:
         options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "5"}
         for service, port in zip(("http", "grpc", "metrics"), self.ports, strict=True):
             options |= {f"{service}-address": self.address, f"{service}-port": str(port)}
-        # The pool is small: each allocation in it grows to the largest request that it has held, and never shrinks again.
+        # The pool is small, because an allocation in the pool grows to the largest request that it has held, and never shrinks.
         options["grpc-infer-allocation-pool-size"] = "1"
         options["backend-config"] = f"python,shm-region-prefix-name={regions}"
         guardian = [sys.executable, "-m", "labkit.serving.server.guardian", str(os.getpid()), str(self.folder.path), regions]

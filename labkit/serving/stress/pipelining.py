@@ -45,7 +45,10 @@ class Alone:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A served model under load: users, requests that were answered, seconds, and how other programs disturbed it ("")."""
+    """A served model under load: the number of users, the number of answered requests, and the seconds.
+
+    `disturbed` says how other programs disturbed the load; "" if they did not.
+    """
 
     users: int
     requests: int

@@ -82,8 +82,8 @@ def fell_behind(run: StressRun) -> str:
     if not late:
         return ""
     return (
-        f"the load generator itself was {' and '.join(late)} (99th percentile): latencies are counted from when a request was "
-        "due, so they include this delay; reduce the load, or run the stress test on another machine than the server"
+        f"the load generator itself was {' and '.join(late)} (99th percentile): a latency begins when the request was due, so "
+        "it includes this delay; reduce the load, or run the stress test on another machine than the server"
     )
 
 
