@@ -328,7 +328,8 @@ PARAMETERS = (
         name="logprobs",
         group=REPORT,
         kind="whole number",
-        meaning="Report the log-probability of each new token, and of this many likeliest tokens at its position.",
+        meaning="Report the log-probability of each new token, and as many of the likeliest tokens at its position as this "
+        "number says.",
         detail="Log-probabilities are the model's own, before penalties and temperature. None reports nothing; 0 reports "
         "only the chosen token. The served model takes True or False, and reports only the chosen tokens.",
         may_be_none=True,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DISTILL = "distill"
 SHOWN = 20
-"""The progress of a training is printed after every so many steps."""
+"""The number of training steps between two lines of progress."""
 
 
 def compress(

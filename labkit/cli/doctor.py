@@ -149,7 +149,7 @@ def _print_tables(
     cpu = machine.cpu
     table.add_row("system", machine.system)
     table.add_row("processor", f"{cpu.model}, {counted(cpu.usable_cores, 'core')} usable, {cpu.architecture}")
-    listed = machine.system.startswith("Linux")  # macOS has no list in /proc; the next row names the set that is used
+    listed = machine.system.startswith("Linux")  # macOS has no list in /proc
     no_sets = "none of the sets that labkit looks for" if listed else "this system does not list them"
     table.add_row("instruction sets", ", ".join(cpu.instruction_sets) or no_sets)
     used = kernels["instruction_set"] or f"not used: {kernels['why_not']}; torch's own kernels run"

@@ -19,7 +19,7 @@ from labkit.grading.verdict import NOT_MEASURED
 class Row:
     """An exercise and its standing.
 
-    `lacking` is a phrase about something that the exercise needs and this machine or copy of labkit lacks; "" if there is
+    `lacks` is a phrase about something that the exercise needs and this machine or copy of labkit lacks; "" if there is
     nothing.
     """
 

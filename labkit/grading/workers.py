@@ -82,7 +82,7 @@ class Workers:
         """Run the job in this file, in a worker whose current folder is `folder` unless it is in a sandbox.
 
         When the worker ends, everything that it has started is ended. `needs` are those folders of `sandbox.HIDDEN` that the
-        worker can see. In a sandbox, a function for which other folders are hidden runs in another sandbox.
+        worker can see. If a function needs other folders than the previous one, it gets a new sandbox.
         """
         if self._host and self._host.needs != tuple(needs):
             self._end_host()

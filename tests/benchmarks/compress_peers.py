@@ -6,8 +6,8 @@ All rows have the same form: int8 with a scale for each row, or int4 with a scal
 int8 by row. NNCF also rounds the embedding to int8. Calibrated rows of all libraries see the same windows of the same text.
 Only the stored weights are compared: every row runs in float32 with activations that are not rounded, and
 `labkit.engine.compare` measures its distance to the dense model. `--packages FOLDER` adds a folder to the search path, in which
-peers were installed with `pip install --no-deps --target FOLDER torchao`. A peer that is missing is named as *not measured
-here*. With `--work`, rows that are already in the folder are used again. The last line is one JSON object.
+peers were installed with `pip install --no-deps --target FOLDER torchao`. A library that is not installed is listed as *not
+measured here*. With `--work`, rows that are already in the folder are used again. The last line is one JSON object.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def _strings(where: str, value: Any) -> Iterator[Text]:
 
 
 def _joined(source: Any) -> str:
-    """A text that may be stored as a list: of lines with their ends, or of parts, such as those of a traceback."""
+    """Join a text that may be stored as a list of lines with line ends, or as a list of parts (a traceback, for example)."""
     if isinstance(source, str):
         return source
     parts = list(map(str, source))
