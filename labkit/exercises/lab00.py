@@ -84,7 +84,9 @@ def _cache_cases(seed: int) -> list[Case]:
         [draw.randrange(1, 2000) for _ in range(33)],
     ]
     return [
-        Case(f"{label}, {counted(len(lengths), 'sequence')}, {size} bytes per element", (bare(config), lengths, size))
+        Case(
+            f"{label}, {counted(len(lengths), 'sequence')}, {counted(size, 'byte')} per element", (bare(config), lengths, size)
+        )
         for (label, config), lengths, size in zip(some_configs(seed), batches, (2, 4, 2, 1, 2), strict=True)
     ]
 

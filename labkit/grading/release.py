@@ -116,5 +116,22 @@ def execute(notebook: Any, folder: Path, name: str, timeout: int = CELL_SECONDS)
         raise LabkitError(f"{name} does not run: {str(error).strip()[-1500:]}") from error
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-    notebook.metadata.pop("widgets", None)
+    remove_widgets(notebook)
     return notebook
+
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def remove_widgets(notebook: Any) -> None:
+    """Remove the widgets from the outputs. Their kernel has ended, and JupyterLab shows an error in place of such a widget.
+
+    A widget's HTML twin stays. A widget that has only a line of text, such as a progress bar, is removed whole.
+    """
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("data", {}).pop(WIDGET_VIEW, None) and set(output.data) == {"text/plain"}:
+                output.data.clear()
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("data", True)]

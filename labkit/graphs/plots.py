@@ -32,7 +32,7 @@ def levels_plot(levels: Sequence[LevelFound], caption: str = "") -> Figure:
     )
     moved.bar_label(bars, labels=[f"{other:.2f}" for other in others], fontsize=plots.NUMBER_SIZE, padding=2)
     moved.set_xlabel("megabytes read and written")
-    moved.legend(fontsize=plots.NUMBER_SIZE, loc="lower right")
+    moved.legend(fontsize=plots.NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     for axes in (kernels, moved):
         axes.set_yticks(list(places), names)
         axes.invert_yaxis()

@@ -64,6 +64,7 @@ def test_a_row_belongs_to_its_plan() -> None:
         assert not row.fitted
 
 
+@pytest.mark.long
 def test_two_plans_are_run_here(tmp_path: Path) -> None:
     settings = CheckSettings(
         batches=(1,), precisions=("fp32",), tensor_parallel=(1,), prompt_tokens=9, new_tokens=4, seconds=0.1

@@ -25,7 +25,6 @@ from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.measure import Ceilings, Record, Roofline, Timing, roofline
 from labkit.measure.disturbed import COMMAND_AGAIN, disturbed_note
 from labkit.parallel import Layout
-from tests.sampled import one_in
 
 RUN = importlib.import_module("labkit.bench.run")
 LIMITS = Ceilings("cpu", 1, 1e10, {"fp32": 1e14, "bf16": 1e14, "fp16": 1e14})
@@ -171,6 +170,7 @@ def test_ranks_for_which_there_are_no_gpus_are_named(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
+@pytest.mark.long
 def test_labkit_on_several_ranks_makes_the_same_tokens_and_notes_its_communication(quick: BenchSettings) -> None:
     found = run_bench(replace(quick, against=(), tensor_parallel=(1, 2), pipeline_parallel=(1, 2), rounds=1, seconds=0.1))
     assert [row["engine"] for row in found.rows[:4]] == ["labkit", "labkit-tp1-pp2", "labkit-tp2-pp1", "labkit-tp2-pp2"]
@@ -339,7 +339,8 @@ def test_nothing_measured_at_all_is_refused_with_the_reasons(quick: BenchSetting
         run_bench(replace(quick, against=()))
 
 
-@pytest.mark.parametrize("asked", one_in(2, [True, False]))
+@pytest.mark.long
+@pytest.mark.parametrize("asked", [True, False])
 def test_one_at_a_time_when_asked_or_when_memory_is_short(
     asked: bool, quick: BenchSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,7 @@ def test_references_pass_in_the_server(monkeypatch: pytest.MonkeyPatch, name: st
 
 @with_server
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize(("name", "number"), one_in(3, PLANTED))
+@pytest.mark.parametrize(("name", "number"), one_in(8, PLANTED))
 def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     mistake = answer_to(BY_FUNCTION[name]).mistakes[number]
     verdict = first_good(
@@ -251,7 +251,7 @@ CHEATS: tuple[tuple[Any, Callable[..., Any]], ...] = (
 
 @with_server
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize(("exercise", "function"), one_in(3, CHEATS), ids=[function.__name__ for _, function in CHEATS])
+@pytest.mark.parametrize(("exercise", "function"), one_in(6, CHEATS), ids=[function.__name__ for _, function in CHEATS])
 def test_cheats_fail(exercise: Any, function: Callable[..., Any]) -> None:
     verdict = verdict_on(exercise, function)
     assert verdict.verdict == FAILED
@@ -259,6 +259,7 @@ def test_cheats_fail(exercise: Any, function: Callable[..., Any]) -> None:
 
 
 @with_server
+@pytest.mark.long
 def test_a_model_that_ends_its_process_or_hangs_is_said_and_the_next_one_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     def deadly(texts: Any, encode: Any, pad: int) -> Any:
         import os
@@ -280,6 +281,7 @@ def test_a_model_that_ends_its_process_or_hangs_is_said_and_the_next_one_is_serv
 @PINNED
 @COUNTED
 @with_server
+@pytest.mark.long
 def test_a_model_that_other_programs_keep_waiting_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process shares a core with other programs."""
 
@@ -395,7 +397,7 @@ HONEST: tuple[tuple[Any, Callable[..., Any]], ...] = (
 
 
 @with_server
-@pytest.mark.parametrize(("exercise", "function"), HONEST, ids=[function.__name__ for _, function in HONEST])
+@pytest.mark.parametrize(("exercise", "function"), one_in(4, HONEST), ids=[function.__name__ for _, function in HONEST])
 def test_honest_ways_pass(exercise: Any, function: Callable[..., Any]) -> None:
     verdict = verdict_on(exercise, function, (11, 23))
     assert verdict.verdict == PASSED, str(verdict)

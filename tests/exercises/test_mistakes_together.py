@@ -17,6 +17,7 @@ from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED
 from tests.grading.forms import an_answer, on
+from tests.sampled import as_long
 
 LEAST_PAIRS = {
     "parameter_count": 40,
@@ -29,7 +30,7 @@ LEAST_PAIRS = {
 }
 
 
-@pytest.mark.parametrize("seeds", [SEEDS, (5, 600), (7,)])
+@pytest.mark.parametrize("seeds", [SEEDS, as_long((5, 600)), as_long((7,))])
 @pytest.mark.parametrize("name", LEAST_PAIRS)
 def test_every_two_mistakes_that_compose_are_named(name: str, seeds: tuple[int, ...]) -> None:
     exercise, tried = find(name), 0

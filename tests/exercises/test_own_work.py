@@ -21,6 +21,7 @@ from labkit.grading.run_statements import define
 from labkit.grading.submission import submission_of
 from labkit.grading.verdict import FAILED, PASSED
 from tests.exercises.learners import solved_cells
+from tests.sampled import one_in
 
 
 def rebuilt(config: Any) -> int:
@@ -149,7 +150,7 @@ def test_what_a_function_is_given_may_be_used(name: str, function: Callable[...,
 CALLED_HERE = [one for one in all_exercises() if one.run is directly and "triton" not in one.requires]
 
 
-@pytest.mark.parametrize("exercise", CALLED_HERE, ids=lambda one: one.function)
+@pytest.mark.parametrize("exercise", one_in(3, CALLED_HERE), ids=lambda one: one.function)
 def test_the_course_solutions_are_own_work(exercise: Exercise) -> None:
     scope: dict[str, Any] = {"__name__": "__main__"}
     with torch.enable_grad():  # a set-up cell switches gradients off; after the block they are on again

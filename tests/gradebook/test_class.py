@@ -159,6 +159,7 @@ def test_the_page_of_the_class_shows_the_ladders(whole: Graded) -> None:
     assert "30.0 tokens/s" in page
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_without_grading_twice(killed: tuple[Path, int]) -> None:
     out, before = killed
     assert before >= 1
@@ -168,6 +169,7 @@ def test_a_killed_run_goes_on_without_grading_twice(killed: tuple[Path, int]) ->
     assert [finished is None for (finished,) in query(out, "SELECT finished FROM run ORDER BY id")] == [True, False]
 
 
+@pytest.mark.long
 def test_two_jobs_and_a_kill_give_the_same_gradebook(whole: Graded, killed: tuple[Path, int]) -> None:
     results = (
         "SELECT name, lab, file, sha256, exercise, verdict, points, message, details FROM current_result"

@@ -35,6 +35,7 @@ def test_without_bubblewrap_the_command_refuses(place: Path, monkeypatch: pytest
     assert "2 submissions graded" in said
 
 
+@pytest.mark.long
 def test_the_secret_belongs_to_the_version_of_the_checks(place: Path) -> None:
     try:
         need_sandbox()

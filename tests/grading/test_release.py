@@ -12,7 +12,7 @@ import pytest
 from labkit.errors import InvalidRequest, LabkitError
 from labkit.exercises.registry import exercise as find
 from labkit.grading.lab_notebooks import cut_solutions, solved_notebook, student_notebook
-from labkit.grading.release import Lab, edited_by_a_person, find_labs, release, stale
+from labkit.grading.release import WIDGET_VIEW, Lab, edited_by_a_person, find_labs, release, remove_widgets, stale
 
 SOURCE = """\
 # %% [markdown]
@@ -196,3 +196,19 @@ def test_a_folder_without_labs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "solutions" / "notes.py").write_text("")
     with pytest.raises(InvalidRequest, match=r"has no solutions/NN_slug\.py"):
         find_labs(tmp_path)
+
+
+# Widgets ----------------------------------------------------------------------------------------------------------------
+def test_of_a_widget_only_its_html_stays() -> None:
+    shown = [
+        {WIDGET_VIEW: {"model_id": "1"}, "text/plain": "rounds: 0/5"},
+        {WIDGET_VIEW: {"model_id": "2"}, "text/plain": "6.1", "text/html": "<b>6.1</b>"},
+        {"text/plain": "7"},
+    ]
+    cell = nbformat.v4.new_code_cell("1")  # type: ignore[no-untyped-call]
+    cell.outputs = [nbformat.v4.new_output("display_data", data) for data in shown]  # type: ignore[no-untyped-call]
+    cell.outputs.append(nbformat.v4.new_output("stream", text="printed"))  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})  # type: ignore[no-untyped-call]
+    remove_widgets(notebook)
+    assert [output.get("data") for output in cell.outputs] == [{"text/plain": "6.1", "text/html": "<b>6.1</b>"}, shown[2], None]
+    assert "widgets" not in notebook.metadata

@@ -79,7 +79,7 @@ def checked(folder: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", one_in(2, CASES))
+@pytest.mark.parametrize("name", one_in(5, CASES))
 def test_the_verdict_is_that_of_jupyter(name: str, in_jupyter: dict[str, Any], checked: dict[str, Any]) -> None:
     if isinstance(in_jupyter[name], str):  # there was nothing to check
         assert in_jupyter[name] == "NameError"
@@ -88,7 +88,7 @@ def test_the_verdict_is_that_of_jupyter(name: str, in_jupyter: dict[str, Any], c
         assert checked[name] == in_jupyter[name]
 
 
-@pytest.mark.parametrize("name", one_in(2, CASES))
+@pytest.mark.parametrize("name", one_in(5, CASES))
 def test_the_verdict_is_the_one_that_is_due(name: str, checked: dict[str, Any]) -> None:
     assert (checked[name][0] == PASSED) == (name not in FAILING), checked[name]
     assert len(checked[name][2]) < 1000

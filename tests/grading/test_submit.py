@@ -92,6 +92,7 @@ def test_a_saved_notebook_gives_a_copy_and_a_receipt_and_keeps_older_ones(run: R
     assert f"Hand in this copy: {second.parent / 'lab.ipynb'}" in output[-1]
 
 
+@pytest.mark.long
 def test_functions_that_are_not_saved_are_named(run: Run, tmp_path: Path) -> None:
     """Unsaved are: a default value of a helper, and a function that is not in the file at all."""
     write(tmp_path / "lab.ipynb", FILE[:-1])
@@ -103,6 +104,7 @@ def test_functions_that_are_not_saved_are_named(run: Run, tmp_path: Path) -> Non
     assert not (tmp_path / "submitted").exists()
 
 
+@pytest.mark.long
 def test_after_a_restart_it_says_what_was_not_compared_and_what_is_gone(run: Run, tmp_path: Path) -> None:
     write(tmp_path / "lab.ipynb", FILE)
     run(SET_UP, SCALE, RIGHT, CHECK)
@@ -113,6 +115,7 @@ def test_after_a_restart_it_says_what_was_not_compared_and_what_is_gone(run: Run
     assert "Passed before, but the file holds no answer now: kv_cache_bytes. Is the notebook saved?" in output[-1]
 
 
+@pytest.mark.long
 def test_a_decorated_function_and_a_lambda_are_compared(run: Run, tmp_path: Path) -> None:
     cached = "import functools\n@functools.cache\ndef scaled(count):\n    return 2 * count"
     short = "kv_cache_bytes = lambda config, lengths, size: scaled(sum(lengths))"

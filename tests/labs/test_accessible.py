@@ -15,7 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from labkit.grading.notebook_kernel import run_cells
-from labkit.grading.release import find_labs
+from labkit.grading.release import find_labs, remove_widgets
 from labkit.home import fresh_home
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     notebook: Any = new_notebook(cells=[new_markdown_cell("# A lab"), *map(new_code_cell, CELLS)])  # type: ignore[no-untyped-call]
     with fresh_home():
         run_cells(notebook, folder, timeout=600, kernel_name="python3", coalesce_streams=True)
-    notebook.metadata.pop("widgets", None)  # as `labkit release` does
+    remove_widgets(notebook)  # as `labkit release` does
     page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
     (folder / "lab.html").write_text(page, "utf-8")
     return folder / "lab.html"

@@ -20,6 +20,7 @@ from labkit.launch import Each, RankRaisedError, launch, shut_down
 from labkit.measure.busy_machine import BusyMachine
 from tests.busy_core import COUNTED, PINNED, busy_core
 from tests.patience import PATIENCE, is_running
+from tests.sampled import as_long
 
 FACTOR = 3
 
@@ -246,7 +247,7 @@ def keeps_rank_0_waiting(kind: str) -> None:
 
 @PINNED
 @COUNTED
-@pytest.mark.parametrize(("kind", "timeout"), [("computes", 3.0), ("sleeps", 8.0)])
+@pytest.mark.parametrize(("kind", "timeout"), [("computes", 3.0), as_long("sleeps", 8.0)])
 def test_a_wait_in_vain_is_excused_only_if_other_programs_kept_a_rank_waiting(kind: str, timeout: float) -> None:
     for pid in launch(os.getpid, 2, timeout=timeout).values:  # The next call uses the same group, so the ranks need not meet.
         psutil.Process(pid).cpu_affinity([min(os.sched_getaffinity(0))])

@@ -76,7 +76,8 @@ def rank_of(process: psutil.Process) -> str:
     return if_alive(process.environ, {}).get("RANK", "")
 
 
-@pytest.mark.parametrize("harm", one_in(2, [signal.SIGSTOP, signal.SIGKILL]))
+@pytest.mark.parametrize("harm", [signal.SIGSTOP, signal.SIGKILL])
+@pytest.mark.long
 def test_a_rank_that_goes_ends_the_run_and_is_named(harm: signal.Signals) -> None:
     arguments = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", "--monitor-interval", "0.2"]
     sampling = ["--max-new-tokens", "200", "--num-samples", "60", "--temperature", "1"]
@@ -149,8 +150,9 @@ def run_on(hosts: tuple[str, str], layout: Layout, folder: Path) -> str:
     return (folder / "0.out").read_text()
 
 
-@pytest.mark.parametrize("link", one_in(2, ["fast", "slow"]))
-@pytest.mark.parametrize("layout", one_in(2, [Layout(2, 1), Layout(1, 2)]))
+@pytest.mark.parametrize("link", ["fast", "slow"])
+@pytest.mark.parametrize("layout", [Layout(2, 1), Layout(1, 2)])
+@pytest.mark.long
 def test_two_hosts(hosts: tuple[str, str], layout: Layout, link: str, expected: list[list[int]], tmp_path: Path) -> None:
     if link == "slow":
         shape = ["tc", "qdisc", "add", "dev", "lk-a", "root", "tbf", "rate", "10mbit", "burst", "32kbit", "latency", "400ms"]

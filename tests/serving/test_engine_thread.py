@@ -31,16 +31,22 @@ SHORT = SamplingParams(max_new_tokens=5)
 
 
 class Kept:
-    """The messages that come back for a job."""
+    """The messages that come back for a job. If it `is_held`, its first token stops the engine until `may_go_on` is set.
 
-    def __init__(self) -> None:
+    A test that submits something while another job runs holds the engine: its own thread may get no time for a second.
+    """
+
+    def __init__(self, is_held: bool = False) -> None:
         self.tokens: list[int] = []
         self.failures: list[LabkitError] = []
-        self.began, self.over = threading.Event(), threading.Event()
+        self.began, self.over, self.may_go_on = threading.Event(), threading.Event(), threading.Event()
+        if not is_held:
+            self.may_go_on.set()
 
     def on_event(self, _job: Any, event: Any) -> None:
         self.tokens.append(event.token_id)
         self.began.set()
+        self.may_go_on.wait(PATIENCE)
         if event.finish_reason is not None:
             self.over.set()
 
@@ -49,8 +55,8 @@ class Kept:
         self.over.set()
 
 
-def submit(host: EngineThread, prompt: Any, params: SamplingParams, **more: Any) -> tuple[Any, Kept]:
-    kept = Kept()
+def submit(host: EngineThread, prompt: Any, params: SamplingParams, is_held: bool = False, **more: Any) -> tuple[Any, Kept]:
+    kept = Kept(is_held)
     return host.submit(prompt, params, on_event=kept.on_event, on_failure=kept.on_failure, **more), kept
 
 
@@ -65,13 +71,18 @@ def host() -> Iterator[EngineThread]:
 def test_requests_join_a_running_one_and_get_what_the_engine_gives_alone(host: EngineThread) -> None:
     texts = ["In the beginning", "Call me", "It was"]
     alone = labkit.load("gptj-tiny").generate(texts, SHORT)
-    long, kept = submit(host, "Now", LONG)
+    long, kept = submit(host, "Now", LONG, is_held=True)
     assert kept.began.wait(PATIENCE)
     others = [submit(host, text, SHORT)[1] for text in texts]
-    assert all(other.over.wait(PATIENCE) for other in others)
+    others[-1].may_go_on.clear()  # the long one cannot end before this test has looked
+    kept.may_go_on.set()
+    assert all(other.over.wait(PATIENCE) for other in others[:-1])
+    assert others[-1].began.wait(PATIENCE)
     assert not kept.over.is_set(), "the long one was here first, and goes on"
-    assert [other.tokens for other in others] == [output.token_ids for output in alone]
     long.cancel()
+    others[-1].may_go_on.set()
+    assert others[-1].over.wait(PATIENCE)
+    assert [other.tokens for other in others] == [output.token_ids for output in alone]
     assert kept.over.wait(PATIENCE)
     assert isinstance(kept.failures[0], Cancelled)
     assert f"it had generated {len(kept.tokens)} tokens" in str(kept.failures[0])
@@ -121,12 +132,34 @@ def test_what_is_not_counted_changes_no_count(host: EngineThread) -> None:
     assert (counts.requests, counts.tokens, counts.steps, sum(counts.batch_sizes)) == (1, 5, 5, 5)
 
 
+LIMIT = r"4 requests are running or waiting \(2 \+ a queue of 2\), which is the limit"
+
+
 def test_more_than_may_wait_are_refused_with_the_limit(host: EngineThread) -> None:
-    jobs = [submit(host, "Now", LONG)[0] for _ in range(4)]
-    with pytest.raises(Overloaded, match=r"4 requests are running or waiting \(2 \+ a queue of 2\), which is the limit"):
-        submit(host, "Now", LONG)
-    for job in jobs:
-        job.cancel()
+    _, kept = submit(host, "Now", LONG, is_held=True)
+    assert kept.began.wait(PATIENCE)
+    for _ in range(3):
+        submit(host, "Now", SHORT)
+    with pytest.raises(Overloaded, match=LIMIT):
+        submit(host, "Now", SHORT)
+    kept.may_go_on.set()
+
+
+def test_a_request_on_its_way_into_the_engine_counts(host: EngineThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    add, came, may_go_on = host.engine.add_request, threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> int:
+        came.set()
+        assert may_go_on.wait(PATIENCE)
+        return add(*arguments)
+
+    monkeypatch.setattr(host.engine, "add_request", slowly)
+    jobs = [submit(host, "Now", SHORT)[1] for _ in range(4)]
+    assert came.wait(PATIENCE)
+    with pytest.raises(Overloaded, match=LIMIT):
+        submit(host, "Now", SHORT)
+    may_go_on.set()
+    assert all(kept.over.wait(PATIENCE) for kept in jobs)
 
 
 @pytest.mark.parametrize(
@@ -192,10 +225,23 @@ def test_a_lost_rank_is_named_to_all_who_come_behind(host: EngineThread, monkeyp
         submit(host, "Now", LONG)
 
 
+def _is_refused(host: EngineThread) -> bool:
+    try:
+        submit(host, "Now", SHORT)
+    except Cancelled:
+        return True
+    return False
+
+
 def test_whoever_is_under_way_is_told_when_the_host_closes() -> None:
     host = EngineThread(labkit.load("gptj-tiny"))
-    _, kept = submit(host, "Now", LONG)
-    host.close()
+    _, kept = submit(host, "Now", LONG, is_held=True)
+    assert kept.began.wait(PATIENCE)
+    closing = threading.Thread(target=host.close)
+    closing.start()
+    wait_for(lambda: _is_refused(host), "the host to close")
+    kept.may_go_on.set()
+    closing.join()
     assert kept.over.wait(PATIENCE)
     assert isinstance(kept.failures[0], Cancelled)
     with pytest.raises(Cancelled, match="being unloaded"):
@@ -236,15 +282,19 @@ def test_calls_over_the_socket(host: EngineThread, remote: tuple[RemoteEngine, E
     assert [one["stop_tokens"] for one in found[0]] == [0, 0]
 
 
-def test_refusals_and_cancellation_over_the_socket(remote: tuple[RemoteEngine, EngineSocket, Path]) -> None:
+def test_refusals_and_cancellation_over_the_socket(host: EngineThread, remote: tuple[RemoteEngine, EngineSocket, Path]) -> None:
     found, done, _ = call(remote[0], [[5], [6]], [{"max_new_tokens": 6}, {"max_new_tokens": -1}])
     assert done.wait(PATIENCE)
     assert isinstance(found[0], InvalidRequest)
     found, done, _ = call(remote[0], [[5]], [{"nonsense": 6}])
     assert done.wait(PATIENCE)
     assert isinstance(found[0], InvalidRequest)
+    _, kept = submit(host, "Now", SHORT, is_held=True)
+    assert kept.began.wait(PATIENCE)
     found, done, cancel = call(remote[0], [[5]], [{"max_new_tokens": 400, "ignore_eos": True}])
     cancel()
+    wait_for(lambda: host._withdrawn, "the message that cancels")
+    kept.may_go_on.set()
     assert done.wait(PATIENCE)
     assert isinstance(found[0], Cancelled)
     found, done, _ = call(remote[0], [[5]], [{"max_new_tokens": 400, "ignore_eos": True}], seconds=0.05)
@@ -256,8 +306,11 @@ def test_an_engine_that_goes_fails_its_calls_and_one_that_comes_back_is_found(
     host: EngineThread, remote: tuple[RemoteEngine, EngineSocket, Path]
 ) -> None:
     engine, served, path = remote
+    _, kept = submit(host, "Now", SHORT, is_held=True)
+    assert kept.began.wait(PATIENCE)
     found, done, _ = call(engine, [[5]], [{"max_new_tokens": 400, "ignore_eos": True}])
     served.close()
+    kept.may_go_on.set()
     assert done.wait(PATIENCE)
     assert isinstance(found[0], NotAvailable)
     with pytest.raises(NotAvailable, match="no engine answers"):

@@ -7,6 +7,7 @@ import torch
 from labkit.exercises.case import Case
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.lab05.draws import Draws
+from labkit.plurals import counted
 
 SHAPES = ((1, 2), (3, 8), (2, 7), (5, 1), (4, 33))
 
@@ -21,7 +22,10 @@ def _integers(draws: Draws, rows: int, columns: int) -> torch.Tensor:
 def _pack_cases(seed: int) -> list[Case]:
     draws = Draws(seed)
     shapes = [*SHAPES, (draws.pick.randrange(2, 9), draws.pick.randrange(9, 50))]
-    cases = [Case(f"{rows} rows, {columns} columns", (_integers(draws, rows, columns),)) for rows, columns in shapes]
+    cases = [
+        Case(f"{counted(rows, 'row')}, {counted(columns, 'column')}", (_integers(draws, rows, columns),))
+        for rows, columns in shapes
+    ]
     real = draws.real_weight(6, 64)
     real = (real / real.abs().amax(1, keepdim=True) * 7).round().to(torch.int8)
     zeros = torch.zeros(2, 6, dtype=torch.int8, device="cpu")
@@ -63,7 +67,9 @@ def _unpack_cases(seed: int) -> list[Case]:
         width = -(-columns // 2)
         drawn = [draws.pick.randrange(256) for _ in range(rows * width - 2)]
         packed = torch.tensor([0x1F, *drawn, 0xE0][: rows * width], dtype=torch.uint8, device="cpu").view(rows, width)
-        cases.append(Case(f"{rows} rows of {width} bytes, {columns} columns", (packed, columns)))
+        cases.append(
+            Case(f"{counted(rows, 'row')} of {counted(width, 'byte')}, {counted(columns, 'column')}", (packed, columns))
+        )
     return cases
 
 

@@ -6,6 +6,7 @@ import random
 
 from labkit.exercises.case import Case
 from labkit.exercises.exercise import Exercise
+from labkit.plurals import counted
 
 
 def _cases(seed: int) -> list[Case]:
@@ -15,7 +16,7 @@ def _cases(seed: int) -> list[Case]:
         out, columns = draw.randrange(2, 700), 8 * draw.randrange(1, 90)
         rows.append((out, columns, draw.randrange(1, out * columns), draw.choice([1, 2, 4])))
     return [
-        Case(f"{out} x {columns}, {kept} kept, {size} bytes each", (out, columns, kept, size))
+        Case(f"{out} x {columns}, {kept} kept, {counted(size, 'byte')} each", (out, columns, kept, size))
         for out, columns, kept, size in rows
     ]
 

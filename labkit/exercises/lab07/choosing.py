@@ -20,7 +20,12 @@ def _cases(seed: int) -> list[Case]:
         error[-1] = draw.uniform(0.02, 0.3)
         table = {name: (begin[k], step[k] / 1e3, error[k]) for k, name in enumerate(draw.sample(NAMES, len(NAMES)))}
         for steps, most in ((1, 1e-3), (draw.randrange(5_000, 20_000), 1e-3), (10**7, error[-1]), (10**7, 1e-3), (10**6, 1e-9)):
-            cases.append(Case(f"table {number + 1}, {steps:,} steps, an error of at most {most:.2g}", (table, steps, most)))
+            cases.append(
+                Case(
+                    f"table {number + 1}, {steps:,} step{'s' * (steps > 1)}, an error of at most {most:.2g}",
+                    (table, steps, most),
+                )
+            )
     return cases
 
 

@@ -6,6 +6,7 @@ import random
 
 from labkit.exercises.case import Case
 from labkit.exercises.exercise import Exercise
+from labkit.plurals import counted
 
 
 def _cases(seed: int) -> list[Case]:
@@ -16,7 +17,7 @@ def _cases(seed: int) -> list[Case]:
         for _ in range(6)
     ]
     return [
-        Case(f"{size:,} bytes, {ranks} ranks, {rate / 1e9:.1f} GB/s", (size, ranks, hop, rate))
+        Case(f"{size:,} bytes, {counted(ranks, 'rank')}, {rate / 1e9:.1f} GB/s", (size, ranks, hop, rate))
         for size, ranks, hop, rate in rows
     ]
 

@@ -160,7 +160,7 @@ class EngineThread:
             with self._changed:
                 while not (self._arrived or self._withdrawn or self._jobs or self._closed):
                     self._changed.wait()
-                arrived, self._arrived = self._arrived, []
+                arrived = list(self._arrived)
                 withdrawn, self._withdrawn = self._withdrawn, []
                 closed = self._closed
             if closed:
@@ -178,14 +178,20 @@ class EngineThread:
             self._note_state()
 
     def _admit(self, job: Job) -> None:
+        """Hand a job to the engine. Until then it stays in `_arrived`, so that `submit` always counts it."""
+        failed = None
         try:
             number = self.engine.add_request(job.token_ids, job.params)
         except LabkitError as error:
-            job.on_failure(error)
-            return
+            failed = error
         with self._changed:
-            self._jobs[number] = job
-        self.counts.requests += job.is_counted
+            self._arrived.remove(job)
+            if failed is None:
+                self._jobs[number] = job
+        if failed is not None:
+            job.on_failure(failed)
+        else:
+            self.counts.requests += job.is_counted
 
     def _end(self, job: Job, error: LabkitError) -> None:
         """End a job before it is done. Does nothing if the job has ended already."""
