@@ -1,4 +1,4 @@
-"""`solved("name")`: the learner's function if it passes, otherwise None and a sentence, so that a cell goes on without it."""
+"""`solved("name")`: the learner's function if it passes, otherwise None and a sentence, and the cell goes on without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sums in docs/course_session.md are those of the exercises, and its commands, options and links exist."""
+"""The sums in docs/course_session.md agree with the exercises, and its commands, options and links exist."""
 
 from __future__ import annotations
 

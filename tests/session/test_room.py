@@ -1,4 +1,4 @@
-"""A report is read back as it was, a file that is no report is refused in one sentence, and many reports become one room."""
+"""A report is read back unchanged, another file is refused in one sentence, and many reports become one room."""
 
 from __future__ import annotations
 
