@@ -1,4 +1,4 @@
-"""Sensitivity and mixed precision: damages are those of the model with one matrix replaced; the choice is the best one."""
+"""Sensitivity and mixed precision: a damage is measured with one matrix replaced, and the chosen bits are the best choice."""
 
 from __future__ import annotations
 

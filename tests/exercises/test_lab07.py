@@ -1,4 +1,4 @@
-"""What lab 07 shows: its examples are right, gptj-tiny's graph has the groups and seams it says, and the figures show them."""
+"""What lab 07 shows: its examples are right, and gptj-tiny's graph and the figures have the groups and seams it names."""
 
 from __future__ import annotations
 
