@@ -267,7 +267,7 @@ def test_without_an_answer_a_broken_rule_is_still_a_fail(become: Callable[[Sheet
     def fuse_qkv(query: Any, key: Any, value: Any) -> Any:
         return query.mul_(2)
 
-    assert check_quietly(find("fuse_qkv"), fuse_qkv).message == "Your function changes its argument 1; work on a copy."
+    assert check_quietly(find("fuse_qkv"), fuse_qkv).message == "Your function changes its argument 'query'; work on a copy."
 
     def step_traffic(*args: Any) -> Any:
         from labkit.plurals import counted

@@ -271,7 +271,7 @@ def test_a_known_mistake_earns_its_sentence_and_an_unknown_one_a_description() -
     assert "is not right: it is too large" in unknown.message  # one row, so one number
     now_and_then = verdict_on(lambda rows, scale: rows.sum(-1) * (scale if len(rows) > 1 else 1), mistakes=mistakes)
     assert now_and_then.message != "mistake 0"
-    assert "every element is half the right value" in now_and_then.message
+    assert "it is half the right value" in now_and_then.message
 
 
 def test_wrong_on_the_last_input_only_is_found() -> None:
