@@ -6,13 +6,13 @@ lab: env  ## the environment, a look at the machine, JupyterLab at lab 00
 test: env  ## the tests of everything that a change can break
 	.venv/bin/python -m tests
 
-test-all: env  ## those, and the ones marked `long`
+test-all: env  ## the same tests, and those marked `long`
 	.venv/bin/python -m tests --all
 
 tour: env  ## the solved labs without a browser, and their speed ladders
 	.venv/bin/labkit tour
 
-course: env  ## proves the whole course: runs and grades every solved lab, and the untouched labs at zero; verdicts, times, ladders
+course: env  ## runs and grades every solved lab (must get full marks) and every untouched lab (must get zero)
 	.venv/bin/python -m tests.benchmarks.whole_course
 
 env:  ## the environment alone
@@ -20,7 +20,7 @@ env:  ## the environment alone
 
 PEERS = hf,hf-compiled,ctranslate2,openvino
 
-bench: env  ## labkit against its peers, growth, perplexity and the memory of loading, on this machine; writes the records
+bench: env  ## labkit and other engines, growth, perplexity and the memory of loading, on this machine; writes the records
 	.venv/bin/labkit bench --batch 1,8 --against $(PEERS) --save tests/benchmarks/results/cpu_gptj_tiny_fp32.json
 	for precision in fp32 bf16 int8 int4; do .venv/bin/labkit bench --model gpt-j-405m-synthetic --precision $$precision \
 		--batch 1,8 --new-tokens 32 --against $(PEERS) --save tests/benchmarks/results/cpu_gpt_j_405m_$$precision.json || exit 1; done

@@ -1,4 +1,6 @@
-"""A probe: ends with status 0 if the models answer a real request, or answer other requests meanwhile; otherwise with 1.
+"""A health probe of the models in a server.
+
+It exits with status 0 if each model answers a real request, or answers other requests meanwhile; otherwise with 1.
 
 python docker/answers.py [MODEL...]     models of the server in this container; gptj if left out
 """

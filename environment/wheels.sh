@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Put the source and the manylinux wheels of labkit into dist/: one for this machine's architecture and, where a cross-compiler
-# is installed, one for 64-bit ARM. A wheel knows nothing of Python's version. It does not hold libgomp, because torch brings it.
+# is installed, one for 64-bit ARM. A wheel works with every Python version. It does not contain libgomp, because torch has its own copy.
 #   PYTHON=python3.12 environment/wheels.sh     picks the interpreter
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROCESS = Path("/proc/self")
-"""The folder of this process, from which its groups are read."""
+"""The folder in /proc from which the groups of this process are read."""
 
 
 def group_folders(controller: str, process: Path = PROCESS) -> Iterator[tuple[Path, int]]:
     """The folders of the groups that can limit this process, each with its version, from its own group up to the mount point.
 
-    controller: memory or cpu. Nothing is found where there are no groups. process: the folder of the process in /proc.
+    controller: memory or cpu. The result is empty if the system has no groups. process: the folder of the process in /proc.
     """
     paths = _paths(process)
     with contextlib.suppress(OSError):

@@ -30,7 +30,7 @@ _MOST = {
     "vocab_size": 2**24,
     "intermediate_size": 2**20,
 }
-"""The largest accepted values. A value above its limit is a mistake and would need more memory than any machine has."""
+"""The largest accepted values. A larger value is a mistake: such a model would need more memory than any machine has."""
 LEAST_EPSILON, MOST_EPSILON = 1e-30, 1.0
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "{} is not GPT-J's GELU; 'gelu_new' (tanh form) is accepted"),
@@ -113,7 +113,7 @@ class GPTJConfig:
         several = isinstance(given, list | tuple) and not one
         tokens = () if given is None else tuple(given) if several else (given,)
         if any(type(token) is not int for token in tokens):
-            accepted = "a token id or null is" if one else "a token id, a list of them or null is"
+            accepted = "a token id or null is" if one else "a token id, a list of token ids, or null is"
             raise InvalidRequest(f"GPT-J config: {name} is {given!r:.80}; {accepted} accepted")
         if outside := [token for token in tokens if not 0 <= token < self.vocab_size]:
             warnings.warn(

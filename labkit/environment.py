@@ -37,7 +37,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class CPU:
-    """A processor: its model, the cores that this process can keep busy, and the `INSTRUCTION_SETS` that it has."""
+    """A processor: its model, the number of cores that this process can keep busy, and its `INSTRUCTION_SETS`."""
 
     model: str
     architecture: str

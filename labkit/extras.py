@@ -1,4 +1,4 @@
-"""Tells which of labkit's extras installs a missing package."""
+"""Finds the extra of labkit that installs a missing package."""
 
 from __future__ import annotations
 

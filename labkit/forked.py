@@ -30,10 +30,10 @@ def is_forked_child() -> bool:
 
 
 def count_as_new() -> None:
-    """Count this forked child as a process that was not forked.
+    """Treat this forked child like a process that was not forked.
 
-    Only for children of a process that has imported modules and nothing more: it has started no thread, and computed nothing
-    with torch or with the native library.
+    Call this only if the parent has done nothing but import modules: the parent must not have started a thread, or computed
+    anything with torch or with the native library.
     """
     global _is_child
     _is_child = False

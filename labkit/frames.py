@@ -46,7 +46,7 @@ def receive_frame(source: socket.socket, most_bytes: int | None = None) -> tuple
 
 
 def _exactly(source: socket.socket, size: int) -> bytes | None:
-    """The next `size` bytes; None if the other side is gone before all of them have arrived."""
+    """The next `size` bytes; None if the other side is gone before all bytes have arrived."""
     found = bytearray()
     while len(found) < size:
         try:

@@ -54,7 +54,9 @@ def fresh_home() -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file, a text as UTF-8. Readers see all of the old content or all of the new content, even after a crash.
+    """Write a file; a text is written as UTF-8.
+
+    Readers see all of the old content or all of the new content, even after a crash.
 
     A file that exists keeps its permissions. A new file can be read by everybody, and written by its owner.
     """
@@ -75,7 +77,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def set_aside(path: Path) -> Path:
     """Rename a file that cannot be read, and return its new path: `progress.damaged`, or `progress-2.damaged` and so on.
 
-    So a new file can be written, and neither this file nor one that was set aside before is lost. Raises `FileNotFoundError` if
+    A new file can then be written under the old name, and no file that was set aside is lost. Raises `FileNotFoundError` if
     another process has just renamed it.
     """
     kept = make_new(path.with_suffix(".damaged"), lambda free: free.touch(exist_ok=False))

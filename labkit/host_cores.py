@@ -17,7 +17,8 @@ def usable_cores() -> int:
     """The number of cores that this process can keep busy, at least 1.
 
     The number is limited by the processors that the process may use (`taskset`, a job), by their physical cores, and by the CPU
-    quota of a container, rounded down: with more threads, the kernel would stop all of them for a part of each period.
+    quota of a container, rounded down. With more threads than the quota allows, the kernel would stop all threads for a part of
+    each period.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = physical_cores(os.sched_getaffinity(0))
@@ -27,18 +28,21 @@ def usable_cores() -> int:
 
 
 cores_at_start = functools.cache(usable_cores)
-"""`usable_cores()` when it was first needed. Reading it takes longer than a small operation."""
+"""The result of the first call of `usable_cores()`.
+
+It is kept, because reading it again takes longer than a small operation.
+"""
 
 
 def quotas(process: Path = PROCESS) -> list[float]:
-    """The CPU quotas of this process's cgroups and of the groups above, in cores: 1.5 is 150 ms of processor time in 100 ms."""
+    """The CPU quotas of this process's cgroups and of their parents, in cores: 1.5 means 150 ms of processor time in 100 ms."""
     return [quota for folder, version in group_folders("cpu", process) if (quota := _quota(folder, version)) is not None]
 
 
 def physical_cores(processors: Iterable[int], folder: Path = PROCESSORS) -> int:
     """The number of physical cores of these processors: two hardware threads of a core count once.
 
-    folder: where the kernel describes the processors. One that is not described there counts as a core.
+    folder: where the kernel describes the processors. A processor that is not described there counts as one core.
     """
     return len({_threads_of_core(number, folder) for number in processors})
 

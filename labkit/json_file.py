@@ -43,9 +43,9 @@ def parse_json_object(content: bytes) -> dict[str, Any]:
 
 
 def need_text(value: Any, name: str, least: int = 1, most: int = 200) -> str:
-    """Return `value` if it is a text of `least` to `most` characters, spaces at its ends not counted for `least`.
+    """Return `value` if it is a text of `least` to `most` characters; spaces at its ends do not count for `least`.
 
-    name: what the value is, for the message. Raises `ValueError` for any other value.
+    name: the name of the value in the error message. Raises `ValueError` for any other value.
     """
     if not isinstance(value, str) or not least <= len(value.strip()) or len(value) > most:
         raise ValueError(f"{name} is {value!r:.60}; a text of {least} to {most} characters is accepted")
@@ -55,7 +55,7 @@ def need_text(value: Any, name: str, least: int = 1, most: int = 200) -> str:
 def need_whole(value: Any, name: str, least: int = 0, most: int = LARGEST) -> int:
     """Return `value` if it is a whole number from `least` to `most`; True and False are not numbers.
 
-    name: what the value is, for the message. Raises `ValueError` for any other value.
+    name: the name of the value in the error message. Raises `ValueError` for any other value.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         limits = f"from {least}" if most == LARGEST else f"from {least} to {most}"

@@ -12,7 +12,7 @@ MOST_BITS = 4096
 
 
 def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The JSON form of a value. Each tensor is put into `tensors` under a number, and the JSON form holds only this number.
+    """The JSON form of a value. Each tensor is stored in `tensors` under a number, and the JSON form contains only this number.
 
     Plain values are numbers, strings, booleans, None, tensors, lists, tuples, and dictionaries whose keys are strings or
     numbers. Any other value is replaced by the name of its type.
@@ -37,7 +37,7 @@ def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 class Foreign:
-    """Replaces a value that was not plain; it is not equal to any other value."""
+    """Stands for a value that is not a plain value. It is not equal to any other value."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind

@@ -1,4 +1,4 @@
-"""Turns names of precisions and devices into torch's dtypes and devices. Knows no models.
+"""Turns names of precisions and devices into torch's dtypes and devices.
 
 A precision is the format in which the matrices are stored. The compute dtype is the dtype of activations and of the cache.
 For fp32, bf16 and fp16, the precision and the compute dtype are the same; for the other precisions the compute dtype is the
@@ -52,7 +52,7 @@ def as_precision(precision: str | torch.dtype | None, device: torch.device) -> s
 
 
 def bits_in_memory(precision: str, device: torch.device) -> float:
-    """Bits per weight of a matrix on a device. A CPU has no products of FP8, so it keeps these numbers in bf16."""
+    """Bits per weight of a matrix on a device. A CPU cannot multiply in FP8, so FP8 weights are kept in bf16 there."""
     return 16 if precision.startswith("fp8") and device.type == "cpu" else BITS[precision]
 
 

@@ -14,13 +14,16 @@ Kind = Literal["whole number", "number", "flag", "words", "token ids", "choice",
 """The kind of a parameter's value. "words" are strings or sequences of token ids."""
 
 LARGEST = 2**63 - 1
-"""The largest whole number that an int64 tensor holds."""
+"""The largest whole number that fits into an int64 tensor."""
 MOST_SEED = 2**64 - 1
 MOST_LENGTH_PENALTY = 64
 MOST_PROPOSALS = 64
 """The largest number of tokens that may be guessed in one step."""
 LEAST, MOST = 1e-10, 1e10
-"""The range of factors. Even several factors together leave every logit finite in float32. `MOST` also limits penalties."""
+"""The range of factors.
+
+With factors in this range, logits stay finite in float32, even if several factors are applied. `MOST` also limits penalties.
+"""
 
 LENGTH, SAMPLING, PENALTIES = "Length and end", "Sampling", "Penalties and bans"
 BEAMS, REPORT, CONTEXT, SPEED = "Beam search", "Report", "Context", "Speed"
@@ -195,7 +198,7 @@ PARAMETERS = (
         name="top_p_reset_ids",
         group=SAMPLING,
         kind="token ids",
-        meaning="Set top_p back to its first value after any of these tokens (a full stop, for example).",
+        meaning="After any of these tokens (a full stop, for example), top_p starts again from its first value.",
         default=(),
         option="--top-p-reset-id",
         tensor="INT32",
@@ -283,9 +286,9 @@ PARAMETERS = (
         group=BEAMS,
         kind="choice",
         meaning="Decides when the search stops: true, false or never.",
-        detail="True stops when `num_beams` hypotheses have ended. False stops when the best running beam, at its present "
-        'length, scores no better than the worst ended hypothesis. "never" stops when no running beam can score better at any '
-        "length.",
+        detail="With True, the search stops when `num_beams` hypotheses have ended. With False, it stops when the best running "
+        "beam, at its present length, scores no better than the worst ended hypothesis. With 'never', it stops when no running "
+        "beam can score better at any length.",
         default=False,
         option="--early-stopping",
     ),
@@ -313,7 +316,8 @@ PARAMETERS = (
         name="diversity_rate",
         group=BEAMS,
         kind="number",
-        meaning="Subtract r times this when the r-th likeliest continuation of a beam is ranked (r counts from 0); 0 is off.",
+        meaning="Subtract r times this from the score of the r-th likeliest continuation of a beam (r counts from 0); 0 is "
+        "off.",
         detail="From Li et al. 2016.",
         default=0.0,
         accepted=f"0 (off) to {MOST:g}",
@@ -324,7 +328,8 @@ PARAMETERS = (
         name="logprobs",
         group=REPORT,
         kind="whole number",
-        meaning="Report the log-probability of each new token, and of this many likeliest tokens at its position.",
+        meaning="Report the log-probability of each new token, and as many of the likeliest tokens at its position as this "
+        "number says.",
         detail="Log-probabilities are the model's own, before penalties and temperature. None reports nothing; 0 reports "
         "only the chosen token. The served model takes True or False, and reports only the chosen tokens.",
         may_be_none=True,
@@ -370,8 +375,8 @@ PARAMETERS = (
         group=SPEED,
         kind="whole number",
         meaning="Guess up to this many tokens per step from the text so far. The text stays the same; 0 is off.",
-        detail="A guess repeats the tokens that followed an earlier occurrence of the last tokens (Saxena 2023). It is kept up "
-        "to the first token that the model would not have written. Nothing is guessed with `memory_len`.",
+        detail="A guess repeats the tokens that followed an earlier occurrence of the last tokens (Saxena 2023). The guessed "
+        "tokens are kept up to the first one that the model would not have written. With `memory_len`, nothing is guessed.",
         default=0,
         limits=(0, MOST_PROPOSALS),
         option="--speculate",

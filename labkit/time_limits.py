@@ -1,4 +1,7 @@
-"""Tells the code that watches a call that a time limit has passed. This module does not know why the call took so long."""
+"""When a time limit has passed, tells the code that watches the call.
+
+This module does not find out why the call took so long.
+"""
 
 from __future__ import annotations
 

@@ -90,12 +90,13 @@ class Tokenizer:
         if token is None or token_id in self._special:
             return b""
         if any(character not in _BYTE_OF for character in token):
-            return str(token).encode("utf-8")  # an added token is written as it is
+            return str(token).encode("utf-8")  # an added token is stored as plain text
         return bytes(_BYTE_OF[character] for character in token)
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2 writes each byte as a printable character: printable bytes stay, and other bytes become 256, 257, ... in order.
+    """GPT-2 writes each byte as a printable character: printable bytes stay the same, and the others become the characters 256,
+    257, ... in order.
 
     Returns the byte of each of these printable characters.
     """

@@ -27,9 +27,7 @@ class undisturbed(contextlib.ContextDecorator):  # noqa: N801
 
     def __enter__(self) -> None:
         if mode := _mode_without_values():
-            raise NotAvailable(
-                f"{mode}, so tensors have no values of their own and no token can be chosen; leave this mode first"
-            )
+            raise NotAvailable(f"{mode}, so tensors have no values, and no token can be chosen; leave this mode first")
         self._stack: contextlib.ExitStack | None = None
         if torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             self._stack = _with_nothing_on()

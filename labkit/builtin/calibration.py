@@ -1,8 +1,9 @@
-"""Writes `gptj-tiny/calibration_sample.txt`: passages of the training text, for quantizers that need to see activations.
+"""Writes `gptj-tiny/calibration_sample.txt`: passages of the training text, for quantizers that need activations.
 
     python -m labkit.builtin.calibration --work-dir build/corpus
 
-A seed chooses the passages, each of about 2 KB and from another training piece. No passage is from a held-out piece.
+A seed chooses the passages. Each has about 2 KB, and no two are from the same training piece. No passage is from a held-out
+piece.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SEED, PASSAGES, PASSAGE_BYTES = 2026, 160, 2_048
 
 
 def calibration_sample(corpus: Corpus) -> str:
-    """The passages below each other, in the order of the corpus. Ends of documents become line breaks."""
+    """The passages as one text, in the order of the corpus. Ends of documents become line breaks."""
     chooser = random.Random(SEED)
     chosen = sorted(chooser.sample(range(len(corpus.train)), PASSAGES))
     passages = [chooser.choice(split_pieces(corpus.train[index], PASSAGE_BYTES)[:-1]) for index in chosen]

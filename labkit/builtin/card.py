@@ -64,9 +64,9 @@ pipeline_tag: text-generation
 
 A GPT-J of {record["parameters"]:,} parameters ({recipe["n_layer"]} layers, width {recipe["n_embd"]}, {recipe["n_head"]} heads of
 {recipe["n_embd"] // recipe["n_head"]}, rotary positions on {recipe["rotary_dim"]} of each, context {recipe["n_positions"]}, byte-level BPE of {recipe["vocab_size"]:,}
-entries), trained from random weights on public-domain English. It is small enough for every test and every laptop and
-good enough that its quality can be measured before and after it is quantized, pruned or distilled. It knows no facts
-and follows no instructions.
+entries), trained from random weights on public-domain English. It is small enough for every test and every laptop. Its
+predictions are good enough to measure the effects of quantization, pruning and distillation. It knows no facts and follows
+no instructions.
 
 `transformers.AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load this directory unchanged.
 

@@ -6,8 +6,8 @@ The run is seeded and can be resumed: run the same command again after an interr
 2024: momentum, orthogonalized by a Newton-Schulz iteration), and AdamW trains everything else. The learning rate is constant at
 first and falls linearly to zero over the last 40 % of the steps. During the last 40 % of the steps, the context also grows from
 256 to 512 tokens. You can change `--steps` when you resume a run whose learning rate is still constant. Matrix products are
-computed in bfloat16; weights and sums are float32. On two CPU cores with bfloat16 units a step takes a second or more. A step
-takes a third less time if glibc's allocator keeps its memory (MALLOC_MMAP_THRESHOLD_=4294967296
+computed in bfloat16; weights and sums are float32. On two CPU cores with instructions for bfloat16, a step takes a second or
+more. A step takes a third less time if glibc's allocator keeps its memory (MALLOC_MMAP_THRESHOLD_=4294967296
 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment).
 
 The training does not use labkit's inference engine.

@@ -1,4 +1,4 @@
-"""The interface of every source of weights. It has a config, a list of tensors, and a method `read` that checks the values."""
+"""The interface of every source of weights: a config, a list of tensors, and a method `read` that checks the values."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def _check_request(form: str, tensor_parallel: int, pipeline_parallel: int, prec
         raise InvalidRequest(f"precision is {precision!r}; checkpoints are written in fp32, fp16 or bf16")
     if form == "hf" and (tensor_parallel, pipeline_parallel) != (1, 1):
         raise InvalidRequest(
-            "files in format hf are not split over ranks, and any number of ranks can read them; leave the parallel sizes at 1"
+            "files in format hf are not split over ranks: any number of ranks can read them; leave the parallel sizes at 1"
         )
     if form == "fastertransformer" and pipeline_parallel != 1:
         raise InvalidRequest(
@@ -114,7 +114,7 @@ def _check_apart(checkpoint: Checkpoint, place: Path) -> None:
 def _dtypes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     """The dtype in which each tensor is written: `dtype` if it is given, otherwise the tensor's own dtype in the source.
 
-    Some FasterTransformer files state the dtype that the weights had before they were widened to fp32; that dtype is then used.
+    If FasterTransformer files state the dtype that the weights had before they were converted to fp32, that dtype is used.
     """
     if dtype is None and isinstance(checkpoint, FasterTransformerCheckpoint):
         dtype = checkpoint.source_dtype

@@ -1,4 +1,4 @@
-"""A matrix in the formats "int-quantized" and "float-quantized" of compressed-tensors: one byte for each number, not packed."""
+"""A matrix in the formats "int-quantized" and "float-quantized" of compressed-tensors: one byte for each number."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class EightBitMatrix(StoredMatrix):
 
 
 def join_rows(parts: Sequence[RowScaledWeight]) -> RowScaledWeight | None:
-    """The rows of several matrices below each other; None if their inputs have different scales."""
+    """One matrix with the rows of several matrices; None if their inputs have different scales."""
     first = parts[0]
     values, scales = torch.cat([part.values for part in parts]), torch.cat([part.scales for part in parts])
     if not isinstance(first, RoundedInputsWeight):
@@ -85,7 +85,7 @@ def join_rows(parts: Sequence[RowScaledWeight]) -> RowScaledWeight | None:
 
 
 def part_of(weight: RowScaledWeight, columns: slice, device: torch.device | str = "cpu") -> RowScaledWeight:
-    """Some columns of a matrix, on a device. The scales of rows and inputs stay."""
+    """Some columns of a matrix, on a device, with unchanged scales of rows and inputs."""
     values, scales = weight.values[:, columns].contiguous().to(device), weight.scales.to(device)
     if isinstance(weight, RoundedInputsWeight):
         return type(weight)(values, scales, weight.input_scale)

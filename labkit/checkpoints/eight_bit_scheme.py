@@ -20,10 +20,10 @@ FORMS = {INT_QUANTIZED: "int", FLOAT_QUANTIZED: "float"}
 class EightBitScheme:
     """How one config group stores its matrices.
 
-    `number` is "int" or "float" (FP8). `per_row`: whether each output row has a scale, or the whole matrix one. `inputs` is
-    "token" if each token's inputs are rounded with a scale found at run time, "tensor" if they are rounded with one stored
-    scale, and None if inputs are not rounded. `targets` are the modules of the group: exact names, endings, class names, or
-    patterns after "re:".
+    `number` is "int" or "float" (FP8). `per_row`: True if each output row has a scale, False if the whole matrix has one scale.
+    `inputs` is "token" if each token's inputs are rounded with a scale found at run time, "tensor" if they are rounded with one
+    stored scale, and None if inputs are not rounded. `targets` are the modules of the group: exact names, endings, class names,
+    or patterns after "re:".
     """
 
     number: str
@@ -53,7 +53,7 @@ def _matches(target: str, module: str) -> bool:
 
 
 def scheme_of_group(group: Mapping[str, Any], form: str) -> EightBitScheme:
-    """The scheme of an entry of `config_groups` in one of `FORMS`. Raises `ValueError` for what labkit cannot read."""
+    """The scheme of an entry of `config_groups` in one of `FORMS`. Raises `ValueError` if labkit cannot read the entry."""
     weights = _settings(group.get("weights"), "weights", FORMS[form])
     if weights.get("strategy") not in ("channel", "tensor"):
         raise ValueError(f"the strategy of its weights is {weights.get('strategy')!r:.80}; channel and tensor are accepted")

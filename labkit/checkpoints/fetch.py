@@ -7,8 +7,8 @@ A download first checks the free disk space. The download shows its progress and
 even if another process began that download. Downloaded files are accepted only if they have the checksums that the hub states.
 `LABKIT_HUB_ENDPOINT` names a mirror with the hub's interface; `HF_HUB_OFFLINE=1` forbids the network.
 
-The function `hf_hub_download` is not used, because it deletes a partial file when the connection fails permanently or the
-process dies. GPT-J 6B has 12 GB.
+`hf_hub_download` is not used, because it deletes a partial file when the connection fails permanently or the process dies, and
+GPT-J 6B has 12 GB.
 """
 
 from __future__ import annotations

@@ -29,12 +29,12 @@ def read_config(folder: Path) -> GPTJConfig:
     """The config of a folder, with the end tokens of `generation_config.json` if there is such a file.
 
     As in `transformers`, the `eos_token_id` (one token id or a list of ids) and `bos_token_id` in this file replace the ids in
-    `config.json`. If `generation_config.json` does not set one of these ids, the id in `config.json` is kept (`transformers`
-    would then have no end token). All other settings of the file are ignored (`do_sample`, `temperature`, `top_k`, `top_p`,
-    beams, penalties, lengths, banned and forced tokens). `SamplingParams` decides how tokens are chosen, and its defaults are
-    the same for every model. A warning names the ignored settings that `transformers` would have used.
+    `config.json`. If `generation_config.json` does not set one of these ids, the id in `config.json` is kept (unlike in
+    `transformers`, which would then have no end token). All other settings of the file are ignored (`do_sample`, `temperature`,
+    `top_k`, `top_p`, beams, penalties, lengths, banned and forced tokens). `SamplingParams` decides how tokens are chosen, and
+    its defaults are the same for every model. A warning names the ignored settings that `transformers` would have used.
 
-    Raises `InvalidRequest`, which names the file and what is wrong in it.
+    Raises `InvalidRequest`, which names the file and the fault in it.
     """
     config = GPTJConfig.from_file(folder / CONFIG)
     path = folder / GENERATION_CONFIG

@@ -1,4 +1,4 @@
-"""A matrix stored as small integers with scales: what every weight-only integer format holds, whatever its files look like."""
+"""A matrix stored as small integers with scales: the common form of all weight-only integer formats."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ MOST_BITS = 8
 class IntegerScheme:
     """How a matrix is stored: `bits` per number, and how many neighbours of a row share a scale.
 
-    `group_size` None means one scale for each output row ("per channel"). A scheme that is not `symmetric` has a zero point
-    beside each scale: the integer that stands for 0.
+    `group_size` None means one scale for each output row ("per channel"). A scheme that is not `symmetric` has a zero point for
+    each scale: the integer that stands for 0.
     """
 
     bits: int
@@ -66,8 +66,8 @@ class IntegerWeight:
     """weight[o, i] = scales[o, g] * (values[o, i] - zero_points[o, g]), where g is the group of column i.
 
     `values` `[out, in]` int8, from `scheme.lowest` to `scheme.highest`; `scales` `[out, groups]` floating point; `zero_points`
-    `[out, groups]` int8, None in a symmetric scheme. `columns` `[in]` int64 is the group of each column; None means that
-    groups are neighbours, column i in group i // group_size.
+    `[out, groups]` int8, None in a symmetric scheme. `columns` `[in]` int64 is the group of each column; None means that groups
+    are neighbouring columns: column i is in group i // group_size.
     """
 
     scheme: IntegerScheme
@@ -90,7 +90,10 @@ class IntegerWeight:
         return (numbers * scales).to(dtype)
 
     def part(self, columns: slice) -> IntegerWeight:
-        """Some consecutive columns. If a group is cut, the groups become smaller and share their scales."""
+        """Some consecutive columns.
+
+        If a cut goes through a group, the result has smaller groups, several of which have the same scale.
+        """
         begin, end, _ = columns.indices(self.shape[1])
         values = self.values[:, begin:end].contiguous()
         if self.columns is not None:
@@ -104,10 +107,7 @@ class IntegerWeight:
         return IntegerWeight(self._sized(step), values, self.scales[:, of_steps], zeros)
 
     def for_kernels(self) -> Int8Weight | Int4Weight | None:
-        """The same numbers in the format of labkit's kernels; None if no kernel reads such a matrix.
-
-        `kernel_bits` says what kernels read.
-        """
+        """The same numbers in the format of labkit's kernels; None if no kernel can read the matrix (see `kernel_bits`)."""
         bits = kernel_bits(self.scheme, self.shape[1], self.scales)
         if bits is None or self.zero_points is not None or self.columns is not None:
             return None
@@ -130,7 +130,7 @@ class IntegerWeight:
         return IntegerScheme(self.scheme.bits, group_size, self.scheme.symmetric)
 
     def _spread(self, of_groups: Tensor) -> Tensor:
-        """One number for each column, from one for each group."""
+        """Repeat the number of each group for every column of the group."""
         if self.columns is not None:
             return of_groups[:, self.columns]
         size = self.scheme.group_of(self.shape[1])
@@ -141,7 +141,7 @@ def kernel_bits(scheme: IntegerScheme, in_features: int, scales: Tensor) -> int 
     """8 or 4 if labkit has kernels for rows of `in_features` numbers in this scheme with these scales, otherwise None.
 
     Kernels read int8 with a scale for each row, and int4 with a scale for each row or for groups whose size is a multiple of
-    32. They read no zero points. The scales of int4 must be numbers that float16 holds exactly.
+    32. They read no zero points. float16 must represent the scales of int4 exactly.
     """
     one_scale = scheme.groups(in_features) == 1
     if scheme.symmetric and scheme.bits == 8 and one_scale:
@@ -153,7 +153,7 @@ def kernel_bits(scheme: IntegerScheme, in_features: int, scales: Tensor) -> int 
 
 
 def stack(parts: Sequence[IntegerWeight]) -> IntegerWeight:
-    """The rows of several matrices below each other. All parts must have the same scheme and neighbouring groups."""
+    """One matrix with the rows of several matrices. All parts must have the same scheme, and groups of neighbouring columns."""
     zeros = [part.zero_points for part in parts if part.zero_points is not None]
     return IntegerWeight(
         parts[0].scheme,

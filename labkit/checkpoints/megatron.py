@@ -62,7 +62,7 @@ def open_megatron(path: Path) -> RankedCheckpoint:
     first = ranks.get((0, 0)) or next(iter(ranks.values()))
     content = first.content if isinstance(first.content, dict) else {}
     if "model" not in content:
-        more = " (it has an interleaved pipeline; save it without interleaving)" if "model0" in content else ""
+        more = " (the checkpoint has an interleaved pipeline; save it without interleaving)" if "model0" in content else ""
         raise CheckpointError(f"{first.label} has no key 'model'; its keys are {', '.join(map(str, content))}{more}")
     if "args" not in content:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The files of a Megatron or NeMo checkpoint, one archive per rank: which tensors they hold, and whether a rank is missing."""
+"""The files of a Megatron or NeMo checkpoint, one archive per rank. Finds the tensors in them, and missing ranks."""
 
 from __future__ import annotations
 

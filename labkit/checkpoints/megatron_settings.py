@@ -1,4 +1,4 @@
-"""The settings of a Megatron or NeMo GPT, and in which ways such a model differs from a GPT-J.
+"""Reads the settings of a Megatron or NeMo GPT, and finds the differences between such a model and a GPT-J.
 
 A GPT-J layer is `x + attention(norm(x)) + mlp(norm(x))` with one norm, no biases in attention, rotary positions, and a head
 that has a bias and shares no weights with the embedding. Megatron-LM's GPT is by default another model: learned positions are

@@ -83,7 +83,7 @@ def _settings(path: Path, place: Place) -> dict[str, Any]:
 
 
 def _places(path: Path) -> tuple[dict[str, Place], Any]:
-    """The useful members of a tar, and an object that keeps unpacked members on the disk as long as the object exists."""
+    """The places of the settings and the weights in a tar, and an object that keeps unpacked files while it exists."""
     try:
         with path.open("rb") as file:
             plain = not _is_gzip(file)

@@ -17,7 +17,7 @@ from torch import Tensor
 from labkit.errors import InsufficientResources, InvalidRequest
 
 Progress = Callable[[int, int, str], None]
-"""Called with the number of items that are done, the number of all items, and the name of the next item."""
+"""Called with the number of finished items, the number of all items, and the name of the next item."""
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -58,7 +58,7 @@ def check_target(target: Path, *, force: bool) -> None:
 
 @contextmanager
 def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Iterator[Path]:
-    """An empty folder beside `target`, for the block to fill.
+    """Yield an empty folder beside `target`, which the `with` block fills.
 
     If the block succeeds, this folder replaces `target`; otherwise it is removed.
 
@@ -98,7 +98,7 @@ def check_room(target: Path, needed_bytes: int) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Write every file through to the disk, before the folder gets its name."""
+    """Force every file to the disk, before the folder gets its final name."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

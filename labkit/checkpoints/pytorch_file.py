@@ -24,11 +24,12 @@ STORAGES = {
 
 
 class PytorchFile(TensorFile):
-    """The tensors of one PyTorch file. Unpickling reads where their values lie, but not the values.
+    """The tensors of one PyTorch file.
 
-    The pickle may use nothing except what a dictionary of tensors needs, so it cannot run code. `entries` has only the
-    floating-point tensors; `names` are the names of all tensors. Raises `CheckpointError`. The message names the file. If one
-    tensor is wrong, the message names the tensor too.
+    Unpickling finds the places of the values in the file, and does not read the values. Only the classes and functions that a
+    dictionary of tensors needs are allowed in the pickle, so it cannot run code. `entries` has only the floating-point tensors;
+    `names` are the names of all tensors. Raises `CheckpointError`. The message names the file. If one tensor is wrong, the
+    message names the tensor too.
     """
 
     def __init__(self, path: Path) -> None:

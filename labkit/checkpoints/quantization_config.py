@@ -1,4 +1,4 @@
-"""The `quantization_config` of a `config.json`: which integer schemes a directory says that it holds."""
+"""Reads the `quantization_config` of a `config.json`: the schemes of the quantized weights in a directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPARSE_24 = "sparse-24-bitmask"
 
 @dataclass(frozen=True)
 class StoredQuantization:
-    """What a directory says of its weights.
+    """The settings of a directory's quantized weights.
 
     `method` is "compressed-tensors" or "gptq". `schemes` are the schemes that its packed matrices may have. `zero_offset` is
     the number that must be added to a stored zero point: the first version of the GPTQ format stores zero points less 1.
@@ -36,7 +36,7 @@ class StoredQuantization:
 def stored_quantization(folder: Path) -> StoredQuantization | None:
     """The quantization of a directory in a format that labkit reads; None if its weights are dense or in another format.
 
-    Raises `CheckpointError`, with the reason, for a scheme that labkit cannot read within a format that it reads.
+    Raises `CheckpointError`, with the reason, if labkit reads the format, but not this scheme.
     """
     try:
         said = read_json_object(folder / "config.json").get("quantization_config")
@@ -57,7 +57,10 @@ def stored_quantization(folder: Path) -> StoredQuantization | None:
 
 
 def parsed_quantization(said: dict[str, Any]) -> StoredQuantization:
-    """What a `quantization_config` of compressed-tensors says. Raises `ValueError` or `InvalidRequest` for other schemes."""
+    """Parse a `quantization_config` of compressed-tensors.
+
+    Raises `ValueError` or `InvalidRequest` for schemes that labkit cannot read.
+    """
     groups, sparse = said.get("config_groups") or {}, _is_sparse(said)
     if not isinstance(groups, dict) or not (groups or sparse):
         raise ValueError("it has no config_groups")
@@ -75,7 +78,10 @@ def parsed_quantization(said: dict[str, Any]) -> StoredQuantization:
 
 
 def _is_sparse(said: dict[str, Any]) -> bool:
-    """Whether matrices are stored with bitmasks; a sparse model whose zeros are stored has the format "dense"."""
+    """Whether matrices are stored with bitmasks.
+
+    A sparse model whose zeros are stored too has the format "dense", and is not sparse here.
+    """
     found = said.get("sparsity_config")
     if found is None or found == {}:
         return False

@@ -28,14 +28,14 @@ from labkit.weight_formats import RowScaledWeight, Sparse24Weight
 READ_THE_NORM = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in")
 """The matrices of a block that read its layer norm. They have the same inputs."""
 _BLOCK_NUMBERS = 1 << 22
-"""While a matrix is dequantized, about this many of its numbers are in memory as integers."""
+"""While a matrix is dequantized, about this many of its numbers are in memory as integers at a time."""
 
 
 class QuantizedDirectoryCheckpoint(Checkpoint):
     """The weights of a local directory that a quantizer wrote.
 
     `read` returns dense tensors with the stored values; `integers` returns a matrix as it is stored. Opening checks that every
-    tensor exists with the right shape. Matrices that the quantizer left dense are read as they are.
+    tensor exists with the right shape. Matrices that the quantizer left dense are read unchanged.
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
@@ -56,7 +56,7 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
     ) -> IntegerWeight | RowScaledWeight | Sparse24Weight | None:
         """A matrix as it is stored, or some of its rows and columns; None if it is stored dense.
 
-        A matrix whose inputs are rounded too, or that is 2:4 sparse, comes in the format of its kernels.
+        If a matrix is 2:4 sparse, or its inputs are rounded too, the result is in the format of its kernels.
         """
         if name not in self._matrices:
             return None

@@ -16,7 +16,7 @@ _NAMES = {dtype: name for name, dtype in (DTYPES | INTEGERS).items()}
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> int:
-    """Write CPU tensors to a file, through a file beside it that is then renamed. Returns the size in bytes."""
+    """Write CPU tensors to a temporary file beside `path`, and rename it to `path`. Returns the size in bytes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():

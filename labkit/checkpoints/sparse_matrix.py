@@ -1,7 +1,7 @@
 """2:4 sparse matrices in files: the format "sparse-24-bitmask" of compressed-tensors, alone or together with integers.
 
-`bitmask` `[out, in / 8]` uint8 has a bit for each weight, the lowest bit for the first of eight columns; 1 is kept. Kept
-numbers lie beside each other. The names are those of https://github.com/vllm-project/compressed-tensors.
+`bitmask` `[out, in / 8]` uint8 has a bit for each weight, the lowest bit for the first of eight columns; 1 is kept. The kept
+numbers are stored one after another. The names are those of https://github.com/vllm-project/compressed-tensors.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from labkit.weight_formats import Sparse24Weight
 
 
 def pack_mask(mask: Tensor) -> Tensor:
-    """A bool mask `[out, in]` as bits, `[out, in / 8 rounded up]` uint8."""
+    """Pack a bool mask `[out, in]` into bits, `[out, in / 8 rounded up]` uint8."""
     bits = F.pad(mask.to(torch.uint8), (0, -mask.shape[1] % 8)).view(len(mask), -1, 8)
     return (bits << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(-1, dtype=torch.uint8)
 
 
 def unpack_mask(bits: Tensor, in_features: int) -> Tensor:
-    """The bool mask `[out, in_features]` of bits `[out, in / 8 rounded up]` uint8."""
+    """Unpack bits `[out, in / 8 rounded up]` uint8 into a bool mask `[out, in_features]`."""
     found = bits[..., None] >> torch.arange(8, dtype=torch.uint8, device=bits.device) & 1
     return found.flatten(1)[:, :in_features].bool()
 
 
 class SparseMatrix(StoredMatrix):
-    """What both forms have: `bitmask`, in which every four neighbours of a row have two bits."""
+    """The common part of both forms: `bitmask`, in which two bits are set for every four neighbours of a row."""
 
     def mask(self, rows: slice) -> Tensor:
         """The kept places of some rows, `[rows, in]` bool. Raises `CheckpointError` unless two of every four are kept."""
@@ -85,9 +85,9 @@ class Sparse24Matrix(SparseMatrix):
 class SparseIntegers(SparseMatrix):
     """Kept integers: in 8 bits `compressed` `[out, in / 2]` int8, otherwise `weight_packed` `[out, words of in / 2]` int32.
 
-    `weight_scale` is `[out, groups]`; a group consists of neighbours in the whole matrix, kept or not. 8 bits are what
-    compressed-tensors writes for "int-quantized" together with a bitmask. It has no such form for packed integers, so these
-    only labkit reads.
+    `weight_scale` is `[out, groups]`; a group consists of neighbours in the whole matrix, kept or pruned. compressed-tensors
+    writes the form with 8 bits for "int-quantized" together with a bitmask. It has no form for packed integers with a bitmask:
+    only labkit reads that form.
     """
 
     scheme: IntegerScheme

@@ -19,7 +19,7 @@ class Split(Enum):
     ROWS = "an equal share of the rows: output features of a matrix that reads the hidden state"
     COLUMNS = "an equal share of the columns: input features of a matrix that adds to the hidden state"
     VOCABULARY = "a share of the rows, one row per token of the vocabulary; shares may differ by one row"
-    ONCE = "all of it, but only one rank adds it to the sum over the ranks"
+    ONCE = "the whole tensor, but only one rank adds it to the sum over the ranks"
     WHOLE = "all of it"
 
 
@@ -69,9 +69,9 @@ def share_shape(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> tup
 
 
 def span(count: int, index: int, parts: int) -> range:
-    """Cut `count` things into `parts` consecutive ranges, and return range number `index`.
+    """Cut `count` items into `parts` consecutive ranges, and return range number `index`.
 
-    If `parts` does not divide `count`, each of the first ranges has one thing more.
+    If `parts` does not divide `count`, each of the first ranges has one item more.
     """
     size, more = divmod(count, parts)
     begin = index * size + min(index, more)

@@ -1,4 +1,4 @@
-"""One matrix in a file of a quantized model: where its tensors are, whether they fit together, and how they are read."""
+"""One matrix in a file of a quantized model: finds its tensors, checks that they fit together, and reads them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from labkit.weight_formats import RowScaledWeight, Sparse24Weight
 class StoredMatrix(ABC):
     """The tensors of one quantized matrix; `shape` is (out, in). Each format is a subclass.
 
-    `parts` are the endings of the names of the tensors. Making one raises `CheckpointError`, which names the tensor, if a
-    tensor is missing or has a wrong shape. `names` are the names of the tensors that are there.
+    `parts` are the endings of the names of the tensors. The constructor raises `CheckpointError`, which names the tensor, if a
+    tensor is missing or has a wrong shape. `names` are the names of the existing tensors.
     """
 
     scheme: object
-    """How the numbers are stored; `str(scheme)` says it in words."""
+    """How the numbers are stored; `str(scheme)` describes it in words."""
     parts: tuple[str, ...]
     optional: tuple[str, ...] = ()
 
@@ -41,7 +41,7 @@ class StoredMatrix(ABC):
         return f"{self.module}.{part}"
 
     def has(self, part: str) -> bool:
-        """Whether one of the tensors is there."""
+        """Whether the tensor with this ending exists."""
         return self.name(part) in self._files
 
     def load(self, part: str, rows: slice | None = None) -> Tensor:
@@ -85,8 +85,8 @@ def kind_of_bits(bits: int | None) -> str | None:
 class PackQuantized(StoredMatrix):
     """compressed-tensors, format "pack-quantized": rows of integers in int32 words, and scales beside them.
 
-    `weight_packed` `[out, words]` holds integer + 2^(bits - 1). `weight_scale` is `[out, groups]`. `weight_zero_point`
-    `[words of out, groups]` is packed down the columns, and there only if the scheme is not symmetric.
+    `weight_packed` `[out, words]` holds integer + 2^(bits - 1). `weight_scale` is `[out, groups]`. `weight_zero_point` `[words
+    of out, groups]` is packed down the columns; it exists only if the scheme is not symmetric.
     """
 
     scheme: IntegerScheme

@@ -50,7 +50,7 @@ class TensorFile:
         return self.entries[name] if name in self.entries else self.integers[name]
 
     def load(self, name: str, rows: slice | None = None) -> Tensor:
-        """A tensor as it is stored, whole or some of its rows (a slice without negative ends and without a step).
+        """A tensor in its stored dtype, whole or some of its rows (a slice without negative ends and without a step).
 
         A tensor without dimensions becomes one of shape `[1]`.
         """

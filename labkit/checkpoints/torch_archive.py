@@ -43,7 +43,7 @@ _PASSED: list[Any] = [
 
 
 class TorchArchive(TensorFile):
-    """A torch file, or the `length` bytes of a file that begin at byte `start`; `label` is the name in messages.
+    """A torch file, or a part of a file: `length` bytes from byte `start` on. `label` is the name in messages.
 
     `content` is the object in the file, with tensors that have no values; `entries` are the floating-point tensors by dotted
     name. Raises `CheckpointError` for a file that is incomplete, was written by an old torch, or contains code; such code

@@ -64,7 +64,7 @@ def _open_shards(folder: Path, single: str) -> WeightFiles:
         if name not in files:
             files[name] = _OPENERS[single](folder / name)
         if tensor not in files[name].names:
-            raise CheckpointError(f"{folder / name} lacks {tensor}, which is there according to {index}")
+            raise CheckpointError(f"{folder / name} lacks {tensor}, which this file should hold according to {index}")
     tensors: dict[str, TensorFile] = {t: files[name] for t, name in weight_map.items() if t in files[name].entries}
     integers: dict[str, TensorFile] = {t: files[name] for t, name in weight_map.items() if t in files[name].integers}
     return WeightFiles(tensors, {name for file in files.values() for name in file.names}, integers)

@@ -1,4 +1,4 @@
-"""`labkit bench`: labkit against its peers on this machine."""
+"""`labkit bench`: compares labkit with other engines on this machine."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def bench(
     ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1",
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
-    new_tokens: Annotated[int, typer.Option(help="New tokens of each prompt.")] = 64,
+    new_tokens: Annotated[int, typer.Option(help="New tokens for each prompt.")] = 64,
     against: Annotated[
         str,
         typer.Option(
-            help="Peers, separated by commas: hf, hf-compiled, ctranslate2, openvino, onnxruntime, onnxruntime-none, plain, "
-            "plain-compiled (the last four: labkit's exported graph), llama.cpp, llama.cpp-q4km, vllm. "
-            "The last three are measured only if you have installed them (extras llama-cpp and vllm)."
+            help="Other engines, separated by commas: hf, hf-compiled, ctranslate2, openvino, onnxruntime, onnxruntime-none, "
+            "plain, plain-compiled (these four run labkit's exported graph), llama.cpp, llama.cpp-q4km, vllm (these three "
+            "need the extras llama-cpp and vllm)."
         ),
     ] = "hf",
     seconds: Annotated[float, typer.Option(help="The longest time that the runs of one batch size may take.")] = 20.0,
@@ -48,10 +48,10 @@ def bench(
         str, typer.Option(help="Also run labkit with this many pipeline stages: 1,2 for example.")
     ] = "1",
     beside: Annotated[
-        int, typer.Option(help="Keep cores busy with this many other processes, to measure as on a machine that is not idle.")
+        int, typer.Option(help="Keep cores busy with this many other processes, to measure as on a busy machine.")
     ] = 0,
     kv_cache_dtype: Annotated[
-        str, typer.Option(help="Also run labkit with a KV cache in these formats: int8,fp8 for example.")
+        str, typer.Option(help="Also run labkit with a KV cache in these formats, for example int8,fp8.")
     ] = "",
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     plot: Annotated[
@@ -62,14 +62,16 @@ def bench(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Some of fp32, bf16, fp16, sparse24, int8, w8a8, int4, with commas; if left out, what suits the device."
+            help="Precisions, separated by commas: fp32, bf16, fp16, sparse24, int8, w8a8, int4; if left out, the one that "
+            "suits the device."
         ),
     ] = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Time the prefill and the decode of labkit and of its peers. The engines take turns, with the same weights and fresh
-    prompts.
+    """Time the prefill and the decode of labkit and of other engines.
+
+    The engines take turns, with the same weights and fresh prompts.
 
     An engine that cannot run here is left out, and the reason is printed.
 
@@ -185,7 +187,7 @@ def _named(row: dict[str, Any]) -> str:
 
 
 def _notes(record: Record) -> list[str]:
-    """What other programs disturbed, and how to measure again; empty if they disturbed nothing."""
+    """A note if other programs disturbed measurements, and how to measure again; empty if they did not."""
     from labkit.measure.ceilings import BUSY
     from labkit.measure.disturbed import COMMAND_AGAIN, SIGN, disturbed_note
 

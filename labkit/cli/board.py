@@ -11,7 +11,7 @@ from labkit.cli.output import JsonOption, print_json, say
 from labkit.errors import InvalidRequest
 
 START = "<!DOCTYPE html>"
-"""How a page of labkit begins. No other file is overwritten."""
+"""The beginning of every HTML page. An existing file that begins differently is not overwritten."""
 
 
 def board(
@@ -19,9 +19,10 @@ def board(
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("board.html"),
     json: JsonOption = False,
 ) -> None:
-    """Merge the speed ladders of a class into one page: a table for each device and task, and the same as text.
+    """Merge the speed ladders of a class into one page with a table for each device and task, and print the tables as text.
 
-    A file that cannot be used is named with the reason, and the others still count. The page needs no network and no scripts.
+    If a file cannot be used, the command names the file and the reason, and uses the other files. The page needs no network and
+    no scripts.
 
     Example: labkit board ladders/*.json --out board.html
     """

@@ -45,7 +45,7 @@ def check(
             print(verdict)
             found.append((path, verdict))
     reached = points_of(verdict for _, verdict in found)
-    print(f"{reached.words} for the code that the notebooks hold now; {reached.core_words}")
+    print(f"{reached.words} for the present code of the notebooks; {reached.core_words}")
     if json:
         print_json(json_of(found))
     if refused:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DISTILL = "distill"
 SHOWN = 20
-"""The progress of a training is printed after every so many steps."""
+"""The number of training steps between two lines of progress."""
 
 
 def compress(
@@ -31,10 +31,10 @@ def compress(
     group_size: Annotated[
         int | None,
         typer.Option(
-            help="Weights of a row that share a scale; 0: the whole row. If left out: the row for int8 and qat, else 64."
+            help="Number of neighbours in a row that share a scale; 0: the whole row. If left out: 0 for int8 and qat, else 64."
         ),
     ] = None,
-    asymmetric: Annotated[bool | None, typer.Option("--asymmetric", help="Store a zero point beside each scale.")] = None,
+    asymmetric: Annotated[bool | None, typer.Option("--asymmetric", help="Store a zero point with each scale.")] = None,
     activations: Annotated[
         str | None,
         typer.Option(help="w8a8, fp8: dynamic (a scale for each token) or static (calibrated); dynamic if left out."),
@@ -45,7 +45,9 @@ def compress(
     weight_scales: Annotated[
         str | None, typer.Option(help="w8a8, fp8: row (a scale for each output row, if left out) or tensor.")
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="smoothquant: how much moves into the weights; 0.5 if left out.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="smoothquant: how much of the range moves into the weights, 0 to 1; 0.5 if left out.")
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(help="A UTF-8 text for methods that calibrate; if left out, text that gptj-tiny was trained on."),
@@ -61,7 +63,7 @@ def compress(
         bool | None,
         typer.Option(
             "--activation-order/--no-activation-order",
-            help="gptq: round the columns with the largest inputs first (if left out), or from left to right.",
+            help="gptq: round the columns with the largest inputs first (the default), or from left to right.",
         ),
     ] = None,
     bits: Annotated[float | None, typer.Option(help="mixed: bits per weight on average, with scales, such as 4.5.")] = None,
@@ -70,7 +72,8 @@ def compress(
         typer.Option(help="qat, 2:4-...-recovered, distill: the number of training steps; 96, 150 or 350 if left out."),
     ] = None,
     permute: Annotated[
-        bool | None, typer.Option("--permute", help="2:4: search an order of the channels that keeps more magnitude.")
+        bool | None,
+        typer.Option("--permute", help="2:4: search for an order of the channels in which the mask keeps more magnitude."),
     ] = None,
     layers: Annotated[int | None, typer.Option(help="distill: the number of layers of the student.")] = None,
     minutes: Annotated[float | None, typer.Option(help="distill: the time for the training instead of --steps.")] = None,
@@ -88,15 +91,15 @@ def compress(
     json: JsonOption = False,
 ) -> None:
     """Quantize or prune a model's weights: round to nearest (rtn), with searched scales (mse), activation-aware (awq),
-    error-compensating (gptq), trained to be rounded (qat). `mixed` gives each matrix the bits
-    that its sensitivity asks for (`labkit sensitivity`), and rounds by gptq. `distill` trains a student with fewer layers.
+    error-compensating (gptq), trained to be rounded (qat). `mixed` chooses the bits of each matrix by its sensitivity (`labkit
+    sensitivity`), and rounds by gptq. `distill` trains a student with fewer layers.
 
-    w8a8 and fp8 round the activations as well. 2:4 keeps two of every four weights, the largest (magnitude), those that matter
-    most for the outputs (wanda), or with an update of what is kept (sparsegpt); -recovered trains what is kept. The head is
-    stored in int8, except by 2:4 without +int8 or +int4. The folder has the formats of compressed-tensors. `labkit generate`,
-    `evaluate` and `serve` run it; w8a8, fp8, int8 with a scale for each row, int4 without zero points, and 2:4 run in the
-    kernels with the stored numbers, other formats are dequantized while they are loaded. If the command is stopped (Ctrl-C),
-    run it again: finished blocks are kept.
+    w8a8 and fp8 round the activations as well. 2:4 keeps two of every four weights: the largest (magnitude), or those that
+    matter most for the outputs (wanda). sparsegpt also changes the kept weights to compensate the error; -recovered trains the
+    kept weights. The head is stored in int8, except by 2:4 without +int8 or +int4. The folder is in a format of
+    compressed-tensors. `labkit generate`, `evaluate` and `serve` run it; w8a8, fp8, int8 with a scale for each row, int4
+    without zero points, and 2:4 run in labkit's kernels with the stored numbers. Other formats are dequantized while they are
+    loaded. If the command is stopped (Ctrl-C), run it again: finished blocks are kept.
 
     Example: labkit compress gptj-tiny --method int4-gptq --out gptj-tiny-int4
     """
@@ -153,7 +156,7 @@ def compress(
             progress=lambda done, total, name: say(f"[{done}/{total}] {name}"),
         )
     except KeyboardInterrupt:
-        say("stopped; finished blocks are kept, and the same command goes on with them")
+        say("stopped; finished blocks are kept, and the same command continues after them")
         raise
     before, after = result.bytes_before / 1e6, result.bytes_after / 1e6
     say(f"{before:,.1f} MB became {after:,.1f} MB; {result.bits_per_weight:.2f} bits per weight in the blocks' matrices")
@@ -190,7 +193,7 @@ def _distill(
     try:
         result = distill(source, out, options, calibration=text, seed=seed, progress=_training_progress)
     except KeyboardInterrupt:
-        say("stopped; the training's state is kept, and the same command goes on with it")
+        say("stopped; the training's state is kept, and the same command continues from this state")
         raise
     share = result.parameters / result.teacher_parameters
     say(

@@ -33,8 +33,8 @@ def convert(
 
     Checkpoints of Megatron-LM and NeMo can be converted only if the model is a GPT-J. A model with learned positions, a tied
     head, a sequential residual with two layer norms (as in Megatron's usual GPT) or biases in attention is refused, and the
-    message says what differs. A checkpoint in the megatron format has Megatron's files and names, but it holds the layers of a
-    GPT-J, which Megatron's own GPT cannot run.
+    message says what differs. A checkpoint in the megatron format has Megatron's files and names, but Megatron's own GPT cannot
+    run it, because the layers are those of a GPT-J.
 
     Example: labkit convert gptj-tiny converted --format fastertransformer --tensor-parallel 2
     """

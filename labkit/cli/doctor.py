@@ -34,9 +34,9 @@ def doctor(
     """Show this machine, the installed versions, and which labs and exercises run here. If one does not run, the reason is
     shown.
 
-    With --session, also what each lab needs, and how long its set-up takes. Collect the JSON output of many machines, and give
-    the files to the same command for a table of the room. Files that are no reports are named, and the others still count; then
-    the exit status is 2.
+    With --session, also what each lab needs, and how long its set-up takes. If you collect the JSON output of many machines and
+    give the files to the same command, it prints a table of the room. Files that are not reports are named, and the other files
+    are used; the exit status is then 2.
 
     Example: labkit doctor --session --json > ada.json, then labkit doctor --session *.json
     """
@@ -149,7 +149,7 @@ def _print_tables(
     cpu = machine.cpu
     table.add_row("system", machine.system)
     table.add_row("processor", f"{cpu.model}, {counted(cpu.usable_cores, 'core')} usable, {cpu.architecture}")
-    listed = machine.system.startswith("Linux")  # macOS has no list in /proc; the next row names the set that is used
+    listed = machine.system.startswith("Linux")  # macOS has no list in /proc
     no_sets = "none of the sets that labkit looks for" if listed else "this system does not list them"
     table.add_row("instruction sets", ", ".join(cpu.instruction_sets) or no_sets)
     used = kernels["instruction_set"] or f"not used: {kernels['why_not']}; torch's own kernels run"

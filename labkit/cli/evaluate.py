@@ -19,7 +19,9 @@ def evaluate(
     text: Annotated[
         Path | None, typer.Option(help="A UTF-8 text file; if left out, the held-out sample that labkit ships.")
     ] = None,
-    against: Annotated[str | None, typer.Option(help="A reference model, run in fp32: how far is the model from it?")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A reference model, which runs in fp32; prints how far the model is from this reference.")
+    ] = None,
     window: Annotated[int | None, typer.Option(help="Tokens per forward pass; the model's context if left out.")] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -29,8 +31,8 @@ def evaluate(
 ) -> None:
     """Score a text: bits per byte with a 95 % interval, perplexity, and the number of predicted tokens.
 
-    With --against, also compare the model with a reference, such as a quantized model with the model that it was made from:
-    the change of the perplexity, the Kullback-Leibler divergence, and how often both find the same token most likely.
+    With --against, also compare the model with a reference, such as a quantized model with the model that it was made from: the
+    change of the perplexity, the Kullback-Leibler divergence, and how often both models choose the same token as the likeliest.
 
     Example: labkit evaluate --text my_text.txt
 

@@ -26,13 +26,19 @@ def export(
         bool, typer.Option("--check/--no-check", help="Compare the result, in ONNX Runtime, with the engine.")
     ] = True,
     levels: Annotated[
-        bool, typer.Option("--levels", help="Print what ONNX Runtime joins at each optimisation level, kernels and bytes.")
+        bool,
+        typer.Option(
+            "--levels", help="Print which operations ONNX Runtime joins at each optimisation level, and its kernels and bytes."
+        ),
     ] = False,
     repository: Annotated[
         Path | None, typer.Option(help="Also write a model repository for Triton: the parts, and an ensemble of them.")
     ] = None,
     platform: Annotated[
-        str, typer.Option(help="What runs a part in Triton: python (ONNX Runtime in it), onnxruntime_onnx or tensorrt_plan.")
+        str,
+        typer.Option(
+            help="How Triton runs a part: python (ONNX Runtime in the Python backend), onnxruntime_onnx or tensorrt_plan."
+        ),
     ] = "python",
     gpus: Annotated[str, typer.Option(help="Triton: the GPU of each part, such as 0,1; the CPU if left out.")] = "",
     instances: Annotated[int, typer.Option(help="Triton: copies of each part.")] = 1,
@@ -41,11 +47,11 @@ def export(
 ) -> None:
     """Write a GPT-J with its KV cache to ONNX, whole or cut into parts, each with its weights in a file beside it.
 
-    The number of sequences, of new tokens and of cached tokens is variable. From one part to the next goes the hidden state,
-    under the name hidden_1, hidden_2 and so on. The result is compared with the engine: in fp32, the logits must agree to a
-    relative error of 1e-5, and greedy generation must choose the same tokens. The comparison has both models in memory;
-    leave it out for a model that does not fit twice. With --repository, the parts are also written as models of Triton, which
-    `labkit serve DIR` serves.
+    The number of sequences, of new tokens and of cached tokens is variable. The hidden state goes from one part to the next,
+    under the names hidden_1, hidden_2 and so on. The result is compared with the engine: in fp32, the logits must agree to a
+    relative error of 1e-5, and greedy generation must choose the same tokens. The comparison needs memory for both models;
+    leave it out (--no-check) if the model does not fit into memory twice. With --repository, the parts are also written as
+    models of Triton, which `labkit serve DIR` serves.
 
     Example: labkit export gptj-tiny --parts 2 --out gptj-tiny-onnx
     """
@@ -95,7 +101,7 @@ def export(
 
 
 def print_levels(levels: Sequence[LevelFound]) -> None:
-    """Print a line for each level, what the strongest level joined, and the points of the lecture's list."""
+    """Print a line for each level, the operations that the strongest level joined, and the lecture's list of optimizations."""
     from labkit.graphs.lecture_list import lecture_list
 
     for level in levels:

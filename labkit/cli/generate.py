@@ -32,7 +32,10 @@ def generate(
     pipeline_parallel: Annotated[int, typer.Option(help="The number of pipeline stages; each stage has its own ranks.")] = 1,
     draft: Annotated[
         str | None,
-        typer.Option(help="A smaller model with the same tokenizer that guesses tokens: the same text, often in less time."),
+        typer.Option(
+            help="A smaller model with the same tokenizer, which guesses tokens. The text stays the same, and often "
+            "takes less time."
+        ),
     ] = None,
     **sampling: Any,
 ) -> None:
@@ -68,7 +71,7 @@ def _load_parallel(
 
 
 def _acceptance(engine: Engine) -> str:
-    """What the draft's guesses were worth."""
+    """How many of the draft's guesses were right, in words."""
     stats = engine.stats
     if stats.acceptance is None:
         return "nothing was guessed: the draft could not save time with so few tokens"

@@ -28,38 +28,45 @@ def grade(
         ),
     ] = None,
     executor: Annotated[
-        str, typer.Option("--executor", help="What grades: processes on this machine, or a Dask cluster, dask://HOST:PORT.")
+        str,
+        typer.Option("--executor", help="Where to grade: processes (on this machine), or a Dask cluster, dask://HOST:PORT."),
     ] = "processes",
     lab: Annotated[str | None, typer.Option("--lab", help="Grade only this lab: 01 for example.")] = None,
     policy: Annotated[
         Path | None,
-        typer.Option("--policy", help="A TOML file with deadlines, and rules for late and repeated work and for extras."),
+        typer.Option(
+            "--policy", help="A TOML file with deadlines, and rules for late work, for repeated attempts and for extras."
+        ),
     ] = None,
     regrade: Annotated[
         list[str] | None,
-        typer.Option("--regrade", metavar="LEARNER[:EXERCISE]", help="Grade only this again; may be given several times."),
+        typer.Option(
+            "--regrade",
+            metavar="LEARNER[:EXERCISE]",
+            help="Grade only this submission or exercise again; may be given several times.",
+        ),
     ] = None,
     seed: Annotated[
         str | None,
         typer.Option(
             "--seed",
             envvar="LABKIT_GRADE_SEED",
-            help="A secret text, from which inputs are made that nobody knows.",
+            help="A secret text, which decides the inputs, so that no learner knows the inputs.",
         ),
     ] = None,
     unsafe: Annotated[bool, typer.Option("--unsafe", help="Run learners' code without a sandbox, as your own user.")] = False,
     nbgrader: Annotated[
-        Path | None, typer.Option("--nbgrader", help="Write the scores to nbgrader's gradebook, too: gradebook.db for example.")
+        Path | None,
+        typer.Option("--nbgrader", help="Also write the scores to this gradebook of nbgrader: gradebook.db for example."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Grade the notebooks of a class, and write a gradebook, CSV files and feedback pages.
 
-    A run that was stopped goes on where it stopped. A submission is graded again only if it has changed, or the course's checks
-    have. All earlier results stay in the gradebook.
-
-    Each function runs in a sandbox (bubblewrap) with limits on time, memory and processes. There it sees no network, no other
-    submission, no answers and none of your files. With --seed, it is called with inputs that no learner has seen.
+    If the command was stopped, it goes on where it stopped. A submission is graded again only if the submission or the course's
+    checks have changed. All earlier results stay in the gradebook. Each function runs in a sandbox (bubblewrap) with limits on
+    time, memory and processes. In the sandbox, the function sees no network, no other submission, no answers and none of your
+    files. With --seed, it is called with inputs that no learner has seen.
 
     Example: labkit grade submissions/ --out grades/ --jobs 2 --seed "a secret of this class"
     """

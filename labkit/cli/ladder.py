@@ -14,13 +14,13 @@ def ladder(
     export: Annotated[
         Path | None, typer.Option("--export", metavar="FILE", help="Write the ladders to this file: ada.ladder.json.")
     ] = None,
-    name: Annotated[str, typer.Option("--name", help="The name that stands in the file; any name that you choose.")] = "",
+    name: Annotated[str, typer.Option("--name", help="The name to write into the file; choose any name.")] = "",
     json: JsonOption = False,
 ) -> None:
     """Print your speed ladders, which the labs have measured: one for each task. With --export, write them to a file to share.
 
-    The file contains the device, the versions of the packages, the rungs with their spread, and no personal data but the name
-    that you choose. `labkit board` makes one page from the files of a class.
+    The file contains the device, the versions of the packages, the rungs with their spread, and no personal data except the
+    name that you choose. `labkit board` makes one page from the files of a class.
 
     Example: labkit ladder --export ada.ladder.json --name ada
     """

@@ -1,4 +1,4 @@
-"""What all commands share: output, errors, and the types of common options.
+"""Code that all commands share: output, errors, and the types of common options.
 
 Progress and messages go to stderr. With `--json` the last line of stdout is one JSON object. The exit status is 0 for success,
 2 for wrong use (wrong arguments, for example), and 1 for any other failure. One sentence on stderr describes a failure.

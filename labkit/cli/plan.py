@@ -1,4 +1,4 @@
-"""`labkit plan`: sizes a deployment from arithmetic, before any GPU is rented."""
+"""`labkit plan`: sizes a deployment by arithmetic, before you rent a GPU."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ def plan(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Instead of a model: a GPT-J config.json.")] = None,
     gpu: Annotated[
-        str, typer.Option(help="A GPU of the catalogue, or `this` for the machine at hand, whose rates are then measured.")
+        str, typer.Option(help="A GPU of the catalogue, or `this`: labkit then measures the rates of this machine.")
     ] = "a100-80gb",
-    link: Annotated[str | None, typer.Option(help="The link between the GPUs of a node, if it is not the GPU's own.")] = None,
-    gpus: Annotated[int, typer.Option(help="How many GPUs there are at most.")] = 8,
+    link: Annotated[
+        str | None, typer.Option(help="The link between the GPUs of a node; if left out, the usual link of this GPU.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="The largest number of GPUs.")] = 8,
     latency_ms: Annotated[float | None, typer.Option(help="The longest time that a batch of requests may take.")] = None,
     careful: Annotated[
-        bool, typer.Option("--careful", help="The upper end of the interval must be within the bound, too.")
+        bool,
+        typer.Option("--careful", help="Also require that the upper end of the prediction's interval is within the bound."),
     ] = False,
     precision: Annotated[str, typer.Option(help="Precisions to try: fp32, bf16, fp16, fp8, int8, int4.")] = "fp16",
     sparse: Annotated[bool, typer.Option("--sparse", help="2:4 structured sparsity of the layers' matrices.")] = False,
@@ -48,7 +51,7 @@ def plan(
     pipeline_parallel: Annotated[
         str | None, typer.Option(help="Numbers to try; if left out, all that divide the model.")
     ] = None,
-    rank: Annotated[str, typer.Option(help="Best first by throughput, latency or gpus.")] = "throughput",
+    rank: Annotated[str, typer.Option(help="Sort the plans by throughput, latency or gpus, the best first.")] = "throughput",
     price: Annotated[float, typer.Option(help="The price of one GPU for an hour, in your currency.")] = 0.0,
     budget: Annotated[float | None, typer.Option(help="The most that all GPUs together may cost in an hour.")] = None,
     rate: Annotated[
@@ -56,10 +59,15 @@ def plan(
     ] = None,
     top: Annotated[int, typer.Option(help="How many plans to print.")] = 8,
     calibrate: Annotated[Path | None, typer.Option(help="Fit the efficiencies to the measurements in this CSV file.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write all plans in the columns of NeMo-Megatron's tool.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write all plans to this CSV file, in the columns of NeMo-Megatron's tool.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw latency, throughput and memory of the plans to this file.")] = None,
     validate: Annotated[
-        bool, typer.Option("--validate", help="Compare the model with published tables: fit one size, predict the others.")
+        bool,
+        typer.Option(
+            "--validate", help="Compare the predictions with published tables: fit to one model size, and predict the others."
+        ),
     ] = False,
     verify: Annotated[
         bool,
@@ -67,14 +75,17 @@ def plan(
     ] = False,
     records: Annotated[
         Path | None,
-        typer.Option(help="Compare with a record of `labkit bench --save`, or a folder of them: fit some, predict others."),
+        typer.Option(
+            help="Compare with a record of `labkit bench --save`, or a folder of records: fit to some rows, and "
+            "predict the others."
+        ),
     ] = None,
     save: Annotated[Path | None, typer.Option(help="With --verify: write the comparison to this JSON file.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Predict memory, latency, throughput and cost of a model on GPUs, and find the best division, batch and precision.
 
-    Every prediction has an interval that should hold nine of ten measurements, and says what takes most of its time.
+    Every prediction has an interval that should contain nine of ten measurements, and says what takes most of the time.
 
     Example: labkit plan --model gpt-530b --gpus 32 --latency-ms 2000 --input-tokens 60 --output-tokens 20
     """

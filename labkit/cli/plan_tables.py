@@ -30,7 +30,7 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Seque
 
 
 def print_answer(question: Question, answer: Answer, found: Fit, *, top: int, price: float) -> None:
-    """Print the best plans (there must be one), what they cost, and what is extrapolated."""
+    """Print the best plans, their cost, and whether the best one is extrapolated. There must be at least one plan."""
     from labkit.cli.output import say
 
     shape, device = question.shape, question.device
@@ -76,7 +76,7 @@ def _print_best(best: Plan, price: float) -> None:
 
 
 def simulate_and_print(best: Plan, found: Fit, rate: float) -> dict[str, Any]:
-    """Simulate the best plan under random arrivals, and print its times. Returns them for `--json`."""
+    """Simulate the best plan under random arrivals, and print its times. Returns the times for `--json`."""
     from labkit.planning.simulate import simulate
 
     load = simulate(best.plan, found, rate=rate, instances=best.instances)
@@ -102,7 +102,7 @@ CHECKED = ("table", "rows", "used", "median", "worst", "inside")
 
 
 def validate_and_print(plot: Path | None) -> dict[str, Any]:
-    """Fit one size of each published table, predict the rest, and print the errors. Returns them for `--json`."""
+    """Fit to one size of each published table, predict the rest, and print the errors. Returns the errors for `--json`."""
     from labkit.planning import validation
 
     report = validation.validate()
@@ -122,7 +122,10 @@ def validate_and_print(plot: Path | None) -> dict[str, Any]:
 
 
 def verify_and_print(records: Path | None) -> dict[str, Any]:
-    """Fit some rows of records of `labkit bench`, predict the others, and print the errors. Returns them for `--json`."""
+    """Fit to some rows of records of `labkit bench`, predict the others, and print the errors.
+
+    Returns the errors for `--json`.
+    """
     from labkit.planning import this_machine
 
     report = this_machine.verify(this_machine.bench_rows(records))
@@ -131,7 +134,7 @@ def verify_and_print(records: Path | None) -> dict[str, Any]:
 
 
 def print_predictions(plans: Sequence[Deployment], found: Fit) -> None:
-    """Print what is predicted for plans, before they are run."""
+    """Print the predictions for plans, before the plans are run."""
     rows = []
     for plan in plans:
         one = found.predict(plan)

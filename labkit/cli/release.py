@@ -1,4 +1,4 @@
-"""`labkit release`: makes the notebooks from their sources, and the course that learners get."""
+"""`labkit release`: makes the notebooks from their sources, and builds the course folder for learners."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ def release(
     ] = False,
     course: Annotated[
         bool,
-        typer.Option("--course", help="Build what learners get: the notebooks, and labkit without its answers, as a zip file."),
+        typer.Option(
+            "--course",
+            help="Build the course for learners, as a zip file: the notebooks, and a copy of labkit without the answers.",
+        ),
     ] = False,
     out: Annotated[Path | None, typer.Option(help=f"With --course: the folder to make; if left out, {OUT}.")] = None,
     answer_sheet: Annotated[
-        bool, typer.Option(help="With --course: the values that a learner's check compares with; without them, it cannot.")
+        bool, typer.Option(help="With --course: include the right values, so that a learner's check can compare with them.")
     ] = True,
     track: Annotated[
         str, typer.Option(help="With --course: core leaves the extras out of the notebooks, full keeps them.")
@@ -37,13 +40,13 @@ def release(
 ) -> None:
     """Write labs/*.ipynb (stubs) and solutions/*.ipynb (solved and executed) from solutions/*.py.
 
-    With --course, build what learners get instead. Nothing is built if learners would get a reference, a known mistake or a
-    solution.
+    With --course, build the course for learners instead. Nothing is built if learners would get a reference, a known mistake or
+    a solution.
 
     Example: labkit release --course --out dist/course
     """
     if course and check:
-        raise InvalidRequest("--check and --course cannot be given together; --course checks the notebooks of learners itself")
+        raise InvalidRequest("--check and --course cannot be given together; --course checks the learners' notebooks anyway")
     if not course and (out is not None or not answer_sheet or track != "full"):
         raise InvalidRequest("--out, --track and --no-answer-sheet are options of --course; give --course, too")
     if course:
@@ -86,7 +89,7 @@ def _build(folder: Path, out: Path, numbers: list[str], track: str, answer_sheet
     made = build_course(folder, out, checks_version(), labs=numbers, track=track, with_sheet=answer_sheet, force=force, say=say)
     sheet = made.sheet
     print(f"{made.archive}: labs {', '.join(made.labs)} ({made.track} track), {made.archive.stat().st_size / 1e6:.1f} MB")
-    print(f"{made.folder}: the same, unpacked; packages/{made.wheel} is labkit without its answers")
+    print(f"{made.folder}: the same, unpacked; packages/{made.wheel} is labkit without the answers")
     if sheet:
         print(f"The answer sheet has the values of {sheet.exercises} exercises ({sheet.size / 1e6:.2f} MB).")
         for name, why in sheet.left_out.items():

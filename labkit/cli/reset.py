@@ -15,9 +15,10 @@ def reset(
     exercise: Annotated[str, typer.Argument(metavar="EXERCISE", help="The name of the function that the exercise asks for.")],
     json: JsonOption = False,
 ) -> None:
-    """Put the stub of one exercise back into a notebook. Your old text is kept, and all other cells stay as they are.
+    """Put the stub of one exercise back into a notebook.
 
-    Save the notebook before. If it is open in JupyterLab, choose "Reload Notebook from Disk" in the File menu afterwards.
+    Your old text is kept, and all other cells are unchanged. Save the notebook before you run this command. If the notebook is
+    open in JupyterLab, choose "Reload Notebook from Disk" in the File menu afterwards.
 
     Example: labkit reset labs/00_class_environment.ipynb kv_cache_bytes
     """

@@ -20,8 +20,8 @@ _TYPES: dict[str, Any] = {"whole number": int, "number": float, "flag": bool, "w
 def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the parameter `**sampling` of a command by the sampling options.
 
-    typer reads the signature of the returned function. The command gets each option as an argument with the name of the
-    parameter.
+    typer reads the options from the signature of the returned function. The command receives each option as an argument with
+    the name of the parameter.
     """
 
     @functools.wraps(command)

@@ -23,7 +23,8 @@ def serve(
     name: Annotated[
         str,
         typer.Argument(
-            help="A model's name (gptj-tiny, gpt-j-6b), its directory or config.json; or a model repository, served as it is."
+            help="A model's name (gptj-tiny, gpt-j-6b), its directory or config.json; or a model repository, which is served "
+            "unchanged."
         ),
     ] = "gptj-tiny",
     precision: PrecisionOption = None,
@@ -34,9 +35,10 @@ def serve(
     pipeline_parallel: Annotated[int, typer.Option(help="The number of pipeline stages; each stage has its own ranks.")] = 1,
     instances: Annotated[int, typer.Option(help="The number of engines; each engine has its own weights and cache.")] = 1,
     max_batch: Annotated[int, typer.Option(help="The number of sequences that an engine runs at a time.")] = 64,
-    max_queue: Annotated[int, typer.Option(help="Requests that may wait for an engine; more are refused.")] = 256,
+    max_queue: Annotated[int, typer.Option(help="Requests that may wait for an engine; others are refused.")] = 256,
     request_seconds: Annotated[
-        float, typer.Option(help="The longest time for one request, in seconds; then it ends with an error.")
+        float,
+        typer.Option(help="The longest time for one request, in seconds; a request that takes longer ends with an error."),
     ] = 600.0,
     cache_bytes: Annotated[
         int | None, typer.Option(help="The size of each KV cache; if left out, as large as memory allows.")
@@ -201,7 +203,7 @@ def _show_status(server: Server, told: threading.Event, name: str) -> None:
                 continue
             last = repair.when
             how = f"failed: {repair.failure}" if repair.failure else f"took {repair.seconds:.1f} s"
-            say(f"\n{repair.model} did not answer and was loaded again, which {how}")
+            say(f"\n{repair.model} did not answer; it was loaded again, which {how}")
         if sys.stderr.isatty():
             width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
             line = status_line(server.metrics, time.monotonic() - began, name, restarts)

@@ -18,7 +18,7 @@ from labkit.session.room import Room
 
 
 def print_report(report: SessionReport) -> None:
-    """Print which labs run on a machine, what it has and what each lab needs, and how long the set-up takes."""
+    """Print which labs run on a machine, the memory and disk that each lab needs, and how long the set-up takes."""
     disk = f"{FREE_DISK_BYTES / GIB:g} GiB of {report.disk_free_bytes / GIB:.1f}"
     rows = [
         [
@@ -41,7 +41,8 @@ def print_report(report: SessionReport) -> None:
             print(f"Lab {row.lab}: {one.number} ({one.track}) not measured here: {one_line(one.why_not)}.")
         if not row.why_not and report.memory_available_bytes < PEAK_BYTES[row.lab]:
             free, peak = report.memory_available_bytes / GIB, PEAK_BYTES[row.lab] / GIB
-            print(f"Lab {row.lab}: close other programs first; it holds up to {peak:.1f} GiB, and {free:.1f} are free now.")
+            needs = f"the lab needs up to {peak:.1f} GiB of memory, and {free:.1f} are free now"
+            print(f"Lab {row.lab}: close other programs first; {needs}.")
     steps = [[step.name, _labs(step.labs), step.how, _seconds(step.seconds), one_line(step.note)] for step in report.setup]
     _table("Set-up", ["step", "labs", "how", "seconds", "note"], steps)
 

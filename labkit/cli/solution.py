@@ -1,4 +1,4 @@
-"""`labkit solution`: shows the course's solution of an exercise that has passed, or that the learner gives up."""
+"""`labkit solution`: shows the course's solution of an exercise that the learner has passed or gives up."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from labkit.errors import NotAvailable
 def solution(
     exercise: Annotated[str, typer.Argument(metavar="EXERCISE", help="The name of the function that the exercise asks for.")],
     give_up: Annotated[
-        bool, typer.Option("--give-up", help="Show it before a pass; the exercise then earns no new points in your panel.")
+        bool,
+        typer.Option("--give-up", help="Show the solution before a pass; the exercise then earns no new points in your panel."),
     ] = False,
     course: Annotated[
-        Path | None, typer.Option(help="The course's folder, with solutions/; if left out, it is looked for.")
+        Path | None, typer.Option(help="The course's folder, with solutions/; if left out, labkit searches for it.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show the course's solution of one exercise after you have passed it, or if you give it up.
 
-    The progress is that of your notebooks: a pass counts if `check` was run there. No notebook is changed.
+    A pass counts only if `check` was run in a notebook. No notebook is changed.
 
     Example: labkit solution kv_cache_bytes --give-up
     """

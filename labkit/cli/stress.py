@@ -1,4 +1,4 @@
-"""`labkit stress`: sends many requests to a server of gptj, and prints how long they took."""
+"""`labkit stress`: sends many requests to a server with the model gptj, and prints how long they took."""
 
 from __future__ import annotations
 
@@ -129,14 +129,16 @@ def _print_table(record: Record) -> None:
         )
     console = Console()
     console.print(table)
-    console.print("latencies: median / 99th percentile, from the time a request was due; good: within both limits")
+    console.print(
+        "latencies: median / 99th percentile, counted from the time a request was due; good: requests within both limits"
+    )
     for row in record.rows:
         for kind, count in row["errors"].items():
             console.print(f"{row['load']}: {count} x {kind}: {row['error_words'][kind]}", highlight=False)
         if row["fell_behind"]:
             console.print(f"{row['load']}: {row['fell_behind']}", highlight=False)
         if row["not_watched"]:
-            console.print(f"{row['load']}: whether other programs disturbed it is {row['not_watched']}", highlight=False)
+            console.print(f"{row['load']}: disturbance by other programs is {row['not_watched']}", highlight=False)
 
 
 def _middle_and_worst(found: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ def tour(
         ladder = Ladder()
         print(ladder.text(COMMAND_AGAIN))
         if plot and not ladder.rungs:
-            say(f"{plot} is not drawn, because no lab measured a rung.")
+            say(f"{plot} is not drawn, because no lab has measured a speed.")
         elif plot:
             figure = plots.ladder_plot(ladder.rungs, title="Speed ladders", caption=str(describe()), again=COMMAND_AGAIN)
             figure.savefig(plot)

@@ -1,4 +1,4 @@
-"""What `labkit check` and `labkit watch` say about several verdicts: the points, and the JSON object."""
+"""Sums up several verdicts for `labkit check` and `labkit watch`: the points, and the JSON object."""
 
 from __future__ import annotations
 

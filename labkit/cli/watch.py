@@ -25,8 +25,8 @@ def watch(
 ) -> None:
     """Check these notebooks now, and check them again each time you save them. Ctrl-C ends the command.
 
-    Only functions whose code has changed are checked again. The verdicts are those of `labkit check`. Changes of other files
-    in the notebook's folder are not noticed. The exit status is 0, whatever the verdicts are.
+    Only functions whose code has changed are checked again. The verdicts are the same as those of `labkit check`. Changes of
+    other files in the notebook's folder are not noticed. The exit status is 0, whatever the verdicts are.
 
     Example: labkit watch labs/01_huggingface_baseline.ipynb
     """
@@ -46,7 +46,10 @@ def watch(
 
 
 def _wait_and_check(watched: list[WatchedNotebook]) -> None:
-    """Wait until a notebook is saved, and check it. A file that cannot be checked is named, and does not end the command."""
+    """Wait until a notebook is saved, and check it.
+
+    If a file cannot be checked, its name is printed, and the command goes on.
+    """
     while not (saved := [notebook for notebook in watched if notebook.is_saved()]):
         time.sleep(SECONDS_BETWEEN_LOOKS)
     for notebook in saved:
@@ -64,4 +67,4 @@ def _check(notebook: WatchedNotebook) -> None:
     if not verdicts:
         say("no function has changed")
     reached = points_of(notebook.verdicts.values())
-    print(f"{reached.words} for the code that {notebook.path} holds now; {reached.core_words}", flush=True)
+    print(f"{reached.words} for the present code of {notebook.path}; {reached.core_words}", flush=True)

@@ -1,1 +1,1 @@
-"""Builds what learners of a course session get: notebooks, an environment, and a labkit without its answers."""
+"""Builds what learners of a course session get: notebooks, an environment, and a copy of labkit without the answers."""

@@ -1,4 +1,4 @@
-"""Builds a course: a folder for learners, and its zip file. Nothing is written if an answer would get out."""
+"""Builds a course: a folder for learners, and its zip file. Nothing is written if the course would contain an answer."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def build_course(
     """Build the course of the folder `root` into the new folder `out`, for these labs ("01") or for all. On
     the track "core", the notebooks have no extras.
 
-    `checks` is the version of the course's checks. The folder is there only if everything has succeeded. With `force`, a course
-    that was built before is replaced. Raises `LeakFound` if a reference, a known mistake or a solution is in what was built;
-    `InvalidRequest` if there is no such track, if `out` exists, or if `root` is not the folder of the labkit that runs;
-    `NotAvailable` if this copy of labkit has no answers, or if no wheel can be built here.
+    `checks` is the version of the course's checks. The folder `out` appears only if everything has succeeded. With `force`, a
+    course that was built before is replaced. Raises `LeakFound` if the course contains a reference, a known mistake or a
+    solution; `InvalidRequest` if there is no such track, if `out` exists, or if `root` is not the folder of the labkit that
+    runs; `NotAvailable` if this copy of labkit has no answers, or if no wheel can be built here.
     """
     need_answers("release a course")
     _need_own_labkit(root)
@@ -86,7 +86,7 @@ def build_course(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
         work, made = Path(place), Path(place) / "made"
         course = _build(root, work, made, chosen, track, checks, with_sheet, say)
-        say("searching for answers in what was built")
+        say("searching for answers in the course")
         _refuse_leaks(root, course, chosen)
         _put(made, out, work / "old")
     return replace(course, out=out)
@@ -161,7 +161,10 @@ def _in_words(leaks: Sequence[Leak]) -> Iterator[str]:
 
 
 def _put(made: Path, out: Path, old: Path) -> None:
-    """Put what was made into its place. What was there goes to `old`; if anything fails, it comes back."""
+    """Move the new course from `made` to `out`.
+
+    An earlier course in `out` is moved to `old` first, and is moved back if anything fails.
+    """
     had_one = out.exists()
     if had_one:
         out.rename(old)

@@ -25,7 +25,7 @@ PACKAGES = "packages"
 
 
 def copy_contents(root: Path, folder: Path, labs: Sequence[Lab], track: str) -> None:
-    """Copy everything but the README and the wheel into the folder, also the rules of the course if `labs` has them.
+    """Copy everything except the README and the wheel into the folder, and also `course.toml` if `labs` has this file.
 
     On the track "core", the notebooks are copied without their extras. Raises `InvalidRequest` if a file is missing.
     """

@@ -27,7 +27,7 @@ from labkit.plain_values import decode, encode
 
 @dataclass(frozen=True)
 class MadeSheet:
-    """What was written: the number of exercises and of bytes, and why an exercise was left out."""
+    """The result of `make_sheet`: numbers of exercises and of bytes, and the reason for each exercise that was left out."""
 
     exercises: int
     size: int
@@ -35,7 +35,7 @@ class MadeSheet:
 
 
 class _LeftOutError(Exception):
-    """The values of an exercise cannot be written down. The message is the reason, as a part of a sentence."""
+    """The values of an exercise cannot be stored on the sheet. The message is the reason, as a part of a sentence."""
 
 
 def make_sheet(
@@ -43,9 +43,10 @@ def make_sheet(
 ) -> MadeSheet:
     """Write the sheet of these exercises into a new folder. `checks` is the version of the course's checks.
 
-    The references run, so some exercises need the Triton server. An exercise is left out if this machine lacks what its
-    reference needs, if its comparison is code, or if its values are not plain. Raises `NotAvailable` if this copy of labkit has
-    no answers, and `LabkitError` if the machine was busy while a reference with a time limit ran.
+    The references run, so some exercises need the Triton server. An exercise is left out if its reference needs something that
+    this machine lacks, if its comparison is code, or if its values are not plain values (`labkit.plain_values`). Raises
+    `NotAvailable` if this copy of labkit has no answers, and `LabkitError` if the machine was busy while a reference with a
+    time limit ran.
     """
     need_answers("make an answer sheet")
     tensors: dict[str, Tensor] = {}
@@ -82,7 +83,7 @@ def _row(exercise: Exercise, tensors: dict[str, Tensor]) -> dict[str, Any]:
         if any(
             answer.comparison.difference(right, decode(one, tensors)) for right, one in zip(found, coded[seed], strict=True)
         ):
-            raise _LeftOutError("its values are not plain")
+            raise _LeftOutError("its values are not numbers, texts or tensors")
     cases = exercise.cases
     sketches = {seed: sketch(cases(seed)) for seed in SEEDS}
     return {

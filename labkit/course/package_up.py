@@ -14,7 +14,7 @@ _TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def write_manifest(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Write `about` and the SHA-256 of each file in the folder to its manifest, and return what was written."""
+    """Write `about` and the SHA-256 of each file in the folder to its manifest, and return the content of the manifest."""
     files = {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)}
     found = about | {"files": files}
     (folder / MANIFEST).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -30,7 +30,7 @@ def is_course_folder(folder: Path) -> bool:
 
 
 def zip_folder(folder: Path, archive: Path) -> None:
-    """Write a folder, with its own name as the first part of each path, to a zip file. Programs stay programs."""
+    """Write a folder, with its own name as the first part of each path, to a zip file. Executable files stay executable."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
         for path in _files(folder):
             entry = zipfile.ZipInfo(f"{folder.name}/{path.relative_to(folder).as_posix()}", _TIME)

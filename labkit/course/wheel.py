@@ -71,7 +71,7 @@ def copy_sources(root: Path, work: Path, *, readme: str, sheet: Path | None) -> 
 
 
 def _ignored(package: Path) -> Callable[[str, list[str]], set[str]]:
-    """What is not copied: the folders with answers, and files that are made again."""
+    """Names of the files that are not copied: the folders with answers, and files that the build makes again."""
     patterns = shutil.ignore_patterns(*_NOT_COPIED)
     hidden = {package / folder for folder in HIDDEN}
 

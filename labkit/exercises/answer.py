@@ -51,6 +51,7 @@ class Answer:
     - `words(found, right)` describes a wrong value.
     - `explain(case, found, right)` says what is wrong with an answer of the right type and shape; "" if it does not know.
       If the answer is a dictionary, the lists in it may have a wrong length.
+    - `any_length`: whether `explain` also understands a list of a wrong length, such as names that were chosen.
     """
 
     exercise: Exercise
@@ -60,6 +61,7 @@ class Answer:
     names: Mapping[str, str] = field(default_factory=dict)
     words: Callable[[Any, Any], str] | None = None
     explain: Callable[[Case, Any, Any], str] | None = None
+    any_length: bool = False
     source: ClassVar[str] = "the reference"
 
     def __post_init__(self) -> None:

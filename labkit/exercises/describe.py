@@ -6,6 +6,7 @@ import reprlib
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from labkit.exercises.comparison import RELATIVE, Difference
@@ -211,8 +212,8 @@ def mismatch_map(wrong: Tensor) -> str:
     flat = _as_rows(wrong).double()
     high, wide = _cell(flat)
     lines = []
-    for part in flat.split(high):
-        cells = [float(cell.mean()) for cell in part.split(wide, dim=1)]
+    for part in torch.split(flat, high):
+        cells = [float(cell.mean()) for cell in torch.split(part, wide, dim=1)]
         lines.append("".join("#" if cell == 1 else "." if cell == 0 else "+" for cell in cells))
     return "\n".join(lines)
 

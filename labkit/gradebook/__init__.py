@@ -1,1 +1,1 @@
-"""Grades a class: collects the notebooks of all learners, checks them in several processes, keeps and exports the results."""
+"""Grades a class: collects all notebooks, checks them in several processes, and stores and exports the results."""

@@ -1,6 +1,6 @@
 """The speed ladders of a class, merged from the learners' files: one table for each device and task.
 
-A file may contain anything. A file that cannot be used is left out, and one sentence says why.
+The content of a file is not trusted. A file that cannot be used is left out, and one sentence gives the reason.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MOST_FILES = 2000
 class Cell:
     """A speed in tokens per second with its quartiles, and how many times as fast as the baseline it is.
 
-    `times` is NaN if the rung or the baseline was disturbed or is missing. `disturbed` says what disturbed the rung. `count` is
-    the number of learners.
+    `times` is NaN if the rung or the baseline was disturbed or is missing. `disturbed` describes the disturbance of the rung
+    ("" if there was none). `count` is the number of learners in the cell.
     """
 
     speed: float
@@ -51,7 +51,7 @@ class Row:
 class Table:
     """The ladders of one task on one device.
 
-    The first of `rungs` is the baseline. `whole` are the medians of the class, if there are several learners.
+    The first of `rungs` is the baseline. `whole` has the medians of the class, if there are several learners.
     """
 
     device: str
@@ -63,7 +63,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Board:
-    """All tables of a class, by device and task, and the number of learners. `remarks` has a sentence for each odd file."""
+    """All tables of a class, by device and task, and the number of learners.
+
+    `remarks` has a sentence for each file that was left out or has a problem.
+    """
 
     tables: tuple[Table, ...]
     learners: int
@@ -94,7 +97,7 @@ def read_board(paths: Sequence[Path]) -> Board:
 def board_of(ladders: Iterable[tuple[str, SharedLadder]], remarks: Iterable[str] = ()) -> Board:
     """The board of these ladders, each with the name of its row.
 
-    A name that comes again gets a number, so that no file can take the place of another one.
+    If several ladders have the same name, a number is added to the name, so that no file replaces another one.
     """
     names: dict[str, int] = defaultdict(int)
     remarks = list(remarks)
@@ -102,7 +105,7 @@ def board_of(ladders: Iterable[tuple[str, SharedLadder]], remarks: Iterable[str]
     for name, ladder in ladders:
         names[name] += 1
         if names[name] == 2:
-            remarks.append(f"Several files have the name {name!r}; each of them has a row of its own.")
+            remarks.append(f"Several files have the name {name!r}; each file has its own row.")
         row = name if names[name] == 1 else f"{name} ({names[name]})"
         for place in dict.fromkeys((shared.device, shared.rung.task) for shared in ladder.rungs):
             rungs = [shared.rung for shared in ladder.rungs if (shared.device, shared.rung.task) == place]
@@ -124,7 +127,10 @@ def _table(device: str, task: Task, entries: Sequence[tuple[str, SharedLadder, l
 
 
 def _in_order(ladders: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The names of all rungs in the order of most ladders: by their middle position, and the commoner one first."""
+    """The names of all rungs, sorted by their median position in the ladders.
+
+    For equal positions, the more frequent rung comes first.
+    """
     places: dict[str, list[int]] = defaultdict(list)
     for ladder in ladders:
         for place, name in enumerate(ladder):

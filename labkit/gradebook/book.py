@@ -31,7 +31,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt of a learner at a lab: the first submission has the number 1. `items` are by the name of the exercise."""
+    """An attempt of a learner at a lab: the first submission has the number 1. The keys of `items` are names of exercises."""
 
     learner: str
     lab: str
@@ -112,7 +112,7 @@ class Gradebook:
         return int(row[0])
 
     def end_run(self, run: int) -> None:
-        """Record that a run came to its end."""
+        """Record that a run has finished."""
         with self._transaction() as base:
             base.execute("UPDATE run SET finished = ? WHERE id = ?", (_now(), run))
 

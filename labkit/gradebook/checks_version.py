@@ -16,7 +16,7 @@ def checks_version() -> str:
     """The first 16 characters of a SHA-256 of all Python files of `labkit.answers`, `labkit.exercises` and
     `labkit.grading`.
 
-    When one of these files changes, every submission is graded again, because its verdict could be another one now.
+    When one of these files changes, every submission is graded again, because its verdict could change.
     """
     root = Path(labkit.__file__).parent
     total = hashlib.sha256()

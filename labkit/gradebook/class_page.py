@@ -38,8 +38,8 @@ def class_page(report: Report, board: Board = NO_BOARD) -> str:
 
 def _track(report: Report) -> str:
     if report.track == CORE:
-        return "Only the exercises on the core path count; the points of extras are shown, and do not count."
-    return "All exercises count, those on the core path and the extras."
+        return "Only the exercises on the core path count; the points of extras are shown, but do not count."
+    return "All exercises count, on the core path and extras."
 
 
 def _learners(report: Report) -> str:
@@ -74,7 +74,7 @@ def _items(report: Report, lab: str) -> str:
 
 
 def _bar(counts: Counter[str]) -> str:
-    """A bar with a part for each verdict. The cell beside it says the same in words, so a screen reader leaves the bar out."""
+    """A bar with a part for each verdict. The cell beside the bar says the same in words, so a screen reader skips the bar."""
     parts = "".join(
         f'<span style="width:{100 * counts[words] / counts.total():.1f}%;background:{colour(words)}"></span>'
         for words in VERDICTS

@@ -39,7 +39,7 @@ AnyGraders = Graders | ExecutorGraders
 
 
 class Watcher(Protocol):
-    """Someone who watches a run, such as a progress bar. Names and files are not made safe to show yet."""
+    """An observer of a run, such as a progress bar. Names and files are not made safe to show yet."""
 
     def starts(self, items: int, submissions: int, known: int) -> object:
         """Grading starts: the number of items and submissions to grade, and of submissions that were graded before."""
@@ -53,7 +53,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Summary:
-    """The outcome of a run: how many submissions it graded, how many were known before, and what the exports show."""
+    """The outcome of a run: how many submissions it graded, how many were graded before, and the content of the exports."""
 
     gradebook: Path
     graded: int
@@ -86,11 +86,11 @@ def grade_class(
 ) -> Summary:
     """Grade all submissions that are new, and write the gradebook and the exports to the folder `out`.
 
-    The inputs of the functions are made from `secret`; without it, they are those of the notebook's own checks. If not
-    `sandboxed`, the learners' code runs as the current user.
+    The inputs of the functions are made from `secret`. Without a secret, they are the same as in the notebook's own checks. If
+    not `sandboxed`, the learners' code runs as the current user.
 
     `jobs` notebooks are graded at a time: by `executor` or, without one, by processes that this run starts. With `lab`, only
-    this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; then only these submissions are graded,
+    this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; then only these submissions are graded
     again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same folder, if this machine is
     to grade and has no sandbox, if this copy of labkit has no answers, or if the executor takes no more work.
     """
@@ -102,7 +102,7 @@ def grade_class(
         of_lab(lab)
     if out.resolve().is_relative_to(submissions.resolve()):
         raise InvalidRequest(f"the grades {out} are inside the submissions {submissions}; give a folder outside with --out")
-    if sandboxed and executor is None:  # The machines of an executor need a sandbox, and not this one.
+    if sandboxed and executor is None:  # with an executor, its machines need one
         need_sandbox()
     found = collect(submissions)
     chosen = _parse_regrade(regrade, found.learners)
@@ -177,7 +177,10 @@ def _read(graders: AnyGraders, found: Collected) -> dict[Path, Reading]:
 
 
 def _choose(found: Collected, readings: dict[Path, Reading], lab: str | None) -> list[tuple[Submission, Path]]:
-    """One notebook for each learner and lab. Of several, the one with the most functions counts, and of these the newest."""
+    """Choose one notebook for each learner and lab.
+
+    It is the one with the most functions or, if there are several of these, the newest.
+    """
     offers: dict[tuple[str, str], list[Notebook]] = {}
     for notebook in found.notebooks:
         for each in readings[notebook.path].labs if not readings[notebook.path].problem else ():

@@ -1,7 +1,7 @@
 """Finds the learners and their notebooks in a folder of submissions. It reads no notebook and follows no symbolic link.
 
 A submission is a folder named after the learner, with notebooks at any depth. If the folder of submissions contains a folder
-`submitted`, as a course folder of nbgrader does, then the learners are looked for in that folder.
+`submitted`, as a course folder of nbgrader does, then the learners are the folders in `submitted`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Cell = str | float
 
 
 def defused(text: str) -> str:
-    """A cell of text. If a spreadsheet could read it as a formula, an apostrophe stands before it, which makes it a text."""
+    """The content of a cell. If a spreadsheet could read the text as a formula, an apostrophe is put before the text."""
     return f"'{text}" if text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) else text
 
 
@@ -54,8 +54,8 @@ def write_items(path: Path, report: Report) -> None:
 def write_lab(path: Path, report: Report, lab: str) -> None:
     """One row for each learner, with one column for each exercise of the lab.
 
-    "score" are the points that count after the policy, and "score out of" is the largest possible score. The points without the
-    policy follow: in all exercises, and on the core path.
+    "score" has the points that count after the policy is applied, and "score out of" the largest possible score. Then come the
+    points before the policy: in all exercises, and on the core path.
     """
     header = ["learner", "verdict", "score", "score out of", "points", "out of", "core points", "core out of"]
     header += ["not measured here", "attempt", "attempts"]

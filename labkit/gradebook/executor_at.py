@@ -1,4 +1,4 @@
-"""What `labkit grade --executor` names: processes of this machine, or a Dask cluster."""
+"""Finds the executor that `labkit grade --executor` names: processes on this machine, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CONNECT_SECONDS = 60.0
 def executor_at(address: str, submissions: Path) -> Iterator[tuple[Executor | None, int]]:
     """Yield the executor at this address, and how many notebooks it can grade at the same time.
 
-    For "processes" the executor is None, which stands for the processes that labkit starts itself, and the number is 1. For
-    "dask://HOST:PORT" it is the Dask cluster whose scheduler has this address, and the number is that of the cluster's threads.
+    For "processes" the executor is None (labkit then starts processes itself), and the number is 1. For "dask://HOST:PORT" the
+    executor is the Dask cluster whose scheduler has this address, and the number is the number of the cluster's threads.
 
     Raises `InvalidRequest` for another address. Raises `NotAvailable` if the scheduler does not answer, if the cluster has no
     workers, or if a worker does not see the folder `submissions` or has another version of the course's checks.
@@ -44,7 +44,10 @@ def _dask_cluster(place: str, submissions: Path) -> Iterator[tuple[Executor, int
     from distributed import Client
 
     class ClosedIfRefused(Client):
-        """Closes itself if it cannot connect. Dask would close it when it is collected, which can wait for a lock for ever."""
+        """A Dask client that closes itself if it cannot connect.
+
+        Otherwise Dask would close the client when it is garbage-collected, which can wait for a lock forever.
+        """
 
         def start(self, **options: Any) -> None:
             try:

@@ -1,8 +1,9 @@
 """Grades with any `concurrent.futures.Executor`, for example on the machines of a Dask cluster.
 
-A task is one notebook: its answer is the list of all messages, so progress arrives a notebook at a time. An executor may run a
-task in a thread, where no time limit can interrupt it, or in a process that may start no processes. So each notebook is checked
-in a new process (`labkit.gradebook.grade_process`). Reading a notebook takes a moment, and is done at once.
+A task is one notebook, and its answer is the list of all messages. So progress is reported only after each notebook. An
+executor may run a task in a thread, where no time limit can interrupt it, or in a process that may start no processes. So each
+notebook is checked in a new process (`labkit.gradebook.grade_process`). Reading a notebook is quick, so a task that reads one
+starts no process.
 """
 
 from __future__ import annotations

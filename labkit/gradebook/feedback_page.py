@@ -1,6 +1,6 @@
 """The feedback page of one learner: what passed, what failed and why, and where a wrong tensor differs.
 
-A page shows no inputs: the line of a verdict that names the case is left out.
+A page shows no inputs: the line of a verdict that describes the case is left out.
 """
 
 from __future__ import annotations

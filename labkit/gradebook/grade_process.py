@@ -1,7 +1,7 @@
 """The process in which an executor checks one notebook: it reads a task from stdin, and writes all messages to stdout.
 
-Both are pickled. A learner's code runs neither in this process nor in the one that started it, but in one more process for each
-function (`labkit.grading.worker`).
+Both are pickled. A learner's code runs neither in this process nor in its parent: each function gets a further process
+(`labkit.grading.worker`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ def main(parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, even by SIGKILL. The learner's process and its files are removed, too."""
+    """End this process when its parent has ended, even by SIGKILL.
+
+    The processes with learners' functions, and their files, are removed, too.
+    """
     while os.getppid() == parent:
         time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGTERM)

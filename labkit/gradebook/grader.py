@@ -1,7 +1,7 @@
 """A grader: a process that reads and checks notebooks for the process that holds the gradebook.
 
 The grader gets a task, and answers with one message for each exercise, then with `Done`. A learner's code does not run in the
-grader but in one more process for each function (`labkit.grading.workers`).
+grader: each function gets a further process (`labkit.grading.workers`).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class ReadTask:
 class GradeTask:
     """Check these exercises (by their full names) of the notebook in this file; the answer is one `Verdict` for each.
 
-    `sha256` is the hash that the notebook had when it was read. If there is a `secret`, the inputs are made from it. If not
-    `sandboxed`, the learner's code runs as the current user.
+    `sha256` is the hash that the notebook had when it was read. If there is a `secret`, the inputs of the functions are made
+    from this secret. If not `sandboxed`, the learner's code runs as the current user.
     """
 
     path: Path
@@ -78,12 +78,18 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 def end(number: int, frame: FrameType | None) -> None:
-    """A handler of signals that ends the process in the normal way: what it has started is ended, and its files are removed."""
+    """A signal handler that ends the process in the normal way.
+
+    The processes that it has started are ended, and its files are removed.
+    """
     raise SystemExit(128 + number)
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has ended, even by SIGKILL. The learner's process and its files are removed, too."""
+    """End this process when its parent has ended, even by SIGKILL.
+
+    The processes with learners' functions, and their files, are removed, too.
+    """
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -111,7 +117,9 @@ def _grade(task: GradeTask) -> Iterator[Verdict]:
     exercises = [find(name) for name in task.exercises]
     try:
         if digest(task.path) != task.sha256:
-            raise ValueError("the notebook, or a file beside it, changed after it was collected; grade it again")
+            raise ValueError(
+                "the notebook, or a file beside the notebook, changed after it was collected; grade the notebook again"
+            )
         submission = read_submission(task.path)
         sandbox = need_sandbox() if task.sandboxed else None
     except Exception as error:

@@ -24,7 +24,7 @@ _END_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Lost:
-    """The grader's process ended, or was ended, before its task was done. `why` says it in words."""
+    """The grader's process ended, or was ended, before its task was done. `why` is the reason in words."""
 
     why: str
     timed_out: bool = False

@@ -41,9 +41,9 @@ def write_canvas(path: Path, report: Report) -> None:
 def write_moodle(path: Path, report: Report) -> None:
     """A file for Moodle (Grades, Import, CSV file).
 
-    Moodle lets the teacher choose what each column is (moodle/moodle, grade/import/csv/classes/load_data.php). It finds a user
-    by id, ID number, email address or username; a grade must be a number of at most 100 unless the site allows more; and a
-    column of feedback can be given for each grade item. The header has Moodle's own English names for these things.
+    Moodle lets the teacher choose the meaning of each column (moodle/moodle, grade/import/csv/classes/load_data.php). It finds
+    a user by id, ID number, email address or username; a grade must be a number of at most 100 unless the site allows more; and
+    a column of feedback can be given for each grade item. The header has Moodle's own English names for these things.
     """
     header = ["Username"]
     for lab in report.labs:

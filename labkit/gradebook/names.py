@@ -1,4 +1,4 @@
-"""Names and texts that come from learners are data. This module makes them safe to show and to use in file names."""
+"""Makes names and texts that come from learners safe to show and to use in file names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _CYRILLIC_AND_GREEK = dict(zip("аеорсухіјѕһԁѵԛԝαικνορτυχβμ", "aeopcyxijshdvqwaiknoptuxbu", strict=True))
 _DIGITS = {"0": "o", "1": "l", "|": "l"}
 _LOOKS_LIKE = str.maketrans(_CYRILLIC_AND_GREEK | _DIGITS)
-"""Letters of other scripts, and digits, that look like Latin letters. The table is short: it is for a warning only."""
+"""Letters of other scripts, and digits, that look like Latin letters.
+
+The table is short, because it is used only for a warning.
+"""
 
 
 def visible(text: str) -> str:

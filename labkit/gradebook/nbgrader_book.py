@@ -24,7 +24,7 @@ from labkit.grading.verdict import INCONCLUSIVE, NOT_MEASURED
 
 
 def fill(path: Path, report: Report) -> None:
-    """Write the scores of a class to nbgrader's gradebook in this file, which is made if it is not there.
+    """Write the scores of a class to nbgrader's gradebook in this file; a missing file is created.
 
     On the track "core" of the policy, an extra has no points, and its comment says so.
 
@@ -52,7 +52,9 @@ def fill(path: Path, report: Report) -> None:
 
 @contextlib.contextmanager
 def _finding_alembic() -> Iterator[None]:
-    """For a new gradebook, nbgrader runs the program `alembic`. It is in Python's folder, which PATH need not name.
+    """For a new gradebook, nbgrader runs the program `alembic`.
+
+    The program is in Python's folder, which may not be on PATH. This block adds the folder to PATH.
 
     nbgrader's own `setenv` is not used, because it removes the variable at its end.
     """
@@ -102,7 +104,7 @@ def _new_notebook(book: Gradebook, lab: str, track: str) -> tuple[str, str]:
 
 
 def _write(book: Gradebook, assignment: str, notebook: str, score: LabScore) -> None:
-    """Write one learner's score in one lab. nbgrader keeps the points for being late apart from those of the cells."""
+    """Write one learner's score in one lab. nbgrader stores the late penalty apart from the points of the cells."""
     assert score.attempt is not None
     book.update_or_create_submission(assignment, score.learner, timestamp=score.attempt.submitted)
     submitted = book.find_submission_notebook(notebook, assignment, score.learner)

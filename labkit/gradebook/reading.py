@@ -79,7 +79,7 @@ def _notes_on(path: Path, submission: Submission, labs: dict[str, int]) -> list[
 def digest(path: Path) -> str:
     """The SHA-256 of a submission: the bytes of the notebook, and the small files beside it that its code can read.
 
-    The receipt does not count, so the same notebook that is collected twice is the same submission.
+    The receipt (`timestamp.txt`) is left out, so a notebook that is collected twice is still the same submission.
     """
     total = hashlib.sha256(hashlib.sha256(path.read_bytes()).digest())
     for other in small_files(path.parent):
@@ -90,7 +90,10 @@ def digest(path: Path) -> str:
 
 
 def time_of(path: Path) -> tuple[datetime, str, list[str]]:
-    """The time of a submission in UTC, where it was found, and notes. The receipt counts, and without one the file's time."""
+    """The time of a submission in UTC, where it was found, and notes.
+
+    It is taken from the receipt (`timestamp.txt`); without a receipt it is the file's time.
+    """
     changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     receipt = path.parent / RECEIPT
     if receipt.is_symlink() or not receipt.is_file() or receipt.stat().st_size > 1000:

@@ -1,6 +1,7 @@
-"""The tables of the gradebook. The page `docs/gradebook.md` describes them. Rows are added and never changed or deleted.
+"""The tables of the gradebook.
 
-Exceptions: a learner's row is written once, and `run.finished` is filled in when a run ends.
+The page `docs/gradebook.md` describes them. Rows are added and never deleted. The only change of a row is that `run.finished`
+is filled in when a run ends. A learner has only one row, whatever the number of runs.
 """
 
 from __future__ import annotations

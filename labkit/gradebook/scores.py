@@ -1,4 +1,4 @@
-"""The scores of learners: which attempt at a lab counts, how many of its points count, and what a lab's verdict is."""
+"""Computes the scores of learners: which attempt at a lab counts, how many of its points count, and the verdict on the lab."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ VERDICTS = (PASSED, PARTIAL, FAILED, ERROR, TIMED_OUT, INCONCLUSIVE, NOT_MEASURE
 class LabScore:
     """The score of a learner in a lab.
 
-    - `attempt` is the attempt that counts: the one with the most points after the policy, and the earliest of several. It is
-      None if no attempt counts. `attempts` is the number of all attempts.
+    - `attempt` is the attempt that counts: the one with the most points after the policy is applied; if there are several, the
+      earliest. It is None if no attempt counts. `attempts` is the number of all attempts.
     - `items` has one result for each exercise of the lab, in the order of the course.
-    - `points` are the points of the attempt, in all exercises and on the core path.
-    - `track` says which of them count: "core" or "full". `score` are the points that count, after the policy.
-    - `not_measured` are the points that count of the exercises that could not be measured on the grading machine.
+    - `points` are the points of the attempt, in all exercises and on the core path. - `track` says which exercises count:
+      "core" or "full". `score` are the points that count, after the policy.
+    - `not_measured` are the points of those exercises that count, but could not be measured on the grading machine.
     - `remark` explains the score in words.
     """
 
@@ -76,7 +76,7 @@ def counts(item: Item, track: str) -> bool:
 def verdict_of(verdicts: Sequence[str]) -> str:
     """One verdict for several items: "passed" if all passed, "partial" if some earned points, else the first in `VERDICTS`.
 
-    So "not attempted" is the verdict only if no item was attempted.
+    "not attempted" comes last in `VERDICTS`, so it is the verdict only if no item was attempted.
     """
     if all(verdict == PASSED for verdict in verdicts):
         return PASSED
@@ -86,7 +86,10 @@ def verdict_of(verdicts: Sequence[str]) -> str:
 
 
 def lab_score(learner: str, lab: str, attempts: Iterable[Attempt], policy: Policy) -> LabScore:
-    """The score of a learner in a lab. `attempts` are the learner's attempts at any labs. Without an attempt, it is zero."""
+    """The score of a learner in a lab.
+
+    `attempts` are the learner's attempts at any labs. Without an attempt at this lab, the score is zero.
+    """
     own = [attempt for attempt in attempts if (attempt.learner, attempt.lab) == (learner, lab)]
     allowed = [attempt for attempt in own if policy.counts(attempt.number)]
     scores = [_score_of(attempt, len(own), policy) for attempt in allowed]

@@ -18,5 +18,5 @@ def seeds_from(secret: str, exercise: str) -> tuple[int, ...]:
 
 
 def fingerprint(secret: str) -> str:
-    """A short name of a secret, which tells two secrets apart but not what they are."""
+    """A short hash of a secret. It shows whether two secrets are the same, but does not reveal them."""
     return hashlib.sha256(b"labkit grade " + secret.encode()).hexdigest()[:8]

@@ -1,7 +1,7 @@
 """Reads the answer sheet of a course copy: right values, but no references and no known mistakes.
 
 The folder `answer_sheet` of the package holds two files, `sheet.json` and `values.safetensors`. `labkit release --course`
-writes them. They hold no code, and reading them runs none.
+writes them. They contain no code, and reading them runs no code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ COMPARISONS = {"Comparison": Comparison}
 
 @dataclass(frozen=True)
 class Row:
-    """The answer to one exercise. `values` and `inputs` are by seed, and so is `cases`: the inputs that come with an answer."""
+    """The answer to one exercise.
+
+    The keys of `values`, `inputs` and `cases` are seeds. `cases` are the inputs that come with an answer.
+    """
 
     comparison: Comparison
     names: Mapping[str, str]

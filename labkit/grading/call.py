@@ -40,9 +40,9 @@ class Outcome:
     """The outcome of one call: its value, or its error in one line (`error_kind` is the name of the exception).
 
     `changed` names an argument that the function changed although it must not. `breach` says which rule of the exercise's
-    contract the call broke, and `clue` what can explain a wrong value or an error. If a time limit passed during the call and
-    other programs are to blame, `busy` says so (see `BusyMachine`). `printed` is output of the function that has not been shown
-    yet.
+    contract the call broke. `clue` is a possible explanation of a wrong value or an error. If a time limit passed during the
+    call and other programs are to blame, `busy` says so (see `BusyMachine`). `printed` is output of the function that has not
+    been shown yet.
     """
 
     value: Any = None
@@ -95,7 +95,7 @@ def _is_last(outcome: Outcome, exercise: Exercise) -> bool:
 
 
 def decided(exercise: Exercise, value: Any) -> str:
-    """The sentence of `exercise.decides` on an answer, which may be anything."""
+    """The sentence that `exercise.decides` returns for an answer. The answer may be any object."""
     try:
         return exercise.decides(value)
     except Exception:
@@ -147,8 +147,8 @@ def held_back() -> Iterator[io.StringIO]:
 
 
 def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Case, *, watched: bool = False) -> Outcome:
-    """Call `function` with one case, `watched` by the exercise's contracts. The value in the outcome is what the exercise's
-    `observe` returns.
+    """Call `function` with one case, `watched` by the exercise's contracts. The outcome's value is the return value of the
+    exercise's `observe`.
 
     Only the outcome of a watched call may be `busy`.
     """
@@ -219,7 +219,8 @@ def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
 def time_limit(seconds: float, what: str = "your function") -> Iterator[None]:
     """Raise `OutOfTimeError` in this block after `seconds`. This works only in the main thread of a Unix process.
 
-    `what` names the code that the block runs. It is the subject of the clause that `limit_passed` gets.
+    `what` names the code in the block, as the subject of a sentence such as "your function did not finish". That sentence is
+    passed to `limit_passed`.
 
     The error is raised again every second, because a bare `except:` in a loop may catch the first error.
     """

@@ -130,7 +130,10 @@ def _note_call(call: ast.Call, changes: Changes) -> None:
 
 
 def _note_unused(value: ast.expr, changes: Changes) -> None:
-    """Record a call whose value is not used. Its purpose must be to change its object or its arguments."""
+    """Record a call whose value is not used.
+
+    Such a call is assumed to change its object or its arguments.
+    """
     call = value.value if isinstance(value, ast.Await) else value
     if not isinstance(call, ast.Call):
         return

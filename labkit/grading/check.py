@@ -31,9 +31,9 @@ SILENT_SECONDS = 2.0
 def check(function: Callable[..., Any]) -> Verdict:
     """Call `function` with the inputs of its exercise, show the verdict, and record it.
 
-    The name of the function tells its exercise. A name to which the notebook assigns the function works too (`kv_bytes = lambda
-    ...`). Points from an earlier check are kept. If the function belongs to no exercise, `InvalidRequest` names the functions
-    that exist. Errors of the function itself are not raised.
+    The exercise is found by the name of the function. A name to which the notebook assigns the function works too (`kv_bytes =
+    lambda ...`). Points from an earlier check are kept. If the function belongs to no exercise, `InvalidRequest` names the
+    functions that exist. Errors of the function itself are not raised.
 
     If nbgrader executes the notebook, nothing is recorded, and `NoPoints` is raised unless the verdict is a pass (see
     `nbgrader_run`).
@@ -83,8 +83,8 @@ def passed(function: Callable[..., Any] | str) -> bool:
     If a name is given instead of a function, return whether the function with this name has ever passed. If the result is
     False, a message is printed. It names the exercise that the cell needs, and says what is wrong with the function.
 
-    If this copy of labkit has no answer to the exercise, the result is True unless the function fails without one, and a
-    message says that the cell uses an unchecked function.
+    If this copy of labkit has no answer to the exercise, the result is True unless the function raises an error or breaks a
+    rule. A message then says that the cell uses an unchecked function.
     """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     if why := missing(exercise):
@@ -118,7 +118,8 @@ def hint(function: Callable[..., Any] | str, *, pay: bool = False) -> None:
     """Show the exercise's next hint. The first of its three hints is a question, the last is one line of the answer.
 
     After the third hint, all three hints are shown again. If the next hint costs points by the rule of the course, the cost is
-    shown first, and the hint only with `pay`. Raises `InvalidRequest` if there is no such exercise, or if the rule is wrong.
+    shown first, and the hint is shown only with `pay`. Raises `InvalidRequest` if there is no such exercise, or if the rule is
+    wrong.
     """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     costs, progress = hint_costs(), Progress()

@@ -22,7 +22,8 @@ DECIDES = "The instructor's grader decides."
 
 
 def answer_to(exercise: Exercise) -> AnyAnswer:
-    """The answer to an exercise of the course: an `Answer` where labkit has its answers, otherwise what its sheet has.
+    """The answer to an exercise of the course: an `Answer` if this copy of labkit has the answers, otherwise the exercise's row
+    on the answer sheet.
 
     Raises `KeyError` if the exercise does not belong to the course.
     """
@@ -44,7 +45,7 @@ def need_answers(what: str) -> None:
 
 
 def lacks_answer(exercise: Exercise) -> str:
-    """Why this copy cannot say what is right for an exercise, as a part of a sentence; "" if it can."""
+    """Why this copy of labkit cannot judge the values of an exercise, as a part of a sentence; "" if it can."""
     if _answers_of(exercise.lab) is not None:
         return ""
     sheet = read_sheet()
@@ -94,6 +95,7 @@ def _draws_the_same_inputs(exercise: Exercise, row: Row) -> bool:
 
 def _other_inputs(sheet: Sheet) -> str:
     return (
-        f"This machine draws other inputs than those of the answer sheet (torch {torch.__version__} here, torch {sheet.torch} "
+        f"The random inputs on this machine differ from the inputs of the answer sheet (torch {torch.__version__} here, torch "
+        f"{sheet.torch} "
         f"where the sheet was made), so nothing can be compared. {DECIDES}"
     )

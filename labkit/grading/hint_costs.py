@@ -22,8 +22,8 @@ FREE: HintCosts = (0, 0, 0)
 def hint_costs() -> HintCosts:
     """The costs in this copy of the course. Without a file `course.toml`, or without its table `[hints]`, hints are free.
 
-    The file is looked for beside the notebook, in the current folder, and in labkit's home; the first one that is found counts.
-    Raises `InvalidRequest` if it cannot be read, is not TOML, or has wrong costs.
+    The file may be beside the notebook, in the current folder, or in labkit's home; the first file found, in this order,
+    counts. Raises `InvalidRequest` if it cannot be read, is not TOML, or has wrong costs.
     """
     notebook = os.environ.get("JPY_SESSION_NAME")
     folders = [*([Path(notebook).parent] if notebook else []), Path.cwd(), home_path()]

@@ -17,7 +17,11 @@ from labkit.grading.verdict import NOT_MEASURED
 
 @dataclass(frozen=True)
 class Row:
-    """An exercise, its standing, and what this machine or this copy of labkit lacks for it ("" if nothing)."""
+    """An exercise and its standing.
+
+    `lacks` is a phrase about something that the exercise needs and this machine or copy of labkit lacks; "" if there is
+    nothing.
+    """
 
     exercise: Exercise
     standing: Standing
@@ -62,7 +66,7 @@ class LabState:
 
     @property
     def points(self) -> Points:
-        """The points that count, and those that can be reached, in all exercises and on the core path."""
+        """The points that count, and the points that can be reached, in all exercises and on the core path."""
         return points([(row.exercise, row.standing.earned, row.exercise.points) for row in self.rows])
 
     @property
@@ -87,7 +91,7 @@ class LabState:
         elsewhere = [row for row in open_ones if row.is_not_measured]
         left = f"about {minutes} minutes of exercises left" if open_ones else "nothing left to do"
         if elsewhere:
-            left += f", {sum(row.exercise.minutes for row in elsewhere)} of them for what is not measured here"
+            left += f", {sum(row.exercise.minutes for row in elsewhere)} of them for exercises that are not measured here"
         done = f"{len(rows) - len(open_ones)} of {len(rows)} exercises done"
         return f"{done}; {len(elsewhere)} not measured here; {left}"
 

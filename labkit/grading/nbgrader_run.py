@@ -1,7 +1,7 @@
 """The check of an exercise when `nbgrader validate` or `nbgrader autograde` executes the notebook.
 
-nbgrader gives a check cell all of its points, unless the cell raises an error or writes to stderr; then it gives none. So here
-everything but a pass raises, and nothing is written to stderr.
+nbgrader gives a check cell all of its points, unless the cell raises an error or writes to stderr; then it gives none. So in
+such a run, every verdict except a pass raises an error, and nothing is written to stderr.
 """
 
 from __future__ import annotations

@@ -39,7 +39,10 @@ START_SECONDS = 180
 The time limits of the calls are added to this.
 """
 MOST_TEXT_BYTES = 8 * 2**20
-"""The most bytes of a worker's answers without their tensors. As objects of Python they take thirty times as much memory."""
+"""The largest accepted size, in bytes, of a worker's answers without their tensors.
+
+As Python objects they take thirty times as much memory.
+"""
 MOST_NOTE, MOST_NOTES = 2000, 5
 """Limits for notes on statements that did not run: the characters of a note, and the number of notes that a verdict shows."""
 
@@ -147,7 +150,7 @@ def _job(exercise: Exercise, submission: Submission, seeds: Sequence[int]) -> di
 
 
 def judge_frame(answer: AnyAnswer, written: bytes, seeds: Sequence[int] = SEEDS) -> Verdict:
-    """The verdict on what a worker wrote. This may be anything, because a learner's code ran in the worker's process."""
+    """The verdict on what a worker wrote. The bytes are not trusted, because a learner's code ran in the worker's process."""
     try:
         text, data = unpack_frame(written)
         if len(text) > MOST_TEXT_BYTES:
@@ -176,5 +179,5 @@ def _with_notes(verdict: Verdict, notes: Any) -> Verdict:
 def _outcome(row: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:
     words = {name: row[name] for name in ("error", "error_kind", "changed", "breach", "clue", "busy")}
     if not all(isinstance(word, str) for word in words.values()):
-        raise ValueError("the error of an outcome is not a text")
+        raise ValueError("the error of an outcome is not a string")
     return Outcome(decode(row["value"], tensors), **words)

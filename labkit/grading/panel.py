@@ -22,7 +22,7 @@ from labkit.plurals import counted
 def progress_panel(lab: str) -> None:
     """Show each exercise of a lab with its state, and the points and the minutes that are left, in all and on the core path.
 
-    One button shows the next hint and says before what it costs, one shows the solution, and one reads the states again.
+    One button shows the next hint, and names its cost beforehand. One shows the solution, and one reads the states again.
     """
     text = lab_state(lab).text
     if not in_notebook():

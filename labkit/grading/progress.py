@@ -1,4 +1,4 @@
-"""The record of what a learner has done. It is kept on disk, so that nothing is lost at a restart."""
+"""The record of a learner's work. It is kept on disk, so that nothing is lost at a restart."""
 
 from __future__ import annotations
 
@@ -38,18 +38,21 @@ class Standing:
 
     @property
     def earned(self) -> int:
-        """The points that count: the highest points without the cost of the hints, and 0 for a solution that was shown."""
+        """The points that count: the highest points minus the cost of the hints; 0 if the solution was shown before a pass."""
         return 0 if self.given_up else max(self.points - self.hint_cost, 0)
 
     @property
     def remark(self) -> str:
-        """Why fewer points count than the checks gave; "" if all of them count."""
+        """The reason if fewer points count than the checks gave; "" if all points count."""
         if self.given_up:
             return "The solution was shown before, so this exercise earns no points."
         return f"Your hints cost {counted(self.hint_cost, 'point')}, so {self.earned} count." if self.hint_cost else ""
 
     def next_hint_cost(self, costs: HintCosts) -> int:
-        """What the next hint costs, in points. After a pass, a solution that was shown, or the third hint, it costs nothing."""
+        """What the next hint costs, in points.
+
+        Hints are free after a pass, after the solution was shown, and after the third hint.
+        """
         return 0 if self.points or self.given_up or self.hints >= len(costs) else costs[self.hints]
 
     @property
@@ -92,8 +95,8 @@ class Progress:
     def standings(self) -> dict[str, Standing]:
         """The standing of every exercise, by its name.
 
-        A file that is damaged, or that a newer labkit wrote, counts as empty. If this process keeps progress, the file is
-        renamed, so that it is not lost, and a sentence on stderr says so.
+        A file that is damaged, or that a newer labkit wrote, counts as empty. If this process may write, such a file is renamed
+        so that it is not lost, and a sentence on stderr names the new file.
         """
         found = {exercise.name: Standing() for exercise in all_exercises()}
         try:
@@ -139,7 +142,7 @@ class Progress:
     def next_hints(self, name: str, costs: HintCosts = FREE) -> list[int]:
         """Count one more hint and its cost, and return which hints to show.
 
-        This is the next hint or, if all three hints have been shown, all of them.
+        The result is the next hint or, after the third hint, all three hints.
         """
         seen = self.standings()[name].hints
         number = self.next_hint(name, costs)
@@ -158,9 +161,9 @@ class Progress:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, Standing]]:
-        """Yield the standings.
+        """Yield the standings to a `with` block, which may change them.
 
-        The block may change them, and they are written at its end. A lock lets only one process at a time run such a block.
+        They are written at the end of the block. A lock lets only one process at a time run such a block.
         """
         if not self.is_kept:
             yield self.standings()

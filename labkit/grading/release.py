@@ -51,7 +51,10 @@ def choose_labs(root: Path, numbers: Sequence[str]) -> list[Lab]:
 
 
 def stale(lab: Lab) -> list[Path]:
-    """The notebooks of a lab whose cells differ from the cells that its source gives now. Outputs are not compared."""
+    """The notebooks of a lab whose cells differ from the cells that would be made from its source now.
+
+    Outputs are not compared.
+    """
     source = lab.source.read_text("utf-8")
     made = {lab.student: student_notebook(source), lab.solved: solved_notebook(source)}
     return [path for path, notebook in made.items() if _digests(path)[0] != cells_digest(notebook)]
@@ -97,7 +100,7 @@ def release(lab: Lab, *, force: bool = False) -> list[Path]:
 
 
 CELL_SECONDS = 1800
-"""How long a cell of a solved lab may run. On a machine that many other programs keep busy, cells have taken more than 300."""
+"""Seconds that a cell of a solved lab may run. On a busy machine, cells have taken more than 300 seconds."""
 
 
 def execute(notebook: Any, folder: Path, name: str, timeout: int = CELL_SECONDS) -> Any:

@@ -25,9 +25,9 @@ from labkit.home import home, make_new, write_atomically
 def reset(function: Callable[..., Any] | str, notebook: str | Path | None = None) -> None:
     """Show the stub of an exercise in a new cell below this one, and print it. No cell of the notebook is changed.
 
-    The old text, as the file of the notebook holds it, is kept in labkit's home. Points are kept too. notebook: the path of the
-    file; without it, the path that Jupyter passed to the kernel. Raises `InvalidRequest` if there is no such exercise, if the
-    file is not known or is not a notebook, or if the notebook does not contain the stub.
+    The old text in the notebook's file is copied to labkit's home. Points are kept. notebook: the path of the file; without it,
+    the path that Jupyter passed to the kernel. Raises `InvalidRequest` if there is no such exercise, if the file is not known
+    or is not a notebook, or if the notebook does not contain the stub.
     """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     if not Progress.is_kept:

@@ -15,7 +15,7 @@ from labkit.grading.python_cells import UNPARSABLE, parse
 from labkit.grading.submission import Submission
 
 MOST_WRAPPERS = 20
-"""A function in more decorators than this is not looked for."""
+"""The most decorators of a function that are removed to find the function itself."""
 
 
 def same_as_run(submission: Submission, function: str, names: Mapping[str, Any]) -> dict[str, bool | None]:

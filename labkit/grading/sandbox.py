@@ -1,11 +1,12 @@
 """A sandbox for the worker that runs a learner's function: bubblewrap, with namespaces of the kernel beneath it.
 
-In the sandbox there is no network but the sandbox's own loopback, no process of anybody else, and no file except the programs
-and libraries that the worker needs, read-only: the system's, this Python's, and labkit without its answers. What a learner
-stores goes to memory of limited size and is gone at the end. All processes of the sandbox end with its first one.
+In the sandbox there is no network except the sandbox's own loopback, and no process from outside. The only files are the
+programs and libraries that the worker needs, read-only: those of the system, those of this Python, and labkit without its
+answers. Files that a learner's code writes are kept in memory of limited size, and are lost at the end. All processes of the
+sandbox end with its first process.
 
-What it does not keep out: a fault of the kernel itself; heavy use of processor, memory bandwidth and caches, which slows other
-programs down; and reading the programs and libraries of this machine.
+The sandbox does not protect against: a fault of the kernel itself; heavy use of processor, memory bandwidth and caches, which
+slows other programs down; and reading the programs and libraries of this machine.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def is_inside() -> bool:
 
 
 def _as_it_is(place: Path) -> list[str]:
-    """Options that show a place of the system in the sandbox, as the link or the file that it is."""
+    """Options that show a place of the system in the sandbox, either as a link, if it is one, or as a file."""
     if place.is_symlink() and len(place.parts) == 2:
         return ["--symlink", os.readlink(place), str(place)]
     return ["--ro-bind", str(place), str(place)] if place.exists() else []

@@ -1,4 +1,7 @@
-"""The course's own solution of an exercise, for a learner who has passed it or gives it up. No notebook is changed."""
+"""Shows the course's own solution of an exercise to a learner who has passed it or gives up.
+
+No notebook is changed.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,10 @@ def in_words(exercise: Exercise, found: Solution) -> str:
 
 
 def difference(function: Callable[..., Any], text: str, name: str) -> str:
-    """The lines in which a function of the kernel differs from the one in `text`; "" if they are equal or not known."""
+    """The lines in which a function of the kernel differs from the function in `text`.
+
+    The result is "" if they are equal, or if the source is not known.
+    """
     try:
         own = _definition(textwrap.dedent(inspect.getsource(function)), name)
         right = _definition(text, name)

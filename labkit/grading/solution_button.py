@@ -11,7 +11,7 @@ from labkit.exercises.exercise import Exercise
 from labkit.grading.solution import in_words, may_see, not_yet, show_solution
 
 WHOLE = {"width": "auto", "flex": "0 0 auto"}
-"""The layout of a button whose words are always shown as a whole."""
+"""The layout of a button that is as wide as its words."""
 
 
 def solution_buttons(chooser: Any, chosen: Callable[[], Exercise], said: Any, changed: Callable[[], object]) -> Any:

@@ -25,8 +25,8 @@ class Solution:
 def solution_of(exercise: Exercise, course: Path | None = None) -> Solution:
     """The solution of an exercise, from the folder `solutions` of the course.
 
-    course: the course's folder. Without it, the folder is looked for beside the installed package (a checkout of the
-    repository, or the learner's image), then around the notebook and the current folder. Raises `NotAvailable` if no folder
+    course: the course's folder. If left out, labkit searches beside the installed package (in a checkout of the repository, or
+    in the learner's image), then in the folders around the notebook and the current folder. Raises `NotAvailable` if no folder
     has the solution.
     """
     for folder in [course] if course else _course_folders():

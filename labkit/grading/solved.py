@@ -1,4 +1,4 @@
-"""`solved("my_function")`: a learner's function for a cell that also works without it, because labkit has one of its own."""
+"""`solved("my_function")`: returns a learner's function, for a cell that can also use labkit's own function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def solved(name: str) -> Callable[..., Any] | None:
     """
     exercise = find(name)
     what = f"{exercise.function} (exercise {exercise.number}, {exercise.track})"
-    instead = "labkit's own takes its place."
+    instead = "labkit's own function takes its place."
     function: Callable[..., Any] | None = sys._getframe(1).f_globals.get(exercise.function)
     if why := missing(exercise):
         print(f"Not measured here: your {what} {why}; {instead}")

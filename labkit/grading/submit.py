@@ -31,7 +31,8 @@ AGAIN = "Run the cells of these functions, save the notebook (Ctrl+S), then run 
 
 
 def submit(notebook: str | Path | None = None) -> None:
-    """Check that the notebook's file is saved and holds what was run; then write a copy of it and a receipt, and say where.
+    """Check that the notebook's file is saved and holds the code that was run; then write a copy of the file and a receipt, and
+    print their paths.
 
     Both go into a new folder in `submitted/`, beside the notebook. No older folder is changed. The receipt contains the SHA-256
     of the copy, the time, the version of labkit, and the verdicts and points (in all, and on the core path) of the checks that

@@ -96,7 +96,7 @@ def _status_of(pid: int) -> int:
 
 
 def _clear_scratch() -> None:
-    """Remove what the worker before this one has stored in the sandbox."""
+    """Remove the files that the previous worker has written in the sandbox."""
     if not is_inside():
         return
     for folder in SCRATCH:

@@ -1,4 +1,5 @@
-"""Runs the functions of one notebook, each in a process of its own, reads what they write, and ends all that they started.
+"""Runs the functions of one notebook, each in a process of its own, reads their answers, and ends all processes that they
+started.
 
 Importing torch takes seconds. So one process imports it, the host (`labkit.grading.worker_host`), and a worker for each
 function is forked from the host. If there is a sandbox, it holds the host and its workers. A message to the host asks for a
@@ -31,8 +32,9 @@ from labkit.time_limits import limit_passed
 MOST_BYTES = 64 * 2**20
 """The most bytes that are read from a learner's process."""
 MOST_PROCESSES, MOST_MEMORY_BYTES = 300, 12 * 2**30
-"""A learner's processes are ended if there are more of them, or if their resident memory together is larger. The host counts
-too.
+"""Limits on the number of a learner's processes, and on their resident memory together in bytes.
+
+At a higher value, all of them are ended. The host counts too.
 """
 HOST_SECONDS = 300.0
 """The time limit for starting the host, which imports torch."""
@@ -41,7 +43,7 @@ WATCH_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class End:
-    """How a worker ended: its exit status (None if its time ran out), what it wrote, and why it was stopped, if it was."""
+    """How a worker ended: its exit status (None if its time ran out), its answer in bytes, and the reason if it was stopped."""
 
     status: int | None
     written: bytes = b""
@@ -80,7 +82,7 @@ class Workers:
         """Run the job in this file, in a worker whose current folder is `folder` unless it is in a sandbox.
 
         When the worker ends, everything that it has started is ended. `needs` are those folders of `sandbox.HIDDEN` that the
-        worker can see. In a sandbox, a function for which other folders are hidden runs in another sandbox.
+        worker can see. If a function needs other folders than the previous one, it gets a new sandbox.
         """
         if self._host and self._host.needs != tuple(needs):
             self._end_host()
@@ -164,7 +166,7 @@ class _Host:
             self._control.shutdown(socket.SHUT_RDWR)
 
     def _start(self) -> str:
-        """Wait until the host is ready. The result says what went wrong, or is ""."""
+        """Wait until the host is ready. The result is an error in words, or ""."""
         self._control.settimeout(HOST_SECONDS)
         try:
             is_ready = self._control.recv(1) != b""
@@ -187,7 +189,7 @@ class _Host:
             return []
 
     def _end_workers(self) -> None:
-        """Kill what a worker has left behind. While these processes start others, this repeats."""
+        """Kill the processes that a worker has left behind. This is repeated as long as these processes start others."""
         own = self._own or frozenset()
         while left := [process for process in self._members() if process not in own and _runs(process)]:
             for process in left:
@@ -258,7 +260,7 @@ class _Answer(threading.Thread):
 
 
 class _Reader(threading.Thread):
-    """Reads a pipe until nobody can write to it any more, or until it has read too much. Closes the pipe."""
+    """Reads a pipe until every writer has closed it, or until too many bytes have been read. Then closes the pipe."""
 
     def __init__(self, source: int) -> None:
         super().__init__(daemon=True)
@@ -288,6 +290,6 @@ class _Reader(threading.Thread):
         os.close(self._source)
 
     def stop(self) -> None:
-        """Read what is left, and end, even if a process that nobody found keeps the pipe open."""
+        """Read the remaining bytes, and end, even if an unknown process keeps the pipe open."""
         self._ends.set()
         self.join()

@@ -1,6 +1,4 @@
-"""Measures time, memory and the ceilings of the machine, and makes rooflines, records and plots. It does not depend on an
-engine.
-"""
+"""Measures time, memory and the ceilings of the machine, and makes rooflines, records and plots."""
 
 from labkit.measure.ceilings import Ceilings, Reader, ceilings
 from labkit.measure.contention import Contention

@@ -1,7 +1,7 @@
 """Figures of measurements: roofline, sweep, ladder, predictions, parts, timeline.
 
-Each figure has a title and a caption. The caption names the machine of the measurement. This module uses matplotlib and
-numbers; it depends on no engine and no lab.
+Each figure has a title and a caption. The caption names the machine of the measurement. This module does not depend on an
+engine or a lab.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe & Ito 2008: safe for colour-blind eyes
 MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKS = (("D", 7), ("*", 13), ("X", 10))
+"""Shapes of single points in a sweep, each with its size in points."""
 HATCHES = ("", "//", "..", "xx", "\\\\", "oo")
 STROKES = ("--", ":", "-.")
-"""What tells lines, bars and limits apart without colour, in the order of `COLOURS`."""
+"""Styles that distinguish lines, bars and limits without colour, in the order of `COLOURS`."""
 GREY = "#777777"
 DARK = "#333333"
 """The colour of captions: readable on white, but less prominent than the title."""
@@ -120,28 +122,31 @@ def sweep_plot(
     """Draw lines over the same x values. If `bands` contains the name of a line, a band of its quartiles is drawn around the
     line.
 
-    `limits` are dashed lines, such as a roofline or somebody's guesses. `marks` are single points `{name: (x, y)}`, such as a
-    prediction for one x. Raises `InvalidRequest` unless every line, band and limit has one value for each x.
+    Lines that coincide stay visible, because later lines have smaller markers. `limits` are drawn as dashed lines, for example
+    a roofline or somebody's guesses. `marks` are single points `{name: (x, y)}`, such as a prediction for one x; each has its
+    own shape. Raises `InvalidRequest` unless every line, band and limit has one value for each x.
     """
     for name, given in [*lines.items(), *(bands or {}).items(), *(limits or {}).items()]:
         if len(given) != len(x):
             raise InvalidRequest(f"line {name!r} has {counted(len(given), 'value')} for {counted(len(x), 'point')} of x")
-    figure = new_figure(title, caption)
+    legend_rows = math.ceil((len(lines) + len(limits or {}) + len(marks or {})) / 2)
+    figure = new_figure(title, caption, height=4.0 + 0.2 * max(0, legend_rows - 2))  # the legend takes nothing from the lines
     axes = figure.add_subplot()
-    for (name, values), colour, marker in zip(lines.items(), COLOURS * 9, MARKERS * 9, strict=False):
-        axes.plot(x, values, f"{marker}-", color=colour, label=name)
+    for number, (name, values) in enumerate(lines.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.plot(x, values, f"{marker}-", color=colour, label=name, markersize=max(4.0, 8.0 - number))
         if bands and name in bands:
             axes.fill_between(x, [low for low, _ in bands[name]], [high for _, high in bands[name]], color=colour, alpha=0.2)
     for (name, values), colour, stroke in zip((limits or {}).items(), [GREY, GREY, "#444444"] * 9, STROKES * 9, strict=False):
         axes.plot(x, values, stroke, color=colour, label=name)
-    for name, (where, value) in (marks or {}).items():
-        axes.plot([where], [value], "D", color="black", markersize=7, label=name)
+    for (name, (where, value)), (shape, size) in zip((marks or {}).items(), MARKS * 9, strict=False):
+        axes.plot([where], [value], shape, color="black", markersize=size, label=name)
     if log:
         from matplotlib.ticker import FuncFormatter, LogLocator
 
         axes.set(xscale="log", yscale="log")
         low, high = axes.get_ylim()
-        if high < 1000 * low:  # if only powers of ten had labels, the axis would have only one or two labels
+        if high < 1000 * low:  # labels only at powers of ten would be one or two labels
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
         axes.set_xticks(list(x), _not_too_dense([plain(value) for value in x]))
@@ -155,7 +160,8 @@ def sweep_plot(
         axes.set_ylim(bottom=0)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)  # not over the lines
+    # The legend goes above the axes, so that it does not cover the lines.
+    axes.legend(fontsize=NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return figure
 
 
@@ -167,7 +173,7 @@ def _not_too_dense(labels: list[str]) -> list[str]:
 
 
 def plain(value: float) -> str:
-    """The number without an exponent: 4,000,000 or 0.25."""
+    """The number as text without an exponent, such as 4,000,000 or 0.25."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
@@ -180,9 +186,9 @@ def ladder_plot(
 ) -> Figure:
     """Draw one ladder for each task, below the name of the task: one bar per rung, with quartiles as whiskers.
 
-    The speed of each rung is written at its bar, also as a multiple of the speed of the ladder's first rung. A disturbed rung
-    is hatched, and has a mark instead of the multiple. A note below the ladder says what disturbed it, and what to do (`again`)
-    to measure again. Raises `InvalidRequest` when there are no rungs.
+    Each bar is labelled with the speed of its rung, also as a multiple of the speed of the ladder's first rung. A disturbed
+    rung is hatched, and has a mark instead of the multiple. A note below the ladder says what disturbed the rung, and how to
+    measure again (`again`). Raises `InvalidRequest` when there are no rungs.
     """
     if not rungs:
         raise InvalidRequest("the ladder has no rungs yet; run a measurement first")
@@ -217,7 +223,7 @@ def _draw_ladder(axes: Axes, rungs: Sequence[Rung]) -> None:
         axes.text(max(rung.high, rung.tokens_per_second), place, text, va="center", fontsize=NUMBER_SIZE)
     axes.set_yticks(places, [rung.name for rung in rungs])
     axes.invert_yaxis()
-    room = 1.8 if any(rung.disturbed for rung in rungs) else 1.45  # for the numbers beside the bars
+    room = 1.8 if any(rung.disturbed for rung in rungs) else 1.45  # room for the numbers beside the bars
     axes.set_xlim(0, room * max(rung.high for rung in rungs))
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -239,7 +245,7 @@ def _check_groups(
                 f"({', '.join(series)}), and each series needs {len(names)} ranges, one per bar"
             )
     if strange := {name for at in marks.values() for name in at} - set(names):
-        raise InvalidRequest(f"marks over {', '.join(sorted(strange))}, but the groups are {', '.join(names)}")
+        raise InvalidRequest(f"there are marks over {', '.join(sorted(strange))}, but the groups are {', '.join(names)}")
 
 
 def _bar_places(series: Sequence[Sequence[float]], groups: int, width: float) -> list[list[float]]:
@@ -292,7 +298,7 @@ def _bars(
         return
     across, values, heights, spans = zip(*bars, strict=True)
     made = axes.bar(across, heights, width=width, color=colour, label=label, hatch=hatch, edgecolor="white", linewidth=0)
-    has_whisker = spans[0] is not None  # a number at the top would cover the end of the whisker
+    has_whisker = spans[0] is not None  # a number at the top of the bar would cover the end of the whisker
     if has_whisker:
         below = [max(0.0, value - low) for value, (low, _) in zip(values, spans, strict=True)]
         above = [max(0.0, high - value) for value, (_, high) in zip(values, spans, strict=True)]
@@ -329,9 +335,9 @@ def prediction_plot(
 ) -> Figure:
     """Draw one group of bars per name: the predicted value, the value that the roofline allows, and the measured value.
 
-    A value that is NaN has no bar and takes no space. `limits` are dashed lines across all groups. `ranges` are whiskers
-    (quartiles) on the bars of a series. `marks` are diamonds `{label: {name of a group: value}}`. Raises `InvalidRequest` if a
-    series or its ranges do not have one entry for each name, or if a mark is over an unknown group.
+    A value that is NaN has no bar and takes no space. `limits` are drawn as dashed lines across all groups. `ranges` are drawn
+    as whiskers (quartiles) on the bars of a series. `marks` `{label: {name of a group: value}}` are drawn as diamonds. Raises
+    `InvalidRequest` if a series or its ranges do not have one entry for each name, or if a mark is over an unknown group.
 
     The bar of a prediction that is far from the measured value is cut off at the edge. Its number has an arrow, and the caption
     asks for a more plausible prediction.
@@ -372,7 +378,7 @@ def parts_plot(
     title: str = "What it is made of",
     caption: str = "",
 ) -> Figure:
-    """Draw one bar per name, from top to bottom. The parts of a bar follow one another, and their sum is written at its end.
+    """Draw one bar per name, from top to bottom. The parts of a bar are stacked, and their sum is written at its end.
 
     Raises `InvalidRequest` unless every part has one value for each name.
     """

@@ -1,4 +1,4 @@
-"""Figures of plans and of the comparison with published tables. Uses matplotlib, through `labkit.measure.plots`."""
+"""Figures of plans and of the comparison with published tables."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OTHERS = "others"
-"""The group of the layouts that have no colour of their own."""
+"""The group of all layouts that have no separate colour."""
 MOST_BARS = 8
-"""How many plans the figure of the memory shows."""
+"""How many plans are shown in the figure of the memory."""
 
 
 def plans_plot(question: Question, answer: Answer) -> Figure:
@@ -53,9 +53,9 @@ def _draw_front(axes: Axes, question: Question, answer: Answer) -> None:
 
 
 def draw_front(axes: Axes, groups: Mapping[str, Sequence[tuple[float, float]]], bound_ms: float = math.inf) -> None:
-    """Draw points (milliseconds, new tokens per second per GPU) by their group, and their Pareto front.
+    """Draw points (milliseconds, new tokens per second per GPU) in the colours of their groups, and the Pareto front.
 
-    A finite bound is a line; the group `OTHERS` is grey.
+    A finite bound is drawn as a line. The group `OTHERS` is grey.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -105,7 +105,7 @@ def _draw_memory(axes: Axes, plans: list[Plan], question: Question) -> None:
 
 
 def draw_memory(axes: Axes, names: Sequence[str], plans: Sequence[Mapping[str, float]], gpu_gib: float) -> None:
-    """Draw one bar per plan, from top to bottom: its parts in GiB, stacked, and the memory of the GPU as a line."""
+    """Draw one bar per plan, from top to bottom, with its parts in GiB stacked. The memory of the GPU is a line."""
     reached = [0.0] * len(plans)
     for part, colour, hatch in zip(plans[0], COLOURS, HATCHES, strict=False):
         sizes = [plan[part] for plan in plans]
@@ -118,7 +118,10 @@ def draw_memory(axes: Axes, names: Sequence[str], plans: Sequence[Mapping[str, f
 
 
 def validation_plot(report: Report) -> Figure:
-    """Draw predicted over published latency, one panel for each table: filled marks were predicted, open ones fitted."""
+    """Draw predicted over published latency, with one panel for each table.
+
+    Filled marks are predictions; open marks were fitted.
+    """
     caption = (
         "On the line, the prediction is right; the grey band is within 15 %, the dotted lines are at 40 %. The efficiencies "
         "are fitted to the open marks only."

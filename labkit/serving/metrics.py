@@ -6,7 +6,7 @@ The counters:
 | --- | --- |
 | `labkit_requests_total` | prompts that the engine has accepted |
 | `labkit_refused_total{model,reason}` | requests that ended with an error; `refusals.REASONS` explains the reasons |
-| `labkit_tokens_total`, `labkit_steps_total`, `labkit_batch_size_bucket` | generated tokens, and the steps for them |
+| `labkit_tokens_total`, `labkit_steps_total`, `labkit_batch_size_bucket` | generated tokens; steps; sequences per step |
 | `nv_inference_request_success{model}` | requests that the model's code accepted, *and requests that it refused* |
 | `nv_inference_request_failure{model}` | requests in which the model's code crashed; requests to an ensemble *count twice* |
 

@@ -38,5 +38,5 @@ class Refusals:
         self.counts: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
 
     def count(self, error: Exception) -> None:
-        """One more request ended with this error."""
+        """Count one request that ended with this error."""
         self.counts[reason_of(error)] += 1

@@ -8,7 +8,7 @@ from labkit.serving.user_folder import user_folder
 
 
 def shared_folder(server_pid: int) -> Path:
-    """The shared folder of a server, for this user alone. The folder is created if it is missing.
+    """The shared folder of a server, which only this user can open. The folder is created if it is missing.
 
     Raises `NotAvailable` if no private folder can be made.
     """

@@ -1,1 +1,4 @@
-"""The pre-flight for a course session: what a machine can run, how long its set-up takes, and the same for a room."""
+"""The pre-flight for a course session.
+
+It finds out what a machine, or a room of machines, can run, and how long the set-up takes.
+"""

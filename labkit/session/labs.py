@@ -22,7 +22,7 @@ PEAK_BYTES = {
 }
 """The most memory that the processes of each lab's core path held together, in bytes, on a machine with 2 cores.
 
-In lab 04 that was 2.9 GiB before its last section. In this section the engine in the notebook adds 0.2 GiB at most.
+For lab 04, 2.9 GiB were measured before its last section; there the engine in the notebook adds at most 0.2 GiB.
 """
 MEMORY_BYTES = {
     "00": 3 * GIB,
@@ -35,9 +35,12 @@ MEMORY_BYTES = {
     "07": 4 * GIB,
     "08": 3 * GIB,
 }
-"""The memory that a machine needs for each lab, in bytes: about 2 GiB more, for the system, JupyterLab and a browser."""
+"""The memory that a machine needs for each lab, in bytes.
+
+This is about 2 GiB more than the lab itself, for the system, JupyterLab and a browser.
+"""
 FREE_DISK_BYTES = GIB // 2
-"""The free disk that every lab needs after the set-up: for results that are kept, compiled kernels, and copies to hand in."""
+"""The free disk in bytes that every lab needs after the set-up, for saved results, compiled kernels, and copies to hand in."""
 NEEDED_PACKAGES = ("torch", "transformers")
 
 YES, IN_PART, NO = "yes", "in part", "no"
@@ -56,10 +59,10 @@ class NotMeasured:
 
 @dataclass(frozen=True)
 class LabRow:
-    """What a machine can do of a lab.
+    """How much of a lab a machine can run.
 
     `core` and `full` say whether the exercises of the core path, and all exercises, can be measured: "yes", "in part" or "no".
-    If the lab does not run at all, `why_not` says why; otherwise it is "".
+    If the lab does not run at all, `why_not` is the reason; otherwise it is "".
     """
 
     lab: str

@@ -1,4 +1,4 @@
-"""The report on one machine: what `labkit doctor --session` finds, as a JSON object, and read back from a file."""
+"""The report of `labkit doctor --session` on one machine: makes the report as a JSON object, and reads it from a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labkit.session.setup_steps import setup_steps
 from labkit.session.steps import DONE, ESTIMATED, MEASURED, NOT_MEASURED, Step
 
 FORMAT = 1
-"""The version of the JSON object, which it holds under "session"."""
+"""The version of the JSON object, stored under its key "session"."""
 MOST_TEXT = 1000
 """The most characters of a text in a report."""
 _NO_REPORT = "is not a report of `labkit doctor --session --json`"
@@ -47,12 +47,14 @@ class SessionReport:
         return {"session": FORMAT, **asdict(self)}
 
     def seconds(self, lab: str) -> float:
-        """The seconds of the set-up that are still to come before a lab can begin, as far as they are known."""
+        """How many seconds of the set-up are left before a lab can begin, as far as they are known."""
         return sum(step.seconds or 0.0 for step in self.setup if lab in step.labs and step.is_to_come)
 
 
 def session_report(machine: Machine, megabits: float, say: Callable[[str], object]) -> SessionReport:
-    """The report on this machine. `megabits` is the speed of its network in Mbit per second; `say` gets lines on the progress.
+    """The report on this machine.
+
+    `megabits` is the speed of the machine's network in Mbit per second; `say` is called with lines about the progress.
 
     Raises `InvalidRequest` if the speed is not a positive number.
     """

@@ -60,7 +60,7 @@ class Room:
 def room_of(paths: Sequence[Path]) -> Room:
     """The room of the machines with these reports.
 
-    Each file is a machine of its own. If several machines have the same name, their files' names are added to it.
+    Each file counts as one machine. If several machines have the same name, the names of their files are added to it.
     """
     found: list[tuple[Path, SessionReport]] = []
     refused = []

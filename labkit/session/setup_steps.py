@@ -37,7 +37,9 @@ FIRST_TOKEN = "import labkit; labkit.load('gptj-tiny').generate(['In'], labkit.S
 
 
 def setup_steps(machine: Machine, megabits: float, say: Callable[[str], object]) -> list[Step]:
-    """All steps, in order. `megabits` is the speed of the network in Mbit per second; `say` gets a line before each step.
+    """All steps, in order.
+
+    `megabits` is the speed of the network in Mbit per second; `say` is called with a line before each step.
 
     The call takes about a minute, most of it for compiling the CPU kernels.
     """
@@ -74,7 +76,10 @@ def _first_cell(lab: str, name: str) -> Step:
 
 
 def _kernels(name: str) -> Step:
-    """Compile the CPU kernels. This is measured even if they are installed, for machines that are still to be set up."""
+    """Compile the CPU kernels.
+
+    This is measured even if they are installed: the time is needed for machines that are not set up yet.
+    """
     is_done = False
     if find_versions(["torch"]):
         from labkit import native
@@ -85,7 +90,7 @@ def _kernels(name: str) -> Step:
 
 
 def _compile() -> str:
-    """Compile the kernels into a temporary folder. A library that is installed stays as it is."""
+    """Compile the kernels into a temporary folder. An installed library is not changed."""
     from labkit.native.build import BuildError, build
 
     with tempfile.TemporaryDirectory() as folder:
@@ -128,6 +133,6 @@ def _start_kernel() -> str:
         notebook = v4.new_notebook(cells=[v4.new_code_cell("1")])  # type: ignore[no-untyped-call]
         with tempfile.TemporaryDirectory() as folder:
             run_cells(notebook, Path(folder), timeout=300, kernel_name="python3")
-    except Exception as error:  # Jupyter can be broken in many ways; each of them is a reason.
+    except Exception as error:  # Jupyter can be broken in many ways
         return f"{type(error).__name__}: {str(error).strip()[:200]}"
     return ""

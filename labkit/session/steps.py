@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MEASURED, ESTIMATED, DONE, NOT_MEASURED = "measured", "estimated", "done", "not measured here"
-"""How the seconds of a step are known. A step that is done takes no more time."""
+"""Where the seconds of a step come from. A step that is "done" takes no more time."""
 MOST_SECONDS = 300.0
 """A step that takes longer than this is ended, and is not measured here."""
 
@@ -18,8 +18,8 @@ class Step:
     """A step of the set-up.
 
     `labs` are the labs that need it. `seconds` is None if the step is done or not measured here. `note` gives details, for
-    example why it is not measured here. `is_to_come` says whether the step is still to come before a lab can begin; the others
-    are done, or are parts of a step.
+    example why it is not measured here. `is_to_come` says whether the step still has to run before a lab can begin. It is False
+    for steps that are done, and for steps that are parts of another step.
     """
 
     name: str
@@ -46,7 +46,7 @@ def done(name: str, labs: Sequence[str], note: str) -> Step:
 
 
 def download(name: str, labs: Sequence[str], megabytes: int, megabits: float, note: str = "") -> Step:
-    """A download of so many MB over a connection of `megabits` Mbit per second. Its time is an estimate."""
+    """A download of `megabytes` MB over a connection of `megabits` Mbit per second. The time is an estimate."""
     about = f"{megabytes:,} MB at {megabits:g} Mbit/s"
     return Step(name, tuple(labs), ESTIMATED, round(8 * megabytes / megabits, 1), f"{about}; {note}" if note else about)
 

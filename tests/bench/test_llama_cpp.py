@@ -1,4 +1,4 @@
-"""The peers `llama.cpp`: the tensors of their files, files that are kept or made again, tokens of several sequences at once."""
+"""The peers `llama.cpp`: the tensors of their files, when files are reused or made again, and several sequences at once."""
 
 from __future__ import annotations
 

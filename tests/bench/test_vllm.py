@@ -1,4 +1,7 @@
-"""The peer `vllm`: what is said without it; with it, greedy tokens in fp32. LABKIT_VLLM_PYTHON names the Python with vLLM."""
+"""The peer `vllm`: the message if vLLM is not installed; otherwise, greedy tokens in fp32.
+
+LABKIT_VLLM_PYTHON names the Python with vLLM.
+"""
 
 from __future__ import annotations
 

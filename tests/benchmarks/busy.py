@@ -4,11 +4,11 @@
         [--beside 0,1,2] [--copies 1] [--quota 1.5] [--against openvino] [--seconds 2] [--rounds 4] [--save FILE] [--plot FILE]
 
 Every engine has a process of its own, so that the threads of one do not disturb another, and the engines take turns: in each
-round, each engine works for `--seconds`. The goal for labkit with its own number of threads: in each state at least 0.85 of the
-speed of the better fixed number, faster than the peer, and a 99th percentile of a decode step of at most 3 medians with one
-busy process. With `--copies 2`, each engine runs in two processes that work at the same time, as two open notebooks do. With
-`--quota 1.5`, each engine has the processor time of 1.5 cores, as a container may have (Linux, as root). `stopped` is then the
-part of the time for which the kernel stopped the engine, because its quota was used up.
+round, each engine works for `--seconds`. The goal for labkit, when it chooses the number of threads itself: in each state, at
+least 0.85 times the speed with the better fixed number, and faster than the peer. With one busy process, the 99th percentile of
+a decode step should be at most 3 times the median. With `--copies 2`, each engine runs in two processes that work at the same
+time, as two open notebooks do. With `--quota 1.5`, each engine has the processor time of 1.5 cores, as a container may have
+(Linux, as root). `stopped` is then the part of the time for which the kernel stopped the engine, because its quota was used up.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Grades a class of 300 as an instructor would, and compares every verdict with the one that is due.
+"""Grades a class of 300 as an instructor would, and compares every verdict with the expected verdict.
 
     python -m tests.benchmarks.class_of_300 [--learners N] [--save FILE]
 
 The class: the solved notebooks of all labs, the untouched student notebooks, every mistake that labkit knows of labs 00 and 01,
-and every cheat of `tests.gradebook.cheats`. What is left are more solved notebooks of lab 01. `labkit grade` grades the class
+and every cheat of `tests.gradebook.cheats`. The other learners have solved notebooks of lab 01. `labkit grade` grades the class
 with two jobs. It grades it a second time with one job, is killed in the middle, and is started again. The verdicts must be the
-same. The last line is one JSON object. The exit status is 1 if a verdict is not the one that is due.
+same. The last line is one JSON object. The exit status is 1 if a verdict is not the expected one.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Compares the quality of labkit's quantized weights with that of other libraries', at the same bits, on the same model.
+"""Compares the quality of weights quantized by labkit and by other libraries, with the same bits, on the same model.
 
     python -m tests.benchmarks.compress_peers [--rows nncf-int4-gptq,torchao-int4] [--work FOLDER] [--save FILE]
 
 All rows have the same form: int8 with a scale for each row, or int4 with a scale for 64 neighbours, symmetric, and the head in
 int8 by row. NNCF also rounds the embedding to int8. Calibrated rows of all libraries see the same windows of the same text.
-What is compared is the stored weights: every row runs in float32 with activations that are not rounded, and is compared with
-the dense model by `labkit.engine.compare`'s measures. `--packages FOLDER` adds a folder to the search path, in which peers were
-installed with `pip install --no-deps --target FOLDER torchao`. A peer that is missing is named as *not measured here*. With
-`--work`, rows that are there are used again. The last line is one JSON object.
+Only the stored weights are compared: every row runs in float32 with activations that are not rounded, and
+`labkit.engine.compare` measures its distance to the dense model. `--packages FOLDER` adds a folder to the search path, in which
+peers were installed with `pip install --no-deps --target FOLDER torchao`. A library that is not installed is listed as *not
+measured here*. With `--work`, rows that are already in the folder are used again. The last line is one JSON object.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.compress_plot docs/compression_quality.png
 
-Quality is that of `cpu_compress_quality_gptj_tiny.json`. Speeds are those of the records of `labkit bench` with 405 M
-parameters, decode of one sequence, in formats that have kernels. The two are of different models, because gptj-tiny is so small
-that its speed says nothing about reading weights.
+The quality is from `cpu_compress_quality_gptj_tiny.json`. The speeds are from the records of `labkit bench` with 405 M
+parameters: decode of one sequence, in formats that have kernels. Quality and speed are from different models, because gptj-tiny
+is so small that its speed hardly depends on the bytes of its weights.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Every row is a directory that `labkit compress` writes. `weights` are the stored numbers in a float32 forward pass; `engine` is
 the directory as `labkit.load` runs it on the CPU, whose int8 and int4 kernels also round activations. The measures are those of
 `labkit.engine.compare` against the dense model in fp32, each with a 95 % interval from a seeded bootstrap over the windows.
-Quality does not depend on the load of the machine. With `--work`, directories and rows that are there are kept and used again.
+Quality does not depend on the load of the machine. With `--work`, directories and rows are kept in the folder and used again.
 The last line is one JSON object.
 """
 

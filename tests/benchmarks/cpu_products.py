@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.cpu_products [--model gpt-j-405m-synthetic] [--rows 1,8,128] [--save FILE]
 
-The seconds are CPU time of this thread, so processes beside it disturb them little; the least of several rounds counts, and the
-formats take turns. The last line is one JSON object.
+The seconds are CPU time of this thread, so other processes disturb them little. The smallest time of several rounds counts, and
+the formats take turns. The last line is one JSON object.
 """
 
 from __future__ import annotations

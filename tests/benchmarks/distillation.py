@@ -1,13 +1,15 @@
-"""Measures what students of a model keep of its quality, on held-out text, beside the same students without a teacher.
+"""Measures how much of a model's quality its students keep, on held-out text, and compares them with students without a
+teacher.
 
     python -m tests.benchmarks.distillation [--layers 4] [--steps 350 | --minutes 6] [--work FOLDER] [--save FILE]
 
 For each number of layers there are four trainings with the same seed, and the same steps or time: `distilled` (the defaults),
 `written text` (the same, with text that the teacher writes), `text only` (the same first weights, but only the loss of the next
 token: no teacher), and `from random` (random first weights and the text only). `first` is the student before any training, and
-`spread` the same with DistilBERT's choice of layers. The difference to `distilled` in bits per byte has a paired bootstrap
-interval. `seen` compares student and teacher on training text: a student that has learned it by heart would be much closer to
-its teacher there than on held-out text. Students in the folder `--work` are used again. The last line is one JSON object.
+`spread` is an untrained student with DistilBERT's choice of layers. The difference to `distilled` in bits per byte has a paired
+bootstrap interval. `seen` compares student and teacher on training text: a student that has learned it by heart would be much
+closer to its teacher there than on held-out text. Students in the folder `--work` are used again. The last line is one JSON
+object.
 """
 
 from __future__ import annotations

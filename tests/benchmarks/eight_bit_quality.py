@@ -4,8 +4,8 @@
 
 Each row is a directory that `labkit compress` writes, run by the CPU's kernels: activations are rounded as well. The measures
 are those of `labkit.engine.compare` against the dense model in fp32, each with a 95 % interval. `bf16` is the dense model in
-bf16, because all rows compute in bf16 what is not a product. Quality does not depend on the load of the machine. With
-`--work`, directories and rows that are there are kept and used again. The last line is one JSON object.
+bf16: all rows compute everything except the products in bf16. Quality does not depend on the load of the machine. With
+`--work`, directories and rows are kept in the folder and used again. The last line is one JSON object.
 """
 
 from __future__ import annotations

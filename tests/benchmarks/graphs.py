@@ -1,10 +1,11 @@
-"""Graph compilers beside each other: labkit's exported graph in ONNX Runtime and under torch.compile, and labkit's engine.
+"""Compares graph compilers: labkit's exported graph in ONNX Runtime and under torch.compile, and labkit's engine.
 
     python -m tests.benchmarks.graphs [--model gptj-tiny] [--batch 1,8] [--seconds 20] [--rounds 5] [--save FILE] [--plot FILE]
 
 The engines take turns, in fp32 and in int8. The record also says what the compilers made of the graph: operators, fusions,
-kernels and bytes of a decode step at each level of ONNX Runtime, graph breaks and kernels of torch.compile, and after how many
-steps the time to compile has paid off. With gptj-tiny, the quality of ONNX Runtime's INT8 is measured on held-out text.
+kernels and bytes of a decode step at each level of ONNX Runtime, graph breaks and kernels of torch.compile, and the number of
+steps after which faster steps have made up for the compile time. With gptj-tiny, the quality of ONNX Runtime's INT8 is measured
+on held-out text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Serving a million requests a day of GPT-3 175B, simulated: how many instances, which router, and what failures cost.
+"""Simulates serving a million requests a day of GPT-3 175B: how many instances and which router are needed, and the effect of
+failures.
 
 It writes a record, and the figure of docs/million_requests.md. Nothing is measured; it takes about two minutes.
 Run: `.venv/bin/python -m tests.benchmarks.million_requests`

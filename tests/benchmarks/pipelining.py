@@ -1,12 +1,13 @@
-"""The gain of a Triton ensemble of two parts against one whole model under load, beside its prediction.
+"""Measures how much faster a Triton ensemble of two parts is than the whole model under load, and compares this with a
+prediction.
 
     python -m tests.benchmarks.pipelining [--model gptj-tiny] [--tokens 128] [--users 1,2,4] [--seconds 2] [--rounds 3]
         [--exports FOLDER] [--save FILE]
 
 One real server serves the same graph four times: whole with one thread; in two parts with one thread each; whole with two
 threads; and whole in two copies with one thread each, which takes twice the memory for weights. A request is a prefill of one
-prompt. First, single requests show how long each part computes; from this follows the prediction for several users. Then the
-models get the same load in turn. Server and clients share the machine. The last line is JSON.
+prompt. First, single requests show how long each part computes. The prediction for several users is made from these times. Then
+the models get the same load in turn. Server and clients share the machine. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@
         [--save FILE]
 
 Each round runs four cases in turn on new prompts of 32 tokens: the engine and the server, each with one stream at a time and
-with `--streams` streams at once. When a stream ends, the next one starts. The goals are: with all streams, at least 4 times
-the tokens per second of a single stream, and at least 0.85 of the tokens per second of the engine alone; a 99th percentile of
-the time between tokens of at most 3 times that of a single stream; and a median time between tokens through the server that is
-at most 0.5 ms above the direct one, for a single stream. The figures of the engine alone show which part of the results is not
-caused by the server. With `--beside 1`, another process keeps a core busy meanwhile. The last line is JSON.
+with `--streams` streams at once. When a stream ends, the next one starts. The goals are: with all streams, at least 4 times the
+tokens per second of a single stream, and at least 0.85 of the tokens per second of the engine alone; a 99th percentile of the
+time between tokens of at most 3 times that of a single stream; and a median time between tokens through the server that is at
+most 0.5 ms above the direct one, for a single stream. The figures of the engine alone show which part of the results is not
+caused by the server. With `--beside 1`, another process keeps a core busy during the measurement. The last line is JSON.
 
-Server, engine and clients share the machine. Both engines use `--threads` threads; the default is that of a served engine.
+Server, engine and clients share the machine. Both engines use `--threads` threads; the default is the same as for a served
+engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Measures what 2:4 sparsity does to the quality of a model, on held-out text, and what a permutation of channels keeps.
+"""Measures what 2:4 sparsity does to the quality of a model, on held-out text, and how much magnitude masks keep with permuted
+channels.
 
     python -m tests.benchmarks.sparse_quality [--rows "2:4-magnitude;2:4-wanda --permute"] [--work FOLDER] [--save FILE]
 
@@ -6,8 +7,8 @@ Every row is a directory that `labkit compress` writes; `weights` are the stored
 is the directory as `labkit.load` runs it. The measures are those of `labkit.engine.compare` against the dense model in fp32,
 each with a 95 % interval from a seeded bootstrap over the windows. `better` compares rows with each other on the same windows:
 the change of perplexity from the first method to the second. `kept` is the share of magnitude that a 2:4 mask keeps of every
-matrix, with the channels in their order and permuted. Seconds are those of `compress`; the machine may have had other work.
-With `--work`, directories and rows that are there are used again. The last line is one JSON object.
+matrix, with the channels in their order and permuted. `seconds` is the time of `compress`, on a machine that may have been
+busy. With `--work`, directories and rows are kept in the folder and used again. The last line is one JSON object.
 """
 
 from __future__ import annotations

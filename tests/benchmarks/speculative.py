@@ -2,14 +2,14 @@
 
     python -m tests.benchmarks.speculative --draft STUDENT [--wide FOLDER] [--times 8] [--rounds 5] [--save FILE]
 
-The targets are `gptj-tiny` and a model some times as wide that computes the same function (`wide_teacher`), so that reading
-weights takes most of its time. A distilled student of `gptj-tiny` is a draft for both. The other draft has the student's shape
-and random weights: it is never right, and the engine must notice.
+The targets are `gptj-tiny` and a wider model that computes the same function (`wide_teacher`): reading weights takes most of
+its time. A distilled student of `gptj-tiny` is a draft for both. The other draft has the student's shape and random weights: it
+is never right, and the engine must notice.
 
 Every round makes new engines, one for each arm, and each continues the same passages of held-out text, `batch` at a time. So
-what an engine needs to find out about its draft is paid in every round. A ratio is the plain engine's time divided by the
-time with the draft in the same round; a row has the median and all of them. `same_texts` is the share of passages that get the
-same tokens as from the plain engine. The last line is one JSON object.
+the time that an engine needs to find out how good its draft is counts in every round. A ratio is the plain engine's time
+divided by the time with the draft in the same round; a row has all ratios and their median. `same_texts` is the share of
+passages that get the same tokens as from the plain engine. The last line is one JSON object.
 """
 
 from __future__ import annotations

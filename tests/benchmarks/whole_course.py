@@ -1,11 +1,12 @@
-"""Proves the whole course on this machine: `make course`.
+"""Tests the whole course on this machine: `make course`.
 
     python -m tests.benchmarks.whole_course [--lab 00 ...] [--jobs 2] [--save FILE]
 
 Every solved lab runs from top to bottom, in a home of its own. Then `labkit grade` grades the notebooks that these runs have
-made, and the untouched notebooks of learners, in the sandbox and with secret inputs. Due are full marks for the former and zero
-points for the latter. It prints a table of verdicts, points and times, and the speed ladders. The last line is one JSON object.
-The exit status is 1 if anything is not as due. What this machine cannot run is *not measured here*.
+made, and the untouched notebooks of learners, in the sandbox and with secret inputs. The solved notebooks must have full marks,
+and the untouched notebooks zero points. It prints a table of verdicts, points and times, and the speed ladders. The last line
+is one JSON object. The exit status is 1 if any result is different. Exercises that this machine cannot run are *not measured
+here*.
 """
 
 from __future__ import annotations

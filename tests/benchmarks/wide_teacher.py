@@ -1,8 +1,8 @@
 """A wider model that computes the same function: for measurements in which reading weights takes most of the time.
 
 The method is that of Net2Net (T. Chen, I. Goodfellow and J. Shlens 2016, https://arxiv.org/abs/1511.05641): every hidden
-number, head and neuron is there N times, and every matrix divides what it reads by N. A layer norm of N equal copies has the
-same mean and variance, so nothing changes but rounding. The wide model knows exactly what the narrow one knows; only the bytes
+number, head and neuron exists N times, and every matrix divides its inputs by N. A layer norm of N equal copies has the same
+mean and variance, so the results differ only by rounding. The wide model predicts the same as the narrow one; only the bytes
 that a token must read grow, by about N^2.
 
     python -m tests.benchmarks.wide_teacher FOLDER [--model gptj-tiny] [--times 8]

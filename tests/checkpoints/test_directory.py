@@ -226,7 +226,7 @@ def test_an_index_that_names_an_absent_tensor(tmp_path: Path) -> None:
     path, index = sharded_index(tmp_path)
     index["weight_map"][VICTIM] = next(file for file in index["weight_map"].values() if file != index["weight_map"][VICTIM])
     path.write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=f"lacks {VICTIM}, which is there according to {path.name}"):
+    with pytest.raises(CheckpointError, match=f"lacks {VICTIM}, which this file should hold according to {path.name}"):
         labkit.load(tmp_path)
     del index["weight_map"][VICTIM]
     path.write_text(json.dumps(index))

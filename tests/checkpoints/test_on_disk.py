@@ -154,7 +154,7 @@ def test_shards_of_pytorch(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "model")
     values["weight_map"] = {name: file.replace("b.bin", "a.bin") for name, file in values["weight_map"].items()}
     index.write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=rf"a\.bin lacks \S+, which is there according to {index.name}"):
+    with pytest.raises(CheckpointError, match=rf"a\.bin lacks \S+, which this file should hold according to {index.name}"):
         open_checkpoint(tmp_path / "model")
 
 

@@ -135,7 +135,7 @@ def test_on_a_terminal_it_says_what_it_does_and_what_it_mended(tmp_path: Path) -
             if any("/preprocessing/1/model.py" in word for word in if_alive(process.cmdline, []))
         ]
         killed.kill()
-        read_until("preprocessing did not answer and was loaded again, which took ")
+        read_until("preprocessing did not answer; it was loaded again, which took ")
         read_until("cache 0% full")
         (server,) = [
             process

@@ -1,4 +1,7 @@
-"""`labkit serve` in unusual surroundings. In each of them, it once waited for ever or ended without a reason."""
+"""`labkit serve` in unusual surroundings.
+
+In each of these cases, an earlier version waited for ever or ended without a reason.
+"""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_each_save_checks_what_has_changed_until_ctrl_c(watching: Watching, note
     said, checked = watching.next_round()
     assert checked == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6"]
     assert "✗ 0.3 The size of the cache: failed" in said
-    assert "0 of 65 points for the code that" in said
+    assert "0 of 65 points for the present code of" in said
 
     save(notebook, "# a remark", f"print('not needed')\n# another remark{RIGHT}", STUB)
     said, checked = watching.next_round()

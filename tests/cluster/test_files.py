@@ -1,4 +1,4 @@
-"""The files for clusters are valid for the tools that read them, and name what the images have."""
+"""The files for clusters are valid for the tools that read them, and name only files and programs that the images have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signs: what is stored is the best pair of numbers for a group, and the engine runs the directory."""
+"""Signs: the stored pair of numbers is the best one for a group, and the engine runs the directory."""
 
 from __future__ import annotations
 

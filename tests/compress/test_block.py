@@ -1,4 +1,4 @@
-"""The block of the quantizers computes what the engine computes."""
+"""The transformer block that the quantizers use computes the same as the engine's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Delayed scaling of FP8: the scale follows the history, and clips what the history does not know."""
+"""Delayed scaling of FP8: the scale follows the history, and larger values than those in the history are clipped."""
 
 from __future__ import annotations
 

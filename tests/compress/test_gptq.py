@@ -1,4 +1,4 @@
-"""GPTQ against a slow reference that solves for the best change of the free columns anew after every column."""
+"""GPTQ, compared with a slow reference that computes the best change of the remaining columns again after every column."""
 
 from __future__ import annotations
 

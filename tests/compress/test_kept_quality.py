@@ -1,4 +1,4 @@
-"""What a student keeps: 100 % if it is the teacher, 0 % of the information if it is the table of frequencies."""
+"""The measures of a student's quality: 100 % for the teacher itself, and 0 % of the information for token frequencies."""
 
 from __future__ import annotations
 

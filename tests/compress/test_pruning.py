@@ -1,4 +1,4 @@
-"""Unstructured masks, heads and neurons: densities are exact, and what is left out adds nothing."""
+"""Unstructured masks, heads and neurons: densities are exact, and pruned parts add nothing to the results."""
 
 from __future__ import annotations
 

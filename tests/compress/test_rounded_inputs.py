@@ -1,4 +1,4 @@
-"""W8A8 and FP8 directories: what is stored, that the kernels run the stored numbers, ranks, and what is refused."""
+"""W8A8 and FP8 directories: the stored numbers, the kernels that run them, several ranks, and directories that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grids: what round to nearest and the search do to numbers, against formulas that are written out here."""
+"""Scales: the results of round to nearest and of the search, compared with formulas that are written out here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""2:4 sparse directories: stored forms, what the engine runs, recovery, options, and permuted channels."""
+"""2:4 sparse directories: stored forms, the engine's results, recovery, options, and permuted channels."""
 
 from __future__ import annotations
 

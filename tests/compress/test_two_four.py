@@ -1,4 +1,4 @@
-"""2:4 masks against ASP's published algorithm and a plain loop; SparseGPT against a slow solution of the same problem."""
+"""2:4 masks compared with ASP's algorithm and a simple loop; SparseGPT compared with a slow solution of the same problem."""
 
 from __future__ import annotations
 

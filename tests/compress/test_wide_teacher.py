@@ -1,4 +1,4 @@
-"""The wide teacher of the benchmark computes what the narrow one computes."""
+"""The wide teacher of the benchmark computes the same as the narrow model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a course is put together, with a small wheel in the place of the real one: what is in it, and when nothing is written."""
+"""How a course is built (with a small wheel instead of the real one): its contents, and when nothing is written."""
 
 from __future__ import annotations
 

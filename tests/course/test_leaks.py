@@ -1,4 +1,7 @@
-"""Answers that are planted in a release: each is found, with its place. What may be released is not taken for an answer."""
+"""Answers that are planted in a release: each is found, with its place.
+
+Texts that may be released are not taken for answers.
+"""
 
 from __future__ import annotations
 

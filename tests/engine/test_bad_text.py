@@ -1,4 +1,7 @@
-"""A bad word given as text never appears, however it is cut into tokens. Texts that would not contain it do not change."""
+"""A bad word given as text never appears, however it is cut into tokens.
+
+A text that would not contain the bad word anyway does not change.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine with a draft model gives the same tokens as without it, and the draft's guesses are what the draft would write."""
+"""An engine with a draft model: the tokens do not change, and the draft guesses the tokens that it would write by itself."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def test_ends_that_are_no_token_ids(ends: Any) -> None:
     values = GPTJConfig(hidden_size=8, num_layers=1, num_heads=1, rotary_dim=4, context_length=8, vocab_size=9).to_dict()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(InvalidRequest, match=r"eos_token_id is .*; a token id, a list of them or null is accepted"):
+        with pytest.raises(InvalidRequest, match=r"eos_token_id is .*; a token id, a list of token ids, or null is accepted"):
             GPTJConfig.from_dict(values | {"eos_token_id": ends})
         with pytest.raises(InvalidRequest, match=r"bos_token_id is .*; a token id or null is accepted"):
             GPTJConfig.from_dict(values | {"bos_token_id": ends})

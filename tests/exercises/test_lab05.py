@@ -1,4 +1,4 @@
-"""What lab 05 measures: a learner's quantizer becomes a model, and the helpers of the figures compute what they say."""
+"""Measurements of lab 05: a learner's quantizer makes a model, and the helpers of the figures compute the right values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong answers to lab 05 as beginners write them: none passes, and each is told what is wrong with it."""
+"""Wrong answers to lab 05 as beginners write them: none passes, and each one gets a message about its mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lab 06 measures: masks and students of a learner become models, trainings keep what they must, and figures show it."""
+"""What lab 06 measures: models made from a learner's masks and students, trainings that keep zeros, and figures."""
 
 from __future__ import annotations
 

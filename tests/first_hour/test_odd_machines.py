@@ -1,4 +1,4 @@
-"""A course that is set up, on odd machines.
+"""A course that is set up, on unusual machines.
 
 Another user starts it; a home or a disk cannot be written; there is little memory.
 """

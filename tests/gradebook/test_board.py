@@ -1,4 +1,4 @@
-"""The class board: one table for each device and task, each learner relative to the own baseline, and odd files in words."""
+"""The class board: one table for each device and task, speeds relative to the learner's own baseline, and bad files."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_nobody_takes_the_place_of_another_one(files: list[Path], tmp_path: Path
     board = read_board([*files, other, cyrillic])
     assert [row.name for row in board.tables[0].rows] == ["ada", "ada (2)", "bob", "eve", "\u0430da"]
     assert board.tables[0].rows[0].cells["cache"].speed == 30
-    assert "Several files have the name 'ada'; each of them has a row of its own." in board.remarks
+    assert "Several files have the name 'ada'; each file has its own row." in board.remarks
     assert any("These names look alike" in remark and "\\u0430da" in remark for remark in board.remarks)
 
 
@@ -148,7 +148,7 @@ def test_page_and_text_say_the_same(files: list[Path]) -> None:
         "labkit 0.1.0, torch 2.13.0",
         "20 x",
         "of 2 learners",
-        "nobody has checked their numbers",
+        "nobody has checked the numbers",
     ):
         assert words in page, words
         assert words in text, words

@@ -1,4 +1,4 @@
-"""Decisions of a run: which notebook is graded, what is graded again, and what happens when a grader says nothing.
+"""Decisions of a run: which notebook is graded, which items are graded again, and what happens when a grader sends nothing.
 
 The notebooks here name the exercises only in text cells. So their items are not attempted, and no function has to run.
 """

@@ -1,6 +1,4 @@
-"""A class is graded by executors: the verdicts are the same, a lost process costs its own notebook its points, and a run that
-was stopped goes on.
-"""
+"""Grading by executors: equal verdicts, lost processes that cost only their own notebook points, and runs that continue."""
 
 from __future__ import annotations
 

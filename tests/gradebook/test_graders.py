@@ -1,4 +1,4 @@
-"""A grader that dies or hangs costs its own submission its points, and nothing else."""
+"""If a grader dies or hangs, only the submission that it was grading loses its points."""
 
 from __future__ import annotations
 

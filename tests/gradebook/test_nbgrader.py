@@ -1,4 +1,4 @@
-"""The real nbgrader makes an assignment of lab 00, validates and grades it, and has its gradebook filled from ours."""
+"""The real nbgrader makes an assignment of lab 00, validates and grades it; labkit writes scores to its gradebook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run needs a sandbox, and a secret that is known before grades nothing again.
+"""A run needs a sandbox. A second run with the same secret grades nothing again.
 
 The notebooks here name the exercises only in text cells. So their items are not attempted, and no function has to run.
 """

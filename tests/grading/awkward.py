@@ -1,4 +1,4 @@
-"""Awkward notebooks that learners may write, by what is awkward in them. Each has a function that is right or wrong."""
+"""Unusual notebooks that learners may write, each under a name for its problem. Each has a function that is right or wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A course copy of labkit: an answer sheet takes the place of the references, or nothing does."""
+"""A course copy of labkit, which has an answer sheet instead of the references, or neither of them."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_what_cannot_be_written_down_is_left_out_with_the_reason(tmp_path: Path,
     monkeypatch.undo()
     monkeypatch.setattr(maker, "answer_to", lambda exercise: changed.get(exercise.name, ANSWERS[exercise.name]))
     made = make_sheet([code, no_value, plain], tmp_path / "two", "")
-    assert made.left_out == {code.name: "its comparison is code", no_value.name: "its values are not plain"}
+    assert made.left_out == {code.name: "its comparison is code", no_value.name: "its values are not numbers, texts or tensors"}
     found = read_sheet(tmp_path / "two")
     assert found is not None
     assert Comparison(0.0).difference(found.rows[plain.name].values[11], ANSWERS[plain.name].expected(11)) is None
@@ -218,7 +218,7 @@ def test_other_inputs_than_those_of_the_sheet_are_not_judged(become: Callable[[S
     become(replace(sheet, torch="9.9", rows={exercise.name: replace(row, inputs=other)}))
     verdict = check_quietly(exercise, reference(exercise))
     assert (verdict.verdict, verdict.cause) == (NOT_MEASURED, NO_ANSWER)
-    assert "draws other inputs than those of the answer sheet" in verdict.message
+    assert "random inputs on this machine differ from the inputs of the answer sheet" in verdict.message
     assert "torch 9.9 where the sheet was made" in verdict.message
 
 

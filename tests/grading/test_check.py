@@ -152,7 +152,7 @@ def test_points_kept_do_not_count_for_a_notebook_as_it_is_now(tmp_path: Path, ca
     assert "✗ 0.3 The size of the cache: failed, 0/10 points. " in said
     total = sum(exercise.points for exercise in of_lab("00"))
     core = sum(exercise.points for exercise in of_lab("00") if exercise.core)
-    whole = f"0 of {total} points for the code that the notebooks hold now; core path: 0 of {core} points"
+    whole = f"0 of {total} points for the present code of the notebooks; core path: 0 of {core} points"
     assert said.splitlines()[-1] == whole
     assert (tmp_path / "progress.json").read_text() == before
 
@@ -269,7 +269,7 @@ def test_the_panel_tells_what_is_not_measured_here_and_when_nothing_is_left(
     left, there = sum(e.minutes for e in of_lab("04")) - serving[0].minutes, sum(e.minutes for e in elsewhere)
     words = (
         f"1 of {len(of_lab('04'))} exercises done; {len(elsewhere)} not measured here; "
-        f"about {left} minutes of exercises left, {there} of them for what is not measured here"
+        f"about {left} minutes of exercises left, {there} of them for exercises that are not measured here"
     )
     assert words in said
     assert f"{elsewhere[0].title}, 0/{elsewhere[0].points} points: not measured here: {lacks}\n" in said
@@ -287,6 +287,14 @@ def test_predictions_are_positive_numbers(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == ""
     assert not predicted(a=1, first=None, second="5", third=0, fourth=float("nan"), fifth=True)
     assert "first, second, third, fourth, fifth, a number above 0." in capsys.readouterr().out
+
+
+def test_a_prediction_above_a_known_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert predicted(kernels=20, at_most=20)
+    assert not capsys.readouterr().out
+    assert not predicted(kernels=25, at_most=20)
+    assert "kernels, a number above 0 and at most 20" in capsys.readouterr().out
+    assert not predicted(kernels=0, at_most=20)
 
 
 def test_predicted_shares_lie_between_0_and_1(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Marks of the core path in a lab's source: what they become, and which sources are refused."""
+"""Marks of the core path in a lab's source: the text and metadata that replace them, and sources that are refused."""
 
 from __future__ import annotations
 

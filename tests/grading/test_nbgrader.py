@@ -1,4 +1,4 @@
-"""What a lab's notebook has for nbgrader: metadata in its cells, and a check that gives points or raises."""
+"""The parts of a lab's notebook that nbgrader uses: metadata in its cells, and a check that gives points or raises an error."""
 
 from __future__ import annotations
 

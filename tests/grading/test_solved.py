@@ -1,4 +1,4 @@
-"""`solved("name")`: the learner's function if it passes, otherwise None and a sentence, so that a cell goes on without it."""
+"""`solved("name")`: the learner's function if it passes, otherwise None and a sentence, and the cell goes on without it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RIGHT = """def kv_cache_bytes(config, lengths, element_bytes):
     return 2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes
 """
 WHAT = "kv_cache_bytes (exercise 0.3, core)"
-INSTEAD = "labkit's own takes its place."
+INSTEAD = "labkit's own function takes its place."
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Notebooks can be read without seeing figures or widgets, and keep what they say when they are exported to HTML and PDF."""
+"""Notebooks can be read without seeing figures or widgets, and keep this information when they are exported to HTML and PDF."""
 
 from __future__ import annotations
 

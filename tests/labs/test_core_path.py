@@ -1,4 +1,4 @@
-"""The core path of each lab takes an hour at most, is marked in the notebook, and stands alone."""
+"""The core path of each lab takes an hour at most, is marked in the notebook, and needs no extra exercise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fit finds efficiencies that it does not know, says its uncertainty, and says when it extrapolates."""
+"""The fit finds the efficiencies from which measurements were made, states its uncertainty, and reports extrapolation."""
 
 from __future__ import annotations
 

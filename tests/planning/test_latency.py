@@ -1,4 +1,4 @@
-"""Seconds: they follow bytes, FLOPs, messages and bubbles as physics says, and are divided into what causes them."""
+"""Predicted seconds: they follow from bytes, FLOPs, messages and bubbles, and are divided among these causes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search: every plan fits and meets the bound, the best is first, and an impossible question says what is nearest."""
+"""The search: every plan fits and meets the bound, the best is first, and if there is none, the nearest plan is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Sends random requests to served models over HTTP and gRPC. The texts of bystanders, served meanwhile, must not change.
+"""Sends random requests to served models over HTTP and gRPC.
+
+Other requests (bystanders) run at the same time, and their texts must not change.
 
     python -m tests.serving.fuzz --cases 10000 --seed 1
 

@@ -202,7 +202,9 @@ def test_too_many_at_once_are_refused_and_asked_again(gptj_server: Server) -> No
 
 
 def test_a_request_that_takes_too_long_says_what_had_come(client: Client) -> None:
-    with pytest.raises(NotAvailable, match=r"was not done within 0\.05 s; no part of the text had arrived; give it more time"):
+    with pytest.raises(
+        NotAvailable, match=r"did not finish within 0\.05 s; no part of the text had arrived; give the request more time"
+    ):
         client.generate(PROMPT * 4, timeout=0.05, **LONG)
 
     def read_slowly(seconds: float) -> None:
@@ -210,7 +212,7 @@ def test_a_request_that_takes_too_long_says_what_had_come(client: Client) -> Non
             time.sleep(0.01)
 
     for seconds in (0.4, 1.0, 2.5, 6.0):  # on a busy machine the first token needs longer, and so does the last
-        with pytest.raises(NotAvailable, match=rf"was not done within {seconds:g} s; ") as late:
+        with pytest.raises(NotAvailable, match=rf"did not finish within {seconds:g} s; ") as late:
             read_slowly(seconds)
         if re.search(r"; \d+ tokens? of the text had arrived", str(late.value)):
             break
@@ -252,7 +254,7 @@ def test_a_server_that_is_killed_leaves_nobody_waiting(server_program: ServerPro
             list(stream)
         with pytest.raises(NotAvailable) as gone:
             client.generate(PROMPT)
-        assert "was not done within" not in str(gone.value), "nobody waited for it"
+        assert "did not finish within" not in str(gone.value), "nobody waited for it"
 
 
 def failure(status: str, words: str) -> Any:

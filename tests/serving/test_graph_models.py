@@ -1,4 +1,4 @@
-"""The generated configurations of exported parts: wires, platforms and files, held to the repository checker."""
+"""The generated configurations of exported parts: wires, platforms and files, checked by labkit's checker of repositories."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_where_requests_would_be_lost_the_server_begins_anew_and_it_rests_until_
     wait_for(lambda: told, "the server to be restarted")
     probes.silent.add("engine")
     time.sleep(0.5)
-    assert told == ["the process of engine ended with 6 requests, which Triton would not answer"]
+    assert told == ["the process of engine ended while it had 6 requests, which Triton would never answer"]
     assert probes.killed == ["engine"], "one that is stopped does not come back"
     assert not probes.reloaded, "while the server is started nobody loads models"
     after: Any = Probes()
@@ -164,4 +164,4 @@ def test_after_some_repairs_a_server_without_requests_begins_anew(monkeypatch: p
     repair(1)
     wait_for(lambda: len(told) == 2, "the server to begin anew")
     dog.stop()
-    assert told[1] == "its models were reloaded 4 times, which left threads and memory in it"
+    assert told[1] == "its models were reloaded 4 times, which left unused threads and memory in the server"

@@ -1,4 +1,4 @@
-"""Reports of machines for tests, which nothing was measured for."""
+"""Invented reports of machines, for tests."""
 
 from __future__ import annotations
 

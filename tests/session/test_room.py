@@ -1,4 +1,4 @@
-"""A report is read back as it was, a file that is no report is refused in one sentence, and many reports become one room."""
+"""A report is read back unchanged, another file is refused in one sentence, and many reports become one room."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_one_machine_in_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "5 GiB of 8.0" in said
     assert "Lab 04: 4.5 (core) not measured here: needs a Triton Inference Server" in said
-    assert "Lab 04: close other programs first; it holds up to 3.1 GiB, and 2.0 are free now." in said
+    assert "Lab 04: close other programs first; the lab needs up to 3.1 GiB of memory, and 2.0 are free now." in said
     assert "Lab 00: close" not in said
     assert "75 MB at 50 Mbit/s" in said
     print_report(machine_report(versions={}))

@@ -1,1 +1,1 @@
-"""Searches what is released for answers: for code and texts of the references, of known mistakes and of solved cells."""
+"""Searches the files of a release for answers: for code and texts of the references, of known mistakes and of solved cells."""

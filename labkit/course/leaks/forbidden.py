@@ -1,4 +1,4 @@
-"""What may not be released: the code and the texts of labkit's answers, and the solutions in `solutions/*.py`."""
+"""Collects everything that must not be released: code and texts of labkit's answers, and the solutions in `solutions/*.py`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LEAST_LINE, LEAST_SENTENCE, LEAST_BLOCK = 30, 40, 12
 class Forbidden:
     """Everything that may not be released, each with the place that it comes from.
 
-    `bodies` and `runs` are normal forms of code, and `shapes` says quickly that some code is none of them. `solutions` are
-    whole solutions as lines of text, `lines` are single lines of answers, and `sentences` are texts such as the message about
-    a mistake. All texts are without spaces.
+    `bodies` and `runs` are normal forms of code, and `shapes` are their sizes: code of another size cannot be one of them,
+    which is quick to test. `solutions` are whole solutions as lines of text, `lines` are single lines of answers, and
+    `sentences` are texts such as the message about a mistake. All texts are without spaces.
     """
 
     bodies: dict[str, str] = field(default_factory=dict)

@@ -18,7 +18,7 @@ LISTS = ("RECORD", "SOURCES.txt", "top_level.txt")
 
 @dataclass(frozen=True)
 class Leak:
-    """An answer in a file of the release: the file, where in it, what it is, and the place that it comes from, if known."""
+    """An answer in a file of the release: the file, the place in it, the kind of answer, and the answer's source, if known."""
 
     file: str
     where: str

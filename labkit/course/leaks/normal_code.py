@@ -110,7 +110,7 @@ def _own_names(node: ast.AST) -> list[str]:
 
 
 def _is_plain(node: ast.AST, name: str, value: object) -> bool:
-    """Whether a field is a part of the normal form as it is: a constant, an attribute, the name of a keyword argument."""
+    """Whether a field is put into the normal form unchanged: a constant, an attribute, the name of a keyword argument."""
     if name in _LEFT_OUT or isinstance(value, list | ast.AST) or (value is None and not isinstance(node, ast.Constant)):
         return False
     return not (name in ("name", "arg", "id") and not isinstance(node, ast.keyword | ast.alias))

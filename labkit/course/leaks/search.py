@@ -16,12 +16,12 @@ from labkit.course.leaks.texts import Text, code_in
 from labkit.grading.python_cells import UNPARSABLE, parse
 
 _MARKS = " \t#>"
-"""What stands before code in a comment, in a quotation, and at the prompt of Python."""
+"""The characters before code in a comment, in a quotation, and at Python's prompt."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """An answer in a text: its line (counted from 1), what it is, and the place in the course that it comes from."""
+    """An answer in a text: its line (counted from 1), the kind of answer, and its source in the course."""
 
     line: int
     what: str

@@ -52,7 +52,10 @@ def pictures_of_notebook(content: str) -> Iterator[str]:
 
 
 def code_in(text: Text) -> Iterator[tuple[str, int]]:
-    """The parts of a text that may be Python, each with the number of the line before it: the whole text, and blocks in it."""
+    """The parts of a text that may be Python: the whole text, and blocks of code in the text.
+
+    Each has the number of the line before it.
+    """
     yield text.content, 0
     begin = None
     lines = text.content.splitlines()
@@ -82,7 +85,7 @@ def _strings(where: str, value: Any) -> Iterator[Text]:
 
 
 def _joined(source: Any) -> str:
-    """A text that may be stored as a list: of lines with their ends, or of parts, such as those of a traceback."""
+    """Join a text that may be stored as a list of lines with line ends, or as a list of parts (a traceback, for example)."""
     if isinstance(source, str):
         return source
     parts = list(map(str, source))

@@ -25,7 +25,9 @@ def error_of(failure: Any, address: str, seconds: float, tokens: int) -> LabkitE
     status, words = failure.code().name, failure.details() or ""
     came = f"{counted(tokens, 'token')} of the text had arrived" if tokens else "no part of the text had arrived"
     if status == "DEADLINE_EXCEEDED":
-        return NotAvailable(f"{address} was not done within {seconds:g} s; {came}; give it more time, or ask for fewer tokens")
+        return NotAvailable(
+            f"{address} did not finish within {seconds:g} s; {came}; give the request more time, or ask for fewer tokens"
+        )
     if status == "INVALID_ARGUMENT" and "not ready" not in words:
         return InvalidRequest(words)
     if status == "CANCELLED" and "its deadline has passed" in words:

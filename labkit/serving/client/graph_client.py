@@ -13,7 +13,7 @@ from labkit.serving.channels import client_library, grpc_client
 
 Array = NDArray[Any]
 CHANGED = "present.", "past_key_values."
-"""A cache tensor that comes back under the first name is sent under the second with the next request."""
+"""The server returns cache tensors with the first prefix; the next request sends them with the second prefix."""
 
 
 class GraphClient:
@@ -39,9 +39,9 @@ class GraphClient:
     ) -> tuple[Array, dict[str, Array]]:
         """Run new tokens `[batch, tokens]` after a cache. Returns logits `[batch, vocab_size]` and the longer cache.
 
-        past: the cache that the pass before returned; None begins a text. cache: whether the cache is sent back; without it,
-        the dictionary is empty. Raises `InvalidRequest` with the server's words for tokens and lengths that it refuses, and
-        `NotAvailable` if it fails.
+        past: the cache that the previous pass returned; None at the beginning of a text. cache: whether the server returns the
+        longer cache; if False, an empty dictionary is returned in its place. Raises `InvalidRequest` with the server's words
+        for tokens and lengths that it refuses, and `NotAvailable` if it fails.
         """
         tokens = np.asarray(token_ids, np.int64)
         given = past or self._empty(len(tokens))

@@ -1,4 +1,4 @@
-"""The results of a client of `gptj`, a whole text or pieces of it, which are read from the protocol's responses."""
+"""The results of a client of `gptj`: a whole text, or pieces of a text. They are read from the protocol's responses."""
 
 from __future__ import annotations
 

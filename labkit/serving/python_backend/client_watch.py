@@ -2,8 +2,8 @@
 
 Triton reports gRPC clients that cancel, disconnect or reach their deadline, and HTTP clients that close a stream. Triton does
 not report HTTP clients that leave a request without streaming, and it does not tell the steps of an ensemble about the
-ensemble's client. Requests whose clients leave without a report end by themselves: after their own `timeout`, which all steps
-of an ensemble get, or after the server's `request_seconds`.
+ensemble's client. If a client leaves without a report, its request ends after its own `timeout`, which all steps of an ensemble
+get, or after the server's `request_seconds`.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-"""Upper limits of the classes for the number of sequences in a step. Larger numbers form one more class."""
+"""Upper limits of the classes for the number of sequences in a step. Larger numbers are counted in a further class."""
 
 
 @dataclass
 class EngineThreadCounts:
-    """What one engine thread has counted.
+    """The counters of one engine thread.
 
     requests: accepted prompts. tokens: generated tokens. steps: steps of the engine that generated tokens. batch_sizes: the
     number of these steps in each class of `BATCH_SIZES`. queue_seconds: summed over all requests, the

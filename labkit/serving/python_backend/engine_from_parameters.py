@@ -20,7 +20,7 @@ On a CPU, a prompt token takes about as long as a decoded token.
 """
 
 SMALL_MODEL = 100_000_000
-"""In models with fewer parameters than this, a step is so short that the server and its clients work as long as the step."""
+"""In models with fewer parameters, the server and its clients need about as much time for a step as the engine itself."""
 
 MANY_CORES = 8
 
@@ -59,7 +59,7 @@ def engine_from_parameters(parameter: Parameter) -> Engine:
 
 
 def compute_threads(config: GPTJConfig, cores: int) -> int:
-    """Threads for the steps of a served engine: all cores, or all but one.
+    """Threads for the steps of a served engine: all cores, or one core fewer.
 
     The spare core is for the server, its clients and the threads that send tokens. If another thread interrupts a
     thread of a step, the step's other threads wait for that thread. A large model on few cores uses all cores, because it reads

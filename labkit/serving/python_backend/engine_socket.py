@@ -176,7 +176,7 @@ class _Call:
 
 
 def _stop_tokens(reason: object) -> int:
-    """The number of tokens at the end that stopped the text and are not part of it."""
+    """The number of tokens at the end that stopped the text and do not belong to the text."""
     return len(reason) if isinstance(reason, tuple) else int(isinstance(reason, int))
 
 

@@ -202,7 +202,7 @@ class EngineThread:
     def _too_late(self, job: Job) -> DeadlinePassed:
         made = f"its deadline has passed; it had generated {counted(job.made, 'token')}"
         if job.seconds is not None and job.seconds <= self.request_seconds:
-            return DeadlinePassed(f"{made}; its timeout was {job.seconds:g} s: give it more, or ask for fewer tokens")
+            return DeadlinePassed(f"{made}; its timeout was {job.seconds:g} s: give a longer timeout, or ask for fewer tokens")
         return DeadlinePassed(
             f"{made}; this server gives a request {self.request_seconds:g} s (request_seconds): ask for fewer tokens"
         )

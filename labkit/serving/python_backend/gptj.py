@@ -131,7 +131,7 @@ def values_of(request: Any) -> dict[str, Any]:
             raise InvalidRequest(f"{spec.name} has {len(values)} values; one is accepted, as a request has one prompt")
         found[spec.name] = values[0] if spec.dims == (1,) else values
     asked = request.requested_output_names()
-    if "logprobs" in asked and len(asked) < len(GPTJ_OUTPUTS):  # named by the client; else Triton asks for all
+    if "logprobs" in asked and len(asked) < len(GPTJ_OUTPUTS):  # a client that names no outputs gets all
         found.setdefault("logprobs", True)
     if "logprobs" in found:
         found["logprobs"] = 0 if found["logprobs"] else None
@@ -229,7 +229,7 @@ class Outbox:
         self._queue.put((send, what))
 
     def close(self) -> None:
-        """Send what is left, and end the thread."""
+        """Send the waiting responses, and end the thread."""
         self._queue.put(None)
         self._thread.join()
 

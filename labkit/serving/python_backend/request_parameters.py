@@ -71,7 +71,7 @@ def _instead(name: str, inputs: tuple[str, ...]) -> str:
         return "it is an input: give it as a tensor among the inputs"
     same = next((names for names in _SAME if name in names), ())
     if "beam_width" in same and "text_input" in inputs:
-        return "it makes one text per request: ask again with another seed, or give beam_width to the model ensemble"
+        return "each request makes one text: ask again with another seed, or give beam_width to the model ensemble"
     found = [known for known in same if known in inputs] or [near for near in [nearest(name, (*inputs, "timeout"))] if near]
     if found:
         return f"write {found[0]}"

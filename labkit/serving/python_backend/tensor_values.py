@@ -1,4 +1,4 @@
-"""Values from and for the tensors of Triton's Python backend."""
+"""Converts between the tensors of Triton's Python backend and numpy or Python values."""
 
 from __future__ import annotations
 

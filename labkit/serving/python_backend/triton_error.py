@@ -1,4 +1,4 @@
-"""labkit's errors as errors of Triton's Python backend, with the gRPC status that clients see."""
+"""Converts labkit's errors to errors of Triton's Python backend, with the gRPC status that clients see."""
 
 from __future__ import annotations
 

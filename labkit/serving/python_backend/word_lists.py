@@ -36,12 +36,15 @@ def words_of_csv(line: str, name: str) -> list[str]:
 
 
 def word_forms(words: Iterable[str]) -> list[str]:
-    """Each word unchanged and, unless it begins with white space, also with a leading space: these are different tokens."""
+    """Each word unchanged and, unless it begins with white space, a second time with a leading space.
+
+    The two forms are different tokens.
+    """
     return list(dict.fromkeys(form for word in words for form in ((word,) if word[:1].isspace() else (word, " " + word))))
 
 
 def to_word_lists(words: Sequence[Sequence[int]], width: int | None = None) -> NDArray[np.int32]:
-    """Words, given as token ids, in the form `[2, width]`. width: if left out, as small as possible, but at least 1."""
+    """Encode words, given as token ids, as an array `[2, width]`. width: if left out, as small as possible, but at least 1."""
     tokens = [token for word in words for token in word]
     ends = np.cumsum([len(word) for word in words], dtype=np.int32)
     lists = np.empty((2, max(1, len(tokens)) if width is None else width), np.int32)
@@ -52,7 +55,10 @@ def to_word_lists(words: Sequence[Sequence[int]], width: int | None = None) -> N
 
 
 def from_word_lists(lists: NDArray[Any], name: str) -> list[tuple[int, ...]]:
-    """The words of a list `[2, n]` as token ids. Raises `InvalidRequest` if the array does not have this form."""
+    """Decode an array `[2, n]`: returns the token ids of each word.
+
+    Raises `InvalidRequest` if the array does not have this form.
+    """
     if lists.ndim != 2 or lists.shape[0] != 2:
         raise InvalidRequest(f"{name} has shape {list(lists.shape)}; [2, n] is accepted: a row of token ids and a row of ends")
     ends = [int(end) for end in lists[1] if end != -1]

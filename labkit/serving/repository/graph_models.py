@@ -1,4 +1,4 @@
-"""Describes exported parts as models of Triton: one model per part, and an ensemble that ties them at their seams."""
+"""Describes exported parts as Triton models: one model per part, and an ensemble that connects the parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA_TYPES = {"int64": "INT64", "float32": "FP32", "float16": "FP16"}
 """Triton's data types of the graphs' tensors, by numpy's names."""
 
 PLATFORMS = ("python", "onnxruntime_onnx", "tensorrt_plan")
-"""What runs a part: ONNX Runtime inside Triton's Python backend, Triton's own ONNX backend, or TensorRT."""
+"""The platforms that can run a part: ONNX Runtime inside Triton's Python backend, Triton's own ONNX backend, and TensorRT."""
 
 BACKEND_MODULE = "onnx_part"
 """The file in `labkit/serving/python_backend/` that runs a part."""
@@ -44,7 +44,7 @@ class GraphServing:
     gpus: tuple[int, ...] = ()
 
     def check(self, parts: int) -> None:
-        """Raise `InvalidRequest` for settings that do not fit an export of so many parts, or each other."""
+        """Raise `InvalidRequest` if the settings contradict each other, or do not fit an export of `parts` parts."""
         if self.platform not in PLATFORMS:
             raise InvalidRequest(f"platform is {self.platform!r}; {', '.join(PLATFORMS)} are accepted")
         for name in ("instances", "threads", "max_batch_size"):
@@ -66,8 +66,8 @@ def part_name(serving: GraphServing, stage: int, stages: int) -> str:
 def graph_models(exported: ExportedModel, serving: GraphServing) -> dict[str, ModelConfig]:
     """The configurations of all parts and, for several parts, of their ensemble, by name.
 
-    The client sends token ids and the cache of all layers, and gets logits and the longer cache. The hidden states are wires
-    inside the ensemble. So every part can run in any of its copies: the server keeps nothing between two requests.
+    The client sends token ids and the cache of all layers, and gets logits and the longer cache. The hidden states stay inside
+    the ensemble. The server keeps nothing between two requests, so any copy of a part can take any request.
     """
     serving.check(len(exported.parts))
     stages = len(exported.parts)

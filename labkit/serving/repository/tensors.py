@@ -57,15 +57,15 @@ SAMPLING_INPUTS = (
     _setting("end_id", "UINT32", "token that ends the text; the model's own end of text if left out"),
     _setting("runtime_top_k", "UINT32", "keep the k likeliest tokens; 0 keeps all; 0 without runtime_top_p is greedy"),
     _setting("runtime_top_p", "FP32", "keep the smallest set of tokens whose probabilities add up to p; 0 keeps all"),
-    _setting("beam_search_diversity_rate", "FP32", "the r-th child of a beam is ranked r times this lower"),
-    _setting("temperature", "FP32", "logits are divided by it; 1 if left out"),
+    _setting("beam_search_diversity_rate", "FP32", "lowers the score of the r-th continuation of a beam by r times this value"),
+    _setting("temperature", "FP32", "divides the logits; 1 if left out"),
     _setting("len_penalty", "FP32", "beam search: scores are divided by the length to this power; 0 if left out"),
-    _setting("repetition_penalty", "FP32", "logits of tokens that occurred before are divided by it; 1 is off"),
+    _setting("repetition_penalty", "FP32", "divides the logits of tokens that occurred before; 1 is off"),
     _setting("random_seed", "UINT64", "equal seeds give equal text; 0 if left out"),
     _setting("is_return_log_probs", "BOOL", "whether cum_log_probs and output_log_probs are computed"),
     _setting("beam_width", "UINT32", "beams; 1 if left out, which is no beam search"),
     _setting("prompt_learning_task_name_ids", "UINT32", "not served: requests that give it are refused"),
-    _setting("top_p_decay", "FP32", "runtime_top_p is multiplied by it after each token"),
+    _setting("top_p_decay", "FP32", "multiplies runtime_top_p after each token"),
     _setting("top_p_min", "FP32", "lower limit of the decayed top_p"),
     _setting("top_p_reset_ids", "UINT32", "token after which the decayed top_p starts again from runtime_top_p"),
 )
@@ -108,10 +108,9 @@ FASTERTRANSFORMER_OUTPUTS = (
 )
 """`text_length` exists because of a bug in Triton 2.51.
 
-An ensemble leaves out a step if neither the client nor another step needs its outputs. Triton decides wrongly whether to leave
-out a step if an output of the step can go both to the client and to another step. When the client and the next step both got
-`sequence_length`, Triton left out `fastertransformer` for clients that asked for only one output, and these clients got an
-error.
+An ensemble skips a step if neither the client nor another step needs its outputs. Triton decides this wrongly if one output of
+the step goes both to the client and to another step. When both got `sequence_length`, Triton skipped `fastertransformer` for
+clients that asked for only one output, and these clients got an error.
 """
 
 POSTPROCESSING_INPUTS = (
@@ -162,5 +161,5 @@ GPTJ_OUTPUTS = (
     TensorSpec("stop_reason", "STRING", (1,), "the text or token that ended the new text; empty if none did"),
     TensorSpec("prompt_tokens", "INT32", (1,), "tokens of the prompt"),
     TensorSpec("completion_tokens", "INT32", (1,), "new tokens up to now"),
-    TensorSpec("queue_seconds", "FP32", (1,), "from the request's arrival to the step that made its first token"),
+    TensorSpec("queue_seconds", "FP32", (1,), "seconds from the request's arrival to the step that generated its first token"),
 )

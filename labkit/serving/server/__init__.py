@@ -1,6 +1,6 @@
 """The process of a Triton Inference Server: how it is started, watched, repaired and ended.
 
-`Server` is imported on first use, because the process `guardian` must start quickly and stay small.
+`Server` is imported only on first use: the guardian's process imports this package too, and must start quickly and stay small.
 """
 
 from __future__ import annotations

@@ -80,8 +80,9 @@ def install_server(progress: Progress = lambda words: None) -> ServerProgram:
 def need_server() -> ServerProgram:
     """The server that `find_server` finds.
 
-    Raises `NotAvailable` with the command that installs a server, or if labkit lies in a folder whose path has letters outside
-    ASCII: the Python in Triton's backend starts in the locale C, whatever the environment says, and cannot import from there.
+    If there is none, raises `NotAvailable` with the command that installs one. Also raises `NotAvailable` if the path of
+    labkit's folder has letters outside ASCII: the Python in Triton's backend always starts in the locale C, and cannot import
+    from such a folder.
     """
     for path in (Path(__file__).resolve().parents[2], Path(sys.prefix).resolve()):
         if not str(path).isascii():

@@ -20,7 +20,7 @@ IN_ATTRIB, IN_CREATE = 0x4, 0x100  # from Linux's inotify
 
 
 class PrivateRegions:
-    """Keeps private all regions of shared memory whose names begin with `prefix`."""
+    """Closes all regions of shared memory whose names begin with `prefix` to other users."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix

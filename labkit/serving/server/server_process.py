@@ -29,7 +29,7 @@ from labkit.serving.server.server_folder import read_server_pid
 from labkit.serving.server.shell_paths import absolute_paths, shell_safe_path
 
 LATE_SECONDS = 5.0
-"""How many seconds longer than its time limit a call may take."""
+"""Seconds that a call may take after its time limit has passed."""
 
 USUAL_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # between two steps, an engine's threads free their cores for the threads that send responses
@@ -40,7 +40,7 @@ USUAL_ENVIRONMENT = {
 KNOWN_CAUSES = {
     "SIGFPE": "this happens when a request asks for `classification` of an output of text",
     "SIGSEGV": "this happens when a body is nested, or cut into chunks, millions of times",
-    "SIGKILL": "somebody killed it, or the system did because memory was short",
+    "SIGKILL": "somebody killed the server, or the system killed it because memory was short",
 }
 """Known causes of a crash of tritonserver 2.51, by the signal that ends it."""
 
@@ -70,7 +70,7 @@ class StartSettings:
         options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "5"}
         for service, port in zip(("http", "grpc", "metrics"), self.ports, strict=True):
             options |= {f"{service}-address": self.address, f"{service}-port": str(port)}
-        # The pool is small: each allocation in it grows to the largest request that it has held, and never shrinks again.
+        # The pool is small, because an allocation in the pool grows to the largest request that it has held, and never shrinks.
         options["grpc-infer-allocation-pool-size"] = "1"
         options["backend-config"] = f"python,shm-region-prefix-name={regions}"
         guardian = [sys.executable, "-m", "labkit.serving.server.guardian", str(os.getpid()), str(self.folder.path), regions]

@@ -134,4 +134,4 @@ class Supervisor:
             return f"tritonserver was ended: {self._told}"
         last = self.process.last_words()
         said = f"the last line of its log: {last}" if last else "its log says nothing"
-        return f"{self.process.how_it_ended()}; which request did it is not known; {said}"
+        return f"{self.process.how_it_ended()}; it is not known which request caused this; {said}"

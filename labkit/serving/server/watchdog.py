@@ -145,7 +145,7 @@ class Watchdog:
         self._processes.kill_stopped(model, 0.0)
         if lost := self._processes.waiting_for_ended(model):
             requests = "a request" if lost == 1 else f"{lost} requests"
-            if self._ask_for_restart(f"the process of {model} ended with {requests}, which Triton would not answer"):
+            if self._ask_for_restart(f"the process of {model} ended while it had {requests}, which Triton would never answer"):
                 return
         when, began = time.time(), time.monotonic()
         failure = ""
@@ -161,7 +161,9 @@ class Watchdog:
     def _limit_repairs(self) -> None:
         repairs = self._tries - self._tries_before
         if repairs >= MANY_REPAIRS or (repairs >= FEW_REPAIRS and not self._processes.in_flight()):
-            self._ask_for_restart(f"its models were reloaded {repairs} times, which left threads and memory in it")
+            self._ask_for_restart(
+                f"its models were reloaded {repairs} times, which left unused threads and memory in the server"
+            )
 
     def _ask_for_restart(self, why: str) -> bool:
         """Ask for a restart of the server; returns whether the server will be restarted."""

@@ -1,7 +1,6 @@
 """Finds out whether other programs disturb a stress test.
 
-The server and the generator of the load are not other programs for one another. If they share a machine, the load includes
-both.
+The server and the load generator do not count as other programs, even if they share a machine.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from labkit.serving.channels import is_here
 class OtherPrograms:
     """Watches this machine during its `with` block, for a load on the server at HOST:PORT.
 
-    After the block, `disturbed` says how other programs disturbed the load; "" if they did not. `not_watched` says why this is
-    not known; "" if it is known. If the server runs on another machine, only the generator of the load is watched.
+    After the block, `disturbed` says how other programs disturbed the load; "" if they did not. `not_watched` is the reason if
+    labkit cannot find out whether they did, otherwise "". If the server runs on another machine, only the generator of the load
+    is watched.
     """
 
     def __init__(self, address: str) -> None:

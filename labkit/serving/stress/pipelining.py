@@ -25,10 +25,12 @@ class Alone:
     """A served model with one request at a time.
 
     latency: seconds of a request. computing: seconds that each part computed for it, by the name of the part's model.
+    disturbed: how other programs disturbed the requests ("").
     """
 
     latency: float
     computing: Mapping[str, float]
+    disturbed: str = ""
 
     @property
     def overhead(self) -> float:
@@ -36,9 +38,8 @@ class Alone:
         return max(0.0, self.latency - sum(self.computing.values()))
 
     def predicted_rate(self, users: int, copies: int = 1) -> float:
-        """Requests per second with so many users, who each send their next request when they have the answer.
-
-        A part answers at most `copies / computing` requests per second, and the users send at most `users / latency`.
+        """The predicted requests per second of `users` users. Each user sends the next request after the answer to the previous
+        one. A part answers at most `copies / computing` requests per second, and the users send at most `users / latency`.
         """
         slowest = max(self.computing.values())
         return min(users / self.latency, copies / slowest)
@@ -46,7 +47,10 @@ class Alone:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A served model under load: users, requests that were answered, seconds, and how other programs disturbed it ("")."""
+    """A served model under load: the number of users, the number of answered requests, and the seconds.
+
+    `disturbed` says how other programs disturbed the load; "" if they did not.
+    """
 
     users: int
     requests: int
@@ -66,15 +70,16 @@ def measure_alone(address: str, model: str, parts: Sequence[str], prompt: NDArra
             client.forward(prompt, cache=False)
         before = {part: client.compute_counts(part) for part in parts}
         seconds = []
-        for _ in range(requests):
-            begin = time.perf_counter()
-            client.forward(prompt, cache=False)
-            seconds.append(time.perf_counter() - begin)
+        with OtherPrograms(address) as watch:
+            for _ in range(requests):
+                begin = time.perf_counter()
+                client.forward(prompt, cache=False)
+                seconds.append(time.perf_counter() - begin)
         computing = {}
         for part in parts:
             count, total = client.compute_counts(part)
             computing[part] = (total - before[part][1]) / max(1, count - before[part][0])
-    return Alone(float(np.median(seconds)), computing)
+    return Alone(float(np.median(seconds)), computing, watch.disturbed)
 
 
 def measure_in_turn(
@@ -89,11 +94,12 @@ def measure_in_turn(
 ) -> dict[str, list[Loaded]]:
     """Put the same load on several models of one server, one after another, in several rounds.
 
-    In a round, each model gets `seconds` of load from `users` users. So slow changes of the machine meet all models alike.
+    In a round, each model gets `seconds` of load from `users` users. So slow changes of the machine's speed affect all models
+    alike.
     """
     if users < 1 or rounds < 1 or not seconds > 0:
         raise InvalidRequest(
-            f"users {users}, rounds {rounds}, seconds {seconds}: at least 1, at least 1 and above 0 are accepted"
+            f"users is {users}, rounds is {rounds} and seconds is {seconds}; give at least 1, at least 1, and more than 0"
         )
     found: dict[str, list[Loaded]] = {model: [] for model in models}
     for number in range(rounds):

@@ -35,7 +35,8 @@ def summarise(run: StressRun) -> dict[str, Any]:
     second of the measurement. `goodput`: requests per second that kept both latency limits. `good_share`: the share of due
     requests that kept both limits. `lag_ms`: how late requests were sent. `loop_lag_ms`: how late the event loop was.
     `fell_behind`: a warning if the generator did not keep up, otherwise empty. `disturbed`: how other programs disturbed the
-    run; empty if they did not. `not_watched`: why this is not known; empty if it is known.
+    run; empty if they did not. `not_watched`: why it is not known whether other programs disturbed the run; empty if it is
+    known.
     """
     settings, counted = run.settings, run.counted
     answered = [request for request in counted if request.error is None and request.pieces]
@@ -70,7 +71,7 @@ def summarise(run: StressRun) -> dict[str, Any]:
 
 
 def named(row: dict[str, Any]) -> str:
-    """The load of a row, with a sign if other programs disturbed it. Rows of older records do not say whether they did."""
+    """The load of a row, with a sign if other programs disturbed it. Rows of older records do not have this information."""
     return f"{row['load']} {SIGN}" if row.get("disturbed") else str(row["load"])
 
 
@@ -81,8 +82,8 @@ def fell_behind(run: StressRun) -> str:
     if not late:
         return ""
     return (
-        f"the load generator itself was {' and '.join(late)} (99th percentile): latencies are counted from when a request was "
-        "due, so they include this delay; reduce the load, or run the stress test on another machine than the server"
+        f"the load generator itself was {' and '.join(late)} (99th percentile): a latency begins when the request was due, so "
+        "it includes this delay; reduce the load, or run the stress test on another machine than the server"
     )
 
 

@@ -12,10 +12,10 @@ from labkit.serving.stress.settings import StressSettings
 class RequestTimes:
     """The times of one request, in seconds from the beginning of the run, warm-up included.
 
-    due: when the request should have been sent. Latencies are counted from this time, so that a late generator does not make
-    the server look faster. sent: when it was sent. pieces: when each token arrived. queue_seconds: how long it waited in the
-    server, as the server reports. error: the type of the error that it ended with, None if it was answered; words: the error's
-    message.
+    due: the time when the request should have been sent. Latencies are counted from this time, so that a late generator does
+    not make the server look faster. sent: when it was sent. pieces: when each token arrived. queue_seconds: how long it waited
+    in the server, as the server reports. error: the type of the error that it ended with, None if it was answered; words: the
+    error's message.
     """
 
     number: int
@@ -61,7 +61,7 @@ class StressRun:
 
     loop_lags: the event loop often sleeps for a short time; each value says by how many seconds one sleep was too long. The
     recorded arrival time of a token can be too late by up to this many seconds. disturbed: how other programs disturbed the
-    run, warm-up included; "" if they did not. not_watched: why this is not known; "" if it is known.
+    run, warm-up included; "" if they did not. not_watched: why it is not known whether they did; "" if it is known.
     """
 
     settings: StressSettings

@@ -1,4 +1,4 @@
-"""How many tokens are guessed: never a noticeable loss with a bad draft, and most of the possible gain with a good one."""
+"""The number of guessed tokens: a bad draft costs hardly any time, and a good draft gives most of the possible gain."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Known ways to cheat, or to harm the run, with the exercise `kv_cache_bytes`. They run only in the sandbox.
 
-None of them works out the number of bytes by itself, except where the cheat needs a right number to be a cheat at all.
+They do not compute the number of bytes, except for cheats that are only possible with a right number.
 """
 
 from __future__ import annotations

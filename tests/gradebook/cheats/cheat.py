@@ -1,4 +1,4 @@
-"""What a cheat is, and how its cells are written.
+"""The definition of a cheat, and the form of its cells.
 
 In a source, these words are replaced by facts of the run, because a good cheat knows them:
 

@@ -1,4 +1,4 @@
-"""Cheats that return objects, numbers and tensors which deceive or break whoever reads them."""
+"""Cheats that return objects, numbers and tensors which deceive or crash the process that reads them."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_a_request_that_ends_the_server(kept: Server, offline: Engine, killer: C
         assert any(errors(asked)), "the long ones had not ended"
     assert "SIGFPE" in why[0]
     assert "`classification` of an output of text" in why[0]
-    assert "which request did it is not known" in why[0]
+    assert "it is not known which request caused this" in why[0]
 
 
 def test_nesting_without_end_is_refused(kept: Server) -> None:

@@ -25,7 +25,7 @@ UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
     ("gptj", {"temprature": 0.5}, "temprature is not a parameter of gptj; write temperature"),
     ("gptj", {"Temperature": 0.5}, "Temperature is not a parameter of gptj; write temperature"),
     ("gptj", {"stop_sequences": "x"}, "write stop"),
-    ("gptj", {"num_beams": 2}, "num_beams is not a parameter of gptj; it makes one text per request"),
+    ("gptj", {"num_beams": 2}, "num_beams is not a parameter of gptj; each request makes one text"),
     ("gptj", {"num_samples": 2}, "give beam_width to the model ensemble"),
     ("gptj", {"parameters": {"max_tokens": 5}}, "max_tokens is not a parameter of gptj"),
     ("gptj", {"wholly_other": True}, "the inputs are text_input, input_ids"),

@@ -90,7 +90,7 @@ def _keys(step: Node, name: str, model: Node) -> Iterator[Fault]:
         if missing and missing not in mapped | misspelt and not tensor.value("optional", False):
             yield Fault(
                 step.line_of("model_name"),
-                f"{name} needs its input {missing}, and no input_map gives it",
+                f"{name} needs its input {missing}, but no input_map has this input",
                 f'write input_map {{ key: "{missing}" value: "..." }}',
             )
 

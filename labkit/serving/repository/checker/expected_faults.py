@@ -145,7 +145,7 @@ def _dims(called: str, tensor: Node, spec: TensorSpec, batched: bool) -> Iterato
         return
     do = f"write dims: {dims_text(wanted)}"
     if batched and given[0] == -1 and given[1:] == wanted:
-        what = f"{called} has the batch in its dims {dims_text(given)}; max_batch_size above 0 puts it there already"
+        what = f"{called} has the batch in its dims {dims_text(given)}, but max_batch_size above 0 adds the batch by itself"
     else:
         what = f"{called} has dims {dims_text(given)}, and the model's code has {dims_text(wanted)}"
     yield Fault(tensor.line_of("dims"), what, do)

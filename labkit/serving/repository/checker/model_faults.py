@@ -16,7 +16,7 @@ def is_ensemble(config: Node) -> bool:
 
 
 def model_faults(config: Node, folder: str | None, gpus: int | None) -> Iterator[Fault]:
-    """All faults of the kinds that the first line of this module lists.
+    """All faults that can be found without knowing the model's code.
 
     folder: name of the model's folder; None if unknown. gpus: the number of GPUs of the server's machine; None if unknown.
     """

@@ -1,7 +1,7 @@
 """Reads a `config.pbtxt`, and keeps the line of every value.
 
-Protobuf (`google.protobuf.text_format` with the real `inference.ModelConfig`) decides what is legal and what a value means.
-`pbtxt_tree` finds the lines.
+Protobuf (`google.protobuf.text_format` with the real `inference.ModelConfig`) decides whether a field is legal, and what its
+value is. `pbtxt_tree` finds the lines.
 """
 
 from __future__ import annotations
