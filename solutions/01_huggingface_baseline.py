@@ -530,7 +530,7 @@ def measure_labkit():
     """Times of 64 new tokens after a prompt of 64 tokens: Hugging Face without a cache and with it, and labkit. The three
     take turns.
     """
-    engine = labkit.load("gptj-tiny", device=device, dtype="fp32")
+    engine = labkit.load("gptj-tiny", device=device, dtype="fp32", prefix_reuse=False)
     params = labkit.SamplingParams(max_new_tokens=64, ignore_eos=True)
     ids = torch.randint(config.vocab_size, (1, 64), device=device)
     options = {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False, "pad_token_id": 0}

@@ -1,4 +1,4 @@
-"""Other programs for a benchmark: processes that keep cores busy, as on a machine that is not idle."""
+"""Processes that keep cores busy during a benchmark, as other programs do on a machine that is not idle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPINS = "print(flush=True)\nwhile True: pass"
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Inside the block, `count` processes compute without end. They end with the block, whatever happens in it."""
+    """While the block runs, `count` processes keep cores busy. They end with the block, even if it raises."""
     with ExitStack() as stack:
         for _ in range(count):
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", SPINS], stdout=subprocess.PIPE))

@@ -1,7 +1,7 @@
-"""Graph compilers beside each other: the same graph run as it is, by ONNX Runtime, by `torch.compile`, and labkit's engine.
+"""Compares graph compilers: the same graph runs as it is, in ONNX Runtime and under `torch.compile`. labkit's engine runs, too.
 
-All engines take turns in one benchmark. Beside their times stands what each compiler did: nodes joined, kernels and bytes of a
-step, graph breaks, and the time that compiling took.
+All engines take turns in one benchmark. The record also says what each compiler did: how many nodes it joined, the kernels and
+bytes of a step, the graph breaks, and the time that compiling took.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from labkit.graphs.session import PROVIDERS, missing_provider
 from labkit.measure import Record
 
 COMPILERS = ("plain", "plain-compiled", "onnxruntime-none", "onnxruntime")
-"""The engines that are compared with labkit; the first runs the graph operation by operation."""
+"""The engines that are compared with labkit. The first one runs the graph operation by operation."""
 
 
 def compare_compilers(settings: BenchSettings, progress: Callable[[str], None] = lambda message: None) -> Record:
-    """Run the benchmark with `COMPILERS` as peers, and read back what the compilers made of the graph.
+    """Run the benchmark with `COMPILERS` as peers, and describe the graphs that the compilers made.
 
-    `settings.against` is ignored. The record's rows and ratios are those of `run_bench`. `extra` also holds `levels` (ONNX
-    Runtime at each level: operators, fusions, kernels and bytes of a decode step), `torch_compile` (graphs, breaks, kernels,
-    seconds), `break_even_steps` (after how many decode steps the time to compile has paid off; None if the compiled step is
-    not faster) and `providers` (why a provider of ONNX Runtime is not measured). Raises what `run_bench` raises; compilers that
-    cannot run here are listed in `not_measured`.
+    `settings.against` is ignored. The record has the same rows and ratios as the record of `run_bench`. `extra` also holds
+    `levels` (ONNX Runtime at each level: operators, fusions, kernels and bytes of a decode step), `torch_compile` (graphs,
+    breaks, kernels, seconds), `break_even_steps` (after how many decode steps the faster steps have saved the time to compile;
+    None if the compiled step is not faster) and `providers` (why a provider of ONNX Runtime is not measured). Compilers that
+    cannot run here are listed in `not_measured`. Raises the same errors as `run_bench`.
     """
     if settings.device not in (None, "cpu"):
         raise InvalidRequest(f"device is {settings.device!r}; the comparison of graph compilers runs on the cpu")
@@ -58,10 +58,10 @@ def compare_compilers(settings: BenchSettings, progress: Callable[[str], None] =
 
 
 def break_even_steps(rows: list[dict[str, Any]], levels: list[LevelFound], compile_seconds: float) -> dict[str, float | None]:
-    """After how many decode steps at the first batch size compiling has paid off, for each compiler.
+    """For each compiler, after how many decode steps at the first batch size the faster steps have saved the time to compile.
 
-    The seconds to compile are divided by the seconds that a step gets shorter. None if the step does not get shorter. Engines
-    without a row are left out.
+    This is the time to compile, divided by the time that each compiled step saves. None if a compiled step saves no time.
+    Engines without a row are left out.
     """
     step: dict[str, float] = {}
     for row in rows:

@@ -29,15 +29,15 @@ from labkit.precision import compute_dtype, precision_name
 from labkit.weight_formats import FORMATS
 
 PRECISIONS = ("fp32", "bf16", "fp16", "sparse24", "int8", "w8a8", "int4", "fp8")
-"""The precisions that the benchmark accepts; each engine declares which of them it runs."""
+"""The precisions that the benchmark accepts. Each engine declares the precisions that it supports."""
 
 
 class BenchEngine(ABC):
     """An engine under test. `prefill` starts a new batch, and `decode` continues that batch; both choose tokens greedily.
 
     Work that is done only once, such as converting or compiling, belongs in `__init__` or in the first round, which is not
-    timed. In all rounds with the same batch size, the tensors have the same shapes. `detail` describes the precisions in which
-    the engine computes.
+    timed. In all rounds with the same batch size, the tensors have the same shapes. `detail` is a text about the precisions in
+    which the engine computes.
     """
 
     name: ClassVar[str]
@@ -49,7 +49,7 @@ class BenchEngine(ABC):
 
     @abstractmethod
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
-        """Load the weights of `checkpoint` onto `device` in `precision`. The caller calls `require` before it makes an engine.
+        """Load the weights of `checkpoint` onto `device` in `precision`. Call `require` first.
 
         Raises `NotAvailable` or `InsufficientResources` for a reason that `require` could not detect.
         """
@@ -114,7 +114,7 @@ class LabkitEngine(BenchEngine):
 
     name = "labkit"
     kv_cache_dtype: ClassVar[str | None] = None
-    """The format of the KV cache; None is the model's own dtype."""
+    """The format of the KV cache; None means the model's own dtype."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
         check_kv_cache_dtype(self.kv_cache_dtype, device)
@@ -132,7 +132,7 @@ class LabkitEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """All precisions; fp8 only on a GPU, because a CPU computes it in bf16."""
+        """All precisions, but fp8 only on a GPU, because a CPU computes fp8 in bf16."""
         return PRECISIONS if device.type == "cuda" else PRECISIONS[:-1]
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
@@ -159,6 +159,6 @@ class LabkitEngine(BenchEngine):
 
 
 def of_kv_cache(name: str) -> type[LabkitEngine]:
-    """The engine class with a KV cache in this format, such as `labkit-kv-int8`."""
+    """The engine class with a KV cache in this format. Its name is, for example, `labkit-kv-int8`."""
     about = f"labkit with a KV cache in {name}."
     return type("LabkitEngine", (LabkitEngine,), {"name": f"labkit-kv-{name}", "kv_cache_dtype": name, "__doc__": about})

@@ -42,7 +42,7 @@ class ParallelLabkit(LabkitEngine):
         return super().precisions(device)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run the prompts, divided into one group per stage. Batches are built in the memory of the host."""
+        """Run the prompts, divided into one group per stage. Batches are built in host memory."""
         batch, length = prompts.shape
         room = length + new_tokens
         if self._cache is None or self._cache.num_slots < batch * room:
@@ -79,11 +79,14 @@ class ParallelLabkit(LabkitEngine):
         return torch.cat([torch.stack(lane, dim=1) for lane in made])
 
     def notes(self) -> dict[str, Any]:
-        """`communication_bytes`, the bytes that rank 0 communicates in a decode step. On the CPU also `communication_share`."""
+        """`communication_bytes`: the bytes that rank 0 communicates in a decode step.
+
+        On the CPU there is also `communication_share`.
+        """
         entries = [entry for entry in self._ranks.ledger() if entry.rank == 0 and entry.step not in self._prefills]
         self._prefills.clear()
         apart = [entry for entry in entries if entry.what != COMPUTE]
-        inside = sum(entry.seconds for entry in apart if entry.what == "all_reduce")  # time that "compute" includes too
+        inside = sum(entry.seconds for entry in apart if entry.what == "all_reduce")  # "compute" includes this time, too
         busy = sum(entry.seconds for entry in entries) - inside
         steps = len({entry.step for entry in entries})
         if not steps:

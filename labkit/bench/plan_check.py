@@ -1,4 +1,4 @@
-"""Runs the best few plans on this machine, after they were predicted, and puts both beside each other."""
+"""Predicts the speed of plans, runs the best few on this machine, and compares the predictions with the measurements."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from labkit.planning.this_machine import Verified, VerifiedRow, cpu_fit
 from labkit.precision import as_device
 
 WHATS = ("prefill", "decode")
-"""What is timed of a plan: the prefill of its batch, and one step of its decode."""
+"""What is timed for each plan: the prefill of its batch, and one decode step."""
 
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """What is tried. `best`: how many plans are run, of all batches, precisions and numbers of shards.
+    """The plans to compare: all combinations of batches, precisions and numbers of shards.
 
-    `seconds` limits the time of each plan. Raises `InvalidRequest` for empty lists and numbers below 1.
+    `best`: how many of these plans are run. `seconds` limits the time of each plan. Raises `InvalidRequest` for empty lists and
+    numbers below 1.
     """
 
     model: str = "gptj-tiny"
@@ -52,7 +53,7 @@ class CheckSettings:
 
 
 def measured_device(limits: Ceilings, machine: Machine) -> Device:
-    """This machine as a device of the planner, from its measured limits."""
+    """This machine as a device of the planner, with its measured limits."""
     on_gpu = limits.device.startswith("cuda")
     memory = machine.gpus[0].memory_bytes if on_gpu else machine.memory_bytes
     return this_machine(limits, memory_bytes=float(memory), instruction_sets=tuple(machine.cpu.instruction_sets))
@@ -89,12 +90,12 @@ def check_plans(
     progress: Callable[[str], None] = lambda message: None,
     announce: Callable[[list[Deployment], Fit], None] = lambda plans, found: None,
 ) -> Verified:
-    """Measure this machine's limits, choose the best plans, call `announce` with them, run them, and compare.
+    """Measure this machine's limits, choose the best plans, call `announce` with these plans, run them, and compare.
 
     A plan that cannot be measured here has no row; `progress` says why. The rows hold milliseconds of the prefill and of a
-    decode step. Raises `InvalidRequest` as `best_plans` does, and what `run_bench` raises.
+    decode step. Raises the same errors as `best_plans` and `run_bench`.
     """
-    config_of(settings.model)  # an unknown model is refused before anything is measured
+    config_of(settings.model)  # refuse an unknown model before anything is measured
     device = as_device(settings.device)
     progress(f"measuring the limits of {device}")
     limits = ceilings(device)
@@ -135,7 +136,7 @@ def _bench_of(settings: CheckSettings, precision: str, shards: int, batches: Seq
 
 
 def rows_from(record: Record, plans: Sequence[Deployment], found: Fit) -> list[VerifiedRow]:
-    """Two rows for each plan that the record has: its prefill and a step of its decode, predicted and measured."""
+    """Two rows for each plan in the record, one for the prefill and one for a decode step, each predicted and measured."""
     rows = []
     for plan in plans:
         shards = plan.tensor_parallel

@@ -1,4 +1,4 @@
-"""Rounds of a benchmark. First, each engine runs an untimed round to find its memory and tokens.
+"""Runs the rounds of a benchmark. First, each engine runs an untimed round, which records its memory and its tokens.
 
 Then all engines are timed in turn.
 """
@@ -21,7 +21,7 @@ from labkit.measure import Reader, Timing, compare, gpu_peak_bytes, peak_host_me
 REST_SECONDS = 0.05
 """The pause, in seconds, before the next engine's turn.
 
-After their work, OpenMP's threads spin for about 15 ms, and would take cores from the next engine.
+After their work, OpenMP's threads wait in a loop for about 15 ms, which would take cores from the next engine.
 """
 
 
@@ -101,7 +101,7 @@ def first_round(player: Player) -> None:
 def watched_round(player: Player, device: torch.device) -> tuple[Tensor, int]:
     """Run one more untimed round.
 
-    Return the tokens of this round, and the bytes that the round needed in addition to the bytes already in use.
+    Return the tokens of this round, and how many bytes the round needed beyond those already in use.
     """
     before = 0
     if device.type == "cuda":

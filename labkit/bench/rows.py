@@ -25,8 +25,8 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """One row per engine; `about` holds the result of `about_engine` for each engine.
 
-    `limit_of` takes a read bandwidth in bytes per second and returns the roofline for the middle of the generation. For each
-    round, the fraction of the limit is computed with the bandwidth that was measured in that round. `disturbed` says how other
+    `limit_of` maps a read bandwidth in bytes per second to the roofline limit in the middle of the generation. For each round,
+    the fraction of the limit is computed with the bandwidth that was measured in that round. `disturbed` says how other
     programs disturbed the rounds; "" if they did not.
     """
     first = next(iter(measured.values()))
@@ -94,17 +94,17 @@ def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -
 def apart(slow: Timing, fast: Timing) -> Ratio:
     """The ratio of the medians of runs that were not interleaved.
 
-    The bounds use the quartiles that make the ratio smallest and largest.
+    The bounds come from the quartiles that make the ratio smallest and largest.
     """
     return Ratio(slow.median / fast.median, slow.low / fast.high, slow.high / fast.low)
 
 
 def timing_of(measured: Measured, phase: str) -> Timing:
-    """The times of one phase; `phase` is a name in `PHASES`."""
+    """The times of one phase. `phase` is one of the names in `PHASES`."""
     timing: Timing = getattr(measured, phase)
     return timing
 
 
 def agreement(first: Tensor, tokens: Tensor) -> float:
-    """The share of `tokens` that the first engine (labkit, if it was measured) chose too. In fp32 the share is 1."""
+    """The share of `tokens` that are the same in the first engine (labkit, if it was measured). In fp32, the share is 1."""
     return float((first == tokens).double().mean())

@@ -40,8 +40,8 @@ def run_bench(
 ) -> Record:
     """Run the benchmark and return its record: a row per engine and batch, and how much faster labkit is than each peer.
 
-    checkpoint: the weights of `settings.model`, if the caller has opened them. `extra["not_measured"]` lists what could not be
-    measured on this machine, with the reason. Raises `InvalidRequest` for settings that cannot be run,
+    checkpoint: the weights of `settings.model`, if the caller has already opened them. `extra["not_measured"]` lists what could
+    not be measured on this machine, with the reason. Raises `InvalidRequest` for settings that cannot be run,
     `InsufficientResources` when the weights do not fit, and `NotAvailable` when no engine could be measured.
     """
     checkpoint = checkpoint or open_checkpoint(settings.model, seed=settings.seed)
@@ -87,8 +87,8 @@ class Session:
     """Builds and runs the engines in one precision, all together or one at a time.
 
     `measured` holds the results for each batch size: a dictionary from an engine's name to its results, in which labkit comes
-    first. An engine that raises an error while it is built or run is left out and listed in `not_measured`: peers are other
-    people's code, and a peer that fails must not stop the others.
+    first. An engine that raises an error while it is built or run is left out and listed in `not_measured`, because a peer that
+    fails must not stop the others.
     """
 
     def __init__(
@@ -162,16 +162,16 @@ class Session:
         return False
 
     def _too_much(self, kinds: list[type[BenchEngine]]) -> bool:
-        """Whether the weights of all engines exceed the memory that is free."""
+        """Whether the weights of all engines together need too much of the free memory."""
         if len(kinds) < 2:
             return False
         needed = sum(kind.weight_bytes(self._checkpoint.config, self._precision, self._device) for kind in kinds)
         return needed > SHARE_OF_MEMORY * free_bytes(self._device)
 
     def _build(self, kind: type[BenchEngine], engines: dict[str, BenchEngine]) -> None:
-        """Build one engine and record the memory that it still holds afterwards.
+        """Build one engine and record how much memory it holds afterwards.
 
-        Memory that was needed only during the building is not counted.
+        Memory that was needed only while the engine was built is not counted.
         """
         self._progress(f"building {kind.name}")
         give_back_free_memory()

@@ -1,9 +1,10 @@
-"""Makes a model smaller: a model directory becomes another model directory, which the engine runs.
+"""Makes a model smaller: reads a model directory and writes a smaller model directory, which the engine can run.
 
-Quantizers of weights: round to nearest, activation-aware scaling (AWQ), error compensation (GPTQ), training (QAT) and signs,
-each in a file of its own; mixed precision, from measured sensitivities. Weights and activations in 8 bits: `rounded_inputs`,
-with SmoothQuant and four calibrators. 2:4 sparse weights by magnitude, Wanda or SparseGPT, with channel permutations and a
-recovery training: `sparse`; other pruning: `pruning`.
+The quantizers of weights are round to nearest, activation-aware scaling (AWQ), error compensation (GPTQ), training (QAT) and
+signs. Each has its own file. Mixed precision gives each matrix a number of bits according to its measured sensitivity.
+`rounded_inputs` stores weights and activations in 8 bits, with SmoothQuant and four calibrators. `sparse` makes 2:4 sparse
+weights by magnitude, Wanda or SparseGPT, with channel permutations and a recovery training. `pruning` has the other kinds of
+pruning.
 """
 
 from labkit.compress.calibration import CalibrationText

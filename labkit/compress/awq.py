@@ -1,11 +1,11 @@
-"""AWQ: weights that are multiplied by large activations are scaled up before rounding, so that they lose less.
+"""AWQ: weights that are multiplied by large activations are scaled up before rounding, which makes their error smaller.
 
 J. Lin et al.: AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration (2023),
 https://arxiv.org/abs/2306.00978.
 
 For any positive s, W x = (W diag(s)) (x / s). AWQ rounds W diag(s) and searches s = mean|x|^alpha, over alpha from 0 to 1, for
 the smallest output error || Q(W diag(s)) diag(s)^-1 X - W X ||. The division of x by s is folded into the operation before the
-layer, which is exact only where this operation is linear in each channel (`folds`).
+layer. This is exact only if that operation is linear in each channel (see `folds`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ STEPS = 20
 
 
 def output_error(difference: Tensor, hessian: Tensor) -> float:
-    """The mean squared error of a layer's output, summed over its features: trace(D H D^T) for a difference D `[out, in]`."""
+    """The mean squared error of a layer's output, summed over its features: trace(D H D^T) for a weight error D `[out, in]`."""
     return float(((difference @ hessian) * difference).sum())
 
 
 def search_scales(weight: Tensor, hessian: Tensor, magnitude: Tensor, scheme: IntegerScheme) -> Tensor:
     """The factors s `[in]` for the columns of a dense `[out, in]` matrix; all 1 if no scaling lowers the error.
 
-    `hessian` `[in, in]` is the mean of x x^T; `magnitude` `[in]` is the mean of |x|. Scales of groups are searched anew for
-    each alpha.
+    `hessian` `[in, in]` is the mean of x x^T; `magnitude` `[in]` is the mean of |x|. The scales of the groups are searched
+    again for each alpha.
     """
     best, least = torch.ones_like(magnitude), torch.inf
     for step in range(STEPS + 1):

@@ -1,7 +1,7 @@
 """One bit per weight: every number of a group becomes plus or minus the group's mean magnitude.
 
-M. Courbariaux et al.: BinaryConnect (2015), https://arxiv.org/abs/1511.00363, for the signs; M. Rastegari et al.: XNOR-Net
-(2016), https://arxiv.org/abs/1603.05279, for the scale: of all numbers a, a * sign(w) is closest to w for a = mean|w|.
+The signs are those of M. Courbariaux et al.: BinaryConnect (2015), https://arxiv.org/abs/1511.00363. The scale is that of M.
+Rastegari et al.: XNOR-Net (2016), https://arxiv.org/abs/1603.05279: the product a * sign(w) is closest to w if a = mean|w|.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.compress.scales import check_group_size
 
 STORED_BITS = 2
-"""One bit has no integer for both signs beside 0, so the files hold -1 and 1 in two bits."""
+"""The files hold -1 and 1 in two bits, because a signed integer of one bit cannot represent 1."""
 
 
 def to_signs(weight: Tensor, scheme: IntegerScheme) -> IntegerWeight:

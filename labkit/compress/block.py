@@ -1,4 +1,4 @@
-"""One GPT-J block in float32, in pieces: the quantizers need the inputs of each of its matrices."""
+"""One GPT-J block in float32, computed in pieces, because the quantizers need the inputs of each matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from labkit.config import GPTJConfig
 from labkit.ops import gelu, rotary, rotary_table
 
 MATRICES = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in", "attn.out_proj", "mlp.fc_out")
-"""The matrices of a block. The first four read the layer norm; the last two read what the first four make."""
+"""The matrices of a block. The inputs of the first four are the output of the layer norm.
+
+The inputs of the last two are computed from the outputs of the first four.
+"""
 FIRST = MATRICES[:4]
 
 

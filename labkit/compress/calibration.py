@@ -1,7 +1,7 @@
-"""Calibration text: windows of tokens, chosen by a seed, on which a quantizer sees the activations of a model.
+"""Calibration text: windows of tokens, chosen by a seed.
 
-Quality is measured on held-out text. If this text were used for calibration too, the measured quality would be too good, so
-text that shares passages with it is refused.
+A quantizer runs the model on these windows and looks at the activations. Quality is measured on held-out text. A calibration
+text that shares passages with the held-out text is refused, because the measured quality would be too good.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BUILT_IN_TEXT = BUILT_IN["gptj-tiny"] / "calibration_sample.txt"
 """Passages of the training text of gptj-tiny: the calibration text if none is named."""
 HELD_OUT = BUILT_IN["gptj-tiny"] / "held_out_sample.txt"
 RUN_OF_WORDS = 13
-"""Two texts share a passage if they share this many words in a row (the length in Brown et al. 2020, appendix C)."""
+"""Two texts share a passage if both contain the same run of this many words (the length in Brown et al. 2020, appendix C)."""
 TOKENS_PER_INPUT = 16
 """By default there are this many calibration tokens for each input of the widest matrix (fc_out)."""
 
@@ -66,21 +66,21 @@ def default_windows(config: GPTJConfig, window: int) -> int:
 
 
 def windows_of(text: CalibrationText, tokenizer: Tokenizer, window: int, count: int, seed: int) -> list[list[int]]:
-    """Cut a text into windows of `window` tokens, and draw `count` of them (all, if there are fewer) in an order set by `seed`.
+    """Cut a text into windows of `window` tokens, and draw `count` windows (all, if there are fewer) in an order set by `seed`.
 
     Raises `InvalidRequest` for a text that is empty, shorter than one window, or made of one repeated token.
     """
     if count < 1 or window < 2:
         raise InvalidRequest(
-            f"{counted(count, 'window')} of {counted(window, 'token')} are not enough; at least 1 of 2 is needed"
+            f"{counted(count, 'window')} of {counted(window, 'token')} are not enough; at least 1 window of 2 tokens is needed"
         )
     ids = tokenizer.encode(text.text)
     if not text.text.strip() or not ids:
         raise InvalidRequest(f"the calibration text {text.name} is empty; give a text of at least {window} tokens")
     if len(set(ids)) == 1:
         raise InvalidRequest(
-            f"the calibration text {text.name} is one token repeated {len(ids)} times, which shows no activations of real use; "
-            "give prose of the kind that the model will read"
+            f"the calibration text {text.name} is one token repeated {len(ids)} times, so its activations are not like those "
+            f"of real text; give prose of the kind that the model will read"
         )
     if len(ids) < window:
         raise InvalidRequest(

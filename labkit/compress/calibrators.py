@@ -1,8 +1,9 @@
-"""Calibrators: from a histogram of magnitudes to the magnitude that becomes the largest 8-bit number ("amax").
+"""Calibrators: each computes from a histogram of magnitudes which magnitude becomes the largest 8-bit number ("amax").
 
-Larger magnitudes are clipped. A small amax has fine steps and clips much; a large one clips little and has coarse steps. The
-four ways to choose are those of TensorRT's tools: S. Migacz: 8-bit Inference with TensorRT (GTC 2017), and H. Wu et al.:
-Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation (2020), https://arxiv.org/abs/2004.09602.
+Magnitudes above amax are clipped. A small amax gives fine steps but clips many numbers; a large amax clips few numbers but
+gives coarse steps. The four calibrators are those of TensorRT's tools: S. Migacz: 8-bit Inference with TensorRT (GTC 2017), and
+H. Wu et al.: Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation (2020),
+https://arxiv.org/abs/2004.09602.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ CANDIDATES = 128
 
 
 def minmax(found: Magnitudes) -> float:
-    """The largest magnitude that occurred: clips nothing."""
+    """The largest magnitude that occurred. No number is clipped."""
     return found.largest
 
 
 def percentile(found: Magnitudes) -> float:
-    """The magnitude that `PERCENTILE` percent of all numbers do not pass."""
+    """The `PERCENTILE`-th percentile of the magnitudes."""
     shares = found.counts.cumsum(0) / found.counts.sum()
     return float(found.edges[int((shares < PERCENTILE / 100).sum())])
 
@@ -49,8 +50,9 @@ def mse(found: Magnitudes) -> float:
 def entropy(found: Magnitudes) -> float:
     """The amax whose rounded distribution has the smallest Kullback-Leibler divergence from the distribution itself.
 
-    For each candidate, magnitudes above it are counted in its last bin (they will be clipped), and the bins below it are merged
-    into `LEVELS` levels; each level spreads its count evenly over those of its bins that were not empty.
+    For each candidate, the counts of larger magnitudes are added to the last bin below the candidate, because these magnitudes
+    will be clipped. For the rounded distribution, the bins below the candidate are merged into `LEVELS` levels. The count of
+    each level is spread evenly over those bins of the level that were not empty.
     """
     width = float(found.edges[0])
 
@@ -81,13 +83,13 @@ def calibrator_named(name: str) -> Callable[[Magnitudes], float]:
 
 
 def _candidates(found: Magnitudes) -> list[float]:
-    """Values of amax from the largest magnitude downward, in equal ratios, to a hundredth of it."""
+    """Values of amax from the largest magnitude down to a hundredth of it, in equal ratios."""
     exponents = torch.linspace(0, -2, CANDIDATES, dtype=torch.float64, device="cpu")
     return [(found.largest or 1.0) * ratio for ratio in (10**exponents).tolist()]
 
 
 def _merged(counts: Tensor) -> Tensor:
-    """`counts` as `LEVELS` levels would store them, at the resolution of the bins."""
+    """The histogram `counts` after rounding to `LEVELS` levels, with the same bins as before."""
     level = torch.arange(len(counts), dtype=torch.int64, device="cpu") * LEVELS // len(counts)
     there = (counts > 0).double()
     totals = torch.zeros(LEVELS, dtype=torch.float64, device="cpu").index_add(0, level, counts)
@@ -98,5 +100,5 @@ def _merged(counts: Tensor) -> Tensor:
 def _divergence(counts: Tensor, other: Tensor) -> float:
     """The Kullback-Leibler divergence of two histograms, after each is divided by its sum."""
     p, q = counts / counts.sum(), other / other.sum().clamp_min(1e-30)
-    q = q.clamp_min(1e-12)  # only the last bin, which holds the clipped numbers, can be empty in q and not in p
+    q = q.clamp_min(1e-12)  # only the last bin, which holds the clipped numbers, can be empty in q but not in p
     return float(torch.special.xlogy(p, p / q)[p > 0].sum())

@@ -1,15 +1,15 @@
-"""Permutations of a matrix's inputs after which a 2:4 mask keeps more magnitude.
+"""Finds an order of a matrix's inputs in which a 2:4 mask keeps more magnitude.
 
-J. Pool, C. Yu: Channel Permutations for N:M Sparsity (NeurIPS 2021); it is the search of NVIDIA's ASP. Which four columns are
-neighbours is free if whatever makes the inputs is permuted in the same way. A group of four columns is a "stripe". Two searches
-run one after the other, and both are greedy: all candidates are rated, and taken from the best down, as long as their stripes
-are untouched in this round.
+J. Pool, C. Yu: Channel Permutations for N:M Sparsity (NeurIPS 2021). NVIDIA's ASP uses this search. The columns may be put into
+any order if the operation that makes the inputs is permuted in the same way. A group of four neighbouring columns is a
+"stripe". Two searches run one after the other, and both are greedy: in each round, all candidates are rated and then applied,
+the best first. A candidate is skipped if one of its stripes was changed in the same round.
 
-1. Swaps: exchange one column of a stripe with one of another (Ji et al.: TETRIS, 2018). All pairs of columns are rated at once.
-2. Pairs of stripes: the eight columns of two stripes are divided into two stripes in the best of the 35 ways.
+1. Swaps: exchange one column of a stripe with a column of another stripe (Ji et al.: TETRIS, 2018). All pairs of columns are
+rated at once. 2. Pairs of stripes: the eight columns of two stripes are divided into two stripes in the best of the 35 ways.
 
-The result is a permutation that no division of two stripes improves. As in ASP, the search then leaves this local optimum a few
-times by random swaps and starts again from there; the best permutation counts.
+The result is a local optimum: no other division of two stripes improves it. As in ASP, the search then makes a few random swaps
+and starts again from there. This is repeated a few times, and the best permutation is returned.
 """
 
 from __future__ import annotations
@@ -24,18 +24,22 @@ from labkit.compress.two_four import GROUP, KEPT, check_two_four
 
 _PAIRS = list(combinations(range(8), 2))
 _FOURS = [four for four in combinations(range(8), 4) if 0 in four]
-"""The 35 ways to divide eight columns: the four that stay with the first column."""
+"""The 35 ways to divide eight columns into two groups of four: the four columns of the group that contains the first column."""
 LEAST_GAIN = 1e-6
-"""A change counts if it gains this share of all magnitude, so that rounding errors cannot make the search run for ever."""
+"""A change is made only if it gains this share of all magnitude.
+
+Without this limit, rounding errors could make the search endless.
+"""
 CHUNK_NUMBERS = 1 << 24
 """About this many numbers are in memory at once while candidates are rated."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """`escapes`: how often the search leaves a local optimum; `swaps`: the random swaps of each time; `seed` chooses them.
+    """`escapes`: how often the search leaves a local optimum.
 
-    `pairs_up_to`: matrices with more columns than this are searched by swaps only.
+    `swaps`: how many random swaps it then makes; `seed` chooses them. `pairs_up_to`: matrices with more columns than this are
+    searched by swaps only.
     """
 
     escapes: int = 0
@@ -45,15 +49,16 @@ class SearchOptions:
 
 
 def magnitude_after(weight: Tensor, permutation: Tensor | None = None) -> float:
-    """The sum of the magnitudes that a 2:4 mask keeps of `weight` `[out, in]`, with its columns in another order."""
+    """The sum of the magnitudes that a 2:4 mask keeps after the columns of `weight` `[out, in]` are put into another order."""
     ordered = weight if permutation is None else weight[:, permutation]
     return float(ordered.abs().reshape(-1, GROUP).topk(KEPT, dim=1).values.sum(dtype=torch.float64))
 
 
 def search_permutation(weight: Tensor, options: SearchOptions | None = None) -> Tensor:
-    """A permutation `[in]` int64, so that `weight[:, permutation]` keeps much magnitude in 2:4; never less than `weight` does.
+    """A permutation `[in]` int64 with which a 2:4 mask of `weight[:, permutation]` keeps as much magnitude as possible.
 
-    The result is the same for the same `options`. Raises `InvalidRequest` unless `in` is a multiple of four.
+    A 2:4 mask of `weight` itself never keeps more. The result is the same for the same `options`. Raises `InvalidRequest`
+    unless `in` is a multiple of four.
     """
     check_two_four(weight.shape[1], "a matrix")
     chosen, magnitudes = options or SearchOptions(), weight.abs().float().t().contiguous()  # [in, out]
@@ -81,7 +86,7 @@ def _by_swaps(magnitudes: Tensor, permutation: Tensor, least: float) -> Tensor:
     """Swap columns of different stripes until no swap gains `least`."""
     columns = len(permutation)
     stripe_of = torch.arange(columns, dtype=torch.int64, device="cpu") // GROUP
-    sums = torch.zeros(columns, columns, dtype=torch.float32, device="cpu")  # [place, column that comes there]
+    sums = torch.zeros(columns, columns, dtype=torch.float32, device="cpu")  # [place, the column to put there]
     base = torch.zeros(columns // GROUP, dtype=torch.float32, device="cpu")
     changed = torch.arange(columns // GROUP, dtype=torch.int64, device="cpu")
     while True:
@@ -101,9 +106,9 @@ def _by_swaps(magnitudes: Tensor, permutation: Tensor, least: float) -> Tensor:
 
 
 def _rate_swaps(ordered: Tensor, changed: Tensor, sums: Tensor, base: Tensor) -> None:
-    """Bring `sums` and `base` up to date after some stripes of `ordered` `[in, out]` have changed.
+    """Update `sums` and `base` after some stripes of `ordered` `[in, out]` have changed.
 
-    The two largest of three numbers a >= b >= c and a new one x add up to a + max(b, x).
+    The sum of the two largest numbers among a >= b >= c and x is a + max(b, x).
     """
     stripes = ordered.view(-1, GROUP, ordered.shape[1])
     base[changed] = stripes[changed].topk(KEPT, dim=1).values.sum((1, 2))
@@ -118,7 +123,7 @@ def _rate_swaps(ordered: Tensor, changed: Tensor, sums: Tensor, base: Tensor) ->
 
 
 def _by_pairs(magnitudes: Tensor, permutation: Tensor, least: float) -> Tensor:
-    """Divide the columns of two stripes anew until no division gains `least`."""
+    """Divide the columns of two stripes in another way, until no division gains `least`."""
     count = len(permutation) // GROUP
     first, second = torch.triu_indices(count, count, 1, dtype=torch.int64, device="cpu")
     gains = torch.zeros(len(first), dtype=torch.float32, device="cpu")
@@ -142,7 +147,7 @@ def _by_pairs(magnitudes: Tensor, permutation: Tensor, least: float) -> Tensor:
 
 
 def _rate_pairs(ordered: Tensor, first: Tensor, second: Tensor, wanted: Tensor, gains: Tensor, ways: Tensor) -> None:
-    """The gain of the best division of each wanted pair of stripes, and which of `_FOURS` it is."""
+    """For each wanted pair of stripes, the gain of its best division, and the index of this division in `_FOURS`."""
     stripes = ordered.view(-1, GROUP, ordered.shape[1])
     step = max(CHUNK_NUMBERS // (2 * len(_PAIRS) * ordered.shape[1]), 1)
     for part in torch.split(wanted, step):
@@ -157,7 +162,7 @@ def _rate_pairs(ordered: Tensor, first: Tensor, second: Tensor, wanted: Tensor, 
 
 
 def _kept_of(four: tuple[int, ...], high: Tensor, low: Tensor) -> Tensor:
-    """What a stripe of four columns keeps, from the larger and the smaller number of each pair of columns."""
+    """The magnitude that a 2:4 mask keeps in a stripe, from the larger and the smaller number of each pair of columns."""
     a, b, c, d = sorted(four)
     one, other = _PAIRS.index((a, b)), _PAIRS.index((c, d))
     second = torch.maximum(torch.minimum(high[:, one], high[:, other]), torch.maximum(low[:, one], low[:, other]))

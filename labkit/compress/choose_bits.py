@@ -1,4 +1,4 @@
-"""The step of mixed precision before anything is written: measure the sensitivities, and give each matrix its bits."""
+"""The first step of mixed precision: measure the sensitivities, and choose a number of bits for each matrix."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from labkit.home import write_atomically
 from labkit.json_file import read_json_object
 
 SENSITIVITY = "sensitivity.json"
-"""The damages and the chosen bits, in the folder of a model in mixed precision."""
+"""The file with the damages and the chosen bits, in the folder of a model in mixed precision."""
 
 
 def with_chosen_bits(
     checkpoint: Checkpoint, method: Method, ids: Sequence[Sequence[int]], file: Path, progress: Progress
 ) -> Method:
-    """The method with the schemes of all matrices, if it is one of mixed precision; otherwise the method itself.
+    """A method of mixed precision with the schemes of all matrices filled in; any other method unchanged.
 
-    The damages are kept in `file` after each block, so work that was stopped goes on.
+    The damages are saved in `file` after each block, so that a stopped measurement can go on.
     """
     if method.average_bits is None:
         return method
@@ -62,7 +62,7 @@ def measure(
     after_block: Callable[[list[Damage]], None] = lambda damages: None,
     progress: Progress = lambda done, total, name: None,
 ) -> list[Damage]:
-    """The damages of all matrices and blocks when one is quantized by GPTQ as `method` says."""
+    """The damage that each matrix and each block causes when it alone is quantized by GPTQ, with the settings of `method`."""
     options = GptqOptions(method.damping, method.activation_order)
 
     def quantize(weight: Tensor, hessian: Tensor, scheme: IntegerScheme) -> Tensor:

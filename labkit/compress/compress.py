@@ -62,16 +62,17 @@ def compress(
     seed: int = 0,
     progress: Progress = lambda done, total, name: None,
 ) -> CompressResult:
-    """Quantize the weights called `source` by a method, and write a directory that `labkit.load` and compressed-tensors read.
+    """Quantize the model `source` by a method, and write a directory that `labkit.load` and compressed-tensors can read.
 
     calibration: the text for methods that need activations, by default the built-in sample. windows: how many windows of the
-    text are used, by default 16 tokens for each input of the widest matrix, and for qat the whole text. window: tokens
-    per window, by default the model's context. seed: chooses the windows, and the weights of a synthetic model.
+    text are used. By default there are 16 tokens for each input of the widest matrix; qat uses the whole text. window: tokens
+    per window, by default the model's context length. seed: chooses the windows, and the weights of a synthetic model.
 
-    Only one block of weights is in memory at a time, and for a calibrated method the hidden states of all windows; mixed needs
-    the whole model in float32, and qat several times as much. Each finished block is a file in a folder beside the target; if
-    the call is stopped, the same call goes on with them. The target appears when it is complete. Raises `InvalidRequest`,
-    `CheckpointError`, `NotAvailable`, `InsufficientResources`, or `LabkitError` for activations that are not finite.
+    Most methods hold only one block of weights in memory at a time; a calibrated method also holds the hidden states of all
+    windows. The method mixed holds the whole model in float32, and qat needs several times as much memory. Each finished block
+    is a file in a folder beside the target. If the call is stopped, the same call continues after the finished blocks. The
+    target appears when it is complete. Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, `InsufficientResources`, or
+    `LabkitError` for activations that are not finite.
     """
     place = Path(target).expanduser()
     checkpoint = open_dense(source, seed)
@@ -96,7 +97,7 @@ def compress(
 
 
 class _Run:
-    """The parts of one model: a file for each block, and one for the embedding, the last norm and the head."""
+    """Makes the parts of one model: a file for each block, and one file for the embedding, the last norm and the head."""
 
     def __init__(
         self, checkpoint: Checkpoint, recipe: Recipe, work: WorkFolder, ids: Sequence[Sequence[int]], progress: Progress
@@ -116,7 +117,7 @@ class _Run:
                 block = Block(config, self._read(prefix))
                 found = self.recipe.block_tensors(block, hidden, index, self.checkpoint.weight_dtype)
                 self.work.write(name, {f"{prefix}{each}": tensor for each, tensor in found.items()})
-            if hidden:  # the states go through the weights that were written, as they will when the model runs
+            if hidden:  # the next block gets the states that the stored weights produce, as it will when the model runs
                 stored = Block(config, self._stored(name, prefix))
                 hidden = [stored.forward(state) for state in hidden]
         name = part_name(config.num_layers, self.parts)
@@ -142,7 +143,7 @@ class _Run:
         return {name.removeprefix(prefix): self.checkpoint.read(name, dtype=torch.float32) for name in names}
 
     def _stored(self, name: str, prefix: str) -> dict[str, Tensor]:
-        """The tensors of a block as its file holds them, dense."""
+        """The tensors of a block as its file holds them, converted to dense tensors."""
         file = SafetensorsFile(self.work.path / name)
         files = WeightFiles(dict.fromkeys(file.entries, file), file.names, dict.fromkeys(file.integers, file))
         stored = parsed_quantization(self.recipe.quantization_config())
@@ -175,7 +176,7 @@ def _windows(
 
 
 def _settings(checkpoint: Checkpoint, recipe: Recipe, text: CalibrationText, ids: list[list[int]], seed: int) -> dict[str, Any]:
-    """What determines the result; an unfinished folder is only used again if all of it is the same."""
+    """All settings that determine the result. An unfinished folder is used again only if its settings are the same."""
     norms = [checkpoint.read(name).float() for name in ("transformer.h.0.ln_1.weight", "transformer.ln_f.weight")]
     weights = hashlib.sha256(b"".join(bytes(norm.view(torch.uint8).numpy()) for norm in norms))  # type: ignore[arg-type]
     found: dict[str, Any] = {

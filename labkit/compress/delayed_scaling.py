@@ -2,9 +2,9 @@
 
 The recipe of NVIDIA's Transformer Engine (`DelayedScaling`:
 https://docs.nvidia.com/deeplearning/transformer-engine/user-guide/examples/fp8_primer.html). To scale a tensor by its own
-largest magnitude ("amax"), a kernel must read it twice. With a scale that is known before, one pass casts the tensor and finds
-its amax for the next steps. The price: a tensor that is much larger than the earlier ones is clipped until the history knows
-it.
+largest magnitude ("amax"), a kernel must read it twice. If the scale is known before, a kernel reads the tensor once: it casts
+the numbers and finds the amax for the next steps. The disadvantage: a tensor with much larger numbers than before is clipped
+until its amax is in the history.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from labkit.errors import InvalidRequest
 from labkit.weight_formats.rounded_inputs import E4M3, Fp8Form
 
 ALGORITHMS: dict[str, Callable[[Iterable[float]], float]] = {"max": max, "most_recent": lambda history: next(iter(history))}
-"""How one amax is chosen from the history, which begins with the newest step."""
+"""How one amax is chosen from the history. The first entry of the history is the newest step."""
 
 
 @dataclass
 class DelayedScaling:
     """The scale of one tensor over many steps.
 
-    form: `E4M3`, or `E5M2`, which Transformer Engine's format HYBRID takes for gradients. history_length: how many steps count
-    (`amax_history_len`). algorithm: "max" or "most_recent" (`amax_compute_algo`). margin: the scale is divided by 2^margin,
-    which leaves room for larger tensors.
+    form: `E4M3`, or `E5M2`, which Transformer Engine's format HYBRID uses for gradients. history_length: how many steps the
+    history holds (`amax_history_len`). algorithm: "max" or "most_recent" (`amax_compute_algo`). margin: the scale is divided by
+    2^margin, which leaves room for larger tensors.
     """
 
     form: Fp8Form = E4M3
@@ -50,8 +50,8 @@ class DelayedScaling:
     def cast(self, x: Tensor) -> tuple[Tensor, float]:
         """Cast a tensor with the scale of the earlier steps, and enter its amax into the history.
 
-        Returns the FP8 numbers, and the factor that turns them back: x is close to numbers * factor. Magnitudes above the
-        largest FP8 number become that number. Then the scale for the next step is computed.
+        Returns the FP8 numbers, and the factor that converts them back: x is close to numbers * factor. Scaled magnitudes above
+        the largest FP8 number become that number. The call also computes the scale for the next step.
         """
         scale = self.scale
         cast = (x.float() * scale).clamp(-self.form.largest, self.form.largest).to(self.form.dtype)

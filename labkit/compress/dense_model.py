@@ -1,4 +1,4 @@
-"""A whole GPT-J in float32 on the CPU, whose matrices can be replaced: for methods that look at the model's predictions."""
+"""A whole GPT-J in float32 on the CPU, for methods that need the model's predictions with some matrices replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.compress.block import Block
 
 
 class DenseModel:
-    """All tensors of a checkpoint by their Hugging Face names, in float32. They all are in memory at once."""
+    """All tensors of a checkpoint in float32, by their Hugging Face names. All of them are in memory at once."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config = checkpoint.config
@@ -24,7 +24,7 @@ class DenseModel:
         return self.tensors["transformer.wte.weight"][torch.tensor(ids, dtype=torch.int64, device="cpu")]
 
     def block(self, layer: int, replaced: Mapping[str, Tensor] | None = None) -> Block:
-        """A block, with some tensors replaced; `replaced` has full names."""
+        """A block, with some tensors replaced. The keys of `replaced` are full names."""
         prefix, tensors = f"transformer.h.{layer}.", self.tensors | dict(replaced or {})
         return Block(self.config, {name.removeprefix(prefix): each for name, each in tensors.items() if prefix in name})
 

@@ -1,10 +1,12 @@
 """Distillation: a student with fewer layers learns to predict what its teacher predicts (DistilBERT's recipe, for GPT-J).
 
-The student begins with some of the teacher's layers (`student`), and keeps the teacher's embedding and head. Up to three losses
-add up (`distillation_loss`): the teacher's predictions, the next token of the text, and the directions of the teacher's hidden
-states. Matrix products are computed in bfloat16, weights and sums in float32.
+The student begins with some of the teacher's layers (`student`), and keeps the teacher's embedding and head. The loss is the
+sum of up to three losses (`distillation_loss`). They compare the student with the teacher's predictions, with the next token of
+the text, and with the directions of the teacher's hidden states. Matrix products are computed in bfloat16, weights and sums in
+float32.
 
-The text is a little of what the teacher learned from, and, on request, more that the teacher writes itself (`written_text`).
+The training text is by default a small part of the teacher's own training text. On request, the teacher writes more text
+(`written_text`).
 """
 
 from __future__ import annotations
@@ -50,15 +52,15 @@ STEPS = 350
 WINDOW = 512
 """The default number of tokens in a window, if the model's context is not shorter."""
 SAVE_EVERY = 10
-"""The state is saved after this many steps, so a kill loses at most this much."""
+"""The state is saved every so many steps. If the process is killed, at most this many steps are lost."""
 WARMUP = 20
 """The learning rate rises over this many steps."""
 ROWS = 256
 """The losses of this many tokens are computed together, so that their logits stay in the processor's cache."""
 CHOOSING = 4
-"""The layers that are copied are chosen on this many windows of the training text."""
+"""How many windows of the training text are used to choose the layers that are copied."""
 KEPT = "transformer.wte.weight", "lm_head.weight", "lm_head.bias"
-"""These stay as they are in the teacher."""
+"""These tensors are copied from the teacher and are not trained."""
 WEIGHTS = "model.safetensors"
 WRITTEN = "written.json"
 """The text that the teacher wrote; it is not part of the finished folder."""
@@ -66,17 +68,17 @@ WRITTEN = "written.json"
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """How a student of `layers` layers is trained.
+    """How a student with `layers` layers is trained.
 
     steps: the number of training steps, each on `windows` windows of `window` tokens (by default 512). minutes: the time for
     the training instead of `steps`; the number of steps then depends on the machine. rate: the largest learning rate; it rises
     over the first steps and falls linearly to zero. temperature: of the soft targets. soft, hard, hidden: the weights of the
-    losses: the teacher's predictions, the next token, the hidden states. With soft and hidden 0, the student learns from the
-    text alone. continuations: how many times the teacher continues each window of the text, to make more training text
-    (`written_windows`). from_teacher: begin with layers of the teacher, and keep its embedding and head; otherwise
-    begin with random weights, and train all of them.
+    three losses (the teacher's predictions, the next token, the hidden states). If soft and hidden are 0, the student learns
+    from the text alone. continuations: how many times the teacher continues each window of the text, to make more training text
+    (`written_windows`). from_teacher: begin with layers of the teacher, and keep its embedding and head; otherwise begin with
+    random weights, and train all of them.
 
-    Raises `InvalidRequest` for values that are out of range, and for both steps and minutes.
+    Raises `InvalidRequest` for values that are out of range, and if both steps and minutes are given.
     """
 
     layers: int
@@ -110,9 +112,9 @@ class DistillOptions:
             raise InvalidRequest(f"steps {self.steps} and minutes {self.minutes} were both given; give one of them")
 
     def share(self, step: int, done: float) -> float:
-        """The share of the largest learning rate that step number `step` (from 0) uses.
+        """The learning rate of step number `step` (from 0), as a share of the largest learning rate.
 
-        done: the part of the training that is over.
+        done: the share of the training that is finished, from 0 to 1.
         """
         return min((step + 1) / WARMUP, 1.0, max(1 - done, 0.01))
 
@@ -121,8 +123,8 @@ class DistillOptions:
 class DistillResult:
     """The folder that was written, the parameters of teacher and student, the steps, and the seconds of training.
 
-    `copied`: the layers of the teacher with which the student began; none if it began with random weights. `loss` is the mean
-    sum of the losses over the last tenth of the steps; None if the training was finished before this call.
+    `copied`: the layers of the teacher that the student started from; none if the student started from random weights. `loss`:
+    the sum of the losses, averaged over the last tenth of the steps; None if the training was finished before this call.
     """
 
     path: Path
@@ -145,11 +147,11 @@ def distill(
     seed: int = 0,
     progress: Progress = lambda done, total, name: None,
 ) -> DistillResult:
-    """Train a student of the model called `source`, and write it to a directory that `labkit.load` and transformers read.
+    """Train a student of the model `source`, and write it to a directory that `labkit.load` and transformers can read.
 
     calibration: the text, by default the built-in sample. seed: chooses the windows of each step, and the weights of a
-    synthetic model. The state is saved every few steps in a folder beside the target; if the call is stopped, the same call
-    goes on with it and ends with the same result. Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`,
+    synthetic model. The state is saved every few steps in a folder beside the target. If the call is stopped, the same call
+    continues from that state and gives the same result. Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`,
     `InsufficientResources`, or `LabkitError` if the loss is not finite.
     """
     place = Path(target).expanduser()
@@ -207,11 +209,11 @@ class _Training:
 
     @property
     def steps(self) -> int:
-        """The number of all steps; 0 if the time decides."""
+        """The total number of steps; 0 if `minutes` limits the training."""
         return 0 if self.options.minutes else self.options.steps or STEPS
 
     def run(self, progress: Progress) -> None:
-        """Do the steps that are left."""
+        """Do the remaining steps."""
         state, begun, before = self.state, time.monotonic(), self.state.seconds
         losses: list[float] = []
         while (done := self._done()) < 1:
@@ -226,7 +228,7 @@ class _Training:
             self.mean_loss = sum(last) / len(last)
 
     def _done(self) -> float:
-        """The part of the training that is over."""
+        """The share of the training that is finished, from 0 to 1."""
         minutes = self.options.minutes
         return self.state.step / self.steps if minutes is None else self.state.seconds / (60 * minutes)
 
@@ -239,7 +241,7 @@ class _Training:
         progress(state.step, self.steps, told)
 
     def _step(self, done: float) -> float:
-        """One step of training; returns the loss before it."""
+        """One step of training. Returns the loss before the update."""
         state, options = self.state, self.options
         with torch.enable_grad():
             for each in state.weights.values():
@@ -277,7 +279,7 @@ class _Training:
         normed = self.teacher.normed(taught[-1]).float().flatten(0, 1) if options.soft else None
         loss = self._predict(leaf, normed, targets)
         assert leaf.grad is not None
-        # One backward pass through the blocks, with the gradients that the predictions gave to their last state.
+        # One backward pass through the blocks; it starts from the gradient of the losses with respect to the last hidden state.
         ((final * leaf.grad).sum() + options.hidden * hidden).backward()  # type: ignore[no-untyped-call]
         return loss + options.hidden * float(hidden.detach())
 
@@ -308,7 +310,7 @@ def _logits(model: DenseModel, normed: Tensor) -> Tensor:
 def _settings(
     checkpoint: Checkpoint, options: DistillOptions, text: CalibrationText, ids: list[list[int]], seed: int
 ) -> dict[str, Any]:
-    """What determines the result; an unfinished folder is only used again if all of it is the same."""
+    """All settings that determine the result. An unfinished folder is used again only if its settings are the same."""
     norm = checkpoint.read("transformer.ln_f.weight").float()
     weights = hashlib.sha256(bytes(norm.view(torch.uint8).numpy()))  # type: ignore[arg-type]
     tokens = hashlib.sha256(json.dumps(ids).encode()).hexdigest()

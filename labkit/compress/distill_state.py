@@ -1,4 +1,4 @@
-"""What distillation must remember to go on after a kill: the student's weights, Adam's averages, and the steps."""
+"""The saved state from which a killed distillation can continue: the student's weights, Adam's averages, and the steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DistillState:
         return cls(0, 0.0, weights, adam)
 
     def save(self, path: Path) -> None:
-        """Write all of it into one safetensors file, atomically."""
+        """Write the state into one safetensors file, atomically."""
         parts = {"weight": self.weights, "mean": {name: each.mean for name, each in self.adam.items()}}
         parts["square"] = {name: each.square for name, each in self.adam.items()}
         tensors = {f"{name}/{part}": each.detach() for part, found in parts.items() for name, each in found.items()}

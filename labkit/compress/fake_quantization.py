@@ -1,10 +1,10 @@
-"""Rounding that can be trained through: straight-through gradients, and scales ("ranges") that are learned as well.
+"""Rounding for training: gradients pass straight through the rounding, and the scales are learned, too.
 
-Y. Bengio et al.: Estimating or Propagating Gradients Through Stochastic Neurons (2013), https://arxiv.org/abs/1308.3432, for
-the straight-through estimator: rounding counts as the identity in the backward pass. S. Esser et al.: Learned Step Size
-Quantization (LSQ, 2020), https://arxiv.org/abs/1902.08153, for the gradient of the scale. With x = w / scale it is round(x) - x
-where x is inside the range, and the end of the range where x is clipped. LSQ also multiplies this gradient by a constant for
-each matrix; Adam divides by the gradient's size, so the constant is left out here.
+The straight-through estimator treats rounding as the identity in the backward pass (Y. Bengio et al.: Estimating or Propagating
+Gradients Through Stochastic Neurons, 2013, https://arxiv.org/abs/1308.3432). The gradient of the scale comes from S. Esser et
+al.: Learned Step Size Quantization (LSQ, 2020), https://arxiv.org/abs/1902.08153. With x = w / scale, this gradient is round(x)
+- x where x is inside the range. Where x is clipped, the gradient is the end of the range. LSQ also multiplies this gradient by
+a constant for each matrix. Adam divides by the gradient's size, so the constant is left out here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ def straight_through(exact: Tensor, rounded: Tensor) -> Tensor:
 
 
 def fake_quantized(weight: Tensor, scales: Tensor, scheme: IntegerScheme) -> Tensor:
-    """What a matrix `[out, in]` is after quantization with `scales` `[out, groups]`; gradients flow to both.
+    """A matrix `[out, in]` quantized with `scales` `[out, groups]` and converted back.
 
-    The scheme must be symmetric. Scales are rounded to float16, because files hold float16; this counts as the identity too.
+    Gradients flow to the matrix and to the scales. The scheme must be symmetric. Scales are rounded to float16, because files
+    hold float16. In the backward pass, this rounding is treated as the identity, too.
     """
     groups = weight.view(*scales.shape, -1)
     stored = straight_through(scales, scales.to(torch.float16).to(scales.dtype))[..., None]
@@ -33,7 +34,7 @@ def fake_quantized(weight: Tensor, scales: Tensor, scheme: IntegerScheme) -> Ten
 
 
 def quantized(weight: Tensor, scales: Tensor, scheme: IntegerScheme) -> IntegerWeight:
-    """The integers whose dequantized values `fake_quantized` returns."""
+    """The integers that stand for the values that `fake_quantized` returns."""
     stored = scales.to(torch.float16)
     values = to_integers(weight.view(*scales.shape, -1), stored[..., None], None, scheme)
     return IntegerWeight(scheme, values.view(weight.shape), stored)

@@ -1,4 +1,4 @@
-"""GPTQ: the error of each rounded column is made up for by the columns that are not rounded yet.
+"""GPTQ: after each column is rounded, the columns that are not rounded yet are changed to compensate for its error.
 
 E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh: GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers (2022), https://arxiv.org/abs/2210.17323.
@@ -8,8 +8,8 @@ after the other. When column j goes from w_j to q_j, the best change of the colu
 
     w_F <- w_F - (w_j - q_j) / [H_F'^-1]_jj * [H_F'^-1]_jF        (F' = F and j)
 
-which is what the paper's equation (2) says. With the upper Cholesky factor U of H^-1 (H^-1 = U^T U), the row j of U divided by
-U_jj is that row of H_F'^-1 divided by its diagonal element, for every j: one factorization serves all columns.
+This is equation (2) of the paper. Let U be the upper Cholesky factor of H^-1 (H^-1 = U^T U). Then row j of U divided by U_jj is
+row j of H_F'^-1 divided by its diagonal element, for every j. So one factorization is enough for all columns.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from labkit.errors import LabkitError
 DAMPING = 0.01
 """This share of the mean of H's diagonal is added to the diagonal, so that H can be inverted."""
 BLOCK_COLUMNS = 128
-"""Columns after a block are changed once per block, in one matrix product."""
+"""How many columns are rounded as one block. The columns after the block are changed once per block, in one matrix product."""
 
 
 @dataclass(frozen=True)
 class GptqOptions:
-    """`damping` as `DAMPING`; `activation_order`: the columns with the largest inputs are rounded first.
+    """`damping`: see `DAMPING`. `activation_order`: the columns with the largest inputs are rounded first.
 
-    The groups stay neighbours in either order ("static groups"), and their scales are found before any column is rounded, so
-    the result needs no list of groups (`g_idx`) and runs in the same kernels.
+    In both orders, a group consists of neighbouring columns ("static groups"), and its scale is found before any column is
+    rounded. So the result needs no list of groups (`g_idx`) and runs in the same kernels.
     """
 
     damping: float = DAMPING
@@ -47,8 +47,9 @@ def gptq(
 ) -> IntegerWeight:
     """Quantize a dense `[out, in]` matrix so that the layer's output changes little.
 
-    `hessian` `[in, in]` is the mean of x x^T over calibration inputs (`InputStatistics.hessian`). `grid` has the scales;
-    by default they are searched for the smallest output error of each group. Raises `LabkitError` if H cannot be inverted.
+    `hessian` `[in, in]` is the mean of x x^T over calibration inputs (`InputStatistics.hessian`). `grid` has the scales; by
+    default, scales are searched that give the smallest output error of each group. Raises `LabkitError` if H cannot be
+    inverted.
     """
     chosen = options or GptqOptions()
     work = weight.double()

@@ -1,4 +1,4 @@
-"""What a calibrated quantizer knows of a layer's inputs: their mean outer product and their mean magnitude."""
+"""The statistics of a layer's inputs that a calibrated quantizer uses: the mean outer product and the mean magnitude."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labkit.errors import LabkitError
 
 
 class InputStatistics:
-    """Adds up inputs of a layer. `name` is for messages.
+    """Accumulates the statistics of a layer's inputs. `name` is the layer's name in error messages.
 
     After all inputs: `hessian` `[in, in]` float32 is the mean of x x^T over tokens, and `magnitude` `[in]` float32 the mean of
     |x|.
@@ -28,7 +28,7 @@ class InputStatistics:
         if not bool(torch.isfinite(x.sum())) or not bool(torch.isfinite(x).all()):
             raise LabkitError(
                 f"the calibration inputs of {self.name} are NaN or infinite, so the model itself is broken or its numbers are "
-                "too large for float32; check it with `labkit evaluate`, or use a method without calibration (rtn)"
+                f"too large for float32; check the model with `labkit evaluate`, or use a method without calibration (rtn)"
             )
         self._products.addmm_(x.t(), x)
         self._sums += x.abs().sum(0, dtype=torch.float64)

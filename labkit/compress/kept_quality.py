@@ -1,12 +1,13 @@
 """How much of its teacher's quality a student keeps, on text that neither was trained on.
 
 `kept` compares scores as DistilBERT's paper does. Its "97 % of the performance" is a mean score of GLUE's tasks; the score of
-most of these tasks is the share of right answers. A language model's task is to name the next token. So the score is the share
-of tokens that it names right with its first choice, and `kept` is the student's score divided by the teacher's, in percent. A
-model that always names the most frequent token keeps more than 0 %.
+most of these tasks is the share of right answers. A language model's task is to name the next token. So the score here is the
+share of tokens for which the model's most likely token is right. `kept` is the student's score divided by the teacher's score,
+in percent. Even a model that always names the most frequent token keeps more than 0 %.
 
-`information` has no such floor: it is the part of the teacher's gain that is left. The gain is how many bits a model needs less
-than a table of token frequencies, which reads no text. 0 % is the table, 100 % the teacher; it is the stricter measure.
+`information` is a stricter measure. A model's gain is the number of bits that it saves compared with a table of token
+frequencies, which does not look at the text before a token. `information` is the student's gain divided by the teacher's gain,
+in percent: 0 % is as good as the table, and 100 % is as good as the teacher.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class KeptQuality:
 
 
 def token_frequencies(ids: Sequence[int], vocab_size: int) -> Tensor:
-    """The log-probability of each token in a text, `[vocab_size]` float64; every token counts once more (Laplace)."""
+    """The log-probability of each token in a text, `[vocab_size]` float64. 1 is added to the count of every token (Laplace)."""
     counts = torch.bincount(torch.tensor(ids, dtype=torch.int64, device="cpu"), minlength=vocab_size).double() + 1
     return (counts / counts.sum()).log()
 

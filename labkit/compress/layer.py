@@ -1,4 +1,4 @@
-"""Quantizes the matrices of one block, and of the head, by a method."""
+"""Quantizes the matrices of one block, and the head, by a method."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ WITHOUT_DATA = {"rtn": round_to_nearest, "mse": _least_error, "signs": to_signs}
 
 @dataclass(frozen=True)
 class QuantizedTensors:
-    """What is stored of a block, or of the head: matrices by module, and dense tensors by name."""
+    """The tensors to store of a block or of the head: quantized matrices by module, and dense tensors by name."""
 
     matrices: dict[str, IntegerWeight]
     dense: dict[str, Tensor]
 
     def dequantized(self) -> dict[str, Tensor]:
-        """All tensors dense and in float32, by name."""
+        """All tensors as dense float32 tensors, by name."""
         matrices = {f"{name}.weight": matrix.dequantize() for name, matrix in self.matrices.items()}
         return matrices | {name: tensor.float() for name, tensor in self.dense.items()}
 
@@ -55,10 +55,10 @@ def quantize_block(
 ) -> QuantizedTensors:
     """Quantize the matrices of a block; `hidden` are the states that enter it, one tensor for each calibration window.
 
-    First the four matrices that read the layer norm. Then out_proj and fc_out, for the inputs that they get from the quantized
-    matrices before them. `where` names the block in messages. `dtype` is the dtype in which dense tensors are stored, so the
-    later layers are calibrated with what will be read. `schemes` has the scheme of each matrix, if they differ from
-    `method.scheme`. `block` is changed.
+    The four matrices that read the layer norm are quantized first. Then out_proj and fc_out are quantized, with the inputs that
+    they get from the four quantized matrices. `where` names the block in messages. `dtype` is the dtype in which dense tensors
+    are stored: later layers are calibrated with the rounded tensors. `schemes` has the scheme of each matrix, if the schemes
+    differ from `method.scheme`. `block` is changed in place.
     """
     if not method.calibrated:
         rounding = method.rounding or WITHOUT_DATA[method.algorithm]

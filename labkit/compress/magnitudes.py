@@ -1,4 +1,4 @@
-"""What a calibrator knows of a layer's inputs: a histogram of their magnitudes, and the largest magnitude of each channel."""
+"""The statistics of a layer's inputs that calibrators use: a histogram of magnitudes, and each channel's largest magnitude."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BINS = 4096
 class Magnitudes:
     """The magnitudes of the inputs of a layer, over all tokens of all windows.
 
-    `channels` `[in]` float32 are the largest magnitudes of the channels. `counts` `[BINS]` float64 are how many numbers lie in
-    each bin from 0 to `largest`. `inputs()` returns the inputs, one tensor `[tokens, in]` for each window; it is called twice,
-    because the width of the bins is only known after the first pass. Raises `LabkitError`, with `name`, for inputs that are not
-    finite.
+    `channels` `[in]` float32 are the largest magnitudes of the channels. `counts` `[BINS]` float64 says how many numbers lie in
+    each of `BINS` equal bins from 0 to `largest`. `inputs()` returns the inputs, one tensor `[tokens, in]` for each window; it
+    is called twice, because the width of the bins is only known after the first pass. Raises `LabkitError`, with `name`, for
+    inputs that are not finite.
     """
 
     def __init__(self, name: str, inputs: Callable[[], Iterable[Tensor]]) -> None:
@@ -47,7 +47,7 @@ def largest_of_channels(name: str, inputs: Iterable[Tensor]) -> Tensor:
         if not bool(torch.isfinite(largest).all()):
             raise LabkitError(
                 f"the calibration inputs of {name} are NaN or infinite, so the model itself is broken or its numbers are too "
-                "large for float32; check it with `labkit evaluate`, or round the activations without calibration "
+                "large for float32; check the model with `labkit evaluate`, or round the activations without calibration "
                 "(--activations dynamic)"
             )
         found = largest if found is None else torch.maximum(found, largest)

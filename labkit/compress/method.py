@@ -26,23 +26,23 @@ GROUP_SIZE = 64
 METHODS = (*(f"int{bits}-{algorithm}" for bits in BITS for algorithm in ALGORITHMS), BINARY, "mixed")
 """The names of all methods. `int8` is short for `int8-rtn`."""
 HEAD = IntegerScheme(8)
-"""How the head is stored, whatever the method: a rounding error of the head directly changes which token is chosen."""
+"""How the head is stored, with every method. A rounding error of the head directly changes which token is chosen."""
 
 
 Rounding = Callable[[Tensor, IntegerScheme], IntegerWeight]
-"""A function that quantizes a dense `[out, in]` matrix in a scheme."""
+"""A function that quantizes a dense `[out, in]` matrix by a scheme."""
 
 
 @dataclass(frozen=True)
 class Method:
     """How a model is compressed.
 
-    `scheme` is the form of the blocks' matrices in the files. `algorithm` is rtn, mse, awq, gptq, qat or signs. `damping` and
-    `activation_order` are GPTQ's (`GptqOptions`); `training` is that of qat. `rounding` replaces labkit's own function for rtn:
-    with it, a learner's function quantizes a model.
+    `scheme` says how the blocks' matrices are stored in the files. `algorithm` is rtn, mse, awq, gptq, qat or signs. `damping`
+    and `activation_order` are options of GPTQ (`GptqOptions`); `training` has the options of qat. `rounding` is a function of
+    the caller that replaces labkit's own function for rtn.
 
     `average_bits` is set for mixed precision: the bits per weight that all matrices of the blocks may have on average, with
-    their scales. `schemes` are the schemes of single matrices by their full names, once they are chosen.
+    their scales. `schemes` maps the full names of the matrices to their schemes; it is filled once the bits are chosen.
     """
 
     scheme: IntegerScheme
@@ -69,7 +69,7 @@ class Method:
         return self.algorithm in ("awq", "gptq", "qat")
 
     def scheme_of(self, module: str) -> IntegerScheme:
-        """The scheme of a matrix of a block, by its full name without `.weight`."""
+        """The scheme of a block's matrix. `module` is the full name without `.weight`."""
         return self.schemes.get(module, self.scheme)
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
@@ -99,8 +99,9 @@ def method_named(
 ) -> Method:
     """The method with this name. Raises `InvalidRequest` for a name or a value that is not accepted.
 
-    group_size: neighbours that share a scale; 0 means one scale for each row; None means a scale for each row in 8 bits and
-    for qat, and otherwise groups of 64. steps: of the training of qat. bits: per weight on average, with scales, for mixed.
+    group_size: neighbours that share a scale; 0 means one scale for each row; None means a scale for each row in 8 bits and for
+    qat, and otherwise groups of 64. steps: the number of training steps of qat. bits: the average bits per weight, with scales,
+    of mixed.
     """
     full = f"{name}-rtn" if f"{name}-rtn" in METHODS else name
     _check(name, full, group_size, damping, steps, bits)
@@ -125,7 +126,9 @@ def _check(name: str, full: str, group_size: int | None, damping: float, steps: 
     if not 0 < damping < 10:
         raise InvalidRequest(f"damping is {damping!r}; a number above 0 and below 10 is accepted, such as {DAMPING}")
     if (full == "mixed") != (bits is not None):
-        raise InvalidRequest(f"method {full} with {bits} bits on average; give --bits with the method mixed, and only with it")
+        raise InvalidRequest(
+            f"method {full} with {bits} bits on average; give --bits with the method mixed and with no other method"
+        )
     if steps is not None and not full.endswith("-qat"):
         raise InvalidRequest(f"steps is {steps}, but method {full} trains nothing; intN-qat has steps")
     if group_size is not None and group_size < 0:

@@ -1,8 +1,9 @@
-"""Mixed precision: how many bits each matrix gets, so that the damage is smallest for a given average.
+"""Mixed precision: chooses the bits of each matrix, so that the damage is smallest for a given average number of bits.
 
-A knapsack: each matrix takes one number of bits, the bits of all weights together have a limit, and the sum of the damages
-(`sensitivity`) is to be smallest. It is solved exactly by dynamic programming, because the sizes of matrices have a large
-common divisor. That damages add up is an assumption; it is good where each of them is small.
+This is a knapsack problem: each matrix gets one number of bits, the total number of bits is limited, and the sum of the damages
+(`sensitivity`) is to be as small as possible. Dynamic programming finds the exact solution quickly, because the sizes of the
+matrices have a large common divisor. The sum assumes that damages add up, which is a good approximation if each damage is
+small.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from labkit.errors import InvalidRequest
 CHOICES = (2, 3, 4, 5, 6, 7, 8)
 """The numbers of bits that a matrix may get."""
 FALL = 4.0
-"""With one bit more, rounding errors are half as large and the damage, which is quadratic in them, a quarter."""
+"""One more bit halves the rounding errors. The damage is quadratic in the errors, so it becomes a quarter."""
 
 
 def expected_damage(damages: Iterable[Damage]) -> dict[str, dict[int, float]]:
-    """The divergence of each matrix for each of `CHOICES`: as measured, or a quarter for each bit more than measured.
+    """The divergence of each matrix for each of `CHOICES`. Each bit beyond the measured ones divides the divergence by four.
 
-    A damage is never taken to be smaller with fewer bits.
+    If a measured damage is smaller with fewer bits, the larger value is used.
     """
     found: dict[str, dict[int, float]] = {}
     for each in matrices_only(damages):
@@ -47,7 +48,7 @@ def choose_bits(damages: Iterable[Damage], average: float) -> dict[str, int]:
     sizes = {each.module: each.weights for each in matrices_only(damages)}
     unit = math.gcd(*sizes.values())
     limit = math.floor(average * sum(sizes.values()) / unit + 1e-6)
-    # best[used]: the least sum of damages with this many units of bits, and the choice for each matrix
+    # best[used]: the smallest sum of damages with `used` units of bits, and the choice for each matrix
     best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
     for module, of_bits in expected.items():
         grown: dict[int, tuple[float, tuple[int, ...]]] = {}

@@ -22,7 +22,7 @@ BLOCK_MATRICES = r"re:transformer\.h\.\d+\.(attn\.(q|k|v|out)_proj|mlp\.fc_(in|o
 
 
 def packed_tensors(found: QuantizedTensors) -> dict[str, Tensor]:
-    """The tensors to store, by their names as in `found`."""
+    """The tensors to store, with the names of `found`. Each matrix becomes several tensors."""
     tensors = {name: tensor.contiguous() for name, tensor in found.dense.items()}
     for module, matrix in found.matrices.items():
         tensors |= {f"{module}.{part}": tensor for part, tensor in _matrix(matrix).items()}
@@ -62,7 +62,7 @@ def quantization_config(method: Method) -> dict[str, Any]:
 
 
 def packed_group(targets: list[str], scheme: IntegerScheme, actorder: str | None) -> dict[str, Any]:
-    """One of the `config_groups`."""
+    """One entry of `config_groups`."""
     weights = {
         "num_bits": scheme.bits,
         "type": "int",

@@ -1,9 +1,9 @@
-"""A GPT-J with its channels in another order, which computes the same: a model that 2:4 masks harm less.
+"""Puts the channels of a GPT-J into another order. The model computes the same, but 2:4 masks harm it less.
 
-- The hidden states have one order in all blocks: columns of the embedding, of q, k, v, fc_in and lm_head; norms; rows of
-  out_proj and fc_out.
-- The dimensions of v within each head are the inputs of out_proj. Heads are not mixed.
-- The neurons of each MLP are the inputs of fc_out. GELU works on each of them alone.
+- The hidden states have the same order in all blocks. This order applies to the columns of the embedding, q, k, v, fc_in and
+  lm_head, to the norms, and to the rows of out_proj and fc_out.
+- The dimensions of v are the inputs of out_proj. They are reordered within each head only.
+- The neurons of each MLP are the inputs of fc_out. They may have any order, because GELU works on each neuron alone.
 
 Queries and keys keep their order, because the rotary positions depend on it.
 """
@@ -26,7 +26,7 @@ from labkit.json_file import read_json_object
 from labkit.tokenizer import Tokenizer
 
 PERMUTATIONS = "permutations.json"
-"""The orders of a compressed model; the file stays in the finished folder."""
+"""The file with the orders. It is part of the finished folder."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Orders:
     neurons: tuple[Tensor, ...]
 
     def rows_and_columns(self, name: str) -> tuple[Tensor | None, Tensor | None]:
-        """The orders of the rows and of the columns of a tensor with this Hugging Face name; None is the order as it is.
+        """The orders of the rows and of the columns of the tensor with this Hugging Face name; None means unchanged.
 
         A bias has no columns.
         """
@@ -69,7 +69,7 @@ class Orders:
 
     @classmethod
     def load(cls, path: Path) -> Orders | None:
-        """The orders of a file; None if there is no file."""
+        """Read the orders from a file; None if there is no file."""
         if not path.is_file():
             return None
         found = read_json_object(path)
@@ -83,10 +83,10 @@ def _order(places: list[int]) -> Tensor:
 
 
 def search_orders(checkpoint: Checkpoint, options: SearchOptions, progress: Progress) -> Orders:
-    """Orders with which 2:4 masks keep more magnitude of the blocks' matrices (`search_permutation`).
+    """Search orders with which 2:4 masks keep more magnitude of the blocks' matrices (`search_permutation`).
 
-    Matrices that read the same inputs are searched together, as ASP does: the four first matrices of all blocks read the hidden
-    states.
+    As in ASP, matrices with the same inputs are searched together. The first four matrices of all blocks form one such group,
+    because they all read the hidden states.
     """
     config = checkpoint.config
     values, neurons, steps = [], [], config.num_layers + 1

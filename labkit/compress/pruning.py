@@ -1,7 +1,8 @@
 """Pruning without the 2:4 pattern: single weights (unstructured), attention heads and MLP neurons (structured).
 
-Unstructured masks keep the most quality at a given density, but no processor multiplies them faster than a dense matrix at the
-densities that language models bear. Without whole heads or neurons, a matrix is smaller and dense, and faster everywhere.
+At a given density, unstructured masks keep the most quality. But at the densities at which language models still work, no
+processor multiplies such a matrix faster than a dense one. Removing whole heads or neurons leaves smaller dense matrices, which
+are faster on every processor.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from labkit.errors import InvalidRequest
 
 
 def unstructured_mask(scores: Tensor, density: float, *, per_row: bool = False) -> Tensor:
-    """Keep the share `density` of the numbers of `scores` `[out, in]`, the largest ones: of the matrix, or of each row.
+    """Keep the largest numbers of `scores` `[out, in]`: the share `density` of the whole matrix, or of each row.
 
-    Returns a bool mask; True is kept. The number of kept weights is rounded to a whole number, and of equal scores the first
-    one is kept. `magnitude_scores` and `wanda_scores` are scores; Wanda compares the weights of one row (`per_row`).
-    Raises `InvalidRequest` for a density that is not from 0 to 1.
+    Returns a bool mask; True is kept. The number of kept weights is rounded to a whole number. Among equal scores, the first
+    one is kept. Scores come, for example, from `magnitude_scores` or `wanda_scores`; Wanda compares only the weights of one row
+    (`per_row`). Raises `InvalidRequest` for a density that is not from 0 to 1.
     """
     if not 0 <= density <= 1:
-        raise InvalidRequest(f"density is {density!r}; the share of weights that are kept is accepted, from 0 to 1")
+        raise InvalidRequest(f"density is {density!r}; the share of weights to keep is accepted, from 0 to 1")
     rows = scores if per_row else scores.reshape(1, -1)
     order = torch.argsort(rows, dim=1, descending=True, stable=True)[:, : round(density * rows.shape[1])]
     return torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order, True).view(scores.shape)
 
 
 def head_scores(block: Block) -> Tensor:
-    """The norm of what each attention head can add to the output: |rows of v| times |columns of out_proj|, `[heads]`.
+    """How much each attention head can add to the output: |its rows of v| times |its columns of out_proj|, `[heads]`.
 
-    The Frobenius norms of both parts, multiplied: a bound for the norm of the head's map from averaged inputs to its output.
+    The product of the two Frobenius norms is an upper bound for the norm of the head's map from averaged inputs to outputs.
     """
     heads, dim = block.config.num_heads, block.config.head_dim
     value = block.tensors["attn.v_proj.weight"].view(heads, -1)
@@ -43,10 +44,10 @@ def head_scores(block: Block) -> Tensor:
 
 
 def without_heads(block: Block, heads: Sequence[int]) -> Block:
-    """The block with some heads silenced: their rows of q, k and v and their columns of out_proj are 0.
+    """The block without the effect of some heads: their rows of q, k and v and their columns of out_proj are set to 0.
 
-    Shapes stay, because a GPT-J's config.json has as many heads as fit into hidden_size. Raises `InvalidRequest` for a head
-    that does not exist.
+    The shapes do not change, because in a GPT-J's config.json num_heads times head_dim is always hidden_size. Raises
+    `InvalidRequest` for a head that does not exist.
     """
     count, dim = block.config.num_heads, block.config.head_dim
     kept = torch.ones(count, dtype=torch.bool, device="cpu")
@@ -62,17 +63,17 @@ def without_heads(block: Block, heads: Sequence[int]) -> Block:
 
 
 def neuron_scores(block: Block) -> Tensor:
-    """The norm of each MLP neuron's weights: |row of fc_in| times |column of fc_out|, `[intermediate_size]`."""
+    """The size of each MLP neuron's weights: |its row of fc_in| times |its column of fc_out|, `[intermediate_size]`."""
     fc_in, fc_out = block.tensors["mlp.fc_in.weight"], block.tensors["mlp.fc_out.weight"]
     norms: Tensor = torch.linalg.vector_norm(fc_in, dim=1) * torch.linalg.vector_norm(fc_out, dim=0)
     return norms
 
 
 def with_neurons(block: Block, kept: Tensor) -> Block:
-    """The block with only some MLP neurons: a smaller fc_in and fc_out, and a config with their number as intermediate_size.
+    """The block with only some MLP neurons: fc_in and fc_out are smaller, and the config's intermediate_size is the new number.
 
-    `kept` are indices of neurons, `[count]` int64; what the block computes does not depend on their order. Raises
-    `InvalidRequest` if a neuron does not exist, is named twice, or none is kept.
+    `kept` are indices of neurons, `[count]` int64; the block's output does not depend on their order. Raises `InvalidRequest`
+    if a neuron does not exist or is named twice, or if no neuron is kept.
     """
     count = block.config.intermediate_size
     if not len(kept) or len(set(kept.tolist())) != len(kept) or not bool(((kept >= 0) & (kept < count)).all()):

@@ -1,10 +1,10 @@
 """Quantization-aware training: the weights learn to be rounded.
 
-The student is the model with quantized matrices (`fake_quantization`). Its weights and scales are trained so that its
-predictions come close to those of the dense model, the teacher: the loss is the Kullback-Leibler divergence, as in G. Hinton et
-al. (2015, https://arxiv.org/abs/1503.02531) and, for quantized language models, Z. Liu et al. (LLM-QAT, 2023,
-https://arxiv.org/abs/2305.17888). The text has no labels of its own, so a small text is enough. Embedding, norms, biases and
-the head are not trained.
+The student is the model with quantized matrices (`fake_quantization`). The teacher is the dense model. The weights and scales
+of the student are trained so that its predictions come close to the teacher's. The loss is the Kullback-Leibler divergence, as
+in G. Hinton et al. (2015, https://arxiv.org/abs/1503.02531) and, for quantized language models, Z. Liu et al. (LLM-QAT, 2023,
+https://arxiv.org/abs/2305.17888). The student learns from the teacher's predictions and not from the next tokens of the text,
+so a small text is enough. Embedding, norms, biases and the head are not trained.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from labkit.errors import InvalidRequest, LabkitError
 
 STEPS = 96
 SAVE_EVERY = 4
-"""The state is saved after this many steps, so a kill loses at most this much."""
+"""The state is saved every so many steps. If the process is killed, at most this many steps are lost."""
 
 
 INSIDE = 0.3
-"""How far from its integer a trained weight may begin, in steps of the grid.
+"""How far a weight may be from its integer when training begins, in steps of the grid.
 
-With 0.49, many weights change their integers in the first steps, all at once, and the model gets worse."""
+With 0.49, many weights change their integers at once in the first steps, and the model gets worse.
+"""
 
 
 @dataclass(frozen=True)
 class QatOptions:
     """`steps` of training, each on `windows` calibration windows.
 
-    `weight_rate` is the learning rate of the weights in steps of their grid, and `scale_rate` that of the logarithms of the
-    scales. Both rise over the first tenth of the steps, and fall linearly to zero after it. Raises `InvalidRequest` for
-    values that are not above 0.
+    `weight_rate` is the learning rate of the weights, in steps of their grid. `scale_rate` is the learning rate of the
+    logarithms of the scales. Both rates rise over the first tenth of the steps, and then fall linearly to zero. Raises
+    `InvalidRequest` for values that are not above 0.
     """
 
     steps: int = STEPS
@@ -56,7 +57,7 @@ class QatOptions:
                 raise InvalidRequest(f"{name} of the training is {getattr(self, name)!r}; a number above 0 is accepted")
 
     def share(self, step: int) -> float:
-        """The share of the learning rates that step number `step` (from 0) uses."""
+        """The learning rates of step number `step` (from 0), as a share of the largest rates."""
         return share_of_rate(step, self.steps)
 
 
@@ -72,9 +73,9 @@ def train(
     """Train the matrices of `start`, and return them quantized.
 
     start: matrices by their names without `.weight`, quantized in some other way; training begins with their integers and
-    scales. It is not read if `state_file` exists: then the training goes on, and the result is the same as without an
-    interruption. `ids` are windows of tokens; `seed` chooses those of each step. Raises `LabkitError` if the loss is not
-    finite.
+    scales. If `state_file` exists, `start` is not read: the training continues from the file, and the result is the same as
+    without an interruption. `ids` are windows of tokens; `seed` chooses the windows of each step. Raises `LabkitError` if the
+    loss is not finite.
     """
     state = TrainingState.load(state_file) or started(model, start)
     if not state_file.is_file():
@@ -96,8 +97,8 @@ def train(
 def started(model: DenseModel, start: Mapping[str, IntegerWeight]) -> TrainingState:
     """The state before the first step.
 
-    A trained weight begins as close to the dense weight as its integer allows, so that it is rounded to this integer, and
-    a small change can move it to the next one on the side of the dense weight.
+    Each trained weight begins as close to the dense weight as possible while it still rounds to its integer. A small change can
+    then move it to the next integer on the side of the dense weight.
     """
     weights, scales = {}, {}
     for name, matrix in start.items():
@@ -109,14 +110,14 @@ def started(model: DenseModel, start: Mapping[str, IntegerWeight]) -> TrainingSt
 
 
 def _step(model: DenseModel, state: TrainingState, windows: Sequence[Sequence[int]], options: QatOptions) -> float:
-    """One step of training; returns the mean divergence in nats per token before it."""
+    """One step of training. Returns the mean divergence before the update, in nats per token."""
     with torch.enable_grad():
         for each in (*state.weights.values(), *state.logarithms.values()):
             each.requires_grad_(True).grad = None
         made = {
             f"{name}.weight": fake_quantized(weight, state.scales(name), state.scheme) for name, weight in state.weights.items()
         }
-        # The windows run one after the other and add up gradients of the rounded matrices, which saves memory.
+        # The windows run one after the other, and the gradients of the rounded matrices are added up. This saves memory.
         leaves = {name: each.detach().requires_grad_(True) for name, each in made.items()}
         total = sum(add_divergence(model, leaves, window, len(windows)) for window in windows)
         torch.autograd.backward(list(made.values()), [leaf.grad for leaf in leaves.values()])

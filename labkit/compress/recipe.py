@@ -1,4 +1,7 @@
-"""What `compress` asks of a way to quantize a model: the tensors of each block and of the head, and the settings to write."""
+"""The interface of a way to compress a model (`Recipe`).
+
+`compress` gets from a recipe the tensors of each block and of the head, and the settings to write.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ from labkit.config import GPTJConfig
 
 @dataclass(frozen=True)
 class WholeModel:
-    """What a recipe gets that must see the whole model before the first block is written.
+    """The arguments for a recipe that must see the whole model before the first block is written.
 
-    `ids` are the calibration windows. `folder` is the unfinished folder: what a recipe keeps there, a later call finds after a
-    stop.
+    `ids` are the calibration windows. `folder` is the unfinished folder. If the work is stopped, files in this folder are kept
+    for the next call.
     """
 
     checkpoint: Checkpoint
@@ -43,7 +46,7 @@ class Recipe(ABC):
     @property
     @abstractmethod
     def calibrated(self) -> bool:
-        """Whether the method needs hidden states of calibration text; without, `hidden` is empty."""
+        """Whether the method needs hidden states of calibration text. If not, `hidden` is empty."""
 
     @property
     def whole_text(self) -> bool:
@@ -55,11 +58,11 @@ class Recipe(ABC):
         """Raise `InvalidRequest` if a model of this shape cannot be quantized in this way."""
 
     def prepared(self, model: WholeModel) -> Recipe:
-        """The recipe after it has looked at the whole model. Most recipes need not look, and return themselves."""
+        """The recipe after it has looked at the whole model. Most recipes need no look at the model and return themselves."""
         return self
 
     def source(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The model whose blocks are written: the same function, perhaps with its channels in another order."""
+        """The model whose blocks are written. It computes the same as `checkpoint`, but its channels may have another order."""
         return checkpoint
 
     @abstractmethod
@@ -68,7 +71,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def block_tensors(self, block: Block, hidden: Sequence[Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The tensors to store of block `layer`, by their names after `transformer.h.N.`; dense tensors are stored in `dtype`.
+        """The tensors of block `layer` to store, by their names after `transformer.h.N.`. Dense tensors are stored in `dtype`.
 
         `hidden` are the states that enter the block, one tensor for each calibration window. `block` is changed.
         """
@@ -77,7 +80,7 @@ class Recipe(ABC):
     def head_tensors(
         self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """The tensors to store of the last layer norm and the head. `tensors` are the dense ones, by the same names."""
+        """The tensors of the last layer norm and the head to store. `tensors` are the dense tensors, by the same names."""
 
     @abstractmethod
     def quantization_config(self) -> dict[str, Any]:

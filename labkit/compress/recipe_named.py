@@ -19,11 +19,11 @@ SPARSE_OPTIONS = frozenset({"group_size", "damping", "steps", "permute"})
 
 
 def recipe_named(name: str, **options: Any) -> Recipe:
-    """The method with this name; options that are None count as not given.
+    """The method with this name. An option that is None was not given.
 
-    Weight-only methods take the options of `method_named`, methods that round activations those of `rounded_inputs_named`, and
-    2:4 sparse methods those of `sparse_named`. Raises `InvalidRequest` for an unknown name, for an option of another
-    method, and for a value that is not accepted.
+    Weight-only methods take the options of `method_named`. Methods that round activations take the options of
+    `rounded_inputs_named`. 2:4 sparse methods take the options of `sparse_named`. Raises `InvalidRequest` for an unknown name,
+    for an option of another method, and for a value that is not accepted.
     """
     given = {option: value for option, value in options.items() if value is not None}
     accepted, kind = WEIGHT_ONLY_OPTIONS, "quantizes weights only"

@@ -1,8 +1,9 @@
-"""Recovery of a pruned model: it is trained with its mask kept, until its predictions come close to the dense model's again.
+"""Recovery: trains a pruned model with its mask kept, so that its predictions come close to the dense model's again.
 
-The workflow of A. Mishra et al. (2021), https://arxiv.org/abs/2104.08378, section 4: prune once, then train with the mask as it
-is. The loss is the divergence from the dense model's predictions, as in `labkit.compress.qat`. All tensors of the blocks are
-trained: matrices where the mask keeps them, norms and biases. Embedding, last norm and head stay.
+The workflow of A. Mishra et al. (2021), https://arxiv.org/abs/2104.08378, section 4: prune once, then train without changing
+the mask. The loss is the divergence from the dense model's predictions, as in `labkit.compress.qat`. All tensors of the blocks
+are trained: the kept weights of the matrices, the norms and the biases. The embedding, the last norm and the head are not
+trained.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from labkit.compress.training_steps import add_divergence, drawn, share_of_rate,
 from labkit.errors import InvalidRequest, LabkitError
 
 SAVE_EVERY = 16
-"""The state is saved after this many steps, so a kill loses at most this much."""
+"""The state is saved every so many steps. If the process is killed, at most this many steps are lost."""
 
 
 @dataclass(frozen=True)
 class RecoveryOptions:
-    """`steps` of training, each on `windows` calibration windows; `rate` is Adam's, at its highest (`share_of_rate`).
+    """`steps` of training, each on `windows` calibration windows; `rate` is Adam's highest learning rate (`share_of_rate`).
 
     Raises `InvalidRequest` for values that are not above 0.
     """
@@ -47,7 +48,7 @@ class RecoveryOptions:
 
 @dataclass
 class RecoveryState:
-    """What a recovery must remember to go on after a kill: the step, all trained tensors, and Adam's averages of each."""
+    """The saved state from which a killed recovery can continue: the step, all trained tensors, and Adam's averages of each."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -62,7 +63,7 @@ class RecoveryState:
         return cls(0, mine, dict(masks), adam)
 
     def save(self, path: Path) -> None:
-        """Write all of it into one safetensors file, atomically."""
+        """Write the state into one safetensors file, atomically."""
         parts = {"tensor": self.tensors, "mean": {name: each.mean for name, each in self.adam.items()}}
         parts |= {"square": {name: each.square for name, each in self.adam.items()}}
         found = {f"{name}/{part}": each.detach() for part, of_part in parts.items() for name, each in of_part.items()}
@@ -96,9 +97,9 @@ def recover(
 ) -> RecoveryState:
     """Train the tensors of `start` with their masks kept, and return the last state.
 
-    `start` is not read, and may be None, if `state_file` exists: then the training goes on, and the result is the same as
-    without an interruption. `ids` are windows of tokens; `seed` chooses those of each step. Raises `LabkitError` if the loss is
-    not finite.
+    If `state_file` exists, `start` is not read and may be None: the training continues from the file, and the result is the
+    same as without an interruption. `ids` are windows of tokens; `seed` chooses the windows of each step. Raises `LabkitError`
+    if the loss is not finite.
     """
     state = RecoveryState.load(state_file) or start
     assert state is not None
@@ -116,7 +117,7 @@ def recover(
 
 
 def _step(model: DenseModel, state: RecoveryState, windows: Sequence[Sequence[int]], options: RecoveryOptions) -> float:
-    """One step of training; returns the mean divergence in nats per token before it."""
+    """One step of training. Returns the mean divergence before the update, in nats per token."""
     with torch.enable_grad():
         for each in state.tensors.values():
             each.requires_grad_(True).grad = None
@@ -131,6 +132,6 @@ def _step(model: DenseModel, state: RecoveryState, windows: Sequence[Sequence[in
     for name, tensor in state.tensors.items():
         if name in state.masks:
             assert tensor.grad is not None
-            tensor.grad.mul_(state.masks[name])  # then Adam's averages are 0 there too, and pruned weights stay 0
+            tensor.grad.mul_(state.masks[name])  # so Adam's averages of pruned weights are 0, too, and these weights stay 0
         state.adam[name].update(tensor, rate, state.step)
     return total

@@ -1,7 +1,7 @@
 """The recipe for 8-bit weights and 8-bit activations (W8A8, FP8), stored in "int-quantized" or "float-quantized".
 
-Weights have a scale for each output row and are rounded to nearest. Activations are rounded while the model runs: with a scale
-for each token ("dynamic"), or with a scale for each layer that calibration has found ("static").
+Weights have a scale for each output row and are rounded to nearest. Activations are rounded while the model runs. Their scales
+are computed for each token ("dynamic"), or calibration finds one scale for each layer ("static").
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from labkit.weight_formats.rounded_inputs import E4M3, E5M2
 ACTIVATIONS = ("dynamic", "static")
 """How activations get their scales."""
 WEIGHT_SCALES = ("row", "tensor")
-"""Whether each output row of a matrix has a scale, or the whole matrix one."""
+"""Whether each output row of a matrix has its own scale, or the whole matrix has one scale."""
 FORMS: dict[str, tuple[type[RoundedInputsWeight], float]] = {
     "w8a8": (W8A8Weight, INT8_MAX),
     "fp8": (Fp8Weight, E4M3.largest),
@@ -54,8 +54,8 @@ ROUNDED_INPUTS = tuple(f"{form}{end}" for form in FORMS for end in ("", "-smooth
 class RoundedInputs(Recipe):
     """8-bit weights and activations.
 
-    `form` is a key of `FORMS`. `alpha` is SmoothQuant's; None leaves activations as they are. `activations` is one of
-    `ACTIVATIONS`; `calibrator` is one of `CALIBRATORS` and counts only for static activations. `weight_scales` is one of
+    `form` is a key of `FORMS`. `alpha` is the alpha of SmoothQuant; None means no smoothing. `activations` is one of
+    `ACTIVATIONS`. `calibrator` is one of `CALIBRATORS` and is used only for static activations. `weight_scales` is one of
     `WEIGHT_SCALES`.
     """
 
@@ -88,7 +88,7 @@ class RoundedInputs(Recipe):
         """Every shape is accepted."""
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
-        """8 bits, and a float32 scale for each row or matrix."""
+        """8 bits, plus the float32 scale of each row or matrix."""
         hidden, inner = config.hidden_size, config.intermediate_size
         weights, rows = 4 * hidden * hidden + 2 * inner * hidden, 5 * hidden + inner
         return 8 + 32 * (rows if self.weight_scales == "row" else 6) / weights
@@ -98,13 +98,14 @@ class RoundedInputs(Recipe):
         where = f"block {layer}"
         if self.alpha is not None:
             smooth(block, hidden, self.alpha, where)
-        for name in BLOCK_BIASES[:2]:  # later layers are calibrated with the layer norm that will be read
+        for name in BLOCK_BIASES[:2]:  # later layers are calibrated with the layer norm as it is stored
             block.tensors[name] = block.tensors[name].to(dtype).float()
         scales = self._input_scales(block, hidden, where)
         found = {name: block.tensors[name].to(dtype) for name in BLOCK_BIASES}
         for name, scale in scales.items():
             found |= self._matrix(name, block.tensors[f"{name}.weight"], scale)
-        return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))  # wide numbers first, at aligned offsets
+        # Tensors with wide numbers come first in the file, so that all offsets are aligned.
+        return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))
 
     def head_tensors(
         self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype
@@ -130,7 +131,7 @@ class RoundedInputs(Recipe):
         }
 
     def settings(self) -> dict[str, Any]:
-        """Everything that changes the result."""
+        """All settings that change the result."""
         found: dict[str, Any] = {"activations": self.activations, "alpha": self.alpha, "weight_scales": self.weight_scales}
         return found | ({"calibrator": self.calibrator} if self.activations == "static" else {})
 
@@ -163,7 +164,7 @@ class RoundedInputs(Recipe):
 
 
 def row_scaled_tensors(module: str, weight: RowScaledWeight, input_scale: float | None) -> dict[str, Tensor]:
-    """The tensors of one matrix in "int-quantized" or "float-quantized"; `input_scale` None means that none is stored."""
+    """The tensors of one matrix in "int-quantized" or "float-quantized". If `input_scale` is None, no input scale is stored."""
     found = {f"{module}.weight_scale": weight.scales[:, None].contiguous(), f"{module}.weight": weight.values}
     if input_scale is not None:
         found[f"{module}.input_scale"] = torch.tensor([input_scale], dtype=torch.float32, device="cpu")
@@ -171,7 +172,7 @@ def row_scaled_tensors(module: str, weight: RowScaledWeight, input_scale: float 
 
 
 def eight_bit_group(targets: list[str], form: str, activations: str | None, weight_scales: str) -> dict[str, Any]:
-    """One of the `config_groups`. `activations` is one of `ACTIVATIONS`; None means that inputs are not rounded."""
+    """One entry of `config_groups`. `activations` is one of `ACTIVATIONS`; None means that inputs are not rounded."""
     kind = {"num_bits": 8, "type": "float" if form == FLOAT_QUANTIZED else "int", "symmetric": True}
     dynamic = activations == "dynamic"
     inputs = None if activations is None else kind | {"strategy": "token" if dynamic else "tensor", "dynamic": dynamic}

@@ -1,7 +1,7 @@
 """Scales and zero points: how the numbers of a group are mapped to integers.
 
-A number w becomes the integer q = clamp(round(w / scale) + zero, lowest, highest), which stands for scale * (q - zero). In a
-symmetric scheme zero is 0. Scales are rounded to float16 before anything is divided by them, because files hold float16.
+A number w becomes the integer q = clamp(round(w / scale) + zero, lowest, highest). The integer stands for scale * (q - zero).
+In a symmetric scheme, zero is 0. Scales are rounded to float16 before anything is divided by them, because files hold float16.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.errors import InvalidRequest
 
 SHRINKS = tuple(1 - 0.025 * step for step in range(20))
-"""How far `searched` tries to clip a group: its range becomes 1.0 to 0.525 times the whole range."""
+"""How far `searched` tries to clip a group: the range that is kept is 1.0 to 0.525 times the group's whole range."""
 FINE_SHRINKS = tuple(1 - 0.0025 * step for step in range(12))
-"""The same for 8 bits. The steps are so fine that clipping does not pay, but a slightly other scale can fit a group better."""
-END_SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6)
-"""With zero points, the upper and the lower end of a group are each clipped to these shares, in all combinations."""
-REFINEMENTS = 2
-"""How often the best scale of each group is fitted again to the integers that it gives."""
-ENDS = (-0.5, 0.0)
-"""In symmetric schemes, `searched` maps the number of largest magnitude to `lowest + end` for each of these ends.
+"""The same for 8 bits.
 
-With end 0 the integer of largest magnitude, `lowest`, is used; the scale has the sign that this needs. With end -0.5 the
-integers reach half a step less far, which clips less at the other side.
+The steps are so fine that clipping does not help, but a slightly different scale can fit a group better.
+"""
+END_SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6)
+"""With zero points, the upper end and the lower end of a group are each clipped to these shares, in all combinations."""
+REFINEMENTS = 2
+"""How often the best scale of each group is fitted to the integers that result from it."""
+ENDS = (-0.5, 0.0)
+"""In symmetric schemes, `searched` maps the number of largest magnitude to `lowest - end`, for each of these ends.
+
+With end 0, this number becomes the integer `lowest`, which has the largest magnitude of all integers; the scale is negative if
+necessary. With end -0.5, this number lies half a step inside the range of the integers. The scale is then larger, so fewer
+numbers of the other sign are clipped.
 """
 
 
@@ -103,7 +107,7 @@ def searched(weight: Tensor, scheme: IntegerScheme, importance: Tensor | None = 
 
 
 def _least(best: Grid | None, least: Tensor, candidates: list[Grid], groups: Tensor, factors: Tensor) -> tuple[Grid, Tensor]:
-    """For each group the grid with the smallest error, of `best` with the error `least` and all candidates."""
+    """For each group, take the grid with the smallest error: `best`, whose error is `least`, or one of the candidates."""
     for candidate in candidates:
         integers, scales = _integers(candidate, groups)
         error = ((integers * scales - groups).square_() * factors).sum(-1)
@@ -115,7 +119,7 @@ def _least(best: Grid | None, least: Tensor, candidates: list[Grid], groups: Ten
 
 
 def _integers(grid: Grid, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """The integers less their zero point, in the dtype of `groups`, and the scales `[out, groups, 1]`."""
+    """The integers minus their zero point, in the dtype of `groups`, and the scales `[out, groups, 1]`."""
     zeros = None if grid.zero_points is None else grid.zero_points[..., None]
     scales = grid.scales[..., None].to(groups.dtype)
     integers = to_integers(groups, scales, zeros, grid.scheme).to(groups.dtype)

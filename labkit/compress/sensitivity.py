@@ -1,9 +1,9 @@
 """Which matrices suffer most from quantization: the damage when only one of them, or only one block, is quantized.
 
 Z. Dong et al.: HAWQ (2019, https://arxiv.org/abs/1905.03696) choose the bits of each layer from an estimate of such damage.
-Here it is measured: on a few windows of the calibration text, as the Kullback-Leibler divergence from the dense model's
-predictions and as the increase of the loss, both in nats per token. The divergence has far less noise, because it needs no
-labels.
+Here the damage is measured on a few windows of the calibration text: as the Kullback-Leibler divergence from the dense model's
+predictions, and as the increase of the loss, both in nats per token. The divergence has far less noise, because it does not
+depend on the next tokens of the text.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from labkit.compress.input_statistics import InputStatistics, statistics_of
 from labkit.torch_state import gradients_restored, undisturbed
 
 WINDOWS = 4
-"""How many windows of the text are used by default; the loss of more windows takes longer and orders the matrices the same."""
+"""How many windows of the text are used by default. More windows take longer and give the same order of the matrices."""
 BITS = (4, 3, 2)
-"""The numbers of bits that are tried. With more bits the damage is small, and falls fourfold with each bit."""
+"""The numbers of bits that are tried. With more bits, the damage is small, and each further bit divides it by four."""
 
 Quantize = Callable[[Tensor, Tensor, IntegerScheme], Tensor]
-"""Maps a matrix `[out, in]`, its Hessian `[in, in]` and a scheme to the matrix with quantized values."""
+"""A function of a matrix `[out, in]`, its Hessian `[in, in]` and a scheme. Returns the matrix with quantized values."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def measure_sensitivity(
 ) -> list[Damage]:
     """The damage of every matrix and every block at every number of bits, on windows `ids` of tokens.
 
-    `after_block` gets all damages so far after each block. If the work is stopped, give them as `known` to go on.
+    After each block, `after_block` is called with all damages that are measured so far. To continue stopped work, pass these
+    damages as `known`.
     """
     found = list(known)
     layers = model.config.num_layers
@@ -88,12 +89,12 @@ def measure_sensitivity(
 
 
 def matrices_only(damages: Iterable[Damage]) -> list[Damage]:
-    """The entries of single matrices, without those of whole blocks."""
+    """The entries of single matrices, without the entries of whole blocks."""
     return [each for each in damages if each.module.endswith(MATRICES)]
 
 
 class _Reference:
-    """The dense model's predictions for the windows, and what another model loses against them."""
+    """Compares models with the dense model's predictions for the windows."""
 
     def __init__(self, model: DenseModel, ids: Sequence[Sequence[int]]) -> None:
         self.model = model
@@ -101,7 +102,10 @@ class _Reference:
         self.dense = [torch.log_softmax(model.logits(each), -1) for each in ids]
 
     def damage(self, layer: int, states: Sequence[Tensor], replaced: dict[str, Tensor]) -> tuple[float, float]:
-        """Divergence and loss increase with some tensors of block `layer` replaced; `states` enter this block."""
+        """The divergence and the loss increase when some tensors of block `layer` are replaced.
+
+        `states` are the inputs of this block.
+        """
         divergence, loss, tokens = 0.0, 0.0, 0
         for state, dense, targets in zip(states, self.dense, self.targets, strict=True):
             hidden = state

@@ -1,11 +1,11 @@
-"""SmoothQuant: moves large channels of the activations into the weights, so that both can be rounded to 8 bits.
+"""SmoothQuant: scales large activation channels down and the matching weights up, so that both can be rounded to 8 bits.
 
 G. Xiao et al.: SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models (2022),
 https://arxiv.org/abs/2211.10438.
 
-For any positive s, W x = (W diag(s)) (x / s). The paper's s_j = max|x_j|^alpha / max|W_j|^(1 - alpha) divides the difficulty
-between the two: with alpha 0.5, channel j of x and column j of W get the same largest magnitude. The division of x is folded
-into the operation before the layer (`folds`), so the model computes the same. It is not possible for fc_out.
+For any positive s, W x = (W diag(s)) (x / s). The paper chooses s_j = max|x_j|^alpha / max|W_j|^(1 - alpha). With alpha 0.5,
+channel j of x and column j of W get the same largest magnitude. The division of x is folded into the operation before the layer
+(`folds`), so the model computes the same. Folding is not possible for fc_out.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from labkit.compress.magnitudes import largest_of_channels
 from labkit.errors import InvalidRequest
 
 ALPHA = 0.5
-"""The default share of the difficulty that moves into the weights (the paper's choice for OPT and BLOOM)."""
+"""The default alpha: how much of the activations' range moves into the weights (the paper's choice for OPT and BLOOM)."""
 SMALLEST = 1e-5
-"""Smaller magnitudes count as this one."""
+"""Smaller magnitudes are replaced by this one."""
 
 
 def check_alpha(alpha: float) -> None:
     """Raise `InvalidRequest` unless alpha is between 0 and 1."""
     if not 0 <= alpha <= 1:
-        raise InvalidRequest(f"alpha is {alpha!r}; a number from 0 (all difficulty stays) to 1 (all moves) is accepted")
+        raise InvalidRequest(
+            f"alpha is {alpha!r}; a number from 0 (nothing moves into the weights) to 1 (everything moves) is accepted"
+        )
 
 
 def factors(channels: Tensor, weight: Tensor, alpha: float) -> Tensor:
-    """s `[in]` for inputs whose channels have these largest magnitudes `[in]`, and for a dense `weight` `[out, in]`."""
+    """The factors s `[in]`, from the largest magnitude of each input channel `[in]` and a dense `weight` `[out, in]`."""
     columns = weight.abs().amax(0).clamp_min(SMALLEST)
     return channels.clamp_min(SMALLEST).pow(alpha) / columns.pow(1 - alpha)
 
@@ -41,8 +43,9 @@ def factors(channels: Tensor, weight: Tensor, alpha: float) -> Tensor:
 def smooth(block: Block, hidden: Sequence[Tensor], alpha: float, where: str) -> None:
     """Change a block in place; it computes the same as before, except for float32 rounding.
 
-    First the inputs of q, k, v and fc_in, with the layer norm before them. Then the input of out_proj, with the rows of v_proj.
-    `hidden` are the states that enter the block, one tensor for each calibration window. `where` names the block in messages.
+    The inputs of q, k, v and fc_in are smoothed through the layer norm before them. Then the inputs of out_proj are smoothed
+    through the rows of v_proj. `hidden` are the states that enter the block, one tensor for each calibration window. `where`
+    names the block in messages.
     """
     tensors = block.tensors
     channels = largest_of_channels(f"{where} layer norm", map(block.normed, hidden))

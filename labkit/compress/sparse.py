@@ -1,4 +1,4 @@
-"""The recipe for 2:4 sparse weights: magnitude, Wanda or SparseGPT, also with recovery, and with integers."""
+"""The recipe for 2:4 sparse weights by magnitude, Wanda or SparseGPT, optionally with a recovery and with integers."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Pruned:
 class Sparse(Recipe):
     """2:4 sparse weights.
 
-    `mask` is one of `MASKS`. `scheme` is the form of the kept weights; None keeps them in the model's own dtype. `training` is
-    that of a recovery; None means none. `permuted`: whether channels are first put into an order that keeps more magnitude.
-    `orders`, and `trained` by full names, are set once they are found.
+    `mask` is one of `MASKS`. `scheme` says how the kept weights are stored; None keeps them in the model's own dtype.
+    `training` has the options of a recovery; None means no recovery. `permuted`: whether the channels are first put into an
+    order that keeps more magnitude. `orders` and `trained` (tensors by full names) are set by `prepared`.
     """
 
     mask: str
@@ -78,18 +78,18 @@ class Sparse(Recipe):
 
     @property
     def whole_text(self) -> bool:
-        """Whether the method trains: a training sees more text than a calibration."""
+        """True if the method trains, because training uses all of the calibration text."""
         return self.training is not None
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` if the rows of a matrix are not groups of four, or not groups that share a scale."""
+        """Raise `InvalidRequest` if a matrix's rows cannot be divided into groups of four or into groups with a scale."""
         for name, inputs in (("attention", config.hidden_size), ("fc_out", config.intermediate_size)):
             check_two_four(inputs, name)
             if self.scheme is not None:
                 check_group_size(self.scheme, inputs, name)
 
     def prepared(self, model: WholeModel) -> Sparse:
-        """With the orders of the channels, and with the trained tensors of a recovery."""
+        """The recipe with the orders of the channels and the trained tensors of a recovery filled in."""
         orders = None
         if self.permuted:
             orders = Orders.load(model.folder / PERMUTATIONS)
@@ -104,7 +104,7 @@ class Sparse(Recipe):
         return checkpoint if self.orders is None else PermutedCheckpoint(checkpoint, self.orders)
 
     def recovered(self, model: WholeModel) -> dict[str, Tensor]:
-        """The tensors of all blocks after the recovery, by their full names. Its state is a file of the folder."""
+        """The tensors of all blocks after the recovery, by full names. The folder has a file with the recovery's state."""
         assert self.training is not None
         dense, file = DenseModel(self.source(model.checkpoint)), model.folder / TRAINING
         start = None if file.is_file() else self._one_shot(dense, model)
@@ -112,7 +112,7 @@ class Sparse(Recipe):
         return {name: tensor.detach() for name, tensor in state.tensors.items()}
 
     def _one_shot(self, dense: DenseModel, model: WholeModel) -> RecoveryState:
-        """The model pruned without training, where a recovery starts."""
+        """The model pruned without training, from which a recovery starts."""
         layers, method = dense.config.num_layers, replace(self, scheme=None, training=None)
         hidden = [dense.embedded(each) for each in model.ids[: default_windows(dense.config, len(model.ids[0]))]]
         tensors: dict[str, Tensor] = {}
@@ -129,9 +129,10 @@ class Sparse(Recipe):
     def pruned(
         self, block: Block, hidden: Sequence[Tensor], where: str, masks: Mapping[str, Tensor] | None = None
     ) -> Iterator[tuple[str, Pruned]]:
-        """Each matrix of a block with its pruned form; `block` gets the stored values, so that later matrices see them.
+        """Prune each matrix of a block.
 
-        `hidden` are the states that enter the block, and `where` names it in messages. `masks` are given masks, by module.
+        `block` gets the stored values, so that later matrices are pruned with inputs from them. `hidden` are the states that
+        enter the block, and `where` names the block in messages. `masks`: masks to use, by module.
         """
         needed = self.calibrated
         inputs: tuple[tuple[Sequence[str], str, Callable[[Tensor], Tensor]], ...] = (
@@ -147,7 +148,7 @@ class Sparse(Recipe):
                 yield name, found
 
     def matrix(self, weight: Tensor, statistics: InputStatistics | None, mask: Tensor | None = None) -> Pruned:
-        """Prune one matrix; `statistics` are those of its inputs, which magnitude does not need. A `mask` may be given."""
+        """Prune one matrix. `statistics` describe its inputs; magnitude needs none. A given `mask` is used as it is."""
         hessian = None if statistics is None else statistics.hessian
         if mask is None and self.mask == "sparsegpt":
             assert hessian is not None
@@ -168,7 +169,10 @@ class Sparse(Recipe):
         return Pruned(kept, mask, grid.round(rounded))
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
-        """Half of the values, and 4 bits for each four: 9 bits for values of 16 bits. Scales are counted for integers."""
+        """Half of the values are stored, plus a mask of 4 bits for every four weights: 9 bits per weight for values of 16 bits.
+
+        For integers, the scales are counted, too.
+        """
         if self.scheme is None:
             return 16 / 2 + 1
         hidden, inner = config.hidden_size, config.intermediate_size
@@ -186,7 +190,7 @@ class Sparse(Recipe):
             masks = {name: block.tensors[f"{name}.weight"] != 0 for name in MATRICES}
             masks = {name: two_four_mask(mask.to(torch.uint8)) for name, mask in masks.items()}
         found: dict[str, Tensor] = {}
-        for name in BLOCK_BIASES:  # later matrices are calibrated with what will be read
+        for name in BLOCK_BIASES:  # later matrices are calibrated with the stored values
             block.tensors[name] = block.tensors[name].to(dtype).float()
             found[name] = block.tensors[name].to(dtype)
         for name, each in self.pruned(block, hidden, f"block {layer}", masks):
@@ -194,12 +198,13 @@ class Sparse(Recipe):
                 found |= sparse_tensors(name, each.weight, each.mask, dtype)
             else:
                 found |= integer_tensors(name, each.integers, each.mask)
-        return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))  # wide numbers first, at aligned offsets
+        # Tensors with wide numbers come first in the file, so that all offsets are aligned.
+        return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))
 
     def head_tensors(
         self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """The head: dense, and in int8 with a scale for each row if the kept weights are integers."""
+        """The head: in int8 with a scale for each row if the kept weights are integers, otherwise dense."""
         if self.scheme is None:
             return {name: tensor.to(dtype) for name, tensor in tensors.items()}
         dense = {name: tensor.to(dtype) for name, tensor in tensors.items() if name != "lm_head.weight"}
@@ -210,7 +215,7 @@ class Sparse(Recipe):
         return quantization_config(self.scheme)
 
     def settings(self) -> dict[str, Any]:
-        """Everything that changes the result."""
+        """All settings that change the result."""
         found: dict[str, Any] = {"permuted": self.permuted}
         found |= {} if self.scheme is None else {"kept": str(self.scheme)}
         found |= {"damping": self.damping} if self.mask == "sparsegpt" else {}

@@ -28,8 +28,9 @@ def sparse_named(
 ) -> Sparse:
     """The method with this name, one of `SPARSE`. Raises `InvalidRequest` for options that the method does not have.
 
-    group_size: of int4: neighbours of a row, kept or pruned, that share a scale; 64 if left out, and 0 means the row. int8 has
-    a scale for each row. steps: of the recovery. permute: search an order of the channels first.
+    group_size, for int4: how many neighbours in a row, kept or pruned, share a scale. The default is 64, and 0 means the whole
+    row. int8 has a scale for each row. steps: the number of training steps of the recovery. permute: whether an order of the
+    channels is searched first.
     """
     rest, _, integers = name.partition("+")
     mask, _, recovered = rest.removeprefix("2:4-").partition("-")

@@ -1,4 +1,4 @@
-"""Turns pruned matrices into the tensors and settings of files: kept numbers beside a bitmask (`checkpoints.sparse_matrix`)."""
+"""Turns pruned matrices into the tensors and settings of files: kept numbers and a bitmask (`checkpoints.sparse_matrix`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def sparse_tensors(module: str, weight: Tensor, mask: Tensor, dtype: torch.dtype
 
 
 def integer_tensors(module: str, matrix: IntegerWeight, mask: Tensor) -> dict[str, Tensor]:
-    """Integers of the places that a mask keeps, with their scales: int8 as they are, other numbers of bits packed."""
+    """The integers of the weights that a mask keeps, with their scales.
+
+    Integers of 8 bits are stored as int8, others are packed.
+    """
     kept, bits = _kept(matrix.values, mask), matrix.scheme.bits
     shape = torch.tensor(matrix.shape, dtype=torch.int64, device="cpu")
     found = {f"{module}.bitmask": pack_mask(mask), f"{module}.weight_scale": matrix.scales.contiguous()}
@@ -45,7 +48,7 @@ def _kept(numbers: Tensor, mask: Tensor) -> Tensor:
 def quantization_config(scheme: IntegerScheme | None) -> dict[str, Any]:
     """The `quantization_config` of `config.json`: a `sparsity_config` for the blocks, and config groups if there are integers.
 
-    `scheme` is the form of the kept weights; None keeps them in floating point. With integers, the head is int8.
+    `scheme` says how the kept weights are stored; None keeps them in floating point. With integers, the head is int8.
     """
     found: dict[str, Any] = {
         "quant_method": COMPRESSED_TENSORS,

@@ -1,12 +1,13 @@
-"""SparseGPT: the error of each pruned weight is made up for by the weights that are not pruned yet.
+"""SparseGPT: after weights are pruned, the weights that are not processed yet are changed to compensate for the error.
 
 E. Frantar, D. Alistarh: SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot (2023),
 https://arxiv.org/abs/2301.00774.
 
-It is GPTQ (`labkit.compress.gptq`, with the formulas) in which a weight "becomes 0" in place of "is rounded". Columns are taken
-from left to right. Before the first column of every four, the mask of the four is chosen: the two weights with the smallest
-errors w^2 / [U_jj]^2 are pruned, where U is the upper Cholesky factor of H^-1 (equation 4 of the paper, with the inverse
-Hessian of the columns that are left). With a grid, kept weights are rounded as well, in the same pass (section 3.5).
+It is GPTQ, except that some weights become 0 instead of being rounded; the formulas are in `labkit.compress.gptq`. Columns are
+processed from left to right. Before the first column of every four, the mask of the four columns is chosen: in each row, the
+two weights with the smallest errors w^2 / [U_jj]^2 are pruned. Here U is the upper Cholesky factor of H^-1 (equation 4 of the
+paper, with the inverse Hessian of the remaining columns). With a grid, the kept weights are rounded in the same pass (section
+3.5).
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def sparsegpt(
 
     Returns the new weights, float64 and 0 where they are pruned, and the mask, True where a weight is kept.
 
-    `hessian` `[in, in]` is the mean of x x^T over calibration inputs. With a `mask`, only the weights are found. With a `grid`
-    (symmetric), the kept weights are numbers of this grid. `block_columns`, a multiple of four, only changes how the work is
-    divided. Raises `LabkitError` if H cannot be inverted, and `InvalidRequest` unless `in` is a multiple of four.
+    `hessian` `[in, in]` is the mean of x x^T over calibration inputs. If a `mask` is given, only the weights are computed. With
+    a `grid` (symmetric), the kept weights are numbers of this grid. `block_columns`, a multiple of four, only changes how the
+    work is divided. Raises `LabkitError` if H cannot be inverted, and `InvalidRequest` unless `in` is a multiple of four.
     """
     check_two_four(weight.shape[1], "a matrix")
     work, inputs = weight.double().clone(), weight.shape[1]

@@ -1,9 +1,10 @@
 """The shape of a student, and its first weights: some layers of the teacher (V. Sanh et al. 2019, DistilBERT, section 2).
 
-https://arxiv.org/abs/1910.01108. Embedding, norms and head are the teacher's, so only the number of layers differs.
+https://arxiv.org/abs/1910.01108. The embedding, the norms and the head come from the teacher, so only the number of layers
+differs.
 
-Which layers are copied matters. DistilBERT takes every second one; here the layers are chosen that work best without the others
-(`chosen_layers`).
+The choice of the copied layers matters. DistilBERT copies every second layer. Here, the layers are chosen that predict text
+best without the others (`chosen_layers`).
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from labkit.errors import InvalidRequest
 
 
 class Student(DenseModel):
-    """A model whose tensors were made and not read."""
+    """A model whose tensors are in memory and were not read from a file."""
 
     def __init__(self, config: GPTJConfig, tensors: dict[str, Tensor]) -> None:
         self.config, self.tensors = config, tensors
 
 
 def student_config(teacher: GPTJConfig, layers: int) -> GPTJConfig:
-    """The teacher's shape with fewer layers. Raises `InvalidRequest` unless there are at least 1 and fewer than it has."""
+    """The teacher's shape with fewer layers. Raises `InvalidRequest` unless 1 <= layers < the teacher's number of layers."""
     if not 1 <= layers < teacher.num_layers:
         raise InvalidRequest(
             f"layers is {layers}; a student has fewer layers than its teacher, which has {teacher.num_layers}: 1 to "
@@ -42,8 +43,8 @@ def student_config(teacher: GPTJConfig, layers: int) -> GPTJConfig:
 def chosen_layers(teacher: DenseModel, layers: int, windows: Sequence[Sequence[int]]) -> list[int]:
     """The layers of the teacher that a student begins with.
 
-    One layer after the other is left out: always the one without which the teacher predicts `windows` of text best
-    (X. Men et al. 2024, ShortGPT, https://arxiv.org/abs/2403.03853, leave out layers too, by another measure).
+    Layers are removed one after the other. Each time, the layer is removed without which the teacher predicts `windows` of text
+    best. (X. Men et al. 2024, ShortGPT, https://arxiv.org/abs/2403.03853, remove layers by another measure.)
     """
     left = list(range(teacher.config.num_layers))
     while len(left) > layers:
@@ -58,28 +59,31 @@ def chosen_layers(teacher: DenseModel, layers: int, windows: Sequence[Sequence[i
 
 
 def _loss(teacher: DenseModel, state: Tensor, layers: Sequence[int], targets: Sequence[int]) -> float:
-    """The nats per token of predictions that only these layers of the teacher make of a state."""
+    """The loss, in nats per token, of the predictions that the teacher makes from a state with only these layers."""
     for layer in layers:
         state = teacher.block(layer).forward(state)
     return float(F.cross_entropy(teacher.head(state), torch.tensor(targets, dtype=torch.int64, device="cpu")))
 
 
 def spread_layers(teacher_layers: int, layers: int) -> list[int]:
-    """DistilBERT's choice of layers, whatever they do: evenly spread, the last is the last. Half of the layers: 1, 3, 5, ..."""
+    """DistilBERT's choice of layers: evenly spread, with the teacher's last layer at the end.
+
+    For half of the layers: 1, 3, 5, ...
+    """
     return [(place + 1) * teacher_layers // layers - 1 for place in range(layers)]
 
 
 def matched_layers(teacher_layers: int, copied: Sequence[int]) -> list[int]:
-    """For each layer of the student, the layer of the teacher whose output it should have.
+    """For each layer of the student, the layer of the teacher whose output it should imitate.
 
-    It is the last layer before the next one that was copied: a student's layer does the work of those that were left out after
-    it. The last is the last.
+    A student's layer replaces its own original and the removed layers after it. So it should have the output of the last of
+    these layers. The last layer of the student matches the last layer of the teacher.
     """
     return [layer - 1 for layer in copied[1:]] + [teacher_layers - 1]
 
 
 def first_student(teacher: DenseModel, copied: Sequence[int]) -> Student:
-    """A student whose layers are copies of these layers of the teacher; its tensors are its own."""
+    """A student whose layers are copies of these layers of the teacher. No tensor is shared with the teacher."""
     config = student_config(teacher.config, len(copied))
     tensors: dict[str, Tensor] = {
         name: tensor.clone() for name, tensor in teacher.tensors.items() if not name.startswith("transformer.h.")

@@ -1,4 +1,4 @@
-"""The step of quantization-aware training before anything is written: quantize all matrices by GPTQ, and train them."""
+"""The first step of quantization-aware training: quantize all matrices by GPTQ, and train them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labkit.compress.recipe import WholeModel
 def train_matrices(model: WholeModel, method: Method, state: Path) -> dict[str, IntegerWeight]:
     """The trained matrices of all blocks, by their full names without `.weight`.
 
-    The state of the training is kept in the file `state`; if it is there, the training goes on.
+    The state of the training is kept in the file `state`. If this file exists, the training continues from it.
     """
     dense = DenseModel(model.checkpoint)
     start = {} if state.is_file() else by_gptq(dense, method, model)
@@ -26,7 +26,7 @@ def train_matrices(model: WholeModel, method: Method, state: Path) -> dict[str, 
 
 
 def by_gptq(dense: DenseModel, method: Method, model: WholeModel) -> dict[str, IntegerWeight]:
-    """All matrices quantized by GPTQ, where a training starts; as many windows are used as GPTQ takes by default."""
+    """All matrices quantized by GPTQ, from which a training starts. GPTQ uses its default number of windows."""
     method, layers = replace(method, algorithm="gptq"), dense.config.num_layers
     found: dict[str, IntegerWeight] = {}
     hidden = [dense.embedded(each) for each in model.ids[: default_windows(dense.config, len(model.ids[0]))]]

@@ -1,4 +1,4 @@
-"""What quantization-aware training must remember to go on after a kill: weights, scales, Adam's averages, the step."""
+"""The saved state from which a killed quantization-aware training can continue: weights, scales, Adam's averages, the step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Adam:
     square: Tensor
 
     def update(self, tensor: Tensor, rate: float, step: int) -> None:
-        """Change `tensor` by its gradient; `step` counts from 1."""
+        """Update `tensor` with its gradient; `step` counts from 1."""
         assert tensor.grad is not None
         self.mean.lerp_(tensor.grad, 1 - BETAS[0])
         self.square.lerp_(tensor.grad.square(), 1 - BETAS[1])
@@ -35,8 +35,8 @@ class Adam:
 class TrainingState:
     """`weights` `[out, in]`, and `starts` and `logarithms` `[out, groups]`, all by the names of the matrices.
 
-    A scale is its value in `starts` times e^logarithm, so that it cannot change its sign. `adam` has the averages of a weight
-    under its name, and those of its logarithms under the name with `.scale`.
+    A scale is its value in `starts` times e^logarithm, so that it cannot change its sign. `adam` holds the averages of a matrix
+    under the matrix's name, and the averages of its logarithms under this name with `.scale`.
     """
 
     step: int
@@ -59,7 +59,7 @@ class TrainingState:
         return self.starts[name] * self.logarithms[name].exp()
 
     def save(self, path: Path) -> None:
-        """Write all of it into one safetensors file, atomically."""
+        """Write the state into one safetensors file, atomically."""
         parts = {"weight": self.weights, "start": self.starts, "logarithm": self.logarithms}
         parts |= {"mean": {name: each.mean for name, each in self.adam.items()}}
         parts |= {"square": {name: each.square for name, each in self.adam.items()}}

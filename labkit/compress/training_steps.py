@@ -1,4 +1,4 @@
-"""What trainings against a dense model share: which windows a step sees, its share of the rate, and its loss."""
+"""Functions for all trainings that imitate a dense model: the windows of a step, the learning rate of a step, and the loss."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from labkit.compress.dense_model import DenseModel
 
 
 def share_of_rate(step: int, steps: int) -> float:
-    """The share of the learning rate of step number `step` (from 0): it rises over a tenth of the steps, then falls to zero."""
+    """The learning rate of step number `step` (from 0), as a share of the largest rate.
+
+    The rate rises over a tenth of the steps, then falls to zero.
+    """
     rise = max(steps // 10, 1)
     return min((step + 1) / rise, (steps - step) / max(steps - rise, 1), 1.0)
 
 
 def drawn(count: int, windows: int, seed: int, step: int) -> list[int]:
-    """Which of `count` windows step number `step` takes: each pass over the text has an order of its own."""
+    """Which of `count` windows step number `step` takes. Each pass over the text has its own random order."""
     chosen = []
     for place in range(step * windows, (step + 1) * windows):
         generator = torch.Generator("cpu").manual_seed(seed + 1_000_003 * (place // count))
@@ -26,15 +29,15 @@ def drawn(count: int, windows: int, seed: int, step: int) -> list[int]:
 
 
 def time_left(seconds: float) -> str:
-    """Seconds in words."""
+    """The remaining seconds as text."""
     return f"{seconds / 60:.0f} min left" if seconds > 90 else f"{seconds:.0f} s left"
 
 
 def add_divergence(model: DenseModel, leaves: Mapping[str, Tensor], window: Sequence[int], windows: int) -> float:
-    """Adds the gradients of one window's share of the loss to `leaves`, and returns that share.
+    """Add the gradients of one window's part of the loss to `leaves`, and return this part.
 
-    The loss is the Kullback-Leibler divergence of the predictions of `model`, with the tensors `leaves` in place of its own,
-    from those of `model` itself: in nats per token, the mean over tokens and over `windows` windows.
+    The loss compares the predictions of `model` with its predictions after some tensors are replaced by `leaves`. It is the
+    Kullback-Leibler divergence in nats per token, averaged over tokens and over `windows` windows.
     """
     with torch.no_grad():
         teacher = torch.log_softmax(model.logits(window), -1)

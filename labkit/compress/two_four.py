@@ -1,7 +1,7 @@
-"""2:4 masks: of every four neighbours in a row of a matrix, two are kept.
+"""2:4 masks: two of every four neighbouring weights in a row of a matrix are kept.
 
-Tensor cores from NVIDIA's Ampere on multiply such matrices in half the time (A. Mishra et al.: Accelerating Sparse Deep Neural
-Networks (2021), https://arxiv.org/abs/2104.08378). A mask is a bool tensor `[out, in]`; True is kept.
+NVIDIA's tensor cores, since the Ampere generation, multiply such matrices in half the time (A. Mishra et al.: Accelerating
+Sparse Deep Neural Networks (2021), https://arxiv.org/abs/2104.08378). A mask is a bool tensor `[out, in]`; True is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def check_two_four(in_features: int, name: str) -> None:
 
 
 def two_four_mask(scores: Tensor) -> Tensor:
-    """Keep the two largest scores of every four neighbours of `scores` `[out, in]`; of equal ones, the left one is kept.
+    """Keep the two largest of every four neighbours of `scores` `[out, in]`; among equal scores, the left one is kept.
 
     With the magnitudes of the weights as scores, this is the mask `m4n2_1d` of NVIDIA's ASP, which keeps the pair with the
     largest sum. Raises `InvalidRequest` unless `in` is a multiple of four.
@@ -51,7 +51,7 @@ def wanda_scores(weight: Tensor, squares: Tensor) -> Tensor:
 
 
 def is_two_four(weight: Tensor) -> bool:
-    """Whether no four neighbours of a row of `weight` `[out, in]` have more than two numbers that are not 0."""
+    """Whether every group of four neighbours in a row of `weight` `[out, in]` has at most two numbers that are not 0."""
     check_two_four(weight.shape[1], "a matrix")
     return bool(((weight != 0).view(-1, GROUP).sum(1) <= KEPT).all())
 

@@ -27,7 +27,7 @@ from labkit.config import GPTJConfig
 class WeightOnly(Recipe):
     """Quantizes weights by a method; activations are not rounded.
 
-    `trained` are the matrices of all blocks by their full names without `.weight`, once a method that trains has them.
+    `trained` maps full names without `.weight` to the matrices of all blocks; it is filled after a method has trained them.
     """
 
     method: Method
@@ -45,7 +45,7 @@ class WeightOnly(Recipe):
 
     @property
     def whole_text(self) -> bool:
-        """Whether the method trains: a training sees more text than a calibration."""
+        """True if the method trains, because training uses all of the calibration text."""
         return self.method.algorithm == "qat"
 
     def check(self, config: GPTJConfig) -> None:
@@ -53,7 +53,7 @@ class WeightOnly(Recipe):
         self.method.check(config)
 
     def prepared(self, model: WholeModel) -> WeightOnly:
-        """With the bits of each matrix for mixed precision, and with trained matrices for qat."""
+        """The recipe with the bits of each matrix filled in for mixed precision, and with the trained matrices for qat."""
         method = with_chosen_bits(model.checkpoint, self.method, model.ids, model.folder / SENSITIVITY, model.progress)
         trained = train_matrices(model, method, model.folder / TRAINING) if method.algorithm == "qat" else {}
         return WeightOnly(method, trained)
@@ -63,7 +63,7 @@ class WeightOnly(Recipe):
         return self.method.bits_per_weight(config)
 
     def block_tensors(self, block: Block, hidden: Sequence[Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
-        """`quantize_block`, or the trained matrices, packed."""
+        """The packed result of `quantize_block`, or the packed trained matrices."""
         full = {module: f"transformer.h.{layer}.{module}" for module in MATRICES}
         if self.trained:
             found = with_dense_tensors(block, {module: self.trained[name] for module, name in full.items()}, dtype)
@@ -75,7 +75,7 @@ class WeightOnly(Recipe):
     def head_tensors(
         self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """`quantize_head`, packed."""
+        """The packed result of `quantize_head`."""
         return packed_tensors(quantize_head(tensors, self.method, epsilon, hidden, dtype))
 
     def quantization_config(self) -> dict[str, Any]:
@@ -93,6 +93,6 @@ class WeightOnly(Recipe):
             found |= {"blocks": mixed, "average_bits": method.average_bits}
         if method.algorithm == "qat":
             found |= {"training": asdict(method.training)}
-        if method.rounding:  # the function may have changed since an earlier call, so its parts are not used again
+        if method.rounding:  # the function may have changed, so blocks of an earlier call are not used again
             found["rounding"] = uuid.uuid4().hex
         return found

@@ -1,7 +1,7 @@
-"""The folder in which a compressed model grows, layer by layer, until it is complete and gets its name.
+"""The folder in which a compressed model is written, layer by layer. The complete folder is renamed to the target.
 
-It lies beside the target and is kept if the work is stopped. The next call with the same settings goes on with the layers that
-are finished; a call with other settings starts again.
+The folder lies beside the target and is kept if the work is stopped. The next call with the same settings continues after the
+finished layers; a call with other settings starts again.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from labkit.home import write_atomically
 from labkit.json_file import read_json_object
 
 SETTINGS = "compression.json"
-"""Says how the model was compressed; it stays in the finished folder."""
+"""The file that says how the model was compressed. It is part of the finished folder."""
 TRAINING = "training.safetensors"
-"""The state of the training of a method that trains; it is not part of the finished folder."""
+"""The file with the state of a training; it is not part of the finished folder."""
 
 
 class WorkFolder:
-    """Parts of a model in files of their own. `settings` is everything that changes the result, as JSON values."""
+    """The parts of a model, each in its own file. `settings` holds everything that changes the result, as JSON values."""
 
     def __init__(self, target: Path, settings: Mapping[str, Any]) -> None:
         self.target, self.settings = target, dict(settings)
         self.path = target.absolute().with_name(f".{target.name}.compressing")
 
     def open(self) -> int:
-        """Make the folder, or use the one that an earlier call left. Returns the number of parts that are in it.
+        """Make the folder, or use the folder of an earlier call. Returns the number of parts in the folder.
 
         Raises `InvalidRequest` if the target exists.
         """
@@ -55,7 +55,7 @@ class WorkFolder:
         write_safetensors(self.path / name, tensors)
 
     def finish(self) -> None:
-        """Give the complete folder its name. Raises `CheckpointError` if something else has taken the name."""
+        """Rename the complete folder to the target. Raises `CheckpointError` if the target exists by now."""
         (self.path / TRAINING).unlink(missing_ok=True)
         for path in (*self.path.iterdir(), self.path):
             descriptor = os.open(path, os.O_RDONLY)
@@ -67,7 +67,7 @@ class WorkFolder:
             raise CheckpointError(f"{self.path} is complete, but cannot be renamed to {self.target}: {error}") from error
 
     def drop_if_empty(self) -> None:
-        """Remove the folder if nothing but the settings is in it."""
+        """Remove the folder if it contains only the settings."""
         if self.path.is_dir() and all(path.name == SETTINGS for path in self.path.iterdir()):
             shutil.rmtree(self.path, ignore_errors=True)
 

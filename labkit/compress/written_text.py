@@ -1,8 +1,8 @@
-"""Training text that the teacher writes: a student sees more of what its teacher predicts than a short text shows.
+"""Training text that the teacher writes. It shows the student more of the teacher's predictions than a short text can.
 
-The teacher continues the beginnings of windows of real text, at temperature 1, so each token comes as often as the teacher
-expects it. Training on the teacher's own text is that of Y. Kim and A. Rush (2016), https://arxiv.org/abs/1606.07947; they take
-the most probable text instead of a random one.
+The teacher continues the beginnings of windows of real text at temperature 1, so each token occurs with the probability that
+the teacher gives it. Y. Kim and A. Rush (2016), https://arxiv.org/abs/1606.07947, also train on text of the teacher, but they
+use the most probable text instead of random text.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 from labkit.home import write_atomically
 
 GIVEN = 32
-"""So many tokens of a window are given (half of it, if it is shorter than twice as many); the teacher writes the rest."""
+"""How many tokens of a window the teacher gets (half of a window that is shorter than twice as many); it writes the rest."""
 
 
 def written_windows(
     source: str | Path, windows: Sequence[Sequence[int]], continuations: int, seed: int, file: Path
 ) -> list[list[int]]:
-    """As many continuations of each window by the model called `source`, each as long as the window, in token ids.
+    """Let the model `source` continue each window `continuations` times. Each result is as long as the window, in token ids.
 
-    They are kept in `file`, and read from it if it is there, so that a training that was stopped goes on with the same text.
-    Raises what `labkit.load` and `Engine.generate` raise.
+    The results are saved in `file`. If the file exists, they are read from it, so that a stopped training continues with the
+    same text. Raises the same errors as `labkit.load` and `Engine.generate`.
     """
     from labkit.engine import SamplingParams, load
 

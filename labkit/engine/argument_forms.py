@@ -26,7 +26,7 @@ LONGEST_WORD = 1024
 LONGEST_LIST = 2**16
 """The largest total number of characters and tokens in the stop words or bad words of a request.
 
-Every step searches for all these words.
+There is a limit because every step searches for all these words.
 """
 _SHOWN = 200  # a message repeats at most this many characters of a value
 
@@ -38,7 +38,7 @@ def shown(value: Any) -> str:
     """The value as text for a message: on one line, and shortened if it is long."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # repr may fail; it does for an int with thousands of digits
+    except Exception:  # repr may fail, for example for an int with thousands of digits
         return f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -48,7 +48,7 @@ def plain(value: Any) -> Any:
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         try:
             return value.item()
-        except Exception:  # a tensor without data, for example; the caller refuses it
+        except Exception:  # for example a tensor without data; the caller refuses such a tensor
             return value
     return value
 
@@ -77,7 +77,7 @@ def whole(name: str, value: Any, least: int, most: int = LARGEST, verb: str = "i
 
 
 def number(name: str, value: Any, accepted: str, ok: Callable[[float], bool]) -> float:
-    """A number for which `ok` returns True; `accepted` states the range in words."""
+    """A number for which `ok` returns True. `accepted` describes these numbers in words, for the error message."""
     given = plain(value)
     if isinstance(given, numbers.Real | Decimal) and not isinstance(given, bool):
         try:
@@ -146,7 +146,9 @@ def _word(name: str, value: Any) -> Word:
     given = plain(value)
     if isinstance(given, str):
         if not _is_text(given):
-            raise InvalidRequest(f"{name} holds {shown(value)}, which has half a character; UTF-8 cannot encode that")
+            raise InvalidRequest(
+                f"{name} holds {shown(value)}, which contains half a character; UTF-8 cannot encode half a character"
+            )
         if given:
             return str(given)
     elif not isinstance(given, Set) and (found := items(given)):  # a set has no order

@@ -1,7 +1,7 @@
 """Serves requests from an asyncio event loop.
 
 A thread runs the engine's steps and sends the events to the event loop, which never blocks. This module uses only three
-functions of the engine: add requests, remove requests, run one step.
+functions of the engine: one adds requests, one removes requests, and one runs a step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LoopInbox:
 
     def append(self, event: TokenEvent | Exception, /) -> None:
         """Pass on an event, or the error that ends the stream."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for the event
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits for the event
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
     async def get(self) -> TokenEvent:
@@ -48,15 +48,15 @@ class Call:
 
     @property
     def goes_on(self) -> bool:
-        """Whether one of the call's requests is still running."""
+        """Whether at least one request of the call is still running."""
         return any(request.unfinished for request in self.requests)
 
 
 class AsyncSteps:
-    """A thread that runs steps while there are calls. Without calls there is no thread.
+    """Runs steps in a thread while there are calls. Without calls, there is no thread.
 
-    submit, withdraw: add or remove requests. advance: run one step. `submit`, `withdraw` and `advance` may wait for steps of
-    other threads, so they are called only in this thread and never in the event loop's thread.
+    submit, withdraw and advance are functions that add requests, remove requests, and run one step. They may wait for steps of
+    other threads, so they are called only in this object's thread and never in the event loop's thread.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class AsyncSteps:
         advance: Callable[[], None],
     ) -> None:
         self._submit, self._withdraw, self._advance = submit, withdraw, advance
-        self._lock = threading.Lock()  # never held for long
+        self._lock = threading.Lock()  # no thread holds this lock for long
         self._arrived: list[Call] = []
         self._ended: list[Call] = []
-        self._calls: list[Call] = []  # running now; only the thread uses this list
+        self._calls: list[Call] = []  # the running calls; only this object's thread uses the list
         self._thread: threading.Thread | None = None
 
     def begin(self, call: Call) -> None:
@@ -111,7 +111,7 @@ class AsyncSteps:
             time.sleep(0)  # gives another thread that waits for the engine a chance to run
 
     def _try(self, do: Callable[[], None], calls: list[Call]) -> None:
-        """Call `do`. If it raises, these calls get the error and end."""
+        """Call `do`. If it raises, end these calls with the error."""
         try:
             do()
         except BaseException as error:
@@ -122,7 +122,10 @@ class AsyncSteps:
 
 
 async def stream_of(steps: AsyncSteps, begin: Callable[[Inbox], list[Request]]) -> AsyncGenerator[TokenEvent, None]:
-    """The events of the requests that `begin` makes for an inbox. `begin` runs in a thread, because it tokenizes prompts."""
+    """The events of the requests that `begin` makes for an inbox.
+
+    `begin` runs in a thread, because tokenizing prompts takes time.
+    """
     inbox = LoopInbox()
     call = Call(await asyncio.to_thread(begin, inbox), inbox)
     left = sum(len(request.sequences) for request in call.requests)

@@ -33,7 +33,7 @@ class TokenTexts:
         self._begins = np.cumsum([0, *(len(text) + 1 for text in self._sorted)])
 
     def beginning_with(self, text: bytes) -> NDArray[np.int64]:
-        """The tokens whose bytes begin with `text`. `text` is the end of a UTF-8 string."""
+        """The tokens whose bytes begin with `text`, which must be the last bytes of a UTF-8 string."""
         after = text[:-1] + bytes([text[-1] + 1])  # cannot overflow: no byte of UTF-8 is 255
         return self._ids[bisect_left(self._sorted, text) : bisect_left(self._sorted, after)]
 
@@ -50,9 +50,9 @@ class TokenTexts:
 
 
 class BadTextAutomaton:
-    """An automaton over bytes (Aho and Corasick 1975). Each state of the automaton bans certain tokens.
+    """An Aho-Corasick automaton over bytes (1975). Each state of the automaton bans certain tokens.
 
-    A state stands for the longest prefix of a word that is also the end of the text so far. In state 0 there is no such prefix.
+    A state stands for the longest beginning of a word with which the text so far ends. In state 0, there is no such beginning.
     The banned tokens of a state are computed when they are first needed, and kept. All sequences with the same words share one
     automaton. words: UTF-8 strings of at least one byte.
     """
@@ -95,8 +95,8 @@ class BadTextAutomaton:
         return self.advance(0, b"".join(reversed(end)))
 
     def banned(self, state: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Two sorted int64 tensors: the tokens that contain a whole word, and the tokens that complete a word here."""
-        self._holding = self._holding.to(device)  # copies the first time only
+        """Two sorted int64 tensors: the tokens that contain a whole word, and the tokens that complete a word in this state."""
+        self._holding = self._holding.to(device)  # copied to the device only the first time
         if state not in self._kept:
             tokens = torch.from_numpy(_union(self._completing(state))).to(device)
             if self._num_kept + len(tokens) > _MOST_KEPT:
@@ -107,7 +107,7 @@ class BadTextAutomaton:
         return self._holding, self._kept[state]
 
     def _completing(self, state: int) -> Iterable[NDArray[np.int64]]:
-        """For each word that has begun at the end of the text: the tokens that begin with the rest of the word."""
+        """For each word whose beginning ends the text: the tokens that begin with the rest of the word."""
         while state:
             depth = self._depth[state]
             rests = {word[depth:] for word in self._words[self._first[state] : self._last[state]]}
@@ -129,7 +129,7 @@ class BadTextAutomaton:
             self._last[state] = place + 1
 
     def _falls(self) -> list[int]:
-        """For each state, the state of the longest proper suffix of its text that is also a prefix of a word."""
+        """For each state, the state for the longest proper suffix of the state's text that is also the beginning of a word."""
         falls = [0] * len(self._depth)
         for state in sorted(range(1, len(self._depth)), key=self._depth.__getitem__):
             if self._depth[state] > 1:

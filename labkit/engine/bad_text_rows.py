@@ -13,7 +13,7 @@ from labkit.engine.schedule.sequence import Sequence
 from labkit.tokenizer import Tokenizer
 
 _MOST_SETS = 8
-"""Automata are kept for this many sets of bad words. A later request with the same bad words uses them again."""
+"""Automata are kept for this many sets of bad words. A later request with the same bad words uses the same automata."""
 
 
 class AutomatonCache:

@@ -15,7 +15,7 @@ _ANY, _NONE, _NEVER = -1, -2, -3  # matches any token; stands for no token yet; 
 
 
 class BadWords:
-    """For each row: its bad words without their last tokens, these last tokens, and the most recent tokens of its text.
+    """For each row: its bad words without their last tokens, these last tokens, and the latest tokens of the row's text.
 
     `beginnings` `[rows, words, width]`, `lasts` `[rows, words]`, `recent` `[rows, width]`, all int64. `width` grows with the
     longest word, and `words` with the largest number of words of any row.

@@ -13,19 +13,22 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value, and the ends of its 95 % interval. `low` and `high` are None if there was nothing to resample."""
+    """A measured value and the ends of its 95 % interval. `low` and `high` are None if there was nothing to resample."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
     def to_dict(self) -> dict[str, float | list[float] | None]:
-        """Plain values for a record."""
+        """The fields as plain values, for a record."""
         return {"value": self.value, "interval": None if self.low is None or self.high is None else [self.low, self.high]}
 
 
 class Bootstrap:
-    """The draws of `windows` windows. Every estimate of one object uses the same draws, which depend on `seed` alone."""
+    """Random draws of `windows` windows with replacement.
+
+    All estimates of one object use the same draws, which depend only on `seed`.
+    """
 
     def __init__(self, windows: int, seed: int) -> None:
         generator, shape = torch.Generator("cpu").manual_seed(seed), (RESAMPLES, windows)
@@ -33,9 +36,9 @@ class Bootstrap:
         self._windows = windows
 
     def ratio(self, sums: Tensor, counts: Tensor, transform: Callable[[Tensor], Tensor] = lambda ratio: ratio) -> Estimate:
-        """`transform(sum of sums / sum of counts)`; both are `[windows]` float64, and `transform` maps each number alone.
+        """Estimate `transform(sums.sum() / counts.sum())`. `sums` and `counts` are `[windows]` float64.
 
-        A text of one window has no interval.
+        `transform` works elementwise. A text of one window has no interval.
         """
         value = float(transform(sums.sum() / counts.sum()))
         if self._windows < 2:

@@ -1,4 +1,4 @@
-"""Decides once, from the free memory, how many slots the KV cache gets, so that nothing runs out of memory later."""
+"""Decides once, from the free memory, how many slots the KV cache gets, so that memory does not run out later."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def num_slots_for(
     quantized: bool = False,
     extra_slot_bytes: int = 0,
 ) -> int:
-    """How many tokens the cache holds: `num_slots`, or as many as fit into `cache_bytes` or the free memory of `device`.
+    """How many tokens the cache holds: `num_slots`, or as many as fit into `cache_bytes` or into the free memory of `device`.
 
-    The cache needs one more slot, for padding. A number that follows from the free memory is never larger than what
-    `max_batch_size` sequences of full length need. part: the part of the model that `device` holds. quantized: whether the
-    cache holds 8-bit numbers (`QuantizedKVCache`). extra_slot_bytes: what a token takes in the cache of a draft model, which
-    must fit, too; a size that was asked for counts the model's own cache alone.
+    The cache needs one more slot, for padding. If the free memory decides, the cache is never larger than `max_batch_size`
+    sequences of full length need. part: the part of the model that `device` holds. quantized: whether the cache holds 8-bit
+    numbers (`QuantizedKVCache`). extra_slot_bytes: the bytes of a token in the cache of a draft model. This cache must fit,
+    too, but `num_slots` and `cache_bytes` count only the model's own cache.
 
     Raises `InvalidRequest` if fewer than one slot is asked for, and `InsufficientResources` if no slot fits, or if fewer slots
     fit than were asked for.
@@ -69,7 +69,7 @@ def asked_slots(
     part: Part = WHOLE,
     quantized: bool = False,
 ) -> int | None:
-    """How many slots the caller asks for; None lets the free memory decide. Raises the same errors as `num_slots_for`."""
+    """How many slots the caller asks for; None if the free memory decides. Raises the same errors as `num_slots_for`."""
     slot = slot_bytes(config, device, dtype, part, quantized=quantized)
     asked, free = _asked(num_slots, cache_bytes, slot), free_bytes(device)
     if asked is not None and asked * slot > free:
@@ -88,7 +88,7 @@ def slot_bytes(
     On a GPU, the layers of the largest stage are counted. On the CPU, all layers of the model are counted, because all ranks
     share the host's memory.
     """
-    if quantized:  # a byte for each number, and a float32 scale for each head of each key and value
+    if quantized:  # one byte for each number, and one float32 scale for each head of each key and value
         return config.kv_bytes_per_token(1) + 2 * config.num_layers * config.num_heads * 4
     if device.type != "cuda":
         return config.kv_bytes_per_token(dtype.itemsize)
@@ -111,7 +111,7 @@ def _asked(num_slots: int | None, cache_bytes: int | None, slot: int) -> int | N
 
 
 def workspace_bytes(config: GPTJConfig, dtype: torch.dtype, max_batch_size: int, max_step_tokens: int) -> int:
-    """An upper estimate of the bytes that a step, or scoring a text of full length, needs besides weights and cache.
+    """An upper estimate of the bytes that a step (or scoring a text of full length) needs in addition to weights and cache.
 
     For each token, a step needs the hidden state, its norm, query, key and value, attention, MLP and their float32 forms. For
     each sequence, a step needs the logits and their sort in double precision (about 48 bytes per entry). Scoring needs its own
@@ -126,5 +126,5 @@ def workspace_bytes(config: GPTJConfig, dtype: torch.dtype, max_batch_size: int,
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free bytes of a GPU, or the bytes of host memory that this process may still take within its container's limits."""
+    """The free bytes of a GPU, or the bytes of host memory that this process may still use within its container's limits."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()

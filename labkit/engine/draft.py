@@ -1,11 +1,11 @@
 """A draft model: guesses the next tokens of running sequences, so that the model can check several tokens in one pass.
 
-Speculative decoding (Leviathan, Kalman and Matias 2023, https://arxiv.org/abs/2211.17192). The draft never changes a token: the
-engine keeps a guess only if it is the token that the model itself chooses (`Sampler.verify`). When tokens are drawn at random,
-the draft draws with the numbers that the model will draw with, so that two similar distributions often give the same token.
+This is speculative decoding (Leviathan, Kalman and Matias 2023, https://arxiv.org/abs/2211.17192). The draft never changes a
+token: the engine keeps a guess only if it is the token that the model itself chooses (`Sampler.verify`). When tokens are drawn
+at random, the draft uses the same random numbers as the model, so that two similar distributions often give the same token.
 
-The draft's keys and values lie in a cache of its own, in the slots that the scheduler has given to the tokens. A prefix that
-several requests share is therefore read once by the draft, too.
+The draft has its own cache, in which a token uses the same slot number as in the model's cache. So the draft, too, reads a
+prefix that several requests share only once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from labkit.model.part import WHOLE
 
 @dataclass
 class _Guessed:
-    """A sequence, how many tokens to guess, and the first position that the draft has not computed yet."""
+    """The work for one sequence: how many tokens to guess, and the first position that the draft has not computed yet."""
 
     entry: CachedSequence
     count: int
@@ -58,7 +58,7 @@ class Draft:
     """A model that guesses for another model, the target.
 
     rows: how many sequences run at the same time. num_slots: the slots of the target's cache, without the padding slot.
-    max_step_tokens: the most tokens of texts that the draft reads in one step. padding_slot: as in `fastest_forward`.
+    max_step_tokens: how many tokens of texts the draft reads at most in one step. padding_slot: see `fastest_forward`.
     """
 
     def __init__(
@@ -70,25 +70,27 @@ class Draft:
         self._model, self._num_slots, self._max_step_tokens = model, num_slots, max_step_tokens
         self._forward = fastest_forward(model, padding_slot=padding_slot)
         self._cache: KVCache | None = None
-        self._known = np.zeros(num_slots + 1, np.bool_)  # whether a slot of the cache holds the draft's view of its token
+        # whether a slot of the cache holds the draft's key and value of its token
+        self._known = np.zeros(num_slots + 1, np.bool_)
         self._numbers = RowNumbers(rows, model.device)
         self._reading = 0.0
         self._failed = False
 
     def begin_with(self, sampler: Sampler) -> None:
-        """Forget all sequences, and draw with `sampler` from now on."""
+        """Forget all sequences, and choose tokens with `sampler` from now on."""
         self.sampler = sampler
         self._known[:] = False
 
     def choose(self, sequences: int) -> int:
         """How many tokens to guess for each of `sequences` sequences in the next step.
 
-        Nothing is guessed while an operation is swapped: the author of the function wants to see what it does to the target.
+        Nothing is guessed while an operation is swapped (`ops.use`), because the swapped function should be seen at work in the
+        target.
         """
         return 0 if self._failed or ops.swapped() else self.length.choose(sequences)
 
     def propose(self, wanted: list[tuple[CachedSequence, int]], sequences: int) -> list[list[int]]:
-        """Guess tokens for sequences that decode; each comes with the number of guesses that are wanted, at least 1.
+        """Guess tokens for sequences that decode. `wanted` has each sequence with the number of guesses to make, at least 1.
 
         The sequences have slots for their last token and for the guesses. Returns the guesses of each sequence: none if the
         draft cannot guess for it in this step. An exception turns the draft off, with a warning, because every request can go
@@ -104,18 +106,21 @@ class Draft:
             if not may_be_of_one(error):
                 raise
             self._failed = True
-            warnings.warn(f"the draft model failed, so the engine goes on without it: {error}", stacklevel=2)
+            warnings.warn(f"the draft model failed, so the engine continues without it: {error}", stacklevel=2)
         return [found.get(entry, []) for entry, _ in wanted]
 
     def writes(self, plan: Plan) -> None:
-        """The target computes this plan now: what the draft has in the slots of other tokens is no longer valid."""
+        """Record that the target computes this plan.
+
+        The draft's keys and values in the plan's slots are then invalid, except for sequences with guesses.
+        """
         self._known[[entry.slots[entry.column(entry.num_tokens - 1)] for entry in plan.decodes]] = False
         for chunk in plan.chunks:
             if not chunk.entry.guesses:
                 self._known[chunk.slots] = False
 
     def ended(self, plan: Plan, decoding: bool, made: int, seconds: float) -> None:
-        """Use the time of a step: of one in which every sequence was `decoding`, or of one that only read prompts."""
+        """Record the time of a step in which every sequence was `decoding`, or of a step that only read prompts."""
         reading, self._reading = self._reading, 0.0
         if decoding:
             guessed = sum(len(chunk.entry.guesses) for chunk in plan.chunks)
@@ -134,7 +139,7 @@ class Draft:
         self._forward.close()
 
     def _ready(self, wanted: list[tuple[CachedSequence, int]], sequences: int) -> list[_Guessed]:
-        """The sequences for which the draft can guess now, those with most guesses first."""
+        """The sequences for which the draft can guess now. Sequences with the most guesses come first."""
         ready: list[_Guessed] = []
         budget = self._max_step_tokens
         read_now: set[int] = set()
@@ -148,7 +153,7 @@ class Draft:
             missing = end - 1 - begin
             left = sequence.max_new_tokens - len(sequence.new_tokens)
             if missing + 1 > budget or int(entry.slots[begin]) in read_now:
-                continue  # a text that another sequence shares is read once
+                continue  # a text that several sequences share is read once
             if missing > 1 and not self.length.may_read(missing, left, sequences):
                 continue
             budget -= missing + 1
@@ -157,7 +162,7 @@ class Draft:
         return sorted(ready, key=lambda each: -each.count)
 
     def _guess(self, ready: list[_Guessed]) -> dict[CachedSequence, list[int]]:
-        """Read what is new, then choose token after token. Returns the guesses of each sequence."""
+        """Read the new tokens, then choose one token after the other. Returns the guesses of each sequence."""
         if self._cache is None:
             model = self._model
             self._cache = KVCache(model.config, self._num_slots + 1, device=model.device, dtype=model.dtype)
@@ -174,7 +179,7 @@ class Draft:
             chosen.append(self._choose(self._next_batch(ready[:going], chosen[-1][:going], slots, turn), ready[:going], turn))
             if turn == 1:
                 self._took(begun, first, batch)
-        guesses = [tokens.tolist() for tokens in chosen]  # on a GPU, this waits for all of them
+        guesses = [tokens.tolist() for tokens in chosen]  # on a GPU, this waits for all guesses
         if ready[0].count == 1:
             self._took(begun, time.perf_counter(), batch)
         for each in ready:
@@ -184,7 +189,7 @@ class Draft:
         return {each.entry: [row[line] for row in guesses[: each.count]] for line, each in enumerate(ready)}
 
     def _took(self, begun: float, ended: float, batch: Batch) -> None:
-        """Use the time of the first pass: a pass of single tokens, or one that read texts."""
+        """Record the time of the first pass, which read single tokens or longer texts."""
         more = batch.num_tokens - 2 * batch.num_sequences
         if more <= 0:
             self.length.passed(batch.num_sequences, ended - begun)
@@ -193,7 +198,7 @@ class Draft:
             self.length.read(batch.num_tokens, ended - begun)
 
     def _reading_batch(self, ready: list[_Guessed], table: npt.NDArray[np.int32], slots: Tensor) -> Batch:
-        """The tokens that the draft does not know yet; logits after the last token of each sequence."""
+        """The batch of the tokens that the draft has not read yet, with logits after the last token of each sequence."""
         if all(each.begin == each.end - 1 for each in ready):
             last = torch.tensor([each.tokens[-1] for each in ready], dtype=torch.int64, device="cpu")
             return self._next_batch(ready, last.to(self._model.device), slots, 0)
@@ -211,7 +216,7 @@ class Draft:
         )
 
     def _next_batch(self, ready: list[_Guessed], tokens: Tensor, slots: Tensor, turn: int) -> Batch:
-        """One token of each sequence, `turn` places after its last known token."""
+        """The batch with one token of each sequence, `turn` places after its last known token."""
         positions = self._sent(np.array([each.end - 1 + turn for each in ready], np.int64))
         return Batch.of_decodes(
             token_ids=tokens,
@@ -232,7 +237,7 @@ class Draft:
 
 
 def check_draft(draft: GPTJ, target: GPTJ, forward: Forward) -> None:
-    """Raise `InvalidRequest` if a model cannot guess for another one, which `forward` runs."""
+    """Raise `InvalidRequest` if `draft` cannot guess for the model `target`, which `forward` runs."""
     if target.part != WHOLE or forward.steps_in_flight > 1:
         raise InvalidRequest("a draft model is accepted for a model in one process; leave the draft out on several ranks")
     if draft.config.vocab_size != target.config.vocab_size:

@@ -1,7 +1,7 @@
 """The engine: continues many prompts at once, each with its own parameters.
 
-Requests join and leave at any step (continuous batching); the same loop serves whole generations, streams and servers. The
-engine uses the tokenizer only to turn a text into tokens and a token into bytes.
+Requests join and leave at any step (continuous batching). The same loop is used for whole generations, streams and servers. The
+engine uses the tokenizer only to turn texts into tokens and tokens into bytes.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ class Engine:
     Servers use `add_request`, `step` and `cancel`; programs with an event loop use `astream` and `agenerate`. Any thread may
     call any method; steps run one at a time.
 
-    A request that fails in a step is ended alone: its caller gets `RequestFailed`, and the tokens of all other requests stay
-    the same. When a rank is lost, all callers get `RankFailed`. After Ctrl-C the requests of the interrupted call are ended,
-    and all other requests go on.
+    A request that fails in a step is ended alone: its caller gets `RequestFailed`, and the tokens of all other requests do not
+    change. When a rank is lost, all callers get `RankFailed`. After Ctrl-C the requests of the interrupted call are ended, and
+    all other requests go on.
 
     max_batch_size: how many sequences run at the same time. max_step_tokens: the most tokens that one forward pass computes; a
-    longer prompt is computed in chunks, and running sequences go on between the chunks. prefix_reuse: keep computed keys and
-    values while there is room, and use them again for texts with the same beginning. num_slots, cache_bytes: the size of the KV
-    cache in tokens or in bytes; by default the cache is as large as memory allows (`capacity`). The cache is made with the
-    first request. max_mixed_prefill: the most prompt tokens in a step in which other sequences decode; by default the same
-    limit as for other steps. cuda_graphs: on a GPU, replay decode steps and short prefills from graphs. kv_cache_dtype: "int8"
-    or "fp8" keeps the cache in 8 bits, on the CPU; by default it has the dtype of the model. draft: a smaller model with the
-    same vocabulary that guesses tokens, which the model then checks, several in one pass. Every request gets the same tokens as
-    without a draft, and the engine guesses only as long as this saves time. forward: the object that runs the model; by default
-    the fastest object for this process. `close` also closes it.
+    longer prompt is computed in chunks, and running sequences go on between the chunks. prefix_reuse: whether computed keys and
+    values are kept while there is room, and used again for texts with the same beginning. num_slots, cache_bytes: the size of
+    the KV cache in tokens or in bytes; by default the cache is as large as memory allows (`capacity`). The cache is made with
+    the first request. max_mixed_prefill: the most prompt tokens in a step in which other sequences decode; by default the same
+    limit as for other steps. cuda_graphs: whether decode steps and short prefills on a GPU are replayed from CUDA graphs.
+    kv_cache_dtype: "int8" or "fp8" keeps the cache in 8 bits, on the CPU; by default it has the dtype of the model. draft: a
+    smaller model with the same vocabulary that guesses tokens. The model then checks several guesses in one pass. Every request
+    gets the same tokens as without a draft, and the engine uses guesses only as long as they save time. forward: the object
+    that runs the model; by default the fastest object for this process. `close` also closes `forward`.
     """
 
     def __init__(
@@ -138,7 +138,8 @@ class Engine:
     def forward(self) -> Forward:
         """The object that runs the model.
 
-        For several ranks it is a `labkit.parallel.ParallelForward`, which also knows what the ranks have sent to each other.
+        For several ranks, this is a `labkit.parallel.ParallelForward`, which also counts the bytes that the ranks send to each
+        other.
         """
         return self._forward
 
@@ -170,8 +171,8 @@ class Engine:
     def stream(self, prompts: Prompts, params: Params = None) -> Iterator[TokenEvent]:
         """Like `generate`, but yields one token at a time, in the order in which they are made.
 
-        If a prompt is not accepted, this call itself raises the error, not the first `next`. Work begins with the first `next`.
-        A stream frees its slots when it is closed or when nothing refers to it any longer.
+        If a prompt is not accepted, this call raises the error immediately. Work begins with the first `next`. A stream frees
+        its slots when it is closed or garbage-collected.
         """
         inbox: deque[TokenEvent] = deque()
         return self._run(self._requests(prompts, params, inbox), inbox)
@@ -186,7 +187,7 @@ class Engine:
         return stream_of(self._async_steps, lambda inbox: self._requests(prompts, params, inbox))
 
     async def agenerate(self, prompts: Prompts, params: Params = None) -> list[RequestOutput]:
-        """Does the same as `generate`, but is awaited."""
+        """The same as `generate`, but as a coroutine."""
         outputs: list[RequestOutput] = []
 
         def begin(inbox: Inbox) -> list[Request]:
@@ -223,7 +224,7 @@ class Engine:
         return request.request_id
 
     def prepare(self, params: SamplingParams) -> None:
-        """Prepare the bad words of a request before it is added. The preparation takes up to a second for a thousand words.
+        """Prepare the bad words of a request before the request is added. This takes up to a second for a thousand words.
 
         A server calls this in the client's thread, so that `add_request` does not delay other requests. Raises
         `InvalidRequest`.
@@ -291,9 +292,9 @@ class Engine:
     def occupy_cache(self) -> None:
         """Make the KV cache now and take all its memory, before the first request. Servers call this.
 
-        Without this call, the system provides a large page of CPU memory only when the page is first written, and some steps
-        wait about 40 ms for that. With several ranks, each rank takes the memory of its own cache. Raises `InvalidRequest`
-        after the first request, and `InsufficientResources` if the cache is too large.
+        Without this call, the operating system provides a large page of CPU memory only when the page is first written, and
+        steps that touch new pages wait about 40 ms. With several ranks, each rank takes the memory of its own cache. Raises
+        `InvalidRequest` after the first request, and `InsufficientResources` if the cache is too large.
         """
         with self._lock, gradients_restored(), undisturbed():
             self._check_open()
@@ -302,7 +303,8 @@ class Engine:
     def forget_prefixes(self) -> None:
         """Do not reuse the keys and values that were kept from earlier texts.
 
-        Call this after changing the weights of the model in place.
+        Call this after changing the weights of the model in place, and before the same prompts are timed again: a prompt that
+        is known is not computed a second time.
         """
         with self._lock:
             self._ready().scheduler.pool.prefixes.clear()
@@ -330,10 +332,12 @@ class Engine:
             if not self._forward.survives_fork:
                 raise NotAvailable(NOT_IN_A_CHILD)
             self._is_copy = False
-            self._fail_all(NotAvailable("this process was forked while the request ran; only the parent goes on with it"))
+            self._fail_all(
+                NotAvailable("this process was forked while the request ran; only the parent process continues the request")
+            )
 
     def _run(self, requests: list[Request], inbox: deque[TokenEvent]) -> Iterator[TokenEvent]:
-        """Run steps until these requests have ended. Other running requests take part; their events go to their inboxes."""
+        """Run steps until these requests have ended. The steps also advance all other running requests."""
         left = sum(len(request.sequences) for request in requests)
         try:
             self._submit(requests)
@@ -386,7 +390,7 @@ class Engine:
                 self._added.pop(request.request_id, None)
 
     def _fail_all(self, error: Exception) -> None:
-        """End all requests with an error because the bookkeeping itself failed, and begin with new, empty bookkeeping."""
+        """End all requests with an error, because the bookkeeping itself failed, and begin again with empty bookkeeping."""
         with held:
             for request in dict.fromkeys(self._running.values()):
                 request.unfinished = 0
@@ -429,7 +433,7 @@ class Engine:
         self._ready().scheduler.pool.check(sequence)
 
     def _ready(self) -> StepLoop:
-        """The step loop. It is made with the first request, because the memory that the weights leave free is known then."""
+        """The step loop. It is made with the first request, because then it is known how much memory the weights leave free."""
         with self._lock:
             if self._loop is None:
                 slots = num_slots_for(

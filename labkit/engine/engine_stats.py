@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class EngineStats:
     """Counts since the engine was made, and its state now.
 
-    tokens_computed: tokens that went through the model; the tokens of a preempted sequence count again. tokens_reused: prompt
-    tokens whose keys and values were already in the cache. preemptions: how often a running sequence gave up its slots.
+    tokens_computed: tokens that went through the model; the tokens of a preempted sequence are counted again. tokens_reused:
+    prompt tokens whose keys and values were already in the cache. preemptions: how often a running sequence gave up its slots.
     tokens_guessed: tokens that speculation or a draft model proposed. guesses_right: the proposed tokens that were accepted.
-    running, waiting: how many sequences run, and how many wait. num_slots: slots of the cache. free_slots: slots that no
-    sequence holds. prefix_slots: the free slots that keep a prefix until they are needed.
+    running, waiting: how many sequences run, and how many wait. num_slots: all slots of the cache. free_slots: the slots that
+    no sequence holds. prefix_slots: those free slots that still hold a reusable prefix.
     """
 
     tokens_computed: int
@@ -31,6 +31,6 @@ class EngineStats:
     def acceptance(self) -> float | None:
         """The share of the proposed tokens that were accepted; None if none were proposed.
 
-        After a wrong token, the other tokens of the same proposal count as not accepted.
+        After a wrong token, the other tokens of the same proposal are not accepted either.
         """
         return self.guesses_right / self.tokens_guessed if self.tokens_guessed else None

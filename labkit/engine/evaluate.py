@@ -1,4 +1,4 @@
-"""How well a model predicts a text, alone (`evaluate`) and beside a reference model (`compare`)."""
+"""Measures how well a model predicts a text: alone (`evaluate`), or compared with a reference model (`compare`)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from labkit.errors import InvalidRequest
 from labkit.tokenizer import Tokenizer
 
 Logits = Callable[[list[int]], Tensor]
-"""Maps the token ids of one window to the logits after every token, `[tokens, vocab_size]`; `Engine.logits` is one."""
+"""A function from token ids of one window to the logits after every token, `[tokens, vocab_size]`, such as `Engine.logits`."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The score of a text: `bits_per_byte` (of its UTF-8 form), `perplexity` per token, and the number of `tokens` predicted.
+    """The score of a text: `bits_per_byte` of its UTF-8 bytes, `perplexity` per token, and the number of predicted `tokens`.
 
     `interval` is the 95 % interval of `bits_per_byte`, from resampling the windows of the text (percentile bootstrap). The
     interval is None if the text has only one window, because then there is nothing to resample.
@@ -39,10 +39,11 @@ class Evaluation:
 class Quality:
     """How well a model predicts a text, and how far it is from a reference model. Each number has a 95 % interval.
 
-    `bits_per_byte` and `perplexity` as in `Evaluation`. `change` is the change of the perplexity against the reference in
-    percent; its bootstrap is paired, so it is much narrower than that of the perplexity. `kl` is the mean Kullback-Leibler
-    divergence of the model's predictions from the reference's, in nats per token. `agreement` is the share of places at which
-    both models find the same token most likely, so that greedy generation would choose the same.
+    `bits_per_byte` and `perplexity` are as in `Evaluation`. `change` is the change of the perplexity in percent of the
+    reference's perplexity. Its bootstrap is paired, so its interval is much narrower than the interval of the perplexity. `kl`
+    is the mean Kullback-Leibler divergence of the model's predictions from the reference's, in nats per token. `agreement` is
+    the share of positions at which both models find the same token most likely, so that greedy generation would choose the same
+    token.
     """
 
     bits_per_byte: Estimate
@@ -53,7 +54,7 @@ class Quality:
     tokens: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a record: a value and an interval for each measure, and the number of tokens."""
+        """The fields as plain values, for a record: a value and an interval for each measure, and the number of tokens."""
         measures = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: found.to_dict() if isinstance(found, Estimate) else found for name, found in measures.items()}
 
@@ -73,10 +74,10 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
 
 
 def compare(engine: Engine, reference: Logits, text: str, *, window: int | None = None, seed: int = 0) -> Quality:
-    """`evaluate`, and the distance to the reference model, whose `Engine.logits` is `reference`.
+    """Evaluate a model and compare it with a reference model. `reference` is the reference model's `Engine.logits`.
 
-    Both models must have the same tokenizer. The seed chooses the draws of all bootstraps. Raises `InvalidRequest` as
-    `evaluate` does, and for a reference with another vocabulary.
+    Both models must have the same tokenizer. The seed chooses the draws of all bootstraps. Raises `InvalidRequest` in the same
+    cases as `evaluate`, and for a reference with another vocabulary.
     """
     tokenizer, windows = _cut(engine, text, window)
     return compare_windows(engine.logits, reference, windows, tokenizer, text, seed)
@@ -119,14 +120,17 @@ def _cut(engine: Engine, text: str, window: int | None) -> tuple[Tokenizer, list
 
 
 def _scored(logits: Tensor, part: TextWindow) -> tuple[Tensor, Tensor]:
-    """The log probabilities of a window, `[targets, vocab_size]` float64 on the CPU, and the nats of its targets."""
+    """The log-probabilities in a window, `[targets, vocab_size]` float64 on the CPU, and the loss of each target in nats."""
     scores = torch.log_softmax(logits[part.first :].double(), dim=-1).cpu()
     wanted = torch.tensor(part.targets, dtype=torch.int64, device="cpu")
     return scores, -scores.gather(1, wanted[:, None]).sum()
 
 
 def _bits_per_byte(nats: Tensor, windows: list[TextWindow], tokenizer: Tokenizer, text: str, draws: Bootstrap) -> Estimate:
-    """The first token is not predicted, but its bytes count: each window gets its share of all bytes of the text."""
+    """Bits per byte.
+
+    The first token is not predicted, but its bytes count, because each window gets a share of all bytes of the text.
+    """
     counts = [sum(len(tokenizer.token_bytes(token)) for token in part.targets) for part in windows]
     sizes = torch.tensor(counts, dtype=torch.float64, device="cpu")
     factor = sum(counts) / len(text.encode("utf-8")) / math.log(2)

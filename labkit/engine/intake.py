@@ -28,7 +28,7 @@ NO_TOKENIZER = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as text (None when it came as tokens) and as tokens."""
+    """A prompt as text (None if it was given as tokens) and as tokens."""
 
     text: str | None
     token_ids: list[int]
@@ -56,8 +56,10 @@ class Request:
 
 
 MOST_WORD_TOKENS = 2**17
-"""The limit on the bad words of one request: the number of words, times the number of tokens of the longest word. The sampler
-keeps this many token ids for every row."""
+"""The limit on the bad words of one request: the number of words, times the number of tokens of the longest word.
+
+The sampler keeps so many token ids for every row.
+"""
 
 
 class RequestIntake:
@@ -77,10 +79,10 @@ class RequestIntake:
         self._ids = itertools.count()
 
     def requests(self, prompts: Prompts, params: Params, inbox: Inbox, *, number: bool = True) -> list[Request]:
-        """One request for each prompt.
+        """Make one request for each prompt.
 
         number: if true, events carry the position of their prompt in this call; if false, they carry the id of their request.
-        Raises `InvalidRequest`, and makes no request at all, if the engine cannot run one of them.
+        If the engine cannot run one of the requests, raises `InvalidRequest` and makes no request at all.
         """
         asked = prompt_list(prompts)
         chosen_params = params_list(params, len(asked))

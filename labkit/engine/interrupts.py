@@ -1,8 +1,8 @@
 """Delays Ctrl-C, or Stop in a notebook, during work that must not stop half-way.
 
 `with watched:` installs a signal handler, once per call or step. `with held:` inside a `watched` block delays an interruption
-until the `held` block ends, and costs only a counter. Signals interrupt the main thread only; in other threads `watched` and
-`held` do nothing.
+until the `held` block ends; it only changes a counter, so it is cheap. Signals interrupt the main thread only; in other threads
+`watched` and `held` do nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 try:
-    # The C module that `signal` wraps. `signal` converts numbers to enumerations and back, which takes twenty times as long:
-    # longer than everything else that this file does in a step.
+    # The C module that `signal` wraps. `signal` converts numbers to enumerations and back, which is twenty times as slow. This
+    # would take longer than everything else that this file does in a step.
     _signals: Any = importlib.import_module("_signal")
 except ImportError:
     _signals = signal
@@ -31,7 +31,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.before: Callable[..., Any] | None = None  # the previous handler; None while this handler is not installed
-        self.depth = 0  # the number of nested blocks of either kind
+        self.depth = 0  # the number of nested `watched` and `held` blocks
         self.held = 0  # the number of nested `held` blocks
         self.pending: tuple[Any, ...] | None = None
 
@@ -44,7 +44,7 @@ class _Watch:
     def enter(self) -> None:
         """Install this handler if it is not installed yet and the current handler is a Python function.
 
-        A handler that is not a Python function was set in C, for example by a server, and could not be restored later.
+        A handler that is not a Python function was set in C, for example by a server. It could not be restored later.
         """
         self.depth += 1
         if self.before is None and callable(before := _signals.getsignal(_SIGINT)) and before is not self:

@@ -37,18 +37,19 @@ def load(
 
     device: by default a GPU if the machine has one, otherwise the CPU. dtype: the precision of the matrices: "fp32", "bf16",
     "fp16", "sparse24", "int8", "w8a8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on the CPU. seed: the
-    seed of synthetic weights. A directory that `labkit compress` or another quantizer has written keeps its numbers if labkit
-    has kernels for them. Weights are read one tensor at a time into their final place, so memory never holds a second copy of
-    the model. draft: the name or directory of a smaller model with the same tokenizer, which guesses tokens that the model
-    checks (speculative decoding): the same tokens in less time if the two often agree. It is loaded in the same precision,
-    unless it stores integers. options: the options of `Engine` (`max_batch_size`, `num_slots`, ...).
+    seed of synthetic weights. The numbers in a directory that `labkit compress` or another quantizer has written are used as
+    they are if labkit has kernels for them. Weights are read one tensor at a time into their final place, so memory never holds
+    a second copy of the model. draft: the name or directory of a smaller model with the same tokenizer. The draft guesses
+    tokens, and the model checks them (speculative decoding). The tokens are the same as without a draft, and take less time if
+    the two models often agree. The draft is loaded in the same precision, unless its files hold integers. options: the options
+    of `Engine` (`max_batch_size`, `num_slots`, ...).
 
     A text ends at any token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings of a
     `generation_config.json` (temperature, top_k, beams, ...) are not used, and a warning names them: `SamplingParams` has the
     same defaults for every model.
 
-    Raises `InvalidRequest`, `CheckpointError` or `NotAvailable`. Raises `InsufficientResources`, before anything is read, when
-    the weights do not fit the free memory.
+    Raises `InvalidRequest`, `CheckpointError` or `NotAvailable`. Raises `InsufficientResources` before anything is read if the
+    weights do not fit into the free memory.
     """
     check_options(options)
     if not isinstance(name, str | os.PathLike):
@@ -57,11 +58,11 @@ def load(
     target = as_device(device)
     chosen, config = as_precision(dtype, target), config_of(name)
     if not is_quantized(name):
-        _check_fits(str(name), config, target, chosen)  # checked before a download and before checksums are computed
+        _check_fits(str(name), config, target, chosen)  # check before a download and before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
     chosen = precision_for(checkpoint, dtype, target)
     check_memory(checkpoint, target, chosen)
-    tokenizer = tokenizer_of(checkpoint)  # read before the weights, because the tokenizer may not fit the model
+    tokenizer = tokenizer_of(checkpoint)  # read before the weights, because the tokenizer may not match the model
     guesser = None if draft is None else _open_draft(draft, checkpoint, tokenizer, seed)
     model = read_model(checkpoint, chosen, target)
     if guesser is None or draft is None:
@@ -72,7 +73,10 @@ def load(
 
 
 def _open_draft(draft: str | Path, target: Checkpoint, tokenizer: Tokenizer | None, seed: int) -> Checkpoint:
-    """The checkpoint of a draft model. Raises `InvalidRequest` if its tokens have other meanings than those of the target."""
+    """The checkpoint of a draft model.
+
+    Raises `InvalidRequest` if the draft's token ids do not stand for the same texts as the target's.
+    """
     if not isinstance(draft, str | os.PathLike):
         raise InvalidRequest(
             f"draft is {argument_forms.shown(draft)}; a model's name, a directory or a config.json is accepted"

@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens and of the likeliest alternatives, if a request asks for them."""
+"""Log-probabilities of chosen tokens and of the likeliest alternatives, for requests that ask for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labkit.engine.schedule.sequence import Sequence
 
 
 def logprobs(logits: Tensor, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> list[TokenLogprob | None]:
-    """Log-probabilities of the token that each sequence chose; None where its request does not ask for them.
+    """Log-probabilities of the token of each sequence; None for a sequence whose request does not ask for them.
 
     logits: `[n, vocab_size]`, one row for each sequence and its token.
     """

@@ -1,4 +1,4 @@
-"""What the engine returns: single tokens as events, or whole continuations."""
+"""The results of the engine: single tokens as events, or whole continuations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from labkit.errors import RequestFailed
 
 StopReason = int | str | tuple[int, ...] | None
-"""What ended a text: a stop token, a stop string or a sequence of token ids; None when it ended for another reason."""
+"""The stop token, stop string or sequence of token ids that ended a text; None if the text ended for another reason."""
 
 NO_TOKEN = -1
 """The `token_id` of an event without a token: bad words and the minimum length have ruled out every token."""
@@ -15,7 +15,7 @@ NO_TOKEN = -1
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """The log-probabilities of a token and of the likeliest tokens: natural logarithms, in the model's own distribution.
+    """The log-probabilities of a token and of the likeliest tokens: natural logarithms of the model's unchanged probabilities.
 
     top: pairs of token id and log-probability, the likeliest first.
     """
@@ -29,7 +29,7 @@ class TokenLogprob:
 class TokenEvent:
     """One new token of a stream.
 
-    `request` and `sample` say which continuation the token belongs to. `text` is the new text that can be shown now; it is
+    `request` and `sample` say which continuation the token belongs to. `text` is the new text that can be shown now. Text is
     held back while a character is incomplete or a stop string may have begun.
 
     `finish_reason` is None until the last token. At the last token, `finish_reason` is "stop", "length" or "banned". With
@@ -108,7 +108,7 @@ class RequestOutput:
         return self.completions[0].finish_reason
 
     def take(self, event: TokenEvent) -> None:
-        """Add the token of an event to the continuation to which it belongs."""
+        """Add the token of an event to its continuation."""
         completion = self.completions[event.sample]
         if event.prompt_logprobs is not None:
             self.prompt_logprobs = list(event.prompt_logprobs)

@@ -20,7 +20,7 @@ def prefill_batch(chunks: Sequence[Chunk], device: torch.device, first: int = 0)
     """The batch of all positions of the chunks.
 
     The tokens of the batch are numbered from `first` on, because `first` other tokens come before them in the step. The batch
-    asks for logits only after the positions that are scored or sampled, chunk by chunk.
+    asks for logits only at the positions that are scored or sampled, chunk by chunk.
     """
 
     def send(array: npt.NDArray[Any]) -> Tensor:
@@ -57,7 +57,7 @@ def write_prefix_prompts(chunks: Sequence[Chunk], forward: Forward, cache: KVCac
 
 
 def _soft(chunks: Sequence[Chunk], first: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """The indices of the tokens whose embeddings come from a soft prompt, and these embeddings."""
+    """The indices of the tokens that a soft prompt replaces, and the soft prompt's embeddings for them."""
     rows, embeddings = [], []
     for chunk in chunks:
         entry, given = chunk.entry, chunk.entry.sequence.params.soft_prompt

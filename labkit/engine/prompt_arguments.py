@@ -22,7 +22,7 @@ Params: TypeAlias = SamplingParams | Iterable[SamplingParams | None] | None
 
 
 def prompt_list(prompts: Any) -> list[str | list[Any]]:
-    """Each prompt as a text or as a list of token ids (whose elements are not checked yet). Raises `InvalidRequest` otherwise.
+    """A list with each prompt as a text or as a list of token ids (not checked yet). Raises `InvalidRequest` for anything else.
 
     An array of two dimensions holds one prompt per row.
     """
@@ -55,7 +55,10 @@ def one_prompt(prompt: Any) -> str | list[Any]:
 
 
 def params_list(params: Any, count: int) -> list[SamplingParams]:
-    """The parameters of each of `count` prompts. Raises `InvalidRequest` for a wrong type or a wrong number of parameters."""
+    """The parameters for `count` prompts, one per prompt.
+
+    Raises `InvalidRequest` for a wrong type or a wrong number of parameters.
+    """
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
     found = argument_forms.items(params)

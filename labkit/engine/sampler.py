@@ -26,7 +26,7 @@ RESET = 16
 """Marks a token that resets top_p to its first value. This bit is stored together with the bits that `ops.penalize` reads."""
 
 KEPT_INDICES = 8
-"""How many tensors of row numbers a sampler keeps. The running sequences use one tensor, and so does each beam search."""
+"""How many tensors of row numbers a sampler keeps. The running sequences use one tensor, and each beam search uses one more."""
 
 _TEMPERATURE, _TOP_P, _TOP_P_FULL, _TOP_P_DECAY, _TOP_P_MIN, _REPETITION, _PRESENCE = range(7)
 _TOP_K, _SEED, _SAMPLE, _POSITION, _MIN_NEW_TOKENS = range(5)
@@ -34,7 +34,7 @@ _TOP_K, _SEED, _SAMPLE, _POSITION, _MIN_NEW_TOKENS = range(5)
 
 @dataclass(frozen=True)
 class _Wishes:
-    """Which kinds of work a row needs, known on the host."""
+    """Which kinds of work a row needs. The host knows this without asking the device."""
 
     draws: bool = False
     decays: bool = False
@@ -71,7 +71,7 @@ class Sampler:
         self.device = device
         self._shape = rows, vocab_size
         self._wishes = [_Wishes()] * rows
-        # Each sampler row is a column here, so that one parameter of several rows lies in neighbouring memory.
+        # Each sampler row is a column of this tensor, so that the values of one parameter lie next to each other in memory.
         self._numbers = torch.zeros(7, rows, dtype=torch.float64, device=device)
         self._counters = torch.zeros(5, rows, dtype=torch.int64, device=device)
         self._marks: Tensor | None = None  # [rows, vocab_size] uint8, made for the first sequence that needs it
@@ -125,8 +125,8 @@ class Sampler:
         """Choose the next token of the sequences in `rows`, and update their rows with it.
 
         logits: `[n, vocab_size]` of any float dtype, in the order of `rows`; they are not changed. Returns `[n]` int64 on the
-        device, `NO_TOKEN` where every token is forbidden. Nothing is copied to the host and nothing waits, except for rows
-        whose bad words are given as text.
+        device, `NO_TOKEN` where every token is forbidden. Nothing is copied to the host and the host does not wait, except for
+        rows whose bad words are given as text.
         """
         edited = self.edit(logits, rows)
         tokens = self._draw(edited, rows)
@@ -135,15 +135,15 @@ class Sampler:
 
     @torch.inference_mode()
     def verify(self, logits: Tensor, rows: SequenceOf[int], drafts: SequenceOf[SequenceOf[int]]) -> list[list[int]]:
-        """Choose the next tokens of the sequences in `rows`: one for each sequence, and one more for every right guess.
+        """Choose the next tokens of the sequences in `rows`: one token for each sequence, and one for every right guess.
 
         drafts: `drafts[i]` are the guessed tokens of `rows[i]`. logits: `[rows + guesses, vocab_size]`: for each row in turn,
-        the logits after its last token and after each guess. For each row, returns the guesses that are right, then one more
-        token. `sample` would choose the same tokens, one per call. The rows are updated with these tokens.
+        the logits after its last token and after each guess. Returns for each row the guesses that are right, then one more
+        token. These are the tokens that `sample` would choose, one per call. The rows are updated with these tokens.
         """
         starts = list(itertools.accumulate((len(draft) + 1 for draft in drafts), initial=0))
         if not any(self._wishes[row] != _Wishes() for row in rows):
-            made = logits.argmax(dim=-1).tolist()  # a greedy row stores nothing that a new token would change
+            made = logits.argmax(dim=-1).tolist()  # a new token changes nothing that is stored for a greedy row
         else:
             made = self._verify_in_turn(logits, rows, drafts, starts)
         return [_accepted(made[start : start + len(draft) + 1], draft) for start, draft in zip(starts, drafts, strict=False)]
@@ -171,11 +171,11 @@ class Sampler:
 
     @torch.inference_mode()
     def guess(self, logits: Tensor, rows: SequenceOf[int], ahead: int) -> Tensor:
-        """The tokens that the sequences in `rows` would get from these logits, `ahead` tokens after their next one.
+        """The tokens that the sequences in `rows` would get from these logits, `ahead` tokens after their next token.
 
-        logits: `[n, vocab_size]`, for example those of a draft model. The same random numbers are used that `sample` uses there
-        later. Returns `[n]` int64 on the device; no row changes. What the tokens before do to penalties and bans is not known
-        yet and not counted.
+        logits: `[n, vocab_size]`, for example those of a draft model. The random numbers are the same that `sample` will use
+        for these tokens. Returns `[n]` int64 on the device; no row changes. Penalties and bans ignore the `ahead` tokens in
+        between.
         """
         return self._drawn(self.edit(logits, rows), rows, ahead).clamp_(0, self._shape[1] - 1)
 
@@ -274,11 +274,11 @@ class Sampler:
         if index is None:
             host = torch.tensor(key, dtype=torch.int64, device="cpu")
             if self.device.type == "cuda":
-                host = host.pin_memory()  # so that the host does not wait for the copy
+                host = host.pin_memory()  # pinned, so that the host does not wait for the copy
             index = host.to(self.device, non_blocking=True)
         self._indexed[key] = index
         if len(self._indexed) > KEPT_INDICES:
-            del self._indexed[next(iter(self._indexed))]  # the least recently used
+            del self._indexed[next(iter(self._indexed))]  # remove the least recently used tensor
         return index
 
 

@@ -1,4 +1,4 @@
-"""The parameters of one prompt's continuation, and all checks that are possible without the model."""
+"""The parameters for the continuation of one prompt, with all checks that are possible without the model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ DEFAULT_NEW_TOKENS = 64
 class SamplingParams:
     """How to continue a prompt. `labkit.sampling_vocabulary` states the meaning and the range of each parameter.
 
-    Numbers and arrays may come from Python, numpy or torch. A list may be any collection. One string stands for a list with
-    this string; None stands for an empty list. The fields hold plain values: whole numbers, floats, booleans and tuples.
+    Numbers and arrays may come from Python, numpy or torch. Where a list is expected, any collection is accepted. One string
+    stands for a list with this string; None stands for an empty list. The fields hold plain values: whole numbers, floats,
+    booleans and tuples.
 
     `top_k` and `top_p` limit a random draw. With temperature 0 nothing is drawn: the text is greedy, and a warning says so.
-    Other libraries often draw tokens at random by default, with temperature 1; write `temperature=1.0` to do the same here.
+    Other libraries often draw tokens at random by default, with temperature 1; write `temperature=1.0` to get the same
+    behaviour.
 
     Beam search draws nothing either. In beam search the temperature divides the logits (0 leaves them unchanged), and penalties
     and bans apply to log-probabilities, as in transformers.
@@ -155,8 +157,8 @@ class SamplingParams:
     def fit(self, config: GPTJConfig, prompt_tokens: int) -> int:
         """The largest number of new tokens after a prompt of `prompt_tokens` tokens and its soft and prefix prompts.
 
-        Raises `InvalidRequest` when the parameters do not fit the model: token ids out of range, a soft or prefix prompt of
-        the wrong shape, a memory too short for the prompt, or more new tokens than the context holds. The last new token is
+        Raises `InvalidRequest` if the parameters do not fit the model: token ids out of range, a soft or prefix prompt of the
+        wrong shape, a `memory_len` below the prompt's length, or more new tokens than the context holds. The last new token is
         not fed back to the model, so there is room for one new token even when the context is full.
         """
         self._check_token_ids(config)

@@ -1,6 +1,6 @@
 """The slot table of decoding sequences: kept on the device and extended in place, one token per sequence and step.
 
-The table has lines and slot numbers, but does not know which sequence owns a line.
+The table does not know which sequence a line belongs to.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TOKEN, _POSITION, _SLOT, _CELL, _LENGTH = range(5)
 
 
 class SlotTable:
-    """Up to `rows` lines of `width` slot numbers; line i holds the slots that the i-th sequence sees, in order.
+    """Up to `rows` lines of `width` slot numbers. Line i holds the slots that the i-th sequence attends to, in order.
 
     A decode step writes one cell per line and sends five numbers per sequence to the device.
     """
@@ -58,7 +58,7 @@ class SlotTable:
         """The batch with one new token for each of the first lines. The batch is valid until the next call of any method.
 
         The i-th new token lies in slot `slots[i]`, which is written to column `columns[i]` of line i. `lengths[i]`: how many
-        slots the i-th sequence then sees.
+        slots the i-th sequence then attends to.
         """
         count = len(tokens)
         values = self._values[:, :count]

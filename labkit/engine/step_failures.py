@@ -1,4 +1,4 @@
-"""Exceptions in a step: decides whether one request may have caused an exception, and makes the event that reports it."""
+"""Handles exceptions in a step: decides whether one request may have caused them, and makes the event that reports them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from labkit.errors import LabkitError, RankFailed, RequestFailed
 def may_be_of_one(error: BaseException) -> bool:
     """Whether an exception in a step may be the fault of one request.
 
-    False for a `BaseException` such as Ctrl-C, for a lost rank, and while an operation is swapped (`ops.use`): the author of
-    the swapped function wants to see what it raises.
+    False for a `BaseException` such as Ctrl-C and for a lost rank. Also False while an operation is swapped (`ops.use`), so
+    that the author of the swapped function sees its exceptions.
     """
     return isinstance(error, Exception) and not isinstance(error, RankFailed) and not ops.swapped()
 
@@ -31,8 +31,8 @@ def failed(sequence: Sequence, error: BaseException) -> tuple[Sequence, TokenEve
 def check_numbers(logits: Tensor) -> None:
     """Raise `LabkitError` unless the largest number in each row of `logits` `[rows, vocab_size]` is finite.
 
-    This check is made for the first new token, because the logits there show whether the weights, a soft prompt or a prefix
-    prompt are unusable.
+    This check is made for the first new token, because its logits show whether the weights, a soft prompt or a prefix prompt
+    are unusable.
     """
     if not bool(torch.isfinite(logits.amax(-1)).all()):
         raise LabkitError(

@@ -1,4 +1,4 @@
-"""One step of all running sequences: plan, forward pass, one token for each sequence. Knows nothing about the callers."""
+"""Runs the steps of all running sequences: plan, forward pass, one token for each sequence. Knows nothing about the callers."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ class StepLoop:
 
     The cache is made when the first request comes.
 
-    If `forward` works on several steps at the same time (the stages of a pipeline), it gets that many steps. No sequence is in
-    two of them.
+    If `forward` can work on several steps at the same time (the stages of a pipeline), several steps are in flight. No sequence
+    is part of two steps in flight.
 
-    A step that fails is run again, one sequence at a time. A sequence that fails alone gets an event with the `error`, and
-    stays as it is until the caller cancels its request. Some exceptions go to the caller instead: any exception while an
+    A step that fails is run again, one sequence at a time. A sequence that fails again gets an event with the `error`, and
+    stays unchanged until the caller cancels its request. Some exceptions go to the caller instead: any exception while an
     operation is swapped (`ops.use`), `RankFailed`, and any exception whose class is not an `Exception`, such as Ctrl-C. In
     these cases all sequences stay as they were before the step, and the next step writes the same keys and values again.
 
-    draft: guesses tokens, if there is a draft model. It is used with one step in flight.
+    draft: guesses tokens, if there is a draft model. A draft is used only with one step in flight.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class StepLoop:
         self._begin_with(scheduler)
 
     def start_anew(self) -> None:
-        """Forget all sequences, after a fault in the bookkeeping; the cache's memory is kept."""
+        """Forget all sequences, after an error in the bookkeeping. The cache's memory is kept."""
         old = self.scheduler
         pool = SlotPool(old.pool.num_slots, prefix_reuse=old.pool.prefix_reuse)
         self._begin_with(Scheduler(pool, old.max_batch_size, old.max_step_tokens, old.max_mixed_prefill))
@@ -115,12 +115,12 @@ class StepLoop:
     def step(self, forward: Forward) -> Generator[tuple[Sequence, TokenEvent], None, None]:
         """End one forward pass, and run one pass of each beam search. Yields the new tokens' events, sequence by sequence.
 
-        First, passes are begun until `forward.steps_in_flight` of them are in flight. After that, the oldest pass in flight is
-        ended. Nothing happens if no sequence runs.
+        First, new passes are begun until `forward.steps_in_flight` passes are in flight. After that, the oldest pass in flight
+        is ended. Nothing happens if no sequence runs.
         """
         if self._operations != (now := ops.replacements()):
             self._operations = now
-            self.scheduler.pool.prefixes.clear()  # other functions computed these keys
+            self.scheduler.pool.prefixes.clear()  # these keys were computed by other functions
         if self._cache is None:
             return
         steps, begun, right = forward.steps_in_flight, time.perf_counter(), self.scheduler.guesses_right
@@ -179,7 +179,7 @@ class StepLoop:
     def _one_by_one(
         self, plan: Plan, forward: Forward, cache: KVCache, error: Exception
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """Run a failed step again, sequence by sequence; a sequence that fails alone gets an event with its error."""
+        """Run a failed step again, sequence by sequence. A sequence that fails again gets an event with its error."""
         if not may_be_of_one(error):
             raise error
         for part in plan.parts():
@@ -195,7 +195,7 @@ class StepLoop:
             yield from self._take(flight.plan, logits)
 
     def _take(self, plan: Plan, logits: Tensor) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """Use the logits of a step: first for the log-probabilities of prompts, then for a token of each sequence."""
+        """Use the logits of a step: first for the log-probabilities of prompts, then for the next token of each sequence."""
         if gone := self.scheduler.gone(plan):
             plan, rows = plan.without(gone)
             logits = logits[rows]
@@ -212,7 +212,7 @@ class StepLoop:
             yield from self._take_tokens(logits, entries)
 
     def _take_tokens(self, logits: Tensor, entries: list[CachedSequence]) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """Sample, and yield each event as soon as its sequence has a token: if a later sequence fails, no event is lost."""
+        """Sample, and yield each event immediately, so that no event is lost if a later sequence fails."""
         try:
             made, scores = self._choose(logits, entries)
         except Exception as error:
@@ -230,7 +230,7 @@ class StepLoop:
                 yield from self._append(entry, tokens, scored)
 
     def _choose(self, logits: Tensor, entries: list[CachedSequence]) -> tuple[list[list[int]], list[list[TokenLogprob | None]]]:
-        """The next tokens of each sequence, and their log-probabilities if its request asks for them."""
+        """The next tokens of each sequence, and their log-probabilities if the request asks for them."""
         new = [place for place, entry in enumerate(entries) if not entry.sequence.new_tokens]
         if new and not ops.swapped():
             check_numbers(logits[new])
@@ -270,7 +270,7 @@ class StepLoop:
                 return
 
     def _sample(self, logits: Tensor, entries: list[CachedSequence]) -> list[list[int]]:
-        """The next token of each sequence, and more tokens where its guesses are right."""
+        """The next token of each sequence, and more tokens for sequences with right guesses."""
         rows = [entry.row for entry in entries]
         guesses = [entry.guesses for entry in entries]
         if any(guesses):
@@ -279,7 +279,7 @@ class StepLoop:
 
 
 def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int]]) -> list[list[TokenLogprob | None]]:
-    """Log-probabilities of each sequence's new tokens; None where its request does not ask for them."""
+    """Log-probabilities of each sequence's new tokens; None for a sequence whose request does not ask for them."""
     if all(entry.sequence.params.logprobs is None for entry in entries):
         return [[None] * len(tokens) for tokens in made]
     starts = itertools.accumulate((1 + len(entry.guesses) for entry in entries), initial=0)
@@ -290,7 +290,7 @@ def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int
 
 
 def _score_prompts(plan: Plan, logits: Tensor) -> tuple[list[int], dict[CachedSequence, Exception]]:
-    """Store the log-probabilities of those prompt tokens that this step's logits score.
+    """Store the log-probabilities of the prompt tokens that this step's logits score.
 
     Returns the rows of the logits that choose new tokens, and the sequences whose scoring failed, each with its exception.
     """

@@ -1,11 +1,11 @@
-"""Turns tokens into text as they arrive. Shows only whole characters, and holds back what may become a stop string."""
+"""Turns tokens into text as they arrive. Shows only whole characters, and holds back text that may become a stop string."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Sequence
 
-_FIRST_MARK = 0xD800  # surrogates never occur in decoded text; here they stand for special tokens in the search
+_FIRST_MARK = 0xD800  # surrogates never occur in decoded text, so the search uses them for special tokens
 
 
 class TextStream:
@@ -27,11 +27,11 @@ class TextStream:
         self.stopped_by: str | None = None
 
     def push(self, *pieces: bytes | str, last: bool = False, searching: bool = True) -> str:
-        """The new text that can be shown after these tokens; it is empty after a stop string.
+        """The new text that can be shown after these tokens. It is empty after a stop string.
 
         pieces: the bytes of a token, or the name of a special token. last: whether these tokens are the last, so that nothing
-        is held back. searching: whether to look for stop strings; if false, a stop string neither occurs nor begins in this
-        text.
+        is held back. searching: whether to look for stop strings. If false, no part of this text counts as a part of a stop
+        string.
         """
         if self.stopped_by is not None:
             return ""
@@ -40,7 +40,7 @@ class TextStream:
         if not searching or not self._stop:
             self._held = ""
             return self._shown(text)
-        # If several stop strings occur, the string that is complete first counts. So the result does not depend on how the text
+        # If several stop strings occur, the stop string that ends first is used. So the result does not depend on how the text
         # is cut into tokens.
         if found := self._found(text):
             _, begin, self.stopped_by = min(found)

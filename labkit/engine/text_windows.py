@@ -1,4 +1,4 @@
-"""Cuts a text into windows of tokens, so that a model with a limited context can predict every token of it once."""
+"""Cuts a text into windows of tokens, so that a model with a limited context can predict every token of the text once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from labkit.plurals import counted
 
 @dataclass(frozen=True)
 class TextWindow:
-    """The token ids of one forward pass (`seen`). The logits from place `first` on predict `targets`."""
+    """The token ids of one forward pass (`seen`). The logits from index `first` on predict `targets`."""
 
     seen: list[int]
     first: int

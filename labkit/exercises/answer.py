@@ -13,6 +13,9 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise
 
+MOST_MISTAKES = 20
+"""The largest number of known mistakes of an exercise."""
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -48,6 +51,7 @@ class Answer:
     - `words(found, right)` describes a wrong value.
     - `explain(case, found, right)` says what is wrong with an answer of the right type and shape; "" if it does not know.
       If the answer is a dictionary, the lists in it may have a wrong length.
+    - `any_length`: whether `explain` also understands a list of a wrong length, such as names that were chosen.
     """
 
     exercise: Exercise
@@ -57,12 +61,14 @@ class Answer:
     names: Mapping[str, str] = field(default_factory=dict)
     words: Callable[[Any, Any], str] | None = None
     explain: Callable[[Case, Any, Any], str] | None = None
+    any_length: bool = False
     source: ClassVar[str] = "the reference"
 
     def __post_init__(self) -> None:
-        if not 4 <= len(self.mistakes) <= 18:
+        if not 4 <= len(self.mistakes) <= MOST_MISTAKES:
             raise InvalidRequest(
-                f"the answer to {self.exercise.name} has {len(self.mistakes)} mistakes; an answer needs 4 to 18 mistakes"
+                f"the answer to {self.exercise.name} has {len(self.mistakes)} mistakes; an answer needs 4 to {MOST_MISTAKES} "
+                "mistakes"
             )
 
     def to(self, case: Case) -> Any:

@@ -16,6 +16,11 @@ from torch import Tensor
 RELATIVE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 """For each dtype, the tolerance for tensors: the largest allowed error divided by the largest value of the right answer."""
 
+STORED = (torch.bool, torch.uint8, torch.int8)
+"""Dtypes that an answer must have if the right answer has them: masks, and numbers that are stored in a byte. Other whole
+numbers may have any dtype for whole numbers.
+"""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -51,10 +56,8 @@ class Comparison:
         return self._sequence(found, expected, path)
 
     def _number(self, found: Any, expected: float, path: str) -> Difference | None:
-        if isinstance(found, Tensor) and found.numel() == 1:
-            found = found.item()
-        if hasattr(found, "item") and not isinstance(found, Tensor):
-            found = found.item()  # numpy's scalars
+        if hasattr(found, "item") and getattr(found, "ndim", 0) == 0:
+            found = found.item()  # a tensor without dimensions, or one of numpy's scalars
         if isinstance(found, bool) or not isinstance(found, int | float):
             return Difference(path, found, expected, "type")
         if math.isnan(found) or math.isinf(found):
@@ -85,7 +88,8 @@ class Comparison:
             return Difference(path, found, expected, "type")
         if found.shape != expected.shape:
             return Difference(path, found, expected, "shape")
-        if found.is_floating_point() != expected.is_floating_point():
+        is_stored = expected.dtype in STORED and found.dtype != expected.dtype
+        if is_stored or found.is_floating_point() != expected.is_floating_point():
             return Difference(path, found, expected, "dtype")
         if not expected.is_floating_point():
             return (

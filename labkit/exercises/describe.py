@@ -30,6 +30,10 @@ FACTORS = (
 
 LEGEND = "# wrong, . right, + some wrong and some right"
 """The signs of `mismatch_map`."""
+MAP_ROWS, MAP_COLUMNS = 8, 48
+"""The largest number of rows and columns of `mismatch_map`."""
+MOST_KEYS = 6
+"""At most this many missing keys, and this many wrong keys, are named."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
@@ -59,24 +63,26 @@ def describe_difference(difference: Difference) -> Description:
         more = " It looks transposed." if turned else ""
         return Description(f"The tensor {_at(difference)}has the wrong shape.{more}", shown)
     if difference.reason == "dtype":
-        return Description(f"The tensor {_at(difference)}has the wrong dtype.", shown)
+        kinds = f"it is {_dtype(found)}; it should be {_dtype(expected)}"
+        return Description(f"The tensor {_at(difference)}has the wrong dtype: {kinds}.", shown)
     if difference.reason == "length":
         return Description(
             f"{place} returns {counted(len(found), 'item')}; it should return {counted(len(expected), 'item')}.", shown
         )
     if difference.reason == "keys":
-        keys = f"got      {found}\nexpected {expected}"
-        return Description(f"{place} returns a dictionary with the wrong keys.", keys)
+        return Description(f"{place} returns a dictionary with the wrong keys.", _keys(found, expected))
     if difference.reason == "not finite":
-        if isinstance(expected, Tensor):
+        if isinstance(expected, Tensor) and expected.numel() != 1:
             where = f"in {difference.path}, " if difference.path else ""
             shown += f"\n{where}{_first(found, expected, ~found.detach().cpu().double().isfinite())}"
         return Description(f"The answer {_at(difference)}is NaN or infinite somewhere.", shown)
-    if isinstance(expected, Tensor):
+    if isinstance(expected, Tensor) and expected.numel() != 1:
         return _describe_tensor(found, expected, difference)
+    if isinstance(expected, Tensor):
+        found, expected = _one_number(found), _one_number(expected)
     # The type is right here, and the right value must stay hidden, so only the wrong value is shown.
-    # True and False say nothing without the place.
-    named = f"{difference.path}: " if isinstance(found, bool) and difference.path else ""
+    # A word, True and False say nothing without the place.
+    named = f"{difference.path}: " if isinstance(found, bool | str) and difference.path else ""
     value = f"The value of {difference.path} " if difference.path.startswith("the ") else f"The value {_at(difference)}"
     return Description(f"{value}is not right{_factor(found, expected)}.", f"{named}got {brief(found)}")
 
@@ -92,7 +98,7 @@ def brief(value: Any, *, hidden: bool = False) -> str:
     With `hidden`, only the type of the value is shown.
     """
     if isinstance(value, Tensor):
-        return f"tensor of shape {tuple(value.shape)}, {value.dtype}".replace("torch.", "")
+        return f"tensor of shape {tuple(value.shape)}, {_dtype(value)}"
     if hidden:
         return _kind(value) + (f" of {len(value)}" if isinstance(value, list | tuple | dict) else "")
     try:
@@ -106,6 +112,32 @@ def _at(difference: Difference) -> str:
     """The place of a difference in words: "at [1] ", or the exercise's own name for this place."""
     place = difference.path
     return "" if not place else f"{place} " if place[0] != "[" else f"at {place} "
+
+
+def _one_number(tensor: Tensor) -> Any:
+    """The value of a tensor with one number; a float has the digits that float32 holds."""
+    value = tensor.item()
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _keys(found: list[str], expected: list[str]) -> str:
+    """The keys that are missing, and those that do not belong there: a long list of right keys would hide them."""
+    rows = {
+        "missing": [key for key in expected if key not in found],
+        "not asked for": [key for key in found if key not in expected],
+    }
+    lines = [f"{name}: {_some(keys)}" for name, keys in rows.items() if keys]
+    return "\n".join(lines) or "the keys have the right names, but another type: 1 is not '1'"
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - MOST_KEYS
+    return ", ".join(names[:MOST_KEYS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _kind(value: Any) -> str:
@@ -145,7 +177,8 @@ def _describe_tensor(found: Tensor, expected: Tensor, difference: Difference) ->
         message = f"{tensor}is all zeros."
     else:
         message = f"{tensor}has wrong values in {100 * share:.1f} % of its elements{_scale(a, b)}."
-    largest = f"largest error {float((a - b).abs().max()):.3g}, {_first(found, expected, wrong)}; below: {LEGEND}"
+    largest = f"largest error {float((a - b).abs().max()):.3g}, {_first(found, expected, wrong)}"
+    largest += f"; below: {LEGEND}{_scale_of_map(wrong)}"
     lines = [f"{difference.path or 'your answer'}: {brief(found)}", largest]
     return Description(message, "\n".join([*lines, mismatch_map(wrong)]))
 
@@ -156,6 +189,7 @@ def _first(found: Tensor, expected: Tensor, wrong: Tensor) -> str:
     if len(place) != wrong.dim():
         return "first at index ()"
     a, b = (tensor.detach().cpu()[place].item() for tensor in (found, expected))
+    a, b = (0.0 if number == 0 else number for number in (a, b))  # there is no -0 in the exercises
     return f"first at index {place}: got {a:.6g}, expected {b:.6g}"
 
 
@@ -170,12 +204,31 @@ def _scale(a: Tensor, b: Tensor) -> str:
     return f": every element is {known} the right value" if known else f": every element is off by the factor {ratio:.4g}"
 
 
-def mismatch_map(wrong: Tensor, rows: int = 8, columns: int = 48) -> str:
-    """A small picture of a tensor. "#" marks a wrong cell, "." a right cell, and "+" a cell with wrong and right elements."""
-    flat = wrong.reshape(-1, wrong.shape[-1]) if wrong.dim() else wrong.reshape(1, 1)
-    row_parts = torch.tensor_split(flat.double(), min(rows, flat.shape[0]), dim=0)
+def mismatch_map(wrong: Tensor) -> str:
+    """A small picture of a tensor. "#" marks a wrong cell, "." a right cell, and "+" a cell with wrong and right elements.
+
+    All cells cover equally many rows and columns, so that an index can be found; only the last ones may cover fewer.
+    """
+    flat = _as_rows(wrong).double()
+    high, wide = _cell(flat)
     lines = []
-    for part in row_parts:
-        cells = [float(cell.mean()) for cell in torch.tensor_split(part, min(columns, flat.shape[1]), dim=1)]
+    for part in torch.split(flat, high):
+        cells = [float(cell.mean()) for cell in torch.split(part, wide, dim=1)]
         lines.append("".join("#" if cell == 1 else "." if cell == 0 else "+" for cell in cells))
     return "\n".join(lines)
+
+
+def _as_rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() else tensor.reshape(1, 1)
+
+
+def _cell(flat: Tensor) -> tuple[int, int]:
+    """How many rows and columns a sign of the map covers."""
+    return -(-flat.shape[0] // MAP_ROWS) or 1, -(-flat.shape[1] // MAP_COLUMNS) or 1
+
+
+def _scale_of_map(wrong: Tensor) -> str:
+    """What a sign of the map covers; "" if it is one element."""
+    high, wide = _cell(_as_rows(wrong))
+    sizes = [counted(size, unit) for size, unit in ((high, "row"), (wide, "column")) if size > 1]
+    return f"; a sign covers {' and '.join(sizes)}" if sizes else ""

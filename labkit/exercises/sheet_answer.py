@@ -27,6 +27,7 @@ class SheetAnswer:
     source: ClassVar[str] = "the answer sheet"
     words: ClassVar[None] = None
     explain: ClassVar[None] = None
+    any_length: ClassVar[bool] = False
 
     def expected(self, seed: int) -> list[Any]:
         """The right answers to the cases of a seed. Raises `NotAvailable` for a seed that is not on the sheet."""

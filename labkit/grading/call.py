@@ -5,6 +5,7 @@ changed.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import signal
 import sys
@@ -121,7 +122,7 @@ def run_cases(
             outcome = call_and_observe(function, exercise, case, watched=watched)
         outcome = replace(outcome, printed=held.getvalue() if held else "")
         if not outcome.error:
-            outcome = replace(outcome, changed=_changed(case, original, exercise.writes))
+            outcome = replace(outcome, changed=_changed(case, original, exercise.writes, _names_of(function)))
         outcomes.append(outcome)
         if progress:
             progress(len(outcomes), len(untouched))
@@ -245,14 +246,23 @@ def time_limit(seconds: float, what: str = "your function") -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _changed(case: Case, original: Case, writes: Sequence[int]) -> str:
-    """The first argument that the call changed, except the arguments in `writes`.
+def _names_of(function: Callable[..., Any]) -> list[str]:
+    """The names of the arguments that a function takes by place; empty if Python does not know them."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [each.name for each in found if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+
+
+def _changed(case: Case, original: Case, writes: Sequence[int], names: Sequence[str]) -> str:
+    """The first argument that the call changed, except the arguments in `writes`. `names` are those of its arguments.
 
     Only plain values and tensors are compared.
     """
     for index, (now, before) in enumerate(zip(case.args, original.args, strict=True)):
         if index not in writes and not _same(now, before):
-            return f"argument {index + 1}"
+            return f"argument {names[index]!r}" if index < len(names) else f"argument {index + 1} (counted from 1)"
     return next((f"argument {name!r}" for name, now in case.kwargs.items() if not _same(now, original.kwargs[name])), "")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 ONLY_SHOW = frozenset(
-    ("print", "display", "pprint", "help", "check", "hint", "passed", "predicted", "progress_panel", "interact", "show")
+    ("print", "display", "pprint", "help", "check", "hint", "passed", "predicted", "made", "progress_panel", "interact", "show")
 ) | frozenset(("head", "describe", "plot", "info", "savefig", "keys", "values", "items", "copy", "assert_close", "sleep"))
 """Functions and methods that do not change their arguments, including the functions of `labkit.lab`."""
 _CHANGES_ITS_OBJECT = frozenset(

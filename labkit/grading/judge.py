@@ -158,8 +158,8 @@ def _wrong(answer: KnownAnswer, case: Case, outcome: Outcome, right: Any, differ
     seen = outcome.breach or outcome.clue
     if seen and difference.reason in ("value", "not finite"):
         return f"The result is not right, and {seen}."
-    is_list_of_observations = difference.reason == "length" and isinstance(right, dict)
-    if difference.reason != "value" and not is_list_of_observations:
+    fits = isinstance(right, dict) or answer.any_length
+    if difference.reason != "value" and not (difference.reason == "length" and fits):
         return plain
     if said := _explained(answer, case, outcome.value, right):
         return said

@@ -89,7 +89,7 @@ class LabState:
         open_ones = [row for row in rows if not row.is_done]
         minutes = sum(row.exercise.minutes for row in open_ones)
         elsewhere = [row for row in open_ones if row.is_not_measured]
-        left = f"about {minutes} minutes left" if open_ones else "nothing left to do"
+        left = f"about {minutes} minutes of exercises left" if open_ones else "nothing left to do"
         if elsewhere:
             left += f", {sum(row.exercise.minutes for row in elsewhere)} of them for exercises that are not measured here"
         done = f"{len(rows) - len(open_ones)} of {len(rows)} exercises done"

@@ -1,4 +1,4 @@
-"""`torch.compile` on the plain graph: its graph breaks, the kernels that it generates, and its time to compile."""
+"""Runs `torch.compile` on the plain graph, and reports graph breaks, generated kernels and the time to compile."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from labkit.precision import DTYPES
 
 @dataclass(frozen=True)
 class Compiled:
-    """What `torch.compile` made of a decode step.
+    """The result of `torch.compile` for a decode step.
 
-    graphs, breaks: the number of graphs that torch traced, and of places where a graph ended early. operations: how many
-    operations the graphs have. kernels: how many kernels inductor wrote; calls of library products are not among them.
-    compile_seconds: the time of the first step, less that of the second.
+    graphs: how many graphs torch traced. breaks: how many times a graph ended early. operations: how many operations the graphs
+    have. kernels: how many kernels inductor generated, without calls of library products. compile_seconds: the time of the
+    first step minus the time of the second step.
     """
 
     graphs: int
@@ -32,7 +32,7 @@ class Compiled:
 
 
 def plain_model(checkpoint: Checkpoint, precision: str, device: torch.device) -> PlainGPTJ:
-    """The whole model in plain operations, with the checkpoint's weights."""
+    """The whole model as plain torch operations, with the checkpoint's weights."""
     dtype = DTYPES[precision]
     model = PlainGPTJ(checkpoint.config, dtype=dtype, device=device).eval()
     load_weights(
@@ -42,14 +42,14 @@ def plain_model(checkpoint: Checkpoint, precision: str, device: torch.device) ->
 
 
 def compiled_step(model: PlainGPTJ) -> Any:
-    """The model under `torch.compile`, with variable sizes: the cache grows by a token at each step."""
+    """The model under `torch.compile`, with dynamic sizes, because the cache grows by a token at each step."""
     compiled: Any = torch.compile(model, dynamic=True)
     return compiled
 
 
 @torch.no_grad()
 def examine(model: PlainGPTJ, *, batch: int = 1, past: int = 64) -> Compiled:
-    """Compile a decode step and report what happened. Everything that torch compiled before in this process is dropped."""
+    """Compile a decode step and report the result. Everything that torch compiled before in this process is dropped."""
     import torch._dynamo
     import torch.compiler.config
     from torch._inductor import metrics
@@ -62,7 +62,7 @@ def examine(model: PlainGPTJ, *, batch: int = 1, past: int = 64) -> Compiled:
     step = compiled_step(model)
     seconds = []
     config: Any = torch.compiler.config
-    # An earlier process may have compiled the same graph. torch warns that a cache is off.
+    # The cache is off, because an earlier process may have compiled the same graph. torch warns about this.
     with warnings.catch_warnings(action="ignore"), config.patch(force_disable_caches=True):
         for _ in range(2):
             before = time.perf_counter()

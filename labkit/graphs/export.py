@@ -1,4 +1,4 @@
-"""Exports a GPT-J to ONNX, whole or in pipeline parts: a folder that `open_export` reads."""
+"""Exports a GPT-J to ONNX, whole or in pipeline parts, as a folder that `open_export` can read."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from labkit.model.part import Part
 from labkit.precision import DTYPES
 
 OPSETS = range(18, 24)
-"""The versions of ONNX's operator set that can be written. torch writes 18 itself, and onnx converts it to the others."""
+"""The versions of ONNX's operator set that can be written. torch writes version 18, and onnx converts it to the others."""
 OPSET = 20
 EXAMPLE_BATCH, EXAMPLE_TOKENS, EXAMPLE_PAST = 2, 3, 5
-"""The sizes with which the graph is traced. All three stay variable in the graph."""
+"""The sizes with which the graph is traced. All three are dynamic in the graph."""
 
 
 def _quiet(done: int, total: int, name: str) -> None:
@@ -48,10 +48,10 @@ def export(
 ) -> ExportedModel:
     """Write a GPT-J (a name, a path or a checkpoint) to the new folder `target` as `parts` graphs in ONNX, one after the other.
 
-    Each part is a folder with `model.onnx` and its weights in `model.onnx.data`. The tokenizer's files are copied. Layers are
-    divided as in a pipeline (`labkit.model.part`). precision: fp32 or fp16. Weights are read one tensor at a time; the
-    graph is made without them. The folder appears only when it is complete. Raises `InvalidRequest`, `CheckpointError`,
-    `InsufficientResources`, or `NotAvailable` if onnx or onnxscript is missing.
+    Each part is a folder with `model.onnx` and its weights in `model.onnx.data`. The tokenizer's files are copied. The layers
+    are divided into parts in the same way as into pipeline stages (`labkit.model.part`). precision: fp32 or fp16. The graph is
+    made without weights; then the weights are read one tensor at a time. The folder appears only when it is complete. Raises
+    `InvalidRequest`, `CheckpointError`, `InsufficientResources`, or `NotAvailable` if onnx or onnxscript is missing.
     """
     config = source.config if isinstance(source, Checkpoint) else config_of(source)
     check_request(config, parts, precision, opset)
@@ -80,7 +80,7 @@ def check_request(config: GPTJConfig, parts: int, precision: str, opset: int) ->
     if precision not in FLOATS:
         raise InvalidRequest(f"precision is {precision!r}; graphs are exported in {' or '.join(FLOATS)}")
     if opset not in OPSETS:
-        raise InvalidRequest(f"opset is {opset}; {OPSETS[0]} to {OPSETS[-1]} are accepted, {OPSET} if left out")
+        raise InvalidRequest(f"opset is {opset}; {OPSETS[0]} to {OPSETS[-1]} are accepted; the default is {OPSET}")
 
 
 def _write_part(checkpoint: Checkpoint, folder: Path, part: Part, precision: str, opset: int) -> None:
@@ -96,9 +96,9 @@ def _write_part(checkpoint: Checkpoint, folder: Path, part: Part, precision: str
 
 
 def build_graph(config: GPTJConfig, part: Part, precision: str, opset: int) -> Any:
-    """The graph of a part as an `onnx_ir.Model`; its weights have shapes and no values.
+    """The graph of a part as an `onnx_ir.Model`. Its weights have shapes but no values.
 
-    The graph is traced by `torch.export`. Batch, new tokens and cached tokens are variable.
+    The graph is traced by `torch.export`. The numbers of sequences, new tokens and cached tokens are dynamic.
     """
     tensors = part_tensors(config, precision, part.stage, part.stages, part.layers(config.num_layers))
     model = PlainGPTJ(config, part, dtype=DTYPES[precision], device="meta").eval()
@@ -123,7 +123,8 @@ def build_graph(config: GPTJConfig, part: Part, precision: str, opset: int) -> A
             verbose=False,
         )
         assert program is not None
-        for name in weight_shapes(config, part):  # the optimiser folds constants; it must not look for these values
+        # The optimiser folds constants, but must not look for the values of these weights.
+        for name in weight_shapes(config, part):
             program.model.graph.initializers[name].const_value = None
         program.optimize()
     graph = program.model
@@ -133,7 +134,7 @@ def build_graph(config: GPTJConfig, part: Part, precision: str, opset: int) -> A
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's notes on its own internals from the user's terminal."""
+    """Hide the exporter's messages about its own internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Opens an export and checks it: all parts are there, they belong to one model, and their seams fit."""
+"""Opens an export and checks that all parts exist, belong to one model, and fit to each other."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class ExportedModel:
 
 
 def open_export(folder: str | Path) -> ExportedModel:
-    """Open the folder of an export, and compare each graph with what its place in the model asks for. Reads no weights.
+    """Open the folder of an export, and check that each graph has the tensors of its part. Reads no weights.
 
     Raises `InvalidRequest` if the folder is not an export, and `CheckpointError` if a part is missing or cut off, belongs to
-    another model, or does not fit to its neighbour; the message names the file.
+    another model, or does not fit to its neighbour. The message names the file.
     """
     path = Path(folder).expanduser()
     if not (path / MANIFEST).is_file():
@@ -94,7 +94,7 @@ def read_graph(path: Path) -> Any:
         raise CheckpointError(f"{path} is missing; {_HOW}")
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's own exceptions
+    except Exception as error:  # protobuf raises its own exception classes
         raise CheckpointError(f"{path} is not a graph in ONNX ({type(error).__name__}); {_HOW}") from error
     if not model.graph.node:
         raise CheckpointError(f"{path} is not a graph in ONNX: it has no operation; {_HOW}")
@@ -102,7 +102,7 @@ def read_graph(path: Path) -> Any:
 
 
 def opset_of(graph: Any) -> int:
-    """The version of ONNX's own operator set that a graph asks for; 0 if it names none."""
+    """The version of ONNX's operator set that a graph needs; 0 if the graph does not name a version."""
     return next((int(each.version) for each in graph.opset_import if each.domain in ("", "ai.onnx")), 0)
 
 
@@ -128,7 +128,7 @@ def _check_part(part: ExportedPart, what: str, opset: int) -> None:
 
 
 def _check_tensors(path: Path, what: str, kind: str, found: dict[str, GraphTensor], wanted: tuple[GraphTensor, ...]) -> None:
-    """Compare the tensors of a file with those of its place. Names of varying sizes do not matter."""
+    """Compare the tensors of a file with the expected tensors of its part. The names of dynamic sizes do not matter."""
     for tensor in wanted:
         one = found.get(tensor.name)
         if one is None:
@@ -149,7 +149,7 @@ def _check_tensors(path: Path, what: str, kind: str, found: dict[str, GraphTenso
 
 
 def _check_weights(part: ExportedPart, model: Any) -> None:
-    """Raise `CheckpointError` if the file of weights is missing or shorter than the graph says."""
+    """Raise `CheckpointError` if the file of weights is missing or shorter than the graph needs."""
     end = 0
     for tensor in model.graph.initializer:
         place = {entry.key: entry.value for entry in tensor.external_data}

@@ -1,4 +1,4 @@
-"""Reads an optimised graph beside the graph it was made from: which nodes became one."""
+"""Compares an optimised graph with the original graph, and finds the nodes that were fused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Fusion:
-    """Nodes that became one. kind: the new node's operator. replaced: the operators before, in order. count: how often."""
+    """Nodes that were fused into one. kind: the new operator. replaced: the old operators, in order. count: how often."""
 
     kind: str
     replaced: tuple[str, ...]
@@ -25,8 +25,8 @@ def operators(graph: Any) -> Counter[str]:
 def fusions(before: Any, after: Any) -> list[Fusion]:
     """The fusions between two graphs (`onnx.ModelProto`) of the same model, the largest first.
 
-    A runtime keeps the names of the tensors that are left. A node of the new graph replaces all nodes of the old graph that lie
-    between its inputs and its outputs.
+    A runtime does not rename the remaining tensors. So a node of the new graph replaces all nodes of the old graph between its
+    inputs and its outputs.
     """
     producers = {name: node for node in before.graph.node for name in node.output if name}
     order = {id(node): place for place, node in enumerate(before.graph.node)}

@@ -1,4 +1,7 @@
-"""INT8 by ONNX Runtime's own quantizer: the weights of all matrix products in 8 bits, inputs rounded while the graph runs."""
+"""INT8 by ONNX Runtime's own quantizer.
+
+The weights of all matrix products have 8 bits; inputs are rounded while the graph runs.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from labkit.graphs.packages import graph_package
 
 
 def quantize_int8(exported: ExportedModel, target: str | Path) -> ExportedModel:
-    """Write an export again with its matrix products in INT8, to the new folder `target`.
+    """Write a copy of an export to the new folder `target`, with matrix products in INT8.
 
     The quantizer is `onnxruntime.quantization.quantize_dynamic`: weights get a scale for each output column, and the inputs of
-    a product get a scale when it runs. The embedding stays in its precision. Inputs and outputs of the graphs do not change.
-    The quantizer holds one part in memory at a time. Raises `InvalidRequest` for an fp16 export, and `NotAvailable` if a
-    package is missing.
+    a product get a scale when the product runs. The embedding keeps its precision. The inputs and outputs of the graphs do not
+    change. The quantizer holds one part in memory at a time. Raises `InvalidRequest` for an fp16 export, and `NotAvailable` if
+    a package is missing.
     """
     if exported.precision != "fp32":
         raise InvalidRequest(f"{exported.path} is in {exported.precision}; ONNX Runtime's quantizer takes graphs in fp32")
@@ -47,7 +50,7 @@ def quantize_int8(exported: ExportedModel, target: str | Path) -> ExportedModel:
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-    """The quantizer advises, through the root logger, to optimise the graph first; labkit quantizes the exported graph."""
+    """Hide the advice to optimise the graph first, which the quantizer logs. labkit quantizes the graph as it was exported."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""The lecture's list of what a graph compiler does to a transformer, looked up in an optimised graph."""
+"""The lecture's list of the changes that a graph compiler makes to a transformer, looked up in an optimised graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from labkit.graphs.levels import LevelFound
 
 @dataclass(frozen=True)
 class ListItem:
-    """A point of the list. done: in how many places the compiler did it. places: in how many it could. into: new operators."""
+    """A point of the list. done: how many places the compiler changed. places: how many it could change. into: the new
+    operators.
+    """
 
     what: str
     done: int
@@ -18,10 +20,10 @@ class ListItem:
 
 
 def lecture_list(before: LevelFound, after: LevelFound) -> list[ListItem]:
-    """The points of the lecture, between a graph as it was exported (level none) and an optimised graph of the same model.
+    """The points of the lecture, from an exported graph (level none) and an optimised graph of the same model.
 
-    The places are counted in the exported graph: a layer norm has two reductions, a block one softmax and one tanh. Of the
-    transpositions, those that are gone are counted.
+    The places are counted in the exported graph. A layer norm has two reductions, and a block has one softmax and one tanh. For
+    transpositions, `done` counts those that were removed.
     """
     blocks = before.operators.get("Softmax", 0)
     transpositions = before.operators.get("Transpose", 0)

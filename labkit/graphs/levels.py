@@ -1,4 +1,4 @@
-"""ONNX Runtime's optimisation levels: each optimised graph read back, and its kernels counted in a real decode step."""
+"""Compares ONNX Runtime's optimisation levels: reads each optimised graph, and counts its kernels in a real decode step."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from labkit.graphs.runner import GraphPart
 from labkit.graphs.session import LEVELS, SessionSettings, open_session
 
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
-"""Operators that give a tensor another shape. ONNX Runtime lets the result use the memory of the input and moves nothing."""
+"""Operators that only change a tensor's shape. In ONNX Runtime, the result uses the input's memory, so no bytes are moved."""
 
 PICKS = frozenset({"Gather", "GatherND", "Slice"})
-"""Operators that read only those values of their input that they write."""
+"""Operators that read only as many values of their input as they write."""
 
 
 @dataclass(frozen=True)
 class StepWork:
     """The work of one step, as ONNX Runtime's profiler counts it.
 
-    kernels: how many kernels ran. moved_bytes: what the kernels read (weights too) and wrote, in bytes; `VIEWS` move nothing,
-    and `PICKS` read as much as they write. weight_bytes: the part of it that was weights.
+    kernels: how many kernels ran. moved_bytes: the bytes that the kernels read (including weights) and wrote; `VIEWS` move
+    nothing, and `PICKS` read as much as they write. weight_bytes: the bytes of weights in `moved_bytes`.
     """
 
     kernels: int
@@ -42,7 +42,7 @@ class StepWork:
 
 @dataclass(frozen=True)
 class LevelFound:
-    """What an optimisation level made of a graph: operators and their number, fusions, and the work of a decode step.
+    """The result of an optimisation level: the number of each operator, the fusions, and the work of a decode step.
 
     load_seconds: how long ONNX Runtime needed to read the graph, optimise it and prepare its weights.
     """
@@ -60,29 +60,27 @@ class LevelFound:
 
 
 PAST = 64
-"""The number of cached tokens before a profiled step, unless the caller names one or the context is shorter."""
+"""The default number of cached tokens before a profiled step, if the context is long enough."""
 
 
 def compare_levels(
     exported: ExportedModel, *, batch: int = 1, past: int | None = None, threads: int | None = 1
 ) -> list[LevelFound]:
-    """Optimise every part of an export at each level, read the result back, and profile one decode step.
+    """Optimise every part of an export at each level, read the optimised graph, and profile one decode step.
 
     The step has one new token for each of `batch` sequences, after `past` cached tokens (`PAST` if left out). With several
-    parts, the numbers are sums. Raises `InvalidRequest` for a batch or a cache of no token, or for a cache that leaves no room
-    in the context, and `NotAvailable` if onnx or onnxruntime is missing.
+    parts, the numbers are sums. Raises `InvalidRequest` for an empty batch, an empty cache, or a cache that leaves no room in
+    the context. Raises `NotAvailable` if onnx or onnxruntime is missing.
     """
     most = exported.config.context_length - 1
     cached = min(PAST, most) if past is None else past
     if batch < 1 or not 1 <= cached <= most:
-        raise InvalidRequest(
-            f"batch is {batch} and past is {cached}; a batch from 1 and 1 to {most} cached tokens are accepted"
-        )
+        raise InvalidRequest(f"batch is {batch} and past is {cached}; batch must be at least 1, and past from 1 to {most}")
     return [_at_level(exported, level, batch, cached, threads) for level in LEVELS]
 
 
 def optimised_graph(part: ExportedPart, level: str) -> Any:
-    """The graph of a part after ONNX Runtime has optimised it at a level: an `onnx.ModelProto` without weights."""
+    """A part's graph after ONNX Runtime has optimised it at a level, as an `onnx.ModelProto` without weights."""
     with tempfile.TemporaryDirectory(prefix="labkit-graph-") as folder:
         place = Path(folder) / "optimised.onnx"
         open_session(part.path, SessionSettings(level, optimised=place))
@@ -90,7 +88,7 @@ def optimised_graph(part: ExportedPart, level: str) -> Any:
 
 
 def profile_step(part: ExportedPart, settings: SessionSettings, *, batch: int, past: int) -> StepWork:
-    """Run one decode step of a part under ONNX Runtime's profiler, after one step that is not counted."""
+    """Run one decode step of a part under ONNX Runtime's profiler, after a warm-up step."""
     with tempfile.TemporaryDirectory(prefix="labkit-graph-") as folder:
         session = open_session(
             part.path, SessionSettings(settings.level, settings.threads, settings.provider, profile=Path(folder) / "profile")
@@ -129,7 +127,7 @@ def _example(part: ExportedPart, batch: int, tokens: int = 1) -> Any:
 
 
 def _last_step(events: list[dict[str, Any]]) -> StepWork:
-    """The kernels of the last of the runs in a profile."""
+    """The kernels of the last run in a profile."""
     runs = [event for event in events if event.get("name") == "model_run"]
     begin = max(int(run["ts"]) for run in runs)
     kernels = [

@@ -1,4 +1,4 @@
-"""Imports the packages of labkit's extra `graphs`, or says in one sentence that they are missing."""
+"""Imports the packages of labkit's extra `graphs`, or raises an error that says which package is missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labkit.extras import what_is_missing
 def graph_package(name: str) -> Any:
     """The module `name` (onnx, onnx_ir, onnxscript, onnxruntime, or a module in them).
 
-    Raises `NotAvailable` if the package is not installed; the message names the extra.
+    Raises `NotAvailable`, which names the extra, if the package is not installed.
     """
     try:
         return importlib.import_module(name)

@@ -1,8 +1,8 @@
-"""GPT-J in plain torch operations, as a graph compiler gets it: nothing is fused, and the cache goes in and comes out.
+"""GPT-J in plain torch operations, as input for a graph compiler: nothing is fused, and the cache is passed in and out.
 
-`labkit.model.GPTJ` runs over the operations of `labkit.ops`, which write into a cache in place. A graph in ONNX has no such
-operations. The formulas here are those of Hugging Face's GPT-J, written with the smallest operations, so that it can be seen
-which of them a compiler joins.
+`labkit.model.GPTJ` uses the operations of `labkit.ops`, which write into a cache in place. ONNX has no such operations. The
+formulas here are those of Hugging Face's GPT-J, written with the smallest operations, so that one can see which operations a
+compiler fuses.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
 class PlainGPTJ(nn.Module):
-    """A part of a GPT-J. Its weights have Hugging Face's names; each matrix is stored as `[inputs, outputs]`.
+    """A part of a GPT-J. Its weights have Hugging Face's names. Each matrix is stored as `[inputs, outputs]`.
 
-    A matrix that is stored the other way would need a transposition in the graph, which a runtime replaces by a second copy of
-    the matrix. With `device` "meta" the weights have no values. Numbers of layers are those of the whole model.
+    A matrix `[outputs, inputs]` would need a transposition in the graph, and a runtime would replace it by a second copy of the
+    matrix. With `device` "meta", the weights have no values. Layers are numbered as in the whole model.
     """
 
     def __init__(self, config: GPTJConfig, part: Part = WHOLE, *, dtype: torch.dtype, device: torch.device | str) -> None:
@@ -38,8 +38,8 @@ class PlainGPTJ(nn.Module):
     def forward(self, entered: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
         """Run new tokens `[batch, tokens]` (int64), or their hidden state, after the cached tokens.
 
-        All sequences of a batch have the same length. `past` and the returned shapes are described in `part_tensors`. The new
-        tokens' positions follow from the length of the cache.
+        All sequences of a batch have the same length. `past` and the returned shapes are described in `part_tensors`. The
+        positions of the new tokens begin after the cached tokens.
         """
         seen, new = past[0].shape[2], entered.shape[1]
         positions = torch.arange(seen, seen + new, dtype=torch.int64, device=entered.device)
@@ -71,7 +71,7 @@ class PlainGPTJ(nn.Module):
     def _block(
         self, name: str, hidden: Tensor, keys: Tensor, values: Tensor, visible: Tensor, sin: Tensor, cos: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One block: attention and MLP of the same normed input, both added to the residual."""
+        """One block: attention and MLP read the same normed input, and both are added to the residual."""
         normed = self._norm(f"{name}.ln_1", hidden)
         query, key, value = (self._heads(normed @ self._of(f"{name}.attn.{each}_proj.weight")) for each in ("q", "k", "v"))
         keys = torch.cat((keys, _rotated(key, sin, cos)), 2)
@@ -85,12 +85,12 @@ class PlainGPTJ(nn.Module):
         return attention + mlp + hidden, keys, values
 
     def _heads(self, x: Tensor) -> Tensor:
-        """`[batch, tokens, hidden_size]` as `[batch, num_heads, tokens, head_dim]`."""
+        """Turn `[batch, tokens, hidden_size]` into `[batch, num_heads, tokens, head_dim]`."""
         split: Tensor = x.unflatten(-1, (self.config.num_heads, self.config.head_dim))  # type: ignore[no-untyped-call]
         return split.transpose(1, 2)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        """Layer normalization (Ba et al. 2016) with its reductions and powers as single operations."""
+        """Layer normalization (Ba et al. 2016), written as single reductions and powers."""
         centred = x - x.mean(-1, keepdim=True)
         variance = centred.pow(2).mean(-1, keepdim=True)
         normed = centred / torch.sqrt(variance + self.config.layer_norm_epsilon)
@@ -111,14 +111,14 @@ def weight_shapes(config: GPTJConfig, part: Part) -> dict[str, tuple[int, ...]]:
 
 
 def is_turned(name: str, shape: Sequence[int]) -> bool:
-    """Whether the graph has the transposed form of a checkpoint's tensor: all matrices, but not the embedding."""
+    """Whether the graph stores a tensor of the checkpoint transposed. True for all matrices except the embedding."""
     return len(shape) == 2 and "wte" not in name
 
 
 def weight_reader(
     config: GPTJConfig, read: Callable[[str], Tensor], device: torch.device | str = "cpu"
 ) -> Callable[[str], Tensor]:
-    """Returns a function that returns one tensor of the graph; `read` returns a checkpoint's tensor by its name."""
+    """Make a function that returns a tensor of the graph by its name. `read` returns a tensor of the checkpoint by its name."""
     shapes = expected_shapes(config)
 
     def weight(name: str) -> Tensor:
@@ -137,7 +137,7 @@ def load_weights(model: PlainGPTJ, weight: Callable[[str], Tensor]) -> None:
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Register a tensor under a name with dots."""
+    """Register a tensor under a name that contains dots."""
     *path, leaf = name.split(".")
     for step in path:
         if step not in module._modules:
@@ -147,7 +147,9 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _rotated(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021) of `x` `[batch, heads, tokens, head_dim]`: neighbouring pairs of the first values."""
+    """Rotary positions (Su et al. 2021): rotates neighbouring pairs of the first values of `x` `[batch, heads, tokens,
+    head_dim]`.
+    """
     rotary_dim = 2 * sin.shape[-1]
     even, odd, kept = x[..., 0:rotary_dim:2], x[..., 1:rotary_dim:2], x[..., rotary_dim:]
     pairs = torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)

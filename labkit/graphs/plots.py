@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def levels_plot(levels: Sequence[LevelFound], caption: str = "") -> Figure:
-    """Two rows of bars: kernels of a decode step, and megabytes that these kernels read and write, at each level.
+    """Two rows of bars: for each level, the kernels of a decode step, and the megabytes that these kernels read and write.
 
-    The bytes are split into weights, which no fusion saves, and everything else.
+    The bytes are divided into weights, which no fusion can save, and all others. Both numbers are at the end of a bar.
     """
     figure = plots.new_figure("A decode step at each optimisation level of ONNX Runtime", caption, height=4.4)
     kernels, moved = figure.subplots(1, 2)
@@ -30,12 +30,13 @@ def levels_plot(levels: Sequence[LevelFound], caption: str = "") -> Figure:
     bars = moved.barh(
         places, others, left=weights, color=plots.COLOURS[1], hatch=plots.HATCHES[1], label="activations and cache"
     )
-    moved.bar_label(bars, labels=[f"{other:.2f}" for other in others], fontsize=plots.NUMBER_SIZE, padding=2)
+    both = [f"{weight:.1f} + {other:.2f}" for weight, other in zip(weights, others, strict=True)]
+    moved.bar_label(bars, labels=both, fontsize=plots.NUMBER_SIZE, padding=2)
     moved.set_xlabel("megabytes read and written")
     moved.legend(fontsize=plots.NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     for axes in (kernels, moved):
         axes.set_yticks(list(places), names)
         axes.invert_yaxis()
-        axes.margins(x=0.18)
+        axes.margins(x=0.18 if axes is kernels else 0.34)  # room for the numbers
         axes.spines[["top", "right"]].set_visible(False)
     return figure

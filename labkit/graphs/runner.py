@@ -1,4 +1,4 @@
-"""Runs an export in ONNX Runtime: part after part, with the cache of each part kept between the steps."""
+"""Runs an export in ONNX Runtime, part after part. The cache of each part is kept between steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 
 class GraphPart:
-    """A part in a session of ONNX Runtime. The cache stays where the session computes, and is never copied to Python."""
+    """A part in a session of ONNX Runtime. The cache stays on the session's device and is never copied to Python."""
 
     def __init__(self, session: Any, tensors: PartTensors, provider: str = "cpu") -> None:
         self._ort = graph_package("onnxruntime")
@@ -31,7 +31,10 @@ class GraphPart:
         return [self._value(np.empty(_filled(tensor, sizes), tensor.dtype)) for tensor in self.tensors.past]
 
     def run(self, entered: Array | Any, past: list[Any]) -> tuple[Any, list[Any]]:
-        """One pass. Takes and returns `OrtValue`s; `entered` may be an array. Returns what leaves the part, and the cache."""
+        """Run one pass. Takes and returns `OrtValue`s; `entered` may be an array.
+
+        Returns the part's main output and the new cache.
+        """
         binding = self.session.io_binding()
         first = entered if isinstance(entered, self._ort.OrtValue) else self._value(entered)
         for tensor, value in zip(self.tensors.inputs, (first, *past), strict=True):
@@ -57,14 +60,15 @@ class GraphModel:
         self._length = 0
 
     def prefill(self, token_ids: Array) -> Array:
-        """Start a new batch of prompts `[batch, tokens]`, all of one length. Returns logits `[batch, vocab_size]`."""
+        """Start a new batch of prompts `[batch, tokens]`, all of the same length. Returns logits `[batch, vocab_size]`."""
         self._caches, self._length = [part.empty_past(len(token_ids)) for part in self.parts], 0
         return self.step(token_ids)
 
     def step(self, token_ids: Array) -> Array:
-        """Run new tokens `[batch, tokens]` after those before. Returns logits `[batch, vocab_size]` after the last token.
+        """Continue the batch with new tokens `[batch, tokens]`. Returns logits `[batch, vocab_size]` after the last token.
 
-        Raises `InvalidRequest` for a wrong shape, for tokens outside the vocabulary, and after the end of the context.
+        Raises `InvalidRequest` for a wrong shape, for tokens outside the vocabulary, and for more tokens than the context
+        holds.
         """
         tokens = self._checked(token_ids)
         passed: Any = tokens
@@ -75,7 +79,7 @@ class GraphModel:
         return logits
 
     def greedy(self, token_ids: Array, new_tokens: int) -> Array:
-        """Generate `new_tokens` after prompts of one length, each time the likeliest: `[batch, new_tokens]` int64."""
+        """Generate `new_tokens` tokens greedily after prompts of equal length. Returns `[batch, new_tokens]` int64."""
         made = [self.prefill(token_ids).argmax(-1)]
         for _ in range(new_tokens - 1):
             made.append(self.step(made[-1][:, None]).argmax(-1))

@@ -15,10 +15,11 @@ LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-"""The optimisation levels, weakest first, with ONNX Runtime's names.
+"""The optimisation levels, the weakest first, with ONNX Runtime's names for them.
 
-none: the graph as it is. basic: constants are folded and redundant nodes removed, in ONNX's own operators. extended: nodes are
-fused into operators of ONNX Runtime. all: also the layout of tensors is changed for the processor.
+none: the graph is not changed. basic: constants are folded and redundant nodes are removed; the graph still uses only ONNX's
+own operators. extended: nodes are also fused into operators of ONNX Runtime. all: the layout of tensors is also changed for the
+processor.
 """
 
 PROVIDERS = {
@@ -26,21 +27,21 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-"""The devices that a graph can run on, with the name of ONNX Runtime's execution provider."""
+"""The ways to run a graph, each with the name of ONNX Runtime's execution provider."""
 
 
 REASON = 240
-"""How much of the end of ONNX Runtime's message is shown; its beginning is a signature in C++."""
+"""How many characters of ONNX Runtime's message are shown, from its end; the beginning is only a C++ signature."""
 
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How a graph runs.
+    """Settings for running a graph.
 
     level: a key of `LEVELS`. threads: threads of one operation; all cores if None. provider: a key of `PROVIDERS`; "tensorrt"
-    gives TensorRT the nodes that it can run, and CUDA the others. optimised: also write the optimised graph to this file.
-    profile: the beginning of the name of a file in which every kernel is written. A profiled session does not
-    pack weights, because the profiler does not see packed weights.
+    runs the nodes that TensorRT supports in TensorRT, and the others with CUDA. optimised: a file to which the optimised graph
+    is written, too. profile: the beginning of the name of a file that will list every kernel. A profiled session does not pack
+    weights, because the profiler does not see packed weights.
     """
 
     level: str = "all"
@@ -51,9 +52,9 @@ class SessionSettings:
 
 
 def missing_provider(provider: str) -> str:
-    """Why a provider cannot be used here, as a sentence that begins with "not measured here"; "" if it can be used.
+    """Why a provider cannot be used here, as a sentence that begins with "not measured here".
 
-    Raises `InvalidRequest` for an unknown provider.
+    The text is "" if the provider can be used. Raises `InvalidRequest` for an unknown provider.
     """
     if provider not in PROVIDERS:
         raise InvalidRequest(f"provider is {provider!r}; {', '.join(PROVIDERS)} are accepted")
@@ -67,7 +68,7 @@ def missing_provider(provider: str) -> str:
 
 
 def open_session(path: Path, settings: SessionSettings | None = None) -> Any:
-    """An `onnxruntime.InferenceSession` for a graph; its weights are mapped or read by ONNX Runtime.
+    """An `onnxruntime.InferenceSession` for a graph. ONNX Runtime maps or reads the weights itself.
 
     Raises `InvalidRequest` for an unknown level, `NotAvailable` for a missing package or provider, and `CheckpointError` if the
     file is missing, is not ONNX, or cannot be loaded; the message has ONNX Runtime's reason.
@@ -79,7 +80,7 @@ def open_session(path: Path, settings: SessionSettings | None = None) -> Any:
     if why := missing_provider(chosen.provider):
         raise NotAvailable(why)
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only: a warning goes to stderr, past Python
+    options.log_severity_level = 3  # errors only, because warnings would go directly to stderr
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[chosen.level])
     if chosen.threads is not None:
         options.intra_op_num_threads = chosen.threads
@@ -95,12 +96,12 @@ def open_session(path: Path, settings: SessionSettings | None = None) -> Any:
     order = {"cpu": ["cpu"], "cuda": ["cuda", "cpu"], "tensorrt": ["tensorrt", "cuda", "cpu"]}[chosen.provider]
     try:
         return ort.InferenceSession(str(path), options, providers=[PROVIDERS[name] for name in order])
-    except Exception as error:  # ONNX Runtime's own exceptions
+    except Exception as error:  # ONNX Runtime raises its own exception classes
         raise CheckpointError(_refusal(path, error)) from error
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    """One sentence: the graph, its operator set, ONNX Runtime's reason, and what to do."""
+    """The error message, in one sentence: the graph, its operator set, ONNX Runtime's reason, and what to do."""
     from labkit.graphs.exported import opset_of, read_graph
 
     opset = opset_of(read_graph(path))  # raises for a file that is missing or is not ONNX

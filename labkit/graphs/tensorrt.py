@@ -1,8 +1,8 @@
-"""TensorRT on an exported part: builds a plan for this machine's GPU, and runs it.
+"""Builds a TensorRT plan from an exported part for this machine's GPU, and runs the plan.
 
-This module is written after the documentation of TensorRT 10's Python API. It has never run where it was written, because
-TensorRT could not be installed there: *not measured here*. `tests/gpu/test_tensorrt.py` runs it where TensorRT and a GPU are.
-The package tensorrt is imported only when a function is called.
+This module was written from the documentation of TensorRT 10's Python API. It has not been run, because TensorRT could not be
+installed: *not measured here*. `tests/gpu/test_tensorrt.py` tests it on a machine with TensorRT and a GPU. The package tensorrt
+is imported only when a function is called.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from labkit.graphs.exported import ExportedPart
 from labkit.home import write_atomically
 
 Sizes = tuple[int, int, int]
-"""The smallest, the usual and the largest value of a variable size."""
+"""The smallest, the usual and the largest value of a dynamic size."""
 
 
 @dataclass(frozen=True)
 class PlanSettings:
     """How a plan is built.
 
-    fp16, int8: let TensorRT choose kernels in these precisions (TensorRT 10; from TensorRT 11 on, precisions are those of the
-    graph). sparse: let it choose kernels for weights with 2:4 sparsity (`kSPARSE_WEIGHTS`). batch, tokens, past: the range of
-    each variable size, and the value that kernels are chosen for. workspace_bytes: the largest scratch memory of a kernel.
-    timing_cache: a file with measured times of kernels; it is read if it exists, and written afterwards, so that the next plan
-    is built faster.
+    fp16, int8: whether TensorRT may choose kernels in these precisions (in TensorRT 10; since TensorRT 11, the graph decides
+    the precisions). sparse: whether TensorRT may choose kernels for weights with 2:4 sparsity (`kSPARSE_WEIGHTS`). batch,
+    tokens, past: the range of each dynamic size, and the usual value, for which kernels are chosen. workspace_bytes: the
+    largest scratch memory of a kernel. timing_cache: a file with measured times of kernels. It is read if it exists, and
+    written at the end, so that the next plan is built faster.
     """
 
     fp16: bool = False
@@ -71,17 +71,17 @@ def build_plan(
 ) -> Path:
     """Parse a part's graph, choose kernels on this GPU, and write the serialized plan to the file `target`.
 
-    calibration: for `int8`, inputs of the part by name, on the GPU; their values decide the scales of activations. A plan runs
-    only on the kind of GPU and the version of TensorRT that built it. Raises `NotAvailable` without TensorRT or a GPU, and
-    `CheckpointError` with TensorRT's reason if it cannot parse or build the graph.
+    calibration: for `int8`, inputs of the part by name, on the GPU; their values determine the scales of activations. A plan
+    works only on the same kind of GPU and with the same version of TensorRT. Raises `NotAvailable` without TensorRT or a GPU.
+    Raises `CheckpointError` with TensorRT's reason if TensorRT cannot parse the graph or build the plan.
     """
     trt = tensorrt()
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
-    explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)  # the only form from TensorRT 10 on
+    explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)  # the only mode since TensorRT 10
     network = builder.create_network(0 if explicit is None else 1 << int(explicit))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(part.path)):  # unlike `parse`, this finds the weights beside the graph
+    if not parser.parse_from_file(str(part.path)):  # unlike `parse`, this call finds the file of weights beside the graph
         reasons = "; ".join(str(parser.get_error(number)) for number in range(parser.num_errors))
         raise CheckpointError(f"{part.path}: TensorRT {trt.__version__} cannot parse this graph ({reasons:.300})")
     config = builder.create_builder_config()
@@ -100,7 +100,7 @@ def build_plan(
 
 
 class TensorRTPart:
-    """A plan on this machine's GPU. Inputs and outputs are torch tensors on the GPU.
+    """A plan that is loaded on this machine's GPU. Inputs and outputs are torch tensors on the GPU.
 
     Raises `NotAvailable` without TensorRT or a GPU, and `CheckpointError` for a plan of another GPU or version.
     """
@@ -131,13 +131,13 @@ class TensorRTPart:
         return outputs
 
     def capture(self, inputs: Mapping[str, Tensor]) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
-        """Capture one run as a CUDA graph. Each `replay()` reads these same input tensors and writes the returned outputs.
+        """Capture one run as a CUDA graph. Each `replay()` reads the same input tensors and writes the same output tensors.
 
-        The graph has one shape. It must not outlive this object.
+        The CUDA graph works for these shapes only. It must not be used after this object is gone.
         """
         outputs = self._bind(inputs)
         self._stream.wait_stream(torch.cuda.current_stream())
-        self._enqueue()  # the first run after a change of shapes sets up memory, which a capture cannot record
+        self._enqueue()  # the first run after a change of shapes allocates memory, which a capture cannot record
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
@@ -208,7 +208,10 @@ def _calibrator(trt: Any, calibration: Sequence[Mapping[str, Tensor]]) -> Any:
     """TensorRT's entropy calibrator over the given inputs."""
 
     class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]
-        """Hands the inputs to TensorRT, one after another. Keeps no file: a calibration is part of one plan."""
+        """Passes the inputs to TensorRT, one after another.
+
+        The calibration is not saved in a file, because it belongs to one plan.
+        """
 
         def __init__(self) -> None:
             trt.IInt8EntropyCalibrator2.__init__(self)
@@ -220,7 +223,7 @@ def _calibrator(trt: Any, calibration: Sequence[Mapping[str, Tensor]]) -> Any:
             return int(next(iter(calibration[0].values())).shape[0])
 
         def get_batch(self, names: Sequence[str]) -> list[int] | None:
-            """The addresses of the next inputs; None after the last."""
+            """The addresses of the next inputs; None after the last inputs."""
             given = next(self._left, None)
             if given is None:
                 return None

@@ -1,4 +1,4 @@
-"""The names, dtypes and shapes of the inputs and outputs of each exported part. Knows no torch and no ONNX."""
+"""The names, dtypes and shapes of the inputs and outputs of each exported part. Depends on neither torch nor ONNX."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from labkit.config import GPTJConfig
 
 FLOATS = {"fp32": "float32", "fp16": "float16"}
-"""The precisions of an export, and numpy's name of the dtype of its floating-point tensors."""
+"""The precisions of an export, each with numpy's name for the dtype of floating-point tensors."""
 
 Size = int | str
 
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """An input or an output of a graph: its name, numpy's name of its dtype, and its shape. A varying size has a name."""
+    """An input or an output of a graph: its name, numpy's name for its dtype, and its shape. Dynamic sizes have a name."""
 
     name: str
     dtype: str
@@ -30,17 +30,17 @@ class PartTensors:
 
     @property
     def enters(self) -> GraphTensor:
-        """What comes from the client or from the part before: token ids, or the hidden state."""
+        """The main input, from the client or from the previous part: token ids or the hidden state."""
         return self.inputs[0]
 
     @property
     def leaves(self) -> GraphTensor:
-        """What goes to the next part or to the client: the hidden state, or logits."""
+        """The main output, for the next part or for the client: the hidden state or logits."""
         return self.outputs[0]
 
     @property
     def past(self) -> tuple[GraphTensor, ...]:
-        """The cache before the step: key and value of each layer."""
+        """The cache before the step: keys and values of each layer."""
         return self.inputs[1:]
 
     @property
@@ -50,7 +50,7 @@ class PartTensors:
 
 
 def seam(part: int) -> str:
-    """The name of the hidden state that enters part number `part`; the part before it has an output with this name."""
+    """The name of the hidden state that enters part number `part`. The output of the previous part has the same name."""
     return f"hidden_{part}"
 
 
@@ -58,10 +58,10 @@ def part_tensors(config: GPTJConfig, precision: str, stage: int, stages: int, la
     """The inputs and outputs of part `stage` of `stages`, which holds `layers`.
 
     The first part takes `input_ids` `[batch, tokens]` int64. Each other part takes the hidden state `hidden_K` `[batch, tokens,
-    hidden_size]`: attention and MLP of a GPT-J block read the same input and are added to the same residual, so between
-    two blocks nothing else exists. The last part returns `logits` `[batch, vocab_size]` after the last token. Each part also
-    takes `past_key_values.N.key` and `.value` `[batch, num_heads, past, head_dim]` of its layers, and returns `present.N.key`
-    and `.value`, which are longer by the new tokens. The names of the cache are those of Hugging Face's exporter.
+    hidden_size]`: attention and MLP of a GPT-J block read the same input and are added to the same residual, so a block passes
+    nothing else to the next block. The last part returns `logits` `[batch, vocab_size]` after the last token. Each part also
+    takes `past_key_values.N.key` and `.value` `[batch, num_heads, past, head_dim]` of its layers. It returns `present.N.key`
+    and `.value`, which also contain the new tokens. The names of the cache are those of Hugging Face's exporter.
     """
     real = FLOATS[precision]
     hidden: tuple[Size, ...] = ("batch", "tokens", config.hidden_size)

@@ -17,9 +17,9 @@ from labkit.graphs.exported import ExportedModel
 from labkit.graphs.runner import GraphModel
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}
-"""The largest accepted relative error of an export's logits against the engine in fp32."""
+"""The largest accepted relative error of an export's logits, compared with the engine in fp32."""
 PROMPTS = (1, 5, 19)
-"""The lengths of the compared prompts. A prompt of several tokens is also run in two pieces, over the cache."""
+"""The lengths of the compared prompts. A prompt of several tokens also runs in two pieces; the second piece uses the cache."""
 NEW_TOKENS = 12
 
 
@@ -27,8 +27,8 @@ NEW_TOKENS = 12
 class Verified:
     """The outcome of a comparison.
 
-    relative_error: the largest difference of a logit, divided by the largest logit of the engine. same_tokens: whether greedy
-    generation chose the same tokens. positions: how many positions were compared.
+    relative_error: the largest difference between two logits, divided by the largest logit of the engine. same_tokens: whether
+    greedy generation chose the same tokens. positions: how many positions were compared.
     """
 
     relative_error: float
@@ -53,7 +53,7 @@ def verify(exported: ExportedModel, source: str | Path, *, seed: int = 0) -> Ver
 
 
 def graph_quality(model: GraphModel, engine: Engine, text: str, *, window: int = 64, seed: int = 0) -> Quality:
-    """How well a graph predicts a text, and how far it is from the engine; both must have the engine's tokenizer.
+    """How well a graph predicts a text, and how far its predictions are from the engine's. Both use the engine's tokenizer.
 
     Raises `InvalidRequest` if the engine has no tokenizer, or if the text is too short.
     """

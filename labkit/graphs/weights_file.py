@@ -1,4 +1,4 @@
-"""Writes the weights of a graph into the file beside it (ONNX: external data), one tensor at a time."""
+"""Writes the weights of a graph, one tensor at a time, into a file beside the graph (ONNX: external data)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ALIGNMENT = 4096
 
 
 def write_weights(model: Any, path: Path, names: Collection[str], weight: Callable[[str], Tensor]) -> int:
-    """Write the tensors called `names` to `path`, and let the graph's initializers point there. Returns the bytes of the file.
+    """Write the tensors called `names` to `path`, and let the graph's initializers refer to them.
 
-    model: an `onnx_ir.Model` whose weights have no values yet. `weight` returns a tensor by its name. At any time, only one
-    tensor is in memory. Raises `KeyError` if the graph lacks a tensor.
+    Returns the size of the file in bytes. model: an `onnx_ir.Model` whose weights have no values yet. `weight` returns a tensor
+    by its name. Only one tensor is in memory at a time. Raises `KeyError` if the graph lacks a tensor.
     """
     ir = graph_package("onnx_ir")
     with path.open("wb") as file:

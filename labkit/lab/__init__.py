@@ -11,9 +11,21 @@ from typing import Any
 
 from labkit.exercises import kernels
 from labkit.exercises.kernels import kernel_device
-from labkit.grading import check, hint, passed, predicted, progress_panel, reset, solution, solved, submit
+from labkit.grading import check, hint, made, passed, predicted, progress_panel, reset, solution, solved, submit
 
-__all__ = ["check", "hint", "kernel_device", "passed", "predicted", "progress_panel", "reset", "solution", "solved", "submit"]
+__all__ = [
+    "check",
+    "hint",
+    "kernel_device",
+    "made",
+    "passed",
+    "predicted",
+    "progress_panel",
+    "reset",
+    "solution",
+    "solved",
+    "submit",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""Runs your own function on several processes: sends its source, returns its results, and lists its collectives in a ledger.
+"""Runs your own function on several processes: sends its source, returns its results, and records its collectives in a ledger.
 
-Also starts, watches and ends the processes of ranks for `parallel`. Knows no model.
+Also starts, watches and ends the processes of ranks for `labkit.parallel`. This package knows nothing about models.
 """
 
 from labkit.launch.launcher import launch, shut_down, start

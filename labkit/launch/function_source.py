@@ -29,8 +29,8 @@ def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, 
     Tensors that the function uses are added to `tensors`.
 
     A function of an importable module is sent by name. A function of a notebook or a script is sent as source, together with
-    the functions, plain values and names of modules that it uses. Two functions that were defined under the same name are not
-    mixed up. Raises `InvalidRequest` for a function that cannot be imported and has no source text.
+    the functions, plain values and names of modules that it uses. Two different functions with the same name are kept apart.
+    Raises `InvalidRequest` for a function that cannot be imported and has no source text.
     """
     if _is_importable(function):
         return {"module": function.__module__, "name": function.__qualname__}
@@ -40,7 +40,7 @@ def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, 
 
 
 def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., Any]:
-    """Make the function again. An exception in the import of its modules, or in its definition, is raised unchanged."""
+    """Make the function again. If its modules cannot be imported or its definition fails, the exception is raised unchanged."""
     if "module" in packed:
         found: Any = importlib.import_module(packed["module"])
         for part in packed["name"].split("."):
@@ -61,7 +61,7 @@ def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., 
 
 
 def left_behind(packed: dict[str, Any]) -> dict[str, str]:
-    """The names of values that the function uses but that cannot be sent, and the kind of each value."""
+    """The names and kinds of the values that the function uses but that cannot be sent."""
     return {name: kind for scope in packed.get("scopes", ()) for name, kind in scope["left"].items()}
 
 
@@ -78,7 +78,7 @@ def _define(number: int, packed: dict[str, Any], scopes: list[dict[str, Any]], m
         _define(other, packed, scopes, made)
     coded, scope = packed["scopes"][place], scopes[place]
     scope |= {known: made[other] for known, other in coded["functions"].items() if other in made}
-    label = f"<{name}>" if number == 0 else f"<{name} {number}>"  # so that a traceback can quote the line
+    label = f"<{name}>" if number == 0 else f"<{name} {number}>"  # so that a traceback can show the source line
     linecache.cache[label] = (len(source), None, source.splitlines(keepends=True), label)
     exec(compile(source, label, "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True), scope)
     made[number] = scope[name]
@@ -117,7 +117,7 @@ class _Packing:
         return self._scope_numbers[key]
 
     def _take(self, name: str, value: Any, scope: dict[str, Any]) -> list[int]:
-        """Put a named value into the scope. If the value is a function to send, returns a list with its number."""
+        """Put a named value into the scope. If the value is a function that must be sent, returns a list with its number."""
         if isinstance(value, ModuleType):
             scope["imports"][name] = f"import {value.__name__} as {name}"
         elif _is_importable(value):

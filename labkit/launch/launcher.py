@@ -1,7 +1,7 @@
 """`launch(function, ranks, ...)` runs your own function on several processes of this host, like an MPI program.
 
-Every rank calls the same function. In the function, `torch.distributed` says which rank calls it and carries data to the other
-ranks. The function is sent as source, so it may have been written in a notebook a moment ago.
+Every rank calls the same function. In the function, `torch.distributed` tells the rank and sends data to the other ranks. The
+function is sent as source, so it may be a function that was just defined in a notebook.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from labkit.launch.team import Each, LaunchOptions, Team
 from labkit.plurals import counted
 
 COLLECTIVE_SECONDS = 5.0
-"""By default a collective fails if a rank has not joined it within this many seconds."""
+"""By default, a collective fails if a rank has not joined the collective within this many seconds."""
 
 
 def launch(
@@ -35,10 +35,10 @@ def launch(
 ) -> Launched:
     """Call `function(*args)` on `ranks` processes of this host at the same time.
 
-    In the function `torch.distributed` is ready: `dist.get_rank()`, `dist.all_reduce(tensor)`, `dist.send(tensor, dst)`, ...
-    Arguments and return values are plain values and tensors, and lists, tuples and dictionaries of these. An argument may
-    also be a function, and `Each([...])` gives every rank its own value. Functions, modules and plain values that the
-    function uses are sent with it. The processes that `launch` starts stay for the next call and end together with this
+    In the function, `torch.distributed` is ready for use: `dist.get_rank()`, `dist.all_reduce(tensor)`, `dist.send(tensor,
+    dst)`, ... Arguments and return values are plain values and tensors, and lists, tuples and dictionaries of these. An
+    argument may also be a function, and `Each([...])` gives every rank its own value. Functions, modules and plain values that
+    the function uses are sent with it. The processes that `launch` starts are kept for the next call and end together with this
     process.
 
     timeout: seconds that a collective waits for the other ranks. seconds: the limit for the whole call. checked: before each
@@ -46,15 +46,16 @@ def launch(
     `checked=False` a collective takes half the time, but a mismatch ends the process. say: is called with each line that a rank
     prints, labelled with the rank. progress: is called with the number of ranks that are ready and their total.
 
-    Raises `InvalidRequest` for something that cannot be sent. Raises `RankFailed` when the function raises an exception (then
-    the error is a `RankRaisedError`), a process ends, or the time is up. The error names the rank, the host and the cause. No
-    rank keeps running after a `RankFailed`.
+    Raises `InvalidRequest` if the function or an argument cannot be sent. Raises `RankFailed` if a process ends, the time is
+    up, or the function raises an exception (then the error is a `RankRaisedError`). The error names the rank, the host and the
+    cause. No rank keeps running after a `RankFailed`.
     """
     _check_ranks(ranks)
     for argument in args:
         if isinstance(argument, Each) and len(argument.values) != ranks:
             raise InvalidRequest(
-                f"an argument Each has {counted(len(argument.values), 'value')} for {counted(ranks, 'rank')}; give one value "
+                f"an argument of type Each has {counted(len(argument.values), 'value')} for {counted(ranks, 'rank')}; give one "
+                f"value "
                 "per rank"
             )
     with _lock:
@@ -63,7 +64,7 @@ def launch(
 
 
 def start(ranks: int) -> None:
-    """Start the processes that a `launch` on `ranks` processes needs, except the processes that run already.
+    """Start the processes that a `launch` on `ranks` processes needs and that do not run yet.
 
     Raises `InvalidRequest` for a wrong number of ranks, and `RankFailed` when a process does not start.
     """
@@ -94,7 +95,7 @@ def _the_team() -> Team:
 
 
 def _forget() -> None:
-    """Called in a forked child, because the processes belong to its parent process."""
+    """Forget the processes. Called in a forked child, because the processes belong to its parent process."""
     global _lock, _team
     _lock, _team = threading.RLock(), None
 

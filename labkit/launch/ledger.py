@@ -1,4 +1,4 @@
-"""A ledger of what each rank did and what it exchanged: one entry per activity, with step, shape, bytes and time."""
+"""A ledger of what each rank computed and exchanged. Each entry is one activity, with step, shape, bytes and time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 MOST_ENTRIES = 100_000
-"""A rank keeps only its latest entries, at most this many."""
+"""A rank keeps at most this many entries, the latest ones."""
 
 COMPUTE = "compute"
 
@@ -18,8 +18,8 @@ COMPUTE = "compute"
 class Entry:
     """One activity of a rank in a step.
 
-    what: "compute", or the name of a collective: "all_reduce", "gather", "broadcast", "send", "recv", ... piece: the number
-    of the micro-batch within the step. calls: how many calls the entry stands for. shape, byte_count: the shape and the size of
+    what: "compute", or the name of a collective: "all_reduce", "gather", "broadcast", "send", "recv", ... piece: the number of
+    the micro-batch within the step. calls: how many calls the entry stands for. shape, byte_count: the shape and the bytes of
     the tensor that this rank gave or received in each call. began: the host's monotonic clock at the first call. seconds: the
     time of all calls together, including the time spent waiting for other ranks.
 
@@ -38,7 +38,7 @@ class Entry:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all calls."""
+        """The bytes of all calls together."""
         return self.calls * self.byte_count
 
 
@@ -72,12 +72,12 @@ class Ledger:
 
 
 def encode_entries(entries: Iterable[Entry]) -> bytes:
-    """Entries as bytes."""
+    """Turn entries into bytes."""
     return json.dumps([astuple(entry) for entry in entries]).encode()
 
 
 def decode_entries(data: bytes) -> list[Entry]:
-    """The entries that `encode_entries` turned into bytes."""
+    """Turn the bytes from `encode_entries` back into entries."""
     return [
         Entry(rank, step, piece, what, calls, tuple(shape), byte_count, began, seconds)
         for rank, step, piece, what, calls, shape, byte_count, began, seconds in json.loads(data)

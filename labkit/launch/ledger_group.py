@@ -1,4 +1,4 @@
-"""A process group on torch.distributed's gloo that records every collective, limits its time, and names it in errors."""
+"""A process group that uses gloo of torch.distributed. It records every collective, limits its time, and names it in errors."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ KINDS = (
 )
 P2P = len(KINDS) - 1
 HEADERS = 1 << 20
-"""The header of a message is sent with a tag of its own: the tag of the message plus this number."""
+"""The header of a message has another tag than the message itself: the tag of the message plus this number."""
 DTYPES = [
     f"torch.{name}"
     for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 ]
 
-api: Any = dist  # the type stubs of torch.distributed lack most of what is used here
+api: Any = dist  # the type stubs of torch.distributed lack most of the functions that are used here
 c10d: Any = dist.distributed_c10d
 
 
 class RecordedWork:
-    """A collective under way; `wait` waits for its end and adds it to the ledger."""
+    """A collective that has begun. `wait` waits for its end and adds it to the ledger."""
 
     def __init__(self, work: Any, done: Callable[[], None], failed: Callable[[Exception], Exception]) -> None:
         self._work, self._done, self._failed = work, done, failed
         self._ended = False
 
     def wait(self, timeout: timedelta | None = None) -> bool:
-        """Wait until the collective is done; raises `RankFailed` if a rank does not join in time."""
+        """Wait until the collective is done. Raises `RankFailed` if a rank does not join in time."""
         if not self._ended:
             try:
                 self._work.wait()
@@ -63,9 +63,9 @@ class RecordedWork:
 class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
     """A process group on this host over the loopback interface; every collective is added to `ledger`.
 
-    `under_way` counts collectives that have begun and whose `wait` has not been called. checked: before a collective the ranks
-    check that they all call the same collective with the same shape and dtype, because gloo ends a process whose tensor does
-    not match the data that arrives. This check takes about as long as a small collective.
+    `under_way` counts collectives that have begun and whose `wait` has not been called. checked: before a collective, the ranks
+    check that they all call the same collective with the same shape and dtype. Without this check, gloo ends a process whose
+    tensor does not match the data that arrives. The check takes about as long as a small collective.
     """
 
     def __init__(self, store: Any, rank: int, ranks: int, timeout: timedelta, ledger: Ledger, *, checked: bool) -> None:
@@ -152,7 +152,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         return self._recorded("recv", tensors[0], lambda: _Checked(header, coming, tensors, self._gloo, source, tag), source)
 
     def recv_anysource(self, tensors: list[Tensor], tag: int = 0) -> RecordedWork:
-        """Receive from the rank that sends first."""
+        """Receive from any rank: from the rank that sends first."""
         return self._recorded("recv", tensors[0], lambda: self._gloo.recv_anysource(tensors, tag))
 
     def _require(self, rank: int) -> None:
@@ -182,7 +182,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         def failed(error: Exception) -> Exception:
             waited = time.monotonic() - began
             partner = "" if other is None else f" {'to' if what == 'send' else 'from'} rank {other}"
-            why = "the others did not come" if waited > 0.9 * self._seconds else str(error).splitlines()[0]
+            why = "the other ranks did not join" if waited > 0.9 * self._seconds else str(error).splitlines()[0]
             if isinstance(error, MismatchError):
                 return ValueError(str(error))
             return RankFailed(f"{what} of {list(shape)}{partner}: {why} (waited {waited:.1f} s)")
@@ -225,7 +225,7 @@ def _shape(about: Tensor) -> str:
 
 
 class _Announced:
-    """A message to a rank that is being sent: a header, then the tensor."""
+    """A message that is being sent to a rank: a header, then the tensor."""
 
     def __init__(self, header: Any, body: Any) -> None:
         self._header, self._body = header, body
@@ -239,7 +239,7 @@ class _Announced:
 
 
 class _Checked:
-    """A message from a rank: `wait` receives and checks its header, then receives the tensor."""
+    """A message from a rank. `wait` receives and checks the header, then receives the tensor."""
 
     def __init__(self, header: Any, coming: Tensor, tensors: list[Tensor], gloo: Any, source: int, tag: int) -> None:
         self._header, self._coming, self._tensors = header, coming, tensors
@@ -260,7 +260,7 @@ class _Checked:
 
 
 def join(path: str, rank: int, ranks: int, timeout: float, ledger: Ledger, *, checked: bool) -> None:
-    """Make `ranks` processes the default group of torch.distributed; the processes find each other through the file `path`."""
+    """Make `ranks` processes the default group of torch.distributed. The processes find each other through the file `path`."""
     leave()
 
     def make(store: Any, its_rank: int, its_ranks: int, its_timeout: timedelta) -> RecordedGroup:
@@ -270,7 +270,7 @@ def join(path: str, rank: int, ranks: int, timeout: float, ledger: Ledger, *, ch
 
     api.Backend.register_backend(BACKEND, make, devices="cpu")
     store = api.FileStore(path, ranks)
-    store.set(f"here {rank}", "")  # the group's own time-out is too short for a rank that is still starting
+    store.set(f"here {rank}", "")  # the group's own timeout is too short for a rank that is still starting
     store.wait([f"here {other}" for other in range(ranks)], timedelta(seconds=MEETING_SECONDS))
     api.init_process_group(BACKEND, store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=MEETING_SECONDS))
 
@@ -283,5 +283,5 @@ def leave() -> None:
 
 
 def is_at_rest() -> bool:
-    """Whether the default group can serve another function: no other group exists, and no collective is under way."""
+    """Whether the default group can be used for another function: there is no other group, and no collective is in progress."""
     return len(_groups) == 1 and _groups[0].under_way == 0

@@ -12,16 +12,16 @@ from torch import Tensor
 from labkit.frames import receive_frame, send_frame
 
 Message = tuple[Any, dict[str, Tensor]]
-"""A value that JSON can hold, and tensors by name."""
+"""A message: a value that JSON can hold, and tensors by name."""
 
 
 def send_message(to: socket.socket, value: Any, tensors: dict[str, Tensor]) -> None:
-    """Send a message; raises `OSError` if the other side is gone."""
+    """Send a message. Raises `OSError` if the process at the other end is gone."""
     send_frame(to, json.dumps(value).encode(), save(tensors) if tensors else b"")
 
 
 def receive_message(source: socket.socket) -> Message | None:
-    """The next message; None if the other side is gone."""
+    """The next message; None if the process at the other end is gone."""
     frame = receive_frame(source)
     if frame is None:
         return None

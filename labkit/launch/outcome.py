@@ -36,7 +36,7 @@ def failure_words(rank: int, ranks: int | None, cause: str) -> str:
 
 
 def has_waited_in_vain(answers: dict[int, Message]) -> bool:
-    """Whether ranks failed, and every failed rank failed because it waited for another rank."""
+    """Whether there are failed ranks, and all of them failed because they waited for another rank."""
     failures = [answer for answer, _ in answers.values() if "error" in answer]
     return bool(failures) and all(answer["others"] for answer in failures)
 
@@ -57,8 +57,8 @@ def raise_failure(answers: dict[int, Message], ranks: int) -> None:
     silent = [other for other in range(ranks) if other not in said]
     ended = [other for other in answers if other not in failures]
     if silent and not ended:
-        raise RankRaisedError(silent[0], ranks, f"this rank does not answer; rank {rank} says: {error}", "RankFailed")
-    left = f"; rank {', '.join(map(str, ended))} had come to the end of the function by then" if ended else ""
+        raise RankRaisedError(silent[0], ranks, f"this rank did not answer; rank {rank} says: {error}", "RankFailed")
+    left = f"; rank {', '.join(map(str, ended))} had already reached the end of the function" if ended else ""
     raise RankRaisedError(rank, ranks, f"{error}{left}", "RankFailed")
 
 
@@ -73,10 +73,10 @@ def ledgers_of(answers: dict[int, Message]) -> list[list[Entry]]:
 
 
 def is_at_rest(answers: dict[int, Message], ledgers: list[list[Entry]]) -> bool:
-    """Whether the ranks' process group can serve another function.
+    """Whether the ranks' process group can be used for another function.
 
-    The group can be used again if no rank has a collective under way, every message that was sent was received, and all ranks
-    called the same collectives.
+    This is possible if no collective is in progress on any rank, every sent message was received, and all ranks called the same
+    collectives.
     """
     calls = [Counter(entry.what for entry in ledger if entry.what not in ("send", "recv", COMPUTE)) for ledger in ledgers]
     passed = Counter(entry.what for ledger in ledgers for entry in ledger)

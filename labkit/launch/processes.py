@@ -1,4 +1,4 @@
-"""Processes of ranks on this host: starting them, passing on what they print, watching them, and ending them all.
+"""Handles the processes of ranks on this host: starts them, passes on what they print, watches them, and ends them.
 
 This module does not know what the processes compute or how they talk to each other.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 MOST_RANKS = 64
 WATCH_SECONDS = 0.1
 END_OF_OUTPUT = "\0"
-"""A line that begins with this is not shown: it means that everything printed for one task has arrived."""
+"""A line that begins with this text is not shown. It means that all output of one task has arrived."""
 
 PARENT = "LABKIT_RANKS_PARENT"
 """The environment variable with the process id of the process that started a rank."""
@@ -65,22 +65,22 @@ class RankProcess:
 
     @property
     def exit_status(self) -> int | None:
-        """None while the process runs. If a signal ended the process, this is the signal's number with a minus sign."""
+        """None while the process runs. If a signal ended the process, this is minus the signal's number."""
         return self._process.poll()
 
     def how_it_ended(self) -> str:
-        """How the process ended, in words; waits for its end, but at most one second."""
+        """How the process ended, in words. Waits for its end, but at most one second."""
         try:
             status = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
             return "it does not answer"
         if status < 0:
             return f"its process was ended by signal {-status}"
-        last = f"; it said last: {self._lines[-1]}" if self._lines else ""
+        last = f"; its last line of output was: {self._lines[-1]}" if self._lines else ""
         return f"its process ended with status {status}{last}"
 
     def kill(self) -> None:
-        """End the process, whatever it is doing; returns at once."""
+        """Kill the process and return at once."""
         self._process.kill()
 
     def wait(self) -> None:
@@ -116,8 +116,8 @@ class RankProcesses:
     def watch(self, fault_of: Callable[[RankProcess], str], on_failure: Callable[[str], None]) -> None:
         """Check all processes from a thread until `end` is called.
 
-        fault_of: returns in words what is wrong with a process, or an empty string. At the first fault all processes are
-        killed, and `on_failure` is called with the words that `fault_of` returned.
+        fault_of: returns a text that says what is wrong with a process, or an empty string. At the first fault, all processes
+        are killed, and `on_failure` is called with this text.
         """
         threading.Thread(target=self._watch, args=(fault_of, on_failure), daemon=True, name="labkit watch of ranks").start()
 
@@ -140,7 +140,7 @@ class RankProcesses:
 
 
 def end_with_parent() -> None:
-    """End this process soon after the process that started it has ended, for whatever reason.
+    """End this process soon after the process that started it has ended for any reason.
 
     The parent may have ended before this call, so its process id is read from the environment variable `PARENT`.
     """

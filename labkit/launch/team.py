@@ -1,4 +1,4 @@
-"""The processes that `launch` keeps: each process waits for functions, runs them and answers over a socket."""
+"""The processes that `launch` keeps. Each process waits for functions, runs them and answers over a socket."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from labkit.time_limits import limit_passed
 START_SECONDS = 180.0
 """A process starts in about 5 seconds; on a busy machine, several processes that start together need much longer."""
 STRAGGLER_SECONDS = 0.5
-"""After one rank has failed, the other ranks have this many seconds to report a failure of their own.
+"""After one rank has failed, the other ranks have this many seconds to report their own failures.
 
-After this time, the other ranks are ended.
+After this time, ranks that have not answered are ended.
 """
 
 
@@ -43,7 +43,7 @@ class Each:
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """How a function is run; `launch` describes each field."""
+    """How a function is run. The docstring of `launch` describes each field."""
 
     timeout: float
     seconds: float
@@ -53,17 +53,17 @@ class LaunchOptions:
 
 
 class Team:
-    """The processes that run functions: as many as the largest launch so far needed."""
+    """The processes that run functions. There are as many as the largest launch so far needed."""
 
     def __init__(self) -> None:
         self._members: dict[int, TeamMember] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="labkit-team-"))
         self._groups = 0
-        # The ranks, timeout and checked of the last group, if the next launch can use that group again.
+        # `ranks`, `timeout` and `checked` of the last group, if the next launch can use that group again.
         self._last_group: tuple[int, float, bool] | None = None
 
     def run(self, function: Callable[..., Any], ranks: int, args: Sequence[Any], options: LaunchOptions) -> Launched:
-        """Run `function(*args)` on `ranks` processes, and raise what `launch` raises.
+        """Run `function(*args)` on `ranks` processes. Raises the same errors as `launch`.
 
         If a rank does not answer, all processes that took part are ended.
         """
@@ -84,7 +84,7 @@ class Team:
             self._end(members)
             raise
         if has_waited_in_vain(answers):
-            limit_passed("a rank waited in vain for the other ranks")
+            limit_passed("a rank waited for other ranks that did not join")
         if len(answers) < ranks:
             self._end(members)
         for member in members:
@@ -101,9 +101,7 @@ class Team:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self, ranks: int, progress: Callable[[int, int], None] = lambda done, total: None) -> list[TeamMember]:
-        """Start the processes that are missing for `ranks` members, wait until all these members are ready, and return the
-        members.
-        """
+        """Start processes until there are `ranks` members, wait until these members are ready, and return them."""
         self._end([member for member in self._members.values() if member.process.exit_status is not None])
         try:
             for rank in range(ranks):
@@ -131,7 +129,7 @@ class Team:
 
 
 class TeamMember:
-    """The process of one rank, and the socket to this process."""
+    """The process of one rank, and the socket that connects to it."""
 
     def __init__(self, rank: int) -> None:
         self.socket, theirs = socket.socketpair()
@@ -141,7 +139,8 @@ class TeamMember:
             "labkit.launch.team_process",
             [str(handle), str(rank)],
             say=print,
-            environ={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # a function may import modules from there
+            # A function may import modules from the folders of this process.
+            environ={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             handles=[handle],
         )
         theirs.close()
@@ -154,7 +153,7 @@ class TeamMember:
         found = _readable([self.socket], until - time.monotonic())
         if not found:
             limit_passed(f"a rank did not start within {START_SECONDS:g} seconds")
-            raise self._failed(f"it did not start within {START_SECONDS:g} s")
+            raise self._failed(f"the process did not start within {START_SECONDS:g} s")
         if receive_message(self.socket) is None:
             raise self._failed(self.process.how_it_ended())
         self._is_ready = True
@@ -171,7 +170,7 @@ class TeamMember:
 
 
 def job_message(function: Callable[..., Any], ranks: int, args: Sequence[Any], rank: int, options: LaunchOptions) -> Message:
-    """The job of a rank, without the name of its process group; raises `InvalidRequest` if an argument cannot be sent."""
+    """The job of a rank, without the name of its process group. Raises `InvalidRequest` if an argument cannot be sent."""
     tensors: dict[str, Tensor] = {}
 
     def coded(argument: Any) -> dict[str, Any]:
@@ -199,7 +198,7 @@ def job_message(function: Callable[..., Any], ranks: int, args: Sequence[Any], r
 def _answers(members: list[TeamMember], until: float, seconds: float) -> dict[int, Message]:
     """The answers of all members.
 
-    After an answer that reports a failure, the other answers are awaited only for `STRAGGLER_SECONDS`.
+    After the first answer that reports a failure, waits only `STRAGGLER_SECONDS` for the other answers.
     """
     answers: dict[int, Message] = {}
     while len(answers) < len(members):
@@ -210,7 +209,7 @@ def _answers(members: list[TeamMember], until: float, seconds: float) -> dict[in
                 return answers
             limit_passed(f"the ranks were not done within {seconds:g} seconds")
             late = ", ".join(str(member.process.rank) for member in waiting)
-            cause = f"it was not done after {seconds:g} s (waiting for: {late})"
+            cause = f"the function was not done after {seconds:g} s (waiting for: {late})"
             raise RankFailed(failure_words(waiting[0].process.rank, len(members), cause))
         for member in [member for member in waiting if member.socket in found]:
             rank, answer = member.process.rank, receive_message(member.socket)
@@ -223,7 +222,7 @@ def _answers(members: list[TeamMember], until: float, seconds: float) -> dict[in
 
 
 def _readable(sockets: Sequence[socket.socket], seconds: float) -> list[Any]:
-    """Wait until a socket can be read, but at most `seconds`; returns all sockets that can be read."""
+    """Wait at most `seconds` until a socket can be read. Returns all sockets that can be read."""
     with selectors.DefaultSelector() as selector:
         for one in sockets:
             selector.register(one, selectors.EVENT_READ)

@@ -25,7 +25,7 @@ from labkit.plain_values import decode, encode
 
 
 def main(handle: int, rank: int) -> None:
-    """Run each function that comes over the socket until the other side closes it."""
+    """Run each function that comes over the socket, until the other end closes the socket."""
     end_with_parent()
     torch.set_grad_enabled(False)
     runner = Runner(rank)
@@ -46,7 +46,7 @@ class Runner:
         self._group = ""
 
     def run(self, job: dict[str, Any], given: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Run a function; returns its value or its error, the ledger, and whether the group can serve another function."""
+        """Run a function. Returns its value or error, the ledger, and whether the group can be used for another function."""
         torch.set_num_threads(job["threads"])
         answer: dict[str, Any] = {}
         try:
@@ -71,7 +71,7 @@ def _argument(coded: dict[str, Any], given: dict[str, Tensor]) -> Any:
 
 
 def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
-    """Explains why a name is unknown here: the process that sent the function has this name, but could not send its value."""
+    """Explains why a name is unknown on the rank: the process that sent the function knows it, but could not send its value."""
     packed = [job["function"], *(coded["function"] for coded in job["args"] if "function" in coded)]
     left = {name: kind for one in packed for name, kind in left_behind(one).items()}
     name = getattr(error, "name", None)
@@ -85,7 +85,7 @@ def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """The first line of an exception, and the line of the launched function that led to it."""
+    """The first line of an exception, and the line of the launched function that caused it."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<") and frame.line]
     place = f" (in your line `{own[-1].line}`)" if own else ""
     try:
@@ -93,7 +93,7 @@ def in_words(error: BaseException) -> str:
     except Exception:  # an exception class of the function may have a broken __str__
         text = []
     if isinstance(error, RankFailed):
-        return f"{text[0] if text else 'it lost the others'}{place}"
+        return f"{text[0] if text else 'the connection to the other ranks was lost'}{place}"
     return f"{type(error).__name__}: {text[0] if text else 'no message'}{place}"
 
 

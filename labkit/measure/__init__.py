@@ -1,6 +1,4 @@
-"""Measures time, memory and the ceilings of the machine, and makes rooflines, records and plots. It does not depend on an
-engine.
-"""
+"""Measures time, memory and the ceilings of the machine, and makes rooflines, records and plots."""
 
 from labkit.measure.ceilings import Ceilings, Reader, ceilings
 from labkit.measure.contention import Contention
@@ -13,7 +11,7 @@ from labkit.measure.record import Record, versions
 from labkit.measure.roofline import Roofline, roofline
 from labkit.measure.rung import Rung
 from labkit.measure.task import Task
-from labkit.measure.timing import Ratio, Timing, compare, ratio, time_call
+from labkit.measure.timing import Ratio, Timing, compare, noted, ratio, time_call
 
 __all__ = [
     "Ceilings",
@@ -32,6 +30,7 @@ __all__ = [
     "ceilings",
     "compare",
     "gpu_peak_bytes",
+    "noted",
     "peak_host_memory",
     "profile_call",
     "progress_bar",

@@ -1,6 +1,6 @@
-"""Says in words what a figure shows, for people who do not see it: screen readers, terminals, search.
+"""Describes a figure in words, for screen readers, terminals and search.
 
-It reads titles, axes, names and values from the finished figure. Code that draws a figure does nothing for it.
+The text is made from the titles, axes, names and values of the finished figure. Code that draws a figure needs no changes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_VALUES = 12
-"""The values of a line or of a row of bars that are named one by one. Of more values, only the range is named."""
+"""If a line or a row of bars has at most this many values, the text lists every value. Otherwise it gives only the range."""
 MOST_LETTERS = 2000
-"""A longer text is cut off. Nobody listens to more."""
+"""A text with more characters is cut off, because nobody listens to a longer text."""
 
 
 def alt_text(figure: Figure) -> str:
-    """The title of a figure, what each of its parts shows, and its caption, as sentences on one line."""
+    """The title of a figure, a description of each of its parts, and its caption, as sentences on one line."""
     parts = [figure.get_suptitle()]
     for axes in figure.axes:
         parts += described(axes)
@@ -30,7 +30,7 @@ def alt_text(figure: Figure) -> str:
 
 
 def described(axes: Axes) -> Iterator[str]:
-    """What one part of a figure shows: what its axes mean, its lines, its bars, and the texts in a drawing without axes."""
+    """The description of one part of a figure: its axes, lines and bars, or the texts in a drawing without axes."""
     if not axes.axison:
         yield "A drawing with these texts: " + "; ".join(_texts(axes))
         return
@@ -42,13 +42,13 @@ def described(axes: Axes) -> Iterator[str]:
 
 
 def _texts(axes: Axes) -> Iterator[str]:
-    """The texts of a drawing, each once, in the order of reading."""
+    """The texts of a drawing, without repeats, in the order of reading."""
     found = [(text.get_position(), text.get_text()) for text in axes.texts]
     yield from dict.fromkeys(text for (_, _), text in sorted(found, key=lambda each: (each[0][1], each[0][0])) if text.strip())
 
 
 def _named(artists: Iterable[Any]) -> Iterator[Any]:
-    """The lines or bars with a name of their own: matplotlib begins the other names with an underscore."""
+    """The lines or bars that were given a name. Names that matplotlib makes itself begin with an underscore."""
     return (artist for artist in artists if not str(artist.get_label()).startswith("_"))
 
 
@@ -63,7 +63,7 @@ def _line(line: Any) -> str:
 
 
 def _bars(axes: Axes) -> Iterator[str]:
-    """The values of each row of bars, with the names that the axis gives them, or else the numbers that are written at them."""
+    """The values of each row of bars, with the bars' names from the axis, or else the numbers that are written at the bars."""
     from matplotlib.container import BarContainer
 
     rows: list[Any] = [each for each in axes.containers if isinstance(each, BarContainer)]

@@ -21,7 +21,7 @@ GPU_READ_BYTES = 4 * 2**30
 PRECISIONS = ("fp32", "bf16", "fp16")
 MATRIX_SIZES = {"cpu": (256, 1024), "cuda": (2048, 8192)}
 FAR_APART = 1.5
-"""The largest accepted ratio of the median reading time to the shortest one.
+"""The largest accepted ratio of the median reading time to the shortest reading time.
 
 On an idle machine the ratio stays below this value.
 """
@@ -79,16 +79,16 @@ def ceilings(
 
 
 def _far_apart(readings: Timing) -> str:
-    """A warning if repeated readings of the memory differ too much; otherwise ""."""
+    """A warning if the times of repeated readings of the memory differ too much; otherwise ""."""
     times = readings.median / min(readings.samples)
     return f"the median reading of the memory took {times:.1f} times as long as the fastest" if times > FAR_APART else ""
 
 
 class Reader:
-    """Reads a tensor far larger than the caches by summing it. A sum needs every element and writes almost nothing.
+    """Reads a tensor far larger than the caches by summing it. A sum reads every element and writes almost nothing.
 
-    The rate of a machine's memory can change from second to second, above all on a virtual machine. So if the speed of a run is
-    compared with the speed of the memory, `best_of` can be called just before or after this run.
+    The rate of a machine's memory can change from second to second, especially on a virtual machine. To compare the speed of a
+    run with the speed of the memory, call `best_of` just before or after the run.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -119,7 +119,7 @@ def read_rate(device: torch.device, seconds: float = 1.0) -> float:
 def matrix_rate(device: torch.device, precision: str, seconds: float = 1.0) -> float:
     """FLOPs per second of a square product in `precision`, on random data. (With zeros, a GPU would run at a higher clock.)
 
-    A processor without units for a precision emulates it. Emulation is so slow that only a small product is timed.
+    A processor without units for a precision emulates this precision. Emulation is so slow that only a small product is timed.
     """
     small, large = MATRIX_SIZES[device.type]
     rate = _product_rate(device, DTYPES[precision], small, seconds / 4)

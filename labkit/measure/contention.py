@@ -1,14 +1,13 @@
-"""Finds out whether other programs took processor time from this program during a measurement. It does not know what is
-measured.
+"""Finds out whether other programs took processor time from this program during a measurement.
 
 On a busy machine all runs of a measurement can be slow by the same factor. For example, if two threads wait for each other
 after every operation, both threads lose time when another program uses the core of one thread. The spread of the runs then
 stays small, so it does not show the problem. Linux counts the time during which each thread was ready to run but had no core
-(the second number in /proc/PID/task/*/schedstat). Here the threads of child processes count too, because their parent may sleep
-until they are done. A thread can also wait for another thread or process of the same program. Therefore the waiting that counts
-is never more than the processor time that other programs used. Systems other than Linux do not count the waiting. There it is
-assumed that this program waited as long as other programs used the processor. If a process ends before the reading, its waiting
-time is lost.
+(the second number in /proc/PID/task/*/schedstat). The threads of child processes are included, because their parent may sleep
+until they are done. A thread can also wait for another thread or process of the same program. Therefore the counted waiting
+time is never more than the processor time that other programs used. Systems other than Linux do not measure this waiting time.
+There, it is assumed that this program waited as long as other programs used the processor. If a process ends before the
+reading, its waiting time is lost.
 """
 
 from __future__ import annotations
@@ -30,20 +29,25 @@ WAITING_LIMIT = 0.2
 than a quarter of the runs is slow, so the median and the quartiles change little.
 """
 TOGETHER_LIMIT = 0.5
-"""The share of the time that all processes of a program whose processes wait for each other may wait for a core, added up. The
-limit is higher, because many processes that mostly sleep also add up.
+"""The same limit for a program whose processes wait for each other.
+
+The waiting times of all its processes are added up, so this limit is higher: the times of many processes that mostly sleep also
+add up.
 """
 SHORTEST_WAIT = 0.001
-"""Shorter waiting times, in seconds, do not count: every thread waits some microseconds when it is woken."""
+"""Shorter waiting times, in seconds, are ignored, because every thread waits some microseconds when it is woken."""
 NEARLY_ALL = 0.9
-"""From this share on, messages contain no number: the counts come from different clocks, and can add up to more than the total
-time.
+"""From this share on, messages contain no number.
+
+The counts come from different clocks, so they can add up to more than the total time.
 """
 OTHERS_LIMIT = 0.25
 """The share of processor time that other programs may use, on systems that do not count the waiting time of threads."""
 ASLEEP = 10.0
-"""A program that sleeps loses no time to other programs. Where the system does not count the waiting, the lost time is
-therefore limited to this many times the processor time that the program used.
+"""A program that sleeps loses no time to other programs.
+
+On systems that do not count the waiting time, the lost time is therefore limited to this many times the processor time that the
+program used.
 """
 CLOCK_STEP = 0.02
 """Processor time is counted in steps of up to this many seconds, so a shorter difference can be missed."""
@@ -52,13 +56,14 @@ CLOCK_STEP = 0.02
 class Contention:
     """Watches the machine during its `with` block.
 
-    After the block, `words` says how other programs disturbed it; "" if they did not. The own program consists of the processes
-    with the ids `roots` (default: this process) and all their descendants. A rank passes the id of the process that started all
-    ranks. A client passes its own id and the id of the server that it measures.
+    After the block, `words` says how other programs disturbed the block; it is "" if they did not. All processes with the ids
+    `roots` (default: this process) and their descendants belong to this program. A rank passes as `roots` the id of the process
+    that started all ranks. A client passes its own id and the id of the server that it measures.
 
-    Of several threads, the one that waited longest counts, because threads of a measurement work at the same time. `in_turn` is
-    for a program whose processes wait for each other, such as ranks that pass messages: there, the waiting of all processes is
-    also added up, because each delay delays the whole program. Of each process, again the thread that waited longest counts.
+    The waiting time of a program is that of the thread that waited longest, because threads of a measurement work at the same
+    time. `in_turn` is for a program whose processes wait for each other, such as ranks that pass messages. The waiting times of
+    all its processes are added up, too, because each delay delays the whole program. The waiting time of a process is again
+    that of its thread that waited longest.
     """
 
     def __init__(self, *roots: int, in_turn: bool = False) -> None:
@@ -74,7 +79,7 @@ class Contention:
         self.words = self.so_far()
 
     def so_far(self, seconds: float = 0.0) -> str:
-        """How other programs have disturbed the block until now; "" if they have not disturbed it.
+        """How other programs have disturbed the block so far; "" if they have not.
 
         With `seconds`, a message is returned only if it is already clear that a block of this length will count as disturbed.
         """
@@ -103,11 +108,10 @@ class Contention:
 
 @dataclass(frozen=True)
 class _Reading:
-    """Counters in seconds. They start at some time in the past.
+    """One reading of counters, in seconds. All counters start at some time in the past.
 
-    waited: for each thread of the own program (the ids of its process and of itself), the time during which it was ready but
-    had no core. own: the processor time of the own program. others: the processor time of all other programs. stolen: see
-    `_stolen`.
+    waited: for each thread of this program (process id, thread id), the time during which the thread was ready to run but had
+    no core. own: the processor time of this program. others: the processor time of all other programs. stolen: see `_stolen`.
     """
 
     waited: dict[tuple[int, str], float]
@@ -123,7 +127,7 @@ def _read(*roots: int) -> _Reading:
 
 
 def _waited_by_thread(program: list[psutil.Process]) -> dict[tuple[int, str], float]:
-    """Seconds during which each thread of these processes was ready but had no core.
+    """Seconds during which each thread of these processes was ready to run but had no core.
 
     The result is empty if the system does not count these seconds.
     """
@@ -137,9 +141,7 @@ def _waited_by_thread(program: list[psutil.Process]) -> dict[tuple[int, str], fl
 
 
 def _stolen() -> list[float]:
-    """For each core of this virtual machine, the seconds in which it was ready to run but the host ran other
-    work.
-    """
+    """For each core of this virtual machine, the seconds during which the core had work but the host ran other machines."""
     return [float(getattr(core, "steal", 0.0)) for core in psutil.cpu_times(percpu=True)]
 
 

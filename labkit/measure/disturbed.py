@@ -1,4 +1,4 @@
-"""Words for a measurement that was disturbed: what disturbed it, and how to measure again.
+"""The texts about a disturbed measurement: what disturbed it, and how to measure again.
 
 `labkit.measure.contention` finds out whether other programs disturbed a measurement. The texts, the figures and the records all
 use these words.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 SIGN = "!"
 MARK = f"{SIGN} disturbed"
-"""The mark stands beside a number that was disturbed; where there is little room, the sign stands there."""
+"""The mark beside a disturbed number. `SIGN` alone is used where there is little room."""
 NOTE = f"{SIGN} This measurement was disturbed"
 """The beginning of every note about a disturbed measurement."""
 CELL_AGAIN = "close other programs and run this cell again"
@@ -20,14 +20,14 @@ COMMAND_AGAIN = "close other programs and run this command again"
 def disturbed_note(reasons: Iterable[str], again: str = CELL_AGAIN) -> str:
     """Two sentences about disturbed measurements, with an exclamation mark before them; "" if all reasons are "".
 
-    reasons: for each measurement, what disturbed it, or "". again: what to do to measure again.
+    reasons: for each measurement, what disturbed it, or "". again: an instruction how to measure again.
     """
     found = list(dict.fromkeys(filter(None, reasons)))
     return f"{NOTE}: {'; '.join(found)}. To get a better one, {again}." if found else ""
 
 
 def of_most(reasons: Sequence[str]) -> str:
-    """The first reason, if more than half of the parts of a measurement were disturbed; otherwise "".
+    """The first reason if more than half of the parts of a measurement were disturbed; otherwise "".
 
     The median over the parts of a measurement changes little if fewer parts are disturbed.
     """

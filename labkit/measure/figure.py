@@ -1,4 +1,4 @@
-"""A matplotlib figure that a notebook displays with any backend, and that uses no global state."""
+"""A matplotlib figure that a notebook displays with any backend and that uses no global state."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from labkit.measure.alt_text import alt_text
 class NotebookFigure(Figure):
     """A `Figure` that is made without pyplot, so it need not be closed. A notebook displays the figure as a PNG.
 
-    The PNG has a text twin, `alt_text`: the notebook stores it as the alternative text of the picture, which screen readers
-    read and HTML pages keep. Without pictures, as in a terminal, the text is all that is shown.
+    The notebook also stores `alt_text` as the alternative text of the PNG, for screen readers and HTML pages. A terminal, which
+    shows no pictures, shows only this text.
     """
 
     def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:

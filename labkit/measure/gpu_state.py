@@ -16,7 +16,7 @@ class GPUState:
     celsius: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a record."""
+        """The fields as plain values, for a record."""
         return asdict(self)
 
 
@@ -26,7 +26,7 @@ def gpu_state(index: int = 0) -> GPUState | None:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # the library may be missing, and it raises its own kinds of errors
+    except Exception:  # the library may be missing, and it raises its own exception classes
         return None
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)

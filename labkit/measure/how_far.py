@@ -1,4 +1,4 @@
-"""Says in words how far a prediction was from the measured value."""
+"""Describes in words how far a prediction was from the measured value."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def predictions_in_words(names: Sequence[str], series: Mapping[str, Sequence[flo
 
 
 def measured_of(series: Mapping[str, Sequence[float]]) -> Sequence[float]:
-    """The values with which the predictions of a figure are compared; empty if there are none."""
+    """The measured values with which the predictions of a figure are compared; empty if there are none."""
     return next((series[name] for name in MEASURED if name in series), ())

@@ -22,18 +22,18 @@ class KeptRuns:
     """The measurements of one lab (such as "01") by name.
 
     Each measurement is stored as a JSON value with the machine and the time. A measurement from another processor or GPU is not
-    used on this machine but repeated. A measurement that is a dictionary with a text under "disturbed" is also repeated; the
-    text says why the measurement cannot be trusted.
+    used on this machine; the run is repeated. A measurement that is a dictionary with a text under "disturbed" is also
+    repeated; the text says why the measurement cannot be trusted.
     """
 
     def __init__(self, lab: str, path: Path | None = None) -> None:
         self.path = path or home() / "runs" / f"lab{lab}.json"
 
     def keep(self, name: str, run: Callable[[], Any], *, again: bool = False) -> Any:
-        """Return the stored value of `name`. If there is none, or if `again` is set, call `run()`, store its value and return
-        it.
+        """Return the stored value of `name`.
 
-        Raises `InvalidRequest` for a value that JSON cannot hold.
+        If there is no value, or if `again` is set, call `run()`, store its value and return it. Raises `InvalidRequest` for a
+        value that JSON cannot hold.
         """
         rows = self._rows()
         machine = str(describe())

@@ -1,5 +1,6 @@
-"""The learner's speed ladders, which are stored on disk: one ladder for each task, with every engine that the learner built for
-it and its tokens per second.
+"""The learner's speed ladders, stored on disk. There is one ladder for each task.
+
+Each of its rungs is an engine that the learner built, with its tokens per second.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from labkit.measure.timing import Timing
 from labkit.plurals import counted
 
 WITHOUT_TASK = {"name", "tokens_per_second", "low", "high", "details"}
-"""The entries of a rung that an older labkit stored. It did not store which task was measured."""
+"""The entries of a rung from an older version of labkit, which did not store the task."""
 SEVERAL = (
     "Each task has its own ladder, because speeds of different tasks cannot be compared. A number with x says how many times "
     "as fast a rung is as the first rung of its ladder."
@@ -45,7 +46,7 @@ class Ladder:
     def rungs(self) -> list[Rung]:
         """The rungs of all tasks; an empty list if nothing was measured yet or the file cannot be read.
 
-        Rungs that an older labkit stored without a task are left out.
+        Rungs that an older version of labkit stored without a task are left out.
         """
         return self._read_what_is_there()[0]
 
@@ -64,10 +65,11 @@ class Ladder:
         disturbed: str = "",
         **details: Any,
     ) -> Rung:
-        """Add or replace a rung; `low` and `high` are its quartiles, and `disturbed` says why it cannot be trusted.
+        """Add or replace a rung.
 
-        Rungs that an older labkit stored without a task are removed. Raises `InvalidRequest` if the speed is not positive and
-        finite, or is not between its quartiles. An unreadable file is renamed: its suffix becomes `.damaged`.
+        `low` and `high` are the quartiles of its speed, and `disturbed` says why it cannot be trusted. Rungs that an older
+        version of labkit stored without a task are removed. Raises `InvalidRequest` unless the speed is positive, finite and
+        between its quartiles. An unreadable file is renamed: its suffix becomes `.damaged`.
         """
         low = tokens_per_second if low is None else low
         high = tokens_per_second if high is None else high
@@ -88,14 +90,17 @@ class Ladder:
         return rung
 
     def add_timings(self, task: Task, timings: Mapping[str, Timing], **details: Any) -> None:
-        """Add or replace the rungs of engines that were timed in turn, by their names. Each run did the whole task once."""
+        """Add or replace the rungs of engines that were timed in turn; the keys are their names.
+
+        Each run did the whole task once.
+        """
         for name, timing in timings.items():
             low, high = task.tokens / timing.high, task.tokens / timing.low
             speed, disturbed = task.tokens / timing.median, timing.disturbed
             self.add(task, name, speed, low=low, high=high, disturbed=disturbed, runs=timing.runs, **details)
 
     def export(self, path: str | Path, name: str) -> Path:
-        """Write all ladders to a file that can be shared, and return its path. The file has no personal data but `name`.
+        """Write all ladders to a file that can be shared, and return its path. `name` is the only personal data in the file.
 
         Raises `NotAvailable` if there are no rungs, and `InvalidRequest` if the name is empty or too long, or if there is
         already a file that is not a ladder.
@@ -104,10 +109,10 @@ class Ladder:
         return Path(path)
 
     def text(self, again: str = CELL_AGAIN) -> str:
-        """All ladders as text, each below its task. again: what to do to measure a disturbed rung again.
+        """All ladders as text, each below its task. again: an instruction how to measure a disturbed rung again.
 
-        Each rung has a bar, its speed, and its speed relative to the first rung of its ladder. If one of the two was disturbed,
-        there is no ratio, and a mark and words say so.
+        Each rung has a bar, its speed, and the ratio of its speed to the speed of the ladder's first rung. If one of these two
+        rungs was disturbed, a mark and a note take the place of the ratio.
         """
         rungs, left_out = self._read_what_is_there()
         ladders = [_ladder_text(ladder, again) for ladder in by_task(rungs)]

@@ -1,7 +1,8 @@
-"""The file in which a learner shares speed ladders: it is written here, and files of unknown origin are read here.
+"""Writes the file in which a learner shares speed ladders, and reads such files, even from an unknown origin.
 
-The file is JSON: `{"kind", "version", "unit", "name", "created", "versions", "rungs"}`. It has no personal data but the name
-that the learner chose. Each rung has `{"device", "task", "name", "tokens_per_second", "low", "high", "runs", "disturbed"}`.
+The file is JSON: `{"kind", "version", "unit", "name", "created", "versions", "rungs"}`. The name that the learner chose is the
+only personal data in the file. Each rung has `{"device", "task", "name", "tokens_per_second", "low", "high", "runs",
+"disturbed"}`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from labkit.measure.rung import Rung
 from labkit.measure.task import Task
 
 FILE_END = "ladder.json"
-"""How the name of such a file ends in a submission: `ada.ladder.json`."""
+"""The ending of such a file's name in a submission, as in `ada.ladder.json`."""
 KIND, VERSION, UNIT = "labkit ladder", 1, "tokens per second"
 UNKNOWN_DEVICE = "a device that was not recorded"
-"""The device of a rung that an older labkit stored."""
+"""The device of a rung that an older version of labkit stored."""
 MOST_RUNGS, MOST_NAME, MOST_NUMBER = 60, 60, 10**9
-"""Limits for what a file may contain: rungs, characters of the learner's name, and the largest number."""
+"""Limits for a file: the number of rungs, the characters of the learner's name, and the largest number."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def write_ladder_file(path: Path, name: str, rungs: Iterable[Rung]) -> None:
         try:
             read_ladder_file(path)
         except InvalidRequest:
-            raise InvalidRequest(f"{path} is there already and is not a ladder; give another file") from None
+            raise InvalidRequest(f"{path} already exists and is not a ladder; give another file") from None
     now = datetime.now(UTC).isoformat(timespec="seconds")
     about = {"kind": KIND, "version": VERSION, "unit": UNIT, "name": name.strip(), "created": now, "versions": versions()}
     write_atomically(path, json.dumps(about | {"rungs": rows}, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -83,7 +84,7 @@ def _row(rung: Rung) -> dict[str, Any]:
 
 
 def read_ladder_file(path: Path) -> SharedLadder:
-    """The ladder in a file, which may contain anything. Raises `InvalidRequest` with one sentence that names the file."""
+    """Read the ladder in a file, which may contain anything. Raises `InvalidRequest` with one sentence that names the file."""
     try:
         return _ladder(read_json_object(path, MOST_BYTES))
     except OSError as error:

@@ -18,8 +18,8 @@ from labkit.native import trim_heap
 class HostPeak:
     """Watches the resident memory of this process and its descendants. `bytes` is the peak minus the memory at the start.
 
-    A thread measures this memory every `interval` seconds, and one more time at the end. A shorter peak can be missed. Linux
-    also records the peak of this process without its descendants; if that record can be reset, it is used as well.
+    A thread measures this memory every `interval` seconds, and once more at the end. A peak that is shorter can be missed.
+    Linux also records the peak of this process without its descendants. If that record can be reset, it is used, too.
     """
 
     def __init__(self, interval: float = 0.002) -> None:
@@ -78,7 +78,7 @@ def peak_host_memory() -> HostPeak:
 
 
 def give_back_free_memory() -> None:
-    """Return unused memory of Python and the allocator to the system, so that resident memory is memory in use."""
+    """Return unused memory of Python and the allocator to the system, so that all resident memory is in use."""
     gc.collect()
     trim_heap()
 
@@ -99,9 +99,7 @@ def _high_water_mark() -> int:
 
 
 def gpu_peak_bytes(device: Any) -> int | None:
-    """The largest number of bytes that torch has had allocated on a GPU since `torch.cuda.reset_peak_memory_stats`; None for a
-    CPU.
-    """
+    """The peak of the bytes that torch has allocated on a GPU since `torch.cuda.reset_peak_memory_stats`; None for a CPU."""
     if not str(device).startswith("cuda"):
         return None
     import torch

@@ -1,4 +1,4 @@
-"""Keeps a process visible after its parent has ended. It does not know why a process was started."""
+"""Keeps a process among this program's descendants after the process's parent has ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _before = ctypes.c_int(0)
 
 
 def _in_child() -> None:
-    """A forked child does not adopt orphans, even if it was forked inside of a block."""
+    """A forked child does not adopt orphans, even if it was forked inside a block of `adopting_orphans`."""
     global _open_blocks, _lock
     _open_blocks, _lock = 0, threading.Lock()
 
@@ -29,12 +29,12 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def adopting_orphans() -> Iterator[None]:
-    """In this block, a descendant whose parent ends becomes a child of this process, so it stays a descendant.
+    """Inside this block, a descendant whose parent ends becomes a child of this process, so it stays a descendant.
 
-    Blocks of several threads may overlap: the last one to end restores the state from before the first one.
+    Blocks of several threads may overlap. The last block that ends restores the state from before the first block.
 
-    Outside such a block, it becomes a child of the system's first process, like the program in `setsid program &`. An adopted
-    child that has ended remains a zombie until this process ends. On systems other than Linux, nothing changes.
+    Outside such a block, an orphan becomes a child of the system's first process, like the program in `setsid program &`. An
+    adopted child that has ended remains a zombie until this process ends. On systems other than Linux, nothing changes.
     """
     if sys.platform != "linux":
         yield

@@ -1,7 +1,7 @@
 """Figures of measurements: roofline, sweep, ladder, predictions, parts, timeline.
 
-Each figure has a title and a caption. The caption names the machine of the measurement. This module uses matplotlib and
-numbers; it depends on no engine and no lab.
+Each figure has a title and a caption. The caption names the machine of the measurement. This module does not depend on an
+engine or a lab.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe & Ito 2008: safe for colour-blind eyes
 MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKS = (("D", 7), ("*", 13), ("X", 10))
+"""Shapes of single points in a sweep, each with its size in points."""
 HATCHES = ("", "//", "..", "xx", "\\\\", "oo")
 STROKES = ("--", ":", "-.")
-"""What tells lines, bars and limits apart without colour, in the order of `COLOURS`."""
+"""Styles that distinguish lines, bars and limits without colour, in the order of `COLOURS`."""
 GREY = "#777777"
 DARK = "#333333"
 """The colour of captions: readable on white, but less prominent than the title."""
@@ -100,6 +102,8 @@ def roofline_plot(
 
 FEW_TICKS = 10
 """A sweep with at most this many points has an axis tick at each point."""
+MOST_LETTERS = 70
+"""The letters that fit under an axis as wide as a figure."""
 
 
 def sweep_plot(
@@ -118,31 +122,34 @@ def sweep_plot(
     """Draw lines over the same x values. If `bands` contains the name of a line, a band of its quartiles is drawn around the
     line.
 
-    `limits` are dashed lines, such as a roofline or somebody's guesses. `marks` are single points `{name: (x, y)}`, such as a
-    prediction for one x. Raises `InvalidRequest` unless every line, band and limit has one value for each x.
+    Lines that coincide stay visible, because later lines have smaller markers. `limits` are drawn as dashed lines, for example
+    a roofline or somebody's guesses. `marks` are single points `{name: (x, y)}`, such as a prediction for one x; each has its
+    own shape. Raises `InvalidRequest` unless every line, band and limit has one value for each x.
     """
     for name, given in [*lines.items(), *(bands or {}).items(), *(limits or {}).items()]:
         if len(given) != len(x):
             raise InvalidRequest(f"line {name!r} has {counted(len(given), 'value')} for {counted(len(x), 'point')} of x")
-    figure = new_figure(title, caption)
+    legend_rows = math.ceil((len(lines) + len(limits or {}) + len(marks or {})) / 2)
+    figure = new_figure(title, caption, height=4.0 + 0.2 * max(0, legend_rows - 2))  # the legend takes nothing from the lines
     axes = figure.add_subplot()
-    for (name, values), colour, marker in zip(lines.items(), COLOURS * 9, MARKERS * 9, strict=False):
-        axes.plot(x, values, f"{marker}-", color=colour, label=name)
+    for number, (name, values) in enumerate(lines.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.plot(x, values, f"{marker}-", color=colour, label=name, markersize=max(4.0, 8.0 - number))
         if bands and name in bands:
             axes.fill_between(x, [low for low, _ in bands[name]], [high for _, high in bands[name]], color=colour, alpha=0.2)
     for (name, values), colour, stroke in zip((limits or {}).items(), [GREY, GREY, "#444444"] * 9, STROKES * 9, strict=False):
         axes.plot(x, values, stroke, color=colour, label=name)
-    for name, (where, value) in (marks or {}).items():
-        axes.plot([where], [value], "D", color="black", markersize=7, label=name)
+    for (name, (where, value)), (shape, size) in zip((marks or {}).items(), MARKS * 9, strict=False):
+        axes.plot([where], [value], shape, color="black", markersize=size, label=name)
     if log:
         from matplotlib.ticker import FuncFormatter, LogLocator
 
         axes.set(xscale="log", yscale="log")
         low, high = axes.get_ylim()
-        if high < 1000 * low:  # if only powers of ten had labels, the axis would have only one or two labels
+        if high < 1000 * low:  # labels only at powers of ten would be one or two labels
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
-        axes.set_xticks(list(x), [plain(value) for value in x])
+        axes.set_xticks(list(x), _not_too_dense([plain(value) for value in x]))
         axes.minorticks_off()
         ylabel += " (log scale)"
     else:
@@ -153,12 +160,20 @@ def sweep_plot(
         axes.set_ylim(bottom=0)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)  # not over the lines
+    # The legend goes above the axes, so that it does not cover the lines.
+    axes.legend(fontsize=NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return figure
 
 
+def _not_too_dense(labels: list[str]) -> list[str]:
+    """The labels of evenly spaced ticks. If there is no room for all of them, every second or third one stays."""
+    room = MOST_LETTERS // max(1, max(len(label) for label in labels) + 2)
+    step = -(-len(labels) // max(1, room))
+    return [label if number % step == 0 else "" for number, label in enumerate(labels)]
+
+
 def plain(value: float) -> str:
-    """The number without an exponent: 4,000,000 or 0.25."""
+    """The number as text without an exponent, such as 4,000,000 or 0.25."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
@@ -171,9 +186,9 @@ def ladder_plot(
 ) -> Figure:
     """Draw one ladder for each task, below the name of the task: one bar per rung, with quartiles as whiskers.
 
-    The speed of each rung is written at its bar, also as a multiple of the speed of the ladder's first rung. A disturbed rung
-    is hatched, and has a mark instead of the multiple. A note below the ladder says what disturbed it, and what to do (`again`)
-    to measure again. Raises `InvalidRequest` when there are no rungs.
+    Each bar is labelled with the speed of its rung, also as a multiple of the speed of the ladder's first rung. A disturbed
+    rung is hatched, and has a mark instead of the multiple. A note below the ladder says what disturbed the rung, and how to
+    measure again (`again`). Raises `InvalidRequest` when there are no rungs.
     """
     if not rungs:
         raise InvalidRequest("the ladder has no rungs yet; run a measurement first")
@@ -208,7 +223,7 @@ def _draw_ladder(axes: Axes, rungs: Sequence[Rung]) -> None:
         axes.text(max(rung.high, rung.tokens_per_second), place, text, va="center", fontsize=NUMBER_SIZE)
     axes.set_yticks(places, [rung.name for rung in rungs])
     axes.invert_yaxis()
-    room = 1.8 if any(rung.disturbed for rung in rungs) else 1.45  # for the numbers beside the bars
+    room = 1.8 if any(rung.disturbed for rung in rungs) else 1.45  # room for the numbers beside the bars
     axes.set_xlim(0, room * max(rung.high for rung in rungs))
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -230,7 +245,7 @@ def _check_groups(
                 f"({', '.join(series)}), and each series needs {len(names)} ranges, one per bar"
             )
     if strange := {name for at in marks.values() for name in at} - set(names):
-        raise InvalidRequest(f"marks over {', '.join(sorted(strange))}, but the groups are {', '.join(names)}")
+        raise InvalidRequest(f"there are marks over {', '.join(sorted(strange))}, but the groups are {', '.join(names)}")
 
 
 def _bar_places(series: Sequence[Sequence[float]], groups: int, width: float) -> list[list[float]]:
@@ -267,25 +282,35 @@ def _drawn_heights(series: Mapping[str, Sequence[float]], limits: Sequence[float
 
 
 def _bars(
-    axes: Any, label: str, bars: Sequence[tuple[float, float, float, Any]], width: float, colour: str, hatch: str
+    axes: Any,
+    label: str,
+    bars: Sequence[tuple[float, float, float, Any]],
+    width: float,
+    colour: str,
+    hatch: str,
+    crossed: bool = False,
 ) -> None:
-    """Draw the bars `(x, value, height, range or None)` of one series, and write the value of each bar at the bar."""
+    """Draw the bars `(x, value, height, range or None)` of one series, and write the value of each bar at the bar.
+
+    `crossed`: whether lines cross the figure; they are then interrupted at the values.
+    """
     if not bars:
         return
     across, values, heights, spans = zip(*bars, strict=True)
     made = axes.bar(across, heights, width=width, color=colour, label=label, hatch=hatch, edgecolor="white", linewidth=0)
-    has_whisker = spans[0] is not None  # a number at the top would cover the end of the whisker
+    has_whisker = spans[0] is not None  # a number at the top of the bar would cover the end of the whisker
     if has_whisker:
         below = [max(0.0, value - low) for value, (low, _) in zip(values, spans, strict=True)]
         above = [max(0.0, high - value) for value, (_, high) in zip(values, spans, strict=True)]
         axes.errorbar(across, values, yerr=[below, above], fmt="none", ecolor="#444444", capsize=4)
+    behind = {"facecolor": colour if has_whisker else "white", "edgecolor": "none", "pad": 1.5 if has_whisker else 0.5}
     axes.bar_label(
         made,
         labels=[_number(value, height) for value, height in zip(values, heights, strict=True)],
         fontsize=NUMBER_SIZE,
         label_type="center" if has_whisker else "edge",
         color=ink_on(colour) if has_whisker else "black",
-        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5} if has_whisker else None,  # the hatch must not cross it
+        bbox=behind if has_whisker or crossed else None,  # neither the hatch nor a line may cross it
     )
 
 
@@ -310,9 +335,9 @@ def prediction_plot(
 ) -> Figure:
     """Draw one group of bars per name: the predicted value, the value that the roofline allows, and the measured value.
 
-    A value that is NaN has no bar and takes no space. `limits` are dashed lines across all groups. `ranges` are whiskers
-    (quartiles) on the bars of a series. `marks` are diamonds `{label: {name of a group: value}}`. Raises `InvalidRequest` if a
-    series or its ranges do not have one entry for each name, or if a mark is over an unknown group.
+    A value that is NaN has no bar and takes no space. `limits` are drawn as dashed lines across all groups. `ranges` are drawn
+    as whiskers (quartiles) on the bars of a series. `marks` `{label: {name of a group: value}}` are drawn as diamonds. Raises
+    `InvalidRequest` if a series or its ranges do not have one entry for each name, or if a mark is over an unknown group.
 
     The bar of a prediction that is far from the measured value is cut off at the edge. Its number has an arrow, and the caption
     asks for a more plausible prediction.
@@ -328,7 +353,7 @@ def prediction_plot(
         spans = (ranges or {}).get(label)
         rows = enumerate(zip(across, values, heights[label], strict=True))
         drawn = [(x, value, height, spans and spans[group]) for group, (x, value, height) in rows]
-        _bars(axes, label, [bar for bar in drawn if not math.isnan(bar[1])], 0.9 * width, colour, hatch)
+        _bars(axes, label, [bar for bar in drawn if not math.isnan(bar[1])], 0.9 * width, colour, hatch, bool(limits))
     strokes = [("#444444", "--"), (GREY, ":"), (GREY, "-.")] * 9
     for (label, height), (colour, style) in zip((limits or {}).items(), strokes, strict=False):
         axes.axhline(height, color=colour, linestyle=style, label=label)
@@ -353,7 +378,7 @@ def parts_plot(
     title: str = "What it is made of",
     caption: str = "",
 ) -> Figure:
-    """Draw one bar per name, from top to bottom. The parts of a bar follow one another, and their sum is written at its end.
+    """Draw one bar per name, from top to bottom. The parts of a bar are stacked, and their sum is written at its end.
 
     Raises `InvalidRequest` unless every part has one value for each name.
     """

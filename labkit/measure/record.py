@@ -35,7 +35,7 @@ class Record:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values.
+        """The fields as plain values.
 
         If JSON cannot hold a value, such as NaN, raises `InvalidRequest`, which names the place of the value.
         """
@@ -53,7 +53,7 @@ class Record:
         try:
             values = json.loads(Path(path).read_text("utf-8"))
             missing = {field.name for field in fields(cls)} - set(values)
-            if missing:  # a default would describe this machine and today's date, not the measurement
+            if missing:  # no defaults here: they would describe this machine and today's date, not the measurement
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             return cls(**_plain(values, "record"))
         except (OSError, ValueError, TypeError) as error:

@@ -17,7 +17,7 @@ from labkit.measure.ceilings import Ceilings
 ELEMENT_BYTES = {name: bits / 8 for name, bits in BITS.items() if name != "fp64"}
 """Bytes per weight. In int4, 32 weights share a 16-bit scale, and the head is int8."""
 CACHE_BYTES = {"fp32": 4}
-"""Bytes per number in the KV cache. Precisions that are not listed take 2 bytes."""
+"""Bytes per number in the KV cache. For precisions that are not listed, a number takes 2 bytes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Roofline:
     decode_bound: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a record."""
+        """The fields as plain values, for a record."""
         return asdict(self)
 
 
@@ -59,12 +59,12 @@ def head_flops(config: GPTJConfig) -> int:
 
 
 def attention_flops(config: GPTJConfig, queries: int, seen: float) -> float:
-    """FLOPs of attention scores and weighted sums in all layers, for `queries` positions that each see `seen` positions."""
+    """FLOPs of attention scores and weighted sums in all layers. Each of `queries` positions attends to `seen` positions."""
     return 4 * config.num_layers * config.hidden_size * queries * seen
 
 
 def roofline(config: GPTJConfig, *, batch: int, length: int, precision: str, ceilings: Ceilings) -> Roofline:
-    """The limits of a prefill of `batch` prompts of `length` tokens, and of a decode step with `length` tokens cached.
+    """The limits of a prefill of `batch` prompts of `length` tokens, and of a decode step with `length` cached tokens.
 
     If the ceilings have no rate for a precision, such as int8, the fastest rate of the ceilings is used. Raises
     `InvalidRequest` for a precision without a known byte width and for sizes below 1.

@@ -17,8 +17,8 @@ class Rung:
     """One measured run: its task, name, median tokens per second, quartiles `low` and `high`, and details of the measurement.
 
     The tokens are the new tokens of all sequences together. `disturbed` says why the measurement cannot be trusted; it is empty
-    for a measurement that can be trusted. `device` is the machine in words; it is empty if it was not recorded. Raises
-    `InvalidRequest` unless the speeds are finite, positive and in order.
+    for a measurement that can be trusted. `device` describes the machine in words; it is empty if the machine was not recorded.
+    Raises `InvalidRequest` unless the speeds are finite, positive and in order.
     """
 
     task: Task
@@ -64,7 +64,7 @@ def times_faster(rungs: Sequence[Rung]) -> list[float]:
 def ladder_note(rungs: Sequence[Rung], again: str = CELL_AGAIN) -> str:
     """Sentences about the disturbed rungs of one ladder; "" if there are none.
 
-    again: what to do to measure again.
+    again: an instruction how to measure again.
     """
     note = disturbed_note((rung.disturbed for rung in rungs), again)
     return note + " The first rung was disturbed, so this ladder has no ratios." * bool(rungs[0].disturbed and len(rungs) > 1)

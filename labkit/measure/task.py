@@ -1,4 +1,4 @@
-"""What one run of a measurement computes. Only speeds of the same task may be compared."""
+"""The work that one run of a measurement does. Only speeds of the same task may be compared."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from labkit.plurals import counted
 class Task:
     """The generation of text with one model.
 
-    sequences: the number of sequences that are generated at the same time (the batch). prompt_tokens, new_tokens: for each
-    sequence. Raises `InvalidRequest` for a number below 1.
+    sequences: how many sequences are generated at the same time (the batch). prompt_tokens, new_tokens: the numbers of tokens
+    for each sequence. Raises `InvalidRequest` for a number below 1.
     """
 
     model: str

@@ -1,8 +1,8 @@
-"""Reliable timing. There is a warm-up, the functions run in turn and are synchronised, the runs are repeated until the times
-are steady, and the spread is reported.
+"""Reliable timing. After a warm-up, the functions run in turn, and each run is synchronised.
 
-A ratio of two timings also says whether it can be trusted. This module does not depend on what it times: it calls functions,
-and waits until a GPU's queue is empty before each reading of the clock.
+Runs are repeated until the times are steady. The spread is reported. A ratio of two timings also says whether it can be
+trusted. This module does not depend on what it times: it calls functions, and waits until a GPU's queue is empty before each
+reading of the clock.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,9 @@ FEWEST_PAIRS = 3
 LOOKS = (0.25, 1 / 3, 0.5, 0.75)
 """The contention is checked after these shares of the longest measuring time."""
 ATTEMPTS = 5
-"""A disturbed measurement is taken again, up to this many times in all, if less than half of its longest time has passed. A
-measurement of small calls takes some milliseconds, and then a single short piece of work of another program disturbs it.
+"""A disturbed measurement is repeated if less than half of its longest time has passed; there are at most this many attempts.
+
+A measurement of small calls takes only some milliseconds, so even a short piece of work of another program disturbs it.
 """
 PAUSE = 0.1
 """Seconds to wait before a disturbed measurement is taken again."""
@@ -40,7 +41,7 @@ FIRST_LOOK = 0.1
 def too_noisy(why: str = "") -> str:
     """The sentence to print when times are too noisy to be compared.
 
-    The sentence says what to do, and why the times are too noisy.
+    The sentence says why the times are too noisy and what to do.
     """
     return f"{TOO_NOISY}; {CELL_AGAIN}" + (f" ({why})" if why else "")
 
@@ -72,7 +73,10 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """The interquartile range divided by the median. At 0.05, the middle half of the runs differ by 5 % of the median."""
+        """The interquartile range divided by the median.
+
+        At 0.05, the middle half of the runs differ by at most 5 % of the median.
+        """
         return (self.high - self.low) / self.median if self.median else 0.0
 
     @property
@@ -91,7 +95,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times longer one function takes than another: median and quartiles over pairs of neighbouring runs.
+    """How many times as long one function takes as another: median and quartiles over pairs of neighbouring runs.
 
     `slow` and `fast` are the seconds of the two functions in the pair with the median ratio. `why` says why the ratio cannot be
     trusted: other programs disturbed the runs, or the pairs differ too much. `why` is empty for a ratio that can be trusted. If
@@ -112,7 +116,7 @@ class Ratio:
 
     @property
     def shown(self) -> float:
-        """The number to draw: the median, or NaN if the ratio cannot be trusted. For NaN no bar is drawn."""
+        """The number to draw: the median, or NaN if the ratio cannot be trusted. No bar is drawn for NaN."""
         return self.median if self.trusted else math.nan
 
     @property
@@ -144,12 +148,12 @@ def compare(
 
     After `warmup` rounds that do not count, there are at least `min_runs` rounds. The rounds end when every spread is at most
     `spread_target`, or after `max_runs` rounds or `max_seconds` of counted rounds. They end earlier if other programs have
-    already disturbed the machine so much that timings over `max_seconds` would count as disturbed. If the timings are
-    disturbed and half of `max_seconds` is left, they are taken again, up to `ATTEMPTS` times, and the last attempt counts.
-    Before each reading of the clock, the function waits until the queue of `device` (None, "cpu", "cuda", ...) is empty.
-    `synchronise` replaces this wait, and `clock` replaces the clock. `threads` is the number of torch's CPU threads during the
-    measurement: with one thread, small operations do not depend on whether a second core is free. `progress` is called with
-    the number of finished rounds and `max_runs`. Raises `InvalidRequest` for impossible settings.
+    already disturbed the machine so much that timings over `max_seconds` would count as disturbed. If the timings are disturbed
+    and half of `max_seconds` is left, they are taken again, up to `ATTEMPTS` times, and the last attempt counts. Before each
+    reading of the clock, the function waits until the queue of `device` (None, "cpu", "cuda", ...) is empty. `synchronise`
+    replaces this wait, and `clock` replaces the clock. `threads` is the number of torch's CPU threads during the measurement.
+    With one thread, the times of small operations do not depend on whether a second core is free. `progress` is called with the
+    number of finished rounds and `max_runs`. Raises `InvalidRequest` for impossible settings.
     """
     if not calls or not 1 <= min_runs <= max_runs or warmup < 0 or not max_seconds > 0:
         raise InvalidRequest(
@@ -172,7 +176,7 @@ def compare(
     timings = {name: Timing(tuple(taken), disturbed) for name, taken in samples.items()}
     if progress:
         runs = next(iter(timings.values())).runs
-        progress(runs, runs)  # once, after the last attempt: it closes a progress bar
+        progress(runs, runs)  # only once, after the last attempt, because this call closes a progress bar
     return timings
 
 
@@ -236,10 +240,10 @@ def time_call(call: Callable[[], Any], **settings: Any) -> Timing:
 
 
 def ratio(slow: Timing, fast: Timing) -> Ratio:
-    """The ratio `slow / fast` over the pairs of runs, and whether it can be trusted.
+    """The ratio `slow / fast` over the pairs of runs, with the reason if it cannot be trusted.
 
     The two timings must come from the same call of `compare`. Raises `InvalidRequest` if a run of `fast` took no time, or if
-    the timings have different numbers of runs: such runs were not taken in turn.
+    the timings have different numbers of runs, because such runs were not taken in turn.
     """
     if slow.runs != fast.runs:
         raise InvalidRequest(
@@ -254,7 +258,7 @@ def ratio(slow: Timing, fast: Timing) -> Ratio:
 
 
 def _too_wide(ratios: Timing) -> str:
-    """Why the ratios of single pairs are too different to be trusted; "" if they can be trusted."""
+    """The reason why the ratios of single pairs differ too much to be trusted; "" if they can be trusted."""
     if ratios.runs < FEWEST_PAIRS:
         return f"{ratios.runs} pairs of runs are too few"
     if ratios.spread > WIDEST:
@@ -262,8 +266,14 @@ def _too_wide(ratios: Timing) -> str:
     return ""
 
 
+def noted(caption: str, ratios: Iterable[Ratio]) -> str:
+    """The caption of a figure of these ratios. If one cannot be trusted, a line before it says why its bar is missing."""
+    why = next((each.why for each in ratios if each.why), "")
+    return f"No bar where times were {too_noisy(why)}.\n{caption}" if why else caption
+
+
 def waiter(device: Any) -> Callable[[], None]:
-    """A function that waits until `device` has finished all its work; on a CPU there is nothing to wait for."""
+    """A function that waits until `device` has finished all its work. On a CPU, it returns at once."""
     if device is not None and str(device).startswith("cuda"):
         import torch
 

@@ -1,7 +1,7 @@
 """Counts the launches of torch operations and the bytes that they read and write. Nothing is timed.
 
-The memory model is simple: every operation reads its inputs from memory and writes its outputs to memory. On a GPU, separate
-kernels behave like this; a fused kernel avoids many of these reads and writes.
+The memory model is simple: every operation reads its inputs from memory and writes its outputs to memory. Separate kernels on a
+GPU behave like this. A fused kernel avoids many of these reads and writes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TorchTraffic(Traffic):
 
 
 def torch_traffic(call: Callable[[], Any]) -> TorchTraffic:
-    """Count the traffic of all operations in `call`. Views and allocations cost nothing; in-place operations read and write.
+    """Count the traffic of all operations in `call`. Views and allocations have no traffic; in-place operations read and write.
 
     Work outside torch, such as a Triton kernel or a C++ library, is not counted.
     """
@@ -48,7 +48,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._can_decompose():  # in inference mode, for example, a linear layer arrives as one composite operation
+        if func._can_decompose():  # in inference mode, for example, a linear layer is dispatched as one composite operation
             with self:
                 return func.decompose(*args, **kwargs)
         outcome = func(*args, **kwargs)
@@ -62,7 +62,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read, written = sum(map(_bytes, inputs)), sum(map(_bytes, outputs))
         if inputs and name in _PICKS_ROWS:
             read += written - _bytes(inputs[0])
-        elif name.startswith(("index_put", "_index_put")):  # an indexed write touches only the bytes of the given values
+        elif name.startswith(("index_put", "_index_put")):  # an indexed write writes only the bytes of the given values
             read, written = read - _bytes(inputs[0]), _bytes(inputs[-1])
         elif name in _OVERWRITES:
             read -= _bytes(inputs[0])
@@ -76,7 +76,7 @@ def _aliases(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
 
     Such an operation made a view, or was a conversion that changed nothing.
     """
-    with contextlib.suppress(RuntimeError):  # tensors without a storage
+    with contextlib.suppress(RuntimeError):  # some tensors have no storage
         memory = {tensor.untyped_storage().data_ptr() for tensor in inputs if tensor.numel()}
         return outputs[0].untyped_storage().data_ptr() in memory
     return False

@@ -1,4 +1,4 @@
-"""GPT-J built on `ops`: its layers, its KV cache, the batch of one forward pass, and the ways to run that pass."""
+"""GPT-J built on `ops`: its layers, its KV cache, the batch of a forward pass, and several ways to run a forward pass."""
 
 from labkit.model.batch import Batch
 from labkit.model.fixed_batches import FixedBatches

@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 class RowNumbers:
-    """The numbers of up to `count` rows, on a device. They are made once, because every decode batch needs them.
+    """The numbers 0, 1, 2, ... on a device, for batches of up to `count` rows.
 
-    starts: `[count + 1]` int32, rows: `[count]` int64; both hold 0, 1, 2, ...
+    They are made once, because every decode batch needs them. starts: `[count + 1]` int32. rows: `[count]` int64.
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
@@ -26,9 +26,9 @@ class Batch:
 
     token_ids, positions, slot_mapping: `[tokens]` int64: each token, its rotary position, and the cache slot of its key and
     value. starts: `[sequences + 1]` int32: the first token of each sequence; the last entry is the number of tokens.
-    slot_table: `[sequences, any]` int32: the slots that a sequence sees, in order; the slots of its new tokens come last.
+    slot_table: `[sequences, any]` int32: the slots that a sequence attends to, in order; the slots of its new tokens come last.
     lengths: `[sequences]` int32: how many entries of a sequence's row of `slot_table` are used. num_decodes: the number of
-    sequences that decode one new token each; these sequences come first. The remaining sequences are prefilled, whole or in
+    sequences that decode one new token each; these sequences come first. The other sequences are prefilled, completely or in
     part. logit_rows: `[rows]` int64: the tokens after which logits are wanted. soft_rows, soft_embeddings: `[soft]` int64 and
     `[soft, hidden_size]`: tokens whose embedding comes with the request (soft prompts) and not from the embedding table.
     """
@@ -82,9 +82,10 @@ class Batch:
 
     @classmethod
     def join(cls, decodes: Batch, prefills: Batch, longest: int) -> Batch:
-        """Join two batches; the decodes come first. The tokens of `prefills` must be numbered from `decodes.num_tokens` on.
+        """Join two batches.
 
-        longest: the largest of the decodes' lengths. Only this many columns of the decodes' slot table are copied.
+        The tokens of `decodes` come first, so the tokens of `prefills` must be numbered from `decodes.num_tokens` on. longest:
+        the largest length in `decodes`. Only this many columns of its slot table are copied.
         """
         count = decodes.num_sequences
         width = max(prefills.slot_table.shape[1], longest)
@@ -105,7 +106,7 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on `device`; the batch itself if they are there already."""
+        """The same batch with its tensors on `device`. If they are already on `device`, returns the batch itself."""
         if self.token_ids.device == device:
             return self
         moved: dict[str, Any] = {k: value.to(device) for k, value in vars(self).items() if isinstance(value, Tensor)}

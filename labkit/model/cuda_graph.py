@@ -1,7 +1,7 @@
-"""Decode steps and short prefills replayed from CUDA graphs: the host launches a few hundred kernels with one call.
+"""Replays decode steps and short prefills from CUDA graphs, so that the host launches a few hundred kernels with one call.
 
-A graph takes a `Batch` and returns logits as `GPTJ.forward` does. A `GraphedGPTJ` can also decode greedily without copying any
-token to the host between steps. This module does not depend on how the logits are used.
+Like `GPTJ.forward`, a `GraphedGPTJ` takes a `Batch` and returns logits. It can also decode greedily without copying any token
+to the host between steps. This module does not depend on how the logits are used.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from labkit.ops.backend import on_triton
 from labkit.plurals import counted
 
 Bucket = int | tuple[int, int]
-"""The size that a graph is captured for: the number of decoding sequences, or the sequences and tokens of a prefill."""
+"""The size for which a graph is captured: the number of decoding sequences, or a prefill's numbers of sequences and tokens."""
 
 
 class GraphedGPTJ(Forward):
     """Runs a `GPTJ`.
 
-    A batch that has only decodes runs from the graph of its bucket. So does a short prefill. Any other batch runs without a
+    A batch that has only decodes, or that is a short prefill, runs from the graph of its bucket. Any other batch runs without a
     graph.
 
     Padding rows write to `padding_slot`, which must exist in every cache and which no sequence may hold. A graph is captured
     when its bucket is first needed; `capture` captures the graphs of decodes in advance. When decodes use another cache than
     before, the graphs are captured again. While an operation is swapped (`ops.use`), no graph is used. A captured step keeps
-    the kernel configurations that it was captured with, so tune first (`labkit tune`). Graphs share one pool of memory, so only
-    one step runs at a time.
+    the kernel configurations of its capture, so run `labkit tune` first. All graphs share one pool of memory, so only one step
+    runs at a time.
     """
 
     def __init__(self, model: GPTJ, padding_slot: int, *, buckets: Sequence[int] = BUCKETS) -> None:
@@ -106,9 +106,8 @@ class GraphedGPTJ(Forward):
 
         `batch` is the batch of the first step. The `slot_table` of `batch` must already hold the slots of all later tokens: the
         next token of sequence s uses `slot_table[s, lengths[s]]`, and later tokens use the entries after it. The host waits for
-        the device once, at the start. `batch` itself does not change: after the call, every sequence is `steps - 1` tokens
-        longer than `batch` says. Works on any device. Raises `InvalidRequest` when there are too few slots or the context is
-        too short.
+        the device only once, at the start. `batch` itself does not change, although every sequence is `steps - 1` tokens longer
+        after the call. Works on any device. Raises `InvalidRequest` when there are too few slots or the context is too short.
         """
         self._check_room(batch, steps)
         bucket = self._bucket(batch)
@@ -139,14 +138,15 @@ class GraphedGPTJ(Forward):
         if not on_triton(self.model.layers[0].ln_1_weight):
             raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.device}")
         self._bind(cache)
-        for bucket in sorted(wanted, reverse=True):  # the largest first: the graphs of smaller buckets fit into its memory
+        # The largest bucket comes first, because the graphs of smaller buckets fit into its memory.
+        for bucket in sorted(wanted, reverse=True):
             if bucket not in self._steps:
                 self._steps[bucket] = self._captured(bucket, cache, self._plain)
             if greedy and bucket not in self._greedy_steps:
                 self._greedy_steps[bucket] = self._captured(bucket, cache, self._greedy)
 
     def _bucket(self, batch: Batch) -> Bucket | None:
-        """The bucket whose graph runs this batch; None for a batch that runs operation by operation."""
+        """The bucket whose graph runs this batch. None if the batch runs operation by operation."""
         if ops.swapped() or not on_triton(self.model.layers[0].ln_1_weight):
             return None
         if not batch.is_decode:
@@ -155,15 +155,15 @@ class GraphedGPTJ(Forward):
         return bucket_of(batch.num_sequences, self.buckets) if plain else None
 
     def _has_another(self, cache: KVCache) -> bool:
-        """Whether there are graphs of another cache that is still in use.
+        """Whether there are graphs for another cache that is still in use.
 
-        A prefill without decodes does not drop such graphs.
+        A batch without decodes does not drop such graphs.
         """
         bound = self._cache() if self._cache is not None else None
         return bound is not None and bound is not cache
 
     def _bind(self, cache: KVCache) -> None:
-        """Drop all graphs if they were captured with another cache, since they contain the addresses of that cache."""
+        """Drop all graphs if they were captured with another cache, because they contain the addresses of that cache."""
         if cache.num_slots <= self.padding_slot:
             raise InvalidRequest(
                 f"padding is written to slot {self.padding_slot}, but the KV cache has {counted(cache.num_slots, 'slot')}; "
@@ -219,8 +219,8 @@ class _Captured:
 
     def __init__(self, run: Callable[[], Tensor], pool: Any) -> None:
         # The first call compiles kernels and lets libraries allocate their workspaces, which is forbidden during a capture.
-        # This call runs on the current stream, because a library keeps a workspace of tens of megabytes for each stream that it
-        # was called on.
+        # This call runs on the current stream, because a library keeps a workspace of tens of megabytes for each stream on
+        # which it is called.
         run()
         self._graph = torch.cuda.CUDAGraph()
         # Other threads, such as the threads of a server, may use the GPU during the capture.

@@ -1,7 +1,7 @@
 """The input tensors of a captured decode step: padded to a few sizes, and advanced by one token on the device.
 
 A CUDA graph reads the same addresses in every step, so these tensors are allocated once. The rows after the real sequences are
-padding: sequences of one token whose key and value are written to a slot that no sequence holds.
+padding. A padding row is a sequence of one token; its key and value are written to a slot that no sequence holds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class DecodeInputs:
     """The tensors, on `device`, of a `Batch` of up to `rows` decoding sequences with `width` columns of slots.
 
     Padding rows write to `padding_slot`. `load`, `advance` and `batch` only queue work on the device and do not wait for it.
-    Knows nothing about models.
+    This class knows nothing about models.
     """
 
     def __init__(self, rows: int, width: int, padding_slot: int, device: torch.device) -> None:
@@ -93,7 +93,7 @@ class DecodeInputs:
         self._token_ids[:rows] = tokens
         self._positions[:rows] += self._real[:rows]
         self._lengths[:rows] += self._real[:rows]
-        # After the last token that fits, there is no further slot; the entry that is read instead is not used.
+        # After the last token that fits, there is no further slot. Another entry is read instead, but is not used.
         last = (self._lengths[:rows].long() - 1).clamp_(max=self.width - 1)
         self._slot_mapping[:rows] = self._slot_table[:rows].gather(1, last[:, None]).squeeze(1)
 

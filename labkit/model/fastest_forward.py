@@ -14,8 +14,8 @@ def fastest_forward(model: GPTJ, *, padding_slot: int | None = None) -> Forward:
     """Choose how to run `model`.
 
     On the CPU, a model with weights packed for the native library runs in one native call per pass. On a GPU, decode steps and
-    short prefills are replayed from CUDA graphs if `padding_slot` is given: a slot that exists in every cache and that no
-    sequence may hold. In all other cases the model itself is returned, which runs operation by operation.
+    short prefills are replayed from CUDA graphs if `padding_slot` is given. `padding_slot` is a slot that exists in every cache
+    and that no sequence may hold. In all other cases, the model itself is returned, and it runs operation by operation.
 
     While an operation is swapped (`ops.use`), every pass runs operation by operation, so that the swapped function is called.
     """

@@ -14,7 +14,7 @@ from labkit.model.batch import Batch, RowNumbers
 
 
 class FixedBatches:
-    """Makes the batches of `sequences` sequences, each with `capacity` neighbouring slots of the cache.
+    """Makes batches for `sequences` sequences. Each sequence has `capacity` neighbouring slots of the cache.
 
     The cache needs `sequences * capacity` slots from `first_slot` on.
     """
@@ -27,7 +27,7 @@ class FixedBatches:
         self._numbers = RowNumbers(sequences, device)
 
     def prefill(self, prompts: Sequence[Tensor], *, all_logits: bool = False) -> Batch:
-        """A batch with new tokens of every sequence, after the tokens that the sequence has already.
+        """A batch that adds new tokens to every sequence, after its earlier tokens.
 
         prompts: one 1-d int64 tensor for each sequence, with at least one token. Logits are wanted after the last token of each
         sequence, or with `all_logits` after every token.

@@ -1,6 +1,6 @@
-"""The base class of everything that runs a model's forward pass: all methods that an engine may call, with defaults.
+"""The base class of all objects that run a model's forward pass: it has all methods that an engine may call, with defaults.
 
-The defaults are right for a pass in one process on the CPU. This module does not depend on how a pass is computed.
+The defaults are right for a pass in one process on the CPU.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Forward(ABC):
 
     @property
     def steps_in_flight(self) -> int:
-        """How many passes this object works on at the same time."""
+        """How many passes can be in progress at the same time."""
         return 1
 
     @property
@@ -61,18 +61,18 @@ class Forward(ABC):
 
     @property
     def survives_fork(self) -> bool:
-        """Whether a forked child process can use its copy of this object.
+        """Whether this object still works in a forked child process.
 
-        A child process cannot use its copy if other processes or a GPU take part.
+        It does not work there if it uses other processes or a GPU.
         """
         return True
 
     def occupy(self, cache: KVCache) -> None:
-        """Take all memory of the cache now, wherever the cache's parts are."""
+        """Take all memory of the cache now. This includes parts of the cache in other processes."""
         cache.occupy()
 
     def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
-        """Write the given keys and values of a prefix prompt to the cache, wherever the cache's parts are.
+        """Write the given keys and values of a prefix prompt to the cache. This includes parts of the cache in other processes.
 
         The shapes are the same as in `KVCache.write_prefix_prompt`.
         """
@@ -85,7 +85,7 @@ class Forward(ABC):
     def limited_threads(self) -> contextlib.AbstractContextManager[None]:
         """Let torch use `num_threads` threads inside the block, and one thread in a forked child.
 
-        If other ranks compute on the other cores of this machine, a second thread here would take a core from them: after
-        each parallel operation, that thread spins for milliseconds.
+        If other ranks compute on the other cores of this machine, a second thread of this process would take a core from them,
+        because it waits in a loop for milliseconds after each parallel operation.
         """
         return torch_threads(1 if is_forked_child() else self.num_threads)

@@ -1,6 +1,6 @@
-"""GPT-J, written once over `ops`: one forward pass over a flat batch of new tokens.
+"""GPT-J, built from `ops`: one forward pass over a flat batch of new tokens.
 
-Computes logits. The model knows nothing about sampling, about text or about the source of its weights.
+The model computes logits. It knows nothing about sampling, text, or the source of its weights.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Layer:
 
 
 class GPTJ(Forward):
-    """The model's weights, and its forward pass. `precision` is the name of the form in which the matrices are stored.
+    """The model's weights and its forward pass. `precision` names the format in which the matrices are stored.
 
     `part` says which part of a model this is. A part without the first layers has no `wte` (None); a part without the last
     layers has no `ln_f_weight`, `ln_f_bias` and `lm_head`. If other processes hold the rest of each layer, `add_up(x)` returns
@@ -76,10 +76,10 @@ class GPTJ(Forward):
     ) -> GPTJ:
         """Build a model from `read(name)`, which returns the part's share of a tensor by its Hugging Face name.
 
-        `read` returns each tensor on the model's device and in its dtype. `store(name, dense)` returns the weight to keep for
-        a matrix, by default the matrix itself; `name` is the linear layer: qkv, out_proj, fc_in, fc_out or lm_head. If `matrix`
-        is given, `matrix(name, tensors)` returns the weight to keep for the matrices with these Hugging Face names, one
-        below the other; `read` and `store` are then not called for matrices of linear layers.
+        `read` returns each tensor on the model's device and in its dtype. `store(name, dense)` returns the weight to keep for a
+        matrix, by default the matrix itself; `name` is the linear layer: qkv, out_proj, fc_in, fc_out or lm_head. If `matrix`
+        is given, `matrix(name, tensors)` returns the weight to keep for the stacked matrices with these Hugging Face names;
+        `read` and `store` are then not called for matrices of linear layers.
         """
 
         def linear(layer: str, *modules: str, bias: bool = False, gelu: bool = False) -> Linear:
@@ -156,8 +156,8 @@ class GPTJ(Forward):
         without the last layers returns its hidden state in place of logits, and a shard returns the logits of its share of
         the vocabulary. If `beside` is given, attention runs on this stream, at the same time as the MLP.
 
-        The pass runs operation by operation. This method defines what every faster way must compute, and only this method calls
-        swapped operations (`ops.use`).
+        The pass runs operation by operation. All faster ways must compute the same result. Only this method calls swapped
+        operations (`ops.use`).
         """
         if hidden is None:
             hidden = self._embed(batch)
@@ -178,7 +178,7 @@ class GPTJ(Forward):
         return self.lm_head(normed[batch.logit_rows])
 
     def _attend(self, layer: Layer, normed: Tensor, cache: KVCache, index: int, batch: Batch) -> Tensor:
-        """A block's attention half, from its normed input to its output projection `[tokens, hidden_size]`."""
+        """The attention of a block, from the normed input to the output projection `[tokens, hidden_size]`."""
         qkv, slots = layer.qkv(normed), batch.slot_mapping
         if isinstance(cache, QuantizedKVCache):
             shape = (batch.num_tokens, *cache.keys.shape[2:])
@@ -225,13 +225,13 @@ class GPTJ(Forward):
         if first == 0:
             return ops.prefill_attention(query, keys, values, batch.slot_table, batch.starts, batch.lengths)
         decoded = ops.decode_attention(query[:first], keys, values, batch.slot_table[:first], batch.lengths[:first])
-        starts = batch.starts[first:] - first  # the decodes, which come before the prefills, have one token each
+        starts = batch.starts[first:] - first  # the decodes come before the prefills and have one token each
         rest = batch.slot_table[first:], starts, batch.lengths[first:]
         return torch.cat((decoded, ops.prefill_attention(query[first:], keys, values, *rest)))
 
 
 def _stacked(read: Callable[[str], Tensor], names: Sequence[str]) -> Tensor:
-    """Matrices of one shape below each other. They are read one at a time into their place."""
+    """Matrices of the same shape, stacked. Each matrix is read directly into its place in the result."""
     first = read(names[0])
     if len(names) == 1:
         return first

@@ -17,12 +17,12 @@ from labkit.native.untouched import untouched
 
 
 class KVCache:
-    """Keys and values `[num_layers, num_slots, num_heads, head_dim]` of the layers and heads of a part of the model.
+    """Keys and values `[num_layers, num_slots, num_heads, head_dim]` for the layers and heads of a part of the model.
 
-    A slot holds a single token. Sequences with a common beginning share the slots of that beginning, beams are reordered by
-    rewriting slot numbers, and no key is ever copied. The memory is not initialized, so a slot that was never written may hold
-    anything, even NaN. (On the CPU, the system provides the memory only when the memory is first written.) `held`: the layers
-    and heads of the model that this cache holds. Raises `InvalidRequest` for fewer than one slot.
+    Sequences with a common beginning share the slots of that beginning. Beams are reordered by rewriting slot numbers. No key
+    is ever copied. The memory is not initialized, so a slot that was never written may hold anything, even NaN. (On the CPU,
+    the system provides memory only when it is first written.) `held`: the layers and heads of the model that this cache holds.
+    Raises `InvalidRequest` for fewer than one slot.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from labkit.native.packed_weight import PackedWeight
 
 @dataclass(frozen=True)
 class Linear:
-    """A layer with `weight` `[out, in]`, dense or quantized, and `bias` `[out]` or None; with `gelu`, GELU is applied last."""
+    """A layer with `weight` `[out, in]`, dense or quantized, and `bias` `[out]` or None. With `gelu`, GELU is applied last."""
 
     weight: ops.Weight
     bias: Tensor | None = None

@@ -35,18 +35,18 @@ from labkit.native.packed_weight import PackedWeight, workspace
 
 _FLOAT, _LONG, _INT = torch.float32, torch.int64, torch.int32
 _CACHE_TYPES = {"int8": INT8, "fp8": E4M3}
-"""The library's numbers for the formats of a quantized cache."""
+"""The native library's number for each format of a quantized cache."""
 
 
 class AddsUp(Protocol):
     """A group of processes that hold the shards of a layer.
 
-    A native pass uses the group to add up the results of its processes.
+    A native pass uses such a group to add up the results of the processes.
     """
 
     @property
     def native_add_up(self) -> tuple[ctypes.c_void_p, int | None]:
-        """The address of a C function of the type `add_up`, and its first argument."""
+        """The address of a C function of the type `add_up`, and the first argument for this function."""
 
     def fail(self, status: int, collective: str) -> None:
         """Raise `RankFailed` for a status that is not 0."""
@@ -61,7 +61,7 @@ class NativeForward(Forward):
     """
 
     def __init__(self, model: GPTJ, group: AddsUp | None = None, num_threads: int | None = None) -> None:
-        self._kept: list[Tensor] = []  # keeps the tensors alive that the structures point to
+        self._kept: list[Tensor] = []  # keeps alive the tensors to which the structures point
         config, part = model.config, model.part
         held = part.vocabulary(config.vocab_size)
         width, angles = (config.hidden_size,), (config.context_length, config.rotary_dim // 2)
@@ -106,7 +106,7 @@ class NativeForward(Forward):
         )
 
     def limited_threads(self) -> contextlib.AbstractContextManager[None]:
-        """Let torch use one thread inside the block; the native calls keep theirs."""
+        """Let torch use one thread inside the block. The native calls still use `num_threads` threads."""
         return torch_on_one_thread()
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:

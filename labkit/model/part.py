@@ -1,4 +1,4 @@
-"""Which part of a model one process holds: the layers of a stage, and a share of the heads, inner features and vocabulary.
+"""The part of a model that one process holds: the layers of a stage, and a share of heads, inner features and vocabulary.
 
 `checkpoints/split.py` states how each tensor is split. The model, its linear layers and their quantized forms only see
 smaller matrices and do not know about the split.
@@ -16,9 +16,10 @@ from labkit.errors import InvalidRequest
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a model: shard `shard` (of `shards`) of stage `stage` (of `stages`). The default is the whole model.
+    """One part of a model: shard number `shard` of `shards`, in stage number `stage` of `stages`.
 
-    A stage holds consecutive layers. If the layers do not divide evenly, each of the first stages holds one layer more.
+    The default is the whole model. A stage holds consecutive layers. If the layers do not divide evenly, each of the first
+    stages holds one layer more.
     """
 
     shard: int = 0
@@ -41,7 +42,7 @@ class Part:
         return span(num_layers, self.stage, self.stages)
 
     def vocabulary(self, vocab_size: int) -> range:
-        """The tokens whose rows of the embedding and of the head belong to this part."""
+        """The token ids whose rows in the embedding and in the head belong to this part."""
         return span(vocab_size, self.shard, self.shards)
 
     def heads(self, config: GPTJConfig) -> int:
@@ -51,7 +52,7 @@ class Part:
     def slices(self, name: str, shape: tuple[int, ...]) -> Mapping[str, slice] | None:
         """The `rows` or `columns` of a tensor of the whole model that belong to this part.
 
-        An empty mapping means the whole tensor. None means that the part has no share of the tensor.
+        An empty mapping means the whole tensor. None means that no slice of the tensor belongs to the part.
         """
         if split_of(name) is Split.ONCE and self.shard:
             return None

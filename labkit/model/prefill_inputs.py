@@ -1,7 +1,8 @@
-"""The input tensors of a captured short prefill, padded to a few sizes: a CUDA graph reads the same addresses each time.
+"""The input tensors of a captured short prefill, padded to a few sizes. A CUDA graph reads the same addresses each time.
 
-At a few hundred tokens the GPU finishes an operation sooner than the host can launch the next: a prefill of 128 tokens of
-GPT-J 6B takes 10.4 ms on an H200 (torch 2.11), while reading the weights takes 2.8 ms. Longer prefills hide their launches.
+With a few hundred tokens, the GPU finishes an operation before the host has launched the next one. On an H200 (torch 2.11), a
+prefill of 128 tokens of GPT-J 6B takes 10.4 ms, although reading the weights takes only 2.8 ms. In longer prefills, the host
+launches faster than the GPU computes.
 """
 
 from __future__ import annotations

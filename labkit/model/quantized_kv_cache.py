@@ -1,6 +1,7 @@
 """A key-value cache in 8 bits: each key and each value of a head has one scale, found when it is written.
 
-int8 takes half the memory of a bfloat16 cache and a quarter of a float32 one, and 4 bytes more for each head and token.
+An int8 cache takes half the memory of a bfloat16 cache or a quarter of the memory of a float32 cache, plus 4 bytes for the
+scale of each key and each value of a head.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def check_kv_cache_dtype(name: str | None, device: torch.device | None = None) -
 
 
 def only_used_slots(batch: Batch) -> tuple[Batch, Tensor]:
-    """The batch with slots renumbered to 0 ... used - 1, and the slots that its sequences use, `[used]` int64."""
+    """The batch with its slots renumbered to 0 ... used - 1, and the old numbers of these slots, `[used]` int64."""
     longest = int(batch.lengths.max())
     table = batch.slot_table[:, :longest].long()
     seen = torch.arange(longest, dtype=torch.int64, device=table.device) < batch.lengths[:, None]

@@ -1,4 +1,4 @@
-"""A second CUDA stream: from a fork until a join, its work runs at the same time as the work of the current stream.
+"""A second CUDA stream. From a fork until a join, its work runs at the same time as the work of the current stream.
 
 GPT-J's attention and MLP both read the same normalized hidden state. On two streams, the small kernels of attention run while
 the GPU reads the matrices of the MLP, and neither waits until the other has finished.
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 class SideStream:
-    """A stream on `device` with a higher priority: when kernels of both streams wait, the kernels of this stream start first.
+    """A stream on `device` with a higher priority. When kernels of both streams wait, the kernels of this stream start first.
 
     Inside the capture of a CUDA graph, the fork and the join become edges of the graph. The forked call may read tensors that
     were made before the fork; free these tensors only after the join. The call's result may be read after the join. The result
-    may be freed when all calls that read it are queued, since the next fork waits for these calls.
+    may be freed as soon as all calls that read it are queued, because the next fork waits for these calls.
     """
 
     def __init__(self, device: torch.device) -> None:

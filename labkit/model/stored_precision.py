@@ -1,4 +1,4 @@
-"""The precision in which a checkpoint's matrices are held. Some checkpoints hold integers already."""
+"""Chooses the precision in which a checkpoint's matrices are held in memory. Some checkpoints already store integers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from labkit.precision import DTYPES, as_precision
 
 
 def precision_for(checkpoint: Checkpoint, wanted: str | torch.dtype | None, device: torch.device) -> str:
-    """The precision of a checkpoint on a device; `wanted` is what the user chose, None if nothing.
+    """The precision of a checkpoint on a device. `wanted` is the precision that the user chose; None if the user chose none.
 
-    A checkpoint of integers keeps its integers if labkit has kernels for them. Without kernels it is dequantized to bf16 on
-    the CPU and to fp16 on a GPU, and a warning says so. A dense precision that the user chose dequantizes it too. Raises
-    `InvalidRequest` for integers of another kind than the stored ones.
+    A checkpoint that stores integers keeps them if labkit has kernels for them. Without kernels, it is dequantized to bf16 on
+    the CPU and to fp16 on a GPU, and a warning says so. If the user chose a dense precision, it is dequantized to this
+    precision. Raises `InvalidRequest` if the user chose integers of another kind than the stored integers.
     """
     if not isinstance(checkpoint, QuantizedDirectoryCheckpoint):
         return as_precision(wanted, device)
@@ -46,5 +46,5 @@ def check_stored(checkpoint: Checkpoint, precision: str) -> None:
         accepted = f"{stored} or one of {', '.join(DTYPES)}" if stored else ", ".join(DTYPES)
         raise InvalidRequest(
             f"precision {precision} was asked for, but {checkpoint.name} is quantized already ({checkpoint.schemes}); "
-            f"{accepted} is accepted, or none"
+            f"{accepted} is accepted, or no precision at all"
         )

@@ -75,7 +75,7 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
 
 
 def _packer(precision: str, device: torch.device) -> Callable[[Tensor | QuantizedWeight, int], Weight]:
-    """Returns a function `pack(weight, bytes)`: the weight in the form of the device's kernels. `bytes` is what it frees."""
+    """Returns a function `pack(weight, bytes)` that packs a weight for the device's kernels. Packing frees `bytes` bytes."""
     on_cpu = device.type == "cpu" and (precision in FORMATS or DTYPES[precision] in TYPES)
     if on_cpu and not native.available():
         native.warn_once()
@@ -108,7 +108,7 @@ def _stored_matrices(
     def matrix(layer: str, names: Sequence[str]) -> Weight:
         slices = [part.slices(name, shapes[name]) or {} for name in names]
         found = [checkpoint.integers(name, **each) for name, each in zip(names, slices, strict=True)]
-        if found[0] is None:  # a head that the quantizer left dense
+        if found[0] is None:  # the quantizer may have left the head dense
             return pack(checkpoint.read(names[0], device=device, dtype=dtype, **slices[0]), 0)
         kept = _for_kernels([each for each in found if each is not None], device, dtype)
         if kept is None:
@@ -124,7 +124,7 @@ def _stored_matrices(
 def _for_kernels(
     parts: Sequence[IntegerWeight | RowScaledWeight | Sparse24Weight], device: torch.device, dtype: torch.dtype
 ) -> QuantizedWeight | None:
-    """Stored matrices below each other, in the format of the kernels on a device; None if no kernel reads them."""
+    """Stored matrices, stacked and in the format of the device's kernels. None if no kernel reads them."""
     sparse = [part.to(device, dtype) for part in parts if isinstance(part, Sparse24Weight)]
     if sparse:
         return stack_rows(sparse)

@@ -1,6 +1,6 @@
-"""The CPU kernels in C++ (src/). Python calls the kernels through a plain C interface; they are not linked against torch.
+"""The CPU kernels in C++ (src/). Python calls them through a plain C interface, and they are not linked against torch.
 
-This package knows tensors and packed weights but no models: `labkit.model.native_forward` uses it to run a whole GPT-J.
+This package handles tensors and packed weights, but no models: `labkit.model.native_forward` uses it to run a whole GPT-J.
 """
 
 from labkit.native.library import (

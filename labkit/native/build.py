@@ -34,7 +34,7 @@ _FLAGS = {
         "kernels_neon_bf16.cpp": ["-march=armv8.2-a+dotprod+i8mm+bf16"],
     },
 }
-"""Per architecture, the sources that only this architecture compiles, with their flags."""
+"""For each architecture, the sources that are compiled only for this architecture, with their flags."""
 _OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -45,7 +45,7 @@ class BuildError(Exception):
 def build(target: Path = TARGET) -> Path:
     """Compile the sources and link them into the file `target`. If the build fails, raise `BuildError` and keep the old file.
 
-    The variable `CXX` names the compiler, with options if it needs some; by default it is g++, clang++ or c++.
+    The environment variable `CXX` names the compiler, possibly with options. The default is g++, clang++ or c++.
     """
     compiler = find_compiler()
     with tempfile.TemporaryDirectory() as folder:
@@ -60,24 +60,24 @@ def build(target: Path = TARGET) -> Path:
 
 
 def interface() -> str:
-    """A checksum of the library's C interface, `src/native.h`. A library that was built from another one cannot be called."""
+    """A checksum of the C interface `src/native.h`. A library that was built with another interface cannot be called."""
     return hashlib.sha256((SOURCES / "native.h").read_bytes()).hexdigest()[:16]
 
 
 def find_compiler() -> list[str]:
-    """The first words of each command: the compiler that `CXX` names, or else g++, clang++ or c++.
+    """The first words of each compile command: the compiler that `CXX` names, or else g++, clang++ or c++.
 
     Raises `BuildError` if there is none.
     """
     named = shlex.split(os.environ.get("CXX", ""))
     found = named or [name for name in ("g++", "clang++", "c++") if shutil.which(name)][:1]
     if not found:
-        raise BuildError("no C++ compiler was found: install g++ or clang++, or set CXX to the name of one")
+        raise BuildError("no C++ compiler was found: install g++ or clang++, or set CXX to the name of a compiler")
     return found
 
 
 def compile_sources(compiler: list[str], folder: Path, flags: list[str], more: tuple[Path, ...] = ()) -> list[Path]:
-    """Compile the sources that the compiler's target needs, and the files `more`, into `folder`; return the object files.
+    """Compile the sources for the compiler's target, and the files `more`, into `folder`. Returns the object files.
 
     Raises `BuildError` with the compiler's output.
     """
@@ -96,7 +96,7 @@ def compile_sources(compiler: list[str], folder: Path, flags: list[str], more: t
 
 
 def architecture(compiler: list[str]) -> str:
-    """The architecture that the compiler writes code for: x86_64, aarch64 or another one.
+    """The architecture for which the compiler writes code: x86_64, aarch64 or another one.
 
     This can differ from the architecture of this machine, because a compiler can write code for another machine.
     """
@@ -128,7 +128,7 @@ def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise BuildError(f"the C++ compiler cannot be started: {error}; set CXX to the name of one") from error
+        raise BuildError(f"the C++ compiler cannot be started: {error}; set CXX to the name of a C++ compiler") from error
     if done.returncode:
         raise BuildError(f"{' '.join(command)}\n{done.stderr}")
 

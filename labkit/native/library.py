@@ -141,7 +141,8 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """The library and an empty string, or None and the reason why it is not loaded."""
-    from labkit.native.build import interface  # here, so that `python -m labkit.native.build` imports it once
+    # imported here, so that `python -m labkit.native.build` imports the module only once
+    from labkit.native.build import interface
 
     if os.environ.get(OFF) == "0":
         return None, f"{OFF}=0 is set"
@@ -164,7 +165,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _interface_of(library: ctypes.CDLL) -> str:
-    """The checksum of the interface that the library was built with; an empty string if it is too old to say."""
+    """The checksum of the interface with which the library was built. An empty string if the library is too old to have one."""
     function = getattr(library, "lk_interface", None)
     if function is None:
         return ""
@@ -184,7 +185,7 @@ def why_not() -> str:
 
 
 def library() -> ctypes.CDLL:
-    """The loaded library; raises `NotAvailable` with the reason when there is none."""
+    """The loaded library. Raises `NotAvailable` with the reason if the library is not loaded."""
     found, reason = _load()
     if found is None:
         raise NotAvailable(f"labkit's native CPU library is not used: {reason}")
@@ -193,7 +194,7 @@ def library() -> ctypes.CDLL:
 
 @functools.cache
 def warn_once() -> None:
-    """Warn, once per process, that torch's kernels run instead of the native library, and why."""
+    """Warn once per process that torch's kernels run instead of the native library, and give the reason."""
     warnings.warn(
         f"labkit's native CPU library is not used ({why_not()}); torch's own kernels run instead, which is slower", stacklevel=3
     )
@@ -221,7 +222,7 @@ _chosen = threading.local()
 
 
 def threads() -> int:
-    """The number of threads per call: as set by `torch.set_num_threads`, but no more than there are usable cores.
+    """The number of threads per call: the number set by `torch.set_num_threads`, but not more than the usable cores.
 
     The number is 1 in a forked child, which has only one thread.
     """
@@ -235,7 +236,7 @@ def threads() -> int:
 def torch_on_one_thread() -> Iterator[None]:
     """Let torch compute on one thread inside the block; native calls still use as many threads as before.
 
-    torch has threads of its own. Two sets of threads that wait for each other take cores from each other.
+    torch and the library have separate threads. Waiting threads keep their cores busy, so they would slow each other down.
     """
     before = getattr(_chosen, "threads", None)
     _chosen.threads = threads()
@@ -314,5 +315,5 @@ class Workspace:
         self.handle = c_void_p(self._library.lk_workspace_create())
 
     def __del__(self) -> None:
-        if getattr(self, "handle", None):  # the constructor may have failed before it was set
+        if getattr(self, "handle", None):  # the constructor may have failed before the attribute was set
             self._library.lk_workspace_free(self.handle)

@@ -40,10 +40,10 @@ _NAMES = {
     E5M2: "fp8_e5m2",
     SPARSE24: "sparse24",
 }
-"""The name of each type of packed matrix; for a quantized one, the name of the format (`QuantizedWeight.kind`)."""
+"""The name of each type of packed matrix. For a quantized matrix, this is the name of its format (`QuantizedWeight.kind`)."""
 _NUMBERS = {name: number for number, name in _NAMES.items()}
 PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
-"""The places that a code of a 2:4 sparse matrix stands for."""
+"""For each code of a 2:4 sparse matrix, the places of the two kept columns."""
 _CPU = torch.device("cpu")
 _local = threading.local()
 
@@ -51,8 +51,9 @@ _local = threading.local()
 class PackedWeight:
     """A packed `[out, in]` matrix; `precision` is fp32, bf16, or the name of a quantized format.
 
-    A `PackedWeight` is made from a dense float32 or bfloat16 matrix, or from a quantized one that has `cpu_parts`.
-    `input_scale` is the fixed scale to which a format that rounds inputs rounds them; 0 means that each row gets its own.
+    A `PackedWeight` is made from a dense float32 or bfloat16 matrix, or from a quantized matrix that has `cpu_parts`. For a
+    format that rounds inputs, `input_scale` is the fixed scale of the inputs; 0 means that each row of inputs gets its own
+    scale.
     """
 
     def __init__(self, weight: Tensor | QuantizedWeight) -> None:
@@ -137,7 +138,7 @@ class PackedWeight:
         return dense[:out_features, :in_features].to(dtype)
 
     def _dense_of_codes(self, panels: int) -> Tensor:
-        """A 2:4 sparse matrix with its padding: the codes say which two of four columns are kept."""
+        """The dense form of a 2:4 sparse matrix, with its padding. The codes say which two of four columns are kept."""
         values = self.data.view(torch.bfloat16).view(panels, -1, 16, 2).transpose(1, 2).reshape(panels * 16, -1, 2).float()
         words = self.scales.view(torch.int32).view(panels, -1, 16).transpose(1, 2).reshape(panels * 16, -1, 1)
         codes = (words >> torch.arange(0, 32, 4, dtype=torch.int32, device=_CPU) & 15).flatten(1).long()
@@ -146,7 +147,7 @@ class PackedWeight:
 
 
 def _parts(weight: Tensor | QuantizedWeight) -> tuple[int, CpuParts]:
-    """The number of the type of the packed matrix, and what is packed."""
+    """The number of the packed matrix's type, and the parts to pack."""
     if isinstance(weight, Tensor):
         if weight.dtype not in TYPES:
             raise ValueError(f"a weight of {weight.dtype} cannot be packed; float32 and bfloat16 are accepted")

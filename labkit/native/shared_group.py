@@ -1,4 +1,4 @@
-"""Collectives between processes on one host, through shared memory (src/shared.cpp). A collective takes microseconds."""
+"""Collectives between processes on one host through shared memory (src/shared.cpp). Each takes microseconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labkit.native.library import GroupStruct, library, pointer
 
 SLOT_BYTES = 1 << 20
 FOLDER = Path("/dev/shm")
-"""The folder of named memory.
+"""The folder for named shared memory.
 
 If `FOLDER` is missing, a file in the temporary folder is used. The system keeps such a file in its page cache.
 """
@@ -79,8 +79,8 @@ class SharedGroup:
     def try_broadcast(self, tensor: Tensor, root: int, patience: float | None = None) -> int:
         """Like `broadcast`, but return a status: 0 on success, 1 if a member was late, and 2 after `abort`.
 
-        patience: seconds to wait (default: `timeout`). After status 1 the caller can try again, unless the tensor is larger
-        than `SLOT_BYTES` and a part of it was already sent.
+        patience: seconds to wait (default: `timeout`). After status 1, the caller can try again. This is not possible if the
+        tensor is larger than `SLOT_BYTES` and a part of it was already sent.
         """
         address, timeout = pointer(tensor, tensor.dtype, tensor.shape), self._struct.timeout
         self._struct.timeout = timeout if patience is None else patience
@@ -111,7 +111,7 @@ class SharedGroup:
         library().lk_group_abort(byref(self._struct))
 
     def take_account(self) -> tuple[int, int, float]:
-        """The number of collective calls since the last account, their bytes and their seconds.
+        """The number of collective calls since the last call of this method, their bytes and their seconds.
 
         The seconds include waiting for other members.
         """
@@ -131,7 +131,7 @@ class SharedGroup:
 
 
 def shared_file(kind: str, size: int) -> Path:
-    """Create a file of `size` zero bytes, named `labkit-<kind>-...`, for processes to share. The caller deletes it."""
+    """Create a file of `size` zero bytes, named `labkit-<kind>-...`, that processes can share. The caller deletes the file."""
     handle, name = tempfile.mkstemp(prefix=f"labkit-{kind}-", dir=FOLDER if FOLDER.is_dir() else None)
     os.truncate(handle, size)
     os.close(handle)

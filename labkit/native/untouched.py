@@ -12,8 +12,8 @@ from torch import Tensor
 def untouched(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Like `torch.empty`, but never fills the tensor on the CPU.
 
-    After `torch.use_deterministic_algorithms(True)`, `torch.empty` writes to all of its result. With such writes, a cache as
-    large as the free memory would take all of this memory immediately.
+    After `torch.use_deterministic_algorithms(True)`, `torch.empty` writes to its whole result. A cache as large as the free
+    memory would then take all of this memory immediately.
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)

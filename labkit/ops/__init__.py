@@ -1,7 +1,7 @@
-"""The operations of a GPT-J, one per file. The torch version of an operation is the specification of its faster kernels.
+"""The operations of a GPT-J, one per file. The torch version of each operation is the specification of its faster kernels.
 
 Every function works on plain tensors over a flat batch of tokens and knows nothing about requests or layers.
-`use(name=function)` replaces an operation by another function, also in a running engine.
+`use(name=function)` replaces an operation by another function, even while an engine runs.
 """
 
 from labkit.ops.decode_attention import decode_attention

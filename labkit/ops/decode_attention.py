@@ -27,9 +27,8 @@ def decode_attention_reference(query: Tensor, keys: Tensor, values: Tensor, slot
 def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v for one query per sequence.
 
-    `query` is `[sequences, num_heads, head_dim]`. `keys` and `values` are `[num_slots, num_heads, head_dim]` and already
-    hold the new tokens. Sequence s sees the slots `slot_table[s, :lengths[s]]` and no others (`slot_table` `[sequences, any]`
-    int32; `lengths` `[sequences]` int32, each at least 1). Returns `[sequences, num_heads, head_dim]` in the dtype of
-    `query`.
+    `query` is `[sequences, num_heads, head_dim]`. `keys` and `values` are `[num_slots, num_heads, head_dim]` and already hold
+    the new tokens. Sequence s attends to the slots `slot_table[s, :lengths[s]]` only (`slot_table` `[sequences, any]` int32;
+    `lengths` `[sequences]` int32, each at least 1). Returns `[sequences, num_heads, head_dim]` in the dtype of `query`.
     """
     return decode_attention_reference(query, keys, values, slot_table, lengths)

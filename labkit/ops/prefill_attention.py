@@ -32,7 +32,10 @@ def prefill_attention_reference(
 
 
 def _head_fits(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor) -> bool:
-    """Whether the Triton kernel takes this head size. If a head is too wide, its sums do not fit into a program's registers."""
+    """Whether the Triton kernel accepts this head size.
+
+    The sums of a head that is too wide do not fit into a program's registers.
+    """
     return query.shape[-1] <= 256
 
 
@@ -45,8 +48,8 @@ def prefill_attention(
     `query` `[tokens, num_heads, head_dim]` holds the new tokens of all sequences, one sequence after another: sequence s has
     the rows from `starts[s]` up to, but not including, `starts[s + 1]` (`starts` `[sequences + 1]` int32). `keys` and `values`
     are `[num_slots, num_heads, head_dim]` and already hold the new tokens. Sequence s owns the slots `slot_table[s,
-    :lengths[s]]` (`slot_table` `[sequences, any]` int32, `lengths` `[sequences]` int32). The last of a sequence's slots hold
-    its new tokens. Each new token sees its sequence's slots up to its own slot. Returns `[tokens, num_heads, head_dim]` in the
-    dtype of `query`.
+    :lengths[s]]` (`slot_table` `[sequences, any]` int32, `lengths` `[sequences]` int32). The new tokens are in the last of
+    these slots. Each new token attends to the slots of its sequence up to its own slot. Returns `[tokens, num_heads, head_dim]`
+    in the dtype of `query`.
     """
     return prefill_attention_reference(query, keys, values, slot_table, starts, lengths)

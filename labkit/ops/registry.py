@@ -60,7 +60,7 @@ def operation(
             if chosen is None:
                 tensor: Any = args[decided_by] if len(args) > decided_by else kwargs.get(parameter)
                 if tensor is None:
-                    chosen = function  # an argument is missing, and Python's own error will name it
+                    chosen = function  # an argument is missing; the call raises Python's own error, which names it
                 elif native is not None and on_native(tensor):
                     chosen = native
                 elif tensor.is_cuda and on_triton(tensor) and (triton_takes is None or triton_takes(*args, **kwargs)):

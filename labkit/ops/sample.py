@@ -30,7 +30,7 @@ def sample_reference(
 
 
 def _keep(ordered: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Set the weights that top-k excludes to zero, then the weights that top-p excludes. The weights are in descending order.
+    """Set the weights that top-k excludes to zero, then those that top-p excludes. The weights are in descending order.
 
     Top-p keeps the smallest set of weights whose share of the remaining weight reaches p.
     """
@@ -46,8 +46,8 @@ def _draw(weights: Tensor, points: Tensor) -> Tensor:
     sums = weights.cumsum(dim=-1)
     whole = sums[:, -1:].contiguous()
     chosen = torch.searchsorted(sums, points[:, None] * whole, right=True)
-    # Rounding can make `points * whole` equal to `whole`. Then no running sum passes it, so take the last token with a weight
-    # above 0.
+    # Rounding can make `points * whole` equal to `whole`. Then no running sum passes this value, so take the last token with a
+    # weight above 0.
     return torch.minimum(chosen, torch.searchsorted(sums, whole)).clamp_max_(weights.shape[1] - 1).squeeze(1)
 
 
@@ -67,7 +67,7 @@ def sample(
     equal logits), any other value divides the logits. `top_k` `[rows]` int64 keeps the k highest logits (0 keeps all; among
     equal logits the lower token id is kept). `top_p` `[rows]` float64 then keeps the smallest set of tokens whose share of the
     remaining probability reaches p, at least one token. Then the kept probabilities are added up in the order of the
-    vocabulary. The token at which this sum passes the fraction `uniform(seeds, samples, positions)` of the total is chosen
-    (`seeds`, `samples` and `positions` are `[rows]` int64).
+    vocabulary. The first token at which this sum passes the fraction `uniform(seeds, samples, positions)` of the total is
+    chosen. `seeds`, `samples` and `positions` are `[rows]` int64.
     """
     return sample_reference(logits, temperature, top_k, top_p, seeds, samples, positions)

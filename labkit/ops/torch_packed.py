@@ -11,7 +11,7 @@ from labkit.weight_formats import Int4Weight, Int8Weight
 
 ROWS, INPUTS = 16, 32
 TORCH_PACKS = Int8Weight, Int4Weight
-"""The formats that torch has products for."""
+"""The formats for which torch has matrix products."""
 
 
 class TorchPackedWeight:

@@ -1,6 +1,6 @@
 """One model on several ranks: tensor parallel within a layer, pipeline parallel across layers.
 
-For the engine, all ranks together compute one forward pass; the model and the scheduler do not know about ranks.
+The engine sees all ranks together as one forward pass. The model and the scheduler do not know about ranks.
 """
 
 from labkit.parallel.layout import Layout

@@ -1,4 +1,4 @@
-"""Chooses the device of a rank, the CPU or a GPU of its own, and checks the device before a process is started."""
+"""Chooses the device of a rank, which is the CPU or a separate GPU, and checks the device before a process is started."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def rank_device(
 ) -> torch.device:
     """The device of a rank: the CPU if no device is given, GPU number `local_rank` for "cuda".
 
-    local_rank: the number of this rank among the ranks of this host. local_ranks: how many ranks this host has; by default as
-    many as the layout has. Raises `NotAvailable` if this host has fewer GPUs than ranks; the message says which numbers of
-    ranks would work. Raises `InvalidRequest` for a text that does not name a device, and for a single GPU such as "cuda:1".
+    local_rank: the number of this rank among the ranks of this host. local_ranks: how many ranks this host has; by default all
+    ranks of the layout. Raises `NotAvailable` if this host has fewer GPUs than ranks; the message says which numbers of ranks
+    would work. Raises `InvalidRequest` for a text that does not name a device, and for a single GPU such as "cuda:1".
     """
     if device is None:
         return CPU
     if str(device).startswith("cuda:"):
         raise InvalidRequest(
-            f"device is {str(device)!r}, which is one GPU, but each rank needs a GPU of its own; cuda or cpu is accepted"
+            f"device is {str(device)!r}, which is one GPU, but each rank needs its own GPU; cuda or cpu is accepted"
         )
     if str(device) != "cuda":
         return as_device(device)

@@ -17,15 +17,19 @@ from labkit.native.library import ADD_UP
 from labkit.parallel.waiting import wait_until
 
 NEVER = timedelta(days=30)
-"""gloo's own time-out, which makes a group unusable when it passes. Failed ranks are found by their signs of life instead."""
+"""gloo's own timeout, which makes a group unusable when it passes.
+
+It is long, because failed ranks are found by missing signs of life.
+"""
 
 
 class GlooGroup:
     """Member `rank` of a group of `ranks` members.
 
-    All members make their objects at the same time, with the same `torch.distributed.Store` and the same name.
+    All members create their `GlooGroup` at the same time, with the same `torch.distributed.Store` and the same name.
 
-    Every call waits until it is done. A call raises `RankFailed` after `timeout` seconds, or as soon as `abort` is called.
+    Unless stated otherwise, a call waits until it is done. A call raises `RankFailed` after `timeout` seconds, or as soon as
+    `abort` is called.
     """
 
     def __init__(
@@ -33,7 +37,7 @@ class GlooGroup:
     ) -> None:
         self.rank, self.ranks, self.timeout = rank, ranks, timeout
         self.names = names or tuple(f"rank {number}" for number in range(ranks))
-        api: Any = dist  # the type stubs of torch.distributed lack most of what follows
+        api: Any = dist  # the type stubs of torch.distributed lack most of the functions that are used here
         self._group: Any = api.ProcessGroupGloo(api.PrefixStore(name, store), rank, ranks, NEVER)
         self._aborted = threading.Event()
         self._calls = self._bytes = 0
@@ -44,15 +48,15 @@ class GlooGroup:
         self.native_add_up = ctypes.cast(self._callback, ctypes.c_void_p), None
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over all members, in place; every member gets the same bits."""
+        """Replace the tensor by the sum over all members. Every member gets the same bits."""
         self._wait(self._group.allreduce([tensor]), "all_reduce", tensor)
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
         """Every member gets the tensor of `root`, in place. The root does not wait, and must not change the tensor afterwards.
 
-        The number of unfinished broadcasts has no limit: at a limit the root would wait for a member, which could be waiting
-        for the root. In practice there are as many unfinished broadcasts as steps in flight.
+        The number of unfinished broadcasts has no limit. With a limit, the root could wait for a member that waits for the
+        root. In practice there are as many unfinished broadcasts as steps in flight.
         """
         work = self._broadcast(tensor, root)
         if self.rank == root:
@@ -96,7 +100,7 @@ class GlooGroup:
     def close(self) -> None:
         """Wait until all broadcasts are finished, then end gloo's threads. The group cannot be used after this call.
 
-        After a failure the threads stay, because ending them would mean waiting for the failed call. Without a failure the
+        After a failure, the threads are not ended, because that would mean waiting for the failed call. Without a failure the
         threads must end, because one of gloo's threads releases a tensor a moment after its call is done. If the interpreter
         were exiting at that moment, the process would end with SIGABRT.
         """
@@ -129,7 +133,7 @@ class GlooGroup:
             seconds = wait_until(work.is_completed, self._aborted, self.timeout if patience is None else patience, what)
             work.wait()
         except RankFailed:
-            self.abort()  # the call is still under way
+            self.abort()  # the call is still running
             raise
         except RuntimeError as error:
             self.abort()

@@ -1,7 +1,7 @@
 """Waits for the passes that a rank has put on its GPU's queue, and limits their time.
 
-A collective on the queue waits for the other ranks without a limit, and when the queue is full, a call that queues an operation
-waits without a limit too.
+A collective on the queue waits for the other ranks without a time limit. When the queue is full, a call that queues an
+operation also waits without a time limit.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def end_of_stream() -> Callable[[], bool]:
 
 
 class GpuQueue:
-    """The passes under way. When a pass takes longer than `timeout` seconds, `links.abort` is called, which ends all waiting.
+    """The unfinished passes. When a pass takes longer than `timeout` seconds, `links.abort` is called, which ends all waiting.
 
     mark: returns a function that tells whether everything queued before the call of `mark` is done.
     """
@@ -69,7 +69,7 @@ class GpuQueue:
         queued.done = self._mark()
 
     def wait(self, queued: QueuedPass) -> None:
-        """Wait until a pass is done; raises `RankFailed` if it takes too long or the ranks are told to stop."""
+        """Wait until a pass is done. Raises `RankFailed` if the pass takes too long or the ranks are told to stop."""
         done, aborted = queued.done, self._links.aborted
         assert done is not None
         wait_until(lambda: done() or aborted.is_set(), aborted, float("inf"), "a pass on the GPU's queue")
@@ -80,7 +80,7 @@ class GpuQueue:
             raise RankFailed(self._cause or "all ranks were told to stop (a pass on the GPU's queue)")
 
     def look(self) -> None:
-        """Tell the ranks to stop if the first pass takes too long."""
+        """Tell the ranks to stop if the oldest pass takes too long."""
         with contextlib.suppress(IndexError):
             first = self._passes[0]
             late = time.monotonic() - first.began > self._timeout

@@ -1,4 +1,4 @@
-"""Signs of life of every rank, in memory that the ranks of a host share: its heartbeat, whether it is ready, its step."""
+"""Signs of life of all ranks of a host, in shared memory: each rank's heartbeat, whether it is ready, and its step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BEAT, _READY, _STEP = range(3)
 
 
 class Heartbeats:
-    """Three numbers per rank: when its heart last beat (the host's monotonic clock), whether it is ready, and its step."""
+    """Three numbers per rank: the time of its last heartbeat (host's monotonic clock), whether it is ready, and its step."""
 
     def __init__(self, path: Path, ranks: int) -> None:
         with path.open("r+b") as file:
@@ -25,11 +25,11 @@ class Heartbeats:
 
     @staticmethod
     def create(ranks: int) -> Path:
-        """Create the shared file and return its path; the caller deletes it."""
+        """Create the shared file and return its path. The caller deletes the file."""
         return shared_file("heartbeats", _bytes(ranks))
 
     def start_beating(self, rank: int) -> None:
-        """Beat for a rank from a thread of this process, as long as the process runs."""
+        """Record heartbeats of a rank from a thread of this process, as long as the process runs."""
 
         def beat() -> None:
             while True:
@@ -40,7 +40,7 @@ class Heartbeats:
         threading.Thread(target=beat, daemon=True, name="labkit heartbeat").start()
 
     def silent_for(self, rank: int) -> float:
-        """Seconds since a rank's last beat; 0 before the first beat."""
+        """Seconds since a rank's last heartbeat; 0 before the first heartbeat."""
         last = float(self._rows[rank, _BEAT])
         return time.monotonic() - last if last else 0.0
 

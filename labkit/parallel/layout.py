@@ -1,4 +1,4 @@
-"""How many ranks hold a model and which part each rank holds; checked before a process is started."""
+"""How many ranks hold a model, and which part each rank holds. A layout is checked before a process is started."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Layout:
         return (self.pipeline_parallel - 1 - stage) * self.tensor_parallel + shard
 
     def name(self, rank: int) -> str:
-        """The name of a rank in messages: its number and which part it holds."""
+        """The name of a rank in messages: its number and its part."""
         part = self.part(rank)
         held = [f"shard {part.shard} of {part.shards}"] if part.shards > 1 else []
         held += [f"stage {part.stage} of {part.stages}"] if part.stages > 1 else []

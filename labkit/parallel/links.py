@@ -1,7 +1,7 @@
-"""The connections between ranks: they carry tasks to all ranks, sums within a stage, hidden states between stages, and logits.
+"""The connections between ranks, for tasks to all ranks, sums within a stage, hidden states between stages, and logits.
 
-Each kind of data has a group of its own, so that no rank waits for data of another kind. Tasks and reports always go through
-the memory of the host or its network. Data that lies on GPUs (sums, hidden states, logits) goes from GPU to GPU.
+Each kind of data has its own group, so that no rank waits for data of another kind. Tasks and reports always go through the
+memory of the host or its network. Data that lies on GPUs (sums, hidden states, logits) goes from GPU to GPU.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class Account:
 
 
 def create_groups(layout: Layout, device: torch.device = CPU) -> dict[str, Path]:
-    """Create the shared files of all groups that use this host's memory. Returns the paths by the groups' names; the caller
-    deletes the files.
+    """Create the shared files of all groups that use this host's memory. Returns the paths by the names of the groups.
+
+    The caller deletes the files.
     """
     groups = {"tasks": SharedGroup.create(layout.ranks)}
     for stage in range(layout.pipeline_parallel if device.type == "cpu" else 0):
@@ -69,7 +70,7 @@ def create_groups(layout: Layout, device: torch.device = CPU) -> dict[str, Path]
 
 
 class Links:
-    """The groups that a rank belongs to; `group(name, member, names)` opens a group whose members have these names.
+    """The groups to which a rank belongs. `group(name, member, names)` opens a group; `names` are the names of its members.
 
     device: the device of this rank. On a GPU, the groups for data on GPUs are `NcclGroup`s, made from `store`; their calls are
     put on the GPU's queue. `aborted` is set when the ranks are told to stop.
@@ -116,7 +117,10 @@ class Links:
         device: torch.device = CPU,
         meeting: Path | None = None,
     ) -> Links:
-        """Links through this host's memory: the files of `create_groups`. GPUs find each other through the file `meeting`."""
+        """Links through this host's memory, with the files from `create_groups`.
+
+        GPUs find each other through the file `meeting`.
+        """
         api: Any = torch.distributed
         store = api.FileStore(str(meeting), layout.ranks) if device.type == "cuda" else None
 
@@ -127,7 +131,7 @@ class Links:
 
     @classmethod
     def gloo(cls, layout: Layout, rank: int, store: Any, timeout: float, *, device: torch.device = CPU) -> Links:
-        """Links over the network; all ranks find each other through a `torch.distributed.Store`."""
+        """Links over the network. All ranks find each other through a `torch.distributed.Store`."""
 
         def group(name: str, member: int, names: tuple[str, ...]) -> HostGroup:
             return GlooGroup(store, name, member, len(names), timeout=timeout, names=names)
@@ -136,7 +140,7 @@ class Links:
 
     def connect(self, patience: float = CONNECT_SECONDS) -> None:
         """Connect the GPUs, if ranks compute on GPUs. All ranks call `connect` before anything is sent. Raises `RankFailed`."""
-        # Each stage waits for the stage before it, so the stages never wait in a circle.
+        # Each stage waits only for the previous stage, so the stages never wait in a circle.
         for group in (self.sums, self._before, self._after):
             if isinstance(group, NcclGroup):
                 group.connect(patience)
@@ -168,7 +172,7 @@ class Links:
         return True
 
     def receive_task(self) -> tuple[Header, Tensor] | None:
-        """The next task's header and body; None if this rank has to end. Waits for the header without a time limit."""
+        """The header and body of the next task; None if this rank must end. Waits for the header without a time limit."""
         words = torch.empty(HEADER_WORDS, dtype=torch.int64, device="cpu")
         self.tasks.wait_for_broadcast(words, 0)
         header, size = decode_header(words)
@@ -178,7 +182,7 @@ class Links:
         return header, self.tasks.broadcast(body, 0) if size else body
 
     def receive_hidden(self, tokens: int, hidden_size: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
-        """The hidden states of the previous stage, `[tokens, hidden_size]` on this rank's device; None on the first stage."""
+        """The hidden states from the previous stage, `[tokens, hidden_size]` on this rank's device; None on the first stage."""
         if self._before is None:
             return None
         return self._before.broadcast(torch.empty(tokens, hidden_size, dtype=dtype, device=self.device), 0)
@@ -189,9 +193,9 @@ class Links:
         self._after.broadcast(hidden, 0)
 
     def gather_logits(self, logits: Tensor, vocab_size: int) -> Tensor | None:
-        """Shard 0 gets `[rows, vocab_size]`, joined from the shares `[rows, share]` of all shards.
+        """Return `[rows, vocab_size]` on shard 0, joined from the shares `[rows, share]` of all shards.
 
-        The other shards get None.
+        The result is None on the other shards.
         """
         if self.sums is None:
             return logits
@@ -204,7 +208,7 @@ class Links:
         return torch.cat([part[:, : len(span(vocab_size, shard, shards))] for shard, part in enumerate(gathered)], dim=1)
 
     def gather_bytes(self, data: bytes) -> list[bytes] | None:
-        """Rank 0 gets the bytes of every rank; the other ranks get None."""
+        """Return the bytes of every rank on rank 0, and None on the other ranks."""
         size = torch.tensor([len(data)], dtype=torch.int64, device="cpu")
         sizes = self.tasks.gather(size, 0)
         longest = self.tasks.broadcast(size if sizes is None else sizes.amax(0), 0)

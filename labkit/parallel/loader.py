@@ -37,17 +37,17 @@ def load_parallel(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Unpack[EngineOptions],
 ) -> Engine:
-    """An engine on `layout.ranks` processes of this host: this process and the processes that it starts.
+    """Load an engine that runs on `layout.ranks` processes of this host: this process and the processes that it starts.
 
-    device: "cpu" (the default) or "cuda". With "cuda" every rank has one GPU, the GPUs communicate over NCCL, and decode
-    steps use no CUDA graph, whatever `cuda_graphs` says. dtype, seed, options: as in `labkit.load`; the KV cache has as many
-    slots as this rank's memory allows. threads: threads per rank; by default the cores are divided among the ranks.
-    progress: is called with the number of ranks that are ready and their total.
+    device: "cpu" (the default) or "cuda". With "cuda", every rank has one GPU, the GPUs communicate over NCCL, and decode steps
+    never use a CUDA graph, even if `cuda_graphs` is set. dtype, seed, options: as in `labkit.load`; the KV cache has as many
+    slots as this rank's memory allows. threads: threads per rank; by default the cores are divided among the ranks. progress:
+    is called with the number of ranks that are ready and their total.
 
     The other ranks end when the engine is closed or garbage-collected, and when this process ends.
 
-    Raises what `labkit.load` raises. Before a process is started, raises `InvalidRequest` if the model cannot be split this
-    way, and `NotAvailable` if there are fewer GPUs than ranks. Raises `RankFailed` if a rank cannot read its part, or has
+    Raises the same errors as `labkit.load`. Before a process is started, raises `InvalidRequest` if the model cannot be split
+    this way, and `NotAvailable` if there are fewer GPUs than ranks. Raises `RankFailed` if a rank cannot read its part, or has
     less memory than its share of the weights and the cache needs.
     """
     check_options(options)
@@ -55,7 +55,7 @@ def load_parallel(
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)
     precision = precision_for(checkpoint, dtype, own)
-    if own.type == "cpu":  # the ranks share the host's memory; the memory of a GPU is checked by its own rank
+    if own.type == "cpu":  # ranks on CPUs share the host's memory; each rank checks the memory of its own GPU
         check_memory(checkpoint, own, precision)
     tokenizer = tokenizer_of(checkpoint)  # read before a process is started, because the tokenizer may not belong to the model
     kv_cache_dtype = options.get("kv_cache_dtype")

@@ -40,12 +40,12 @@ def _to_stderr(line: str) -> None:
 
 
 class LocalRanks:
-    """All other ranks, and this rank's `links` to them. The ranks end when this object is closed or garbage-collected.
+    """The other ranks, and this rank's `links` to them. The other ranks end when this object is closed or garbage-collected.
 
-    Every rank is told the folder of the run. The file `run.json` in it holds `spec`, the paths of the groups' files, and the
-    kind of device ("cpu" or "cuda") on which all ranks compute. device: the device of this rank. Lines that a rank prints are
-    labelled and passed to `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the other ranks are killed,
-    every waiting call ends, and `check` raises `RankFailed` with rank, host, step and cause.
+    Every rank gets the folder of the run. Its file `run.json` holds `spec`, the paths of the groups' files, and the kind of
+    device ("cpu" or "cuda") on which all ranks compute. device: the device of this rank. Lines that a rank prints are labelled
+    and passed to `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the other ranks are killed, every
+    waiting call ends, and `check` raises `RankFailed` with rank, host, step and cause.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class LocalRanks:
             raise RankFailed(self._run.failure)
 
     def failure(self, patience: float = SILENCE_SECONDS + 1.0) -> RankFailed | None:
-        """An error that names the rank that made a collective fail.
+        """The error for a failed collective; it names the rank that caused the failure.
 
         Waits until the failed rank is known, but at most `patience` seconds. Returns None if the failed rank is still unknown
         then.
@@ -107,7 +107,7 @@ class LocalRanks:
         return RankFailed(self._run.failure) if self._run.failure else None
 
     def close(self) -> None:
-        """End all other ranks, whatever they are doing. A second call does nothing."""
+        """Kill all other ranks. A second call does nothing."""
         self._end()
 
     @property
@@ -133,7 +133,7 @@ class _Run:
         return self._layout.failure(process.rank, socket.gethostname(), step, cause) if cause else ""
 
     def fail(self, failure: str) -> None:
-        """Release every rank that waits for a failed rank."""
+        """Make all waiting calls fail, because a rank has failed."""
         self.failure = failure
         self._links.abort()
 
@@ -149,9 +149,10 @@ class _Run:
         with contextlib.suppress(OSError, ValueError, KeyError):
             return str(json.loads((self._folder / f"failure-{process.rank}.json").read_text())["cause"])
         status = process.exit_status
-        if status == LOST_OTHERS:  # this rank failed because it lost another rank, so report the other rank
+        if status == LOST_OTHERS:  # this rank failed only because another rank failed, so report the other rank
             others = [other.exit_status for other in self.processes if other is not process]
-            return "" if any(other not in (None, LOST_OTHERS) for other in others) else "it lost the others"
+            known = any(other not in (None, LOST_OTHERS) for other in others)
+            return "" if known else "the connection to the other ranks was lost"
         if status is not None:
             return process.how_it_ended()
         silent = self.heartbeats.silent_for(process.rank)

@@ -1,4 +1,4 @@
-"""Cuts a batch into micro-batches. While a stage works on a micro-batch, the next stage works on the micro-batch before it."""
+"""Cuts a batch into micro-batches. While a stage works on a micro-batch, the next stage works on the previous micro-batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labkit.model.batch import Batch
 FEWEST_TOKENS = 64
 """The fewest tokens of a micro-batch.
 
-With fewer tokens, the extra reading of the weights costs more time than the smaller bubble saves.
+With fewer tokens, reading the weights more often costs more time than the smaller bubble saves.
 """
 
 MICRO_BATCHES_PER_STAGE = 4
@@ -20,7 +20,7 @@ MICRO_BATCHES_PER_STAGE = 4
 
 
 def num_micro_batches(tokens: int, stages: int) -> int:
-    """The number of micro-batches that a batch of `tokens` tokens is cut into."""
+    """The number of micro-batches into which a batch of `tokens` tokens is cut."""
     return max(1, min(MICRO_BATCHES_PER_STAGE * stages, tokens // FEWEST_TOKENS)) if stages > 1 else 1
 
 

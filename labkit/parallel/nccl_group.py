@@ -20,7 +20,7 @@ from labkit.errors import NotAvailable, RankFailed
 from labkit.parallel.waiting import wait_until
 
 NEVER = timedelta(days=30)
-"""torch's own time-out; when it passes, torch ends the process. `GpuQueue` limits the time of collectives instead."""
+"""torch's own timeout. It is long, because torch ends the process when it passes. `GpuQueue` limits the time of collectives."""
 
 GUARDS_OFF = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
 """Environment variables that are set while a group is made.
@@ -32,18 +32,18 @@ These variables turn off torch's own guards, which would end the whole process.
 class NcclGroup:
     """Member `rank` of a group of `ranks` members, on `device`.
 
-    All members make their objects with the same `torch.distributed.Store`, then call `connect`.
+    All members create their `NcclGroup` with the same `torch.distributed.Store`, then call `connect`.
 
-    A collective is put on the queue of the current stream, and the call returns at once. Every GPU runs its collectives one
-    at a time, in the order of the calls. So members never wait in a circle, unless the orders of their calls form a circle.
-    An event on the stream tells when a collective is done. After `abort`, NCCL's kernels give up, their results are
-    meaningless, and every later call raises `RankFailed`.
+    A collective is put on the queue of the current stream, and the call returns at once. Every GPU runs its collectives one at
+    a time, in the order of the calls. So members do not wait in a circle if all of them call collectives in the same order. An
+    event on the stream tells when a collective is done. After `abort`, NCCL's kernels end with meaningless results, and every
+    later call raises `RankFailed`.
     """
 
     def __init__(
         self, store: Any, name: str, rank: int, ranks: int, *, device: torch.device, names: tuple[str, ...] = ()
     ) -> None:
-        api: Any = dist  # the type stubs of torch.distributed lack most of what follows
+        api: Any = dist  # the type stubs of torch.distributed lack most of the functions that are used here
         if not dist.is_nccl_available():
             raise NotAvailable(
                 f"ranks on GPUs communicate through NCCL, but torch {torch.__version__} was built without NCCL; use device cpu"
@@ -59,7 +59,7 @@ class NcclGroup:
         self._calls = self._bytes = 0
 
     def connect(self, patience: float) -> None:
-        """Connect to the other members; all members call it before the first collective.
+        """Connect to the other members. All members call `connect` before the first collective.
 
         Raises `RankFailed` if a member does not connect within `patience` seconds (NCCL's thread then keeps waiting), and
         `NotAvailable` if NCCL cannot connect the GPUs.
@@ -82,7 +82,7 @@ class NcclGroup:
             raise NotAvailable(f"{what}: {str(failures[0]).splitlines()[0]}") from failures[0]
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over all members, in place; every member gets the same bits.
+        """Replace the tensor by the sum over all members. Every member gets the same bits.
 
         The tensors must be contiguous and have the same shape and dtype on all members.
         """
@@ -110,15 +110,15 @@ class NcclGroup:
         return everything
 
     def abort(self) -> None:
-        """End the collectives on the GPU's queue, and make later calls raise `RankFailed`; returns at once.
+        """End the collectives on the GPU's queue, and make later calls raise `RankFailed`. Returns at once.
 
-        A separate thread ends NCCL's communicator, which waits for the GPU. A collective of another group may keep the GPU
-        busy until that group is aborted too.
+        A separate thread ends NCCL's communicator, which waits for the GPU. A collective of another group may keep the GPU busy
+        until that group is aborted, too.
         """
         self._aborted.set()
         if self._ending is None:
             thread = threading.Thread(target=self._end, daemon=True, name="labkit nccl abort")
-            # No thread can be started while the interpreter exits; then the process ends anyway.
+            # No thread can be started while the interpreter exits, but then the process ends anyway.
             with contextlib.suppress(RuntimeError):
                 thread.start()
                 self._ending = thread

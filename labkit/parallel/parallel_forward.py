@@ -55,10 +55,10 @@ class SubmittedPass:
 
 
 class ParallelForward(Forward):
-    """Runs batches on all ranks. As long as a cache of the caller exists, every rank has a corresponding cache of its own.
+    """Runs batches on all ranks. As long as a cache of the caller exists, every rank keeps a corresponding cache.
 
     If any rank fails, the current call and every later call raise a `RankFailed` that names the failed rank. `model` is this
-    rank's part. A pipeline with n stages has up to n passes under way at a time (see `submit`); `steps` counts all passes.
+    rank's part. In a pipeline with n stages, up to n passes are in flight at a time (see `submit`). `steps` counts all passes.
     """
 
     def __init__(self, ranks: LocalRanks | TorchrunRanks, own: RankForward) -> None:
@@ -78,12 +78,12 @@ class ParallelForward(Forward):
 
     @property
     def steps_in_flight(self) -> int:
-        """One pass for each stage."""
+        """The number of stages, because each stage can work on one pass."""
         return self.model.part.stages
 
     @property
     def batch_device(self) -> torch.device:
-        """Batches are made in the host's memory; from there every rank copies them to its own device."""
+        """The CPU: batches are made in the host's memory, and every rank copies them to its own device."""
         return CPU
 
     @property
@@ -103,9 +103,9 @@ class ParallelForward(Forward):
         return self.submit(batch, cache)()
 
     def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
-        """Send a pass to the other ranks; returns a function that waits for the logits.
+        """Send a pass to the other ranks. Returns a function that waits for the logits.
 
-        `submit` and the returned function raise the errors that `forward` raises.
+        `submit` and the returned function raise the same errors as `forward`.
         """
         if ops.swapped():
             raise InvalidRequest(
@@ -157,7 +157,7 @@ class ParallelForward(Forward):
         """Send a pass to the other ranks.
 
         While the other ranks cannot take the pass, this rank runs its part of earlier passes, because the other ranks may be
-        waiting for this part.
+        waiting for its results.
         """
         while self._submitted:
             if self.ranks.links.try_send_task(header, body):
@@ -209,8 +209,8 @@ class ParallelForward(Forward):
 def uninterrupted() -> Iterator[None]:
     """Delay Ctrl-C, or a notebook's Stop, until the block has ended.
 
-    If the signal handler is not Python's (in a server that embeds Python), nothing is delayed, because that handler could not
-    be restored later.
+    If the signal handler is not a Python function (as in a server that embeds Python), nothing is delayed, because that handler
+    could not be restored later.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield

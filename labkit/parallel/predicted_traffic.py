@@ -1,6 +1,6 @@
-"""Predicts what each rank of this engine sends and keeps, per token, and how decode scales on GPUs.
+"""Predicts the bytes that each rank of this engine sends and stores per token, and how decode scales on GPUs.
 
-The counts are exact, for uneven stages too. Formulas that hold for any engine are in `labkit.planning`.
+The counts are exact, even for stages of different sizes. Formulas for any engine are in `labkit.planning`.
 """
 
 from __future__ import annotations
@@ -52,12 +52,15 @@ def cache_bytes(config: GPTJConfig, layout: Layout, stage: int = 0, *, element_b
 GPU = "h100-80gb"
 """The GPU of the predicted scaling."""
 STEP_IN_A_GRAPH = replace(PERFECT, read=0.9, compute=0.65, overlap=Efficiencies.overlap, collective_seconds=9e-6)
-"""A decode step without gaps, as one CUDA graph. Assumed, not fitted: 90 % of the memory's rate, and 9 microseconds for a small
-all-reduce of NCCL, hops included."""
+"""A decode step that runs without gaps, as one CUDA graph.
+
+Two values are assumed, not fitted: 90 % of the memory's rate, and 9 microseconds for a small all-reduce of NCCL, including
+hops.
+"""
 
 
 def predicted_scaling(config: GPTJConfig, *, gpus: tuple[int, ...] = (2, 4, 8)) -> dict[int, float]:
-    """For each number of GPUs, how many times faster tensor-parallel decode at batch 1 in 16 bits should be than on one GPU.
+    """For each number of GPUs, the predicted speed of tensor-parallel decode at batch 1 in 16 bits, relative to one GPU.
 
     The seconds are those of `labkit.planning.latency` with `STEP_IN_A_GRAPH` on `GPU`. Numbers of GPUs that do not divide the
     model are left out.

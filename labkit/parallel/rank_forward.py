@@ -25,12 +25,11 @@ from labkit.parallel.nccl_group import NcclGroup
 
 
 class RankForward:
-    """Runs the part of the model that a rank holds; all ranks call it with the same batches in the same order.
+    """Runs the part of the model that a rank holds. All ranks are called with the same batches in the same order.
 
-    `ledger` records what this rank computes and waits for. On a GPU, the operations of a pass are put on the GPU's queue one
-    by one, without a CUDA graph, and a call returns before these operations are done (`waiter` waits for them). On a GPU, the
-    ledger holds how long it took to put the operations on the queue; its entries of sums and gathers have calls and bytes but
-    no time.
+    `ledger` records what this rank computes and waits for. On a GPU, the operations of a pass are put on the GPU's queue one by
+    one, without a CUDA graph, and a call returns before these operations are done (`waiter` waits for them). On a GPU, the
+    ledger records how long it took to queue the operations. Its entries for sums and gathers have calls and bytes but no time.
     """
 
     def __init__(self, model: GPTJ, links: Links, threads: int) -> None:
@@ -43,7 +42,7 @@ class RankForward:
         self._forward: Callable[..., Tensor] = model.forward
         self._hidden_dtype = model.dtype
         if packed:
-            assert not isinstance(links.sums, NcclGroup), "a model packed for the CPU cannot add up on GPUs"
+            assert not isinstance(links.sums, NcclGroup), "a model that is packed for the CPU cannot use a group of GPUs"
             self._forward, self._hidden_dtype = NativeForward(model, links.sums, threads).run, torch.float32
 
     @classmethod
@@ -60,8 +59,8 @@ class RankForward:
     def __call__(self, batch: Batch, cache: KVCache, step: int = 0) -> Tensor | None:
         """Logits `[rows, vocab_size]` on rank 0, None on the other ranks. Raises `RankFailed`.
 
-        With several stages a long batch is cut into micro-batches, so that the stages work at the same time. The batch must
-        lie in the host's memory, whatever the device of the rank is.
+        With several stages a long batch is cut into micro-batches, so that the stages work at the same time. The batch must be
+        in the host's memory, even if the rank's device is a GPU.
         """
         if self._queue is None:
             return self._pass(batch, cache, step)
@@ -69,7 +68,7 @@ class RankForward:
             return self._pass(batch, cache, step)
 
     def waiter(self) -> Callable[[], None]:
-        """A function that waits until the latest pass on the GPU's queue is done; it raises `RankFailed`."""
+        """A function that waits until the latest pass on the GPU's queue is done, or raises `RankFailed`."""
         if self._queue is None or self._queued is None:
             return lambda: None
         return partial(self._queue.wait, self._queued)

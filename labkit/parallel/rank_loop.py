@@ -1,4 +1,4 @@
-"""The loop that runs on every rank except rank 0. The loop does the tasks that rank 0 sends, one after another."""
+"""The loop that runs on every rank except rank 0. It carries out the tasks that rank 0 sends, one after another."""
 
 from __future__ import annotations
 

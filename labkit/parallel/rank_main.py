@@ -1,4 +1,4 @@
-"""The process of a rank: it reads its part of the model, then does the tasks that rank 0 sends until it is told to stop.
+"""The process of a rank. It reads its part of the model, then carries out the tasks of rank 0 until it is told to stop.
 
 `LocalRanks` starts the process as `python -m labkit.parallel.rank_main RUN_FOLDER RANK`.
 """
@@ -52,7 +52,7 @@ def main(folder: Path, rank: int) -> int:
 
 
 def write_failure(folder: Path, rank: int, cause: str) -> None:
-    """Write the cause where rank 0 looks for it; rank 0 never sees half a file."""
+    """Write the cause into the file where rank 0 looks for it. Rank 0 never sees a half-written file."""
     partial = folder / f"failure-{rank}.part"
     partial.write_text(json.dumps({"rank": rank, "cause": cause}))
     partial.replace(folder / f"failure-{rank}.json")

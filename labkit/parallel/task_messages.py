@@ -1,4 +1,4 @@
-"""The tasks that rank 0 sends to the other ranks, as bytes: a header of fixed length, then a body of the stated length.
+"""Encodes the tasks that rank 0 sends to the other ranks: a header of fixed length, then a body whose length is in the header.
 
 Each kind of header is declared once, as a named tuple. The arrays in the body of a step are also declared once. Encoding and
 decoding are derived from these declarations.
@@ -25,11 +25,11 @@ DONE = b"done"
 
 
 class StopHeader(NamedTuple):
-    """Ends the rank."""
+    """Tells the rank to end."""
 
 
 class ReportHeader(NamedTuple):
-    """Asks each rank for its ledger."""
+    """Asks each rank to send its ledger."""
 
 
 class OccupyHeader(NamedTuple):

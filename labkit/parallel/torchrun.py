@@ -1,5 +1,4 @@
-"""Ranks that torchrun started, on one host or several: `torchrun ... -m labkit ...`, typed by a person or written in a job of a
-cluster.
+"""Ranks that torchrun started on one or several hosts, with `torchrun ... -m labkit ...`, for example in a job of a cluster.
 
 All ranks run the same command. Only rank 0 carries out the command; the other ranks compute for rank 0 and end when rank 0
 ends.
@@ -44,7 +43,7 @@ class TorchrunRanks:
     """This rank and its links to the other ranks, with the interface of `LocalRanks`: `links`, `check`, `failure`, `close`.
 
     device: the device of this rank. Raises `InvalidRequest` if the number of started ranks is not the number of ranks in the
-    layout, and `RankFailed` if not all ranks have arrived after `patience` seconds.
+    layout, and `RankFailed` if not all ranks have connected after `patience` seconds.
     """
 
     def __init__(self, layout: Layout, device: torch.device = CPU, *, patience: float = 60.0, timeout: float = 600.0) -> None:
@@ -88,7 +87,7 @@ class TorchrunRanks:
             raise RankFailed(self._signs.failure)
 
     def failure(self, patience: float = SILENCE_SECONDS + 2.0) -> RankFailed | None:
-        """An error that names the rank that made a collective fail.
+        """The error for a failed collective; it names the rank that caused the failure.
 
         Waits until the failed rank is known, but at most `patience` seconds. Returns None if the failed rank is still unknown
         then.
@@ -169,7 +168,7 @@ def _end(signs: SignsOfLife, links: Links) -> None:
 
 
 def _leave() -> None:
-    """Exit at the end of the program without waiting, because gloo would wait for a collective in which a rank is missing."""
+    """Exit at the end of the program without waiting. gloo would wait for a collective that a missing rank never joins."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

@@ -1,6 +1,6 @@
-"""Sizes a deployment before it exists: memory, latency, throughput and cost of a GPT on given GPUs.
+"""Predicts memory, latency, throughput and cost of a GPT on given GPUs, before it is deployed.
 
-The model is physics with a few measured efficiencies. `shape` describes the model, `catalogue` the hardware, `deployment` how
-the model is divided. `memory` counts bytes per rank, `latency` computes seconds, and `fit` finds the efficiencies from
-measurements. This package computes with plain numbers. It runs no model.
+The predictions come from counts of bytes and FLOPs, and from a few measured efficiencies. `shape` describes the GPT,
+`catalogue` describes the hardware, and `deployment` describes how the GPT is divided. `memory` counts bytes per rank, `latency`
+computes seconds, and `fit` finds the efficiencies from measurements. This package only does arithmetic; it runs no model.
 """

@@ -1,10 +1,10 @@
-"""GPUs and links with the figures of their data sheets, and how to describe the machine at hand.
+"""GPUs and links with the figures of their data sheets, and a function that describes this machine.
 
-All rates are those of the data sheet, without 2:4 sparsity. `efficiencies` says what share of them is reached. To add a GPU,
-write its `Device` in `GPUS`, or pass the numbers of the data sheet to `Device` yourself.
+All rates are those of the data sheet, without 2:4 sparsity. `efficiencies` has the shares of these rates that are reached. To
+add a GPU, write its `Device` in `GPUS`, or pass the numbers of the data sheet to `Device` yourself.
 
-The data sheets themselves were not at hand. Each figure was compared with a page that repeats it; `source` names the page, and
-says which figures were not found there. There are no prices here: on one page of May 2026 (mercatus-ai.com/blog/
+The data sheets themselves were not available. Each figure was compared with a web page that repeats it. `source` names the page
+and says which figures are not on the page. There are no prices here: on one page of May 2026 (mercatus-ai.com/blog/
 cloud-gpu-pricing), an A100 with 80 GB costs 0.80 to 3.00 dollars an hour, so a price is the user's input.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Link:
-    """A connection between devices. `bytes_per_second`: what one device sends. `hop_seconds`: the latency of one hop."""
+    """A connection between devices. `bytes_per_second`: how fast one device sends. `hop_seconds`: the latency of one hop."""
 
     name: str
     bytes_per_second: float
@@ -34,10 +34,11 @@ class Link:
 class Device:
     """One GPU, or one CPU machine.
 
-    `flops_per_second`: dense FLOPs in each precision in which it computes. `runtime_bytes`: memory that the driver and the
-    libraries take. `watts`: the limit of its power, 0 if unknown. `link` connects the devices of a node, `far_link` the nodes
-    (bytes per second of all network cards of a node, shared by its devices). `shared`: whether ranks share the device's rates
-    and memory, as processes on one CPU do. `sparse`: whether it multiplies 2:4 sparse matrices twice as fast.
+    `flops_per_second`: dense FLOPs per second in each precision in which the device computes. `runtime_bytes`: memory that the
+    driver and the libraries take. `watts`: the power limit, 0 if unknown. `link` connects the devices of a node. `far_link`
+    connects nodes; its bytes per second are those of all network cards of a node, which the devices of the node share.
+    `shared`: whether ranks share the device's rates and memory, as processes on one CPU do. `sparse`: whether the device
+    multiplies 2:4 sparse matrices twice as fast.
     """
 
     name: str
@@ -92,7 +93,7 @@ LINKS = {
     "pcie4": PCIE_4,
     "pcie5": PCIE_5,
 }
-"""Links within a node, by the names of the command line. The latency of a hop is assumed; a fit corrects it by one factor."""
+"""Links within a node, by their names on the command line. The latency of a hop is assumed; a fit corrects it by a factor."""
 
 
 def _gpu(
@@ -159,13 +160,16 @@ GPUS = {
 
 
 def named_gpu(name: str) -> Device:
-    """The GPU with a name. Raises `InvalidRequest`, which names the nearest one and says how to add a GPU."""
+    """The GPU with this name.
+
+    For an unknown name, raises `InvalidRequest`, which suggests a similar name and says how to add a GPU.
+    """
     if name in GPUS:
         return GPUS[name]
     near = difflib.get_close_matches(name, GPUS, 1, 0.4)
     raise InvalidRequest(
         f"the catalogue has no GPU named {name!r:.60}; {f'did you mean {near[0]}? ' if near else ''}It has {', '.join(GPUS)}. "
-        "To add a GPU, write memory, bytes per second and FLOPs per second of its data sheet in "
+        "To add a GPU, write the memory, bytes per second and FLOPs per second of its data sheet in "
         "labkit/planning/catalogue.py, or make a labkit.planning.catalogue.Device in your own script"
     )
 
@@ -184,7 +188,7 @@ INT8_TIMES_BF16 = 2
 
 
 def this_machine(ceilings: Ceilings, *, memory_bytes: float, instruction_sets: tuple[str, ...] = ()) -> Device:
-    """The machine at hand, from its measured ceilings. Ranks on a CPU share its memory and its cores."""
+    """This machine as a device, from its measured ceilings. Ranks on a CPU share its memory and its cores."""
     rates = {name: rate for name, rate in ceilings.flops_per_second.items() if rate > 0}
     cpu = not ceilings.device.startswith("cuda")
     if cpu and "avx512_vnni" in instruction_sets and "bf16" in rates:

@@ -1,6 +1,6 @@
-"""What ranks send, and how long a pipeline waits: the formulas that predictions, exercises and benchmarks share.
+"""Formulas for the bytes that ranks send and for the time that a pipeline waits.
 
-Plain numbers; nothing here knows a model or a device.
+Predictions, exercises and benchmarks all use these formulas. They do not depend on a model or a device.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ def ring_bytes(size: float, ranks: int) -> float:
 
 
 def ring_hops(ranks: int) -> int:
-    """The number of messages that follow one another in a ring: `ranks` - 1 to add up, and as many to hand out the sums."""
+    """The number of messages one after another in a ring: `ranks` - 1 to add up, and `ranks` - 1 to distribute the sums."""
     return 2 * (ranks - 1)
 
 
 def ring_seconds(size: float, ranks: int, *, bytes_per_second: float, hop_seconds: float) -> float:
-    """Seconds of an all-reduce of `size` bytes in a ring: the latency of its hops, then the time of its bytes.
+    """Seconds of an all-reduce of `size` bytes in a ring: the latency of the hops plus the time to send the bytes.
 
-    Each message starts after the one before has arrived, so small sums cost hops and large sums cost bytes (Thakur,
-    Rabenseifner and Gropp 2005). 0 for one rank.
+    Each message starts after the previous message has arrived. So the hops take most of the time of a small sum, and the bytes
+    take most of the time of a large sum (Thakur, Rabenseifner and Gropp 2005). The result is 0 for one rank.
     """
     return ring_hops(ranks) * hop_seconds + ring_bytes(size, ranks) / bytes_per_second
 
 
 def bubble(stages: int, pieces: int) -> float:
-    """The fraction of the time that a stage is idle when `pieces` equal micro-batches pass through `stages` equal stages.
+    """The fraction of the time during which a stage is idle, if `pieces` equal micro-batches pass through `stages` equal ones.
 
     With p stages and m micro-batches, the fraction is (p - 1) / (m + p - 1) (Huang et al. 2019, GPipe). Raises `InvalidRequest`
     if `stages` or `pieces` is below 1.

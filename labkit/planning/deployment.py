@@ -12,7 +12,7 @@ from labkit.planning.shape import Shape
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
 """The precisions whose rates the catalogue knows. 8-bit activations (w8a8) are not among them."""
 MICRO_BATCH_TOKENS = 1024
-"""FasterTransformer divides a batch further until a micro-batch has at most this many tokens (its `getLocalBatchSize`)."""
+"""FasterTransformer divides a batch until a micro-batch has at most this many tokens (see its function `getLocalBatchSize`)."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Deployment:
 
     Every request has `input_tokens` prompt tokens and gets `output_tokens` new tokens. `precision` is the format of the
     matrices. `sparse`: 2:4 structured sparsity of the layers' matrices. `cache_precision`: the format of the KV cache; "" means
-    4 bytes for fp32 and 2 bytes otherwise.
+    4 bytes per number for fp32 and 2 bytes otherwise.
     """
 
     shape: Shape
@@ -60,7 +60,7 @@ class Deployment:
 
     @property
     def matrix_bytes(self) -> float:
-        """Bytes of one weight of a layer's matrices. With 2:4 sparsity, half of the values stay, each with a 2-bit index."""
+        """Bytes of one weight of a layer's matrices. With 2:4 sparsity, half of them are kept, each with a 2-bit index."""
         bits = BITS[self.precision]
         return (bits / 2 + 1 if self.sparse else bits) / 8
 
@@ -76,12 +76,12 @@ class Deployment:
 
     @property
     def prefill_batch(self) -> int:
-        """Sequences of one micro-batch of the prefill."""
+        """The number of sequences in one micro-batch of the prefill."""
         return micro_batch(self.batch, self.input_tokens, self.pipeline_parallel)
 
     @property
     def decode_batch(self) -> int:
-        """Sequences of one micro-batch of a decode step."""
+        """The number of sequences in one micro-batch of a decode step."""
         return micro_batch(self.batch, 1, self.pipeline_parallel)
 
     @property
@@ -95,7 +95,7 @@ class Deployment:
 
 
 def does_not_divide(shape: Shape, tensor_parallel: int, pipeline_parallel: int) -> str:
-    """Why a shape cannot be divided in this way, with the nearest number that works; "" if it can."""
+    """Why a shape cannot be divided in this way, with the nearest number that works; "" if the shape can be divided."""
     for parts, whole, what in (
         (tensor_parallel, shape.num_heads, "heads"),
         (tensor_parallel, shape.intermediate_size, "inner features"),
@@ -109,7 +109,7 @@ def does_not_divide(shape: Shape, tensor_parallel: int, pipeline_parallel: int) 
 
 
 def micro_batch(batch: int, tokens: int, stages: int) -> int:
-    """Sequences of one micro-batch when a batch passes through `stages` stages, by FasterTransformer's rule."""
+    """The number of sequences in a micro-batch when a batch passes through `stages` stages, by FasterTransformer's rule."""
     if stages == 1:
         return batch
     size = batch // stages if batch % stages == 0 else batch

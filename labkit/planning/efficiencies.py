@@ -1,7 +1,7 @@
-"""The few numbers that a data sheet does not give: what share of each rate is reached, and what each call costs.
+"""The few numbers that a data sheet does not give: the share of each rate that is reached, and the cost of each call.
 
-Each number has a typical value and a width (a factor). A fit starts at the typical values and moves away from them only as far
-as the measurements demand, so numbers that the measurements do not determine stay typical.
+Each number has a typical value and a width (a factor). A fit starts at the typical values and changes them only as far as the
+measurements require. So numbers that the measurements do not determine keep their typical values.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Efficiencies:
-    """What software reaches on hardware. The defaults are typical of a GPU.
+    """The efficiency of software on hardware. The defaults are typical of a GPU.
 
-    `read`: share of the memory's rate that kernels reach. `compute`: share of the FLOPs that large matrix products reach.
-    `overlap`: how sharply a product turns from memory-bound to compute-bound; its seconds are (a^p + b^p)^(1/p) for reading a
-    and computing b. `score_passes`: times that attention scores move to or from memory in a prefill. `activation_passes`: how
-    many hidden-size numbers of a token each layer moves to or from memory. `layer_seconds`: launches and gaps of one layer.
-    `step_seconds`: the same for one step outside the layers. `logit_passes`: times that 4-byte logits move to choose a token.
-    `request_seconds`: the fixed cost of one request. `collective_seconds`: software part of one all-reduce. `hops`: a factor
-    of the link's latency. `link`: share of the link's rate.
+    `read`: the share of the memory's rate that kernels reach. `compute`: the share of the FLOPs per second that large matrix
+    products reach. `overlap`: the exponent p; a product that takes a seconds to read and b seconds to compute takes (a^p +
+    b^p)^(1/p) seconds, so a larger p means a sharper change from memory-bound to compute-bound. `score_passes`: how many times
+    attention scores are moved to or from memory in a prefill. `activation_passes`: how many vectors of the hidden size each
+    layer moves to or from memory for each token. `layer_seconds`: the time of the launches and gaps of one layer.
+    `step_seconds`: the same for the part of a step outside the layers. `logit_passes`: how many times 4-byte logits are moved
+    to choose a token. `request_seconds`: the fixed cost of one request. `collective_seconds`: the software's part of one
+    all-reduce. `hops`: a factor for the link's latency. `link`: the share of the link's rate that is reached.
     """
 
     read: float = 0.83
@@ -39,7 +40,7 @@ class Efficiencies:
     link: float = 0.7
 
     def to_dict(self) -> dict[str, float]:
-        """Plain values."""
+        """The fields as plain values."""
         return {name: float(getattr(self, name)) for name in NAMES}
 
 
@@ -59,7 +60,7 @@ PERFECT = Efficiencies(
     hops=1e-9,
     link=1.0,
 )
-"""With these, only bytes and FLOPs take time: the roofline itself."""
+"""Perfect efficiencies: only bytes and FLOPs take time, as in the roofline model."""
 
 GPU_WIDTHS = Efficiencies(
     read=0.05,
@@ -75,10 +76,10 @@ GPU_WIDTHS = Efficiencies(
     hops=0.4,
     link=0.2,
 )
-"""How far each number may be from its typical value, as a standard deviation of its logarithm.
+"""How far each number is usually from its typical value, as a standard deviation of its logarithm.
 
-`read` is narrow: a plain copy hardly passes 85 % of the rate on a data sheet (gpt-fast, pytorch.org/blog/accelerating-
-generative-ai-2). `layer_seconds` is about 12 kernels of 6 microseconds without a CUDA graph.
+`read` has a small deviation, because even a plain copy hardly exceeds 85 % of the rate on a data sheet (gpt-fast,
+pytorch.org/blog/accelerating- generative-ai-2). `layer_seconds` is about 12 kernels of 6 microseconds without a CUDA graph.
 """
 
 CPU = Efficiencies(
@@ -94,7 +95,7 @@ CPU = Efficiencies(
     collective_seconds=20e-6,
     link=0.7,
 )
-"""Typical values of labkit's engine on a CPU, whose rates are measured and not those of a data sheet."""
+"""Typical values of labkit's engine on a CPU. A CPU's rates are measured and do not come from a data sheet."""
 
 CPU_WIDTHS = Efficiencies(
     read=0.15,
@@ -115,7 +116,7 @@ CPU_WIDTHS = Efficiencies(
 def moved(start: Efficiencies, logs: np.ndarray[Any, Any]) -> Efficiencies:
     """`start` with each number multiplied by exp of its entry in `logs` ([12] or [12, columns], float64).
 
-    With columns, each number becomes an array. All formulas of `latency` then compute all columns at the same time.
+    If `logs` has columns, each number becomes an array. The formulas of `latency` then compute all columns at once.
     """
     return Efficiencies(**{name: getattr(start, name) * np.exp(log) for name, log in zip(NAMES, logs, strict=True)})
 

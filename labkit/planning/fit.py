@@ -1,7 +1,8 @@
-"""Finds the efficiencies from measurements by least squares of the logarithm, and predicts with an interval.
+"""Finds the efficiencies from measurements (least squares of the logarithms), and predicts seconds with an interval.
 
 The fit has as many unknowns as `Efficiencies` has numbers. Each unknown is held near its typical value, so that two or three
-measurements are enough to start with. What the measurements do not cover is said, and widens the interval.
+measurements are enough to start with. If a prediction is outside the range of the measurements, its interval is wider, and
+`Prediction.beyond` says why.
 """
 
 from __future__ import annotations
@@ -21,19 +22,25 @@ from labkit.planning.latency import Parts, decode_parts, prefill_parts, request_
 Array: TypeAlias = np.ndarray[Any, Any]
 
 ROW_SPREAD = 0.15
-"""How far a single measurement may be from a right model. It decides how strongly the typical values count."""
+"""The standard deviation (of the logarithm) of a single measurement from a correct model.
+
+It determines how much the typical values count.
+"""
 LEAST_SPREAD = 0.05
-"""The smallest standard deviation (of the logarithm) of a prediction. Clocks and versions alone make such differences."""
+"""The smallest standard deviation (of the logarithm) of a prediction.
+
+Even different clock rates and software versions make such differences.
+"""
 WIDER_PER_FACTOR = 0.15
 """How much the standard deviation grows for each factor of e by which a prediction leaves the measured range."""
 TWO_SIDED_90 = 1.645
-"""Standard deviations of a normal distribution on each side of an interval that holds 90 %."""
+"""An interval of this many standard deviations on each side holds 90 % of a normal distribution."""
 WHATS: dict[str, Callable[[Deployment, Efficiencies], Parts]] = {
     "request": request_parts,
     "prefill": prefill_parts,
     "decode": decode_parts,
 }
-"""What a measurement timed: the whole request, the prefill, or one decode step."""
+"""The part that a measurement timed: the whole request, the prefill, or one decode step."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted seconds with an interval that should hold nine of ten measurements. `beyond`: how the fit is extrapolated."""
+    """Predicted seconds with an interval that should contain nine of ten measurements.
+
+    `beyond`: in which respects the prediction leaves the measured range.
+    """
 
     seconds: float
     low: float
@@ -57,12 +67,12 @@ class Prediction:
 
     @property
     def dominated_by(self) -> str:
-        """What takes the largest part of the time."""
+        """The name of the part that takes the most time."""
         return self.parts.dominated_by
 
 
 def features(plan: Deployment) -> dict[str, float]:
-    """The sizes whose range a fit remembers."""
+    """The sizes for which a fit stores the measured range."""
     return {
         "parameters per GPU": plan.shape.parameter_count / plan.ranks,
         "hidden size": float(plan.shape.hidden_size),
@@ -75,13 +85,16 @@ def features(plan: Deployment) -> dict[str, float]:
 
 
 def kinds(plan: Deployment) -> set[str]:
-    """The properties that a fit has either seen or not seen."""
+    """Properties without a range: a fit stores only whether it has seen them."""
     return {f"GPU {plan.device.name}", f"precision {plan.precision}"} | ({"2:4 sparsity"} if plan.sparse else set())
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Efficiencies with their uncertainty. `covariance` is of their logarithms; `spread` is the error on rows left out."""
+    """Efficiencies with their uncertainty. `covariance` is the covariance of their logarithms.
+
+    `spread` is the error on rows that were left out of the fit.
+    """
 
     found: Efficiencies
     covariance: Array
@@ -102,7 +115,7 @@ class Fit:
         return Prediction(seconds, seconds * math.exp(-width), seconds * math.exp(width), parts, tuple(beyond))
 
     def beyond(self, plan: Deployment) -> tuple[list[str], float]:
-        """How a deployment leaves what was measured, in words, and the sum of the distances (logarithms of factors)."""
+        """In words, how a deployment leaves the measured range, and the sum of the distances (logarithms of factors)."""
         words, distance = [], 0.0
         for name, value in features(plan).items():
             low, high = self.ranges.get(name, (value, value))
@@ -116,7 +129,7 @@ class Fit:
         return words, distance
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `from_dict` reads them back."""
+        """The fit as plain values, which `from_dict` can read."""
         return {
             "found": self.found.to_dict(),
             "covariance": [[float(f"{value:.6g}") for value in row] for row in self.covariance],
@@ -146,14 +159,14 @@ STEP = 1e-4
 
 
 def _columns(start: Efficiencies, logs: Array) -> Efficiencies:
-    """Efficiencies at `logs` and at one step along each number: arrays of 13 values."""
+    """Efficiencies at `logs`, and with each number changed by one step: arrays of 13 values."""
     table = np.repeat(logs[:, None], len(NAMES) + 1, axis=1)
     table[np.arange(len(NAMES)), np.arange(1, len(NAMES) + 1)] += STEP
     return moved(start, table)
 
 
 def slopes(plan: Deployment, what: str, found: Efficiencies) -> Array:
-    """Derivatives of the logarithm of the seconds by the logarithm of each efficiency, [12] float64."""
+    """Derivatives of the logarithm of the seconds with respect to the logarithm of each efficiency, [12] float64."""
     logs = np.log(WHATS[what](plan, _columns(found, np.zeros(len(NAMES)))).total)
     return np.asarray((logs[1:] - logs[0]) / STEP)
 
@@ -194,7 +207,7 @@ def fit(
 
 
 def _descend(residuals: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, tuple[Array, Array]]:
-    """The logarithms with the least sum of squares, with their residuals and slopes."""
+    """The logarithms with the smallest sum of squares, with their residuals and slopes."""
     logs, damping = np.zeros(len(NAMES)), 1e-3
     error, slope = residuals(logs)
     for _ in range(60):
@@ -214,15 +227,15 @@ def _descend(residuals: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, 
 
 
 def errors(found: Fit, rows: Sequence[Measurement]) -> list[float]:
-    """Relative errors of the predictions: 0.1 is 10 % too slow."""
+    """Relative errors of the predictions: 0.1 means that the prediction is 10 % too slow."""
     return [float(WHATS[row.what](row.plan, found.found).total) / row.seconds - 1 for row in rows]
 
 
 def with_spread_of_left_out(rows: Sequence[Measurement], group: Callable[[Measurement], str], **settings: Any) -> Fit:
-    """Fit all rows; take as `spread` the error of each group of rows, predicted from the other groups.
+    """Fit all rows. `spread` becomes the error of predicting each group of rows from a fit to the other groups.
 
-    The error on rows that were fitted is too small for a model of another size. Needs at least two groups; with one, the
-    spread is that of the fit.
+    The error on fitted rows would be too small for a model of another size. With only one group, the spread is the error on the
+    fitted rows.
     """
     whole = fit(rows, **settings)
     groups = sorted({group(row) for row in rows})

@@ -1,8 +1,8 @@
-"""Simulates many instances behind a router: which instance gets a request, and what happens when one fails.
+"""Simulates many instances behind a router: which instance gets a request, and what happens when an instance fails.
 
-As in `simulate`, the engine's own scheduler decides the steps of each instance, and only their seconds are predicted. A failed
-instance loses its requests; the router sends them to other instances, where they begin again. Failures of the router, of the
-network and of whole data centres are not simulated.
+As in `simulate`, the engine's own scheduler decides the steps of each instance, and only the time of the steps is predicted. A
+failed instance loses its requests. The router sends these requests to other instances, where they start from the beginning.
+Failures of the router, of the network and of whole data centres are not simulated.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ Choice = Callable[[Sequence[Instance], int, np.random.Generator], int]
 
 
 def in_turn(instances: Sequence[Instance], number: int, draw: np.random.Generator) -> int:
-    """One instance after the other."""
+    """Choose the instances one after the other."""
     return number % len(instances)
 
 
 def fewest_requests(instances: Sequence[Instance], number: int, draw: np.random.Generator) -> int:
-    """The instance with the fewest unfinished requests; of several, one by chance."""
+    """Choose the instance with the fewest unfinished requests. If there are several, one of them is drawn at random."""
     counts = np.array([len(one.unfinished) for one in instances])
     return int(draw.choice(np.flatnonzero(counts == counts.min())))
 
 
 def better_of_two(instances: Sequence[Instance], number: int, draw: np.random.Generator) -> int:
-    """Of two instances drawn at random, the one with fewer unfinished requests (Mitzenmacher 2001)."""
+    """Draw two instances at random, and choose the one with fewer unfinished requests (Mitzenmacher 2001)."""
     one, other = draw.integers(len(instances), size=2)
     return int(one if len(instances[one].unfinished) <= len(instances[other].unfinished) else other)
 
 
 ROUTES: dict[str, Choice] = {"in turn": in_turn, "fewest requests": fewest_requests, "better of two": better_of_two}
-"""How a router can choose an instance, by name."""
+"""The ways in which a router can choose an instance, by name."""
 
 
 @dataclass(frozen=True)
 class Failures:
-    """How often an instance fails, and for how long it is away. Times between failures are exponentially distributed.
+    """How often an instance fails, and how long it then does not work. Times between failures are exponentially distributed.
 
-    The router sees a failure at once.
+    The router notices a failure at once.
     """
 
     mean_seconds_between: float
@@ -55,10 +55,10 @@ class Failures:
 
 @dataclass(frozen=True)
 class FleetLoad:
-    """The times of requests in seconds, as pairs (p50, p99) from the arrival. `sent_again`: requests that lost their instance.
+    """The result of a simulation. The times of requests are pairs (p50, p99) in seconds after the arrival.
 
-    `away`: the share of the instances' time in which they were failed. `late`: the share of the requests that took longer than
-    the bound.
+    `sent_again`: how many requests lost their instance. `away`: the share of the time during which instances did not work, over
+    all instances. `late`: the share of the requests that took longer than the bound.
     """
 
     rate: float
@@ -91,7 +91,7 @@ def simulate_fleet(
     bound_seconds: float = float("inf"),
     seed: int = 0,
 ) -> FleetLoad:
-    """Serve requests that arrive at `rate` per second (a Poisson process) with several instances of a plan.
+    """Simulate several instances of a plan, for requests that arrive at `rate` per second (a Poisson process).
 
     Raises `InvalidRequest` for a rate that is not positive, fewer than 2 requests, no instance, or an unknown route.
     """
@@ -109,7 +109,7 @@ class _Fleet:
     def __init__(self, plan: Deployment, found: Fit, count: int, route: str, failures: Failures | None, seed: int) -> None:
         self._new: Callable[[], Instance] = lambda: Instance(plan, found)
         self._all = [self._new() for _ in range(count)]
-        self._back = [0.0] * count  # when a failed instance is back; times in the past mean that it works
+        self._back = [0.0] * count  # the time at which an instance works again; a time in the past means that it works
         self._route, self._failures = route, failures
         self._arrivals_draw, self._draw = np.random.default_rng(seed), np.random.default_rng(seed + 1)
         self._busy = 0.0
@@ -161,7 +161,7 @@ class _Fleet:
         return [number for number, back in enumerate(self._back) if back <= moment]
 
     def _send(self, request: int, moment: float) -> None:
-        """Send a request to an instance that works; if none works, it waits for the first that is back."""
+        """Send a request to an instance that works. If none works, the request waits for the first one that works again."""
         working = self._working(moment)
         if not working:
             self._waiting.append(request)
@@ -183,7 +183,7 @@ class _Fleet:
             self._send(request, moment)
 
     def _advance(self, moment: float) -> None:
-        """Run all instances up to a moment. The step that is running at this moment ends after it."""
+        """Run all instances up to a moment. A step that is running at this moment is completed."""
         if self._waiting and self._working(moment):
             waiting, self._waiting = self._waiting, []
             for request in waiting:
@@ -198,7 +198,7 @@ class _Fleet:
         self._last[ended] = one.now
 
     def _drain(self) -> float:
-        """Finish all requests. Returns the time at which the last one ends."""
+        """Finish all requests. Returns the time at which the last request ends."""
         if self._waiting:
             self._advance(max(self._back))
         for one in self._all:

@@ -1,7 +1,7 @@
-"""Seconds of a prefill, of a decode step and of a whole request, divided by what they are spent on.
+"""Seconds of a prefill, of a decode step and of a whole request, divided into parts such as reading bytes and computing.
 
-A layer's matrix products take the time of a smoothed roofline (Williams, Waterman and Patterson 2009). Reading the cache,
-moving activations, launches and all-reduces are added. With `Efficiencies` made of arrays, all results are arrays.
+The time of a layer's matrix products follows a smoothed roofline (Williams, Waterman and Patterson 2009). The times for reading
+the cache, moving activations, launches and all-reduces are added. If the `Efficiencies` hold arrays, all results are arrays.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from labkit.planning.deployment import Deployment
 from labkit.planning.efficiencies import Efficiencies
 
 WHOLE_PASSES, SPLIT_PASSES = 0.35, 0.65
-"""Shares of the activation passes outside and inside the parts of a layer that tensor parallelism splits."""
+"""The shares of the activation passes outside and inside the parts of a layer that tensor parallelism splits."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Parts:
         return Parts(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
 
     def times(self, count: float) -> Parts:
-        """Every part `count` times."""
+        """Multiply every part by `count`."""
         return Parts(*(getattr(self, part.name) * count for part in fields(self)))
 
     def in_a_pipeline(self, pieces: int, stages: int) -> Parts:
-        """`pieces` micro-batches through `stages` equal stages, if these are the parts of one stage and one micro-batch.
+        """Turn the parts of one micro-batch in one stage into the parts of `pieces` micro-batches in `stages` equal stages.
 
-        The stages are idle for stages - 1 turns (Huang et al. 2019, GPipe).
+        Each stage is idle for the time of `stages` - 1 micro-batches (Huang et al. 2019, GPipe).
         """
         busy = self.times(pieces)
         return Parts(busy.read, busy.flops, busy.launches, busy.link, busy.bubble + (stages - 1) * self.total)
@@ -54,16 +54,17 @@ class Parts:
         return names[max(names, key=lambda name: float(getattr(self, name)))]
 
     def to_dict(self) -> dict[str, float]:
-        """Plain values, in seconds."""
+        """The parts as plain values, in seconds."""
         return {part.name: float(getattr(self, part.name)) for part in fields(self)}
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one forward pass computes.
+    """The work of one forward pass.
 
-    `tokens`: rows of the matrix products. `cached`: cached tokens that decoding sequences read. `pairs`: pairs of a prompt's
-    token and a token that it sees. `scores`: scores per head that a prefill stores. `chosen`: rows of logits.
+    `tokens`: the rows of the matrix products. `cached`: the cached tokens that decoding sequences read. `pairs`: the number of
+    pairs of a prompt's token and a token that it attends to. `scores`: the scores per head that a prefill stores. `chosen`: the
+    rows of logits.
     """
 
     tokens: float
@@ -74,17 +75,17 @@ class Work:
 
     @classmethod
     def prefill(cls, batch: int, tokens: int) -> Work:
-        """The prefill of `batch` prompts."""
+        """The work of the prefill of `batch` prompts."""
         return cls(batch * tokens, 0.0, batch * tokens * tokens / 2, batch * tokens * tokens, batch)
 
     @classmethod
     def decode(cls, batch: int, length: float) -> Work:
-        """A decode step of `batch` sequences, whose caches hold `length` tokens each."""
+        """The work of a decode step of `batch` sequences, each with `length` cached tokens."""
         return cls(batch, batch * length, 0.0, 0.0, batch)
 
 
 def _product(plan: Deployment, tokens: float, matrix: float, element_bytes: float, found: Efficiencies) -> Parts:
-    """Seconds of matrix products with `matrix` weights per rank, by the smoothed roofline."""
+    """Seconds of matrix products, by the smoothed roofline. `matrix` is the number of weights per rank."""
     sparse = 2.0 if plan.sparse else 1.0
     reading = matrix * element_bytes / (_read_rate(plan) * found.read)
     computing = 2 * tokens * matrix / (_flop_rate(plan) * sparse * found.compute)
@@ -124,7 +125,7 @@ def stage_parts(plan: Deployment, work: Work, found: Efficiencies) -> Parts:
 
 
 def choice_parts(plan: Deployment, rows: float, found: Efficiencies) -> Parts:
-    """Seconds of the head and of choosing `rows` tokens."""
+    """Seconds to compute the head and to choose `rows` tokens."""
     shape = plan.shape
     matrix = shape.vocab_size * shape.hidden_size / plan.tensor_parallel
     moving = found.logit_passes * rows * shape.vocab_size * 4.0 / _read_rate(plan)
@@ -137,10 +138,10 @@ def nodes_of(plan: Deployment, ranks: int) -> int:
 
 
 def all_reduce_seconds(plan: Deployment, size: float, found: Efficiencies) -> float:
-    """Seconds of one all-reduce of `size` bytes among the shards of a stage: latency of its hops, then bytes.
+    """Seconds of one all-reduce of `size` bytes among a stage's shards: the latency of the hops plus the time of the bytes.
 
-    Within a node, a ring has 2 (n - 1) hops. Between nodes, a tree has 2 log2(nodes) hops, and the cards of a node share the
-    bytes.
+    Within a node, a ring has 2 (n - 1) hops. Between nodes, a tree has 2 log2(nodes) hops, and the bytes are divided among the
+    network cards of a node.
     """
     ranks, device = plan.tensor_parallel, plan.device
     if ranks == 1 or device.link is None:
@@ -174,7 +175,10 @@ def prefill_parts(plan: Deployment, found: Efficiencies) -> Parts:
 
 
 def decode_parts(plan: Deployment, found: Efficiencies, length: float | None = None) -> Parts:
-    """Seconds of one decode step of the batch with `length` cached tokens; by default the mean over the output."""
+    """Seconds of one decode step of the batch with `length` cached tokens.
+
+    By default, `length` is the mean over the generation.
+    """
     size = plan.decode_batch
     seen = plan.input_tokens + plan.output_tokens / 2 if length is None else length
     stage = stage_parts(plan, Work.decode(size, seen), found)
@@ -183,6 +187,6 @@ def decode_parts(plan: Deployment, found: Efficiencies, length: float | None = N
 
 
 def request_parts(plan: Deployment, found: Efficiencies) -> Parts:
-    """Seconds of a whole batch of requests: the prefill, which gives the first token, and a step for each further token."""
+    """Seconds of a whole batch of requests: the prefill, which gives the first token, and one step for each further token."""
     steps = decode_parts(plan, found).times(plan.output_tokens - 1)
     return prefill_parts(plan, found) + steps + Parts(launches=found.request_seconds)

@@ -11,13 +11,19 @@ from labkit.planning.deployment import Deployment
 USABLE = 0.95
 """The share of a device's memory that can be filled. Allocators round sizes up and leave gaps."""
 WHOLE_ACTIVATIONS, SPLIT_ACTIVATIONS = 6, 24
-"""Hidden-size numbers of one prefill token that live at the same time: those that each rank holds in full, and those of
-attention and MLP, which tensor parallelism splits. FasterTransformer allocates all its buffers at once."""
+"""How many vectors of the hidden size exist at the same time for one prefill token.
+
+The first number counts vectors that each rank holds completely. The second number counts vectors of attention and MLP, which
+tensor parallelism splits. FasterTransformer allocates all its buffers at once.
+"""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the fullest rank. `workspace` holds the driver's and the libraries' memory, and the logits."""
+    """Bytes on the fullest rank, which needs the most memory.
+
+    `workspace` holds the driver's and the libraries' memory, and the logits.
+    """
 
     weights: float
     cache: float
@@ -26,19 +32,20 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """The sum of all four."""
+        """The sum of all four fields."""
         return self.weights + self.cache + self.activations + self.workspace
 
     def to_dict(self) -> dict[str, float]:
-        """Plain values, with the total."""
+        """The fields and the total as plain values."""
         return asdict(self) | {"total": self.total}
 
 
 def weight_bytes(plan: Deployment) -> float:
     """Bytes of the weights on the fullest rank.
 
-    A stage holds its layers. The first stage also holds the embedding, the last one the head, and a tied head of another stage
-    is a copy. Vectors and tables are stored in the dtype of the activations.
+    A stage holds its layers. The first stage also holds the embedding, and the last stage also holds the head. A tied head in
+    another stage than the embedding needs a copy of the embedding. Vectors and tables are stored in the dtype of the
+    activations.
     """
     shape, split = plan.shape, plan.tensor_parallel
     layers = shape.num_layers / plan.pipeline_parallel
@@ -52,7 +59,7 @@ def weight_bytes(plan: Deployment) -> float:
 
 
 def cache_bytes(plan: Deployment, tokens: int | None = None) -> float:
-    """Bytes of the KV cache on one rank, for all sequences of the batch at their full length, or for `tokens` tokens."""
+    """Bytes of the KV cache on one rank, for `tokens` tokens. By default, all sequences of the batch have their full length."""
     count = plan.batch * (plan.input_tokens + plan.output_tokens) if tokens is None else tokens
     return count * plan.shape.cache_elements_per_token() * plan.cache_bytes / plan.ranks
 
@@ -64,7 +71,7 @@ def activation_bytes(plan: Deployment) -> float:
 
 
 def memory_of(plan: Deployment, weights: float | None = None) -> Memory:
-    """The memory of the fullest rank. `weights`: its `weight_bytes`, if they are known; no batch changes them."""
+    """The memory of the fullest rank. `weights`: the result of `weight_bytes`, if known; it does not depend on the batch."""
     logits = plan.decode_batch * plan.shape.vocab_size * 2 * 4.0
     return Memory(
         weight_bytes(plan) if weights is None else weights,
@@ -75,7 +82,7 @@ def memory_of(plan: Deployment, weights: float | None = None) -> Memory:
 
 
 def usable_bytes(plan: Deployment) -> float:
-    """Bytes of memory that one rank can fill. Ranks that share a machine share its memory."""
+    """The bytes of memory that one rank can fill. Ranks on a shared device divide its memory."""
     return USABLE * plan.device.memory_bytes / (plan.ranks if plan.device.shared else 1)
 
 
@@ -98,7 +105,7 @@ def largest_batch(plan: Deployment) -> int:
 
 
 def gib(size: float) -> float:
-    """Bytes in GiB. Raises `InvalidRequest` if the size is not finite."""
+    """Convert bytes to GiB. Raises `InvalidRequest` if the size is not finite."""
     if not math.isfinite(size):
         raise InvalidRequest(f"a size of {size} bytes is not finite")
     return size / 2**30

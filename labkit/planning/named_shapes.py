@@ -29,7 +29,7 @@ SHAPES = {
 
 
 def named_shape(name: str) -> Shape:
-    """The shape with a name. Raises `InvalidRequest`, which lists the names."""
+    """The shape with this name. For an unknown name, raises `InvalidRequest`, which lists the names."""
     if name not in SHAPES:
         raise InvalidRequest(f"there is no shape named {name!r:.60}; the names are {', '.join(SHAPES)}")
     return SHAPES[name]

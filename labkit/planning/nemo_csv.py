@@ -11,9 +11,9 @@ from labkit.home import write_atomically
 from labkit.planning.search import Plan
 
 COLUMNS = ("TP", "PP", "BS", "Latency [ms]", "Throughput per GPU [samples/sec/gpu]")
-"""The columns of its `final_output.csv`."""
+"""The columns of `final_output.csv`, which that search writes."""
 OURS = ("Precision", "Low [ms]", "High [ms]", "Memory per GPU [GiB]", "Dominated by", "Instances")
-"""The columns that its tool lacks. They come last, so that its readers find theirs."""
+"""Further columns. They come last, so that programs that read `final_output.csv` still find their columns."""
 
 
 def write_csv(path: str | Path, plans: Sequence[Plan]) -> Path:

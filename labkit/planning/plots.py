@@ -1,10 +1,10 @@
-"""Figures of plans and of the comparison with published tables. Uses matplotlib, through `labkit.measure.plots`."""
+"""Figures of plans and of the comparison with published tables."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labkit.errors import InvalidRequest
 from labkit.measure.plots import COLOURS, GREY, HATCHES, MARKERS, new_figure, plain
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OTHERS = "others"
-"""The group of the layouts that have no colour of their own."""
+"""The group of all layouts that have no separate colour."""
 MOST_BARS = 8
-"""How many plans the figure of the memory shows."""
+"""How many plans are shown in the figure of the memory."""
 
 
 def plans_plot(question: Question, answer: Answer) -> Figure:
@@ -30,7 +30,8 @@ def plans_plot(question: Question, answer: Answer) -> Figure:
         raise InvalidRequest(f"nothing to draw: {answer.why_none}")
     caption = (
         f"Predicted, not measured. {question.shape.name} on {question.device.name}, at most {question.gpus} GPUs, "
-        f"{question.input_tokens} prompt tokens, {question.output_tokens} new tokens."
+        f"{question.input_tokens} prompt tokens, {question.output_tokens} new tokens, {', '.join(question.precisions)}, "
+        f"{question.device.link.name if question.device.link else 'no link'}."
     )
     figure = new_figure("Plans: latency against throughput, and memory of one GPU", caption, 11, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -45,13 +46,16 @@ def _draw_front(axes: Axes, question: Question, answer: Answer) -> None:
     for one in answer.all_plans:
         groups.setdefault(_layout(one) if _layout(one) in groups else OTHERS, []).append(_place(one))
     draw_front(axes, groups, 1e3 * question.latency_seconds)
-    axes.legend(fontsize=8)
+    if answer.plans:
+        first = answer.plans[0]
+        draw_chosen(axes, _place(first), f"best: {_layout(first)}, batch {first.plan.batch}")
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)  # not over the points
 
 
 def draw_front(axes: Axes, groups: Mapping[str, Sequence[tuple[float, float]]], bound_ms: float = math.inf) -> None:
-    """Draw points (milliseconds, new tokens per second per GPU) by their group, and their Pareto front.
+    """Draw points (milliseconds, new tokens per second per GPU) in the colours of their groups, and the Pareto front.
 
-    A finite bound is a line; the group `OTHERS` is grey.
+    A finite bound is drawn as a line. The group `OTHERS` is grey.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -72,6 +76,12 @@ def draw_front(axes: Axes, groups: Mapping[str, Sequence[tuple[float, float]]], 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
+
+
+def draw_chosen(axes: Axes, place: tuple[float, float], label: str) -> None:
+    """Draw an open diamond around the point of a plan that was chosen."""
+    mark: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2}
+    axes.plot(*_columns([place]), "D", linestyle="none", label=label, **mark)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -95,7 +105,7 @@ def _draw_memory(axes: Axes, plans: list[Plan], question: Question) -> None:
 
 
 def draw_memory(axes: Axes, names: Sequence[str], plans: Sequence[Mapping[str, float]], gpu_gib: float) -> None:
-    """Draw one bar per plan, from top to bottom: its parts in GiB, stacked, and the memory of the GPU as a line."""
+    """Draw one bar per plan, from top to bottom, with its parts in GiB stacked. The memory of the GPU is a line."""
     reached = [0.0] * len(plans)
     for part, colour, hatch in zip(plans[0], COLOURS, HATCHES, strict=False):
         sizes = [plan[part] for plan in plans]
@@ -108,7 +118,10 @@ def draw_memory(axes: Axes, names: Sequence[str], plans: Sequence[Mapping[str, f
 
 
 def validation_plot(report: Report) -> Figure:
-    """Draw predicted over published latency, one panel for each table: filled marks were predicted, open ones fitted."""
+    """Draw predicted over published latency, with one panel for each table.
+
+    Filled marks are predictions; open marks were fitted.
+    """
     caption = (
         "On the line, the prediction is right; the grey band is within 15 %, the dotted lines are at 40 %. The efficiencies "
         "are fitted to the open marks only."

@@ -1,4 +1,4 @@
-"""The published tables that come with labkit, and how far predictions are from them."""
+"""The published tables that come with labkit, and comparisons of predictions with them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ TENSORRT_LLM = "TensorRT-LLM GPT-J 6B tables (docs/source/performance.md, v0.5.0
 COLUMNS = ("model", "gpu", "tensor_parallel", "pipeline_parallel", "input_tokens", "output_tokens", "batch", "latency_ms")
 OUT_OF_MEMORY = "OOM"
 FUSED_ATTENTION = Efficiencies(score_passes=0.5)
-"""Typical values for TensorRT-LLM, whose tables were measured with fused attention (`--enable_context_fmha`): the scores of a
-prefill hardly leave the chip."""
+"""Typical values for TensorRT-LLM.
+
+Its tables were measured with fused attention (`--enable_context_fmha`), in which the scores of a prefill are hardly ever moved
+to memory.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Row:
 
     @property
     def group(self) -> str:
-        """The model and its division, as tables are divided."""
+        """The model and its division: the group to which the row belongs."""
         plan = self.plan
         return f"{plan.shape.name}, {plan.device.name}, TP {plan.tensor_parallel} x PP {plan.pipeline_parallel}"
 
@@ -48,7 +51,8 @@ class Row:
 def read_rows(path: Path) -> list[Row]:
     """Rows of a CSV file with the columns of `COLUMNS`.
 
-    It may also have the columns `precision`, `cache_precision`, `what` (request, prefill or decode) and `memory_gb` (GiB).
+    The file may also have the columns `precision`, `cache_precision`, `what` (request, prefill or decode) and `memory_gb`
+    (GiB).
 
     Raises `InvalidRequest`, which names the file and the line.
     """
@@ -101,13 +105,13 @@ def tensorrt_llm() -> tuple[Row, ...]:
 
 
 def measurements(rows: Sequence[Row], keep: Callable[[Row], bool] = lambda row: True) -> list[Measurement]:
-    """The rows that were timed, as measurements."""
+    """The rows that have a time, as measurements."""
     return [Measurement(row.plan, row.seconds, row.what) for row in rows if row.seconds is not None and keep(row)]
 
 
 @cache
 def default_fit() -> Fit:
-    """The fit to all rows of FasterTransformer's tables. Its spread is that of whole models left out of the fit."""
+    """The fit to all rows of FasterTransformer's tables. Its spread is the error on models that were left out of a fit."""
     return Fit.from_dict(json.loads((FOLDER / "fastertransformer_fit.json").read_text("utf-8")))
 
 
@@ -128,8 +132,8 @@ def check_against(
 ) -> tuple[Fit, list[Checked]]:
     """Fit the rows that `fitted` accepts, and compare the predictions of all groups with their rows.
 
-    `median` is the median of the absolute errors, `worst` the error that is furthest from 0, `inside` the share of rows within
-    the interval of their prediction.
+    `median` is the median of the absolute errors. `worst` is the error that is furthest from 0. `inside` is the share of rows
+    within the interval of their prediction.
     """
     found = fit(measurements(rows, fitted), start=start)
     checked = []
@@ -150,7 +154,7 @@ def _inside(found: Fit, row: Row) -> bool:
 
 
 def check_memory(rows: Sequence[Row]) -> tuple[list[float], int, int]:
-    """Relative errors of the predicted memory; how many rows are judged right (fits or not), and how many there are."""
+    """Relative errors of the predicted memory, in how many rows it is right whether the model fits, and the number of rows."""
     given = [row for row in rows if row.memory_bytes is not None]
     wrong = [memory_of(row.plan).total / row.memory_bytes - 1 for row in given if row.memory_bytes]
     right = sum(fits(row.plan) == (row.seconds is not None) for row in rows)

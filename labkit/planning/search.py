@@ -1,4 +1,4 @@
-"""Searches the divisions, batches and precisions for the plans that meet a latency bound within memory and budget."""
+"""Searches divisions, batches and precisions for plans that meet a latency bound with the given memory and number of GPUs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from labkit.planning.memory import Memory, memory_of, usable_bytes, weight_bytes
 from labkit.planning.shape import Shape
 
 RANKINGS = ("throughput", "latency", "gpus")
-"""What the best plan has most or least of: tokens per second per GPU, seconds, or GPUs of one instance."""
+"""What plans are ranked by: tokens per second per GPU, seconds, or GPUs of one instance."""
 BATCHES = tuple(2**power for power in range(9))
 SECONDS_PER_HOUR, MILLION = 3600.0, 1e6
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A deployment that fits the memory, with its prediction. `instances`: how many copies of it the GPUs hold."""
+    """A deployment that fits into the memory, with its prediction. `instances`: how many copies of the model the GPUs hold."""
 
     plan: Deployment
     predicted: Prediction
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def joules_per_token(self) -> float:
-        """Energy of one new token if the GPUs run at their power limit: an upper limit. 0 if the limit is unknown."""
+        """An upper limit of the energy of one new token: the GPUs run at their power limit. 0 if the power limit is unknown."""
         return self.plan.device.watts / self.tokens_per_second_per_gpu
 
     def price_per_million_tokens(self, price_per_gpu_hour: float) -> float:
@@ -53,7 +53,7 @@ class Plan:
         return price_per_gpu_hour / SECONDS_PER_HOUR / self.tokens_per_second_per_gpu * MILLION
 
     def to_dict(self, price_per_gpu_hour: float = 0.0) -> dict[str, Any]:
-        """Plain values for `--json`."""
+        """The fields as plain values, for `--json`."""
         plan, predicted = self.plan, self.predicted
         values: dict[str, Any] = {
             "model": plan.shape.name,
@@ -82,10 +82,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Question:
-    """What is searched. `gpus`: how many GPUs there are at most. `latency_seconds`: the bound; infinity for none.
+    """The settings of a search. `gpus`: the largest number of GPUs.
 
-    `tensor_parallel`, `pipeline_parallel`: the numbers to try; empty for all that divide the model. `careful`: whether the
-    bound holds for the upper end of the interval, and not only for the prediction itself.
+    `latency_seconds`: the latency bound; infinity means no bound. `tensor_parallel`, `pipeline_parallel`: the numbers to try;
+    if empty, all numbers that divide the model. `careful`: whether even the upper end of the interval must meet the bound, and
+    not only the prediction itself.
     """
 
     shape: Shape
@@ -111,7 +112,7 @@ class Question:
             raise InvalidRequest("no batch was given; at least one number of at least 1 is accepted")
 
     def layouts(self) -> Iterator[tuple[int, int]]:
-        """The divisions (TP, PP) that the model and the number of GPUs allow. A TP beyond a node uses whole nodes.
+        """The divisions (TP, PP) that the model and the number of GPUs allow. A TP larger than a node uses whole nodes.
 
         Raises `InvalidRequest` if a number that was asked for does not divide the model.
         """
@@ -130,7 +131,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The plans, best first. If none meets the bound, `plans` is empty, and `nearest` and `why_none` say what is missing."""
+    """The plans, best first.
+
+    If no plan meets the bound, `plans` is empty, `nearest` is the nearest plan, and `why_none` is the reason.
+    """
 
     plans: list[Plan]
     tried: int
@@ -144,8 +148,8 @@ class Answer:
 def search(question: Question, found: Fit, ranking: str = "throughput") -> Answer:
     """Try every division, precision and batch, and rank the plans that meet the bound.
 
-    Larger batches need more memory and more time. So a division is given up at the first batch that does not fit or is too
-    slow. Raises `InvalidRequest` for an unknown ranking, and if no division is possible.
+    Larger batches need more memory and more time. So larger batches of a division are skipped after the first batch that does
+    not fit or is too slow. Raises `InvalidRequest` for an unknown ranking, and if no division is possible.
     """
     if ranking not in RANKINGS:
         raise InvalidRequest(f"the ranking is {ranking!r}; {', '.join(RANKINGS)} is accepted")
@@ -204,7 +208,7 @@ def _key(one: Plan, ranking: str) -> tuple[float, ...]:
 
 
 def _why_none(question: Question, nearest: Plan | None, large: Sequence[tuple[float, Deployment]]) -> str:
-    """One sentence that says which plan comes nearest, and what it lacks."""
+    """A text that says which plan comes nearest, and why it does not meet the bound."""
     if nearest is not None:
         plan = nearest.plan
         return (
@@ -220,13 +224,13 @@ def _why_none(question: Question, nearest: Plan | None, large: Sequence[tuple[fl
 
 
 def pareto(plans: Sequence[Plan]) -> list[Plan]:
-    """The plans that no other plan beats in both latency and tokens per second per GPU, fastest first."""
+    """The plans for which no other plan is better in both latency and tokens per second per GPU, fastest first."""
     places = {(one.predicted.seconds, one.tokens_per_second_per_gpu): one for one in reversed(plans)}
     return [places[place] for place in pareto_points(list(places))]
 
 
 def pareto_points(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (time, rate) for which no other point has both less time and a higher rate, least time first."""
+    """The points (time, rate) for which no other point has both less time and a higher rate, in the order of time."""
     best, front = 0.0, []
     for time, rate in sorted(points, key=lambda point: (point[0], -point[1])):
         if rate > best:

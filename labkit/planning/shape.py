@@ -1,4 +1,4 @@
-"""The sizes of a GPT that decide its memory and its speed. GPT-J and GPT-3-like models are described in the same way."""
+"""The sizes of a GPT that determine its memory and its speed. GPT-J and models like GPT-3 are described in the same way."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MOST_PARAMETERS = 1e14
 class Shape:
     """The sizes of a decoder-only transformer.
 
-    `sums`: how many results of a layer its shards must add up. GPT-J's attention and MLP run in parallel and share one sum;
-    GPT-3 has two. `positions`: rows of a learned table of positions; 0 for rotary positions. `tied`: whether the head uses the
-    embedding's matrix. Raises `InvalidRequest` for sizes below 1, or if the heads do not divide the hidden size.
+    `sums`: how many all-reduces the shards of a layer need. In GPT-J, attention and MLP run in parallel and share one
+    all-reduce; GPT-3 needs two. `positions`: rows of a learned table of positions; 0 for rotary positions. `tied`: whether the
+    head uses the embedding's matrix. Raises `InvalidRequest` for sizes below 1, or if the heads do not divide the hidden size.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Shape:
 
     @classmethod
     def of_parameters(cls, parameters: float) -> Shape:
-        """A GPT-3-like shape with about this many parameters: heads of 128, and the proportions of GPT-3 175B.
+        """A shape like GPT-3 with about this many parameters: heads of 128 dimensions, and the proportions of GPT-3 175B.
 
         Raises `InvalidRequest` if the number is below 1e6 or above 1e14.
         """
@@ -80,7 +80,7 @@ class Shape:
 
     @property
     def layer_matrix_parameters(self) -> int:
-        """Parameters of the matrices of one layer: four for attention, two for the MLP."""
+        """Parameters of the matrices of one layer: four matrices for attention and two for the MLP."""
         return layer_matrix_parameters(self.hidden_size, self.intermediate_size)
 
     @property
@@ -97,7 +97,7 @@ class Shape:
 
     @property
     def head_parameters(self) -> int:
-        """Parameters of the head that are not the embedding's: 0 if the head is tied."""
+        """Parameters of the head without those that it shares with the embedding: 0 if the head is tied."""
         return 0 if self.tied else self.vocab_size * (self.hidden_size + 1)
 
     @property
@@ -107,5 +107,5 @@ class Shape:
         return self.num_layers * self.layer_parameters + norm + self.embedding_parameters + self.head_parameters
 
     def cache_elements_per_token(self) -> int:
-        """Numbers that the KV cache holds for one token, over all layers."""
+        """How many numbers the KV cache holds for one token, over all layers."""
         return cache_elements_per_token(self.num_layers, self.hidden_size)

@@ -1,6 +1,6 @@
 """Simulates a server under random load: requests arrive one by one, and join the running batch between two steps.
 
-The engine's own `Scheduler` decides what each step computes; only the seconds of a step are predicted. Nothing is computed.
+The engine's own `Scheduler` plans each step. The step is not computed; only its time is predicted.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from labkit.planning.memory import cache_bytes, memory_of, usable_bytes
 LEAST_SLOTS_FOR = 1
 """The cache must hold at least this many requests of full length."""
 MOST_SLOTS = 2**22
-"""A larger cache changes nothing in a simulation, and takes memory here."""
+"""The largest simulated cache, in tokens.
+
+A larger cache would not change the simulation, but would take memory of this process.
+"""
 
 
 @dataclass(frozen=True)
 class Load:
-    """The times of simulated requests, in seconds. `busy`: the share of the time in which a step runs.
+    """The result of a simulation, with times in seconds. `busy`: the share of the time during which a step runs.
 
-    `first_token` and `latency` are pairs (p50, p99) from the arrival. `running` is the mean number of sequences in a step.
-    `stable`: whether the server kept up; if not, the waiting time grows with the length of the simulation.
+    `first_token` and `latency` are pairs (p50, p99) of the time after a request's arrival. `running` is the mean number of
+    sequences in a step. `stable`: whether the server kept up; if not, the waiting time grows with the length of the simulation.
     """
 
     rate: float
@@ -66,7 +69,7 @@ class Load:
 
 
 def work_of(step: Step) -> Work:
-    """What a step of the scheduler computes."""
+    """The work of a step of the scheduler."""
     cached = sum(entry.num_tokens for entry in step.decodes) + sum(chunk.begin for chunk in step.chunks)
     pairs = sum(chunk.count * (chunk.begin + chunk.count / 2) for chunk in step.chunks)
     scores = sum(chunk.count * (chunk.begin + chunk.count) for chunk in step.chunks)
@@ -74,14 +77,17 @@ def work_of(step: Step) -> Work:
 
 
 def step_parts(plan: Deployment, work: Work, found: Fit) -> Parts:
-    """Seconds of one step. With several stages, each stage has a share of the sequences at any time, so no stage is idle."""
+    """Seconds of one step. With several stages, every stage always works on a share of the sequences, so no stage is idle."""
     stages = plan.pipeline_parallel
     share = Work(*(value / stages for value in (work.tokens, work.cached, work.pairs, work.scores, work.chosen)))
     return stage_parts(plan, share, found.found).times(stages) + choice_parts(plan, work.chosen, found.found)
 
 
 def cache_slots(plan: Deployment) -> int:
-    """How many tokens the KV cache of an instance holds in the memory that is left. Raises `InvalidRequest` if too few."""
+    """How many tokens the KV cache of an instance can hold in the remaining memory.
+
+    Raises `InvalidRequest` if there are too few.
+    """
     memory = memory_of(plan)
     left = usable_bytes(plan) - memory.weights - memory.activations - memory.workspace
     slots = int(left // cache_bytes(plan, tokens=1))
@@ -93,7 +99,7 @@ def cache_slots(plan: Deployment) -> int:
 
 
 class Instance:
-    """One copy of the model: its scheduler, the time `now` at which it is free, and its `unfinished` requests."""
+    """One copy of the model: its scheduler, the end `now` of its last step, and its `unfinished` requests."""
 
     def __init__(self, plan: Deployment, found: Fit, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
         self.plan, self.found = plan, found
@@ -104,7 +110,7 @@ class Instance:
         self.unfinished: set[int] = set()
 
     def add(self, request: int, moment: float = 0.0) -> None:
-        """Give it a request at a moment. An instance that waits begins at this moment."""
+        """Give the instance a request at a moment. An idle instance starts to work at this moment."""
         if self.waits:
             self.now = max(self.now, moment)
         self.unfinished.add(request)
@@ -143,7 +149,7 @@ class Instance:
 
     @property
     def waits(self) -> bool:
-        """Whether nothing is left to compute."""
+        """Whether the instance has nothing to compute."""
         return not self.scheduler.running and not self.scheduler.waiting
 
 
@@ -195,7 +201,7 @@ def simulate(
 
 
 def _serve(server: Instance, mine: SequenceOf[int], arrivals: Any, first: Any, last: Any) -> None:
-    """Serve the requests `mine`; write the times of their first and last tokens."""
+    """Serve the requests `mine` with one instance, and store the times of their first and last tokens."""
     waiting = list(mine)[::-1]
     while waiting or not server.waits:
         if server.waits and waiting:

@@ -1,4 +1,4 @@
-"""Predicts `labkit bench` on the machine of its records: fit some rows, predict the others."""
+"""Predicts results of `labkit bench` on the machine that made its records: fits some rows, and predicts the others."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FITTED_MODEL = "gpt-j-405m-synthetic"
 FITTED_BATCH = 1
 """By default, only the rows of this model and this batch are fitted. All others are predicted."""
 RECORDS = Path("tests/benchmarks/results")
-"""Where this project keeps its records, from its root."""
+"""The project's folder of records, relative to the project's root."""
 
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One measured number of a record: a prefill or a decode step of labkit."""
+    """One measured time from a record: of a prefill or a decode step of labkit."""
 
     model: str
     measurement: Measurement
@@ -40,7 +40,7 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class VerifiedRow:
-    """A measured number and its prediction, in milliseconds. `fitted`: whether the fit used it."""
+    """A measured time and its prediction, in milliseconds. `fitted`: whether the fit used this measurement."""
 
     model: str
     precision: str
@@ -56,7 +56,7 @@ class VerifiedRow:
 
     @property
     def error(self) -> float:
-        """The relative error: 0.1 is predicted 10 % too slow."""
+        """The relative error: 0.1 means that the prediction is 10 % too slow."""
         return self.predicted_ms / self.measured_ms - 1
 
 
@@ -68,7 +68,7 @@ class Verified:
     found: Fit
 
     def predicted_errors(self) -> list[float]:
-        """The errors of the rows that were not fitted; of all rows if all were fitted."""
+        """The errors of the rows that were not fitted. If all rows were fitted, the errors of all rows."""
         return [row.error for row in self.rows if not row.fitted] or [row.error for row in self.rows]
 
     def summary(self) -> str:
@@ -83,7 +83,7 @@ class Verified:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The rows as plain values."""
         found = self.predicted_errors()
         return {
             "rows": [asdict(row) | {"error": row.error} for row in self.rows],
@@ -94,7 +94,7 @@ class Verified:
 
 
 def bench_rows(records: str | Path | None = None) -> list[BenchRow]:
-    """The rows of labkit on one CPU rank, from one record, or from `cpu_gpt*.json` and `cpu_parallel*.json` of a folder.
+    """The rows of labkit on one CPU rank, from a record, or from `cpu_gpt*.json` and `cpu_parallel*.json` in a folder.
 
     Each row's device has the bandwidth that was measured in the rounds of this row. Raises `InvalidRequest` if there is no
     such record.
@@ -147,7 +147,7 @@ def is_fitted(row: BenchRow) -> bool:
 
 
 def verify(rows: Sequence[BenchRow], fitted: Callable[[BenchRow], bool] = is_fitted) -> Verified:
-    """Fit the rows that `fitted` accepts and predict all rows. If it accepts none, the rows of batch 1 are fitted."""
+    """Fit the rows that `fitted` accepts, and predict all rows. If `fitted` accepts no row, the rows of batch 1 are fitted."""
     chosen = [row for row in rows if fitted(row)] or [row for row in rows if row.batch == 1] or list(rows)
     found = fit([row.measurement for row in chosen], start=CPU, widths=CPU_WIDTHS)
     verified = []

@@ -1,4 +1,4 @@
-"""Compares the model with the published tables: fit the rows of one size or GPU, predict all others."""
+"""Compares predictions with the published tables: fits the rows of one model or GPU, and predicts all others."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from labkit.planning.published import (
 )
 
 FITTED_MODEL = "gpt-20b"
-"""FasterTransformer's rows of this model are fitted: it is the only one with TP 1, 2, 4 and 8."""
+"""The fit uses FasterTransformer's rows of this model, because it is the only model with TP 1, 2, 4 and 8."""
 FITTED_GPU = "a100-80gb"
-"""TensorRT-LLM's rows of this GPU are fitted."""
+"""The fit uses TensorRT-LLM's rows of this GPU."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Report:
     memory_rows: int
 
     def lecture_errors(self) -> list[float]:
-        """Relative errors of the least and the largest latencies of the lecture's table."""
+        """Relative errors of the smallest and the largest latencies in the lecture's table."""
         pairs = [(row.predicted_least, row.least) for row in self.lecture]
         pairs += [(row.predicted_largest, row.largest) for row in self.lecture]
         return [predicted / given - 1 for predicted, given in pairs]
@@ -84,11 +84,12 @@ class Report:
         wrong = self.memory_errors
         return (
             f"Memory: {len(wrong)} rows, median error {100 * float(np.median(np.abs(wrong))):.1f} %, worst "
-            f"{100 * max(wrong, key=abs):+.0f} %; whether it fits was right for {self.memory_right} of {self.memory_rows} rows."
+            f"{100 * max(wrong, key=abs):+.0f} %; the prediction whether a model fits was right for {self.memory_right} of "
+            f"{self.memory_rows} rows."
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The report as plain values."""
         tables = []
         for part in self.parts:
             found = part.errors()
@@ -129,7 +130,10 @@ def _part(
 
 
 def validate(fitted_model: str = FITTED_MODEL) -> Report:
-    """Compare with FasterTransformer's, TensorRT-LLM's and the lecture's tables. `fitted_model`: the size that is fitted."""
+    """Compare predictions with the tables of FasterTransformer, TensorRT-LLM and the lecture.
+
+    `fitted_model`: the model of FasterTransformer's tables that is fitted.
+    """
     first = _part(
         f"FasterTransformer, fitted to {fitted_model}",
         FASTERTRANSFORMER,

@@ -1,9 +1,9 @@
-"""Quantized and sparse weights: how a matrix is rounded to int8, int4 or FP8, or pruned to 2:4, and stored. One file each.
+"""Quantized and sparse weights: how a matrix is rounded to int8, int4 or FP8, or pruned to 2:4, and stored.
 
-Rounding here is to nearest and needs no data. Better rounding methods (calibrated, trained) can store their results in the same
-formats; kernels read no other formats. Some formats (`RoundedInputsWeight`) round the activations as well, so the product
-itself runs in 8 bits. The formats that round activations are faster where many tokens share a weight (prefill, large batches).
-The other formats are faster where most of the time is spent reading weights.
+Each format has a file. Rounding here is to nearest and needs no data. Better rounding methods (calibrated, trained) store their
+results in the same formats, because kernels read no other formats. Some formats (`RoundedInputsWeight`) also round the
+activations, so that the product itself runs in 8 bits. These formats are faster when many tokens share a weight (prefill, large
+batches). The other formats are faster when reading weights takes most of the time.
 """
 
 from labkit.weight_formats.fp8 import Fp8Weight

@@ -28,7 +28,7 @@ class Fp8Weight(RoundedInputsWeight):
 
     @property
     def cpu_parts(self) -> CpuParts:
-        """The stored numbers in bfloat16, which holds them exactly: a CPU has no products of FP8."""
+        """The stored numbers in bfloat16, because a CPU does not multiply FP8. The conversion is exact."""
         values = self.values.to(torch.bfloat16).contiguous()
         return dataclasses.replace(super().cpu_parts, values=values, dtype=torch.bfloat16)
 

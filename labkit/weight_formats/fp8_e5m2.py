@@ -1,4 +1,4 @@
-"""FP8 in e5m2: a wider range than e4m3 and one bit of precision less. Training uses it for gradients."""
+"""FP8 in e5m2: it has a wider range than e4m3 and one bit of precision less. In training, it is used for gradients."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from labkit.weight_formats.quantized_weight import CpuParts, QuantizedWeight
 GROUP_SIZE = 32
 """The default number of weights that share a scale in int4."""
 INT4_LARGEST = (8.0, 7.0, 7.25, 7.5, 7.75, 8.25, 8.5, 8.75, 9.0)
-"""Candidates for the value, in int4 steps, to which a scale maps the largest magnitude of its group.
+"""Candidates for the largest magnitude of a group, counted in steps of int4. Each candidate determines a scale.
 
 Each group gets the candidate with the smallest error. Candidate 7 clips nothing. Candidate 8 is the rule of llama.cpp's Q4_0.
-It clips numbers of the opposite sign by up to a step. A candidate above 8 also clips the largest number of a group. Larger
-candidates make the steps finer. This list of candidates lowers the squared error by 10 %; a finer and wider list lowers it by
-only 1 % more.
+Candidate 8 clips numbers of the opposite sign by up to a step. A candidate above 8 also clips the largest number of a group.
+With larger candidates, the steps are finer. This list of candidates lowers the squared error by 10 %; a finer and wider list
+lowers it by only 1 % more.
 """
 
 
@@ -54,7 +54,8 @@ class Int4Weight(QuantizedWeight):
         padded = in_features + padding
         packed = torch.empty(out_features, padded // 2, dtype=torch.uint8, device=weight.device)
         scales = torch.empty(out_features, padded // group_size, dtype=torch.float16, device=weight.device)
-        chunk = 1 << 18 if weight.device.type == "cpu" else 1 << 24  # fits into a CPU's cache; needs few launches on a GPU
+        # small enough for a CPU's cache, and large enough for few launches on a GPU
+        chunk = 1 << 18 if weight.device.type == "cpu" else 1 << 24
         rows = max(chunk // max(padded, 1), 1)
         for first in range(0, out_features, rows):
             wide = F.pad(weight[first : first + rows].float(), (0, padding))
@@ -77,7 +78,7 @@ class Int4Weight(QuantizedWeight):
 
     @property
     def nibbles(self) -> Tensor:
-        """The stored numbers, unpacked: `[out, padded_in]` uint8, 0 to 15."""
+        """The stored numbers after unpacking: `[out, padded_in]` uint8, 0 to 15."""
         return torch.stack((self.packed & 15, self.packed >> 4), dim=-1).flatten(1)
 
     @property
@@ -106,8 +107,8 @@ class Int4Weight(QuantizedWeight):
 def _int4_scales(groups: Tensor) -> Tensor:
     """The scales of the columns of `groups` `[group_size, groups]` float32, as `[groups]` float16. A column of zeros gets 1.
 
-    Each candidate scale maps the number of largest magnitude to the negative of a value in `INT4_LARGEST`, and is rounded to
-    float16. The scale with the least squared error is chosen; if several scales have the same error, the first of them is
+    Each candidate scale maps the number with the largest magnitude to -c for a candidate c in `INT4_LARGEST`, and is rounded to
+    float16. The scale with the smallest squared error is chosen. If several scales have the same error, the first one is
     chosen. The first candidate is 8, so the error is never larger than with llama.cpp's rule, which always uses 8.
     """
     high, low = groups.amax(0), groups.amin(0)

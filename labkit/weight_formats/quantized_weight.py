@@ -1,4 +1,4 @@
-"""What every format of a quantized or sparse matrix has. Each format is a subclass in a file of its own.
+"""The base class of all formats of quantized and sparse matrices. Each format is a subclass in its own file.
 
 A format's kernels are found by its name `kind`: on a GPU in `labkit.ops.kernels.linear_kind_<kind>`, on the CPU in the native
 library, which gets `cpu_parts`.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CpuParts:
-    """What the native library needs to pack a matrix: the stored numbers and their scales, with the dtypes and shapes of both.
+    """The arguments with which the native library packs a matrix: the stored numbers and their scales.
 
     `group_size` is 0 if a scale belongs to a whole row. `input_scale` is the fixed scale of the inputs; 0 means that the kernel
     finds the scale of each row of inputs itself, if the format rounds inputs at all.
@@ -35,9 +35,9 @@ class CpuParts:
 class QuantizedWeight(ABC):
     """An `[out, in]` matrix of small numbers with scales.
 
-    `kind` is the name of the format, and also the precision of a model whose matrices have this format. `head_kind` is the
-    format of the head of such a model; "dense" means the compute dtype. `group_size` is the number of neighbours that share a
-    scale; 0 is the whole row.
+    `kind` is the name of the format. A model whose matrices have this format has a precision of the same name. `head_kind` is
+    the format of the head of such a model; "dense" means the compute dtype. `group_size` is the number of neighbours that share
+    a scale; 0 means the whole row.
     """
 
     kind: ClassVar[str]
@@ -62,7 +62,10 @@ class QuantizedWeight(ABC):
     @property
     @abstractmethod
     def cpu_parts(self) -> CpuParts:
-        """The arguments for packing the matrix for the CPU's kernels. Raises `InvalidRequest` if they cannot read it."""
+        """The arguments for packing the matrix for the CPU's kernels.
+
+        Raises `InvalidRequest` if the kernels cannot read the matrix.
+        """
 
     @abstractmethod
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,4 +1,4 @@
-"""Formats whose products run in 8 bits: the inputs are rounded as well, with a scale for each row or for all rows."""
+"""Formats whose products run in 8 bits. The inputs are rounded, too, with one scale for each row or one scale for all rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.weight_formats.quantized_weight import CpuParts, RowScaledWeight
 INT8_MAX = 127.0
 """The largest magnitude to which inputs are mapped in int8."""
 SMALLEST = 1e-30
-"""A row in which no magnitude reaches this number becomes zeros."""
+"""A row becomes zeros if all its magnitudes are below this number."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Fp8Form:
 
 
 E4M3, E5M2 = Fp8Form(torch.float8_e4m3fn, 448.0), Fp8Form(torch.float8_e5m2, 57344.0)
-"""4 bits of exponent and 3 of mantissa, and 5 and 2 (Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433)."""
+"""E4M3 has 4 exponent and 3 mantissa bits; E5M2 has 5 and 2 (Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433)."""
 FP8_MAX = E4M3.largest
 
 
 @dataclass(frozen=True)
 class RoundedInputsWeight(RowScaledWeight):
-    """A matrix for products in 8 bits: x is rounded to 8 bits as well, while the model runs.
+    """A matrix for products in 8 bits. x is also rounded to 8 bits, while the model runs.
 
     (x weight^T)[t, o] = x_scales[t] * scales[o] * sum over i of x_values[t, i] * values[o, i].
 
@@ -55,22 +55,22 @@ class RoundedInputsWeight(RowScaledWeight):
 def quantize_rows_int8(x: Tensor, scale: float | None = None) -> tuple[Tensor, Tensor]:
     """Round `x` `[rows, columns]` to int8, -127 to 127.
 
-    Returns values `[rows, columns]` int8 and scales `[rows]` float32, so that scales * values is close to x. With a `scale`,
-    all rows have this scale, and numbers that are too large become 127. Without one, the largest magnitude of each row becomes
-    127, and a row of zeros has the scale 0. The computation is in float32, and ties are rounded to even.
+    Returns values `[rows, columns]` int8 and scales `[rows]` float32, so that scales * values is close to x. If `scale` is
+    given, all rows have this scale, and numbers that are too large become 127. Otherwise the largest magnitude of each row
+    becomes 127, and a row of zeros has the scale 0. The computation is in float32, and ties are rounded to even.
     """
     scaled, scales = _scaled(x, scale, INT8_MAX)
     return scaled.round_().to(torch.int8), scales
 
 
 def quantize_rows_fp8(x: Tensor, scale: float | None = None, form: Fp8Form = E4M3) -> tuple[Tensor, Tensor]:
-    """Round `x` to FP8, as `quantize_rows_int8` rounds to int8; magnitudes go up to the largest number of the format."""
+    """Round `x` to FP8 in the same way as `quantize_rows_int8`. The largest number of the format takes the place of 127."""
     scaled, scales = _scaled(x, scale, form.largest)
     return scaled.to(form.dtype), scales
 
 
 def _scaled(x: Tensor, scale: float | None, most: float) -> tuple[Tensor, Tensor]:
-    """`x` divided by its scales, and the scales. Kernels compute the same float32 operations in the same order."""
+    """`x` divided by its scales, and the scales. The kernels do the same float32 operations in the same order."""
     wide = x.float()
     if scale is not None:
         scales = torch.full((len(x),), scale, dtype=torch.float32, device=x.device)

@@ -1,4 +1,4 @@
-"""2:4 sparse weights: of every four neighbours in a row two are kept, with their places. Activations are not rounded."""
+"""2:4 sparse weights: two of every four neighbours in a row are stored with their places. Activations are not rounded."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from labkit.weight_formats.quantized_weight import CpuParts, QuantizedWeight
 
 @dataclass(frozen=True)
 class Sparse24Weight(QuantizedWeight):
-    """A matrix in which two of every four neighbours of a row are stored, each with a 2-bit index: its place in the four.
+    """A matrix in which two of every four neighbours of a row are stored. A 2-bit index for each says which of the four it is.
 
-    `values` `[out, padded_in / 2]` in 16 or 32 bits. `indices` `[out, padded_in / 8]` uint8 holds a nibble for each four: the
-    place of the first value in the low two bits, that of the second, which lies further to the right, in the high two bits. The
-    four with an even number is in the low nibble. These are the nibbles of the metadata of NVIDIA's sparse tensor cores, in the
-    order of the matrix. `padded_in` is `in_features` rounded up to a multiple of 8; the padding holds zeros.
+    `values` `[out, padded_in / 2]` in 16 or 32 bits. `indices` `[out, padded_in / 8]` uint8 holds a nibble for each group of
+    four. The low two bits of a nibble are the place of the first value, and the high two bits are the place of the second
+    value, which lies further to the right. Groups with an even number are in low nibbles. NVIDIA's sparse tensor cores use the
+    same nibbles as metadata; here they are in the order of the matrix. `padded_in` is `in_features` rounded up to a multiple of
+    8; the padding holds zeros.
     """
 
     kind: ClassVar[str] = "sparse24"
@@ -33,27 +34,28 @@ class Sparse24Weight(QuantizedWeight):
 
     @classmethod
     def quantize(cls, weight: Tensor) -> Self:
-        """Keep the two numbers of largest magnitude of every four neighbours of a dense `[out, in]` matrix; bfloat16."""
+        """Keep the two largest magnitudes of every four neighbours of a dense `[out, in]` matrix, in bfloat16."""
         padded = F.pad(weight, (0, -weight.shape[1] % 8)).view(weight.shape[0], -1, 4)
         order = torch.argsort(padded.abs(), dim=-1, descending=True, stable=True)[..., :2]
         return cls.of_places(padded, order.sort(dim=-1).values, weight.shape[1], torch.bfloat16)
 
     @classmethod
     def compress(cls, weight: Tensor, dtype: torch.dtype) -> Self:
-        """Store a dense `[out, in]` matrix that is 2:4 sparse already; no number changes but by rounding to `dtype`.
+        """Store a dense `[out, in]` matrix that is already 2:4 sparse. Its numbers are only rounded to `dtype`.
 
-        If fewer than two of four are not 0, zeros are stored beside them. Raises `InvalidRequest` if more are not 0.
+        If a group of four has fewer than two nonzero numbers, zeros are stored, too. Raises `InvalidRequest` if a group has
+        more than two nonzero numbers.
         """
         padded = F.pad(weight, (0, -weight.shape[1] % 8)).view(weight.shape[0], -1, 4)
         there = padded != 0
         if bool((there.sum(-1) > 2).any()):
-            raise InvalidRequest("the matrix has more than two numbers in four neighbours; prune it to 2:4 first")
+            raise InvalidRequest("the matrix has more than two nonzero numbers in four neighbours; prune it to 2:4 first")
         order = torch.argsort(there.to(torch.uint8), dim=-1, descending=True, stable=True)[..., :2]
         return cls.of_places(padded, order.sort(dim=-1).values, weight.shape[1], dtype)
 
     @classmethod
     def of_places(cls, fours: Tensor, places: Tensor, in_features: int, dtype: torch.dtype) -> Self:
-        """From `fours` `[out, padded_in / 4, 4]` and the places of the two kept numbers in each, ascending."""
+        """Make the matrix from `fours` `[out, padded_in / 4, 4]` and the two ascending places to keep in each group of four."""
         nibbles = (places[..., 0] | places[..., 1] << 2).to(torch.uint8)
         values = fours.gather(-1, places).flatten(1).to(dtype).contiguous()
         return cls(values, (nibbles[:, 0::2] | nibbles[:, 1::2] << 4).contiguous(), in_features)
@@ -70,7 +72,7 @@ class Sparse24Weight(QuantizedWeight):
 
     @property
     def places(self) -> Tensor:
-        """The columns of the stored values within their fours, `[out, padded_in / 4, 2]` int64."""
+        """The places of the stored values within their groups of four, `[out, padded_in / 4, 2]` int64."""
         nibbles = torch.stack((self.indices & 15, self.indices >> 4), dim=-1).flatten(1)
         return torch.stack((nibbles & 3, nibbles >> 2), dim=-1).long()
 
@@ -81,7 +83,7 @@ class Sparse24Weight(QuantizedWeight):
         return CpuParts(values, torch.bfloat16, values.shape, indices, torch.uint8, indices.shape)
 
     def part(self, columns: slice) -> Sparse24Weight:
-        """Some consecutive columns. Raises `InvalidRequest` if the first or last column cuts a group of eight."""
+        """A part of consecutive columns. Raises `InvalidRequest` if the part begins or ends within a group of eight columns."""
         begin, end, _ = columns.indices(self.in_features)
         if begin % 8 or (end % 8 and end != self.in_features):
             raise InvalidRequest(
@@ -106,12 +108,12 @@ class Sparse24Weight(QuantizedWeight):
     def semi_structured(self) -> Any:
         """The matrix as torch's tensor for sparse tensor cores, made once: cuSPARSELt or CUTLASS, on a GPU only.
 
-        torch accepts shapes that are multiples of its tiles; it raises `RuntimeError` for others.
+        torch accepts only shapes that are multiples of its tiles, and raises `RuntimeError` for others.
         """
         return torch.sparse.to_sparse_semi_structured(self.dequantize(self.values.dtype))
 
 
 def stack_rows(parts: list[Sparse24Weight]) -> Sparse24Weight:
-    """The rows of several matrices below each other."""
+    """Stack the rows of several matrices into one matrix."""
     values, indices = torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
     return Sparse24Weight(values, indices, parts[0].in_features)

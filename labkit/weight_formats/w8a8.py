@@ -10,7 +10,7 @@ from labkit.weight_formats.rounded_inputs import RoundedInputsWeight, quantize_r
 
 
 class W8A8Weight(RoundedInputsWeight):
-    """`values` are int8 as in `Int8Weight`, and activations are int8 as well.
+    """`values` are int8 as in `Int8Weight`, and activations are int8, too.
 
     This is a class and not a flag of `Int8Weight`, so that a kernel for `Int8Weight` cannot be used for this class by mistake.
     """

@@ -37,10 +37,10 @@ REQUESTS = 4000
 """Simulated requests for each rate: enough for a stable p99."""
 
 
-def stress(address: str, seconds: float, **load: Any) -> dict[str, Any]:
-    """A stress test with prompts and answers of one length, as the planner assumes."""
+def stress(address: str, seconds: float, seed: int, **load: Any) -> dict[str, Any]:
+    """A stress test with prompts and answers of one length, as the planner assumes. Equal seeds give prompts that are known."""
     lengths = {"prompt_tokens": Lengths(PROMPT_TOKENS, PROMPT_TOKENS), "new_tokens": Lengths(NEW_TOKENS, NEW_TOKENS)}
-    return summarise(run_stress(address, StressSettings(seconds=seconds, warmup=2.0, **lengths, **load)))
+    return summarise(run_stress(address, StressSettings(seconds=seconds, warmup=2.0, seed=seed, **lengths, **load)))
 
 
 def plan_of(model: str, precision: str, batch: int) -> Deployment:
@@ -85,13 +85,15 @@ def main() -> None:
     given = parser.parse_args()
     plan = plan_of(given.model, given.precision, MAX_BATCH)
     with served(ServeSettings(model=given.model, precision=given.precision, max_batch=MAX_BATCH)) as address:
-        one, several = (stress(address, 6.0, users=users) for users in (1, USERS))
+        one, several = (stress(address, 6.0, users, users=users) for users in (1, USERS))
         found = calibrated(plan, one, several)
         rates = [round(share * several["requests_per_second"], 2) for share in SHARES]
         predicted = [simulate(plan, found, rate=rate, requests=REQUESTS) for rate in rates]
         for load in predicted:
             print(load.sentence(), flush=True)
-        rows = [row_of(load, stress(address, given.seconds, rate=load.rate)) for load in predicted]
+        rows = [
+            row_of(load, stress(address, given.seconds, 100 + number, rate=load.rate)) for number, load in enumerate(predicted)
+        ]
     for row in rows:
         words = ", ".join(
             f"{what} {name} {row[f'{what}_{name}_measured']:.0f} ms (predicted {row[f'{what}_{name}_predicted']:.0f})"

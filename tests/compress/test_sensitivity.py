@@ -121,8 +121,8 @@ def test_figures(damages: list[Damage], tmp_path: Path) -> None:
 
 def test_refusals() -> None:
     for options, said in (
-        ({"name": "mixed"}, "give --bits with the method mixed, and only with it"),
-        ({"name": "int4-gptq", "bits": 4.5}, "give --bits with the method mixed, and only with it"),
+        ({"name": "mixed"}, "give --bits with the method mixed and with no other method"),
+        ({"name": "int4-gptq", "bits": 4.5}, "give --bits with the method mixed and with no other method"),
         ({"name": "mixed", "bits": 1.5}, "an average above 2 and at most 8.5"),
         ({"name": "mixed", "bits": 4.5, "asymmetric": True}, "leave --asymmetric out"),
     ):

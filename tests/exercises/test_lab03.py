@@ -270,8 +270,8 @@ def test_who_is_waited_for_in_vain_is_said() -> None:
         return out
 
     verdict = verdict_on(SPLIT_ROWS, only_some)
-    assert "the others did not come" in verdict.message
-    assert "rank 1 had come to the end of the function by then" in verdict.message
+    assert "the other ranks did not join" in verdict.message
+    assert "rank 1 had already reached the end of the function" in verdict.message
 
 
 # What a wrong answer is told -------------------------------------------------------------------------------------------

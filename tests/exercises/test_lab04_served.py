@@ -70,6 +70,9 @@ def test_every_rung_does_the_whole_task_and_the_ladder_and_its_file_have_them(de
     assert list(times) == [ENGINE, SERVED, STREAMED]
     assert {timing.runs for timing in times.values()} == {3}  # they took turns
     assert {len(prompt) for prompt, _ in FakeClient.asked} == {TASK.prompt_tokens}
+    first, *timed = [prompt[0] for prompt, _ in FakeClient.asked][1:]
+    assert len(set(timed)) == len(timed) > 0, "the engine reuses the beginning of a prompt that it knows"
+    assert first not in timed
     assert all(params == {"max_new_tokens": TASK.new_tokens, "ignore_eos": True} for _, params in FakeClient.asked)
     ladder = Ladder(tmp_path / "ladder.json")
     ladder.add(TASK, "Hugging Face", 1.0)

@@ -219,7 +219,12 @@ def test_the_accepted_share_is_what_both_distributions_have_in_common() -> None:
     share = speculation.overlap(draft, target)
     found = speculation.accepted(accept_or_reject, draft, target)
     assert 0 < share < 1
-    assert abs(found - share) < 4 * (share * (1 - share) / len(draft)) ** 0.5
+    low, high = speculation.expected_range(draft, target)
+    assert low < share < high
+    assert (low + high) / 2 == pytest.approx(share)
+    assert abs(found - share) <= high - share  # with this seed
+    guesses = len(draft) * speculation.DRAWS
+    assert (high - share) / 2 <= (share * (1 - share) / guesses) ** 0.5  # rows that differ scatter less than equal ones
     assert speculation.accepted(accept_or_reject, target, target) == 1.0
 
 
@@ -252,6 +257,21 @@ def test_the_table_has_quality_parameters_and_seconds() -> None:
     student, other = said.splitlines()[2:4]
     assert student.split() == ["student", "93.2", "%", "88.0", "%", "7.30", "M", "0.250"]
     assert other.split()[-1] == "-"
+
+
+def test_the_table_marks_disturbed_seconds() -> None:
+    said = everything.table([a_row("student")], {"student": Timing((0.25, 0.25, 0.25), "others were busy")})
+    assert "0.250!" in said
+    assert said.splitlines()[-1].startswith("! This measurement was disturbed: others were busy.")
+
+
+def test_the_report_says_whether_the_engine_guessed() -> None:
+    timings = {"plain": Timing((0.5, 0.5, 0.5)), "with a draft": Timing((0.25, 0.25, 0.25))}
+    assert speculation.report(timings, 0.5).splitlines() == [
+        "Without a draft against with one: 500.000 ms against 250.000 ms: 2.00 x (2.00 to 2.00)",
+        "50% of the engine's guesses were right.",
+    ]
+    assert "made no guess" in speculation.report(timings, None)
 
 
 def test_the_figure_has_a_point_and_a_name_for_each_model() -> None:

@@ -16,6 +16,11 @@ from labkit.errors import InvalidRequest, NotAvailable
 from labkit.exercises.lab07 import compilers, figures, real_graphs, served_parts
 from labkit.exercises.lab07.small_graphs import POINTWISE, Node, gptj
 from labkit.exercises.lab07.wiring import PartNames, check_maps, follow
+from labkit.exercises.registry import exercise as find
+from labkit.grading.call import run_cases
+from labkit.grading.find_answer import answer_to
+from labkit.grading.judge import SEEDS, judge
+from labkit.grading.verdict import FAILED, PASSED
 from labkit.serving.repository.graph_models import GraphServing
 from labkit.serving.server.install import find_server
 
@@ -115,7 +120,11 @@ def test_the_graph_has_the_bytes_of_its_tensors(graph: real_graphs.StepGraph) ->
     assert graph.sizes["input_ids"] == 16 * 8
     assert all(graph.sizes[name] >= 0 for _, _, reads in graph.nodes for name in reads)
     assert sum(graph.work.values()) > 0
+    weights = {name for name in graph.sizes if name.endswith(".weight")}
     assert graph.kernels >= len(graph.nodes)
+    products = sum(graph.sizes[name] for _, kind, reads in graph.nodes if kind == "MatMul" for name in reads if name in weights)
+    assert products <= graph.weight_bytes <= graph.moved_bytes
+    assert [node[1] for node in real_graphs.head(graph.nodes)] == ["MatMul", "Add"]
 
 
 @needs_graphs
@@ -152,6 +161,13 @@ def test_the_drawing_has_a_box_for_each_kernel(graph: real_graphs.StepGraph) -> 
     assert len(right) < len(left) / 2
     boxes = [text.get_bbox_patch() for text in figure.axes[0].texts if text.get_text()]
     assert sum(to_hex(box.get_facecolor()) != figures.SINGLE.lower() for box in boxes) == 5 + 9  # of the norm, of GELU
+    assert figures.kernels_left(figures.norm_and_mlp(graph), groups) == len(left) - 4 - 8
+    new = {to_hex(text.get_bbox_patch().get_facecolor()) for text in figure.axes[1].texts if "Norm" in text.get_text()}
+    assert new == {figures.NEW_COLOUR.lower()}
+    assert figures.NEW_COLOUR not in figures.GROUP_COLOURS
+    kinds = figures.in_operators(graph, groups)
+    assert kinds["Mul Mul Add"] == kinds["Mul Mul Sub"] == 16  # the rotary embedding of queries and keys in 8 blocks
+    assert sum(kinds.values()) == len(groups)
 
 
 def test_the_figures_show_their_numbers() -> None:
@@ -191,12 +207,109 @@ def test_both_models_generate_the_same_and_are_measured() -> None:
         made = served.greedy([5, 6, 7], 8)
         assert made["whole"] == made["parts"]
         assert len(made["whole"]) == 8
-        alone = served.alone(requests=5)
-        assert [len(one["seconds"]) for one in alone.values()] == [1, 2]
-        assert all(sum(one["seconds"]) < one["latency"] for one in alone.values())
+        alone = served.alone(requests=5, rounds=1)
+        assert [len(one["seconds"]) for one in alone["models"].values()] == [1, 2]
+        assert all(sum(one["seconds"]) < 2 * one["latency"] for one in alone["models"].values())
+        assert isinstance(alone["disturbed"], str)
+        served.stop()  # a cell that is run again finds a server
         loads = served.under_load([2], latency=0.001, rounds=2)
         assert [len(rates) for rates in loads["rates"]["2"].values()] == [2, 2]
     finally:
         served.stop()
     with pytest.raises(InvalidRequest, match=r"run check\(part_maps\)"):
         served_parts.ServedParts(lambda parts: {})
+
+
+# What beginners write, and what they are told. ----------------------------------------------------------------------------
+def told(name: str, function: Any) -> str:
+    exercise = find(f"lab07.{name}")
+    verdict = judge(answer_to(exercise), {seed: run_cases(function, exercise, seed) for seed in SEEDS})
+    assert verdict.verdict in (FAILED, PASSED)
+    return verdict.message if verdict.verdict == FAILED else ""
+
+
+def any_group(nodes: Any, last: str, pointwise: Any, results: Any) -> Any:
+    group = {last}
+    for name, kind, _ in reversed(nodes):
+        if kind in pointwise and all(other in group for other, _, reads in nodes if name in reads):
+            group.add(name)
+    return [name for name, _, _ in nodes if name in group]
+
+
+def twice_each(nodes: Any, last: str, pointwise: Any, results: Any) -> Any:
+    return [name for name in fusible_group(nodes, last, pointwise, results) for _ in range(2)]
+
+
+def inner_twice(nodes: Any, group: Any, sizes: Any, results: Any) -> int:
+    kept = {name for name in group for one, _, reads in nodes if name in reads and one not in group}
+    return sum(2 * sizes[name] for name in group if name not in kept and name not in results)
+
+
+def inner_by_reader(nodes: Any, group: Any, sizes: Any, results: Any) -> int:
+    kept = {name for name in group for one, _, reads in nodes if name in reads and one not in group}
+    inner = [name for name in group if name not in kept and name not in results]
+    return sum(sizes[name] * (1 + sum(name in reads for _, _, reads in nodes)) for name in inner)
+
+
+def in_reading_order(nodes: Any, first: int) -> list[str]:
+    made = {name for name, _, _ in nodes[:first]}
+    return list(dict.fromkeys(name for _, _, reads in nodes[first:] for name in reads if name in made))
+
+
+def every_reading(nodes: Any, first: int) -> list[str]:
+    made = {name for name, _, _ in nodes[:first]}
+    return [name for _, _, reads in nodes[first:] for name in reads if name in made]
+
+
+def all_that_is_read(nodes: Any, first: int) -> list[str]:
+    return [name for _, _, reads in nodes[first:] for name in reads]
+
+
+def fastest_step(table: Any, steps: int, most: float) -> Any:
+    return min((name for name in table if table[name][2] <= most), key=lambda name: table[name][1])
+
+
+def choosing_first(table: Any, steps: int, most: float) -> Any:
+    best = min(table, key=lambda name: table[name][0] + steps * table[name][1])
+    return best if table[best][2] <= most else None
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "said"),
+    [
+        ("fusible_group", any_group, "results of the graph, even if no node reads them"),
+        ("fusible_group", lambda *given: [*fusible_group(*given), "weight_in"], "weight_in, which is no node"),
+        ("fusible_group", twice_each, "more than once"),
+        ("fusible_group", lambda nodes, last, *rest: [last], "its operator is pointwise, and all of its readers are in"),
+        ("bytes_saved", inner_twice, "several nodes of the group may read it"),
+        ("bytes_saved", inner_by_reader, "You count only the tensors that stay in registers"),
+        ("crossing_tensors", in_reading_order, "in the order in which part 2 reads them"),
+        ("crossing_tensors", every_reading, "once is enough. Second: Your tensors are in the order in which part 2"),
+        ("crossing_tensors", all_that_is_read, "which no node makes"),
+        ("crossing_tensors", lambda nodes, first: [nodes[0][0]], "which no node of part 2 reads"),
+        ("crossing_tensors", lambda nodes, first: [], "lacks"),
+        ("best_seam", lambda nodes, *rest: 3, "your cut sends"),
+        ("best_seam", lambda nodes, *rest: -1, "each part has at least one"),
+        ("pipelined_rate", lambda s, latency, users, cores: min(users / latency, 1 / max(s), cores / max(s)), "too high"),
+        (
+            "pipelined_rate",
+            lambda s, latency, users, cores: min(users / max(s), 1 / max(s), cores / sum(s)),
+            "takes the latency",
+        ),
+        (
+            "pipelined_rate",
+            lambda s, latency, users, cores: min(users / latency, 1 / max(s), cores / latency),
+            "by the latency",
+        ),
+        ("pipelined_rate", lambda s, latency, users, cores: min(users / latency, 1 / min(s), cores / sum(s)), "fastest part"),
+        (
+            "choose_compiler",
+            fastest_step,
+            "The time to compile is missing in your sum; for a few steps it decides. Second: If no way",
+        ),
+        ("choose_compiler", choosing_first, "test its error then"),
+        ("choose_compiler", lambda table, steps, most: min(table), "you choose"),
+    ],
+)
+def test_wrong_answers_of_beginners_are_explained(name: str, function: Any, said: str) -> None:
+    assert said in told(name, function)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.container import BarContainer, ErrorbarContainer
 
 import labkit
 from labkit.answers.lab08.choice import choose_plan, defend
@@ -19,6 +22,8 @@ from labkit.exercises.lab08 import figures, own_machine, planner_page, plans
 from labkit.measure import Timing
 from labkit.planning.catalogue import named_gpu
 from labkit.planning.deployment import Deployment
+from labkit.planning.efficiencies import CPU
+from labkit.planning.latency import request_parts
 from labkit.planning.memory import weight_bytes
 from labkit.planning.named_shapes import SHAPES, named_shape
 from labkit.planning.published import default_fit, fastertransformer
@@ -148,20 +153,81 @@ def test_the_menus_hold_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     assert math.prod(len(menus[name]) for name in ("gpu", "link", "precision", "bound_ms")) > 100
 
 
-def test_one_batch_predicts_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    timings = {"1": Timing((0.2, 0.2, 0.2)), "16": Timing((0.8, 0.8, 0.8))}
+def test_the_first_and_the_last_batch_predict_those_between(capsys: pytest.CaptureFixture[str]) -> None:
+    slower = replace(CPU, read=0.8 * CPU.read, compute=0.8 * CPU.compute)
     with labkit.load("gptj-tiny", device="cpu") as engine:
+        made = {b: float(request_parts(own_machine.plan_of(engine, LIMITS, b), slower).total) for b in (1, 4, 16, 64)}
+        timings = {str(batch): Timing((seconds,) * 3) for batch, seconds in made.items()}
         found = own_machine.predictions(engine, LIMITS, timings)
+        alone = own_machine.predictions(engine, LIMITS, {"1": timings["1"]})
         taken = own_machine.seconds_of(engine, (1, 3), seconds=0.2)
-    assert 0.1 < found["1"].seconds < 0.3
-    assert found["1"].seconds < found["16"].seconds < 16 * found["1"].seconds
+    assert list(alone) == ["1"]
     assert list(taken) == ["1", "3"]
+    for batch, seconds in made.items():
+        one = found[str(batch)]
+        assert one.seconds == pytest.approx(seconds, rel=0.1)
+        assert not one.beyond
+        assert 0.6 * seconds < one.low < seconds < one.high < 1.6 * seconds
     own_machine.tell(timings, found)
-    assert "batch 16: measured 800 ms, predicted" in capsys.readouterr().out
-    drawn = own_machine.figure(timings, found, {"16": 3.0}, "").axes[0].containers
-    heights = [bar.get_height() for bars in drawn if hasattr(bars, "patches") for bar in bars]
-    assert heights == pytest.approx([3.0, found["1"].seconds / 0.2, found["16"].seconds / 0.2, 1.0, 4.0])
-    assert own_machine.tokens_per_second(timings) == {1: 80.0, 16: 320.0}
+    said = capsys.readouterr().out.splitlines()[-4:]
+    assert ["fitted" in line for line in said] == [True, False, False, True]
+    assert f"batch 16: measured {1e3 * made[16]:.0f} ms, predicted" in said[2]
+    axes = own_machine.figure(timings, found, {"16": 3.0}, "").axes[0]
+    heights = [bar.get_height() for bars in axes.containers if isinstance(bars, BarContainer) for bar in bars]
+    planner, measured = (
+        [value / made[1] for value in values] for values in ([f.seconds for f in found.values()], made.values())
+    )
+    assert heights == pytest.approx([3.0, *planner, *measured])
+    assert "(fitted)" in axes.get_xticklabels()[0].get_text()
+    whiskers = next(bars for bars in axes.containers if isinstance(bars, ErrorbarContainer)).lines[2][0].get_segments()
+    assert whiskers[1][:, 1] == pytest.approx([found["4"].low / made[1], found["4"].high / made[1]])
+    assert own_machine.tokens_per_second(timings)[16] == pytest.approx(16 * 16 / made[16])
+
+
+def test_each_call_has_new_prompts() -> None:
+    """The engine keeps the cache of prompts that it has seen, so with the same prompts a prefill would take no time."""
+    seen: list[tuple[int, ...]] = []
+    engine = SimpleNamespace(
+        config=SimpleNamespace(vocab_size=8192), generate=lambda prompts, params: seen.extend(map(tuple, prompts))
+    )
+    own_machine.seconds_of(engine, (1, 2), seconds=0.01)  # type: ignore[arg-type]
+    assert len(seen) == len(set(seen)) >= 3 * (2 + 5)
+    assert {len(prompt) for prompt in seen} == {own_machine.PROMPT_TOKENS}
+
+
+def test_links_and_the_best_published_row_in_words() -> None:
+    found = plans.fit_to_other_lengths()
+    (row,) = plans.rows_of("gpt-20b", [(8, 1)], (16,), found=found)
+    assert 0 < row["link_ms"] < row["ms"]
+    assert plans.links_told(row, 33.0, found).startswith(f"links: {row['link_ms']:.0f} ms of these; your all_reduce_ms")
+    truth = plans.published("gpt-20b")
+    inside = {plan: plan[2] * 20e3 / ms / plan[0] / plan[1] for plan, ms in truth.items() if ms <= 300}
+    tensor, stages, batch = max(inside, key=inside.__getitem__)
+    told = plans.best_published(truth, 300)
+    assert f"TP {tensor} x PP {stages}, batch {batch}: {truth[tensor, stages, batch]:.0f} ms" in told
+    assert f"{max(inside.values()):.1f} tokens per second per GPU" in told
+    assert plans.best_published(truth, 1) == "no published row is within 1 ms"
+
+
+def test_what_the_text_of_the_lab_says_about_its_plans() -> None:
+    found, powers = plans.fit_to_other_lengths(), [2**power for power in range(9)]
+    small = plans.rows_of("gpt-20b", plans.layouts("gpt-20b", gpus=8), powers, found=found)
+    assert "chosen" not in defend(small, 300, 80).values()
+    pairs = plans.layouts("gpt-530b", 32, (4, 8, 16, 32), (1, 3, 5, 7))
+    assert pairs == [(4, 1), (4, 3), (4, 5), (4, 7), (8, 1), (8, 3), (16, 1), (32, 1)]
+    rows = {row["name"]: row for row in plans.rows_of("gpt-530b", pairs, powers, found=found)}
+    why = defend(list(rows.values()), 2000, 80)
+    chosen = next(name for name, reason in why.items() if reason == "chosen")
+    best = choose_plan(list(rows.values()), 2000, 80)
+    assert chosen.startswith("TP 32 x PP 1")
+    assert best is not None
+    assert best["name"] != chosen
+    assert best["high_ms"] > 2000
+    for batch in powers:
+        assert rows[f"TP 32 x PP 1, batch {batch}"]["ms"] < rows[f"TP 8 x PP 3, batch {batch}"]["ms"]
+        assert rows[f"TP 32 x PP 1, batch {batch}"]["link_ms"] > rows[f"TP 8 x PP 3, batch {batch}"]["link_ms"]
+    (full,) = plans.rows_of("gpt-20b", [(1, 1)], (16,), input_tokens=1920, output_tokens=128)
+    assert full["memory"]["weights"] + full["memory"]["cache"] < 72 < 80 < full["gib"]
 
 
 def test_guesses_stand_beside_their_bars() -> None:

@@ -46,6 +46,7 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "ring, 3 ranks": lambda: lab03.ring(3),
     "timetable": lab03.timetable,
     "timetable, 8 pieces": lambda: lab03.timetable(2, 8),
+    "timetable, requests": lambda: lab03.timetable(2, 4, piece_word="request", stage_word="part", first_stage=1),
     "server": lab04.server,
     "ensemble": lab04.ensemble,
     "stream": lab04.stream,

@@ -207,17 +207,17 @@ def test_strange_answers_fail_with_a_short_message(answer: Any, expected: Any) -
 @pytest.mark.parametrize(
     ("argument", "change", "named"),
     [
-        (torch.ones(3), lambda x: x.mul_(2), "argument 1"),
-        (torch.ones(3), lambda x: x.resize_(2), "argument 1"),
-        (torch.ones(3), lambda x: setattr(x, "data", x.data.double()), "argument 1"),
-        (torch.tensor([True, False]), lambda x: x.logical_not_(), "argument 1"),
-        ([1, 2], lambda x: x.append(3), "argument 1"),
-        ([1, 2], lambda x: x.__setitem__(0, "1"), "argument 1"),
-        ([[1], [2]], lambda x: x.__setitem__(0, 5), "argument 1"),
-        ([[1], [2]], lambda x: x[1].pop(), "argument 1"),
-        ({"a": [1]}, lambda x: x["a"].clear(), "argument 1"),
-        ({"a": 1}, lambda x: x.__setitem__("b", 2), "argument 1"),
-        ([torch.ones(2)], lambda x: x[0].zero_(), "argument 1"),
+        (torch.ones(3), lambda x: x.mul_(2), "argument 'x'"),
+        (torch.ones(3), lambda x: x.resize_(2), "argument 'x'"),
+        (torch.ones(3), lambda x: setattr(x, "data", x.data.double()), "argument 'x'"),
+        (torch.tensor([True, False]), lambda x: x.logical_not_(), "argument 'x'"),
+        ([1, 2], lambda x: x.append(3), "argument 'x'"),
+        ([1, 2], lambda x: x.__setitem__(0, "1"), "argument 'x'"),
+        ([[1], [2]], lambda x: x.__setitem__(0, 5), "argument 'x'"),
+        ([[1], [2]], lambda x: x[1].pop(), "argument 'x'"),
+        ({"a": [1]}, lambda x: x["a"].clear(), "argument 'x'"),
+        ({"a": 1}, lambda x: x.__setitem__("b", 2), "argument 'x'"),
+        ([torch.ones(2)], lambda x: x[0].zero_(), "argument 'x'"),
     ],
 )
 def test_a_changed_argument_is_found(argument: Any, change: Any, named: str) -> None:
@@ -268,7 +268,7 @@ def test_a_known_mistake_earns_its_sentence_and_an_unknown_one_a_description() -
     assert verdict_on(mistakes[1], mistakes=mistakes).message == "mistake 1"
     assert verdict_on(mistakes[2], mistakes=mistakes).message == "mistake 2"
     unknown = verdict_on(lambda rows, scale: rows.sum(-1) * scale + 1, mistakes=mistakes)
-    assert "wrong values" in unknown.message
+    assert "is not right: it is too large" in unknown.message  # one row, so one number
     now_and_then = verdict_on(lambda rows, scale: rows.sum(-1) * (scale if len(rows) > 1 else 1), mistakes=mistakes)
     assert now_and_then.message != "mistake 0"
     assert "every element is half the right value" in now_and_then.message

@@ -242,8 +242,8 @@ def test_the_panel_has_a_text_twin(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(core) < 6
     assert said.splitlines()[-4:] == [
         f"Lab 00: 10 of {sums[0]} points; core path: 10 of {sums[1]} points",
-        f"1 of 6 exercises done; 0 not measured here; about {left} minutes left",
-        f"Core path: 1 of {len(core)} exercises done; 0 not measured here; about {core_left} minutes left",
+        f"1 of 6 exercises done; 0 not measured here; about {left} minutes of exercises left",
+        f"Core path: 1 of {len(core)} exercises done; 0 not measured here; about {core_left} minutes of exercises left",
         "Hints cost no points. See hint(my_function). After a pass, see solution(my_function).",
     ]
     shown = _table("00")
@@ -269,7 +269,7 @@ def test_the_panel_tells_what_is_not_measured_here_and_when_nothing_is_left(
     left, there = sum(e.minutes for e in of_lab("04")) - serving[0].minutes, sum(e.minutes for e in elsewhere)
     words = (
         f"1 of {len(of_lab('04'))} exercises done; {len(elsewhere)} not measured here; "
-        f"about {left} minutes left, {there} of them for exercises that are not measured here"
+        f"about {left} minutes of exercises left, {there} of them for exercises that are not measured here"
     )
     assert words in said
     assert f"{elsewhere[0].title}, 0/{elsewhere[0].points} points: not measured here: {lacks}\n" in said
@@ -287,6 +287,14 @@ def test_predictions_are_positive_numbers(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == ""
     assert not predicted(a=1, first=None, second="5", third=0, fourth=float("nan"), fifth=True)
     assert "first, second, third, fourth, fifth, a number above 0." in capsys.readouterr().out
+
+
+def test_a_prediction_above_a_known_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert predicted(kernels=20, at_most=20)
+    assert not capsys.readouterr().out
+    assert not predicted(kernels=25, at_most=20)
+    assert "kernels, a number above 0 and at most 20" in capsys.readouterr().out
+    assert not predicted(kernels=0, at_most=20)
 
 
 def test_predicted_shares_lie_between_0_and_1(capsys: pytest.CaptureFixture[str]) -> None:

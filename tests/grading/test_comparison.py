@@ -106,7 +106,7 @@ def test_numpys_and_torchs_scalars_are_numbers() -> None:
     assert reason(np.float64(0.5), 0.5) == ""
     assert reason(np.float32(0.1), 0.1) == ""
     assert reason(torch.tensor(0.5), 0.5) == ""
-    assert reason(torch.tensor([3]), 3) == ""
+    assert reason(torch.tensor([3]), 3) == "type"
     assert reason(np.int64(8), 7) == "value"
     assert reason(np.float64("nan"), 0.5) == "not finite"
     assert reason(torch.tensor(0.6), 0.5) == "value"

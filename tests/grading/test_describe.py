@@ -58,6 +58,36 @@ def test_the_map_of_whole_numbers_marks_a_token_that_is_off_by_one() -> None:
     assert "16.7 %" in description.message
 
 
+def test_a_cell_of_the_map_says_how_many_elements_it_covers() -> None:
+    expected = random(20, 64)
+    found = expected.clone()
+    found[5, 40] += 9
+    description = described(found, expected)
+    assert map_of(description) == ["." * 32, "." * 20 + "+" + "." * 11, *["." * 32] * 5]
+    assert "; a sign covers 3 rows and 2 columns\n" in description.details
+    assert "a sign covers" not in described(expected[:8, :48] * 2, expected[:8, :48]).details
+
+
+def test_one_number_has_no_map_and_no_factor() -> None:
+    for shape in ((), (1,), (1, 1)):
+        description = described(torch.full(shape, 1.006), torch.full(shape, 1.0))
+        assert description == Description("The value is not right: it is too large.", "got 1.006")
+    assert described(torch.tensor(2.0), torch.tensor(1.0)).message == "The value is not right: it is twice the right value."
+    assert described(torch.tensor(True), torch.tensor(False)).details == "got True"
+
+
+def test_only_the_keys_that_are_wrong_are_named() -> None:
+    right = {f"transformer.h.{layer}.weight": layer for layer in range(60)}
+    found = {name: layer for name, layer in right.items() if layer != 41} | {"transformer.h.60.weight": 60}
+    assert described(found, right).details == "missing: transformer.h.41.weight\nnot asked for: transformer.h.60.weight"
+    assert described({}, dict.fromkeys(range(9), 0)).details == "missing: 0, 1, 2, 3, 4, 5 and 3 more"
+    assert "another type" in described({"1": 0}, {1: 0}).details
+
+
+def test_there_is_no_negative_zero() -> None:
+    assert "got 3, expected 0;" in described(torch.tensor([3.0, 1.0]), torch.tensor([-0.0, 1.0])).details
+
+
 def test_the_map_of_a_large_tensor_is_small_and_keeps_the_place() -> None:
     wrong = torch.zeros(16, 3, 96, dtype=torch.bool)
     wrong[15, 2, 95] = True
@@ -106,7 +136,14 @@ def test_kinds_of_mistakes() -> None:
     assert "all zeros" in described(torch.zeros(4, 6), random(4, 6)).message
     assert "transposed" in described(random(6, 4), random(4, 6)).message
     assert "transposed" not in described(random(5, 4), random(4, 6)).message
-    assert "wrong dtype" in described(torch.ones(4, dtype=torch.long), torch.ones(4)).message
+    whole = torch.ones(4, dtype=torch.long)
+    assert "wrong dtype: it is int64; it should be float32." in described(whole, torch.ones(4)).message
+    for dtype in (torch.uint8, torch.int8, torch.bool):
+        kinds = f"it is int64; it should be {dtype}".replace("torch.", "")
+        assert kinds in described(whole, whole.to(dtype)).message
+    assert Comparison().difference(whole.int(), whole) is None
+    assert described(torch.tensor([5]), 5).message == "The answer is a tensor; it should be a whole number."
+    assert Comparison().difference(torch.tensor(5), 5) is None
     assert "NaN or infinite" in described(float("nan"), 5.0).message
     assert described(Foreign("ndarray"), 5.0).message == "The answer is a ndarray; it should be a number."
 

@@ -176,8 +176,11 @@ def mismatched(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("absent", r"rank 0 of 2 on .*: all_reduce of \[2, 3\]: the others did not come .*; rank 1 had come to the end"),
-        ("recv", r"rank 1 of 2 on .*: recv of \[4\] from rank 0: the others did not come"),
+        (
+            "absent",
+            r"rank 0 of 2 on .*: all_reduce of \[2, 3\]: the other ranks did not join .*; rank 1 had already reached the end",
+        ),
+        ("recv", r"rank 1 of 2 on .*: recv of \[4\] from rank 0: the other ranks did not join"),
         ("shapes", r"rank 0 of 2 on .*all_gather of \[3\]"),
     ],
 )
@@ -197,7 +200,7 @@ def harmed(number: int) -> None:
     ("number", "words"),
     [
         (signal.SIGKILL, "rank 1 of 2 on .* failed: its process was ended by signal 9"),
-        (signal.SIGSTOP, "rank 1 of 2 on .*: this rank does not answer"),
+        (signal.SIGSTOP, "rank 1 of 2 on .*: this rank did not answer"),
     ],
 )
 def test_a_rank_that_goes_is_named_and_nothing_is_left(number: int, words: str) -> None:
@@ -253,5 +256,5 @@ def test_a_wait_in_vain_is_excused_only_if_other_programs_kept_a_rank_waiting(ki
         psutil.Process(pid).cpu_affinity([min(os.sched_getaffinity(0))])
     with busy_core(), busy_core(), BusyMachine() as machine, pytest.raises(RankFailed, match="rank 1 of 2"):
         launch(keeps_rank_0_waiting, 2, kind, timeout=timeout)
-    excused = "a rank waited in vain for the other ranks, but other programs kept this one waiting for a core for"
+    excused = "a rank waited for other ranks that did not join, but other programs kept this one waiting for a core for"
     assert machine.words.startswith(excused) if kind == "computes" else machine.words == ""

@@ -165,6 +165,16 @@ def test_sweep_plot(tmp_path: Path) -> None:
     assert_drawn(figure, tmp_path / "sweep.png")
 
 
+def test_marks_and_lines_of_a_sweep_are_told_apart() -> None:
+    marks = {f"choice {number}": (4.0, 30.0 + number) for number in range(3)}
+    same = [10.0, 19.0, 33.0]
+    figure = plots.sweep_plot([1, 2, 4], {"one": same, "two": same}, xlabel="x", ylabel="y", marks=marks)
+    one, two, *shown = figure.axes[0].lines
+    assert len({line.get_marker() for line in shown}) == 3
+    assert one.get_markersize() > two.get_markersize()
+    assert figure.get_figheight() > plots.sweep_plot([1, 2, 4], {"one": same}, xlabel="x", ylabel="y").get_figheight()
+
+
 @pytest.mark.parametrize("place", ["lines", "limits", "bands"])
 def test_sweep_plot_refuses_lines_of_another_length(place: str) -> None:
     arguments: dict[str, Any] = {"lines": {"a": [1.0, 2.0]}, place: {"a": [(1.0, 2.0)] if place == "bands" else [1.0]}}

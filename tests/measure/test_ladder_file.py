@@ -68,7 +68,7 @@ def test_what_cannot_be_written_is_refused(shared: Path, tmp_path: Path) -> None
             ladder.export(tmp_path / "x.json", name)
     notebook = tmp_path / "lab.ipynb"
     notebook.write_text('{"cells": []}')
-    with pytest.raises(InvalidRequest, match=r"lab\.ipynb is there already and is not a ladder"):
+    with pytest.raises(InvalidRequest, match=r"lab\.ipynb already exists and is not a ladder"):
         ladder.export(notebook, "ada")
     assert notebook.read_text() == '{"cells": []}'
     assert not (tmp_path / "x.json").exists()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from labkit.errors import InvalidRequest
-from labkit.measure import Contention, Timing, compare, ratio, time_call, timing
+from labkit.measure import Contention, Timing, compare, noted, ratio, time_call, timing
 from labkit.measure.timing import waiter
 
 
@@ -232,3 +232,12 @@ def test_a_real_clock_sees_real_work() -> None:
 
     timings = compare({"small": lambda: work(10), "large": lambda: work(3_000_000)}, max_seconds=0.3, max_runs=9)
     assert ratio(timings["large"], timings["small"]).median > 5
+
+
+def test_a_caption_says_why_a_bar_is_missing() -> None:
+    quiet = [ratio(Timing((2.0, 2.0, 2.0)), Timing((1.0, 1.0, 1.0)))]
+    assert noted("cpu", quiet) == "cpu"
+    first, last = noted("cpu", [*quiet, ratio(Timing((2.0,) * 3, "others were busy"), Timing((1.0,) * 3))]).splitlines()
+    assert first.startswith("No bar where times were too noisy to compare; close other programs")
+    assert "(others were busy)" in first
+    assert last == "cpu"

@@ -62,7 +62,7 @@ def test_a_sparse_matrix_is_stored_as_it_is() -> None:
     found = Sparse24Weight.compress(weight, torch.float32)
     assert torch.equal(found.dequantize(), weight)
     assert bool((found.places[..., 0] < found.places[..., 1]).all())
-    with pytest.raises(InvalidRequest, match="more than two numbers in four neighbours"):
+    with pytest.raises(InvalidRequest, match="more than two nonzero numbers in four neighbours"):
         Sparse24Weight.compress(torch.ones(2, 8), torch.float32)
 
 

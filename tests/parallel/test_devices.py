@@ -56,7 +56,7 @@ def test_without_a_name_and_by_name_it_is_the_cpu(gpus: int) -> None:
 
 def test_a_single_gpu_and_what_is_no_device_are_refused(gpus: int) -> None:
     with pytest.raises(
-        InvalidRequest, match=r"device is 'cuda:1', which is one GPU, but each rank needs a GPU of its own; cuda or cpu"
+        InvalidRequest, match=r"device is 'cuda:1', which is one GPU, but each rank needs its own GPU; cuda or cpu"
     ):
         rank_device(Layout(2), "cuda:1")
     with pytest.raises(InvalidRequest, match="toaster"):

@@ -47,7 +47,7 @@ def test_no_thread_is_left_behind_close(tmp_path: Path) -> None:
 
 def test_close_does_not_wait_for_a_member_that_does_not_come(tmp_path: Path) -> None:
     here, late = groups(tmp_path, timeout=0.2)
-    with pytest.raises(RankFailed, match=r"the other ranks did not come within 0.2 s \(all_reduce of rank 0\)"):
+    with pytest.raises(RankFailed, match=r"the other ranks did not join within 0.2 s \(all_reduce of rank 0\)"):
         here.all_reduce(torch.ones(3))
     here.timeout = 1e6  # if `close` waited, it would wait for ever
     here.close()

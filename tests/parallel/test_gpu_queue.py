@@ -126,7 +126,7 @@ def test_waiting_gives_its_time_and_comes_to_an_end() -> None:
     begun = time.monotonic()
     waited = wait_until(lambda: time.monotonic() - begun > 0.03, threading.Event(), PATIENCE, "x")
     assert 0.02 < waited <= time.monotonic() - begun
-    with pytest.raises(RankFailed, match=r"the other ranks did not come within 0\.05 s \(all_reduce of rank 1\)"):
+    with pytest.raises(RankFailed, match=r"the other ranks did not join within 0\.05 s \(all_reduce of rank 1\)"):
         wait_until(lambda: False, threading.Event(), 0.05, "all_reduce of rank 1")
     stop = threading.Event()
     later(0.05, stop.set)

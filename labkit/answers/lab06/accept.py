@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from labkit.exercises.answer import Answer, Mistake
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab06.accept import ACCEPT_OR_REJECT
 
@@ -56,6 +57,23 @@ def _token(
     return min(int((sums <= other).sum()), len(target) - 1)
 
 
+def _beyond_the_end(draft: Tensor, target: Tensor, token: int, number: float, other: float) -> int:
+    """Like the answer, but without the division, and written so that it fails if no sum is above the number."""
+    if number < target[token] / draft[token]:
+        return token
+    return int(((target - draft).clamp_min(0).cumsum(0) > other).nonzero()[0])
+
+
+def _explain(case: Case, found: Any, right: Any) -> str:
+    """What is wrong if a token is the first or none, because without the division no sum is above the number."""
+    draft, target, _, _, other = case.args
+    sums = (target - draft).clamp_min(0).cumsum(0)
+    return UNDIVIDED if float(sums[-1]) <= other and int(found) in (0, len(target)) else ""
+
+
+UNDIVIDED = "No sum of yours is above the second number, because they do not end at 1: divide what is left by its sum."
+
+
 def _whether(draft: Tensor, target: Tensor, token: int, number: float, other: float) -> bool:
     return bool(number < target[token] / draft[token])
 
@@ -86,9 +104,11 @@ ACCEPT_OR_REJECT_ANSWER = Answer(
         Mistake("You draw from what the draft has more; draw from what the target has more.", partial(_token, rest="less")),
         Mistake("Negative differences become 0, not positive.", partial(_token, rest="distance")),
         Mistake("Divide what is left by its sum, so that it is a distribution again.", partial(_token, divided=False)),
+        Mistake(UNDIVIDED, _beyond_the_end),
         Mistake("After a rejection you take the likeliest token; the second number must decide.", partial(_token, greedy=True)),
         Mistake("The two random numbers are exchanged: the first accepts, the second draws.", partial(_token, swapped=True)),
         Mistake("You return whether the guess is accepted; return the token.", _whether),
     ),
+    explain=_explain,
 )
 ANSWERS = (ACCEPT_OR_REJECT_ANSWER,)

@@ -53,6 +53,12 @@ def _log_of_softmax(student: Tensor, teacher: Tensor, temperature: float) -> Ten
     return temperature**2 * (p * (p.log() - q.log())).sum(-1).mean()
 
 
+def _exchanged(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`F.kl_div` with its arguments exchanged: the first must be the student's logarithms, the second the teacher's shares."""
+    log_p, q = torch.log_softmax(teacher / temperature, -1), torch.softmax(student / temperature, -1)
+    return temperature**2 * F.kl_div(log_p, q, reduction="batchmean")
+
+
 def _hard(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * F.cross_entropy(student / temperature, teacher.argmax(-1))
 
@@ -82,6 +88,11 @@ SOFT_TARGET_LOSS_ANSWER = Answer(
         Mistake(
             "Teacher and student are exchanged: the teacher's probabilities are the weights of the sum.",
             partial(_loss, reverse=True),
+        ),
+        Mistake(
+            "The direction is reversed: the teacher's probabilities are the weights of the sum, and kl_div takes the student's "
+            "logarithms first.",
+            _exchanged,
         ),
         Mistake("You add up the rows; take their mean.", partial(_loss, over="none")),
         Mistake("You take the mean over the vocabulary as well; its terms are added up.", partial(_loss, over="all")),

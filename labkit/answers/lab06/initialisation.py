@@ -47,6 +47,26 @@ def _student(
     return {name: tensor.clone() if copied else tensor for name, tensor in found.items()}
 
 
+def _step_of_two(tensors: dict[str, Tensor], teacher_layers: int, layers: int) -> dict[str, Tensor]:
+    return _student(tensors, teacher_layers, teacher_layers // 2)
+
+
+def _digit_of_name(tensors: dict[str, Tensor], teacher_layers: int, layers: int, *, split: bool = False) -> dict[str, Tensor]:
+    """The layer is taken from one character of the name; `split` says whether the name is cut at its dots for the new one."""
+    every, found, begin = teacher_layers // layers, {}, "transformer.h."
+    for name, tensor in tensors.items():
+        new = name
+        if name.startswith(begin):
+            layer = int(name[len(begin)])
+            if layer % every != every - 1:
+                continue
+            rest = name.split(".", 3)[3] if split else name[len(begin) + 1 :].removeprefix(".")
+            dot = "." if split or name[len(begin) + 1] == "." else ""
+            new = f"{begin}{layer // every}{dot}{rest}"
+        found[new] = tensor.clone()
+    return found
+
+
 def _all_layers(tensors: dict[str, Tensor], teacher_layers: int, layers: int) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
@@ -68,6 +88,17 @@ FIRST_STUDENT_ANSWER = Answer(
         Mistake(
             "Every second layer is right only for a student with half the layers; with a third, it is every third.",
             partial(_student, which="every second"),
+        ),
+        Mistake(
+            "You take every second layer whatever the two numbers say: from 12 layers to 3, it is every fourth.", _step_of_two
+        ),
+        Mistake(
+            "You read one digit of a layer's number, so the layers from 10 on are taken for others; read the whole number.",
+            _digit_of_name,
+        ),
+        Mistake(
+            "You read one digit of a layer's number, so a layer from 10 on replaces another; read the whole number.",
+            partial(_digit_of_name, split=True),
         ),
         Mistake("Your layers are in the wrong order: the last became the first.", partial(_student, which="backwards")),
         Mistake("The student's layers need new numbers: 0, 1, 2, and so on.", partial(_student, renumbered=False)),

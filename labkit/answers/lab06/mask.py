@@ -50,6 +50,32 @@ def _threshold(scores: Tensor) -> Tensor:
     return (fours >= fours.topk(2, dim=1).values[:, 1:]).view(scores.shape)
 
 
+def _any_of_equal(scores: Tensor) -> Tensor:
+    fours = scores.reshape(-1, 4)
+    places = fours.topk(2, dim=1).indices
+    return torch.zeros_like(fours, dtype=torch.bool).scatter_(1, places, True).view(scores.shape)
+
+
+def _above_the_median(scores: Tensor) -> Tensor:
+    return scores > scores.median()
+
+
+def _always_the_first_two(scores: Tensor) -> Tensor:
+    mask = torch.zeros_like(scores, dtype=torch.bool).view(-1, 4)
+    mask[:, :2] = True
+    return mask.view(scores.shape)
+
+
+def _four_long_rows(scores: Tensor) -> Tensor:
+    rows = scores.reshape(4, -1)
+    order = rows.argsort(dim=0, descending=True, stable=True)[:2]
+    return torch.zeros_like(rows, dtype=torch.bool).scatter_(0, order, True).view(scores.shape)
+
+
+def _fours_of_the_transposed(scores: Tensor) -> Tensor:
+    return _mask(scores.T.contiguous()).T.contiguous()
+
+
 def _right_one(scores: Tensor) -> Tensor:
     return _mask(scores.flip(1)).flip(1)
 
@@ -76,6 +102,17 @@ TWO_FOUR_MASK_ANSWER = Answer(
             _half_of_each_row,
         ),
         Mistake("Half of the whole matrix is kept, but not two of every four.", _half_of_all),
+        Mistake("One median for the whole matrix keeps no pattern: compare scores only within their group.", _above_the_median),
+        Mistake("You keep columns 0 and 1 of each group, whatever the scores are.", _always_the_first_two),
+        Mistake(
+            "Your groups lie a quarter of the matrix apart, because you view it as four long rows; a group is four neighbours.",
+            _four_long_rows,
+        ),
+        Mistake("You turn the scores before you group them: a group lies within a row.", _fours_of_the_transposed),
+        Mistake(
+            "The two largest are right, but of equal scores you do not always keep the left one: topk promises no order for them.",
+            _any_of_equal,
+        ),
         Mistake("With equal scores, more than two of a group are kept: a threshold cannot separate equal numbers.", _threshold),
         Mistake("Of equal scores, the one further to the left is kept; you keep the right one.", _right_one),
     ),

@@ -35,17 +35,22 @@ def _step(
     squared: bool = True,
     old: bool = False,
     from_zero: bool = False,
+    masks_averages: bool = False,
+    epsilon: str = "outside",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step; the options make mistakes."""
     kept = ~mask if upside_down else mask
     g = gradient * kept if masks in ("both", "gradient") else gradient
     new_mean = 0.9 * mean + 0.1 * g
     new_square = 0.999 * square + 0.001 * (g.square() if squared else g.abs())
+    if masks_averages:
+        new_mean, new_square = new_mean * kept, new_square * kept
     t = step - 1 if from_zero else step
     m, v = (mean, square) if old else (new_mean, new_square)
     if corrected:
         m, v = m / (1 - 0.9**t or 1.0), v / (1 - 0.999**t or 1.0)
-    change = rate * m / ((v.sqrt() if root else v) + 1e-8)
+    outside, inside = (1e-8 if epsilon == where else 0.0 for where in ("outside", "inside"))
+    change = rate * m / (((v + inside).sqrt() if root else v) + outside)
     new = weight - sign * change
     return new * kept if masks in ("both", "weight") else new, new_mean, new_square
 
@@ -76,6 +81,12 @@ MASKED_ADAM_ANSWER = Answer(
         Mistake("The square root is missing in the divisor.", partial(_step, root=False)),
         Mistake("The second average is one of squared gradients; you average their magnitudes.", partial(_step, squared=False)),
         Mistake("The change uses the old averages; compute the new ones first.", partial(_step, old=True)),
+        Mistake(
+            "You mask the averages themselves; only the gradient is set to 0, so that what they remember fades step by step.",
+            partial(_step, masks_averages=True),
+        ),
+        Mistake("You add 1e-8 before the square root; it is added after it.", partial(_step, epsilon="inside")),
+        Mistake("An average that is still 0 makes the quotient 0 / 0: the 1e-8 is missing.", partial(_step, epsilon="nowhere")),
         Mistake("The first step has the number 1; you count from 0.", partial(_step, from_zero=True)),
     ),
     names={"[0]": "weight", "[1]": "mean", "[2]": "square"},

@@ -41,6 +41,10 @@ def _compress(
     return values, nibbles[:, left::2] | nibbles[:, right::2] << 4
 
 
+def _not_zero(weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    return _compress(weight, weight != 0)
+
+
 def _all_numbers(weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return weight, _compress(weight, mask)[1]
 
@@ -61,6 +65,10 @@ COMPRESS_TWO_FOUR_ANSWER = Answer(
         Mistake(
             "The two places of a four are exchanged: the first belongs into the low two bits.",
             partial(_compress, first_low=False),
+        ),
+        Mistake(
+            "A kept weight may be 0: what is kept is what the mask says, not what differs from 0.",
+            _not_zero,
         ),
         Mistake("Your places are those of the pruned weights.", partial(_compress, places="pruned")),
         Mistake("Places begin at 0: two bits hold 0 to 3.", partial(_compress, places="from one")),

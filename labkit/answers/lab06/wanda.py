@@ -23,6 +23,7 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "square": lambda x: x.square().sum(0),
     "mean": lambda x: x.square().mean(0).sqrt(),
     "sum": lambda x: x.abs().sum(0),
+    "mean of magnitudes": lambda x: x.abs().mean(0),
     "signed": lambda x: x.sum(0).abs(),
     "largest": lambda x: x.abs().amax(0),
     "all": lambda x: x.norm().expand(x.shape[1]),
@@ -58,6 +59,10 @@ WANDA_SCORES_ANSWER = Answer(
             partial(_scores, norm="mean"),
         ),
         Mistake("You add up magnitudes of inputs; the norm adds up squares.", partial(_scores, norm="sum")),
+        Mistake(
+            "You take the mean of the inputs' magnitudes; the norm is the square root of the sum of squares.",
+            partial(_scores, norm="mean of magnitudes"),
+        ),
         Mistake(
             "You add up the inputs with their signs, so that they cancel; the norm adds up squares.",
             partial(_scores, norm="signed"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from labkit.exercises.answer import Answer, Mistake
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.lab07.cutting import BEST_SEAM, CROSSING_TENSORS
 from labkit.exercises.lab07.small_graphs import Node
@@ -30,42 +32,69 @@ def _crossing(
     one, two = nodes[:first], nodes[first:]
     needed = [name for _, _, reads in two for name in reads]
     found = {
-        "needed": [name for name, _, _ in one for _ in range(1 if once else needed.count(name)) if name in needed],
+        "needed": [name for name, _, _ in one if name in needed],
         "the last": [one[-1][0]],
-        "all of part one": [name for name, _, _ in one],
-        "all that part two reads": list(dict.fromkeys(needed)),
-        "also tensors of part two": [name for name, _, _ in nodes if name in needed],
+        "all of part 1": [name for name, _, _ in one],
+        "all that part 2 reads": list(dict.fromkeys(needed)),
+        "also tensors of part 2": [name for name, _, _ in nodes if name in needed],
     }[sent]
+    if not once:
+        found = [name for name in found for _ in range(max(1, needed.count(name)))]
+    if order == "readers":
+        return [name for name in (dict.fromkeys(needed) if once else needed) if name in found]
     return sorted(found) if order == "alphabet" else found
+
+
+def _explain_crossing(case: Case, found: list[Any], right: list[str]) -> str:
+    nodes, first = case.args
+    where = f"In the case '{case.label}', your list"
+    place = {name: number for number, (name, _, _) in enumerate(nodes)}
+    if strange := [name for name in found if name not in place]:
+        return f"{where} has {strange[0]}, which no node makes: each part has the weights and inputs that it needs."
+    if late := [name for name in found if place[name] >= first]:
+        return f"{where} has {late[0]}, which is made in part 2 itself."
+    if more := [name for name in found if name not in right]:
+        return f"{where} has {more[0]}, which no node of part 2 reads."
+    if less := [name for name in right if name not in found]:
+        return f"{where} lacks {less[0]}, which a node of part 2 reads."
+    if twice := [name for name in found if found.count(name) > 1]:
+        return f"{where} has {twice[0]} more than once."
+    return f"{where} has the right tensors, but not in the order in which the nodes of the graph make them."
 
 
 CROSSING_TENSORS_ANSWER = Answer(
     exercise=CROSSING_TENSORS,
     reference=crossing_tensors,
     comparison=Comparison(),
+    explain=_explain_crossing,
+    any_length=True,
     mistakes=(
         Mistake(
             "You send only the tensor of the last node. In GPT-J the residual goes past attention and MLP, and crosses as well.",
             partial(_crossing, sent="the last"),
         ),
         Mistake(
-            "You send everything that part one makes, but most of it is read only inside part one.",
-            partial(_crossing, sent="all of part one"),
+            "You send everything that part 1 makes, but most of it is read only inside part 1.",
+            partial(_crossing, sent="all of part 1"),
         ),
         Mistake(
-            "You send weights and inputs, which no node makes; part two has those that it needs.",
-            partial(_crossing, sent="all that part two reads"),
+            "You send weights and inputs, which no node makes; part 2 has those that it needs.",
+            partial(_crossing, sent="all that part 2 reads"),
         ),
         Mistake(
-            "Some of your tensors are made in part two itself; they do not cross.",
-            partial(_crossing, sent="also tensors of part two"),
+            "Some of your tensors are made in part 2 itself; they do not cross.",
+            partial(_crossing, sent="also tensors of part 2"),
         ),
         Mistake("You send a tensor once for each of its readers; once is enough.", partial(_crossing, once=False)),
-        Mistake("Your part one has one node too many.", partial(_crossing, off=1)),
-        Mistake("Your part one has one node too few.", partial(_crossing, off=-1)),
+        Mistake("Your part 1 has one node too many.", partial(_crossing, off=1)),
+        Mistake("Your part 1 has one node too few.", partial(_crossing, off=-1)),
         Mistake(
             "Your tensors are sorted by their names; return them in the order of the graph.",
             partial(_crossing, order="alphabet"),
+        ),
+        Mistake(
+            "Your tensors are in the order in which part 2 reads them; return them in the order in which the graph makes them.",
+            partial(_crossing, order="readers"),
         ),
     ),
 )
@@ -101,7 +130,7 @@ def _seam(
         times = [sum(work[name] for name, _, _ in part) for part in (nodes[:first], nodes[first:])]
         rank: tuple[int, ...] = {
             "slower part": (max(times), size * ties),
-            "part one": (-times[0], size * ties),
+            "part 1": (-times[0], size * ties),
             "nodes": (max(first, len(nodes) - first), size * ties),
             "bytes": (size, max(times)),
         }[balance]
@@ -109,13 +138,30 @@ def _seam(
     return min(cuts)[-1] if cuts else None
 
 
+def _explain_seam(case: Case, found: int, right: int | None) -> str:
+    nodes, work, sizes, most = case.args
+    where = f"In the case '{case.label}',"
+    if not 0 < found < len(nodes):
+        return f"{where} your part 1 has {found} of {len(nodes)} nodes; each part has at least one."
+    sent = sum(sizes[name] for name in _crossing(nodes, found))
+    if sent > most or right is None:
+        return f"{where} your cut sends {sent} bytes, and {most} are allowed."
+    slower = [max(sum(work[name] for name, _, _ in part) for part in (nodes[:cut], nodes[cut:])) for cut in (found, right)]
+    if slower[0] > slower[1]:
+        return (
+            f"{where} the slower part of your cut takes {slower[0]} microseconds; another cut that is allowed has a faster one."
+        )
+    return f"{where} another cut divides the time as well as yours, and sends fewer bytes."
+
+
 BEST_SEAM_ANSWER = Answer(
     exercise=BEST_SEAM,
     reference=best_seam,
     comparison=Comparison(),
+    explain=_explain_seam,
     mistakes=(
         Mistake(
-            "You count only the tensor of the last node of part one, but the residual goes past attention and MLP, and is sent, too.",
+            "You count only the tensor of the last node of part 1, but the residual goes past attention and MLP, and is sent, too.",
             partial(_seam, sent="the last"),
         ),
         Mistake("You count a tensor once for each of its readers; it is sent once.", partial(_seam, once=False)),
@@ -123,8 +169,8 @@ BEST_SEAM_ANSWER = Answer(
         Mistake("A cut that sends exactly `most` bytes is allowed.", partial(_seam, strict=True)),
         Mistake("You divide the number of nodes evenly, but what counts is their time.", partial(_seam, balance="nodes")),
         Mistake(
-            "You look at part one only. The slower part decides how many requests per second can pass.",
-            partial(_seam, balance="part one"),
+            "You look at part 1 only. The slower part decides how many requests per second can pass.",
+            partial(_seam, balance="part 1"),
         ),
         Mistake(
             "You take the cut with the fewest bytes. All cuts within the bound are allowed: take the one with the best balance.",

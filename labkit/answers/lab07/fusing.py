@@ -37,6 +37,7 @@ def _group(
         read_by = [one for one, _, reads in nodes if name in reads]
         fits = {
             "all in the group": bool(read_by) and set(read_by) <= set(group),
+            "none, or all in the group": set(read_by) <= set(group),
             "one in the group": bool(set(read_by) & set(group)),
             "only one": len(read_by) == 1 and read_by[0] in group,
         }[readers]
@@ -47,14 +48,30 @@ def _group(
 
 
 def _explain_group(case: Case, found: list[str], right: list[str]) -> str:
+    nodes, last, pointwise, results = case.args
+    kinds = {name: kind for name, kind, _ in nodes}
+    where = f"In the case '{case.label}', your group"
     if not all(isinstance(name, str) for name in found):
         return "Return a list with the names of nodes."
+    if strange := [name for name in found if name not in kinds]:
+        return f"{where} has {strange[0]}, which is no node: a weight, a constant or an input."
     if more := [name for name in found if name not in right]:
-        return (
-            f"In the case '{case.label}', {more[0]} is in your group, but it cannot join: look at its operator and its readers."
+        name = more[-1]
+        outside = [one for one, _, reads in nodes if name in reads and one not in right]
+        why = (
+            f"its operator {kinds[name]} is not pointwise"
+            if kinds[name] not in pointwise
+            else "the graph returns it"
+            if name in results
+            else f"{outside[0]}, which is not in the group, reads it"
+            if outside
+            else f"nothing brings it to {last}"
         )
+        return f"{where} has {name}, but {why}."
     if less := [name for name in right if name not in found]:
-        return f"In the case '{case.label}', {less[-1]} is missing in your group."
+        return f"{where} lacks {less[-1]}: its operator is pointwise, and all of its readers are in the group."
+    if twice := [name for name in found if found.count(name) > 1]:
+        return f"{where} has {twice[0]} more than once."
     return ""
 
 
@@ -63,6 +80,7 @@ FUSIBLE_GROUP_ANSWER = Answer(
     reference=fusible_group,
     comparison=Comparison(),
     explain=_explain_group,
+    any_length=True,
     mistakes=(
         Mistake(
             "You go through the graph from the front, so the readers of a node are not decided when you come to it: go from the "
@@ -83,6 +101,11 @@ FUSIBLE_GROUP_ANSWER = Answer(
             partial(_group, only_pointwise=False),
         ),
         Mistake("You take nodes whose tensors are results of the graph.", partial(_group, keep_results=False)),
+        Mistake(
+            "You take nodes whose tensors are results of the graph, even if no node reads them: 'all of its readers are in the "
+            "group' is also true of a node without readers.",
+            partial(_group, readers="none, or all in the group", keep_results=False),
+        ),
         Mistake("The node `last` itself is missing in your group.", partial(_group, with_last=False)),
         Mistake(
             "Your group is right, but its order is not: return the names in the order of the graph.",
@@ -131,7 +154,16 @@ def _saved(
     }[written]
     before = reads_count * read_alone + writes_count * total(group)
     after = reads_count * read_joined + writes_count * total(stored)
-    return {"saved": before - after, "before": before, "after": after, "negative": after - before}[answer]
+    inner = [name for name in group if name not in stored]
+    reads_of = {name: sum(reads.count(name) if not once_alone else name in reads for _, _, reads in inside) for name in inner}
+    return {
+        "saved": before - after,
+        "before": before,
+        "after": after,
+        "negative": after - before,
+        "a write and a read of each inner tensor": 2 * total(inner),
+        "all trips of each inner tensor": sum((1 + reads_of[name]) * sizes[name] for name in inner),
+    }[answer]
 
 
 BYTES_SAVED_ANSWER = Answer(
@@ -166,6 +198,16 @@ BYTES_SAVED_ANSWER = Answer(
         Mistake("The one kernel has to write what is needed outside; you write nothing.", partial(_saved, written="none")),
         Mistake("You return the bytes that are left; return what is saved.", partial(_saved, answer="after")),
         Mistake("You return the bytes of the single kernels; return what is saved.", partial(_saved, answer="before")),
+        Mistake(
+            "You count each tensor that stays in registers twice: written once and read once. But several nodes of the group may "
+            "read it, and a tensor from outside that several of them read is now read once, too.",
+            partial(_saved, answer="a write and a read of each inner tensor"),
+        ),
+        Mistake(
+            "You count only the tensors that stay in registers. Reads are saved at others, too: of a tensor that comes from "
+            "outside and has several readers in the group, and of one that the group makes and still has to write.",
+            partial(_saved, answer="all trips of each inner tensor"),
+        ),
         Mistake("The sign is wrong: fewer bytes are moved, and this is a positive number.", partial(_saved, answer="negative")),
     ),
 )

@@ -30,6 +30,7 @@ def _rate(
     whole = sum(seconds)
     taken = {
         "slowest": max(seconds),
+        "fastest": min(seconds),
         "mean": whole / len(seconds),
         "one after another": whole,
         "first": seconds[0],
@@ -37,7 +38,13 @@ def _rate(
     }[part]
     limits = [1 / taken] if taken else []
     limits += {"latency": [users / latency], "computing": [users / whole], "one": [1 / latency], "not at all": []}[by_users]
-    limits += {"all parts": [cores / whole], "not at all": []}[by_cores]
+    limits += {
+        "all parts": [cores / whole],
+        "latency": [cores / latency],
+        "one core": [1 / whole],
+        "slowest part": [cores / max(seconds)],
+        "not at all": [],
+    }[by_cores]
     rate = min(limits) if lowest else max(limits)
     return 1 / rate if turned else rate
 
@@ -53,17 +60,29 @@ PIPELINED_RATE_ANSWER = Answer(
             partial(_rate, part="one after another"),
         ),
         Mistake("You take the mean of the parts, but a chain is as fast as its slowest part.", partial(_rate, part="mean")),
+        Mistake(
+            "You take the fastest part. Requests pile up before the slowest one, so that one decides.",
+            partial(_rate, part="fastest"),
+        ),
         Mistake("You take the first part; the slowest one may be any of them.", partial(_rate, part="first")),
         Mistake("The limit of the parts is missing: each takes one request at a time.", partial(_rate, part="not at all")),
-        Mistake("The limit of the users is missing: each of them waits for an answer.", partial(_rate, by_users="not at all")),
+        Mistake(
+            "The limit of the users is missing or too high: each of them waits for an answer, which takes the latency.",
+            partial(_rate, by_users="not at all"),
+        ),
         Mistake(
             "You take the computing time as the latency; transport and queues belong to it, too.",
             partial(_rate, by_users="computing"),
         ),
         Mistake("You count one user only.", partial(_rate, by_users="one")),
         Mistake(
-            "The limit of the cores is missing: two parts cannot compute at the same time on one core.",
+            "The limit of the cores is missing or too high: a request needs the seconds of all parts together, and two parts cannot "
+            "compute at the same time on one core.",
             partial(_rate, by_cores="not at all"),
+        ),
+        Mistake(
+            "You divide the cores by the latency. A core is needed only while a part computes, not during transport.",
+            partial(_rate, by_cores="latency"),
         ),
         Mistake("You return the highest limit; the lowest one holds.", partial(_rate, lowest=False)),
         Mistake("You return seconds per request; return requests per second.", partial(_rate, turned=True)),

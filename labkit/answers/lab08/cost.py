@@ -23,13 +23,13 @@ def _price(
     tokens_per_second: float,
     busy: float,
     *,
-    all_gpus: bool = True,
+    gpus_paid: Callable[[int], int] = lambda gpus: gpus,
     seconds: float = 3600,
     idle: Callable[[float], float] = lambda busy: 1 / busy,
     tokens: float = 1e6,
 ) -> float:
     """The price, with an option for each part. A known mistake sets some options to wrong values."""
-    return price * (gpus if all_gpus else 1) / seconds / tokens_per_second * idle(busy) * tokens
+    return price * gpus_paid(gpus) / seconds / tokens_per_second * idle(busy) * tokens
 
 
 PRICE_PER_MILLION_ANSWER = Answer(
@@ -37,7 +37,15 @@ PRICE_PER_MILLION_ANSWER = Answer(
     reference=price_per_million,
     comparison=Comparison(),
     mistakes=(
-        Mistake("You pay for one GPU; the price counts for each of them.", partial(_price, all_gpus=False)),
+        Mistake(
+            "The number of GPUs has no influence on your price: you pay for one GPU, or you count the tokens of each GPU. All GPUs "
+            "are paid, and `tokens_per_second` counts the tokens of all of them together.",
+            partial(_price, gpus_paid=lambda gpus: 1),
+        ),
+        Mistake(
+            "You count the GPUs twice: `tokens_per_second` already counts the tokens of all of them together.",
+            partial(_price, gpus_paid=lambda gpus: gpus * gpus),
+        ),
         Mistake("An hour has 3600 seconds; you count 60.", partial(_price, seconds=60)),
         Mistake("You take the price for a second; it is for an hour.", partial(_price, seconds=1)),
         Mistake("Idle GPUs cost as much as busy ones; you count the busy time only.", partial(_price, idle=lambda busy: 1.0)),
@@ -54,7 +62,7 @@ PRICE_PER_MILLION_ANSWER = Answer(
 # 8.8 ------------------------------------------------------------------------------------------------------------------
 def instances_needed(requests_per_day: int, peak: float, per_instance: float, most_busy: float, spare: int) -> int:
     """The reference of exercise 8.8."""
-    return _instances(requests_per_day, peak, per_instance, most_busy, spare)
+    return int(_instances(requests_per_day, peak, per_instance, most_busy, spare))
 
 
 def _instances(
@@ -67,9 +75,9 @@ def _instances(
     with_peak: bool = True,
     with_busy: str = "divide",
     with_spare: bool = True,
-    rounded: Callable[[float], int] = math.ceil,
+    rounded: Callable[[float], float] = math.ceil,
     day: float = 86_400,
-) -> int:
+) -> float:
     """The number of instances, with an option for each part. A known mistake sets some options to wrong values."""
     rate = requests_per_day / day * (peak if with_peak else 1)
     share = {"divide": most_busy, "ignore": 1.0, "multiply": 1 / most_busy}[with_busy]
@@ -94,7 +102,15 @@ INSTANCES_NEEDED_ANSWER = Answer(
         Mistake(
             "You round to the nearest number; a fraction of an instance needs a whole one.", partial(_instances, rounded=round)
         ),
+        Mistake(
+            "If the instances come out as a whole number, they are enough, and only the spare ones are added. You add one more.",
+            partial(_instances, rounded=lambda count: math.floor(count) + 1),
+        ),
+        Mistake("A fraction of an instance cannot run: round up to a whole number.", partial(_instances, rounded=float)),
         Mistake("A day has 86,400 seconds; you count the minutes.", partial(_instances, day=1440)),
+        Mistake("A day has 86,400 seconds; you count those of an hour.", partial(_instances, day=3600)),
+        Mistake("A day has 86,400 seconds; you count its hours.", partial(_instances, day=24)),
+        Mistake("Your requests are those of a whole day; divide them by its seconds.", partial(_instances, day=1)),
     ),
 )
 ANSWERS = (PRICE_PER_MILLION_ANSWER, INSTANCES_NEEDED_ANSWER)

@@ -34,13 +34,19 @@ def _request(
     sums: int = 2,
     element: int = 2,
     gaps: Callable[[Numbers], float] = lambda model: model["layers"],
+    layers: Callable[[Numbers], float] = lambda model: model["layers"],
+    gap_unit: float = 1.0,
+    sum_unit: float = 1.0,
     divided: bool = True,
     passes: int = -1,
     prompts: Callable[[int], int] = lambda batch: batch,
     sequences: Callable[[int], int] = lambda batch: batch,
     units: float = 1e3,
 ) -> float:
-    """The milliseconds, with an option for each part. `passes`: what is added to the number of new tokens."""
+    """The milliseconds, with an option for each part. `passes`: what is added to the number of new tokens.
+
+    `gaps` and `layers`: how often the gap and the all-reduces count. `gap_unit` and `sum_unit`: their seconds are multiplied by it.
+    """
 
     def once(tokens: int) -> float:
         part = shards if divided else 1
@@ -48,7 +54,8 @@ def _request(
         computing = flops * tokens * model["parameters"] / part / gpu["flops"]
         size = element * tokens * model["hidden"]
         one = ring_seconds(size, shards, bytes_per_second=link["rate"], hop_seconds=link["hop"])
-        return roofline(reading, computing) + gaps(model) * gpu["gap"] + model["layers"] * sums * one
+        rest = gap_unit * gaps(model) * gpu["gap"] + sum_unit * layers(model) * sums * one
+        return roofline(reading, computing) + rest
 
     return units * (once(prompts(batch) * prompt_tokens) + (new_tokens + passes) * once(sequences(batch)))
 
@@ -78,6 +85,15 @@ REQUEST_MS_ANSWER = Answer(
         Mistake("Each number of a sum has 2 bytes; you count 4.", partial(_request, element=4)),
         Mistake("The gap belongs to each layer; you count it once in a pass.", partial(_request, gaps=lambda model: 1)),
         Mistake("The gaps are missing.", partial(_request, gaps=lambda model: 0)),
+        Mistake(
+            "The all-reduces belong to each layer; you count those of one layer.", partial(_request, layers=lambda model: 1)
+        ),
+        Mistake("`gap` is in seconds; you add it to milliseconds.", partial(_request, gap_unit=1e-3)),
+        Mistake("The time of an all-reduce is in seconds; you add it to milliseconds.", partial(_request, sum_unit=1e-3)),
+        Mistake(
+            "You add the milliseconds of the all-reduces (those of 8.4, for example) to seconds.",
+            partial(_request, sum_unit=1e3),
+        ),
         Mistake("Each shard reads and computes only its share of the model.", partial(_request, divided=False)),
         Mistake(
             "The prefill already gives the first new token; you have one pass too many.",

@@ -48,6 +48,14 @@ ALL_REDUCE_MS_ANSWER = Answer(
             "The latency counts in every step: each one waits for the one before. You count it once.",
             partial(_ring, hops=lambda ranks: int(ranks > 1)),
         ),
+        Mistake(
+            "The latency counts in every step. You count it once, even for a single GPU, which has no step at all.",
+            partial(_ring, hops=lambda ranks: 1),
+        ),
+        Mistake(
+            "The latency counts in every step; you count it once for the sums and once for handing them out.",
+            partial(_ring, hops=lambda ranks: 2 * (ranks > 1)),
+        ),
         Mistake("The latency of the link is missing.", partial(_ring, hops=lambda ranks: 0)),
         Mistake(
             "You have one step too many in each half: the first part that arrives has already been counted.",

@@ -25,12 +25,16 @@ def _size(
     *,
     unit: float = 2**30,
     bits_in_byte: int = 8,
-    scale_bits: int = 16,
+    scale_bits: int | None = 16,
     index_bits: float = 2,
     share: float = 0.5,
     dense: str = "",
 ) -> float:
-    """The size in `unit` bytes. The options make mistakes: `dense` names what is counted for all weights of a sparse model."""
+    """The size in `unit` bytes. The options make mistakes: `dense` names what is counted for all weights of a sparse model.
+
+    With `scale_bits` None, a scale has as many bits as a value.
+    """
+    scale_bits = bits if scale_bits is None else scale_bits
     stored = parameters * share if sparse else parameters
     scales = (parameters if dense == "scales" else stored) * (scale_bits / group_size if group_size else 0)
     indexes = (parameters if dense == "indexes" else stored) * index_bits * sparse
@@ -58,6 +62,11 @@ STORED_GIB_ANSWER = Answer(
             partial(_size, index_bits=1, dense=""),
         ),
         Mistake("The scales are missing: each group has one, of 16 bits.", partial(_size, scale_bits=0, dense="")),
+        Mistake(
+            "You give a scale as many bits as a value; a scale has 16 bits, whatever a value has.",
+            partial(_size, scale_bits=None, dense=""),
+        ),
+        Mistake("You count 32 bits for a scale; it has 16.", partial(_size, scale_bits=32, dense="")),
         Mistake("You count 2 bits for a scale; it has 2 bytes, which are 16 bits.", partial(_size, scale_bits=2, dense="")),
         Mistake(
             "In a sparse model, groups are made of stored values, and you count scales for the pruned ones, too.",
@@ -75,7 +84,7 @@ STORED_GIB_ANSWER = Answer(
 # 8.2 ------------------------------------------------------------------------------------------------------------------
 def largest_batch(model: dict[str, int], gpu_bytes: int, reserve: float, shards: int, tokens: int, element_bytes: int) -> int:
     """The reference of exercise 8.2."""
-    return _batch(model, gpu_bytes, reserve, shards, tokens, element_bytes)
+    return int(_batch(model, gpu_bytes, reserve, shards, tokens, element_bytes))
 
 
 def _batch(
@@ -92,9 +101,9 @@ def _batch(
     weights_divided: bool = True,
     cache_divided: bool = True,
     reserved: str = "of the memory",
-    rounded: Callable[[float], int] = math.floor,
+    rounded: Callable[[float], float] = math.floor,
     never_negative: bool = True,
-) -> int:
+) -> float:
     """The largest batch, with an option for each part. A known mistake sets some options to wrong values."""
     weights = model["weight_bytes"] / (shards if weights_divided else 1)
     room = {
@@ -131,8 +140,17 @@ LARGEST_BATCH_ANSWER = Answer(
             partial(_batch, reserved="of the rest"),
         ),
         Mistake("You round up, but the last sequence does not fit: round down.", partial(_batch, rounded=math.ceil)),
+        Mistake("Only whole sequences count; your number has a fraction. Round it down.", partial(_batch, rounded=float)),
+        Mistake(
+            "You round to the nearest number; if that is up, the last sequence does not fit. Round down.",
+            partial(_batch, rounded=round),
+        ),
         Mistake(
             "If the weights alone are too large, the answer is 0; yours is negative.", partial(_batch, never_negative=False)
+        ),
+        Mistake(
+            "If the weights alone are too large, int(...) of a negative number is negative; the answer is 0.",
+            partial(_batch, never_negative=False, rounded=int),
         ),
     ),
 )

@@ -29,10 +29,13 @@ def _turning(
     cache: str = "of each sequence",
     counted: bool = False,
     swapped: bool = False,
-    never: bool = True,
+    never: str = "None",
     whole: Callable[[float], float] = float,
 ) -> float | None:
-    """The batch, with an option for each part. A known mistake sets some options to wrong values."""
+    """The batch, with an option for each part. A known mistake sets some options to wrong values.
+
+    `never`: what is done if there is no batch. "below 0": None only if the rest is negative; "at 0": None only if it is 0.
+    """
     weights = parameters if counted else weight_bytes
     ratio = flops_per_second / bytes_per_second if swapped else bytes_per_second / flops_per_second
     rest = flops * parameters * ratio
@@ -42,9 +45,9 @@ def _turning(
         rest += cache_bytes
     elif cache == "once":
         weights += cache_bytes
-    if rest <= 0 and never:
+    if {"None": rest <= 0, "below 0": rest < 0, "at 0": rest == 0}.get(never, False):
         return None
-    return whole(weights / rest) if rest else 0.0
+    return 0.0 if never == "zero" and not rest else whole(weights / rest)
 
 
 TURNING_BATCH_ANSWER = Answer(
@@ -69,7 +72,19 @@ TURNING_BATCH_ANSWER = Answer(
         ),
         Mistake(
             "If a sequence takes longer to read than to compute, no batch is enough, and the answer is None. Yours is a number.",
-            partial(_turning, never=False),
+            partial(_turning, never="zero"),
+        ),
+        Mistake(
+            "If a sequence takes as long to read as to compute, or longer, no batch is enough: return None before you divide.",
+            partial(_turning, never="divides"),
+        ),
+        Mistake(
+            "If a sequence takes exactly as long to read as to compute, no batch is enough either: return None before you divide.",
+            partial(_turning, never="below 0"),
+        ),
+        Mistake(
+            "You return None only if both times of a sequence are equal. If reading takes longer, no batch is enough either.",
+            partial(_turning, never="at 0"),
         ),
         Mistake("You round; return the number with its fraction.", partial(_turning, whole=math.ceil)),
         Mistake("You cut the fraction off; return the number with its fraction.", partial(_turning, whole=math.floor)),

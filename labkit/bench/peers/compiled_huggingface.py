@@ -18,14 +18,14 @@ from labkit.host_memory import available_memory
 
 
 class CompiledHuggingFaceEngine(HuggingFaceEngine):
-    """`transformers`' GPT-J with a `StaticCache`. The decode step is compiled as one graph, and on a CPU so is the prefill.
+    """`transformers`' GPT-J with a `StaticCache`. The decode step is compiled as one graph.
 
-    Four details matter for its speed. The cache is created once per batch size and only reset between rounds, so its tensors
-    keep their addresses. The shapes of a batch never change, so nothing is compiled twice. The position is a tensor, so it is
-    not a constant of the graph. Gradients are switched off by `no_grad`, because inductor does not freeze weights that were
-    created or are used in `inference_mode`. On a CPU with enough memory, the weights are frozen into the graphs and packed for
-    oneDNN. On a GPU the decode step is a CUDA graph. The first round of a batch size compiles for a minute or more; it is not
-    timed.
+    On a CPU, the prefill is compiled as one graph, too. Four details matter for its speed. The cache is created once per batch
+    size and only reset between rounds, so its tensors keep their addresses. The shapes of a batch never change, so nothing is
+    compiled twice. The position is a tensor, so it is not a constant of the graph. Gradients are switched off by `no_grad`,
+    because inductor does not freeze weights that were created or are used in `inference_mode`. On a CPU with enough memory, the
+    weights are frozen into the graphs and packed for oneDNN. On a GPU the decode step is a CUDA graph. In the first round of a
+    batch size, compiling takes a minute or more; this round is not timed.
     """
 
     name = "hf-compiled"
@@ -55,7 +55,7 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
 
         torch._dynamo.reset()  # frees the graphs of the last batch size and their copies of the weights
         self._static: Any = transformers.StaticCache(config=self._model.config, max_cache_len=length)
-        # Run once outside a graph to allocate the cache: its addresses can be declared fixed only there.
+        # Run once outside a graph to allocate the cache, because its addresses can be declared fixed only outside a graph.
         self._step(torch.zeros(batch, 1, dtype=torch.long, device=self._device), self._position(0, 1))
         how: dict[str, Any] = {"options": {"freezing": self._freeze}} if self._on_cpu else {"mode": "reduce-overhead"}
         compiled: Any = torch.compile(self._step, fullgraph=True, dynamic=False, **how)
@@ -67,7 +67,9 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
         return torch.arange(first, first + count, device=self._device)
 
     def _step(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """One forward pass over the static cache; transformers 5.0 needs the position, transformers 5.24 counts it."""
+        """One forward pass over the static cache. transformers 5.0 needs the position as an argument; transformers 5.24 does
+        not.
+        """
         named = {self._cache_name: self._static} | ({"cache_position": position} if self._takes_position else {})
         out = self._model(tokens, use_cache=True, logits_to_keep=1, **named)
         best: Tensor = out.logits[:, -1].argmax(-1)

@@ -1,4 +1,4 @@
-"""Checks that memory and disk suffice to convert a checkpoint for a peer, and names what was converted."""
+"""Checks that memory and disk suffice to convert a checkpoint for a peer, and computes a digest of the checkpoint."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ Fused projections and write buffers need memory too.
 def check_conversion_fits(checkpoint: Checkpoint, read: torch.dtype, written_bits: float, folder: Path) -> None:
     """Raise `InsufficientResources` if the conversion does not fit into memory or onto the disk.
 
-    The weights are read in the dtype `read` and written with `written_bits` bits each. Weights that are written in fewer bits
-    are in memory together with the weights that were read. The figures were measured with a model of 1.0 B parameters.
+    The weights are read in the dtype `read` and written with `written_bits` bits each. If weights are rounded to fewer bits,
+    the rounded weights and the weights that were read are in memory at the same time. The figures were measured with a model of
+    1.0 B parameters.
     """
     count = checkpoint.config.parameter_count
     written = count * written_bits / 8
@@ -50,7 +51,7 @@ def check_disk(checkpoint: Checkpoint, needed: float, folder: Path, variable: st
 
 
 def checkpoint_digest(checkpoint: Checkpoint, *programs: object) -> str:
-    """Changes when the model, or one of the programs that convert it (their versions, for example), changes.
+    """A text that changes when the model or one of the `programs` that convert it changes (by its version, for example).
 
     Files of weights are recognised by their names, sizes and times, because reading them would take as long as converting.
     """

@@ -1,4 +1,4 @@
-"""Peer `ctranslate2`: OpenNMT's inference engine; its own converter converts the checkpoint."""
+"""Peer `ctranslate2`: OpenNMT's inference engine. The checkpoint is converted by CTranslate2's own converter."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ COMPUTE_TYPES = {
     "cpu": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float32"},
     "cuda": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float16"},
 }
-"""CTranslate2's names of precisions; the second part of an int8 name is the type outside of matrix products."""
+"""CTranslate2's names of precisions. The second part of an int8 name is the type that is used outside of matrix products."""
 
 
 class CTranslate2Engine(BenchEngine):
     """CTranslate2's `Generator`: greedy, with one replica that uses all threads.
 
-    It generates in one call and has no cache that a caller could continue from. But it calls a callback for each token and
-    waits until the callback returns. The callback of the first token waits until `decode` is called. So `prefill` times the
-    prompt up to the first token, and `decode` times the following steps of the same generation.
+    CTranslate2 generates the whole text in one call, and a caller cannot continue from its cache. But it calls a callback for
+    each token and waits until the callback returns. The callback of the first token waits until `decode` is called. So
+    `prefill` times the prompt up to the first token, and `decode` times the following steps of the same generation.
     """
 
     name = "ctranslate2"
@@ -57,14 +57,17 @@ class CTranslate2Engine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """The precisions that CTranslate2 supports on this machine without falling back to another precision."""
+        """The precisions that CTranslate2 computes on this machine without replacing them by another precision."""
         import ctranslate2
 
         supported = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
         return tuple(name for name, compute in COMPUTE_TYPES[device.type].items() if compute in supported)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Start the generation and wait for the first token of every prompt; then the generation pauses until `decode`."""
+        """Start the generation and wait for the first token of every prompt.
+
+        The generation then pauses until `decode` is called.
+        """
         self._abandon()
         first = [0] * len(prompts)
         arrived, go_on, abandoned = threading.Event(), threading.Event(), threading.Event()
@@ -87,7 +90,7 @@ class CTranslate2Engine(BenchEngine):
             beam_size=1,
             sampling_topk=1,
             max_length=new_tokens,
-            end_token=[self._no_token],  # an id outside the vocabulary, so every generation has its full length
+            end_token=[self._no_token],  # an id outside the vocabulary, so that every generation has its full length
             callback=tell,
             asynchronous=True,
         )
@@ -119,9 +122,9 @@ class CTranslate2Engine(BenchEngine):
 
 
 def _choose_instruction_set(precision: str) -> None:
-    """Make int8 use AVX-512, which CTranslate2 uses only on request. For fp32, the default is as fast or faster.
+    """Make CTranslate2 use AVX-512 for int8, which it does only on request. For fp32, the default is at least as fast.
 
-    CTranslate2 reads the variable once per process. A value that the user has set is kept.
+    CTranslate2 reads the environment variable once per process. If the user has set the variable, its value is kept.
     """
     if precision == "int8" and "avx512f" in find_cpu().instruction_sets:
         os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")

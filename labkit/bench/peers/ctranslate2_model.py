@@ -14,7 +14,7 @@ from labkit.checkpoints import Checkpoint
 
 
 class NumberedTokens:
-    """Replaces a tokenizer: token 17 is written "17". The converter needs nothing else."""
+    """A vocabulary in place of a tokenizer: token 17 has the text "17". The converter needs nothing else."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -28,8 +28,8 @@ class NumberedTokens:
 def convert(checkpoint: Checkpoint, folder: Path, quantization: str) -> Path:
     """Write `config.json` and the converted model into `folder`; return the folder of the converted model.
 
-    Weights are read as float32 if the result is float32, and otherwise as they are stored, because the converter rounds them
-    itself. Raises `InsufficientResources` when memory or disk space is too small.
+    Weights are read as float32 if the result is float32. Otherwise they are read as they are stored, because the converter
+    rounds them itself. Raises `InsufficientResources` when memory or disk space is too small.
     """
     from ctranslate2.converters import TransformersConverter
 
@@ -38,7 +38,7 @@ def convert(checkpoint: Checkpoint, folder: Path, quantization: str) -> Path:
     check_conversion_fits(checkpoint, dtype, bits, folder)
 
     class Converter(TransformersConverter):  # type: ignore[misc]
-        """The converter, which takes the checkpoint instead of a folder with weights and a tokenizer."""
+        """CTranslate2's converter, but with a checkpoint in place of a folder with weights and a tokenizer."""
 
         def load_model(self, *arguments: Any, **options: Any) -> Any:
             return transformers_model(checkpoint, torch.device("cpu"), dtype)

@@ -1,4 +1,4 @@
-"""Peer `hf`: Hugging Face transformers' GPT-J as most people run it. Other peers are made from the same model."""
+"""Peer `hf`: the GPT-J of Hugging Face transformers, as most people run it. Other peers use the same model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.precision import DTYPES
 
 
 def transformers_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
-    """A `GPTJForCausalLM` with the checkpoint's weights: built on the device "meta", then filled tensor by tensor."""
+    """A `GPTJForCausalLM` with the checkpoint's weights. It is built on the device "meta" and then filled tensor by tensor."""
     import transformers
 
     config = transformers.GPTJConfig(**checkpoint.config.to_dict())
@@ -35,7 +35,7 @@ def cache_argument(model: Any) -> str:
 
 
 class HuggingFaceEngine(BenchEngine):
-    """`transformers`' GPT-J in eager mode with its default attention and its default (growing) cache."""
+    """The GPT-J of `transformers` in eager mode, with the default attention and the default (growing) cache."""
 
     name = "hf"
     packages = ("transformers",)
@@ -67,7 +67,7 @@ class HuggingFaceEngine(BenchEngine):
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Run one forward pass per step with the cache of the last step."""
+        """Run one forward pass per step. Each step continues the cache of the step before."""
         made = []
         for _ in range(steps):
             tokens = self._forward(tokens[:, None], self._past)

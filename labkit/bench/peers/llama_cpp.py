@@ -1,4 +1,4 @@
-"""Peers `llama.cpp` and `llama.cpp-q4km`: llama.cpp, driven batch by batch, with the GPT-J in a file of a Phi-2."""
+"""Peers `llama.cpp` and `llama.cpp-q4km`: llama.cpp runs the GPT-J from a file that describes a Phi-2, batch by batch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LlamaCppEngine(BenchEngine):
     """llama.cpp on the CPU. All sequences of a batch run in one `llama_decode`, and the largest logit chooses the token.
 
     The KV cache has llama.cpp's default type, except in fp32. GELU is looked up in llama.cpp's table of fp16 values, in every
-    precision. Query, key and value are multiplied as one matrix, which saves llama.cpp two operations per layer.
+    precision. The matrices of query, key and value are one matrix in the file, which saves llama.cpp two operations per layer.
     """
 
     name = "llama.cpp"
@@ -59,7 +59,7 @@ class LlamaCppEngine(BenchEngine):
 
     @classmethod
     def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
-        """One copy of the weights with the scales of their groups."""
+        """The bytes of one copy of the weights, with the scales of the groups."""
         return int(config.parameter_count * FILE_BITS[precision] / 8)
 
     @classmethod
@@ -68,7 +68,7 @@ class LlamaCppEngine(BenchEngine):
         return metadata.version("llama_cpp_python")
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run all prompts from empty sequences; only the last token of each prompt has logits."""
+        """Run all prompts from empty sequences. Logits are computed only for the last token of each prompt."""
         batch, length = prompts.shape
         self._model.open(batch, length + new_tokens)
         self._seen = length
@@ -84,12 +84,12 @@ class LlamaCppEngine(BenchEngine):
         return torch.stack(made, dim=1)
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # it was not loaded
+        with contextlib.suppress(AttributeError):  # the model was not loaded
             self._model.close()
 
 
 class LlamaCppQ4KMEngine(LlamaCppEngine):
-    """llama.cpp with its most used format of about 4 bits, in which the more sensitive matrices have more bits."""
+    """llama.cpp with its most used format of about 4 bits. In this format, the more sensitive matrices have more bits."""
 
     name = "llama.cpp-q4km"
 

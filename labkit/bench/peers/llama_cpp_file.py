@@ -19,11 +19,14 @@ from labkit.home import home
 from labkit.precision import precision_name
 
 LAYOUT = 1
-"""Part of every file's name. Raise it when `llama_cpp_model` writes something else, so that old files are not used."""
+"""Part of every file's name.
+
+Increase this number when `llama_cpp_model` writes different files, so that old files are not used.
+"""
 
 Q4_K_M = "Q4_K_M"
 Q4_K_M_BITS = 5.5
-"""The bits per weight of a file in Q4_K_M, with a margin: most matrices have 4.5, and the others 6.6 or more."""
+"""The bits per weight of a file in Q4_K_M, with a margin. Most matrices have 4.5 bits per weight, the others 6.6 or more."""
 
 
 def gguf_file(checkpoint: Checkpoint, precision: str) -> Path:
@@ -69,7 +72,7 @@ def is_complete(path: Path) -> bool:
 
 
 def bytes_read_per_step(path: Path) -> int:
-    """The bytes of the weights that one decode step of one sequence reads: all tensors, but only one row of the embedding."""
+    """The bytes of weights that one decode step of one sequence reads: one row of the embedding, and all other tensors."""
     import gguf
 
     tensors = gguf.GGUFReader(path).tensors
@@ -77,9 +80,9 @@ def bytes_read_per_step(path: Path) -> int:
 
 
 def _write_q4_k_m(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the weights as they are stored, and let llama.cpp's own quantizer make the file from them.
+    """Write the weights in the dtype in which they are stored, and let llama.cpp's own quantizer make the file from them.
 
-    Query, key and value stay apart, because the quantizer gives the value matrix more bits than the others.
+    Query, key and value are three separate matrices, because the quantizer gives the value matrix more bits.
     """
     wide = path.with_name("wide.gguf")
     stored = precision_name(checkpoint.weight_dtype)

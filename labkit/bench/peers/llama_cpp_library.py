@@ -1,4 +1,4 @@
-"""llama.cpp's library, through the low-level functions of llama-cpp-python: a loaded model, its sequences, the quantizer."""
+"""Calls llama.cpp's library through the low-level functions of llama-cpp-python: loads and runs models, and quantizes files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from labkit.errors import NotAvailable
 
 CELLS = 256
-"""llama.cpp rounds the room of a sequence in its KV cache up to a multiple of this number."""
+"""llama.cpp rounds the KV cache of a sequence up to a multiple of this number of tokens."""
 
 LEVEL_ERROR = 4
 _errors: list[str] = []
@@ -33,13 +33,14 @@ class LlamaModel:
         library = _library()
         params = library.llama_model_default_params()
         params.n_gpu_layers = 0
-        params.load_mode = library.LLAMA_LOAD_MODE_NONE  # copied, not mapped: the file may change or go while the model runs
+        # The file is copied, not mapped, because it may change or be removed while the model runs.
+        params.load_mode = library.LLAMA_LOAD_MODE_NONE
         self._model = library.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise NotAvailable(f"llama.cpp did not load {path}: {_reason()}")
 
     def open(self, batch: int, length: int) -> None:
-        """Make room for `batch` empty sequences of `length` tokens. If there is such room, only empty the sequences."""
+        """Make room for `batch` empty sequences of `length` tokens. If this room exists already, only empty the sequences."""
         library = _library()
         if self._room != (batch, length):
             self._close_context()
@@ -50,7 +51,7 @@ class LlamaModel:
             params.n_ctx = batch * -(-length // CELLS) * CELLS
             params.n_batch = batch * length
             params.n_seq_max = batch
-            params.kv_unified = False  # each sequence has its own cells, so attention does not compute the others' products
+            params.kv_unified = False  # each sequence has its own cells, so attention is not computed between sequences
             params.n_threads = params.n_threads_batch = self._threads
             kind = getattr(library, f"GGML_TYPE_{self._cache_type}")
             params.type_k = params.type_v = kind
@@ -61,7 +62,10 @@ class LlamaModel:
         library.llama_memory_clear(library.llama_get_memory(self._context), False)
 
     def feed(self, tokens: NDArray[np.int64], position: int) -> NDArray[np.int64]:
-        """Run the `tokens` `[batch, count]` at `position` and after; return the most likely next token of each sequence."""
+        """Run `tokens` `[batch, count]`, the first at `position` in each sequence.
+
+        Returns each sequence's most likely next token.
+        """
         library, (batch, count) = _library(), tokens.shape
         if count not in self._batches:
             self._batches[count] = _TokenBatch(batch, count)
@@ -104,7 +108,7 @@ class _TokenBatch:
         self._positions = np.ctypeslib.as_array(self._batch.pos, (batch, count))
 
     def fill(self, tokens: NDArray[np.int64], position: int) -> Any:
-        """The batch with these tokens, at `position` and after in each sequence."""
+        """The batch with these tokens. The first token of each sequence has the position `position`."""
         self._tokens[:] = tokens
         self._positions[:] = np.arange(position, position + tokens.shape[1])
         return self._batch
@@ -115,7 +119,7 @@ class _TokenBatch:
 
 
 def quantize_file(source: Path, target: Path, num_threads: int) -> None:
-    """Let llama.cpp's quantizer write `target` in Q4_K_M from the file `source`, which has 16 or 32 bits per weight."""
+    """Quantize the file `source` (16 or 32 bits per weight) to the file `target` in Q4_K_M, with llama.cpp's own quantizer."""
     library = _library()
     params = library.llama_model_quantize_default_params()
     params.nthread = num_threads
@@ -125,14 +129,17 @@ def quantize_file(source: Path, target: Path, num_threads: int) -> None:
 
 
 def _library() -> Any:
-    """The package, ready for a call whose errors `_reason` returns."""
+    """The package. Forgets earlier errors, so that `_reason` returns the first error of the next call."""
     _errors.clear()
     return _loaded()
 
 
 @cache
 def _loaded() -> Any:
-    """The package, with its library ready and silent: it would write hundreds of lines to stderr."""
+    """The package with its library initialised.
+
+    The library's log is not printed, because it would be hundreds of lines on stderr.
+    """
     import llama_cpp
 
     library: Any = llama_cpp
@@ -143,7 +150,10 @@ def _loaded() -> Any:
 
 @cache
 def _keep_errors(library: Any) -> Any:
-    """A callback that keeps the errors of the log. The cache keeps the callback alive as long as the library may call it."""
+    """A callback that keeps the errors of the log.
+
+    `functools.cache` keeps the callback alive as long as the library may call it.
+    """
 
     def keep(level: int, text: bytes, data: Any) -> None:
         if level == LEVEL_ERROR and text.strip():
@@ -153,5 +163,5 @@ def _keep_errors(library: Any) -> Any:
 
 
 def _reason() -> str:
-    """The first error since the last call of `_library`; the errors after it are its consequences."""
+    """The first error since the last call of `_library`. Later errors are only consequences of the first one."""
     return _errors[0] if _errors else "it gave no reason"

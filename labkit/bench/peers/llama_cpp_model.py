@@ -1,9 +1,10 @@
 """Writes a GPT-J as a GGUF file of a Phi-2, one tensor at a time.
 
 llama.cpp has no GPT-J, but its Phi-2 computes the same function: one layer norm before attention and MLP, which run in
-parallel; rotary positions in a part of each head; GELU in its tanh form; a head with a bias. Two things differ. Phi-2 rotates
-the dimensions `i` and `i + rotary_dim / 2` of a head, and GPT-J the dimensions `2 i` and `2 i + 1`, so the rows of the query
-and key matrices are put into another order. And Phi-2 has a bias after the attention, which is zero here.
+parallel; rotary positions in a part of each head; GELU in its tanh form; a head with a bias. There are two differences. Phi-2
+rotates the dimensions `i` and `i + rotary_dim / 2` of a head, but GPT-J rotates the dimensions `2 i` and `2 i + 1`. So the rows
+of the query and key matrices are put into another order. Phi-2 also has a bias after the attention; this bias is zero in the
+file.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ EDGES = MATRICES | {"int4": "Q8_0"}
 
 @dataclass(frozen=True)
 class GGUFTensor:
-    """A tensor of the file. Its rows are those of the checkpoint's tensors `sources`, or zeros if there are no sources."""
+    """A tensor of the file: the rows of the checkpoint's tensors `sources`, or zeros if there are no sources."""
 
     name: str
     sources: tuple[str, ...]
     shape: tuple[int, ...]
     kind: str
-    """The name of its type in GGUF, such as "Q4_0"."""
+    """The name of the tensor's type in GGUF, such as "Q4_0"."""
 
 
 def write_gguf(checkpoint: Checkpoint, path: Path, precision: str, *, fused: bool = True) -> None:
-    """Write the file. `fused` puts the matrices of query, key and value into one tensor, which llama.cpp multiplies at once.
+    """Write the file. With `fused`, the matrices of query, key and value become one tensor, which llama.cpp multiplies at once.
 
     The values are rounded from float32. Raises `NotAvailable` if the rows of a matrix do not fit the blocks of its type.
     """
@@ -53,7 +54,7 @@ def write_gguf(checkpoint: Checkpoint, path: Path, precision: str, *, fused: boo
         for tensor in tensors:
             kind = gguf.GGMLQuantizationType[tensor.kind]
             size = byte_size(tensor)
-            # The shape is in values, and the dtype is not read, because the type is given.
+            # The shape counts values. The dtype is ignored, because the type is given.
             writer.add_tensor_info(tensor.name, tensor.shape, None, size, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -108,7 +109,7 @@ def byte_size(tensor: GGUFTensor) -> int:
 
 
 def read_values(checkpoint: Checkpoint, tensor: GGUFTensor) -> Tensor:
-    """The values of a tensor of the file, float32."""
+    """The values of one tensor of the file, in float32."""
     if not tensor.sources:
         return torch.zeros(tensor.shape)
     parts = []
@@ -120,10 +121,10 @@ def read_values(checkpoint: Checkpoint, tensor: GGUFTensor) -> Tensor:
 
 
 def half_split_rows(matrix: Tensor, config: GPTJConfig) -> Tensor:
-    """Put the even rotary rows of each head before the odd ones, for a rotation of halves in place of pairs.
+    """Put the even rotary rows of each head before the odd ones, because llama.cpp rotates halves, but GPT-J rotates pairs.
 
-    matrix: `[num_heads * head_dim, hidden_size]`. The other rows stay where they are. A query's product with a key does not
-    depend on the order of the rows, if it is the same in both.
+    matrix: `[num_heads * head_dim, hidden_size]`. The other rows stay where they are. If query and key have the same order of
+    rows, their product does not depend on this order.
     """
     rotary = torch.arange(config.rotary_dim)
     order = torch.cat((rotary[0::2], rotary[1::2], torch.arange(config.rotary_dim, config.head_dim)))

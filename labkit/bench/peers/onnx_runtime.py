@@ -1,4 +1,4 @@
-"""Peers `onnxruntime` and `onnxruntime-none`: ONNX Runtime on labkit's own export, with all its optimisations and with none."""
+"""Peers `onnxruntime` and `onnxruntime-none`: ONNX Runtime runs labkit's own export, with all optimisations or with none."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from labkit.precision import DTYPES
 def kept_export(checkpoint: Checkpoint, precision: str) -> ExportedModel:
     """The export of a checkpoint in fp32, fp16 or int8. It is kept in labkit's home, because tracing takes seconds per layer.
 
-    Raises what `export` raises, and `InsufficientResources` if the disk or the memory is too small.
+    Raises `InsufficientResources` if the disk or the memory is too small, and the same errors as `export`.
     """
     folder = home() / "peers" / "onnxruntime"
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,10 +46,10 @@ def kept_export(checkpoint: Checkpoint, precision: str) -> ExportedModel:
 
 
 class OnnxRuntimeEngine(BenchEngine):
-    """The graph that `labkit export` writes, in one session of ONNX Runtime, over a growing cache that stays in the session.
+    """The graph that `labkit export` writes, in one session of ONNX Runtime. The growing cache stays in the session.
 
-    In int8, ONNX Runtime's own quantizer has rounded the weights of all matrix products, the head too; inputs of a product are
-    rounded when it runs.
+    In int8, ONNX Runtime's own quantizer has rounded the weights of all matrix products, including the head. The inputs of a
+    product are rounded while the model runs.
     """
 
     name = "onnxruntime"
@@ -82,7 +82,7 @@ class OnnxRuntimeEngine(BenchEngine):
         return torch.from_numpy(self._model.prefill(prompts.cpu().numpy()).argmax(-1))
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Run one pass per step with the cache of the last step."""
+        """Run one pass per step. Each step continues the cache of the step before."""
         made, row = [], tokens.cpu().numpy()
         for _ in range(steps):
             row = self._model.step(row[:, None]).argmax(-1)
@@ -91,7 +91,7 @@ class OnnxRuntimeEngine(BenchEngine):
 
 
 class UnoptimisedOnnxRuntimeEngine(OnnxRuntimeEngine):
-    """The same graph, run as it was exported."""
+    """The same graph, run without optimisations."""
 
     name = "onnxruntime-none"
     level = "none"

@@ -20,10 +20,10 @@ from labkit.errors import InsufficientResources
 from labkit.host_memory import available_memory
 
 MAX_BATCHED_TOKENS = 1 << 16
-"""So large that prompts are never split: one step runs all prompts, as in the other engines."""
+"""The most tokens of one step. The number is so large that one step runs all prompts, as in the other engines."""
 
 COPIES = {"int4": 2.4}
-"""The memory in use after the first steps, divided by the bytes of the weights, for 1.0 B parameters.
+"""The memory in use after the first steps, divided by the bytes of the weights. Measured with a model of 1.0 B parameters.
 
 Other precisions need 1.9.
 """
@@ -43,7 +43,7 @@ def runtime_settings(precision: str) -> dict[str, Any]:
 class OpenVINOEngine(BenchEngine):
     """OpenVINO GenAI's `ContinuousBatchingPipeline` (paged attention), driven by its own `step`.
 
-    The plain runtime's stateful model is as fast in decode but slower in prefill, because it computes the logits of every
+    OpenVINO's runtime without GenAI is as fast in decode but slower in prefill, because it computes the logits of every
     position. Prefix caching is off. OpenVINO's defaults are kept. Activations are bfloat16 if the CPU can multiply bfloat16.
     For products with int8 and int4 weights, the activations are quantized during the run. The KV cache has 8 bits. With fp32,
     activations and KV cache are float32, because the tokens of the engines are compared in fp32.
@@ -95,7 +95,7 @@ class OpenVINOEngine(BenchEngine):
         for handle in self._handles:
             handle.cancel()
         config = openvino_genai.GenerationConfig()
-        config.set_eos_token_id(0)  # it is required; `ignore_eos` makes every generation reach its full length
+        config.set_eos_token_id(0)  # required; `ignore_eos` makes every generation reach its full length
         config.ignore_eos = True
         config.do_sample = False
         config.max_new_tokens = new_tokens

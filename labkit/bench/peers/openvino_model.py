@@ -81,7 +81,7 @@ class _Step(nn.Module):
 
 
 def _traced(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """The traced model, with fused attention as one operation and the cache as inputs and outputs."""
+    """The traced model. Attention is one fused operation, and the cache is passed in and out."""
     import openvino
     from openvino.frontend.pytorch import patch_model
 
@@ -102,14 +102,15 @@ def _traced(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         [(past, past) for _ in range(config.num_layers)],
     )
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer warns about Python values that become constants; here they are constants
+        warnings.simplefilter("ignore")  # the tracer warns that Python values become constants, but these values are constants
         return openvino.convert_model(_Step(model), example_input=example)
 
 
 def write_compressed(source: Path, target: Path, precision: str, config: GPTJConfig) -> str:
-    """Round the matrices of a written model with NNCF: to int8 by row, or to int4 in groups with head and embedding in int8.
+    """Round the matrices of a written model with NNCF: to int8 by row, or to int4 in groups.
 
-    NNCF would treat the table of rotary sines and cosines as an embedding, so the table is excluded.
+    With int4, head and embedding are int8. NNCF would treat the table of rotary sines and cosines as an embedding, so the table
+    is excluded.
     """
     without_telemetry()
     import nncf
@@ -128,7 +129,7 @@ def write_compressed(source: Path, target: Path, precision: str, config: GPTJCon
 
 
 def _lookups(model: Any, shape: list[int]) -> list[str]:
-    """The names of the operations that look up rows of a constant table of this shape."""
+    """The names of the operations that look up rows in a constant table of this shape."""
     names = []
     for node in model.get_ops():
         if node.get_type_name() == "Gather":

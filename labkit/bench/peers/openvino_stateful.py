@@ -1,4 +1,4 @@
-"""Makes a traced model stateful: OpenVINO keeps its cache, instead of passing it in and out of every step."""
+"""Makes a traced model stateful: the cache stays inside OpenVINO and is not passed in and out of every step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
 def make_stateful(model: Any, config: GPTJConfig) -> None:
-    """Turn the cache's inputs and outputs into a state that a new input `beam_idx` reorders, as OpenVINO GenAI expects.
+    """Turn the cache's inputs and outputs into a state. A new input `beam_idx` reorders this state, as OpenVINO GenAI expects.
 
     optimum-intel does the same, but it cannot be installed together with transformers 5.24.
     """

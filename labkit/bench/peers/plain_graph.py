@@ -1,4 +1,4 @@
-"""Peers `plain` and `plain-compiled`: the operations of labkit's exported graph in torch, one by one and compiled."""
+"""Peers `plain` and `plain-compiled`: torch runs the operations of labkit's exported graph, one by one or compiled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.graphs.compiled import compiled_step, plain_model
 
 
 class PlainGraphEngine(BenchEngine):
-    """The model that `labkit export` writes to ONNX, in torch's eager mode: the start of both graph compilers."""
+    """The model that `labkit export` writes to ONNX, in torch's eager mode. Both graph compilers start from this model."""
 
     name = "plain"
     extra = "graphs"
@@ -39,7 +39,7 @@ class PlainGraphEngine(BenchEngine):
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Run one pass per step with the cache of the last step."""
+        """Run one pass per step. Each step continues the cache of the step before."""
         made = []
         for _ in range(steps):
             tokens = self._next(tokens[:, None], self._past, self._step)
@@ -54,9 +54,10 @@ class PlainGraphEngine(BenchEngine):
 
 
 class CompiledPlainGraphEngine(PlainGraphEngine):
-    """The same model with its decode step under `torch.compile`, with variable sizes, because the cache grows.
+    """The same model, with the decode step under `torch.compile`. The sizes are dynamic, because the cache grows.
 
-    The prefill runs in eager mode: it would be compiled again for one pass. The first round compiles; it is not timed.
+    The prefill runs in eager mode, because compiling it for a single pass would take too long. The first round, which compiles,
+    is not timed.
     """
 
     name = "plain-compiled"

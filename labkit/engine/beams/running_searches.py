@@ -1,4 +1,4 @@
-"""Runs beam searches beside the engine's batch: each search has one forward pass per step.
+"""Runs beam searches in addition to the engine's batch. Each search has one forward pass per step.
 
 When a search is over, its best hypotheses become the tokens of its samples.
 """
@@ -24,9 +24,9 @@ from labkit.model.kv_cache import KVCache
 
 @dataclass(eq=False)
 class Search:
-    """The search for prompts that were admitted in the same step.
+    """The search for all prompts that were admitted in the same step.
 
-    `again`: whether this is the second search for a single prompt, after a search together with other prompts failed.
+    `again`: whether this search repeats a failed search for one prompt alone.
     """
 
     reservations: list[Reservation]
@@ -39,9 +39,9 @@ class RunningSearches:
     """Runs a search for each reservation of the scheduler.
 
     Prompts that are admitted together are searched together. A cancelled prompt frees its slots when the other prompts of its
-    search have ended, or immediately if no other prompt is left. When a search fails, each of its prompts is searched again
-    alone. A prompt that fails alone ends with an event that has the `error`. An exception that cannot be the fault of one
-    prompt (see `may_be_of_one`) is raised to the caller, and the prompts wait in the queue for a new search.
+    search have ended, or immediately if no other prompt is left. When a search fails, each of its prompts gets a new search of
+    its own. If that search fails, too, the prompt ends with an event that has the `error`. An exception that cannot be the
+    fault of one prompt (see `may_be_of_one`) is raised to the caller, and the prompts wait in the queue for a new search.
     """
 
     def __init__(self, scheduler: Scheduler, sampler: Sampler) -> None:
@@ -73,7 +73,7 @@ class RunningSearches:
                             yield from _events(reservation.samples, hypotheses)
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
-        """Remove these sequences (all samples of a prompt)."""
+        """Remove these sequences, which are all samples of a prompt."""
         for search in list(self._searches):
             self._gone |= {r.samples[0] for r in search.reservations if r.samples[0] in sequences}
             if all(r.samples[0] in self._gone for r in search.reservations):
@@ -109,9 +109,9 @@ class RunningSearches:
     def _apart(
         self, search: Search, error: BaseException, forward: Forward, cache: KVCache
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """After a failed search, search once more, with a search of its own for each prompt that is still wanted.
+        """Repeat a failed search, with a separate search for each prompt that was not cancelled.
 
-        If the failed search has `again` set, it had only one prompt. It is ended instead.
+        If the failed search is itself a repeated search for one prompt, this prompt is ended with the error.
         """
         if search.again:
             for samples in self._end(search):
@@ -126,7 +126,7 @@ class RunningSearches:
                 yield from self._start([reservation], forward, cache, again=True)
 
     def _end(self, search: Search) -> list[list[Sequence]]:
-        """Free everything that a search holds. Returns the samples that are still wanted, one list per prompt."""
+        """Free everything that a search holds. Returns the samples that were not cancelled, one list per prompt."""
         self._searches.remove(search)
         for reservation in search.reservations:
             self._scheduler.release(reservation)
@@ -147,7 +147,7 @@ def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iter
         try:
             for node in nodes[:-1]:
                 yield sample, sample.append(node.token, node.logprob)
-            # If every token is forbidden, there is no hypothesis: the text ends without a token, as it does in plain sampling.
+            # If every token is forbidden, there is no hypothesis. The text then ends without a token, as in plain sampling.
             token, logprob = (nodes[-1].token, nodes[-1].logprob) if nodes else (NO_TOKEN, None)
             last = sample.append(token, logprob)
         except Exception as error:

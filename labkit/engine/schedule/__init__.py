@@ -1,1 +1,1 @@
-"""Decides which sequences the next step computes and which cache slots they hold, without using tensors or the model."""
+"""Decides which sequences the next step computes, and which cache slots they hold. Uses no tensors and no model."""

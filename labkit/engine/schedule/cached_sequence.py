@@ -1,4 +1,4 @@
-"""A running sequence: how many of its tokens are computed, and in which slots their keys and values lie."""
+"""A running sequence: how many of its tokens are computed, and which slots hold their keys and values."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from labkit.engine.schedule.slot_allocator import Slots
 class CachedSequence:
     """The scheduler's view of a running sequence.
 
-    Positions count the prefix and soft prompts (together `lead`), then the prompt, then the new tokens. The first `computed`
-    positions have keys and values; position p lies in slot `slots[column(p)]`. With a `window` (the request's `memory_len`) the
-    columns form a ring, in which a new position replaces the oldest position.
+    The positions of a sequence are numbered in this order: the prefix and soft prompts (together `lead`), the prompt, the new
+    tokens. The first `computed` positions have keys and values; position p lies in slot `slots[column(p)]`. With a `window`
+    (the request's `memory_len`) the columns form a ring, in which a new position replaces the oldest position.
 
-    forks: the other samples of the prompt, which become their own sequences when the prompt is computed. decoding: only one
-    token is left to compute in each step. row: the sequence's row in the sampler, which stays the same while it runs;
+    forks: the other samples of the prompt, which become separate sequences when the prompt is computed. decoding: whether only
+    one token is left to compute in each step. row: the sequence's row in the sampler, which stays the same while it runs;
     fork_rows: the rows reserved for its forks. sampled: how many new tokens the sampler has seen in that row (-1: the row is
-    not set up). guesses: tokens that may follow the last token and are computed with it in this step, if the request speculates
-    or the engine has a draft model. prompt_logprobs: the log-probabilities, by index, of the prompt tokens that are scored so
-    far, if asked for.
+    not set up). guesses: tokens that may follow the last token. They are computed with the last token in this step, if the
+    request speculates or the engine has a draft model. prompt_logprobs: if the request asks for them, the log-probabilities of
+    the prompt tokens that are scored so far, by index.
     """
 
     def __init__(self, sequence: Sequence, forks: SequenceOf[Sequence] = ()) -> None:
@@ -64,38 +64,41 @@ class CachedSequence:
 
     @property
     def begin(self) -> int:
-        """The next position to compute. If all positions are computed, it is the last position, whose logits are unused."""
+        """The next position to compute.
+
+        If all positions are computed, this is the last position, whose logits were not used yet.
+        """
         return min(self.computed, self.num_tokens - 1)
 
     @property
     def is_shareable(self) -> bool:
-        """Whether the sequence's keys and values depend on its tokens alone, so that other sequences may use them."""
+        """Whether the sequence's keys and values depend only on its tokens, so that other sequences may use them."""
         return self.window is None and self.lead == 0
 
     @property
     def scores_prompt(self) -> bool:
         """Whether log-probabilities of the prompt are still needed.
 
-        While they are needed, the whole prompt must be computed, and no part of it may come from the prefix cache.
+        While they are needed, the whole prompt must be computed; the prefix cache must not be used.
         """
         return self.sequence.params.prompt_logprobs is not None and not self.sequence.new_tokens
 
     @property
     def held(self) -> Slots:
-        """The slots that the sequence refers to."""
+        """The slots to which the sequence holds references."""
         return self.slots[: self.num_slots]
 
     @property
     def room(self) -> int:
-        """How many guesses the sequence can still use: the token after them must fit, too."""
+        """How many guesses the sequence can still use. The token after the guesses must fit, too."""
         return self.sequence.max_new_tokens - len(self.sequence.new_tokens) - 1
 
     def column(self, position: int) -> int:
-        """The index in `slots` of a position's slot."""
+        """The index at which `slots` holds the slot of a position."""
         return position if self.window is None else position % self.window
 
     def length(self, positions: int) -> int:
-        """How many slots the sequence sees when `positions` positions are computed."""
+        """How many slots the sequence attends to when `positions` positions are computed."""
         return positions if self.window is None else min(positions, self.window)
 
     def chunk(self, budget: int) -> int:
@@ -109,7 +112,7 @@ class CachedSequence:
     def guess(self, most: int) -> list[int]:
         """Guess the tokens after the last token.
 
-        There are as many guesses as the request asks for and can still use, but at most `most`.
+        There are as many guesses as the request asks for, but not more than it can still use, and at most `most`.
         """
         sequence = self.sequence
         if self._lookup is None:
@@ -118,12 +121,12 @@ class CachedSequence:
         return self._lookup.propose(min(sequence.params.speculate, self.room, most))
 
     def extend(self, slots: Slots) -> None:
-        """Refer to more slots."""
+        """Add slots to the sequence."""
         self.slots[self.num_slots : self.num_slots + len(slots)] = slots
         self.num_slots += len(slots)
 
     def fork(self, sequence: Sequence, row: int) -> CachedSequence:
-        """Another sequence with the same tokens and slots so far; the caller counts the references to the slots."""
+        """Make another sequence with the same tokens and slots so far. The caller counts the references to the slots."""
         twin = CachedSequence(sequence)
         twin.extend(self.held)
         twin.computed, twin.decoding, twin.row, twin.epoch = self.computed, self.decoding, row, self.epoch
@@ -131,9 +134,9 @@ class CachedSequence:
 
 
 def slots_needed(sequence: Sequence) -> int:
-    """How many slots a sequence, or the beam search for it, needs at most.
+    """The largest number of slots that a sequence, or the beam search for it, needs.
 
-    The last token is never fed back, so it needs no slot. A request's `memory_len` bounds the slots of a sequence.
+    The last token is never an input of the model, so it needs no slot. A request's `memory_len` bounds the slots of a sequence.
     """
     params, fed_back = sequence.params, sequence.max_new_tokens - 1
     if params.num_beams > 1:

@@ -1,11 +1,11 @@
 """Decides how many tokens a draft model guesses in the next step, from measured times and from the guesses that were right.
 
 Speculative decoding (Leviathan, Kalman and Matias 2023, https://arxiv.org/abs/2211.17192): if each guess is right with the
-probability a, a step that checks k guesses makes (1 - a^(k+1)) / (1 - a) tokens on average (their equation 1). It is worth its
-time only if these tokens take less time than in plain steps. Both times depend on the machine, the two models and the number of
-sequences, so they are measured while the engine runs.
+probability a, a step that checks k guesses makes (1 - a^(k+1)) / (1 - a) tokens on average (their equation 1). Such a step
+saves time only if plain steps would take longer for these tokens. Both times depend on the machine, the two models and the
+number of sequences, so they are measured while the engine runs.
 
-Knows nothing about the models.
+This module knows nothing about the models.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ MOST_GUESSES = 8
 """The largest number of guesses for one sequence in one step."""
 
 GAIN = 1.03
-"""Guessing must promise to be this much faster than plain steps."""
+"""Guessing is used only if it is expected to be faster than plain steps by this factor."""
 
 GRACE = 1.0
-"""How many plain steps of time the engine may lose before guessing has shown that it helps."""
+"""How much time the engine may lose before guessing has shown that it helps, in plain steps."""
 
 SHARE = 0.015
 """The share of the decoding time that may be lost to guesses later on."""
@@ -32,10 +32,10 @@ REMEASURE = 64
 """After this many steps with guesses, a plain step is measured again."""
 
 PROBE = 24
-"""While guessing does not pay, one guess is tried after this many plain steps, if the lost time allows it."""
+"""While guessing saves no time, one guess is tried after this many plain steps, if the lost time is still within the limit."""
 
 REST = 8
-"""After a decision not to guess, so many plain steps follow before the next one: deciding takes time, too."""
+"""After a decision not to guess, this many plain steps follow before the next decision, because deciding takes time, too."""
 
 KEPT = 9
 """How many measurements of each kind are kept; their median is used."""
@@ -44,25 +44,26 @@ FORGET = 0.02
 """The weight of the newest guess in the estimated share of right guesses."""
 
 SPREAD = 32
-"""The time that a draft needs to read a text counts as lost in equal parts, over about this many tokens."""
+"""The time that a draft needs to read a text is counted as lost time in equal parts, spread over about this many tokens."""
 
 
 class DraftLength:
     """The number of guesses for each sequence. `prior`: the share of right guesses that is expected before the first guess.
 
-    `cost`: how long the draft takes to read a token of a prompt, as a part of the time of the target (a guess, such as the
-    quotient of their parameters, until it is measured).
+    `cost`: the draft's time to read a token of a prompt, divided by the target's time. Until both times are measured, this is
+    an estimate, such as the ratio of the numbers of parameters.
     """
 
     def __init__(self, cost: float, prior: float = 0.7) -> None:
         self.right_share = prior
         self.judged_count = 0
         self._cost = cost
-        self._steps: dict[tuple[int, int], deque[float]] = {}  # seconds of a step, by sequences and guesses for each of them
-        self._passes: dict[int, deque[float]] = {}  # seconds of a pass of the draft, by sequences
-        self._reading: deque[float] = deque(maxlen=KEPT)  # seconds of the draft for each token of a text
-        self._target_reading: deque[float] = deque(maxlen=KEPT)  # the same, of the target
-        self._rest: dict[int, int] = {}  # by sequences: plain steps before the next decision
+        # seconds of a step, by the number of sequences and the number of guesses for each sequence
+        self._steps: dict[tuple[int, int], deque[float]] = {}
+        self._passes: dict[int, deque[float]] = {}  # seconds of a pass of the draft, by the number of sequences
+        self._reading: deque[float] = deque(maxlen=KEPT)  # seconds in which the draft reads one token of a text
+        self._target_reading: deque[float] = deque(maxlen=KEPT)  # seconds in which the target reads one token of a prompt
+        self._rest: dict[int, int] = {}  # plain steps before the next decision, by the number of sequences
         self._since_plain = self._since_guess = 0
         self._total = self._lost = self._owed = 0.0
 
@@ -83,14 +84,14 @@ class DraftLength:
         return 0
 
     def pause(self, sequences: int) -> None:
-        """Let some plain steps follow, for example because the draft could not guess."""
+        """Make the next steps plain steps, for example because the draft could not guess."""
         self._rest[sequences] = REST
 
     def may_read(self, tokens: int, left: int, sequences: int) -> bool:
-        """Whether the draft should read `tokens` tokens of a text that may still get `left` more tokens.
+        """Whether the draft should read `tokens` tokens of a text to which at most `left` more tokens will be added.
 
-        A draft that has not proved itself may only take time that may be lost. Otherwise the time must be less than half of
-        what the guesses are expected to save.
+        If guessing has not yet shown that it helps, reading may take only as much time as may be lost. Otherwise reading must
+        take less than half of the time that the guesses are expected to save.
         """
         plain = median(self._steps[sequences, 0])
         needed = tokens * (median(self._reading) if self._reading else self._cost * self._target_pace(plain))
@@ -103,15 +104,15 @@ class DraftLength:
         return needed <= 0.5 * saved * left
 
     def judged(self, right: int, guessed: int) -> None:
-        """`right` of the guesses for a sequence were right. Guesses after the first wrong one say nothing."""
+        """Record that `right` of the guesses for a sequence were right. Guesses after the first wrong guess are not counted."""
         for was_right in (1.0,) * right + (0.0,) * (right < guessed):
             self.right_share += (was_right - self.right_share) * max(FORGET, 1 / (self.judged_count + 3))
             self.judged_count += 1
 
     def stepped(self, sequences: int, guessed: int, made: int, seconds: float, reading: float = 0.0) -> None:
-        """A step of `sequences` sequences made `made` tokens, after `guessed` guesses in all.
+        """Record that a step of `sequences` sequences made `made` tokens from `guessed` guesses in total.
 
-        `reading` is the part of its `seconds` in which the draft read texts.
+        `reading` is the part of the step's `seconds` in which the draft read texts.
         """
         if not guessed and (rest := self._rest.get(sequences)):
             self._rest[sequences] = rest - 1
@@ -136,25 +137,25 @@ class DraftLength:
         self._lost = max(0.0, self._lost + due)
 
     def passed(self, sequences: int, seconds: float) -> None:
-        """A pass of the draft with one token of each of `sequences` sequences took `seconds`."""
+        """Record that a pass of the draft, with one token of each of `sequences` sequences, took `seconds`."""
         self._passes.setdefault(sequences, deque(maxlen=KEPT)).append(seconds)
 
     def read(self, tokens: int, seconds: float) -> None:
-        """The draft read `tokens` tokens of texts."""
+        """Record that the draft read `tokens` tokens of texts in `seconds`."""
         self._reading.append(seconds / tokens)
 
     def target_read(self, tokens: int, seconds: float) -> None:
-        """The target read `tokens` tokens of prompts, in a step in which nothing was decoded."""
+        """Record that the target read `tokens` tokens of prompts in `seconds`, in a step without decoding."""
         self._target_reading.append(seconds / tokens)
 
     def _forget_few(self, sequences: int) -> None:
-        """Forget times that were measured too seldom: one slow step would exclude a number of guesses for ever."""
+        """Forget times that were measured too seldom. Otherwise one slow step could exclude a number of guesses for ever."""
         few = [key for key, known in self._steps.items() if key[0] == sequences and key[1] and len(known) < PLAIN_SAMPLES]
         for key in few:
             del self._steps[key]
 
     def _best(self, sequences: int) -> int:
-        """The number of guesses with which the tokens take the least time; 0 if guessing does not promise a gain."""
+        """The number of guesses with which tokens take the least time; 0 if guessing is not expected to save time."""
         plain = median(self._steps[sequences, 0])
         known = max(each for count, each in self._steps if count == sequences)
         choices = range(1, min(2 * known + 1, MOST_GUESSES) + 1)
@@ -163,7 +164,7 @@ class DraftLength:
         return best if paces[best] * GAIN <= plain else 0
 
     def _seconds(self, sequences: int, each: int) -> float:
-        """How long a step with `each` guesses for each sequence takes: measured, or the least that it may take.
+        """How long a step with `each` guesses for each sequence takes: the measured time, or a lower bound.
 
         A few measurements may all be too large, because other programs ran.
         """
@@ -175,7 +176,7 @@ class DraftLength:
         return self._seconds(sequences, each - 1) + self._pass(sequences)
 
     def _most(self, sequences: int, each: int) -> float:
-        """The longest time that a step may take: as if every guess cost as much as a token of a plain step."""
+        """The longest time that a step should take, if every guess costs as much as a token of a plain step."""
         return median(self._steps[sequences, 0]) * (1 + each) + self._pass(sequences) * each
 
     def _pass(self, sequences: int) -> float:

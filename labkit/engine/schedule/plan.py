@@ -1,4 +1,4 @@
-"""What one step computes: a new token of each decoding sequence, and chunks of prompts."""
+"""The plan of one step: a new token for each decoding sequence, and chunks of prompts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from labkit.engine.schedule.slot_allocator import Slots
 
 @dataclass(frozen=True)
 class Chunk:
-    """`count` positions of a sequence from `begin` on; if `is_last` is true, a new token follows them.
+    """`count` positions of a sequence, from `begin` on. If `is_last` is true, a new token is chosen after the last of them.
 
-    The positions belong to a prompt or to tokens that are computed again, or they are the last token of a sequence and the
-    guesses after it.
+    The positions are part of a prompt, or tokens that are computed again, or the last token of a sequence with the guesses
+    after it.
     """
 
     entry: CachedSequence
@@ -39,14 +39,14 @@ class Chunk:
 
     @property
     def scored(self) -> range:
-        """Positions, counted from `begin`, whose logits score the next token of the prompt."""
+        """The positions whose logits score the next token of the prompt, counted from `begin`."""
         if not self.entry.scores_prompt:
             return range(0)
         return range(max(self.entry.lead - self.begin, 0), self.count - self.is_last)
 
     @property
     def sampled(self) -> list[int]:
-        """Positions, counted from `begin`, whose logits choose a new token: the last position, once for each sample."""
+        """The positions whose logits choose a new token, counted from `begin`: the last position, once for each sample."""
         if self.entry.decoding:
             return list(range(self.count))
         return [self.count - 1] * (1 + len(self.entry.forks)) if self.is_last else []
@@ -60,7 +60,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """One step: one token of each of `decodes`, then the chunks."""
+    """One step. It computes one token of each sequence in `decodes`, then the chunks."""
 
     decodes: list[CachedSequence]
     chunks: list[Chunk]
@@ -83,7 +83,7 @@ class Plan:
         """This plan without the sequences in `gone`.
 
         Returns the plan of the remaining sequences, and the rows of this plan's logits that belong to these sequences. If
-        `scored` is false, the logits have no rows that only score a prompt.
+        `scored` is false, the logits do not contain the rows that only score a prompt.
         """
         rows = 0
         kept: list[int] = []

@@ -1,4 +1,4 @@
-"""Finds beginnings of texts whose keys and values are still in the cache: a radix tree from token ids to slots.
+"""Finds beginnings of texts whose keys and values are still in the cache, with a radix tree from token ids to slots.
 
 A slot belongs to one token, so a common prefix of any length can be shared. This module knows nothing about running sequences.
 """
@@ -20,7 +20,7 @@ Tokens: TypeAlias = npt.NDArray[np.int64]
 class Node:
     """Consecutive tokens and their slots.
 
-    `children`: the nodes whose tokens follow these tokens, by the first token of each node.
+    `children`: the nodes that follow this node, by the first token of each child.
     """
 
     def __init__(self, tokens: Tokens, slots: Slots, parent: Node | None) -> None:
@@ -31,7 +31,7 @@ class Node:
 
 
 class PrefixCache:
-    """Keeps the slots of computed tokens in `allocator`; the least recently used slots are evicted first.
+    """Keeps the slots of computed tokens in `allocator`. The least recently used slots are evicted first.
 
     `epoch` counts how often the cache was cleared: slots that were computed in an earlier epoch must not be inserted.
     """
@@ -45,7 +45,7 @@ class PrefixCache:
         self.num_slots = 0
 
     def match(self, tokens: Sequence[int] | Tokens) -> Slots:
-        """Slots of the longest cached prefix of `tokens`.
+        """The slots of the longest cached prefix of `tokens`.
 
         Call the allocator's `share` with these slots before any other method.
         """
@@ -54,7 +54,7 @@ class PrefixCache:
         return self._path(node, inside)
 
     def insert(self, tokens: Sequence[int] | Tokens, slots: Slots) -> Slots:
-        """Keep the slots of these tokens, except the slots of a prefix that is cached already.
+        """Keep the slots of these tokens, except the slots of a prefix that is already cached.
 
         The caller must hold references to the given slots. Returns the cached slots of all the tokens; the slots of a prefix
         that was cached already differ from the given slots. A caller that continues the text must hold references to the

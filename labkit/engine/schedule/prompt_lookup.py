@@ -1,8 +1,9 @@
 """Guesses the next tokens (prompt lookup decoding, Saxena 2023).
 
-The last tokens of the text are searched for earlier in the text. The tokens that followed them there are the guesses.
+The last tokens of the text are searched for in the earlier text. The guesses are the tokens that follow the place where they
+were found.
 
-Knows nothing about the model. A wrong guess costs a few rows of a forward pass, but never changes a token.
+This module knows nothing about the model. A wrong guess costs a few rows of a forward pass, but never changes a token.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LONGEST = 3
-"""At most this many of the text's last tokens are searched for earlier in the text.
+"""At most this many of the text's last tokens are searched for in the earlier text.
 
-If they did not occur earlier, the search is repeated with fewer tokens.
+If they are not found, the search is repeated with fewer tokens.
 """
 
 
@@ -21,8 +22,8 @@ class PromptLookup:
 
     def __init__(self, tokens: Iterable[int] = ()) -> None:
         self._tokens: list[int] = []
-        self._after: list[dict[tuple[int, ...], int]] = [{} for _ in range(LONGEST)]  # by length of the n-gram
-        self._match: int | None = None  # the place after the last earlier occurrence of the longest known ending
+        self._after: list[dict[tuple[int, ...], int]] = [{} for _ in range(LONGEST)]  # one index for each length of n-gram
+        self._match: int | None = None  # the place after the last earlier occurrence of the longest ending that occurred before
         self.extend(tokens)
 
     def __len__(self) -> int:
@@ -44,5 +45,5 @@ class PromptLookup:
         """Up to `count` tokens that may come next: the tokens after the earlier occurrence, repeated if there are too few."""
         if self._match is None or count < 1:
             return []
-        again = self._tokens[self._match :]  # not empty: the earlier occurrence ends before the text does
+        again = self._tokens[self._match :]  # not empty, because the earlier occurrence ends before the text does
         return [again[place % len(again)] for place in range(count)]

@@ -28,7 +28,7 @@ LOOKAHEAD = 8
 """A prompt is admitted only if this many slots per running sequence stay free, so that no sequence is preempted soon after."""
 
 WORTH_WAITING = 32
-"""A prompt waits if a running prompt is about to compute at least this many tokens of a beginning that both prompts share."""
+"""A prompt waits if a running prompt will compute at least this many tokens of their common beginning."""
 
 
 class Drafter(Protocol):
@@ -38,7 +38,10 @@ class Drafter(Protocol):
         """How many tokens to guess for each of `sequences` sequences that decode in the next step."""
 
     def propose(self, wanted: list[tuple[CachedSequence, int]], sequences: int) -> list[list[int]]:
-        """Guesses for each of these sequences, at most as many as the number beside it. The slots for them are there."""
+        """Guesses for each of these sequences, at most as many as the number that comes with it.
+
+        The guesses already have slots.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +54,22 @@ class Reservation:
 
 
 class Scheduler:
-    """Serves prompts in the order in which they come, and never delays decoding for a prompt.
+    """Serves prompts in the order of their arrival. Decoding is never delayed by a prompt.
 
     Each step decodes one token of every running sequence. The rest of `max_step_tokens` goes to chunks of prompts in the order
     of admission, but at most `max_mixed_prefill` tokens in a step that also decodes. So a running sequence gets one token per
     step, and an admitted prompt has its first token after at most ceil(T / m) steps, unless it is preempted. Here T is the
     number of tokens of this prompt and of all prompts admitted before it, and m is the smaller of `max_step_tokens -
-    max_batch_size` and `max_mixed_prefill`. Requests are admitted in order as rows and slots allow. No request overtakes
-    another, with one exception: while a running prompt computes a long prefix of a waiting prompt, later prompts may be
-    admitted before the waiting one.
+    max_batch_size` and `max_mixed_prefill`. Requests are admitted in order, as soon as there are enough rows and slots. No
+    request overtakes another, with one exception: while a waiting prompt waits because a running prompt computes a long common
+    prefix, later prompts may be admitted first.
 
     If several steps are in flight (the stages of a pipeline), each step decodes its share of the sequences, so that a sequence
     gets one token in every round of steps.
 
     If a step does not use all of `max_step_tokens`, the rest goes to the guesses of requests that speculate. If there is a
-    `drafter`, it guesses for all other sequences, in steps that compute no prompt. A beam search is
-    admitted in the same order, when all slots that it may need are available. The beam search keeps these slots until it ends,
-    and is not part of the plan.
+    `drafter`, it guesses for all other sequences, in steps that compute no prompt. A beam search is admitted in the same order,
+    when all slots that it may need are available. It keeps these slots until it ends, and it is not part of the plan.
 
     When slots run out, idle prefixes are evicted first. If that is not enough, the sequence that was admitted last is
     preempted: it loses its slots, goes to the front of the queue, and later computes its tokens again, except the tokens whose
@@ -81,7 +83,7 @@ class Scheduler:
         self.max_batch_size = max_batch_size
         self.max_step_tokens = max_step_tokens
         self.max_mixed_prefill = max_mixed_prefill or max_step_tokens
-        self.waiting: deque[list[Sequence]] = deque()  # the samples of a prompt, or a preempted sequence
+        self.waiting: deque[list[Sequence]] = deque()  # each entry: the samples of a prompt, or a preempted sequence
         self.running: list[CachedSequence] = []  # in the order of admission
         self.reservations: list[Reservation] = []
         self.drafter: Drafter | None = None
@@ -99,9 +101,9 @@ class Scheduler:
             self.finish(entry)
 
     def plan(self, steps: int = 1, busy: Collection[CachedSequence] = ()) -> Plan:
-        """Decide the next step. This call only assigns slots.
+        """Plan the next step. This call assigns slots but changes nothing else.
 
-        Everything else changes in `commit`, so that a failed step can be planned again.
+        All other changes are made by `commit`, so that a failed step can be planned again.
 
         steps: how many steps may be in flight; each step decodes its share of the sequences. busy: the sequences of the other
         steps in flight.
@@ -126,7 +128,7 @@ class Scheduler:
         return plan
 
     def gone(self, plan: Plan) -> set[CachedSequence]:
-        """Sequences of a step that were cancelled while the step was in flight."""
+        """The sequences of a step that were cancelled while the step was in flight."""
         return set(plan.entries).difference(self.running)
 
     def commit(self, plan: Plan) -> list[CachedSequence]:
@@ -141,7 +143,7 @@ class Scheduler:
         sampled = list(plan.decodes)
         for chunk in plan.chunks:
             if chunk.entry.decoding:
-                chunk.entry.computed = chunk.begin + 1  # the positions of right guesses are added later
+                chunk.entry.computed = chunk.begin + 1  # the positions of right guesses are counted later
                 sampled.append(chunk.entry)
                 continue
             chunk.entry.computed = chunk.begin + chunk.count
@@ -152,7 +154,7 @@ class Scheduler:
         return sampled
 
     def finish(self, entry: CachedSequence) -> None:
-        """Remove a sequence that has ended or makes room for others. The sequence's slots and rows become available."""
+        """Remove a sequence that has ended or is preempted. Its slots and rows become free."""
         self.pool.release(entry)
         self.running.remove(entry)
         self._rows += [entry.row, *entry.fork_rows]
@@ -181,9 +183,9 @@ class Scheduler:
     def _decodes(self, steps: int, busy: Collection[CachedSequence]) -> list[CachedSequence]:
         """The sequences that decode in the next step.
 
-        These sequences are the step's share of all decoding sequences. Each of these sequences has a slot for its token. If
-        slots are missing, the sequences admitted last are preempted. A sequence in flight cannot be preempted. If the sequence
-        admitted last is in flight, the sequences without a slot wait.
+        They are the step's share of all decoding sequences. Each sequence has a slot for its next token. If slots are missing,
+        the sequences admitted last are preempted. A sequence in flight cannot be preempted. If the sequence admitted last is in
+        flight, the sequences without a slot wait.
         """
         while True:
             decoding = [entry for entry in self.running if entry.decoding]
@@ -214,7 +216,8 @@ class Scheduler:
     def _draft(self, plan: Plan, drafter: Drafter, budget: int) -> None:
         """Let the drafter guess for the sequences of a step that all decode.
 
-        A sequence with a bounded memory, or with given keys or embeddings, has no guesses: the draft does not have these.
+        A sequence with a bounded memory, or with given keys or embeddings, gets no guesses, because the draft does not support
+        them.
         """
         sequences = len(plan.decodes)
         most = drafter.choose(sequences)
@@ -230,7 +233,7 @@ class Scheduler:
                 self._with_guesses(plan, entry, guesses)
 
     def _with_guesses(self, plan: Plan, entry: CachedSequence, guesses: list[int]) -> None:
-        """Compute a decoding sequence with its guesses, for which it has slots."""
+        """Move a decoding sequence with guesses to the chunks of the plan. It has slots for its guesses."""
         entry.guesses = guesses
         if guesses:
             plan.decodes.remove(entry)
@@ -243,7 +246,7 @@ class Scheduler:
         self.preemptions += 1
 
     def _admit(self) -> CachedSequence | None:
-        """Start the next waiting prompt and return it; None if no prompt waits, or if rows or slots are missing."""
+        """Start the next waiting prompt and return it; None if no prompt waits, or if there are not enough rows or slots."""
         place = 0
         while place < len(self.waiting):
             samples = self.waiting[place]
@@ -282,7 +285,7 @@ class Scheduler:
         self.running.append(entry)
 
     def _is_being_computed(self, entry: CachedSequence, matched: int) -> bool:
-        """Whether a running prompt is about to compute much more of this prompt than is cached already."""
+        """Whether a running prompt will compute much more of this prompt than is already cached."""
         end = matched + WORTH_WAITING
         if not self.pool.prefix_reuse or not entry.is_shareable or entry.scores_prompt or end >= len(entry.tokens):
             return False
@@ -290,7 +293,7 @@ class Scheduler:
         return any(np.array_equal(other.tokens[:end], entry.tokens[:end]) for other in peers)
 
     def _branch(self, entry: CachedSequence) -> list[CachedSequence]:
-        """Let the other samples of a computed prompt run as sequences of their own."""
+        """Start the other samples of a computed prompt as separate sequences."""
         pairs = zip(entry.forks, entry.fork_rows, strict=True)
         twins = [self.pool.fork(entry, sequence, row) for sequence, row in pairs]
         entry.forks, entry.fork_rows = [], []
@@ -306,7 +309,7 @@ def width_of(samples: SequenceOf[Sequence]) -> int:
 
 
 def check_limits(max_batch_size: int, max_step_tokens: int, max_mixed_prefill: int | None = None) -> None:
-    """Raise `InvalidRequest` for limits with which a prompt might never be computed."""
+    """Raise `InvalidRequest` for limits with which a prompt might wait for ever."""
     if max_mixed_prefill is not None and max_mixed_prefill < 1:
         raise InvalidRequest(f"max_mixed_prefill is {max_mixed_prefill}; at least 1 is accepted, or None for no limit")
     if max_batch_size < 1:

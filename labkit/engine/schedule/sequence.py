@@ -1,4 +1,7 @@
-"""One continuation of a prompt: its tokens so far, its text, and whether it has ended. Knows nothing about the model."""
+"""One continuation of a prompt: its tokens so far, its text, and whether it has ended.
+
+This module knows nothing about the model.
+"""
 
 from __future__ import annotations
 
@@ -73,11 +76,11 @@ class Sequence:
         return TextStream([word for word in self.params.stop if isinstance(word, str)], self._special.values())
 
     def piece(self, token: int) -> bytes | str:
-        """A token's piece of the text: its bytes, or its name if it is a special token that a stop string contains."""
+        """The text of a token as bytes, or the token's name if it is a special token that a stop string contains."""
         return self._special.get(token) or self.token_bytes(token)
 
     def append(self, token: int, logprob: TokenLogprob | None) -> TokenEvent:
-        """Append the next token. Returns the token's event, with the new text and, if the text has ended, the reason.
+        """Append the next token. Returns the token's event, with the new text and, if the text has ended, with the reason.
 
         `NO_TOKEN` ends the text without a token.
         """

@@ -18,7 +18,7 @@ PADDING_SLOT = 0
 
 
 class SlotAllocator:
-    """Counts the references to each of the slots 1 to `num_slots`; a slot without references is free, unless it is kept.
+    """Counts the references to each of the slots 1 to `num_slots`. A slot without references is free, unless it is kept.
 
     Kept slots hold keys and values of tokens that may come again. A kept slot without references is idle: its contents stay
     until the prefix cache drops it. Raises `InvalidRequest` for fewer than one slot.
@@ -28,7 +28,7 @@ class SlotAllocator:
         if num_slots < 1:
             raise InvalidRequest(f"num_slots is {num_slots}; at least 1 is accepted")
         self.num_slots = num_slots
-        self.references = np.zeros(num_slots + 1, np.int32)  # by slot
+        self.references = np.zeros(num_slots + 1, np.int32)  # references of each slot
         self._kept = np.zeros(num_slots + 1, np.bool_)
         self._free = np.arange(num_slots, PADDING_SLOT, -1, dtype=np.int32)  # a stack, so that few pages are touched
         self.num_free = num_slots
@@ -36,7 +36,7 @@ class SlotAllocator:
 
     def take(self, count: int) -> Slots:
         """Take `count` free slots, with one reference to each. The caller has checked that `num_free` is large enough."""
-        assert count <= self.num_free, f"{count} slots taken of {self.num_free} that are free"
+        assert count <= self.num_free, f"{count} slots were requested, but only {self.num_free} are free"
         taken = self._free[self.num_free - count : self.num_free][::-1].copy()
         self.num_free -= count
         self.references[taken] = 1
@@ -56,11 +56,11 @@ class SlotAllocator:
         self._give_back(left[~kept])
 
     def keep(self, slots: Slots) -> None:
-        """Let these slots, which have references, keep their contents after the last reference is gone."""
+        """Keep the contents of these slots after their last reference is gone. The slots must have references now."""
         self._kept[slots] = True
 
     def drop(self, slots: Slots) -> None:
-        """Stop keeping these slots: idle slots become free now, the others become free when their last reference is gone."""
+        """Stop keeping these slots. Idle slots become free now, the other slots when their last reference is gone."""
         self._kept[slots] = False
         idle = slots[self.references[slots] == 0]
         self.num_idle -= len(idle)

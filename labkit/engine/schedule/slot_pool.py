@@ -1,4 +1,4 @@
-"""Gives running sequences their slots: shared prefixes first, then free slots, then slots of evicted prefixes."""
+"""Gives running sequences their slots: first shared prefixes, then free slots, then slots of evicted prefixes."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class SlotPool:
             )
 
     def matched(self, entry: CachedSequence) -> Slots:
-        """Slots of the cached prefix of a sequence.
+        """The slots of the cached prefix of a sequence.
 
-        The prefix never includes the sequence's last token, because its logits must be computed.
+        The prefix never includes the sequence's last token, because the logits after it must be computed.
         """
         if not self._shares(entry) or entry.scores_prompt:
             return entry.slots[:0]
@@ -95,7 +95,7 @@ class SlotPool:
         entry.extend(self._take(max(missing, 0)))
 
     def fork(self, entry: CachedSequence, sequence: Sequence, row: int) -> CachedSequence:
-        """Another sequence with the computed tokens of `entry`: it shares the slots, and nothing is copied."""
+        """Make another sequence with the computed tokens of `entry`. It shares the slots, and nothing is copied."""
         self.allocator.share(entry.held)
         return entry.fork(sequence, row)
 
@@ -113,9 +113,9 @@ class SlotPool:
         entry.slots[other] = kept[other]
 
     def release(self, entry: CachedSequence) -> None:
-        """Take a sequence's slots back.
+        """Release a sequence's slots.
 
-        The sequence's keys and values stay as a prefix for other sequences until their slots are needed.
+        The keys and values stay in the cache as a prefix for other sequences, until their slots are needed.
         """
         if self._shares(entry) and entry.epoch == self.prefixes.epoch:
             self._keep(entry)

@@ -129,6 +129,7 @@ def _runner(engine: Engine, functions: Functions) -> Callable[[], Any]:
     params = SamplingParams(max_new_tokens=TASK.new_tokens, ignore_eos=True)
 
     def run() -> None:
+        engine.forget_prefixes()
         with ops.use(**functions):
             engine.generate(prompts, params)
 

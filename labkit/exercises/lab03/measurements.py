@@ -17,6 +17,7 @@ from torch import distributed as dist
 
 import labkit
 from labkit.checkpoints import open_checkpoint
+from labkit.engine import Engine
 from labkit.exercises.lab03 import small_gptj
 from labkit.exercises.lab03.on_ranks import of_rank
 from labkit.host_cores import usable_cores
@@ -303,6 +304,12 @@ def stage_seconds(launched: Launched) -> list[float]:
     return [median(seconds for _, _, seconds in row) for row in bars_of(launched).values()]
 
 
+def _from_the_start(engine: Engine, prompts: list[list[int]], params: labkit.SamplingParams) -> None:
+    """Generate, with a prefill each time: the engine would reuse the keys and values of prompts that it knows."""
+    engine.forget_prefixes()
+    engine.generate(prompts, params)
+
+
 def run_layouts(layouts: dict[str, Layout | None]) -> tuple[dict[str, Timing], dict[str, int]]:
     """Run `LAYOUT_TASK` in fp32 with each layout. The layouts take turns. The layout None means a single process.
 
@@ -316,7 +323,7 @@ def run_layouts(layouts: dict[str, Layout | None]) -> tuple[dict[str, Timing], d
         for name, layout in layouts.items():
             one = labkit.load(task.model, dtype="fp32") if layout is None else load_parallel(task.model, layout, dtype="fp32")
             engine = stack.enter_context(one)
-            calls[name] = partial(engine.generate, prompts, params)
+            calls[name] = partial(_from_the_start, engine, prompts, params)
             if isinstance(engine.forward, ParallelForward):
                 before = engine.forward.steps
                 calls[name]()

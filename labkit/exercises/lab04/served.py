@@ -5,6 +5,7 @@ The engine runs the task of lab 01's ladder without a server and in the learner'
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import labkit
@@ -27,20 +28,26 @@ def what_serving_costs(deployment: Deployment, seconds: float = 10.0) -> dict[st
     Raises `NotAvailable` if the server's engine makes other tokens than the engine in this process: then the two have not done
     the same task.
     """
-    prompt = [1 + 7 * place % 500 for place in range(TASK.prompt_tokens)]
     more = {"max_new_tokens": TASK.new_tokens, "ignore_eos": True}
     engine = labkit.load(MODEL, dtype=PRECISION)
     params = labkit.SamplingParams(max_new_tokens=TASK.new_tokens, ignore_eos=True)
     with engine, Client(deployment.grpc) as client:
-        calls: dict[str, Callable[[], list[int]]] = {
-            ENGINE: lambda: list(engine.generate([prompt], params)[0].token_ids),
-            SERVED: lambda: client.generate(prompt, **more).token_ids,
-            STREAMED: lambda: [token for piece in client.stream(prompt, **more) for token in piece.token_ids],
+        rungs: dict[str, Callable[[list[int]], list[int]]] = {
+            ENGINE: lambda prompt: list(engine.generate([prompt], params)[0].token_ids),
+            SERVED: lambda prompt: client.generate(prompt, **more).token_ids,
+            STREAMED: lambda prompt: [token for piece in client.stream(prompt, **more) for token in piece.token_ids],
         }
-        _need_same_tokens({name: call() for name, call in calls.items()})
+        _need_same_tokens({name: rung(_prompt(0)) for name, rung in rungs.items()})
+        numbers = itertools.count(1)
+        calls = {name: lambda rung=rung: rung(_prompt(next(numbers))) for name, rung in rungs.items()}
         bar = progress_bar("with and without a server")
         least, most, device = LEAST_ROUNDS, MOST_ROUNDS, engine.device
         return compare(calls, device=device, warmup=1, min_runs=least, max_runs=most, max_seconds=seconds, progress=bar)
+
+
+def _prompt(number: int) -> list[int]:
+    """A prompt of the task. Two prompts differ in their first token: an engine does not compute a beginning that it knows."""
+    return [1 + (number + 7 * place) % 500 for place in range(TASK.prompt_tokens)]
 
 
 def _need_same_tokens(made: dict[str, list[int]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,12 @@ def speeds(engines: Mapping[str, Engine], seconds: float = 15.0) -> dict[str, Ti
     shape = TASK.sequences, TASK.prompt_tokens
     prompts = torch.randint(1, vocabulary, shape, generator=generator, dtype=torch.int64, device="cpu").tolist()
     params = labkit.SamplingParams(max_new_tokens=TASK.new_tokens, ignore_eos=True)
-    calls = {name: lambda engine=engine: engine.generate(prompts, params) for name, engine in engines.items()}
+
+    def once(engine: Engine) -> None:
+        engine.forget_prefixes()
+        engine.generate(prompts, params)
+
+    calls = {name: partial(once, engine) for name, engine in engines.items()}
     bar = progress_bar("models in turn")
     return compare(calls, warmup=2, min_runs=5, max_runs=15, max_seconds=seconds, progress=bar)
 

@@ -65,7 +65,7 @@ ACCEPT_OR_REJECT = Exercise(
         "A token that the target likes better than the draft does: can it ever be rejected?",
         "Clamp the difference at 0, divide it by its sum, and take the running sum. Then count how many of its entries are not above "
         "the second random number.",
-        "rest = (target - draft).clamp_min(0); int(((rest / rest.sum()).cumsum(0) <= other).sum())",
+        "rest = (target - draft).clamp_min(0); sums = (rest / rest.sum()).cumsum(0)",
     ),
 )
 EXERCISES = (ACCEPT_OR_REJECT,)

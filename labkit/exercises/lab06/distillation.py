@@ -60,7 +60,7 @@ SOFT_TARGET_LOSS = Exercise(
     hints=(
         "Over which dimension is a softmax taken here? And what is log(0)?",
         "Compute both logarithms directly from the logits, divided by T. The probabilities of the teacher are their exponentials.",
-        "p = torch.log_softmax(teacher / T, -1); q = torch.log_softmax(student / T, -1); T**2 * (p.exp() * (p - q)).sum(-1).mean()",
+        "log_p = torch.log_softmax(teacher / temperature, -1); the weights of the sum are log_p.exp()",
     ),
     observe=_loss_and_gradient,
 )

@@ -19,6 +19,7 @@ from labkit.exercises.lab05.tradeoff import TASK
 from labkit.exercises.lab06.models import MODEL, new_folder
 from labkit.exercises.lab06.quality import Row, of
 from labkit.measure import Timing, progress_bar
+from labkit.measure.disturbed import SIGN, disturbed_note
 from labkit.measure.plots import COLOURS, GREY, NUMBER_SIZE, new_figure
 
 if TYPE_CHECKING:
@@ -76,9 +77,11 @@ def table(rows: Sequence[Row], timings: Mapping[str, Timing]) -> str:
     header = f"{'model':<22}{'quality kept':>13}{'information':>13}{'parameters':>13}{'seconds':>9}"
     lines = [header, "-" * len(header)]
     for row in rows:
-        seconds = f"{timings[row.name].median:.3f}" if row.name in timings else "-"
+        timing = timings.get(row.name)
+        seconds = f"{timing.median:.3f}{SIGN if timing.disturbed else ''}" if timing else "-"
         lines.append(f"{row.name:<22}{row.kept:>11.1f} %{row.information:>11.1f} %{row.parameters / 1e6:>11.2f} M{seconds:>9}")
-    return "\n".join([*lines, f"seconds: the median for {TASK.new_tokens} tokens after {TASK.prompt_tokens}, batch 1"])
+    lines.append(f"seconds: the median for {TASK.new_tokens} tokens after {TASK.prompt_tokens}, batch 1")
+    return "\n".join(filter(None, [*lines, disturbed_note(timing.disturbed for timing in timings.values())]))
 
 
 def figure(found: Mapping[str, Sequence[Row]], caption: str = "") -> Figure:
@@ -92,8 +95,8 @@ def figure(found: Mapping[str, Sequence[Row]], caption: str = "") -> Figure:
             [0.0 if math.isnan(row.low) else row.bits_per_byte - row.low for row in models],
             [0.0 if math.isnan(row.high) else row.high - row.bits_per_byte for row in models],
         ]
-        axes.errorbar(sizes, bits, yerr=whiskers, fmt="none", ecolor=GREY, elinewidth=0.8, capsize=2)
-        axes.plot(sizes, bits, f"{marker}-", color=colour, linewidth=0.8, label=kind)
+        axes.errorbar(sizes, bits, yerr=whiskers, fmt="none", ecolor=GREY, elinewidth=0.6, capsize=2, alpha=0.7)
+        axes.plot(sizes, bits, f"{marker}-", color=colour, linewidth=0.8, label=kind, zorder=4)
         for row in models:
             turn = -35 if kind.startswith("lab 05") else 35  # names of neighbours do not lie on each other
             place, at = (row.megabytes, row.bits_per_byte), (4, 5 if turn > 0 else -5)
@@ -102,10 +105,19 @@ def figure(found: Mapping[str, Sequence[Row]], caption: str = "") -> Figure:
                 "rotation_mode": "anchor",
                 "va": "bottom" if turn > 0 else "top",
                 "fontsize": 9,
+                "bbox": {
+                    "facecolor": "white",
+                    "edgecolor": "none",
+                    "pad": 0.5,
+                    "alpha": 0.85,
+                },  # no whisker runs through a name
+                "zorder": 3,
             }
             axes.annotate(row.name, place, at, textcoords="offset points", **look)
-    axes.set(xlabel="weight files in MB", ylabel="bits per byte of held-out text", xlim=(0, None))
-    axes.margins(x=0.12)
+    sizes = [row.megabytes for models in found.values() for row in models]
+    left, right = min(sizes), max(sizes)
+    room = 0.06 * (right - left) + 0.5  # small models lie close together, so the axis does not begin at 0
+    axes.set(xlabel="weight files in MB", ylabel="bits per byte of held-out text", xlim=(left - room, right + 2 * room))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)

@@ -51,7 +51,7 @@ TWO_FOUR_MASK = Exercise(
         "Which view of the scores puts the four neighbours of a group into a dimension of their own?",
         "View the scores as [groups, 4], sort each group from large to small with a stable sort that returns places, and set "
         "True at the first two places.",
-        "order = scores.reshape(-1, 4).argsort(dim=1, descending=True, stable=True); zeros.scatter_(1, order[:, :2], True)",
+        "order = scores.reshape(-1, 4).argsort(dim=1, descending=True, stable=True); its first two columns are the places of True.",
     ),
 )
 EXERCISES = (TWO_FOUR_MASK,)

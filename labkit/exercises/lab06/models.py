@@ -22,6 +22,7 @@ from labkit.compress.student import Student, student_config
 from labkit.errors import InvalidRequest
 from labkit.exercises.lab05 import tensors
 from labkit.home import write_atomically
+from labkit.measure import progress_bar
 
 MODEL = tensors.MODEL
 WEIGHTS = "model.safetensors"
@@ -54,11 +55,13 @@ def prune(mask_of: Callable[[Tensor, Tensor], Any]) -> Pruned:
     """
     dense, masks = teacher(), {}
     found = {name: tensor.clone() for name, tensor in dense.tensors.items()}
+    bar, total = progress_bar("matrices to prune"), dense.config.num_layers * len(MATRICES)
     for layer in range(dense.config.num_layers):
         for matrix in MATRICES:
             name = f"transformer.h.{layer}.{matrix}.weight"
             masks[name] = _checked(mask_of(found[name].clone(), inputs(layer)[matrix].clone()), found[name], name)
             found[name] = found[name] * masks[name]
+            bar(len(masks), total)
     return Pruned(Student(dense.config, found), masks)
 
 

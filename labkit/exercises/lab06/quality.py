@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from labkit.engine.evaluate import Logits, compare_windows
 from labkit.engine.text_windows import TextWindow, text_windows
 from labkit.exercises.lab05.tensors import checkpoint
 from labkit.exercises.lab06.models import teacher
+from labkit.measure import progress_bar
 
 LETTERS = 4_000
 """How much of the held-out text is predicted: enough to see large differences, and done in seconds."""
@@ -59,6 +61,15 @@ def of(name: str, model: DenseModel | Path | str) -> Row:
     low, high = (math.nan if end is None else end for end in (bits.low, bits.high))
     files = math.nan if isinstance(model, DenseModel) else megabytes_of(model)
     return Row(name, bits.value, low, high, kept.kept.value, kept.information.value, parameters_of(found), files)
+
+
+def rows(models: Mapping[str, DenseModel | Path | str]) -> list[Row]:
+    """Measure several models by name, with a progress bar."""
+    bar, found = progress_bar("models on held-out text"), []
+    for name, model in models.items():
+        found.append(of(name, model))
+        bar(len(found), len(models))
+    return found
 
 
 def held_out() -> str:

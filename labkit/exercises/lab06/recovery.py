@@ -51,7 +51,7 @@ MASKED_ADAM = Exercise(
     hints=(
         "The gradient of a pruned weight is not 0. And the averages may remember steps before the mask. What moves the weight, then?",
         "The mask is used twice: on the gradient before the averages, and on the weight at the end.",
-        "g = gradient * mask; mean = 0.9 * mean + 0.1 * g; ...; weight = (weight - rate * change) * mask",
+        "g = gradient * mask; mean = 0.9 * mean + 0.1 * g; the corrected mean is mean / (1 - 0.9**step)",
     ),
 )
 EXERCISES = (MASKED_ADAM,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from labkit.exercises.lab05.tradeoff import speeds
 from labkit.exercises.lab06.accept import distributions
 from labkit.exercises.lab06.models import MODEL, teacher
 from labkit.exercises.lab06.quality import windows
-from labkit.measure import Timing
+from labkit.measure import Timing, ratio
 
 Rule = Callable[[Tensor, Tensor, int, float, float], Any]
 """A learner's `accept_or_reject(draft, target, token, number, other)`."""
 PLACES = 256
 """Places of the held-out text at which a student guesses."""
+DRAWS = 8
+"""Guesses at each place."""
 PROMPTS = ("The condition of our country", "In the beginning", "A letter from the", "He said that the")
 """Texts whose continuation is compared with and without a draft."""
 
@@ -62,13 +64,23 @@ def overlap(draft: Tensor, target: Tensor) -> float:
     return float(torch.minimum(draft, target).sum(-1).mean())
 
 
+def expected_range(draft: Tensor, target: Tensor) -> tuple[float, float]:
+    """Where 95 of 100 right rules end that judge `DRAWS` guesses for each row: `overlap` and two standard deviations around it."""
+    shares = torch.minimum(draft, target).sum(-1)
+    deviation = float((shares * (1 - shares)).sum().sqrt()) / (len(shares) * DRAWS**0.5)
+    middle = float(shares.mean())
+    return max(0.0, middle - 2 * deviation), min(1.0, middle + 2 * deviation)
+
+
 def accepted(rule: Rule, draft: Tensor, target: Tensor, seed: int = 0) -> float:
-    """The share of guesses, one for each row, that a learner's rule accepts."""
+    """The share of guesses, `DRAWS` for each row, that a learner's rule accepts."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    guesses = torch.multinomial(draft, 1, generator=generator).flatten().tolist()
-    numbers = torch.rand(len(draft), 2, generator=generator, dtype=torch.float64, device="cpu").tolist()
+    guesses = torch.multinomial(draft, DRAWS, replacement=True, generator=generator).tolist()
+    numbers = torch.rand(len(draft), DRAWS, 2, generator=generator, dtype=torch.float64, device="cpu").tolist()
     kept: list[bool] = [
-        int(rule(p, q, guess, *pair)) == guess for p, q, guess, pair in zip(draft, target, guesses, numbers, strict=True)
+        int(rule(p, q, guess, *pair)) == guess
+        for p, q, of_row, pairs in zip(draft, target, guesses, numbers, strict=True)
+        for guess, pair in zip(of_row, pairs, strict=True)
     ]
     return sum(kept) / len(kept)
 
@@ -104,3 +116,11 @@ def measure(draft: Path) -> tuple[dict[str, Timing], float | None]:
     with labkit.load(MODEL) as plain, labkit.load(MODEL, draft=draft) as guessing:
         timings = speeds({"plain": plain, "with a draft": guessing})
         return timings, guessing.stats.acceptance
+
+
+def report(timings: Mapping[str, Timing], right: float | None) -> str:
+    """Two sentences about a measurement of `measure`: the times, and the guesses."""
+    guesses = "The engine made no guess: it did not expect this draft to save time."
+    if right is not None:
+        guesses = f"{right:.0%} of the engine's guesses were right."
+    return f"Without a draft against with one: {ratio(timings['plain'], timings['with a draft']).words}\n{guesses}"

@@ -49,7 +49,7 @@ WANDA_SCORES = Exercise(
     hints=(
         "A weight that is multiplied by 0 for every token: how important is it?",
         "The norm of each column of inputs is a tensor of length in. Multiplied with the magnitudes, it is used for every row.",
-        "weight.abs() * inputs.norm(dim=0)",
+        "norms = inputs.norm(dim=0)  # one number for each column of weight",
     ),
 )
 EXERCISES = (WANDA_SCORES,)

@@ -49,7 +49,7 @@ CHOOSE_COMPILER = Exercise(
         "How many seconds does one way take for everything?",
         "Leave out what is not exact enough. For each of the others, add the time to compile and the time of all steps, and take "
         "the name with the smallest sum.",
-        "total = {name: c + steps * s for name, (c, s, e) in table.items() if e <= most_error}; min(total, key=total.get)",
+        "With a dictionary `totals` of name and seconds, the name is min(totals, key=totals.get), if `totals` is not empty.",
     ),
 )
 EXERCISES = (CHOOSE_COMPILER,)

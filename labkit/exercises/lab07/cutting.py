@@ -29,8 +29,8 @@ CROSSING_TENSORS = Exercise(
     title="What crosses a cut",
     function="crossing_tensors",
     statement=(
-        "A graph is cut: part one has the first `first` nodes, part two has the others. Return the names of the tensors that part "
-        "one must send to part two, each once, in the order of the graph. Weights and inputs are made by no node; each part has "
+        "A graph is cut: part 1 has the first `first` nodes, part 2 has the others. Return the names of the tensors that part "
+        "1 must send to part 2, each once, in the order of the graph. Weights and inputs are made by no node; each part has "
         "those that it needs, so they are not sent."
     ),
     points=8,
@@ -40,7 +40,7 @@ CROSSING_TENSORS = Exercise(
     cases=_crossing_cases,
     hints=(
         "Who makes a tensor that crosses the cut, and who reads it?",
-        "Collect everything that the nodes of part two read. Of the nodes of part one, keep those whose names are in it.",
+        "Collect everything that the nodes of part 2 read. Of the nodes of part 1, keep those whose names are in it.",
         "needed = {name for _, _, reads in nodes[first:] for name in reads}",
     ),
 )
@@ -102,7 +102,7 @@ BEST_SEAM = Exercise(
     statement=(
         "`work` maps each node to its microseconds, `sizes` each node's tensor to its bytes. Find a cut with at least one node on "
         "each side, over which at most `most` bytes are sent. Of these cuts, take the one whose slower part is the fastest; of "
-        "equal ones, the one that sends fewer bytes. Return the number of nodes of part one, or None if there is no such cut."
+        "equal ones, the one that sends fewer bytes. Return the number of nodes of part 1, or None if there is no such cut."
     ),
     points=10,
     minutes=10,
@@ -112,7 +112,7 @@ BEST_SEAM = Exercise(
         "For one cut: which bytes are sent, and how long does each part take? Which of the two parts counts?",
         "Try every cut. Leave out those that send too much, and compare the others by a pair: the longer time first, the bytes "
         "second.",
-        "cuts.append((max(time_one, time_two), sent, first)); then min(cuts)[2] if cuts else None",
+        "With cuts.append((slower, sent, first)) for each allowed cut, min(cuts) compares the times first; `cuts` may be empty.",
     ),
 )
 EXERCISES = (CROSSING_TENSORS, BEST_SEAM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 LEAVES = ("Gather", "GatherND", "Unsqueeze", "Shape", "Cast")
 """Operators at which the drawing of a block ends: lookups, and the arithmetic of shapes."""
-GROUP_COLOURS = (COLOURS[1], COLOURS[4], COLOURS[2], COLOURS[3])
+GROUP_COLOURS = (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[5])
+NEW_COLOUR = COLOURS[2]
+"""The colour of an operator that a compiler made; no group has it."""
 SINGLE = "#EBEBEB"
 
 
@@ -31,21 +34,34 @@ def norm_and_mlp(graph: StepGraph) -> list[Node]:
     return [node for node in graph.nodes if node[0] in found]
 
 
+def kernels_left(nodes: Sequence[Node], groups: Sequence[Sequence[str]]) -> int:
+    """How many kernels nodes are if each group is one."""
+    names = {name for name, _, _ in nodes}
+    return len(nodes) - sum(len(group) - 1 for group in groups if names & set(group))
+
+
+def in_operators(graph: StepGraph, groups: Sequence[Sequence[str]]) -> dict[str, int]:
+    """How often each kind of group occurs, the most frequent first; a kind is the operators of a group, such as "Mul Mul Add"."""
+    kinds = {name: kind for name, kind, _ in graph.nodes}
+    return dict(Counter(" ".join(kinds[name] for name in group) for group in groups).most_common())
+
+
 def before_and_after(before: StepGraph, after: StepGraph, groups: Sequence[Sequence[str]]) -> Figure:
     """Layer norm and MLP of the first block as graphs: as exported, with a learner's groups in colour, and as a compiler runs it."""
     left, right = norm_and_mlp(before), norm_and_mlp(after)
+    own = kernels_left(left, groups)
     caption = (
         "Left: as exported; equal colours are one of your groups, grey boxes run alone. Right: after ONNX Runtime's level 'all'; "
-        "coloured boxes are operators that did not exist before."
+        "green boxes are operators that did not exist before."
     )
-    title = f"Layer norm and MLP of a block: {len(left)} kernels, and {len(right)} after fusion"
+    title = f"Layer norm and MLP of a block: {len(left)} kernels, {own} with your groups, {len(right)} in ONNX Runtime"
     figure = new_figure(title, caption, width=8.2, height=1.1 + 0.36 * (1 + max(map(len, map(_levels, (left, right))))))
     colour_of: dict[str, str] = {}
     shown = [group for group in groups if any(node[0] in group for node in left)]
     for number, group in enumerate(shown):
         colour_of |= dict.fromkeys(group, GROUP_COLOURS[number % len(GROUP_COLOURS)])
     known = {kind for _, kind, _ in before.nodes}
-    fused = {name: COLOURS[1] for name, kind, _ in right if kind not in known}
+    fused = {name: NEW_COLOUR for name, kind, _ in right if kind not in known}
     rows = max(map(len, map(_levels, (left, right))))
     for axes, nodes, colours in zip(figure.subplots(1, 2), (left, right), (colour_of, fused), strict=True):
         _draw(axes, nodes, colours, rows)
@@ -116,7 +132,7 @@ def kernels_and_bytes(rows: Mapping[str, tuple[int, int]], guess: float, *, titl
 def crossing(sent: Sequence[float], ends: Sequence[int], seam: int | None, *, caption: str = "") -> Figure:
     """The kilobytes that cross a cut after each node; the ends of blocks are dots, and the chosen cut is a line.
 
-    sent: the bytes for a cut after 1, 2, 3, ... nodes. ends, seam: numbers of nodes of part one.
+    sent: the bytes for a cut after 1, 2, 3, ... nodes. ends, seam: numbers of nodes of part 1.
     """
     figure = new_figure("What crosses a cut", caption, width=8.2, height=3.6)
     axes = figure.add_subplot()
@@ -126,7 +142,7 @@ def crossing(sent: Sequence[float], ends: Sequence[int], seam: int | None, *, ca
     axes.plot(ends, [sent[end - 1] / 1e3 for end in ends], "o", color=COLOURS[1], label="cut between two blocks")
     if seam is not None:
         axes.axvline(seam, color=DARK, linestyle="--", label="your seam")
-    axes.set(xlabel="nodes in part one", ylabel="kilobytes", ylim=(0, 1.1 * max(sent) / 1e3))
+    axes.set(xlabel="nodes in part 1", ylabel="kilobytes", ylim=(0, 1.1 * max(sent) / 1e3))
     axes.legend(fontsize=NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

@@ -57,7 +57,8 @@ FUSIBLE_GROUP = Exercise(
         "If you decide about a node, which other nodes must be decided already? In which order do you go through the graph?",
         "Begin with a group that holds only the last node, and go through the nodes from back to front. The readers of a node "
         "stand after it, so they are decided before it. Sort the group at the end.",
-        "readers = {n for n, _, r in nodes if name in r}; join if readers and readers <= group and operator in pointwise and name not in results",
+        "readers = {n for n, _, r in nodes if name in r}; whether all of them are in the group is: readers <= group (also true "
+        "for no readers at all)",
     ),
 )
 

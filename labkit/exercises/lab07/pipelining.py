@@ -50,7 +50,7 @@ PIPELINED_RATE = Exercise(
         "request need?",
         "A user sends at most one request in each latency. Of the parts, the slowest one decides. A request needs the seconds of "
         "all parts together, and the cores deliver one second of work each, every second.",
-        "users / latency, 1 / max(seconds), cores / sum(seconds): take the min of them",
+        "The users allow users / latency, the parts allow 1 / max(seconds); the limit of the cores has the same form.",
     ),
 )
 EXERCISES = (PIPELINED_RATE,)

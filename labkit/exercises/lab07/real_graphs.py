@@ -7,7 +7,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from labkit.graphs.levels import PICKS, VIEWS, optimised_graph
 from labkit.graphs.packages import graph_package
 from labkit.graphs.runner import GraphPart
 from labkit.graphs.session import SessionSettings, open_session
+from labkit.measure import Contention, progress_bar
+from labkit.measure.disturbed import disturbed_note
 
 MODEL = "gptj-tiny"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -69,7 +71,8 @@ class StepGraph:
     """A graph that has run once: its nodes, and what ONNX Runtime measured.
 
     sizes: the bytes of every tensor, weights and inputs too. work: microseconds of each node. results: what the graph returns.
-    kernels, moved_bytes: how many kernels ran, and what they read and wrote; views move nothing.
+    kernels, moved_bytes: how many kernels ran, and what they read and wrote; views move nothing. weight_bytes: the part of
+    moved_bytes that was weights. disturbed: how other programs disturbed the measurement of `work`, as a note; "" if they did not.
     """
 
     nodes: list[Node]
@@ -78,14 +81,22 @@ class StepGraph:
     results: list[str]
     kernels: int
     moved_bytes: int
+    weight_bytes: int
+    disturbed: str = ""
 
 
 @functools.cache
 def step_graph(level: str = "none", tokens: int = TOKENS) -> StepGraph:
     """Optimise the whole graph at a level, run a prefill of one prompt on one core, and read what ONNX Runtime measured."""
+    bar = progress_bar("exported, optimised and profiled", after=1.0)
+    bar(0, 3)
     part = exported().parts[0]
+    bar(1, 3)
     graph = read_graph(part.path) if level == "none" else optimised_graph(part, level)
-    runs = _profile(level, tokens)
+    bar(2, 3)
+    with Contention() as watch:
+        runs = _profile(level, tokens)
+    bar(3, 3)
     named = {node.name: _name(node) for node in graph.graph.node}
     sizes = {tensor.name: _bytes(tensor.dims, tensor.data_type) for tensor in graph.graph.initializer}
     took: dict[str, list[int]] = {}
@@ -102,7 +113,9 @@ def step_graph(level: str = "none", tokens: int = TOKENS) -> StepGraph:
     work = {name: round(float(np.median(times))) for name, times in took.items() if name}
     nodes = [node for node in nodes_of(graph) if node[0] in work]
     results = [value.name for value in graph.graph.output]
-    return StepGraph(nodes, sizes, work, results, len(runs[-1]), sum(map(_moved, runs[-1])))
+    moved, weights = (sum(map(count, runs[-1])) for count in (_moved, _weights))
+    note = disturbed_note([watch.words], "close other programs, restart the kernel and run the cells again")
+    return StepGraph(nodes, sizes, work, results, len(runs[-1]), moved, weights, note)
 
 
 def nodes_of(graph: Any) -> list[Node]:
@@ -122,7 +135,7 @@ def of_values(graph: StepGraph) -> StepGraph:
         if kind != "Shape" and valued & set(reads):
             valued.add(name)
     kept = [(name, kind, reads) for name, kind, reads in graph.nodes if name in valued]
-    return StepGraph(kept, graph.sizes, graph.work, graph.results, graph.kernels, graph.moved_bytes)
+    return replace(graph, nodes=kept)
 
 
 def groups_of(graph: StepGraph, fusible_group: Callable[..., Any]) -> list[list[str]]:
@@ -143,6 +156,11 @@ def groups_of(graph: StepGraph, fusible_group: Callable[..., Any]) -> list[list[
                 if len(group) > 1:
                     groups.append(group)
     return groups
+
+
+def head(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes of the head: its product and its bias, without the last layer norm."""
+    return list(nodes[next(place for place, node in enumerate(nodes) if "lm_head.weight" in node[2]) :])
 
 
 def block_begins(nodes: Sequence[Node]) -> list[int]:
@@ -182,6 +200,11 @@ def _moved(event: dict[str, Any]) -> int:
     kind = event["args"]["op_name"]
     read, written, held = (int(event["args"].get(f"{name}_size") or 0) for name in ("activation", "output", "parameter"))
     return 0 if kind in VIEWS else 2 * written if kind in PICKS else read + written + held
+
+
+def _weights(event: dict[str, Any]) -> int:
+    """The bytes of weights that a kernel reads."""
+    return 0 if event["args"]["op_name"] in VIEWS | PICKS else int(event["args"].get("parameter_size") or 0)
 
 
 def _name(node: Any) -> str:

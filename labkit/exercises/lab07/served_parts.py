@@ -24,7 +24,7 @@ from labkit.serving.repository.model_config import Step, config_text
 from labkit.serving.server import Server
 from labkit.serving.server.install import find_server
 from labkit.serving.server.locked_folder import LockedFolder
-from labkit.serving.stress.pipelining import measure_alone, measure_in_turn
+from labkit.serving.stress.pipelining import Alone, measure_alone, measure_in_turn
 
 WHOLE, PARTS = "whole", "parts"
 """The two models that clients call."""
@@ -61,13 +61,18 @@ def parts_of(model: ExportedModel, serving: GraphServing) -> list[PartNames]:
 class ServedParts:
     """A server with both models. It stops with `stop`, and when this process ends. A new one ends the previous one.
 
-    Raises `InvalidRequest` for maps that do not fit the parts, and `NotAvailable` with the server's words if it refuses them.
+    A server that was stopped starts again when it is asked something, so a cell can be run again after `stop`. Raises `InvalidRequest` for maps that do not fit the parts, and `NotAvailable` with the server's words if it refuses them.
     """
 
     def __init__(self, part_maps: Callable[..., Any]) -> None:
+        self._part_maps = part_maps
+        self._start()
+
+    def _start(self) -> None:
+        """Export the models, and start a server with them."""
         for old in _RUNNING:
             old.stop()
-        _RUNNING[:] = [self]
+        _RUNNING.clear()
         bar = progress_bar("models exported and served")
         bar(0, 3)
         whole = exported(1)
@@ -77,14 +82,21 @@ class ServedParts:
         own = LockedFolder("lab07")
         self.parts = parts_of(cut, GraphServing(PARTS))
         try:
-            _write(own.path / "repository", whole, cut, part_maps(self.parts), self.parts)
+            _write(own.path / "repository", whole, cut, self._part_maps(self.parts), self.parts)
             self.server = Server(own.path / "repository", watch=False)
         except BaseException:
             own.delete()
             raise
         self._end = weakref.finalize(self, by_owner(_end), self.server, own)
-        self.grpc = self.server.grpc
+        _RUNNING.append(self)
         bar(3, 3)
+
+    @property
+    def grpc(self) -> str:
+        """The address of the server, which starts again if it was stopped."""
+        if not self._end.alive:
+            self._start()
+        return self.server.grpc
 
     def stop(self) -> None:
         """Stop the server and delete its repository."""
@@ -98,13 +110,28 @@ class ServedParts:
                 made[name] = client.greedy(np.asarray([token_ids]), new_tokens)[0].tolist()
         return made
 
-    def alone(self, requests: int = 30) -> dict[str, Any]:
-        """For each model: the latency of a single request in seconds, and the seconds that each of its parts computed."""
-        found = {}
-        for name, inner in ((WHOLE, [WHOLE]), (PARTS, [model for model, _, _ in self.parts])):
-            one = measure_alone(self.grpc, name, inner, prompt(), requests=requests)
-            found[name] = {"latency": one.latency, "seconds": list(one.computing.values())}
-        return found
+    def alone(self, requests: int = 10, rounds: int = 3) -> dict[str, Any]:
+        """Single requests to both models, which take turns: so many requests in each round.
+
+        Returns `models`, which has for each model the latency of a request in seconds (`latency`), and the seconds that each of
+        its parts computed (`seconds`), both as medians over the rounds; and `disturbed`, as `under_load` does.
+        """
+        inner = {WHOLE: [WHOLE], PARTS: [model for model, _, _ in self.parts]}
+        rows: dict[str, list[Alone]] = {name: [] for name in inner}
+        for _ in range(rounds):
+            for name, parts in inner.items():
+                rows[name].append(measure_alone(self.grpc, name, parts, prompt(), requests=requests))
+        models = {
+            name: {
+                "latency": float(np.median([one.latency for one in found])),
+                "seconds": np.median([list(one.computing.values()) for one in found], axis=0).tolist(),
+            }
+            for name, found in rows.items()
+        }
+        return {
+            "models": models,
+            "disturbed": next((one.disturbed for found in rows.values() for one in found if one.disturbed), ""),
+        }
 
     def under_load(self, users: Sequence[int], latency: float, rounds: int = 3) -> dict[str, Any]:
         """Requests per second of both models with each number of users; the models take turns.

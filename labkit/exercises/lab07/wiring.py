@@ -111,7 +111,7 @@ def _cases(seed: int) -> list[Case]:
             layer = layers.stop
             come, go = ("x", "y") if own else (f"in_{draw.randrange(100)}_{stage}", f"out_{draw.randrange(100)}_{stage}")
             caches = [(f"past.{one}.{what}", f"present.{one}.{what}") for one in layers for what in ("key", "value")]
-            parts.append((f"part_{stage}", [come, *(old for old, _ in caches)], [go, *(new for _, new in caches)]))
+            parts.append((f"part_{stage + 1}", [come, *(old for old, _ in caches)], [go, *(new for _, new in caches)]))
         cases.append(Case(label, (parts,)))
     return cases
 
@@ -138,7 +138,7 @@ PART_MAPS = Exercise(
         "Which of a part's inputs does the client not send? For which part does it send all of them?",
         "First map every tensor to its own name. Then change two entries at each seam, one in each of the two parts. Both get the "
         "same wire, whose name contains the number of the seam.",
-        "if k > 0: into[inputs[0]] = f'_seam_{k}'; if k < len(parts) - 1: out[outputs[0]] = f'_seam_{k + 1}'",
+        "In part k of all parts but the first: into[inputs[0]] = f'_seam_{k}'. The part before it writes the same wire.",
     ),
 )
 EXERCISES = (PART_MAPS,)

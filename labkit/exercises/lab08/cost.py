@@ -40,7 +40,7 @@ PRICE_PER_MILLION = Exercise(
     hints=(
         "What do all GPUs cost in an hour, and how many tokens do they make in that hour?",
         "An hour has 3600 seconds, and the GPUs make tokens only in the busy part of them.",
-        "price * gpus / (3600 * busy * tokens_per_second) * 1e6",
+        "tokens_in_an_hour = 3600 * busy * tokens_per_second",
     ),
 )
 
@@ -49,6 +49,7 @@ PRICE_PER_MILLION = Exercise(
 def _instance_cases(seed: int) -> list[Case]:
     draw = random.Random(seed)
     rows = [(1_000_000, 3.0, 4.1, 0.7, 1), (86_400, 1.0, 0.15, 0.5, 0)]
+    rows += [(86_400, 3.0, 2.0, 0.5, 1), (172_800, 4.0, 1.0, 0.5, 2)]  # 3 and 16 instances are exactly enough
     for _ in range(7):
         most = draw.uniform(0.4, 0.9)
         per_instance = draw.uniform(0.3, 9)
@@ -83,7 +84,7 @@ INSTANCES_NEEDED = Exercise(
         "How many requests arrive per second in the busiest time? How many may an instance get?",
         "A day has 86,400 seconds. An instance may get its most requests per second, times the fraction that it may be busy. Only "
         "whole instances can run; the spare ones come on top.",
-        "math.ceil(requests_per_day / 86400 * peak / (per_instance * most_busy)) + spare",
+        "busiest = requests_per_day / 86400 * peak",
     ),
 )
 EXERCISES = (PRICE_PER_MILLION, INSTANCES_NEEDED)

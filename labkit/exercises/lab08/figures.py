@@ -11,13 +11,12 @@ from labkit.errors import InvalidRequest
 from labkit.exercises.lab08.plans import Row, per_gpu
 from labkit.measure.how_far import PREDICTION
 from labkit.measure.plots import COLOURS, GREY, NUMBER_SIZE, new_figure, prediction_plot
-from labkit.planning.plots import draw_front, draw_memory
+from labkit.planning.plots import draw_chosen, draw_front, draw_memory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARTS = ("weights", "cache", "activations", "workspace")
-MARK_SIZE = 10
 
 
 def guessed(made: Mapping[str, float], guesses: Mapping[str, float], label: str = "your function", **labels: Any) -> Figure:
@@ -41,13 +40,7 @@ def front(rows: Sequence[Row], bound_ms: float, chosen: Row | None = None, *, ti
         groups.setdefault(layout, []).append((row["ms"], per_gpu(row)))
     draw_front(axes, groups, bound_ms)
     if chosen is not None:
-        mark: dict[str, Any] = {
-            "markersize": MARK_SIZE,
-            "markerfacecolor": "none",
-            "markeredgecolor": "black",
-            "markeredgewidth": 2,
-        }
-        axes.plot([chosen["ms"]], [per_gpu(chosen)], "D", linestyle="none", label=f"your choice: {chosen['name']}", **mark)
+        draw_chosen(axes, (chosen["ms"], per_gpu(chosen)), f"your choice: {chosen['name']}")
     axes.legend(fontsize=NUMBER_SIZE, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
 
@@ -73,8 +66,16 @@ def against(published: Sequence[float], series: Mapping[str, Sequence[float]], *
     for (name, values), colour, mark in zip(series.items(), COLOURS, "os^", strict=False):
         axes.plot(published, values, mark, color=colour, label=name, markersize=5, alpha=0.8)
     ends = [min(published) / 2, max(published) * 1.5]
-    axes.plot(ends, ends, color=GREY, linewidth=1)
-    axes.fill_between(ends, [0.85 * end for end in ends], [1.15 * end for end in ends], color=GREY, alpha=0.2, linewidth=0)
+    axes.plot(ends, ends, color=GREY, linewidth=1, label="right")
+    axes.fill_between(
+        ends,
+        [0.85 * end for end in ends],
+        [1.15 * end for end in ends],
+        color=GREY,
+        alpha=0.2,
+        linewidth=0,
+        label="within 15 %",
+    )
     axes.set(xscale="log", yscale="log", xlabel="published, milliseconds", ylabel="predicted, milliseconds")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=NUMBER_SIZE)

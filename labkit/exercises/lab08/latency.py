@@ -25,7 +25,10 @@ def _cases(seed: int) -> list[Case]:
         link = {"hop": draw.uniform(1e-6, 1e-5), "rate": draw.uniform(1e10, 3e11)}
         shards, batch = (1, 2, 4, 8)[number % 4], (1, 3, 40, 256)[number % 4]
         tokens, new = draw.randrange(8, 512), 1 if number == 5 else draw.randrange(2, 200)
-        words = f"{parameters / 1e9:.1f} billion weights, TP {shards}, batch {batch}, {counted(tokens, 'token')} in, {new} out"
+        words = (
+            f"{parameters / 1e9:.1f} billion weights in {layers} layers, TP {shards}, batch {batch}, "
+            f"{counted(tokens, 'token')} in, {new} out, a gap of {1e6 * gpu['gap']:.0f} microseconds"
+        )
         cases.append(Case(words, (model, gpu, link, shards, batch, tokens, new)))
     return cases
 

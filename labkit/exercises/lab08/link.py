@@ -17,7 +17,10 @@ def _cases(seed: int) -> list[Case]:
         for _ in range(6)
     ]
     return [
-        Case(f"{size:,} bytes, {counted(ranks, 'rank')}, {rate / 1e9:.1f} GB/s", (size, ranks, hop, rate))
+        Case(
+            f"{size:,} bytes, {counted(ranks, 'rank')}, a hop of {1e6 * hop:.2f} microseconds, {rate / 1e9:.1f} GB/s",
+            (size, ranks, hop, rate),
+        )
         for size, ranks, hop, rate in rows
     ]
 
@@ -42,7 +45,7 @@ ALL_REDUCE_MS = Exercise(
         "How many steps follow one another, and how many bytes does a GPU send in one of them?",
         "There are twice ranks - 1 steps. A step sends one part of the tensor; its time is the latency of the link and the time of "
         "that part.",
-        "1e3 * 2 * (ranks - 1) * (hop_seconds + size / ranks / bytes_per_second)",
+        "step = hop_seconds + size / ranks / bytes_per_second",
     ),
 )
 EXERCISES = (ALL_REDUCE_MS,)

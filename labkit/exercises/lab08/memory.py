@@ -18,7 +18,8 @@ def _size_cases(seed: int) -> list[Case]:
     for size in sizes:
         for bits, group in ((16, 0), (8, 0), (4, draw.choice([16, 32, 64, 128])), (8, draw.choice([24, 48, 256]))):
             for sparse in (False, True):
-                words = f"{size:,} weights, {bits} bits, {f'groups of {group}' if group else 'no scales'}, 2:4 {sparse}"
+                scales = f"groups of {group}" if group else "no scales (group_size 0)"
+                words = f"{size:,} weights of {bits} bits, {scales}, {'2:4 sparse' if sparse else 'dense'}"
                 cases.append(Case(words, (size, bits, sparse, group)))
     return cases
 
@@ -43,7 +44,7 @@ STORED_GIB = Exercise(
         "How many values are stored, and how many bits belong to each of them?",
         "To the bits of a value, add its share of a scale, and 2 bits for its index if the model is sparse. A sparse model "
         "stores half of its weights.",
-        "each = bits + (16 / group_size if group_size else 0) + (2 if sparse else 0); stored = parameters / 2 if sparse else parameters",
+        "each = bits + (16 / group_size if group_size else 0)",
     ),
 )
 
@@ -93,7 +94,7 @@ LARGEST_BATCH = Exercise(
         "Look at one GPU. What is left of its memory, and what does one sequence take of it?",
         "What is left: the usable part of the memory without this GPU's share of the weights. A sequence takes its cache, divided "
         "by the number of shards. Only whole sequences count.",
-        "room = gpu_bytes * (1 - reserve) - model['weight_bytes'] / shards; each = 2 * layers * hidden * element_bytes * tokens / shards",
+        "room = gpu_bytes * (1 - reserve) - model['weight_bytes'] / shards",
     ),
 )
 EXERCISES = (STORED_GIB, LARGEST_BATCH)

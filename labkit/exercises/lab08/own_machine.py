@@ -1,4 +1,4 @@
-"""Batches on the learner's own machine: measured in turn, and predicted from the measurement of one of them."""
+"""Batches on the learner's own machine: measured in turn, and predicted from the smallest and the largest of them."""
 
 from __future__ import annotations
 
@@ -39,12 +39,20 @@ def _precision(engine: Engine) -> str:
 
 
 def seconds_of(engine: Engine, batches: Sequence[int], seconds: float = 15.0) -> dict[str, Timing]:
-    """The seconds of a batch of requests, for each batch; the batches take turns. Keys are the batches as text."""
+    """The seconds of a batch of requests, for each batch; the batches take turns. Keys are the batches as text.
+
+    Each call has new prompts. The engine keeps the keys and values of prompts that it has seen, so a second call with the same
+    prompts would hardly have a prefill.
+    """
     generator = torch.Generator("cpu").manual_seed(0)
-    shape = max(batches), PROMPT_TOKENS
-    prompts = torch.randint(1, engine.config.vocab_size, shape, generator=generator, dtype=torch.int64, device="cpu").tolist()
     params = labkit.SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
-    calls = {str(batch): lambda batch=batch: engine.generate(prompts[:batch], params) for batch in batches}
+
+    def once(batch: int) -> None:
+        shape = batch, PROMPT_TOKENS
+        prompts = torch.randint(1, engine.config.vocab_size, shape, generator=generator, dtype=torch.int64, device="cpu")
+        engine.generate(prompts.tolist(), params)
+
+    calls = {str(batch): lambda batch=batch: once(batch) for batch in batches}
     return compare(calls, warmup=2, min_runs=5, max_runs=15, max_seconds=seconds, progress=progress_bar("batches in turn"))
 
 
@@ -54,38 +62,59 @@ def limits_here() -> dict[str, Any]:
 
 
 def predictions(engine: Engine, limits: Mapping[str, Any], timings: Mapping[str, Timing]) -> dict[str, Prediction]:
-    """The seconds of each batch, by labkit's model fitted to the measurement of the first batch alone."""
+    """The seconds of each batch, by labkit's model fitted to the measurements of the first and the last batch alone.
+
+    A small batch tells how fast weights are read, a large one how fast products are computed.
+    """
     plans = {batch: plan_of(engine, limits, int(batch)) for batch in timings}
-    first, timing = next(iter(timings.items()))
-    is_cpu = plans[first].device.kind == "cpu"
+    rows = [Measurement(plans[batch], timings[batch].median) for batch in fitted_batches(timings)]
+    is_cpu = rows[0].plan.device.kind == "cpu"
     start, widths = (CPU, CPU_WIDTHS) if is_cpu else (Efficiencies(), GPU_WIDTHS)
-    found = fit([Measurement(plans[first], timing.median)], start=start, widths=widths, source="your own measurement")
+    found = fit(rows, start=start, widths=widths, source="your own measurements")
     return {batch: found.predict(plan) for batch, plan in plans.items()}
+
+
+def fitted_batches(timings: Mapping[str, Timing]) -> list[str]:
+    """The batches whose measurements are fitted: the first and the last one."""
+    names = list(timings)
+    return list(dict.fromkeys((names[0], names[-1])))
 
 
 def figure(
     timings: Mapping[str, Timing], found: Mapping[str, Prediction], guesses: Mapping[str, float], caption: str
 ) -> Figure:
-    """How many times as long as the first batch each batch takes: guessed, predicted by labkit, and measured."""
+    """How many times as long as the first batch each batch takes: guessed, predicted by labkit, and measured.
+
+    Whiskers are the interval of a prediction, and the quartiles of a measurement.
+    """
     first = next(iter(timings.values())).median
+    planner, measured = "labkit's planner", "measured"
     series = {
         PREDICTION: [guesses.get(batch, math.nan) for batch in timings],
-        "labkit's planner": [found[batch].seconds / first for batch in timings],
-        "measured": [timing.median / first for timing in timings.values()],
+        planner: [found[batch].seconds / first for batch in timings],
+        measured: [timing.median / first for timing in timings.values()],
     }
+    ranges = {
+        planner: [(found[batch].low / first, found[batch].high / first) for batch in timings],
+        measured: [(timing.low / first, timing.high / first) for timing in timings.values()],
+    }
+    names = [f"batch {batch}" + "\n(fitted)" * (batch in fitted_batches(timings)) for batch in timings]
+    whiskers = "Whiskers: the interval of the planner, the quartiles of the measurement"
     labels: dict[str, Any] = {
-        "ylabel": "times as long as batch 1",
+        "ylabel": "times as long as batch 1 (log scale)",
         "title": f"Batches of {MODEL}, {PROMPT_TOKENS} + {NEW_TOKENS} tokens",
+        "caption": f"{whiskers}; {caption}",
     }
-    return prediction_plot([f"batch {batch}" for batch in timings], series, **labels, log=True, caption=caption)
+    return prediction_plot(names, series, ranges=ranges, log=True, **labels)
 
 
 def tell(timings: Mapping[str, Timing], found: Mapping[str, Prediction]) -> None:
     """Print measured and predicted milliseconds, with the interval and what dominates the prediction."""
     for batch, one in found.items():
+        how = "fitted" if batch in fitted_batches(timings) else "predicted"
         ends = f"{1e3 * one.low:.0f} to {1e3 * one.high:.0f}"
         took = f"measured {1e3 * timings[batch].median:.0f} ms"
-        print(f"batch {batch}: {took}, predicted {1e3 * one.seconds:.0f} ms ({ends}), mostly {one.dominated_by}")
+        print(f"batch {batch}: {took}, {how} {1e3 * one.seconds:.0f} ms ({ends}), mostly {one.dominated_by}")
 
 
 def tokens_per_second(timings: Mapping[str, Timing]) -> dict[int, float]:

@@ -97,6 +97,7 @@ def _row(plan: Deployment, found: Fit) -> Row:
         "memory": {part: gib(size) for part, size in memory.to_dict().items() if part != "total"},
         "tokens_per_second": plan.batch * plan.output_tokens / predicted.seconds,
         "mostly": predicted.dominated_by,
+        "link_ms": 1e3 * predicted.parts.link,
     }
 
 
@@ -127,7 +128,29 @@ def told(row: Row, truth: Mapping[tuple[int, int, int], float]) -> str:
     """A plan in words: its prediction with the interval, what dominates it, and the published number if there is one."""
     took = truth.get((row["tensor_parallel"], row["pipeline_parallel"], row["batch"]))
     ends = f"{row['ms']:,.0f} ms predicted ({row['low_ms']:,.0f} to {row['high_ms']:,.0f}), mostly {row['mostly']}"
-    return f"{row['name']}: {ends}; {'not published' if took is None else f'published: {took:,.0f} ms'}"
+    known = "not published" if took is None else f"published: {took:,.0f} ms"
+    return f"{row['name']}: {ends}; {known}; {per_gpu(row):.1f} tokens per second per GPU"
+
+
+def links_told(row: Row, on_paper_ms: float, found: Fit) -> str:
+    """What a prediction spends on links, beside the milliseconds of the same all-reduces on paper, and what a fit adds to them."""
+    return (
+        f"links: {row['link_ms']:.0f} ms of these; your all_reduce_ms with the numbers on paper: {on_paper_ms:.0f} ms. The fit "
+        f"counts {found.found.hops:.1f} times the hop on paper, {100 * found.found.link:.0f} % of the rate, and "
+        f"{1e6 * found.found.collective_seconds:.0f} microseconds of software for each all-reduce"
+    )
+
+
+def best_published(truth: Mapping[tuple[int, int, int], float], bound_ms: float) -> str:
+    """The published row with the most tokens per second per GPU within a bound, in words."""
+    rates = {plan: OUTPUT_TOKENS * plan[2] / (ms / 1e3) / (plan[0] * plan[1]) for plan, ms in truth.items() if ms <= bound_ms}
+    if not rates:
+        return f"no published row is within {bound_ms:,.0f} ms"
+    tensor, stages, batch = best = max(rates, key=lambda plan: rates[plan])
+    return (
+        f"best published row: TP {tensor} x PP {stages}, batch {batch}: {truth[best]:,.0f} ms, {rates[best]:.1f} tokens per "
+        "second per GPU"
+    )
 
 
 def published(

@@ -46,7 +46,7 @@ TURNING_BATCH = Exercise(
         "Write down the seconds of computing and the seconds of reading, both with B.",
         "Set both equal and solve for B. All terms with B belong on one side: what is read while one sequence is computed, without "
         "the cache of that sequence.",
-        "rest = 2 * parameters * bytes_per_second / flops_per_second - cache_bytes; B = weight_bytes / rest if rest > 0",
+        "rest = 2 * parameters * bytes_per_second / flops_per_second - cache_bytes",
     ),
 )
 EXERCISES = (TURNING_BATCH,)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from labkit.exercises.pictures.canvas import BLUE, GREY, ORANGE, PALE, Canvas
 from labkit.measure.plots import COLOURS, ink_on
+from labkit.plurals import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,21 +91,26 @@ def ring(ranks: int = 4) -> Figure:
     return canvas.figure
 
 
-def timetable(stages: int = 4, pieces: int = 4) -> Figure:
-    """Equal stages and their micro-batches on a time axis. A crossed-out cell is a time at which a stage is idle."""
+def timetable(
+    stages: int = 4, pieces: int = 4, *, piece_word: str = "micro-batch", stage_word: str = "stage", first_stage: int = 0
+) -> Figure:
+    """Equal stages and their micro-batches on a time axis. A crossed-out cell is a time at which a stage is idle.
+
+    piece_word, stage_word: what a lab calls a micro-batch and a stage. first_stage: the number of the first stage.
+    """
     last = stages + pieces - 1
     unit = last / 7  # This is about one inch, however many steps there are.
     high, left = 0.5 * unit, 0.65 * unit
     canvas = Canvas(
-        f"{pieces} micro-batches in {stages} equal stages",
+        f"{counted(pieces, piece_word)} in {stages} equal {stage_word}s",
         left + last + 0.1 * unit,
         high * stages + 0.55 * unit,
-        caption="Number: the micro-batch. Crossed: the stage is idle. All crossed cells together are the bubble.",
+        caption=f"Number: the {piece_word}. Crossed: the {stage_word} is idle. All crossed cells together are the bubble.",
         inches=7.0,
     )
     for stage in range(stages):
         top, bottom = high * stage, high * (stage + 1)
-        canvas.text(0, top + high / 2, f"stage {stage}", ha="left")
+        canvas.text(0, top + high / 2, f"{stage_word} {first_stage + stage}", ha="left")
         for step in range(last):
             piece, x = step - stage, left + step
             if 0 <= piece < pieces:
@@ -115,5 +121,5 @@ def timetable(stages: int = 4, pieces: int = 4) -> Figure:
                 canvas.line((x, bottom), (x + 1, top), colour=GREY)
     canvas.arrow((left + 0.85, 0.6 * high), (left + 1.15, 1.4 * high), colour=ink_on(BLUE))
     canvas.ruler(high * stages, {left + step: str(step) for step in range(last + 1)})
-    canvas.text(left + last / 2, high * stages + 0.42 * unit, "time, in steps of one stage")
+    canvas.text(left + last / 2, high * stages + 0.42 * unit, f"time, in steps of one {stage_word}")
     return canvas.figure

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 def fusion(kernels: tuple[str, ...] = ("Add", "Tanh", "Mul")) -> Figure:
     """A chain of pointwise kernels that pass a tensor through memory, and the one kernel that keeps it in registers."""
     count = len(kernels)
-    caption = "Each arrow is a tensor that is read from memory or written to it."
+    caption = (
+        "Each arrow is a tensor that is read from memory or written to it. Second inputs, such as a bias, are left out: "
+        "they are read in both cases."
+    )
     canvas = Canvas(f"{2 * count} trips through memory, or 2", 2.2 * count + 4.2, 3.6, caption=caption, inches=8.2)
     wide = 2.2 * count
     canvas.box(0, 2.6, wide, 0.7, PALE, "memory")
@@ -70,11 +73,11 @@ def parts_on_a_server() -> Figure:
     canvas.text(6.0, 0.45, "ensemble", weight="bold")
     tensor = "#B36B00"
     for number, x in enumerate((3.0, 7.1)):
-        canvas.box(x, 0.9, 1.9, 1.6, GREEN, f"part {number}")
+        canvas.box(x, 0.9, 1.9, 1.6, GREEN, f"part {number + 1}")
         canvas.arrow((x + 0.5, 3.9), (x + 0.5, 2.5), colour=tensor)
         canvas.arrow((x + 1.4, 2.5), (x + 1.4, 3.9), colour=tensor)
-        canvas.text(x + 0.4, 4.1, f"past of {number}", colour=tensor)
-        canvas.text(x + 2.0, 4.1, f"present of {number}", colour=tensor)
+        canvas.text(x + 0.4, 4.1, f"past, part {number + 1}", colour=tensor)
+        canvas.text(x + 2.0, 4.1, f"present, part {number + 1}", colour=tensor)
     canvas.arrow((0.1, 1.7), (3.0, 1.7), colour=tensor)
     canvas.text(1.2, 1.4, "input_ids", colour=tensor)
     canvas.arrow((4.9, 1.7), (7.1, 1.7), "hidden_1", colour=BLUE)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = (0.9, 0.0, 0.0, -0.4, 0.0, 0.7, 0.2, 0.0)
 """Two groups of four weights. In each group, two weights are not 0."""
+ROW = 1.6
+"""The height of a stage in the drawing."""
 STAGES = (BLUE, ORANGE, GREEN, PINK)
 
 
@@ -36,14 +38,14 @@ def two_of_four(weights: tuple[float, ...] = WEIGHTS) -> Figure:
 def division(tensor: int = 4, stages: int = 2, layers: int = 44) -> Figure:
     """The GPUs of a plan: a row for each stage of the pipeline, in which the shards share every layer."""
     caption = (
-        "Across a row, GPUs add up their results in each layer: an all-reduce. Down, a stage sends its hidden states to the "
-        "next one."
+        "Across a row, GPUs add up their results in each layer: an all-reduce in a ring. Down, each GPU of a stage sends its "
+        "part of the hidden states to the next stage."
     )
     title = f"TP {tensor} x PP {stages}: {tensor * stages} GPUs"
-    canvas = Canvas(title, 3.4 + 1.7 * tensor, 0.5 + 1.3 * stages, caption=caption, inches=8.0)
+    canvas = Canvas(title, 3.4 + 1.7 * tensor, 0.5 + ROW * stages, caption=caption, inches=8.0)
     each = layers // stages
     for stage in range(stages):
-        top = 0.3 + 1.3 * stage
+        top = 0.5 + ROW * stage
         canvas.text(0.1, top + 0.25, f"stage {stage}", ha="left", weight="bold")
         canvas.text(0.1, top + 0.6, f"layers {stage * each} to {(stage + 1) * each - 1}", ha="left")
         for shard in range(tensor):
@@ -51,6 +53,10 @@ def division(tensor: int = 4, stages: int = 2, layers: int = 44) -> Figure:
             canvas.box(left, top, 1.3, 0.85, STAGES[stage % len(STAGES)], f"1/{tensor} of each")
             if shard + 1 < tensor:
                 canvas.line((left + 1.3, top + 0.42), (left + 1.7, top + 0.42))
-        if stage + 1 < stages:
-            canvas.arrow((3.65, top + 0.87), (3.65, top + 1.28))
+            if stage + 1 < stages:
+                canvas.arrow((left + 0.4, top + 0.87), (left + 0.4, top + ROW - 0.02))
+        if tensor > 2:  # the last GPU of the ring sends to the first
+            first, last, above = 3.65, 3.65 + 1.7 * (tensor - 1), top - 0.2
+            for start, end in (((first, top), (first, above)), ((first, above), (last, above)), ((last, above), (last, top))):
+                canvas.line(start, end)
     return canvas.figure

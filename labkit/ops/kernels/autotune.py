@@ -33,7 +33,7 @@ FORMAT = 1
 TIMED_RUNS = 15
 """The number of timed runs; the median of their times is used."""
 CYCLES_PER_SECOND = 2e9
-"""An upper limit of a GPU's clock rate, so sleeping for this many cycles takes at least a second."""
+"""An upper limit of a GPU's clock rate, in Hz. Sleeping for this many cycles takes at least a second."""
 Candidate = TypeVar("Candidate")
 Entries = dict[str, dict[str, Any]]
 """Entries by problem.
@@ -95,7 +95,7 @@ def _devices(stored: Any) -> dict[str, Entries]:
     """The entries of a parsed file; raises `ValueError` for anything that `merge` does not write."""
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         found = stored.get("format") if isinstance(stored, dict) else None
-        raise ValueError(f"its format is {found!r}, this labkit reads {FORMAT}")
+        raise ValueError(f"its format is {found!r}, but this version of labkit reads format {FORMAT}")
     devices = stored.get("devices")
     if not isinstance(devices, dict):
         raise ValueError("it lists no devices")
@@ -144,7 +144,7 @@ class Tuner:
 
     @contextlib.contextmanager
     def tuning(self, report: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-        """Inside this block, `choose` measures each problem that has no choice yet, stores the result and reports one line."""
+        """Inside this block, `choose` measures each problem that has no choice yet, stores the choice and reports one line."""
         before, self._report = self._report, report
         try:
             yield
@@ -187,7 +187,7 @@ class Tuner:
         for label, plan in candidates.items():
             try:
                 times[label] = self._do_bench(functools.partial(run, plan))
-            except Exception as error:  # for example, it takes too much shared memory, or a library refuses the shape
+            except Exception as error:  # for example, it needs too much shared memory, or a library refuses the shape
                 failure = error
                 times[label] = math.inf
         best = min(times, key=lambda label: times[label])

@@ -26,7 +26,7 @@ SHARED_LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 REGISTER_LIMIT = 255
 """Registers that one thread may use, on all GPUs in `SHARED_LIMITS`."""
 SETTINGS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
-"""Launch options for the compiler; all other options are the kernel's own constants."""
+"""The launch options that are meant for the compiler; all other options are constants of the kernel."""
 
 _TYPES = {
     torch.float64: "fp64",
@@ -43,17 +43,17 @@ _TYPES = {
 }
 
 _ACCESS = r"\b{}\.global(?:\.[a-zL]\w*(?:::\w+)*)*?(?:\.v(\d))?\.[bfsu](\d+)\b"
-"""A load or a store in PTX: `ld.global.L1::evict_last.v4.b32` moves 4 * 32 bits."""
+"""Matches a load or a store in PTX. For example, `ld.global.L1::evict_last.v4.b32` moves 4 * 32 bits."""
 _COPY = r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)"
-"""A copy from global to shared memory in PTX; its third operand is the number of bytes."""
+"""Matches a copy from global to shared memory in PTX. Its third operand is the number of bytes."""
 
 
 @dataclass(frozen=True)
 class CompiledKernel:
     """A kernel compiled for compute capability `arch` / 10.
 
-    `registers` is a number per thread. `spill_bytes` is the local memory per thread for spilled registers. `shared_bytes` is
-    the shared memory per block.
+    `registers` is the number of registers per thread. `spill_bytes` is the local memory per thread for spilled registers.
+    `shared_bytes` is the shared memory per block.
     """
 
     name: str
@@ -64,7 +64,7 @@ class CompiledKernel:
     ptx: str
 
     def global_accesses(self, kind: str = "ld") -> dict[int, int]:
-        """The number of PTX instructions that load from global memory ("ld") or store to it ("st"), by their bytes per thread.
+        """The number of PTX instructions that load from global memory ("ld") or store to it ("st"), by bytes per thread.
 
         Copies to shared memory that bypass the registers (`cp.async`) count as loads.
         """
@@ -127,7 +127,7 @@ def compile_call(call: Callable[[], Any], arch: int = 90) -> list[CompiledKernel
 
 
 def _type(value: Any, specialize: bool) -> str:
-    """The Triton type of an argument at a launch. The number 1 becomes a constant, so strides of 1 disappear from the code."""
+    """The Triton type of an argument at a launch. The number 1 becomes a constant, so strides of 1 cost nothing."""
     if isinstance(value, Tensor):
         return f"*{_TYPES[value.dtype]}"
     if isinstance(value, bool):
@@ -160,5 +160,5 @@ def _resources(cubin: bytes) -> tuple[int, int]:
         said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", said)
     if found is None:
-        raise NotAvailable(f"{tool.name} did not say how many registers the kernel takes; it said: {said.strip()!r}")
+        raise NotAvailable(f"{tool.name} did not say how many registers the kernel takes; its output was: {said.strip()!r}")
     return int(found[1]), int(found[2]) + int(found[3])

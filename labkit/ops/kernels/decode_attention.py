@@ -17,7 +17,7 @@ from torch import Tensor
 from labkit.ops.kernels.triton_runtime import ceil_div, jit_once_for_all, launch, power_of_two, tl
 
 SPLIT_TOKENS = 128
-"""Slots per program. A program writes one row in float32, which is 1 % of the bytes that it reads in half precision."""
+"""Slots per program. In half precision, the float32 row that a program writes is 1 % of the bytes that the program reads."""
 TILE_BYTES = 8192
 """A program reads this many bytes of keys, and the same number of bytes of values, at a time. Three loads run at once."""
 JOINED = 16
@@ -44,8 +44,8 @@ def decode_attention_kernel(
 ) -> None:
     """One program per head, split and sequence. With `WHOLE`, one split covers the sequence and `out` is the final result.
 
-    Each of the `BLOCK` rows of a tile keeps its own softmax over the slots that it processes: a maximum, a sum and a
-    weighted sum of values. The rows are combined once, after the loop, so inside the loop no thread waits for another warp.
+    Each of the `BLOCK` rows of a tile keeps its own softmax over the slots that it processes: a maximum, a sum and a weighted
+    sum of values. The rows are combined only once, after the loop, so that no thread waits for another warp inside the loop.
     """
     head, split, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     num_heads, splits = tl.num_programs(0), tl.num_programs(1)
@@ -162,7 +162,7 @@ def decode_attention_triton(
     partial = out if whole else torch.empty(*shape, head_dim, dtype=torch.float32, device=query.device)
     statistics = out if whole else torch.empty(*shape, 2, dtype=torch.float32, device=query.device)
     config = decode_config(query.dtype, head_dim)
-    scale = math.log2(math.e) / math.sqrt(head_dim)  # exp2 is the GPU's own exponential
+    scale = math.log2(math.e) / math.sqrt(head_dim)  # a GPU computes exp2 in one instruction
     tensors = query, keys, values, slot_table, lengths, partial, statistics
     grid = (num_heads, splits, sequences)
     strides = slot_table.stride(0), scale

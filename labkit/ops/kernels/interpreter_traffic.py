@@ -17,9 +17,9 @@ from labkit.ops.kernels.triton_runtime import interpreted
 def count_traffic() -> Iterator[Traffic]:
     """Count the bytes that kernels load and store: `with count_traffic() as traffic: kernel[grid](...)`.
 
-    Masked lanes do not count. An address that occurs several times in one load counts once, because the hardware fetches it
-    once. Two loads of the same address count twice, even in one program, because caches are not modelled. An atomic
-    operation counts as a read and a write. Raises `NotAvailable` in a process that does not interpret kernels.
+    Masked lanes do not count. An address that occurs several times in one load counts once, because the hardware reads it once.
+    If two loads read the same address, it counts twice, because caches are not modelled. An atomic operation counts as a read
+    and a write. Raises `NotAvailable` in a process that does not interpret kernels.
     """
     if not interpreted():
         raise NotAvailable(

@@ -1,4 +1,4 @@
-"""Linear layers of many rows: torch's matrix products, which are cuBLAS on a GPU, and the added steps for a quantized weight.
+"""Linear layers for many rows, by torch's matrix products (cuBLAS on a GPU), with extra steps for a quantized weight.
 
 Quantized weights are dequantized before the product, or scaled after it.
 """
@@ -18,13 +18,14 @@ from labkit.weight_formats import Int4Weight, Int8Weight
 def dense_cublas(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
     """`[rows, out]` for `x` `[rows, in]` and a dense `weight` `[out, in]`; on a GPU, cuBLAS also applies bias and GELU."""
     if gelu and bias is not None and x.is_cuda:
-        return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)  # the tanh form, but only on a GPU
+        # This is the tanh form of GELU, but only on a GPU.
+        return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
     result = F.linear(x, weight, bias)
     return gelu_reference(result) if gelu else result
 
 
 def dequantized_cublas(x: Tensor, weight: Int8Weight | Int4Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    """Does the same as `dense_cublas` for a quantized weight, which is first dequantized to a temporary dense matrix."""
+    """The same as `dense_cublas` for a quantized weight, which is first dequantized to a temporary dense matrix."""
     return dense_cublas(x, dequantize_triton(weight, x.dtype), bias, gelu=gelu)
 
 

@@ -1,6 +1,6 @@
 """Dequantize weights to dense matrices, for products of many rows.
 
-There, reading the weight takes only a small part of the time.
+In such products, reading the weight takes only a small part of the time.
 """
 
 from __future__ import annotations

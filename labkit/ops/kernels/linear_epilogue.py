@@ -58,7 +58,7 @@ def epilogue_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
 ) -> None:
-    """Add the parts in a fixed order, so equal runs return equal bits whichever program finished first."""
+    """Add the parts in a fixed order, so that repeated runs return the same bits, no matter which program finished first."""
     rows = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]
     outs = (tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT))[None, :]
     inside = (rows < num_rows) & (outs < num_out)

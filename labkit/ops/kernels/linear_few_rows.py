@@ -18,9 +18,9 @@ from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, l
 def as_operand(weight: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
     """Convert a loaded weight to the type of x without rounding."""
     if weight.dtype == tl.int8 and dtype == tl.float16:
-        # An int-to-float conversion runs at a quarter of the rate. Instead, flip the sign bit to make the byte unsigned, give
-        # it the exponent of 2^10, where float16 has steps of 1, and subtract the offset. The compiler converts two weights at
-        # once.
+        # An int-to-float conversion has a quarter of the speed of other instructions. Instead, flip the sign bit to make the
+        # byte unsigned, combine it with the exponent of 2^10, where float16 has steps of 1, and subtract the offset. The
+        # compiler converts two weights at once.
         byte = (weight.to(tl.uint8, bitcast=True) ^ 128).to(tl.uint16)
         return (byte | 0x6400).to(tl.float16, bitcast=True) - 1152.0  # 2^10 + 128
     return weight.to(dtype)
@@ -40,7 +40,7 @@ def store_total(
     GELU: tl.constexpr,
     PARTIAL: tl.constexpr,
 ) -> None:
-    """Write the sums `total` `[outs, rows]`: as the final result, or with `PARTIAL` as this program's part of it."""
+    """Write the sums `total` `[outs, rows]` as the final result or, with `PARTIAL`, as this program's part of the result."""
     outs, rows = outs[:, None], rows[None, :]
     inside = (outs < num_out) & (rows < num_rows)
     if PARTIAL:
@@ -85,8 +85,8 @@ def few_rows_kernel(
         row_inside = (rows < num_rows)[None, :] & (ins < num_in)[:, None]
         w = tl.load(matrix_row + ins[None, :], mask=out_inside, other=0.0, eviction_policy="evict_first")
         values = tl.load(x_row + ins[:, None], mask=row_inside, other=0.0)
-        # "ieee" multiplies float32 exactly, not as tf32. The tensor core keeps fewer bits of a sum of FP8 products than
-        # float32 has, so it adds at most BLOCK_IN of them.
+        # "ieee" multiplies float32 exactly, not as tf32. For FP8, a tensor core keeps fewer bits of a sum than float32 has, so
+        # it adds up at most BLOCK_IN products.
         total = tl.dot(
             as_operand(w, values.dtype), values, total, input_precision="ieee", max_num_imprecise_acc=BLOCK_IN,
             out_dtype=total.dtype,
@@ -124,10 +124,10 @@ def few_rows_triton(
 
 
 def tiling(rows: int, num_out: int, num_in: int, config: dict[str, int]) -> tuple[tuple[int, int, int], int]:
-    """The grid (rows, outputs, parts), and the number of inputs per part. A part has whole blocks and is never empty.
+    """The grid (rows, outputs, parts), and the number of inputs per part. A part consists of whole blocks and is never empty.
 
-    Programs start in the order of the first number, so programs that read the same weights run together and share them in
-    the L2 cache.
+    The first number of the grid changes fastest in the order in which programs start. So programs that read the same weights
+    run together and share them in the L2 cache.
     """
     steps = ceil_div(num_in, config["BLOCK_IN"])
     part_steps = ceil_div(steps, config["PARTS"])

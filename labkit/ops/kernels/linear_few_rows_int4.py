@@ -18,9 +18,9 @@ PER_WORD = 4
 def nibble_weights(words: tl.tensor, scales: tl.tensor, PLACE: tl.constexpr, dtype: tl.constexpr) -> tl.tensor:
     """scale * (nibble - 8) in `dtype`, for the nibble at bits 4 PLACE to 4 PLACE + 3 of each 16-bit word."""
     byte = words if PLACE < 2 else words >> 8
-    # With the exponent of 2^10 a float16 has steps of 1: the low nibble becomes 1024 + nibble, and the high nibble, which is
-    # not moved, becomes 1024 + 16 nibble. The lines below turn both into nibble - 8 without rounding, so only the product with
-    # the scale is rounded.
+    # With the exponent of 2^10, a float16 has steps of 1. The low nibble becomes 1024 + nibble. The high nibble is not shifted
+    # and becomes 1024 + 16 nibble. The lines below turn both into nibble - 8 without rounding, so only the product with the
+    # scale is rounded.
     if PLACE % 2 == 0:
         number = ((byte & 0x0F) | 0x6400).to(tl.float16, bitcast=True) - 1032.0
     else:

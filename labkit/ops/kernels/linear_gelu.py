@@ -1,4 +1,4 @@
-"""A linear layer with GELU: the kernels of `linear`, which apply the activation before they write their result."""
+"""A linear layer with GELU. The kernels of `linear` apply the activation before they write the result."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from labkit.ops.kernels.linear_kind import GPUWeight
 
 
 def linear_gelu_triton(x: Tensor, weight: GPUWeight, bias: Tensor | None = None) -> Tensor:
-    """`labkit.ops.linear_gelu`, for any kind of weight; raises as `linear_triton` does."""
+    """`labkit.ops.linear_gelu`, for any kind of weight. Raises the same errors as `linear_triton`."""
     return linear_triton(x, weight, bias, gelu=True)

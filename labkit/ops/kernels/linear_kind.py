@@ -1,4 +1,7 @@
-"""What a kind of weight knows of its kernels on a GPU. Each kind is a file `linear_kind_<name>.py` with an object `KIND`."""
+"""The base class for kinds of weight, each with its GPU kernels.
+
+A kind has a file `linear_kind_<name>.py` with an object `KIND`.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ KINDS = ("dense", *FORMATS)
 class LinearKind(ABC):
     """The kernels of one kind of weight. `quantize(dense)` returns a weight of this kind.
 
-    `streamed_rows`: the most rows for the kernels here; up to this number, reading the weight takes most of the time, and above
-    it `CUBLAS` runs. `head_name`: the kind of the head in a model of this kind.
+    `streamed_rows`: the most rows for labkit's own kernels, because up to this number reading the weight takes most of the
+    time. For more rows, `CUBLAS` runs. `head_name`: the kind of the head in a model of this kind.
     """
 
     name: str
@@ -39,12 +42,12 @@ class LinearKind(ABC):
         """Raise `NotAvailable` if a GPU of this compute capability (80 or 90) cannot multiply by this kind."""
 
     def one_row_plans(self, num_in: int, group: int, dtype: torch.dtype) -> list[Plan]:
-        """The plans for a single row, before those of `tiles`; the first one is the default."""
+        """The plans for a single row, which come before the plans of `tiles`. The first plan is the default."""
         return []
 
     @abstractmethod
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """The tiles of the kernel for few rows. `dtype` is that of x."""
+        """The tiles of the kernel for few rows. `dtype` is the dtype of x."""
 
     @abstractmethod
     def run(self, plan: Plan, x: Tensor, weight: Any, bias: Tensor | None, *, gelu: bool) -> Tensor:

@@ -35,7 +35,7 @@ class DenseKind(LinearKind):
         ]
 
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """`few_rows_tiles`; none in float32, which tensor cores do not multiply."""
+        """`few_rows_tiles`. There are none for float32, because tensor cores do not multiply float32."""
         return [] if dtype == torch.float32 else few_rows_tiles(rows, arch, 2)
 
     def run(self, plan: Plan, x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""FP8 in e5m2 on a GPU: no kernel. cuBLAS does not multiply e5m2 by e5m2."""
+"""FP8 in e5m2: there is no GPU kernel, and cuBLAS does not multiply e5m2 by e5m2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from labkit.weight_formats import Fp8E5M2Weight
 
 
 class Fp8E5M2Kind(Fp8Kind):
-    """`Fp8E5M2Weight`: the CPU runs it, to compare its quality with e4m3's."""
+    """`Fp8E5M2Weight`. Only the CPU runs this format, to compare its quality with the quality of e4m3."""
 
     name, head_name = Fp8E5M2Weight.kind, Fp8E5M2Weight.head_kind
 

@@ -27,7 +27,7 @@ class Int8Kind(LinearKind):
         return [] if num_in % 4 else row_vector_plans((8, 2), (8, 4), (4, 4), (16, 2), (8, 1), (4, 2))
 
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """`few_rows_tiles`; none in float32, which tensor cores do not multiply."""
+        """`few_rows_tiles`. There are none for float32, because tensor cores do not multiply float32."""
         return [] if dtype == torch.float32 else few_rows_tiles(rows, arch, 1)
 
     def run(self, plan: Plan, x: Tensor, weight: Int8Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""2:4 sparse weights on a GPU: torch's products of sparse tensor cores (cuSPARSELt or CUTLASS)."""
+"""2:4 sparse weights on a GPU, multiplied by torch on sparse tensor cores (cuSPARSELt or CUTLASS)."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Sparse24Kind(LinearKind):
             )
 
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """None: no kernel of labkit reads this format on a GPU."""
+        """No tiles, because labkit has no GPU kernel for this format."""
         return []
 
     def run(self, plan: Plan, x: Tensor, weight: Sparse24Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
-        """torch's product; float32 and the CPU, which torch's sparse products do not accept, use the dense matrix."""
+        """The product by torch. For float32 and on the CPU, torch has no sparse product, so the dense matrix is used."""
         sparse = x.device.type == "cuda" and x.dtype in (torch.float16, torch.bfloat16)
         found = F.linear(x, weight.semi_structured if sparse else weight.dequantize(x.dtype), bias)
         return apply_gelu(found) if gelu else found

@@ -1,6 +1,6 @@
 """The product of one row with a dense matrix; nearly all of its time is spent reading the matrix once.
 
-It does not use tensor cores: two instructions per weight keep up with the memory, and a tensor core's tile would be almost
+Tensor cores are not used. Two instructions per weight are fast enough for the memory, and a tensor core's tile would be almost
 empty.
 """
 
@@ -26,17 +26,18 @@ def one_row_kernel(
     BLOCK_IN: tl.constexpr,
     VECTOR: tl.constexpr,
 ) -> None:
-    """One program for BLOCK_OUT outputs; the loads of one step, BLOCK_OUT * BLOCK_IN weights, are in flight together."""
+    """One program for BLOCK_OUT outputs. All loads of one step (BLOCK_OUT * BLOCK_IN weights) are in flight together."""
     outs = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     matrix_row = weight + outs.to(tl.int64)[:, None, None] * num_in  # 64 bits: the matrix can have 2^31 weights
-    # The last dimension holds the 16 bytes that one thread loads at once. The thread adds them up and keeps one float for
-    # VECTOR weights; sums across threads are made at the end.
+    # The last dimension holds the 16 bytes that one thread loads at once. The thread adds up their products and keeps one float
+    # for VECTOR weights. The sums of the threads are added up at the end.
     neighbours = tl.arange(0, BLOCK_IN // VECTOR)[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
     total = tl.zeros((BLOCK_OUT, BLOCK_IN // VECTOR), tl.float32)
     for start in range(0, num_in, BLOCK_IN):
         ins = start + neighbours
         inside = (outs < num_out)[:, None, None] & (ins < num_in)[None]
-        # Weights are used once: they may leave the L2 cache first, so x and the data of other kernels stay.
+        # Weights are used only once, so they may leave the L2 cache first. Then x and the data of other kernels stay in the
+        # cache.
         w = tl.load(matrix_row + ins[None], mask=inside, other=0, eviction_policy="evict_first")
         values = tl.load(x + ins, mask=ins < num_in, other=0.0)
         total += tl.sum(w.to(tl.float32) * values.to(tl.float32)[None], 2)

@@ -12,7 +12,7 @@ from labkit.weight_formats import Int4Weight
 WORDS = 4
 """32-bit words that a thread loads at once; they hold 32 neighbouring weights of a row."""
 ONE = 0x3F800000
-"""The bits of 1.0, passed at launch: with a second constant the compiler would need a second instruction."""
+"""The bits of 1.0. They are passed at launch, because with a second constant the compiler would need a second instruction."""
 
 
 @jit
@@ -21,9 +21,9 @@ def add_byte(
 ) -> tl.tensor:
     """total + (1 + low / 256) 16 x_low + (1 + high / 16) x_high, for the two nibbles of one byte of each word.
 
-    A nibble becomes a float without being moved. With the exponent of 1, the four highest of the 23 fraction bits count
-    sixteenths, and the next four count 256ths. `one` holds the bits of 1.0. This 1 is subtracted from the sum later, which
-    saves one subtraction per weight and costs about four of float32's 24 bits.
+    A nibble becomes a float without a shift. With the exponent of 1, the four highest of the 23 fraction bits count sixteenths,
+    and the next four count 256ths. `one` holds the bits of 1.0. This 1 is subtracted later, from the sum. This saves one
+    subtraction per weight, but about four of float32's 24 bits of precision are lost.
     """
     SHIFT: tl.constexpr = 15 - 8 * BYTE  # moves the byte to the top of the 23 fraction bits
     placed = words << SHIFT if SHIFT > 0 else words >> -SHIFT

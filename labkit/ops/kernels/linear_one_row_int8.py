@@ -12,16 +12,18 @@ from labkit.weight_formats import Int8Weight
 WORDS = 4
 """32-bit words that a thread loads at once; they hold 16 neighbouring weights of a row."""
 ONE = 0x3FC00000
-"""The bits of 1.0, plus the bit that flips the sign of a byte. It is passed at launch: with a second constant the compiler
-would need a second instruction."""
+"""The bits of 1.0, plus the bit that flips the sign of a byte.
+
+This number is passed at launch, because with a second constant the compiler would need a second instruction.
+"""
 
 
 @jit
 def as_float(words: tl.tensor, one: tl.tensor) -> tl.tensor:
     """1 + (byte + 128) / 256, for the signed byte at the top of a float's 23 fraction bits.
 
-    Flipping the sign bit adds the 128. The added amounts are subtracted from the sum later, which saves one subtraction per
-    weight and costs about four of float32's 24 bits.
+    Flipping the sign bit adds the 128. The added amounts are subtracted later, from the sum. This saves one subtraction per
+    weight, but about four of float32's 24 bits of precision are lost.
     """
     return ((words & 0x7F8000) ^ one).to(tl.float32, bitcast=True)
 
@@ -51,7 +53,8 @@ def one_row_int8_kernel(
         vectors = start + tl.arange(0, BLOCK_VECTORS)
         words = vectors[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
         inside = words < num_words
-        # Weights are used once: they may leave the L2 cache first, so x and the data of other kernels stay.
+        # Weights are used only once, so they may leave the L2 cache first. Then x and the data of other kernels stay in the
+        # cache.
         w = tl.load(
             matrix_row + words[None], mask=out_inside[:, None, None] & inside[None], other=0, eviction_policy="evict_first"
         ).to(tl.uint32, bitcast=True)

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from labkit.ops.kernels.triton_runtime import ceil_div
 
 PROGRAMS = 120
-"""Programs that keep a GPU busy: an A100 has 108 multiprocessors, an H100 has 132, and blocks are powers of two."""
+"""How many programs are enough to keep a GPU busy. An A100 has 108 multiprocessors, and an H100 has 132.
+
+Block sizes are powers of two, so the number of programs cannot be chosen exactly.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ CUBLAS = Plan("cublas")
 
 
 def row_vector_plans(*blocks: tuple[int, int]) -> list[Plan]:
-    """Plans for a single row, with these outputs per block and warps.
+    """Plans for a single row, one for each number of outputs per block and number of warps.
 
-    A quantized matrix is read in vectors of 16 bytes and needs more outputs.
+    A quantized matrix is read in vectors of 16 bytes, so a block needs more outputs.
     """
     return [Plan("one_row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
 
@@ -46,7 +49,7 @@ def few_rows_tiles(rows: int, arch: int, bytes_per_weight: int) -> list[dict[str
 
 
 def tile(out: int, inputs: int, rows: int, warps: int, stages: int) -> dict[str, int]:
-    """One tile; `stages` - 1 steps of loads are in flight, enough to hide the latency of memory."""
+    """One tile. `stages` - 1 steps of loads are in flight, which is enough to hide the latency of memory."""
     return {"BLOCK_OUT": out, "BLOCK_IN": inputs, "BLOCK_ROWS": max(rows, 8), "num_warps": warps, "num_stages": stages}
 
 

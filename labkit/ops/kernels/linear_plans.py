@@ -1,7 +1,7 @@
-"""The candidates for a linear layer on a GPU, by kind of weight and number of rows; the first candidate runs until tuned.
+"""The candidate plans for a linear layer on a GPU, by kind of weight and number of rows. Without tuning, the first one runs.
 
-`one_row` and `few_rows` are the kernels of `linear_one_row` and `linear_few_rows`, or their int8 and int4 forms; `cublas`
-is the product of `linear_cublas`.
+The plan `one_row` runs a kernel of `linear_one_row`, and `few_rows` runs a kernel of `linear_few_rows`; int8 and int4 weights
+have their own versions of these files. The plan `cublas` runs a product of `linear_cublas`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from labkit.ops.kernels.triton_runtime import power_of_two
 def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, group: int, arch: int) -> dict[str, Plan]:
     """The candidates by label; the first candidate is the default.
 
-    `rows` comes from `rows_bucket`, `dtype` is the dtype of x, `group` is the group size of int4 (else 0), `arch` is the
+    `rows` comes from `rows_bucket`. `dtype` is the dtype of x. `group` is the group size of int4, otherwise 0. `arch` is the
     compute capability, 80 or 90.
     """
     found = kind_named(kind)

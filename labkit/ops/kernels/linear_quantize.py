@@ -1,4 +1,4 @@
-"""Round activations to 8 bits during the run, with one scale per row, in one pass. The scales are found or given."""
+"""Round activations to 8 bits while the model runs, with one scale per row, in one pass. The scales are computed or given."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from labkit.weight_formats import FP8_MAX, INT8_MAX
 def nearest_e4m3(x: tl.tensor) -> tl.tensor:
     """Round float32 numbers of at most 448 to the nearest e4m3 number, ties to even; the result is float32.
 
-    The rounding is written out, because the conversion in Triton's interpreter rounds differently. After this function, the
+    The rounding is done by hand, because the conversion in Triton's interpreter rounds differently. After this function, the
     conversion to e4m3 is exact.
     """
-    # At least the exponent of 2^-6: smaller numbers have no finer steps.
+    # The exponent is at least that of 2^-6, because smaller numbers have the same steps.
     exponent = tl.maximum(x.to(tl.uint32, bitcast=True) & 0x7F800000, 121 << 23)
     # Near 1.5 * 2^(e + 20) float32 has steps of 2^(e - 3), the steps of a number with 3 bits after its leading bit.
     grid = exponent.to(tl.float32, bitcast=True) * 1572864.0
@@ -39,7 +39,7 @@ def quantize_kernel(
     columns = tl.arange(0, BLOCK)
     inside = columns < num_columns
     numbers = tl.load(x + row * num_columns + columns, mask=inside, other=0.0).to(tl.float32)
-    # IEEE divisions as in the torch form: an approximate quotient would sometimes round to another neighbour.
+    # IEEE divisions as in the torch version, because an approximate quotient would sometimes round to another number.
     if STATIC:
         inverse = tl.div_rn(1.0, tl.load(scales + row))
     else:

@@ -1,4 +1,4 @@
-"""What the kinds of weight have in common whose products run in 8 bits on a GPU."""
+"""The common base of those kinds of weight whose products run in 8 bits on a GPU."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from labkit.weight_formats import RoundedInputsWeight
 
 
 class RoundedInputsKind(LinearKind):
-    """Rounds the inputs and multiplies in 8 bits; a shape that cuBLAS refuses goes to the kernel for few rows."""
+    """Rounds the inputs and multiplies in 8 bits. If cuBLAS refuses a shape, the kernel for few rows runs."""
 
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """`few_rows_tiles`, for every dtype of x: the product runs in 8 bits anyway."""
+        """`few_rows_tiles`, for every dtype of x, because the product always runs in 8 bits."""
         return few_rows_tiles(rows, arch, 1)
 
     @abstractmethod
@@ -30,7 +30,7 @@ class RoundedInputsKind(LinearKind):
     def cublas(
         self, x: Tensor, x_scales: Tensor, weight: RoundedInputsWeight, bias: Tensor | None, dtype: torch.dtype, *, gelu: bool
     ) -> Tensor:
-        """The product of rounded inputs by cuBLAS. `dtype` is that of the result."""
+        """The product of rounded inputs, by cuBLAS. `dtype` is the dtype of the result."""
 
     def run(self, plan: Plan, x: Tensor, weight: RoundedInputsWeight, bias: Tensor | None, *, gelu: bool) -> Tensor:
         """Compute the layer as `plan` says."""

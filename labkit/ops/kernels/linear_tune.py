@@ -45,7 +45,7 @@ def tune(
     layers: Sequence[str] = LAYERS,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Tune the linear layers of `config` for decode steps of `batches` sequences; shapes tuned before are skipped.
+    """Tune the linear layers of `config` for decode steps of `batches` sequences. Shapes that were tuned before are skipped.
 
     `kind` is the kind of weight, a key of `QUANTIZE`; `dtype` is the type of the activations; `parts` is the number of
     tensor-parallel parts; `layers` are the layers to tune; `report` gets one line per shape. Tuning a shape takes some seconds,
@@ -82,7 +82,10 @@ def tune_model(
 def _layers(
     num_in: int, num_out: int, buckets: list[int], kind: str, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[Tensor, GPUWeight, Tensor]]:
-    """Random inputs of a layer for each number of rows; with zeros, a GPU would run at a higher clock rate."""
+    """Random inputs of a layer for each number of rows.
+
+    They are not zeros, because with zeros a GPU runs at a higher clock rate.
+    """
     dense = torch.randn(num_out, num_in, device=device, dtype=dtype) * num_in**-0.5
     weight = QUANTIZE[kind](dense)
     bias = torch.randn(num_out, device=device, dtype=dtype)

@@ -1,4 +1,7 @@
-"""Apply penalties and bans in one pass over the logits. One byte of marks per token says which of them apply to the token."""
+"""Apply penalties and bans in one pass over the logits.
+
+One byte of marks per token says which penalties and bans apply to the token.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Causal attention of many new tokens per sequence, in tiles that stay on the chip (FlashAttention-2, Dao 2023).
 
 Scores are never written to memory. A program holds a block of queries and goes over the keys that these queries may see. For
-each row the program keeps the maximum score, the sum of the weights and the weighted sum of the values so far. When the program
-finds a larger score, it scales both sums down.
+each row, the program keeps the maximum score, the sum of the weights and the weighted sum of the values. When the program finds
+a larger score, it scales both sums down.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from labkit.ops.kernels.triton_runtime import arch_of, ceil_div, jit, jit_once_f
 
 TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
     "float32": {64: (32, 32, 8, 2), 128: (32, 16, 4, 2), 256: (16, 16, 4, 2)},
-    "few tokens": {256: (16, 64, 8, 2)},  # for verifying a draft, or the end of a prompt; a larger tile has empty rows
+    # for few new tokens (verifying a draft, or the end of a prompt); a larger tile would have empty rows
+    "few tokens": {256: (16, 64, 8, 2)},
     "hopper": {128: (128, 64, 8, 3), 256: (128, 32, 8, 3)},
     "others": {128: (128, 32, 8, 3), 256: (64, 32, 8, 2)},
 }
-"""BLOCK_M, BLOCK_N, num_warps and num_stages, by case and by the largest head dimension that they are for.
+"""BLOCK_M, BLOCK_N, num_warps and num_stages for each case, by the largest head dimension for which they are used.
 
 No kernel spills registers with Triton 3.6 or 3.7.
 """
 FEWEST = 64
-"""A program searches among at least this many sequences to find its own sequence.
+"""A program searches for its sequence among at least this many entries.
 
-All usual batch sizes have fewer sequences, so they share one compiled kernel.
+Usual batches have fewer sequences, so they all share one compiled kernel.
 """
 
 
@@ -68,7 +69,8 @@ def prefill_attention_kernel(
 ) -> None:
     """One program per head and block of `BLOCK_M` new tokens of one sequence."""
     head = tl.program_id(0)
-    # The last blocks of a sequence see the most keys, so they start first: then no program still runs a long block at the end.
+    # The last blocks of a sequence attend to the most keys, so they start first. Otherwise a long block could still run when
+    # all others are done.
     program = tl.num_programs(1) - 1 - tl.program_id(1)
     sequence, block = block_of(program, starts, num_sequences, SEQUENCES, BLOCK_M)
     if sequence >= num_sequences:
@@ -97,10 +99,10 @@ def prefill_attention_kernel(
         cells = (slots * num_heads + head)[:, None] * HEAD_DIM + dims[None, :]
         wanted = seen[:, None] & inside[None, :]
         key = tl.load(keys + cells, mask=wanted, other=0.0)
-        # "ieee" keeps float32 exact: tensor cores would cut it to the 10 bits of TF32.
+        # "ieee" keeps float32 exact. Tensor cores would cut the mantissa to the 10 bits of TF32.
         score = tl.dot(q, tl.trans(key), input_precision="ieee") * scale
         score = tl.where((first + columns)[None, :] <= positions[:, None], score, float("-inf"))
-        # Every row sees the first key, so the maximum of a row is finite from the first tile on.
+        # Every row attends to the first key, so the maximum of a row is finite from the first tile on.
         higher = tl.maximum(highest, tl.max(score, 1))
         before = tl.exp2(highest - higher)
         weight = tl.exp2(score - higher[:, None])
@@ -143,7 +145,7 @@ def prefill_attention_triton(
     # The last block of each sequence may be partly filled; this is the largest possible number of blocks.
     grid = (num_heads, min(tokens // config["BLOCK_M"] + sequences, tokens))
     tensors = query, keys, values, slot_table, starts, lengths, out
-    scale = math.log2(math.e) / math.sqrt(head_dim)  # exp2 is the GPU's own exponential
+    scale = math.log2(math.e) / math.sqrt(head_dim)  # a GPU computes exp2 in one instruction
     numbers = sequences, num_heads, slot_table.stride(0), scale
     launch(prefill_attention_kernel, grid, *tensors, *numbers, **config, SEQUENCES=power_of_two(max(sequences, FEWEST)))
     return out

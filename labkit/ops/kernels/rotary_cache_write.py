@@ -10,7 +10,7 @@ from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, l
 VALUES = 2048
 """How many numbers of the query, of the key and of the value each program processes.
 
-In half precision with 8 warps, a thread has 16 bytes of each: the query, the key and the value.
+In half precision with 8 warps, a thread has 16 bytes of the query, 16 of the key and 16 of the value.
 """
 
 
@@ -47,7 +47,7 @@ def rotary_cache_write_kernel(
     within = heads[:, None] * HEAD_DIM + dims[None, :]  # offset among all heads of one token
     hidden_size = num_heads * HEAD_DIM
 
-    # For dimensions after the rotated pairs the angle is zero, so they stay unchanged.
+    # Dimensions after the rotated pairs have the angle zero, so they stay unchanged.
     pairs = tl.arange(0, DIM // 2)
     angle = tl.load(positions + token) * PAIRS + pairs
     sines = tl.load(sin + angle, mask=pairs < PAIRS, other=0.0)
@@ -61,7 +61,7 @@ def rotary_cache_write_kernel(
     tl.store(query + token * hidden_size + within, rotated.to(query.dtype.element_ty), mask=inside)
 
     slot = tl.load(slot_mapping + token).to(tl.int64)
-    into = inside & (slot >= 0) & (slot < num_slots)  # never outside the cache, even if the mapping is wrong
+    into = inside & (slot >= 0) & (slot < num_slots)  # never write outside the cache, even if the mapping is wrong
     place = slot * hidden_size + within
     tl.store(keys + place, rotate(k, sines, cosines, HEADS, DIM).to(keys.dtype.element_ty), mask=into)
     tl.store(values + place, v.to(values.dtype.element_ty), mask=into)

@@ -1,8 +1,8 @@
 """Sample one token per row in one launch. A program reads its row of logits several times; the row stays in the L2 cache.
 
-Nothing is sorted. Top-k and top-p keep all tokens above a threshold, and the first few of the tokens that are equal to it. The
-threshold is found four bits at a time: each pass over the row tries sixteen thresholds at once and sums the number of tokens
-(or their probability) at or above each of them.
+Nothing is sorted. Top-k and top-p keep all tokens above a threshold, and as many tokens at the threshold as needed, the first
+ones first. The threshold is found four bits at a time. Each pass over the row tries sixteen thresholds at once. For each
+threshold, it counts the tokens at or above the threshold (or adds up their probabilities).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from labkit.ops.kernels.triton_runtime import jit, launch, tl
 
 _UNEQUAL_BITS = {torch.float32: 32, torch.float16: 20, torch.bfloat16: 16}
-"""The number of leading float32 bits in which two values of a type can differ, rounded up to a multiple of four."""
+"""For each dtype, how many leading float32 bits can differ between two values, rounded up to a multiple of four."""
 
 
 @jit
@@ -43,7 +43,10 @@ def threshold(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The largest key that tokens with a total weight of `goal` reach. With `COUNTS`, each token has the weight 1."""
+    """The largest key such that all tokens at or above it have a total weight of at least `goal`.
+
+    With `COUNTS`, each token weighs 1.
+    """
     lanes = tl.arange(0, BLOCK)
     digits = tl.arange(0, 16).to(tl.uint32)
     base = tl.full((), 0, tl.uint32)
@@ -55,7 +58,7 @@ def threshold(
             x = loaded(row, start + lanes, vocab_size)
             weight = tl.where(start + lanes < vocab_size, 1.0, 0.0) if COUNTS else tl.exp2((x - highest) * scale)
             sums += tl.where(ordered(x, BITS)[None, :] >= steps[:, None], weight[None, :], 0.0)
-        reached = (tl.sum(sums, 1) >= goal).to(tl.int32)  # ones, then zeros, because the sums fall from step to step
+        reached = (tl.sum(sums, 1) >= goal).to(tl.int32)  # ones followed by zeros, because the sums fall from step to step
         base += tl.maximum(tl.sum(reached, 0) - 1, 0).to(tl.uint32) << shift
     return base
 
@@ -135,7 +138,7 @@ def sample_kernel(
     if heat == 0:
         tl.store(out + program, tl.minimum(first, vocab_size - 1).to(tl.int64))
         return
-    scale = (1.4426950408889634 / heat).to(tl.float32)  # exp2 is the GPU's own exponential
+    scale = (1.4426950408889634 / heat).to(tl.float32)  # a GPU computes exp2 in one instruction
 
     key = tl.full((), 0, tl.uint32)
     ties = vocab_size  # how many of the tokens equal to the key are kept; the first tokens are kept
@@ -190,8 +193,8 @@ def sample_triton(
 ) -> Tensor:
     """`labkit.ops.sample` as a kernel.
 
-    The kernel computes in float32, so a draw near the border between two tokens may choose the other of the two. Each program
-    decides what its row needs, so the host does not have to read the rows.
+    The kernel computes in float32, so near the border between two tokens it may choose another token than the torch version.
+    Each program decides which steps its row needs, so the host does not have to read the rows.
     """
     logits = logits.contiguous()
     rows, vocab_size = logits.shape

@@ -1,7 +1,7 @@
-"""Defines and launches Triton kernels. A stand-in replaces Triton where it is not installed.
+"""Defines and launches Triton kernels. Where Triton is not installed, a stand-in takes its place.
 
-A process runs kernels either compiled, on a GPU, or interpreted, on CPU tensors. Setting `TRITON_INTERPRET=1` in the
-environment before Triton is imported chooses the interpreter for the whole process.
+A process runs kernels either compiled, on a GPU, or interpreted, on CPU tensors. If `TRITON_INTERPRET=1` is set in the
+environment before Triton is imported, the whole process uses the interpreter.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ else:
 Kernel = Any
 """What `jit` returns: `triton.JITFunction`, or `InterpretedFunction` in an interpreted process.
 
-In a signature, `tl.tensor` stands for three things. In a kernel, `tl.tensor` is an address if a tensor was passed, or a number
-if a number was passed. In a function that kernels call, `tl.tensor` is a block of values.
+The annotation `tl.tensor` stands for three things. A kernel's parameter is an address if a tensor was passed, or a number if a
+number was passed. In a function that kernels call, a parameter is a block of values.
 """
 
 
@@ -71,11 +71,11 @@ def jit(function: Callable[..., Any]) -> Kernel:
 
 
 def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
-    """`jit` for a kernel that must not be compiled again for other values of the arguments with these names.
+    """Like `jit`, but other values of the arguments with these names do not make Triton compile the kernel again.
 
     By default, Triton compiles a kernel again when an integer is 1 or becomes a multiple of 16, or when an address becomes a
-    multiple of 16 bytes. Compiling again is right for the shapes of a model. But numbers and slices that describe a batch
-    change in each step, and each compilation would stop the server for seconds.
+    multiple of 16 bytes. This is useful for the shapes of a model. But numbers and slices that describe a batch change in each
+    step, and each compilation would stop the server for seconds.
     """
 
     def decorate(function: Callable[..., Any]) -> Kernel:
@@ -111,10 +111,10 @@ _RECORDING: ContextVar[_Recording | None] = ContextVar("recording", default=None
 
 @contextlib.contextmanager
 def recorded(arch: int = 90) -> Iterator[list[Launch]]:
-    """Inside this block no kernel runs: launches for a GPU of compute capability `arch` / 10 are collected in a list.
+    """Inside this block, no kernel runs. Launches for a GPU of compute capability `arch` / 10 are collected in a list.
 
-    With tensors on the device "meta", even the largest shapes cost nothing. Such tensors have no values. A launcher that reads
-    values on the host therefore fails here, as it would in a CUDA graph.
+    With tensors on the device "meta", even the largest shapes need no memory. Such tensors have no values, so a launcher that
+    reads values on the host fails here, as it would in a CUDA graph.
     """
     recording = _Recording(arch, [])
     before = _RECORDING.set(recording)
@@ -178,7 +178,7 @@ def _capability(device: torch.device) -> int:
 
 
 def power_of_two(n: int) -> int:
-    """The smallest power of two that is at least `n`. Triton's blocks can have only such sizes."""
+    """The smallest power of two that is at least `n`. The size of a Triton block must be a power of two."""
     return 1 << (n - 1).bit_length()
 
 

@@ -25,10 +25,12 @@ class Alone:
     """A served model with one request at a time.
 
     latency: seconds of a request. computing: seconds that each part computed for it, by the name of the part's model.
+    disturbed: how other programs disturbed the requests ("").
     """
 
     latency: float
     computing: Mapping[str, float]
+    disturbed: str = ""
 
     @property
     def overhead(self) -> float:
@@ -68,15 +70,16 @@ def measure_alone(address: str, model: str, parts: Sequence[str], prompt: NDArra
             client.forward(prompt, cache=False)
         before = {part: client.compute_counts(part) for part in parts}
         seconds = []
-        for _ in range(requests):
-            begin = time.perf_counter()
-            client.forward(prompt, cache=False)
-            seconds.append(time.perf_counter() - begin)
+        with OtherPrograms(address) as watch:
+            for _ in range(requests):
+                begin = time.perf_counter()
+                client.forward(prompt, cache=False)
+                seconds.append(time.perf_counter() - begin)
         computing = {}
         for part in parts:
             count, total = client.compute_counts(part)
             computing[part] = (total - before[part][1]) / max(1, count - before[part][0])
-    return Alone(float(np.median(seconds)), computing)
+    return Alone(float(np.median(seconds)), computing, watch.disturbed)
 
 
 def measure_in_turn(

@@ -22,7 +22,7 @@ def test_slots_are_handed_out_once_and_come_back_with_their_last_reference() -> 
     assert sorted(slots.take(2)) == sorted(first[2:])
     slots.release(first[:2])
     assert slots.num_free == 2
-    with pytest.raises(AssertionError, match="3 slots taken of 2"):
+    with pytest.raises(AssertionError, match="3 slots were requested, but only 2 are free"):
         slots.take(3)
 
 

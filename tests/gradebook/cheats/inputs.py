@@ -24,6 +24,6 @@ CHEATS = {
     "changes-the-inputs": Cheat(
         "It returns the right number, and spoils the input for whoever uses it next.",
         body(f"found = {RIGHT}", "lengths.append(1)", "return found"),
-        "changes its argument 2",
+        "changes its argument 'lengths'",
     ),
 }
