@@ -38,7 +38,10 @@ def one_line(text: str) -> str:
 
 
 def shown(name: str) -> str:
-    """A name, for people. Unlike in `visible`, line ends and tabs are written as their numbers too: names stay different."""
+    """A name, for people.
+
+    Unlike in `visible`, line ends and tabs are also written as their numbers, so different names stay different.
+    """
     return visible(name).replace("\n", "\\n").replace("\t", "\\t")
 
 

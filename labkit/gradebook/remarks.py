@@ -35,8 +35,8 @@ def _on_definitions(cells: Sequence[FileCell], exercises: Sequence[Exercise]) ->
                 yield f"{name} has a body and still contains `raise NotImplementedError`; remove this line."
     for (cell, name), (next_cell, next_name) in pairwise(places):
         if next_cell < cell:
-            yield f"{next_name} is defined before {name}, which is not the order of the course; the cells were run in the "
-            "notebook's order."
+            said = f"{next_name} is defined before {name}, which is not the order of the course"
+            yield f"{said}; the cells were run in the notebook's order."
 
 
 def _has_leftover(text: str, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The peers on a small random model: in fp32 they make labkit's greedy tokens in every round; other precisions; refusals."""
+"""The peers on a small random model: in fp32 they choose the same greedy tokens as labkit; other precisions, and refusals."""
 
 from __future__ import annotations
 
