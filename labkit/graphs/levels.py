@@ -75,7 +75,9 @@ def compare_levels(
     most = exported.config.context_length - 1
     cached = min(PAST, most) if past is None else past
     if batch < 1 or not 1 <= cached <= most:
-        raise InvalidRequest(f"batch is {batch} and past is {cached}; batch must be at least 1, and past from 1 to {most}")
+        raise InvalidRequest(
+            f"batch is {batch} and past is {cached}; batch must be at least 1, and past 1 to {most} cached tokens"
+        )
     return [_at_level(exported, level, batch, cached, threads) for level in LEVELS]
 
 
