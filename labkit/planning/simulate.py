@@ -1,6 +1,7 @@
 """Simulates a server under random load: requests arrive one by one, and join the running batch between two steps.
 
-The engine's own `Scheduler` plans each step. The step is not computed; only its time is predicted.
+The engine's own `Scheduler` plans each step. The step is not computed; only its time is predicted. The time that
+a server takes beside the steps is added if it was measured (`handling`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from labkit.engine.schedule.slot_pool import SlotPool
 from labkit.errors import InvalidRequest
 from labkit.planning.deployment import Deployment
 from labkit.planning.fit import Fit
+from labkit.planning.handling import Handling
 from labkit.planning.latency import Parts, Work, choice_parts, stage_parts
 from labkit.planning.memory import cache_bytes, memory_of, usable_bytes
 
@@ -98,11 +100,16 @@ def cache_slots(plan: Deployment) -> int:
     return min(slots, MOST_SLOTS)
 
 
+NO_HANDLING = Handling()
+
+
 class Instance:
     """One copy of the model: its scheduler, the end `now` of its last step, and its `unfinished` requests."""
 
-    def __init__(self, plan: Deployment, found: Fit, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
-        self.plan, self.found = plan, found
+    def __init__(
+        self, plan: Deployment, found: Fit, max_step_tokens: int = MAX_STEP_TOKENS, handling: Handling = NO_HANDLING
+    ) -> None:
+        self.plan, self.found, self.handling = plan, found, handling
         pool = SlotPool(cache_slots(plan), prefix_reuse=False)
         self.scheduler = Scheduler(pool, plan.batch, max(max_step_tokens, plan.batch + 1))
         self.now = self.busy = 0.0
@@ -132,6 +139,8 @@ class Instance:
         """Run one step. Returns the requests that got their first token, and those that have ended."""
         planned = self.scheduler.plan()
         seconds = float(step_parts(self.plan, work_of(planned), self.found).total)
+        sent = len(planned.decodes) + sum(chunk.is_last for chunk in planned.chunks)
+        seconds += self.handling.seconds(sum(chunk.begin == 0 for chunk in planned.chunks), sent)
         self.now += seconds
         self.busy += seconds
         self.steps += 1
@@ -162,10 +171,12 @@ def simulate(
     requests: int = 1000,
     seed: int = 0,
     max_step_tokens: int = MAX_STEP_TOKENS,
+    handling: Handling = NO_HANDLING,
 ) -> Load:
     """Serve `requests` requests that arrive at `rate` per second, at exponentially distributed intervals (a Poisson process).
 
-    Requests go to the instances in turn. An instance runs at most `plan.batch` sequences at a time. Raises `InvalidRequest`
+    Requests go to the instances in turn. An instance runs at most `plan.batch` sequences at a time. `handling`: what the server
+    takes beside the model. Raises `InvalidRequest`
     for a rate that is not positive, for fewer than 2 requests, and if the cache is too small for one request.
     """
     if not 0 < rate < float("inf"):
@@ -174,7 +185,7 @@ def simulate(
         raise InvalidRequest(f"{requests} requests on {instances} instances; at least 2 requests and 1 instance are accepted")
     arrivals = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, requests))
     first, last = np.zeros(requests), np.zeros(requests)
-    servers = [Instance(plan, found, max_step_tokens) for _ in range(instances)]
+    servers = [Instance(plan, found, max_step_tokens, handling) for _ in range(instances)]
     for number, server in enumerate(servers):
         _serve(server, range(number, requests, instances), arrivals, first, last)
     end = float(last.max())

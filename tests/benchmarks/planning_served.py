@@ -2,15 +2,15 @@
 
     python -m tests.benchmarks.planning_served [--model gptj-tiny] [--precision fp32] [--seconds 12] [--save FILE]
 
-The planner's model of a CPU is fitted to two measurements of the server: one user, and eight users who each wait for their
-answer. Then `labkit.planning.simulate` predicts three rates, at 30, 60 and 90 percent of what eight users reached. All
-predictions are
-printed before the first rate is measured. Server and generator share this machine.
+Two measurements of the server, with one user and with eight users who each wait for their answer, give the time that it takes
+beside the model (`labkit.planning.handling`). Then `labkit.planning.simulate` predicts three rates, at 30, 60 and 90 percent of
+what eight users reached. All predictions are printed before the first rate is measured. Server and generator share a machine.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,8 +20,7 @@ from labkit.checkpoints import config_of
 from labkit.environment import describe
 from labkit.measure import Record, ceilings
 from labkit.planning.deployment import Deployment
-from labkit.planning.efficiencies import CPU_WIDTHS
-from labkit.planning.fit import Fit, Measurement, fit
+from labkit.planning.handling import Served, measured_handling
 from labkit.planning.shape import Shape
 from labkit.planning.simulate import Load, simulate
 from labkit.planning.this_machine import cpu_fit
@@ -50,14 +49,9 @@ def plan_of(model: str, precision: str, batch: int) -> Deployment:
     return Deployment(shape, device, precision=precision, batch=batch, input_tokens=PROMPT_TOKENS, output_tokens=NEW_TOKENS)
 
 
-def calibrated(plan: Deployment, one: dict[str, Any], several: dict[str, Any]) -> Fit:
-    """labkit's fit of CPUs, moved to this server by the median times of one user and of eight."""
-    from dataclasses import replace
-
-    measured = [
-        Measurement(replace(plan, batch=users), row["e2e_ms"]["p50"] / 1e3) for users, row in ((1, one), (USERS, several))
-    ]
-    return fit(measured, start=cpu_fit().found, widths=CPU_WIDTHS, source="one user and eight users of this server")
+def served_of(users: int, row: dict[str, Any]) -> Served:
+    """The median times of a closed loop, in seconds."""
+    return Served(users, row["ttft_ms"]["p50"] / 1e3, row["e2e_ms"]["p50"] / 1e3)
 
 
 def row_of(found: Load, measured: dict[str, Any]) -> dict[str, Any]:
@@ -86,9 +80,11 @@ def main() -> None:
     plan = plan_of(given.model, given.precision, MAX_BATCH)
     with served(ServeSettings(model=given.model, precision=given.precision, max_batch=MAX_BATCH)) as address:
         one, several = (stress(address, 6.0, users, users=users) for users in (1, USERS))
-        found = calibrated(plan, one, several)
+        found = cpu_fit()
+        handling = measured_handling(plan, found, served_of(1, one), served_of(USERS, several))
+        print(handling, flush=True)
         rates = [round(share * several["requests_per_second"], 2) for share in SHARES]
-        predicted = [simulate(plan, found, rate=rate, requests=REQUESTS) for rate in rates]
+        predicted = [simulate(plan, found, rate=rate, requests=REQUESTS, handling=handling) for rate in rates]
         for load in predicted:
             print(load.sentence(), flush=True)
         rows = [
@@ -106,6 +102,7 @@ def main() -> None:
     if given.save:
         settings = vars(given) | {"save": str(given.save), "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS}
         settings |= {"max_batch": MAX_BATCH, "one_user_ms": one["e2e_ms"]["p50"], "eight_users_ms": several["e2e_ms"]["p50"]}
+        settings |= {"handling": asdict(handling)}
         print(f"record written to {Record('planning served', settings, rows).save(given.save)}")
 
 

@@ -180,6 +180,7 @@ def test_two_jobs_and_a_kill_give_the_same_gradebook(whole: Graded, killed: tupl
         assert (whole.out / name).read_bytes() == (killed[0] / name).read_bytes()
 
 
+@pytest.mark.long
 def test_a_changed_notebook_is_an_attempt_and_a_regrade_is_history(
     submissions: Path, whole: Graded, killed: tuple[Path, int]
 ) -> None:

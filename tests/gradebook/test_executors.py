@@ -92,6 +92,7 @@ def task(path: Path) -> GradeTask:
     return GradeTask(path, digest(path), (EXERCISE.name,))
 
 
+@pytest.mark.long
 def test_a_pool_of_processes_grades_a_class(submissions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of the submissions is relative here, and the pool's processes have another working directory."""
     monkeypatch.chdir(submissions.parent)

@@ -85,6 +85,7 @@ def test_a_new_gradebook_has_students_points_and_comments(tmp_path: Path, monkey
         assert not found.find_submission("lab00", "=1+1").needs_manual_grade
 
 
+@pytest.mark.long
 def test_on_the_core_track_extras_have_no_points(tmp_path: Path) -> None:
     from nbgrader.api import Gradebook
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from labkit.errors import InvalidRequest
 from labkit.planning.catalogue import named_gpu
 from labkit.planning.deployment import Deployment
+from labkit.planning.handling import Handling, Served, measured_handling
 from labkit.planning.latency import request_parts
 from labkit.planning.memory import USABLE, cache_bytes, memory_of
 from labkit.planning.named_shapes import named_shape
 from labkit.planning.published import default_fit
-from labkit.planning.simulate import Load, simulate
+from labkit.planning.simulate import Instance, Load, simulate
 
 PLAN = Deployment(named_shape("gpt-6.7b"), named_gpu("a100-80gb"), batch=8, input_tokens=64, output_tokens=16)
 
 
-def load_at(rate: float, **settings: int) -> Load:
+def load_at(rate: float, **settings: Any) -> Load:
     return simulate(PLAN, default_fit(), rate=rate, **{"requests": 120, **settings})
 
 
@@ -29,6 +32,48 @@ def test_an_idle_server_answers_one_request_as_predicted() -> None:
     assert load.running == pytest.approx(1.0, abs=0.05)
     assert load.busy < 0.05
     assert load.stable
+
+
+def test_handling_is_added_to_the_steps() -> None:
+    spent = Handling(request=0.3, step=0.02, token=0.01)
+    load, before = load_at(0.02, handling=spent), load_at(0.02)
+    assert load.first_token[0] - before.first_token[0] == pytest.approx(0.3 + 0.02 + 0.01)
+    assert load.latency[0] - before.latency[0] == pytest.approx(0.3 + 16 * (0.02 + 0.01))
+    assert load_at(1000, handling=spent).tokens_per_second == pytest.approx(
+        8 / (16 * (0.02 + 8 * 0.01) + 8 * 0.3) * 16, rel=0.3
+    )
+
+
+def in_turn(users: int, handling: Handling, requests: int = 400) -> Served:
+    """Simulated users who each wait for their answer before they ask again."""
+    server = Instance(PLAN, default_fit(), handling=handling)
+    began, first, latency = {}, [], []
+    for number in range(users):
+        began[number] = server.now
+        server.add(number)
+    while len(latency) < requests:
+        got, ended = server.step()
+        first += [server.now - began[number] for number in got]
+        for number in ended:
+            latency.append(server.now - began[number])
+            began[number + users] = server.now
+            server.add(number + users)
+    return Served(users, float(np.median(first)), float(np.median(latency)))
+
+
+@pytest.mark.parametrize("users", [3, 8])
+def test_handling_is_found_in_the_times_of_users(users: int) -> None:
+    spent = Handling(request=0.004, step=0.002, token=0.001)
+    found = measured_handling(PLAN, default_fit(), in_turn(1, spent), in_turn(users, spent))
+    assert found.request == pytest.approx(spent.request, rel=0.05)
+    assert found.step + found.token == pytest.approx(spent.step + spent.token, rel=0.05)
+    assert found.token == pytest.approx(spent.token, rel=0.3)
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 8), (1, 1)])
+def test_handling_needs_one_user_and_several(first: int, second: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"of {first} and {second} users"):
+        measured_handling(PLAN, default_fit(), Served(first, 1.0, 2.0), Served(second, 1.0, 2.0))
 
 
 def test_more_load_means_later_answers_and_fuller_steps() -> None:

@@ -1,0 +1,75 @@
+"""The time that a server takes beside the model: to accept a request, and to send tokens.
+
+On a machine whose cores also run the server, and perhaps the clients, this time is as long as the step of a small model. It is
+measured, because nothing on a data sheet predicts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import partial
+
+from labkit.errors import InvalidRequest
+from labkit.planning.deployment import Deployment
+from labkit.planning.fit import Fit
+from labkit.planning.latency import Work, choice_parts, stage_parts
+
+
+@dataclass(frozen=True)
+class Handling:
+    """Seconds in which no step of the model runs: for each accepted request, for each step, and for each token that is sent."""
+
+    request: float = 0.0
+    step: float = 0.0
+    token: float = 0.0
+
+    def seconds(self, accepted: int, sent: int) -> float:
+        """The seconds that belong to one step, before which `accepted` requests came, and after which `sent` tokens go out."""
+        return self.request * accepted + self.step + self.token * sent
+
+
+@dataclass(frozen=True)
+class Served:
+    """Median times of users who each wait for their answer: seconds to the first token, and of a whole request."""
+
+    users: int
+    first_token: float
+    latency: float
+
+
+def measured_handling(plan: Deployment, found: Fit, one: Served, several: Served) -> Handling:
+    """What a server takes beside the steps that `found` predicts, from measurements of one user and of several.
+
+    The times between the tokens of one user give `step` and `token` together, and the time to the first token then gives
+    `request`. With n users, a step sends n tokens, and while one request lasts, n prompts are computed, one after the other or
+    together: that gives `token`. Times that come out below 0 are 0. `plan` has the lengths of the requests. Raises
+    `InvalidRequest` unless `one` is of one user, `several` is of more than one, and the requests have at least 2 new tokens.
+    """
+    if one.users != 1 or several.users < 2 or plan.output_tokens < 2:
+        raise InvalidRequest(
+            f"the measurements are of {one.users} and {several.users} users, with {plan.output_tokens} new tokens; give one of "
+            "1 user and one of at least 2 users, with at least 2 new tokens"
+        )
+    users, new = several.users, plan.output_tokens
+    decode, prompt = (partial(work, plan.input_tokens, new) for work in (_decode, _prompt_and_decode))
+
+    def seconds(work: Work) -> float:
+        return float((stage_parts(plan, work, found.found) + choice_parts(plan, work.chosen, found.found)).total)
+
+    both = max(0.0, (one.latency - one.first_token) / (new - 1) - seconds(decode(1)))
+    request = max(0.0, one.first_token - seconds(prompt(0)) - both)
+    prompts = users * (seconds(prompt(users - 1)) - seconds(decode(users - 1)) + request)
+    between = (several.latency - prompts) / new
+    token = min(both, max(0.0, (between - seconds(decode(users)) - both) / (users - 1)))
+    return Handling(request, both - token, token)
+
+
+def _decode(prompt: int, new: int, sequences: int) -> Work:
+    """A decode step of sequences that have half of their new tokens."""
+    return Work.decode(sequences, prompt + new / 2)
+
+
+def _prompt_and_decode(prompt: int, new: int, sequences: int) -> Work:
+    """A step that computes one prompt, and decodes other sequences."""
+    one, others = Work.prefill(1, prompt), _decode(prompt, new, sequences)
+    return Work(*(getattr(one, part.name) + getattr(others, part.name) for part in fields(Work)))
