@@ -15,6 +15,7 @@ import torch
 from labkit.measure.contention import Contention
 from labkit.measure.timing import Timing, time_call
 from labkit.precision import DTYPES, as_device
+from labkit.torch_state import torch_threads
 
 CPU_READ_BYTES = 256 * 2**20
 GPU_READ_BYTES = 4 * 2**30
@@ -120,11 +121,21 @@ def matrix_rate(device: torch.device, precision: str, seconds: float = 1.0) -> f
     """FLOPs per second of a square product in `precision`, on random data. (With zeros, a GPU would run at a higher clock.)
 
     A processor without units for a precision emulates this precision. Emulation is so slow that only a small product is timed.
+    On a busy machine, torch's threads wait for one another: a small product can take a hundred times as long. One thread does
+    not wait, so a product that seems slow is timed with one thread too.
     """
     small, large = MATRIX_SIZES[device.type]
     rate = _product_rate(device, DTYPES[precision], small, seconds / 4)
-    fits = 2 * large**3 / rate < seconds / 2
+    if device.type == "cpu" and _takes(large, rate) > seconds / 2:
+        with torch_threads(1):
+            rate = max(rate, _product_rate(device, DTYPES[precision], small, seconds / 4))
+    fits = _takes(large, rate) < seconds / 2
     return max(rate, _product_rate(device, DTYPES[precision], large, seconds)) if fits else rate
+
+
+def _takes(size: int, rate: float) -> float:
+    """The seconds of a square product at a rate in FLOPs per second."""
+    return 2 * size**3 / rate
 
 
 def _product_rate(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:
@@ -133,4 +144,4 @@ def _product_rate(device: torch.device, dtype: torch.dtype, size: int, seconds: 
     taken = time_call(
         lambda: left @ right, device=device, warmup=1, min_runs=3, max_seconds=seconds, max_runs=200, spread_target=0
     )
-    return 2 * size**3 / min(taken.samples)
+    return 2 * size**3 / float(min(taken.samples))

@@ -15,6 +15,7 @@ from labkit.config import GPT_J_6B
 from labkit.errors import InvalidRequest
 from labkit.measure import Ceilings, HostPeak, Timing, ceilings, gpu_peak_bytes, memory, peak_host_memory, roofline
 from labkit.measure.roofline import attention_flops, head_flops, matmul_flops_per_token, weight_bytes_per_step
+from labkit.torch_state import torch_threads
 from tests.patience import wait_for
 
 MODULE = importlib.import_module("labkit.measure.ceilings")  # the package has a function of the same name
@@ -58,8 +59,24 @@ def test_ceilings_are_the_best_run_of_the_larger_product_that_fits(monkeypatch: 
         ((20, 20), torch.float32),
         ((100, 100), torch.float32),
         ((20, 20), torch.bfloat16),
+        ((20, 20), torch.bfloat16),  # again, with one thread
     ]
     assert all(float(product.float().std()) > 1 for product in products)  # random numbers, not zeros
+
+
+def test_threads_that_wait_for_one_another_do_not_hide_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a small product with two threads may take as long as a large one."""
+    tried: list[tuple[int, int]] = []
+
+    def fake(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:
+        tried.append((size, torch.get_num_threads()))
+        return 2e9 if size == 512 and torch.get_num_threads() > 1 else 1e11
+
+    monkeypatch.setattr(MODULE, "_product_rate", fake)
+    monkeypatch.setattr(MODULE, "MATRIX_SIZES", {"cpu": (512, 2048)})
+    with torch_threads(2):
+        assert MODULE.matrix_rate(torch.device("cpu"), "fp32") == 1e11
+    assert tried == [(512, 2), (512, 1), (2048, 2)]
 
 
 def test_counts_of_gpt_j_6b() -> None:
