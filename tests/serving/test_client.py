@@ -17,11 +17,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labkit.errors import Cancelled, InvalidRequest, LabkitError, NotAvailable, Overloaded
+from labkit.errors import (
+    Cancelled,
+    DeadlinePassed,
+    InvalidRequest,
+    LabkitError,
+    NotAvailable,
+    Overloaded,
+    RankFailed,
+    RequestFailed,
+)
 from labkit.serving.client import AsyncClient, Client
-from labkit.serving.client.errors import error_of, is_safe_to_repeat
+from labkit.serving.client.errors import RefusedError, error_of, is_safe_to_repeat
 from labkit.serving.client.reply import Piece, Reply
 from labkit.serving.client.request import request_of
+from labkit.serving.error_kind import with_kind
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from labkit.serving.server.install import ServerProgram
@@ -268,31 +278,58 @@ NO_CONNECTION = "failed to connect to all addresses; last error: refused"
 @pytest.mark.parametrize(
     ("status", "words", "kind", "again"),
     [
-        ("INVALID_ARGUMENT", "top_p is 3", InvalidRequest, False),
-        ("INVALID_ARGUMENT", "Request for unknown model: 'gptj' is not ready", NotAvailable, False),
-        ("UNAVAILABLE", OVERLOAD, Overloaded, True),
         ("UNAVAILABLE", NO_CONNECTION, NotAvailable, True),
         ("UNAVAILABLE", "Socket closed", NotAvailable, False),
-        ("CANCELLED", "the model is being unloaded", Cancelled, False),
+        ("CANCELLED", "Channel closed!", Cancelled, False),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", NotAvailable, False),
-        ("INTERNAL", "Stub process 'gptj_0_0' is not healthy.", NotAvailable, False),
         ("INTERNAL", "KeyError: 3", LabkitError, False),
     ],
 )
-def test_what_each_status_means(status: str, words: str, kind: type[Exception], again: bool) -> None:
+def test_what_each_status_of_grpc_means(status: str, words: str, kind: type[Exception], again: bool) -> None:
     assert type(error_of(failure(status, words), "a:1", 3, 0)) is kind
     assert is_safe_to_repeat(failure(status, words)) is again
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "again"),
+    [
+        (InvalidRequest("top_p is 3"), InvalidRequest, False),
+        (Overloaded(OVERLOAD), Overloaded, True),
+        (Cancelled("the model is being unloaded"), Cancelled, False),
+        (DeadlinePassed("its deadline has passed"), DeadlinePassed, False),
+        (RankFailed("rank 1 is gone"), NotAvailable, False),
+        (NotAvailable("no engine answers"), NotAvailable, False),
+        (RequestFailed("the logits are not finite"), LabkitError, False),
+        (KeyError(3), LabkitError, False),
+    ],
+)
+def test_what_each_error_of_the_model_means(error: Exception, kind: type[Exception], again: bool) -> None:
+    refused = RefusedError(with_kind(error, f"words of {error}"))
+    found = error_of(refused, "a:1", 3, 0)
+    assert type(found) is kind
+    assert f"words of {error}" in str(found)
+    assert is_safe_to_repeat(refused) is again
+
+
+@pytest.mark.parametrize(
+    "words", ["Stub process 'gptj_0_0' is not healthy.", "Request for unknown model: 'gptj' is not ready", "a: b"]
+)
+def test_an_error_of_triton_itself_means_that_the_model_is_not_available(words: str) -> None:
+    found = error_of(RefusedError(words), "a:1", 3, 2)
+    assert type(found) is NotAvailable
+    assert str(found) == f"a:1: {words}; 2 tokens of the text had arrived"
+    assert not is_safe_to_repeat(RefusedError(words))
 
 
 def test_nothing_is_asked_again_of_which_an_answer_has_begun() -> None:
     pytest.importorskip("tritonclient.grpc")
     with Client("127.0.0.1:1", retries=5) as client:
         exchange = client._settings.exchange("a", {}, 10, stream=True)
-        assert 0.2 <= exchange.pause_after(failure("UNAVAILABLE", OVERLOAD)) <= 0.3
+        assert 0.2 <= exchange.pause_after(RefusedError(with_kind(Overloaded(OVERLOAD), OVERLOAD))) <= 0.3
         assert 0.4 <= exchange.pause_after(failure("UNAVAILABLE", NO_CONNECTION)) <= 0.6
         exchange._tokens = 1
         with pytest.raises(Overloaded):
-            exchange.pause_after(failure("UNAVAILABLE", OVERLOAD))
+            exchange.pause_after(RefusedError(with_kind(Overloaded(OVERLOAD), OVERLOAD)))
         short = client._settings.exchange("a", {}, 0.1, stream=True)
         with pytest.raises(Overloaded), contextlib.closing(client):
-            short.pause_after(failure("UNAVAILABLE", OVERLOAD))
+            short.pause_after(RefusedError(with_kind(Overloaded(OVERLOAD), OVERLOAD)))

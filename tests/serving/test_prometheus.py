@@ -13,7 +13,6 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -31,7 +30,6 @@ from tests.serving.conftest import free_ports
 pytestmark = pytest.mark.skipif(not shutil.which("prometheus"), reason="not measured here: no prometheus (Debian's package)")
 
 COMPOSE_TARGET = "server:8002"
-MOST_CRASHES = 6
 USERS = 30  # the server runs 16 requests at a time and lets 4 wait, so some are refused
 NOT_ZERO = ("Tokens a second", "Time between tokens", "Cache use", "Sequences in a step", "Refused requests a second")
 """Panels that must show more than 0 while requests run."""
@@ -151,27 +149,7 @@ class Busy:
 
 @pytest.fixture(scope="module")
 def busy(prometheus: Prometheus, gptj_server: Server) -> Busy:
-    """Users ask until all panels have numbers; then Prometheus reads the last counts.
-
-    Triton 2.51 sometimes crashes while it refuses the requests of many streams; it has a fault of this kind
-    (https://github.com/triton-inference-server/server/issues/7368). labkit starts it again, but then its counters begin at 0,
-    so the load is repeated.
-    """
-    for _ in range(MOST_CRASHES):
-        before = len(gptj_server.restarts)
-        try:
-            return under_load(prometheus, gptj_server)
-        except AssertionError as error:
-            with suppress(AssertionError):
-                wait_for(lambda before=before: len(gptj_server.restarts) > before, "a restart of the server", seconds=30)
-            if len(gptj_server.restarts) == before:
-                raise
-            last = error
-    raise last
-
-
-def under_load(prometheus: Prometheus, gptj_server: Server) -> Busy:
-    """What Prometheus reads while users ask. Raises `AssertionError` if a user or the panels get no answer."""
+    """Users ask until all panels have numbers; then Prometheus reads the last counts."""
     ended = threading.Event()
     panels: dict[str, list[list[float]]] = {}
     before = wait_for(lambda: in_step(prometheus, gptj_server), "the first reading of the counters")

@@ -15,7 +15,7 @@ from typing import Any
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.plurals import counted
 from labkit.serving.channels import channel_options, client_library
-from labkit.serving.client.errors import WITH_STATUS, error_of, is_safe_to_repeat
+from labkit.serving.client.errors import RefusedError, error_of, is_safe_to_repeat
 from labkit.serving.client.reply import Ending, Piece, Reply, piece_of, reply_of
 from labkit.serving.client.request import request_of
 
@@ -58,6 +58,7 @@ class _Exchange:
         self._until = time.monotonic() + seconds
         self._tries = self._tokens = 0
         self._ended = False
+        self._refused: RefusedError | None = None
 
     def begin(self) -> None:
         """Start the time limit now."""
@@ -66,17 +67,24 @@ class _Exchange:
     def seconds_left(self) -> float:
         return max(0.001, self._until - time.monotonic())
 
-    def take(self, response: Any) -> Piece:
-        """The next piece of text. Raises `NotAvailable` with the server's message if the request did not reach a model."""
+    def take(self, response: Any) -> Piece | None:
+        """The next piece of text. None if the response has an error: then wait for the end of the stream, and call `close`.
+
+        A stream that is cancelled before its end can make Triton crash.
+        """
         if response.error_message:
-            raise NotAvailable(f"{self._settings.address}: {response.error_message}")
+            self._refused = RefusedError(response.error_message)
+            return None
         piece = piece_of(response.infer_response)
         self._tokens += len(piece.token_ids)
         self._ended = piece.last is not None
         return piece
 
     def close(self) -> None:
-        """The stream has ended. Raises `NotAvailable` if the end of the text did not arrive."""
+        """The stream has ended. Raises `RefusedError` after an error, and `NotAvailable` if the end of the text is missing."""
+        if self._refused is not None:
+            refused, self._refused = self._refused, None
+            raise refused
         if not self._ended:
             raise NotAvailable(
                 f"{self._settings.address} ended the answer after {counted(self._tokens, 'token')}, before the end of the "
@@ -151,13 +159,14 @@ class Client:
 
         exchange.begin()
         while True:
-            call = self._call(iter([exchange.request]), timeout=exchange.seconds_left(), metadata=WITH_STATUS)
+            call = self._call(iter([exchange.request]), timeout=exchange.seconds_left())
             try:
                 for response in call:
-                    yield exchange.take(response)
+                    if (piece := exchange.take(response)) is not None:
+                        yield piece
                 exchange.close()
                 return
-            except grpc.RpcError as failure:
+            except (grpc.RpcError, RefusedError) as failure:
                 pause = exchange.pause_after(failure)
             finally:
                 call.cancel()
@@ -199,13 +208,14 @@ class AsyncClient:
 
         exchange.begin()
         while True:
-            call = self._call(iter([exchange.request]), timeout=exchange.seconds_left(), metadata=WITH_STATUS)
+            call = self._call(iter([exchange.request]), timeout=exchange.seconds_left())
             try:
                 async for response in call:
-                    yield exchange.take(response)
+                    if (piece := exchange.take(response)) is not None:
+                        yield piece
                 exchange.close()
                 return
-            except grpc.RpcError as failure:
+            except (grpc.RpcError, RefusedError) as failure:
                 pause = exchange.pause_after(failure)
             finally:
                 call.cancel()

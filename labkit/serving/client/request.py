@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from labkit.errors import InvalidRequest
+from labkit.serving import error_kind
 from labkit.serving.channels import client_library
 from labkit.serving.nearest_name import one_of
 from labkit.serving.repository.tensors import GPTJ_INPUTS, TensorSpec
@@ -37,6 +38,7 @@ def request_of(model: str, prompt: str | Sequence[int], params: Mapping[str, Any
         if name not in PARAMETERS:
             raise InvalidRequest(f"{name} is not a parameter of {model}; {one_of(name, PARAMETERS)}")
     request = client_library().service_pb2.ModelInferRequest(model_name=model)
+    request.parameters[error_kind.PARAMETER].bool_param = True
     if isinstance(prompt, str):
         _add(request, _SPECS["text_input"], [prompt])
     else:

@@ -28,7 +28,7 @@ from labkit.serving.python_backend.engine_notes import EngineNote
 from labkit.serving.python_backend.engine_socket import EngineSocket
 from labkit.serving.python_backend.engine_thread import EngineThread, Job
 from labkit.serving.python_backend.refusal_metrics import RefusalMetrics
-from labkit.serving.python_backend.request_parameters import RequestParameters, parameters_of
+from labkit.serving.python_backend.request_parameters import RequestParameters, asks_for_the_kind, parameters_of
 from labkit.serving.python_backend.tensor_values import array_of, string_array, text_of
 from labkit.serving.python_backend.triton_error import as_triton_error
 from labkit.serving.refusals import Refusals
@@ -80,6 +80,7 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             answer = Answer(sender, self._outbox, self._clients.client_of(sender), self._refusals)
             try:
+                answer.names_kind = asks_for_the_kind(request)
                 parameters = parameters_of(request, self._model, INPUT_NAMES, self._folder)
                 answer.is_counted = not parameters.probe
                 self._begin(request, parameters, answer)
@@ -157,7 +158,7 @@ class Answer:
     """Turns the events of one request into responses. However the request ends, its last response is marked as final."""
 
     def __init__(self, sender: Any, outbox: Outbox, client: WaitingClient, refusals: Refusals) -> None:
-        self.streams = False
+        self.streams = self.names_kind = False
         self.is_counted = True
         self.client = client
         self._sender, self._outbox, self._refusals = sender, outbox, refusals
@@ -177,7 +178,7 @@ class Answer:
         self._outbox.put(self._refuse, error)
 
     def _refuse(self, error: LabkitError) -> None:
-        self._send_last(pb_utils.InferenceResponse(error=as_triton_error(error)))
+        self._send_last(pb_utils.InferenceResponse(error=as_triton_error(error, self.names_kind)))
 
     def _respond(self, made: tuple[Job, TokenEvent]) -> None:
         """Make and send a response for an event; called in the outbox's thread."""

@@ -1,4 +1,4 @@
-"""Reads the parameters of a request: its time limit, and whether it is a probe. Every other parameter is refused.
+"""Reads the parameters of a request: its time limit, and two that only labkit sends. Every other parameter is refused.
 
 Triton turns each name in the body of `/generate` that is not an input of the model into a parameter, and passes on the
 parameters of `/infer` and gRPC. If models did not check these parameters, clients would not learn of misspelt names.
@@ -14,6 +14,7 @@ from typing import Any
 
 from labkit.errors import InvalidRequest
 from labkit.sampling_vocabulary import PARAMETERS
+from labkit.serving import error_kind
 from labkit.serving.nearest_name import nearest
 from labkit.serving.probe_mark import PARAMETER, is_mark
 
@@ -47,9 +48,16 @@ def parameters_of(request: Any, model: str, inputs: Iterable[str], folder: Path)
     probe = is_mark(given.get(PARAMETER), folder)
     if probe:
         del given[PARAMETER]
+    if error_kind.is_asked(given):
+        del given[error_kind.PARAMETER]
     for name in given:
         raise InvalidRequest(f"{name} is not a parameter of {model}; {_instead(name, tuple(inputs))}")
     return RequestParameters(timeout / 1e6 if timeout else None, probe)
+
+
+def asks_for_the_kind(request: Any) -> bool:
+    """Whether the messages of this request's errors begin with their kind."""
+    return error_kind.is_asked(json.loads(request.parameters() or "{}"))
 
 
 def _signed(timeout: int) -> int:

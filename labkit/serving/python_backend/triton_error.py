@@ -7,10 +7,14 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from labkit.errors import Cancelled, DeadlinePassed, InvalidRequest, LabkitError, NotAvailable, Overloaded, RankFailed
+from labkit.serving.error_kind import with_kind
 
 
-def as_triton_error(error: Exception) -> Any:
-    """The `pb_utils.TritonError` that tells a client of an error. Errors other than labkit's get the status INTERNAL."""
+def as_triton_error(error: Exception, names_kind: bool = False) -> Any:
+    """The `pb_utils.TritonError` that tells a client of an error. Errors other than labkit's get the status INTERNAL.
+
+    names_kind: whether the message begins with the kind of the error (`error_kind`).
+    """
     codes: dict[type[Exception], Any] = {
         InvalidRequest: pb_utils.TritonError.INVALID_ARG,
         Overloaded: pb_utils.TritonError.UNAVAILABLE,
@@ -21,4 +25,5 @@ def as_triton_error(error: Exception) -> Any:
     }
     known = isinstance(error, LabkitError)
     words = str(error) if known else f"{type(error).__name__}: {error}"
+    words = with_kind(error, words) if names_kind else words
     return pb_utils.TritonError(words, codes.get(type(error), pb_utils.TritonError.INTERNAL))
