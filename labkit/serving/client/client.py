@@ -96,6 +96,8 @@ class _Exchange:
 
         If the request must not be repeated, raises labkit's error for the failure.
         """
+        if self._refused is not None:  # an error came, but not the end of the stream
+            failure, self._refused = self._refused, None
         self._tries += 1
         pause: float = (
             FIRST_PAUSE * 2 ** (self._tries - 1) * random.uniform(1, 1.5)
