@@ -83,8 +83,7 @@ class _Exchange:
     def close(self) -> None:
         """The stream has ended. Raises `RefusedError` after an error, and `NotAvailable` if the end of the text is missing."""
         if self._refused is not None:
-            refused, self._refused = self._refused, None
-            raise refused
+            raise self._refused
         if not self._ended:
             raise NotAvailable(
                 f"{self._settings.address} ended the answer after {counted(self._tokens, 'token')}, before the end of the "
@@ -96,8 +95,7 @@ class _Exchange:
 
         If the request must not be repeated, raises labkit's error for the failure.
         """
-        if self._refused is not None:  # an error came, but not the end of the stream
-            failure, self._refused = self._refused, None
+        failure, self._refused = self._refused or failure, None  # an error counts even if the stream did not end after it
         self._tries += 1
         pause: float = (
             FIRST_PAUSE * 2 ** (self._tries - 1) * random.uniform(1, 1.5)
