@@ -41,7 +41,7 @@ FLOORS = [
 """The parts of labkit from the ground up. Parts of one line may use those of lines before it, and not each other."""
 
 SERVING_FLOORS = [
-    "__init__ in_flight malloc nearest_name probe_mark refusals user_folder",
+    "__init__ error_kind in_flight malloc nearest_name probe_mark refusals user_folder",
     "access shared_folder",
     "channels",
     "metrics",
