@@ -92,7 +92,7 @@ class IntegerWeight:
     def part(self, columns: slice) -> IntegerWeight:
         """Some consecutive columns.
 
-        If a cut goes through a group, the result has smaller groups, several of which have the same scale.
+        If a cut goes through a group, the result has smaller groups. Neighbours among them may have the same scale.
         """
         begin, end, _ = columns.indices(self.shape[1])
         values = self.values[:, begin:end].contiguous()

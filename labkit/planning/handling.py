@@ -12,7 +12,7 @@ from functools import partial
 from labkit.errors import InvalidRequest
 from labkit.planning.deployment import Deployment
 from labkit.planning.fit import Fit
-from labkit.planning.latency import Work, choice_parts, stage_parts
+from labkit.planning.latency import Work, step_parts
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def measured_handling(plan: Deployment, found: Fit, one: Served, several: Served
     decode, prompt = (partial(work, plan.input_tokens, new) for work in (_decode, _prompt_and_decode))
 
     def seconds(work: Work) -> float:
-        return float((stage_parts(plan, work, found.found) + choice_parts(plan, work.chosen, found.found)).total)
+        return float(step_parts(plan, work, found.found).total)
 
     both = max(0.0, (one.latency - one.first_token) / (new - 1) - seconds(decode(1)))
     request = max(0.0, one.first_token - seconds(prompt(0)) - both)

@@ -132,6 +132,13 @@ def choice_parts(plan: Deployment, rows: float, found: Efficiencies) -> Parts:
     return _product(plan, rows, matrix, plan.head_bytes, found) + Parts(read=moving, launches=found.step_seconds)
 
 
+def step_parts(plan: Deployment, work: Work, found: Efficiencies) -> Parts:
+    """Seconds of one step. With several stages, every stage always works on a share of the sequences, so no stage is idle."""
+    stages = plan.pipeline_parallel
+    share = Work(*(value / stages for value in (work.tokens, work.cached, work.pairs, work.scores, work.chosen)))
+    return stage_parts(plan, share, found).times(stages) + choice_parts(plan, work.chosen, found)
+
+
 def nodes_of(plan: Deployment, ranks: int) -> int:
     """The number of nodes that `ranks` ranks occupy."""
     return max(1, math.ceil(ranks / plan.device.devices_per_node))

@@ -21,7 +21,7 @@ from labkit.errors import InvalidRequest
 from labkit.planning.deployment import Deployment
 from labkit.planning.fit import Fit
 from labkit.planning.handling import Handling
-from labkit.planning.latency import Parts, Work, choice_parts, stage_parts
+from labkit.planning.latency import Work, step_parts
 from labkit.planning.memory import cache_bytes, memory_of, usable_bytes
 
 LEAST_SLOTS_FOR = 1
@@ -78,13 +78,6 @@ def work_of(step: Step) -> Work:
     return Work(step.num_tokens, cached, pairs, scores, len(step.decodes) + sum(chunk.is_last for chunk in step.chunks))
 
 
-def step_parts(plan: Deployment, work: Work, found: Fit) -> Parts:
-    """Seconds of one step. With several stages, every stage always works on a share of the sequences, so no stage is idle."""
-    stages = plan.pipeline_parallel
-    share = Work(*(value / stages for value in (work.tokens, work.cached, work.pairs, work.scores, work.chosen)))
-    return stage_parts(plan, share, found.found).times(stages) + choice_parts(plan, work.chosen, found.found)
-
-
 def cache_slots(plan: Deployment) -> int:
     """How many tokens the KV cache of an instance can hold in the remaining memory.
 
@@ -138,7 +131,7 @@ class Instance:
     def step(self) -> tuple[list[int], list[int]]:
         """Run one step. Returns the requests that got their first token, and those that have ended."""
         planned = self.scheduler.plan()
-        seconds = float(step_parts(self.plan, work_of(planned), self.found).total)
+        seconds = float(step_parts(self.plan, work_of(planned), self.found.found).total)
         sent = len(planned.decodes) + sum(chunk.is_last for chunk in planned.chunks)
         seconds += self.handling.seconds(sum(chunk.begin == 0 for chunk in planned.chunks), sent)
         self.now += seconds

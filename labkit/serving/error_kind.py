@@ -1,8 +1,8 @@
 """The kind of an error in a stream: Triton sends the message of an error in a stream, but not its status.
 
 Triton can end the stream with a status instead (metadata `triton_grpc_error`), but Triton 2.51 then touches ended streams:
-with 30 clients, of which some were refused, the server crashed in one of five runs. So labkit's client asks with a request
-parameter that the message begins with the kind of the error.
+under the load of 30 clients, some of them refused, the server crashed in three of six runs. So labkit's client sends a request
+parameter. With it, the message begins with the kind of the error.
 """
 
 from __future__ import annotations
