@@ -6,6 +6,7 @@ BITS = {
     "bf16": 16,
     "fp16": 16,
     "sparse24": 9,
+    "sparse24_int8": 5,
     "fp8": 8,
     "fp8_e5m2": 8,
     "w8a8": 8,
@@ -14,4 +15,5 @@ BITS = {
 }
 """Bits per weight of a matrix in each precision; in int4, 32 weights share a float16 scale.
 
-In sparse24 half of the weights are kept in 16 bits each, and each group of four weights has 4 bits of indices."""
+In sparse24 and sparse24_int8, half of the weights are kept, in 16 or 8 bits each, and each group of four weights has 4 bits of
+indices."""

@@ -47,19 +47,26 @@ def as_precision(precision: str | torch.dtype | None, device: torch.device) -> s
         return "fp16" if device.type == "cuda" else "fp32"
     name = precision_name(precision) if isinstance(precision, torch.dtype) and precision in DTYPES.values() else precision
     if not isinstance(name, str) or name not in BITS:
-        raise InvalidRequest(f"precision is {precision!r}; fp32, bf16, fp16, sparse24, int8, w8a8, int4 or fp8 is accepted")
+        raise InvalidRequest(
+            f"precision is {precision!r}; fp32, bf16, fp16, sparse24, sparse24_int8, int8, w8a8, int4 or fp8 is accepted"
+        )
     return str(name)
 
 
 def bits_in_memory(precision: str, device: torch.device) -> float:
-    """Bits per weight of a matrix on a device. A CPU cannot multiply in FP8, so FP8 weights are kept in bf16 there."""
-    return 16 if precision.startswith("fp8") and device.type == "cpu" else BITS[precision]
+    """Bits per weight of a matrix on a device.
+
+    A CPU cannot multiply in FP8, so FP8 weights are kept in bf16 there. A GPU keeps sparse24_int8 as int8, with its zeros.
+    """
+    if precision.startswith("fp8") and device.type == "cpu":
+        return 16
+    return BITS["int8" if precision == "sparse24_int8" and device.type != "cpu" else precision]
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype in which a model of this precision computes.
 
-    For sparse24, int8, w8a8, int4 and fp8 the compute dtype is bfloat16 on the CPU and float16 on a GPU.
+    For sparse24, sparse24_int8, int8, w8a8, int4 and fp8 the compute dtype is bfloat16 on the CPU and float16 on a GPU.
     """
     return DTYPES.get(precision, torch.float16 if device.type == "cuda" else torch.bfloat16)
 

@@ -28,7 +28,7 @@ from labkit.model.weight_store import read_model
 from labkit.precision import compute_dtype, precision_name
 from labkit.weight_formats import FORMATS
 
-PRECISIONS = ("fp32", "bf16", "fp16", "sparse24", "int8", "w8a8", "int4", "fp8")
+PRECISIONS = ("fp32", "bf16", "fp16", "sparse24", "sparse24_int8", "int8", "w8a8", "int4", "fp8")
 """The precisions that the benchmark accepts. Each engine declares the precisions that it supports."""
 
 

@@ -14,16 +14,15 @@ from labkit.checkpoints.eight_bit_matrix import EightBitMatrix, part_of
 from labkit.checkpoints.eight_bit_scheme import scheme_for
 from labkit.checkpoints.fit import check_fit
 from labkit.checkpoints.folder_config import read_config
-from labkit.checkpoints.integer_weight import IntegerWeight
 from labkit.checkpoints.quantization_config import COMPRESSED_TENSORS, StoredQuantization, stored_quantization
 from labkit.checkpoints.sparse_matrix import sparse_matrix
-from labkit.checkpoints.stored_matrix import GptqMatrix, PackQuantized, StoredMatrix
+from labkit.checkpoints.stored_matrix import GptqMatrix, PackQuantized, StoredMatrix, StoredWeight
 from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.checkpoints.weight_files import WeightFiles, open_weights
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError
 from labkit.tokenizer import Tokenizer
-from labkit.weight_formats import RowScaledWeight, Sparse24Weight
+from labkit.weight_formats import RowScaledWeight
 
 READ_THE_NORM = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in")
 """The matrices of a block that read its layer norm. They have the same inputs."""
@@ -51,9 +50,7 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
         self._tensors = weights.tensors
         self.weight_dtype = self._stored_dtype("transformer.wte.weight")
 
-    def integers(
-        self, name: str, rows: slice | None = None, columns: slice | None = None
-    ) -> IntegerWeight | RowScaledWeight | Sparse24Weight | None:
+    def integers(self, name: str, rows: slice | None = None, columns: slice | None = None) -> StoredWeight | None:
         """A matrix as it is stored, or some of its rows and columns; None if it is stored dense.
 
         If a matrix is 2:4 sparse, or its inputs are rounded too, the result is in the format of its kernels.

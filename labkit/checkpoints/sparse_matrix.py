@@ -19,7 +19,8 @@ from labkit.checkpoints.quantization_config import StoredQuantization
 from labkit.checkpoints.stored_matrix import StoredMatrix, kind_of_bits
 from labkit.checkpoints.weight_files import WeightFiles
 from labkit.errors import CheckpointError
-from labkit.weight_formats import Sparse24Weight
+from labkit.weight_formats import Sparse24Int8Weight, Sparse24Weight
+from labkit.weight_formats.sparse24 import largest_places, padded_fours
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -45,6 +46,13 @@ class SparseMatrix(StoredMatrix):
                 f"{self.folder}: {self.name('bitmask')} does not keep two of every four weights; copy it again"
             )
         return found
+
+    def kept(self, values: Tensor, rows: slice) -> Sparse24Weight:
+        """The matrix of some rows, from the stored numbers `[rows, in / 2]` of these rows."""
+        fours = padded_fours(self.mask(rows).to(torch.uint8))
+        filled = torch.zeros(fours.shape, dtype=values.dtype, device="cpu")
+        filled[fours.bool()] = values.flatten()
+        return Sparse24Weight.of_places(filled, largest_places(fours), self.shape[1], values.dtype)
 
     def check(self, shape_part: str) -> None:
         """Raise `CheckpointError` if the bitmask, or the shape that is stored beside it, does not fit the matrix."""
@@ -74,12 +82,7 @@ class Sparse24Matrix(SparseMatrix):
 
     def integers(self, rows: slice) -> Sparse24Weight:
         """Some consecutive rows of the matrix."""
-        values, mask = self.load("compressed", rows), self.mask(rows)
-        padded = F.pad(mask, (0, -self.shape[1] % 8)).view(len(mask), -1, 4)
-        places = torch.argsort(padded.to(torch.uint8), dim=-1, descending=True, stable=True)[..., :2].sort(dim=-1).values
-        fours = torch.zeros(padded.shape, dtype=values.dtype, device="cpu")
-        fours[padded] = values.flatten()
-        return Sparse24Weight.of_places(fours, places, self.shape[1], values.dtype)
+        return self.kept(self.load("compressed", rows), rows)
 
 
 class SparseIntegers(SparseMatrix):
@@ -112,18 +115,19 @@ class SparseIntegers(SparseMatrix):
             raise self.refuse("weight_scale", f"floating point of shape {list(expected)}")
 
     def kernel_kind(self) -> str | None:
-        """int8 or int4 if labkit has kernels for the matrix with its zeros filled in, otherwise None."""
+        """sparse24_int8, or int4 if labkit has kernels for the matrix with its zeros filled in, otherwise None."""
+        if self.scheme.bits == 8:
+            return Sparse24Int8Weight.kind
         return kind_of_bits(kernel_bits(self.scheme, self.shape[1], self.load("weight_scale")))
 
-    def integers(self, rows: slice) -> IntegerWeight:
-        """Some consecutive rows of the matrix, with zeros where weights are pruned."""
-        mask, stored = self.mask(rows), self.load(self.numbers, rows)
-        if self.scheme.bits != 8:
-            half = 1 << (self.scheme.bits - 1)
-            stored = (unpack(stored, self.scheme.bits, self.shape[1] // 2).to(torch.int16) - half).to(torch.int8)
-        values = torch.zeros(mask.shape, dtype=torch.int8, device="cpu")
-        values[mask] = stored.flatten()
-        return IntegerWeight(self.scheme, values, self.load("weight_scale", rows))
+    def integers(self, rows: slice) -> IntegerWeight | Sparse24Int8Weight:
+        """Some consecutive rows of the matrix. If it has fewer than 8 bits, the zeros of pruned weights are filled in."""
+        stored, scales = self.load(self.numbers, rows), self.load("weight_scale", rows)
+        if self.scheme.bits == 8:
+            return Sparse24Int8Weight(self.kept(stored, rows), scales[:, 0].float().contiguous())
+        half = 1 << (self.scheme.bits - 1)
+        numbers = (unpack(stored, self.scheme.bits, self.shape[1] // 2).to(torch.int16) - half).to(torch.int8)
+        return IntegerWeight(self.scheme, self.kept(numbers, rows).dequantize(torch.int8), scales)
 
 
 def sparse_matrix(

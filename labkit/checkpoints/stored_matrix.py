@@ -13,7 +13,10 @@ from labkit.checkpoints.bit_packing import unpack, unpack_with_gaps, words_of
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight, kernel_bits
 from labkit.checkpoints.weight_files import WeightFiles
 from labkit.errors import CheckpointError
-from labkit.weight_formats import RowScaledWeight, Sparse24Weight
+from labkit.weight_formats import RowScaledWeight, Sparse24Int8Weight, Sparse24Weight
+
+StoredWeight = IntegerWeight | RowScaledWeight | Sparse24Weight | Sparse24Int8Weight
+"""The forms in which a matrix of a quantized directory is read."""
 
 
 class StoredMatrix(ABC):
@@ -61,7 +64,7 @@ class StoredMatrix(ABC):
         return self._files[self.name(part)].entry(self.name(part)).dtype
 
     @abstractmethod
-    def integers(self, rows: slice) -> IntegerWeight | RowScaledWeight | Sparse24Weight:
+    def integers(self, rows: slice) -> StoredWeight:
         """Some consecutive rows of the matrix."""
 
     @abstractmethod

@@ -62,7 +62,7 @@ def bench(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Precisions, separated by commas: fp32, bf16, fp16, sparse24, int8, w8a8, int4; if left out, the one that "
+            help="Precisions, separated by commas: fp32, bf16, fp16, sparse24, sparse24_int8, int8, w8a8, int4; if left out, the one that "
             "suits the device."
         ),
     ] = None,

@@ -30,7 +30,8 @@ DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda[
 PrecisionOption = Annotated[
     str | None,
     typer.Option(
-        "--precision", help="fp32, bf16, fp16, sparse24, int8, w8a8, int4 or fp8; if left out, what suits the device."
+        "--precision",
+        help="fp32, bf16, fp16, sparse24, sparse24_int8, int8, w8a8, int4 or fp8; if left out, what suits the device.",
     ),
 ]
 KVCacheOption = Annotated[

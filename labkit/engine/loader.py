@@ -36,8 +36,8 @@ def load(
     """Load a model by name, directory or `config.json` and return the engine that runs it.
 
     device: by default a GPU if the machine has one, otherwise the CPU. dtype: the precision of the matrices: "fp32", "bf16",
-    "fp16", "sparse24", "int8", "w8a8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on the CPU. seed: the
-    seed of synthetic weights. The numbers in a directory that `labkit compress` or another quantizer has written are used as
+    "fp16", "sparse24", "sparse24_int8", "int8", "w8a8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on
+    the CPU. seed: the seed of synthetic weights. The numbers in a directory that `labkit compress` or another quantizer has written are used as
     they are if labkit has kernels for them. Weights are read one tensor at a time into their final place, so memory never holds
     a second copy of the model. draft: the name or directory of a smaller model with the same tokenizer. The draft guesses
     tokens, and the model checks them (speculative decoding). The tokens are the same as without a draft, and take less time if

@@ -13,6 +13,7 @@ from labkit.checkpoints.checkpoint import expected_shapes
 from labkit.checkpoints.eight_bit_matrix import join_rows, part_of
 from labkit.checkpoints.integer_weight import IntegerWeight, stack
 from labkit.checkpoints.quantized_directory import QuantizedDirectoryCheckpoint
+from labkit.checkpoints.stored_matrix import StoredWeight
 from labkit.errors import InvalidRequest
 from labkit.model.gptj import GPTJ
 from labkit.model.part import WHOLE, Part
@@ -23,8 +24,15 @@ from labkit.ops import Weight
 from labkit.ops.torch_packed import TORCH_PACKS, TorchPackedWeight
 from labkit.precision import DTYPES, compute_dtype
 from labkit.torch_state import gradients_restored, undisturbed
-from labkit.weight_formats import FORMATS, QuantizedWeight, RowScaledWeight, Sparse24Weight
-from labkit.weight_formats.sparse24 import stack_rows
+from labkit.weight_formats import (
+    FORMATS,
+    QuantizedWeight,
+    RowScaledWeight,
+    Sparse24Int8Weight,
+    Sparse24Weight,
+    sparse24,
+    sparse24_int8,
+)
 
 TRIM_BYTES = 1 << 26
 """After this many bytes of dense matrices have been packed, their freed memory is returned to the system."""
@@ -84,6 +92,8 @@ def _packer(precision: str, device: torch.device) -> Callable[[Tensor | Quantize
 
     def pack(kept: Tensor | QuantizedWeight, byte_count: int) -> Weight:
         nonlocal freed
+        if isinstance(kept, Sparse24Int8Weight) and not (on_cpu and native.available()):
+            kept = kept.with_zeros
         if not on_cpu:
             return kept
         if native.available():
@@ -121,13 +131,14 @@ def _stored_matrices(
     return matrix
 
 
-def _for_kernels(
-    parts: Sequence[IntegerWeight | RowScaledWeight | Sparse24Weight], device: torch.device, dtype: torch.dtype
-) -> QuantizedWeight | None:
+def _for_kernels(parts: Sequence[StoredWeight], device: torch.device, dtype: torch.dtype) -> QuantizedWeight | None:
     """Stored matrices, stacked and in the format of the device's kernels. None if no kernel reads them."""
     sparse = [part.to(device, dtype) for part in parts if isinstance(part, Sparse24Weight)]
     if sparse:
-        return stack_rows(sparse)
+        return sparse24.stack_rows(sparse)
+    sparse_integers = [part.to(device) for part in parts if isinstance(part, Sparse24Int8Weight)]
+    if sparse_integers:
+        return sparse24_int8.stack_rows(sparse_integers)
     integers = [part.to(device) for part in parts if isinstance(part, IntegerWeight)]
     if integers:
         return stack(integers).for_kernels()

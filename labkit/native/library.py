@@ -24,7 +24,7 @@ FILE_NAME = "_native.so"
 OFF = "LABKIT_NATIVE"
 """Environment variable: if it is 0, the library is not loaded and torch's own kernels run."""
 
-F32, BF16, INT8, INT4, W8A8, E4M3, E5M2, SPARSE24 = range(8)
+F32, BF16, INT8, INT4, W8A8, E4M3, E5M2, SPARSE24, SPARSE24_INT8 = range(9)
 TYPES = {torch.float32: F32, torch.bfloat16: BF16}
 
 

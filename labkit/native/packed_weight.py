@@ -17,6 +17,7 @@ from labkit.native.library import (
     INT4,
     INT8,
     SPARSE24,
+    SPARSE24_INT8,
     TYPES,
     W8A8,
     WeightStruct,
@@ -39,6 +40,7 @@ _NAMES = {
     E4M3: "fp8",
     E5M2: "fp8_e5m2",
     SPARSE24: "sparse24",
+    SPARSE24_INT8: "sparse24_int8",
 }
 """The name of each type of packed matrix. For a quantized matrix, this is the name of its format (`QuantizedWeight.kind`)."""
 _NUMBERS = {name: number for number, name in _NAMES.items()}
@@ -119,7 +121,12 @@ class PackedWeight:
         out_features, in_features = self.shape
         panels = (out_features + 15) // 16
         if self.type == SPARSE24:
-            return self._dense_of_codes(panels)[:out_features, :in_features].to(dtype)
+            dense = self._dense_of_codes(panels, self.data.view(torch.bfloat16), self.scales)
+            return dense[:out_features, :in_features].to(dtype)
+        if self.type == SPARSE24_INT8:
+            scales, codes = self.scales[: panels * 64].view(torch.float32), self.scales[panels * 64 :]
+            dense = self._dense_of_codes(panels, self.data.view(torch.int8), codes) * scales[:, None]
+            return dense[:out_features, :in_features].to(dtype)
         if self.type in (F32, BF16, E4M3, E5M2):
             kind, unit = (torch.float32, 1) if self.type == F32 else (torch.bfloat16, 2)
             parts = self.data.view(kind).view(panels, -1, 16, unit)
@@ -137,10 +144,11 @@ class PackedWeight:
             dense = dense * self.scales.view(torch.float32)[:, None]
         return dense[:out_features, :in_features].to(dtype)
 
-    def _dense_of_codes(self, panels: int) -> Tensor:
+    def _dense_of_codes(self, panels: int, kept: Tensor, stored: Tensor) -> Tensor:
         """The dense form of a 2:4 sparse matrix, with its padding. The codes say which two of four columns are kept."""
-        values = self.data.view(torch.bfloat16).view(panels, -1, 16, 2).transpose(1, 2).reshape(panels * 16, -1, 2).float()
-        words = self.scales.view(torch.int32).view(panels, -1, 16).transpose(1, 2).reshape(panels * 16, -1, 1)
+        together = 4 // kept.element_size()  # numbers of a row that lie together: two or four
+        values = kept.view(panels, -1, 16, together).transpose(1, 2).reshape(panels * 16, -1, 2).float()
+        words = stored.view(torch.int32).view(panels, -1, 16).transpose(1, 2).reshape(panels * 16, -1, 1)
         codes = (words >> torch.arange(0, 32, 4, dtype=torch.int32, device=_CPU) & 15).flatten(1).long()
         places = torch.tensor(PAIRS, dtype=torch.int64, device=_CPU)[codes]
         return torch.zeros(*codes.shape, 4, dtype=torch.float32, device=_CPU).scatter_(-1, places, values).flatten(1)

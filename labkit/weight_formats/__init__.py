@@ -19,9 +19,18 @@ from labkit.weight_formats.rounded_inputs import (
     quantize_rows_int8,
 )
 from labkit.weight_formats.sparse24 import Sparse24Weight
+from labkit.weight_formats.sparse24_int8 import Sparse24Int8Weight
 from labkit.weight_formats.w8a8 import W8A8Weight
 
-_ALL: tuple[type[QuantizedWeight], ...] = (Int8Weight, Int4Weight, W8A8Weight, Fp8Weight, Fp8E5M2Weight, Sparse24Weight)
+_ALL: tuple[type[QuantizedWeight], ...] = (
+    Int8Weight,
+    Int4Weight,
+    W8A8Weight,
+    Fp8Weight,
+    Fp8E5M2Weight,
+    Sparse24Weight,
+    Sparse24Int8Weight,
+)
 FORMATS = {each.kind: each for each in _ALL}
 """Every format by its name."""
 
@@ -38,6 +47,7 @@ __all__ = [
     "QuantizedWeight",
     "RoundedInputsWeight",
     "RowScaledWeight",
+    "Sparse24Int8Weight",
     "Sparse24Weight",
     "W8A8Weight",
     "quantize_rows_fp8",

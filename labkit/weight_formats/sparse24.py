@@ -35,9 +35,8 @@ class Sparse24Weight(QuantizedWeight):
     @classmethod
     def quantize(cls, weight: Tensor) -> Self:
         """Keep the two largest magnitudes of every four neighbours of a dense `[out, in]` matrix, in bfloat16."""
-        padded = F.pad(weight, (0, -weight.shape[1] % 8)).view(weight.shape[0], -1, 4)
-        order = torch.argsort(padded.abs(), dim=-1, descending=True, stable=True)[..., :2]
-        return cls.of_places(padded, order.sort(dim=-1).values, weight.shape[1], torch.bfloat16)
+        fours = padded_fours(weight)
+        return cls.of_places(fours, largest_places(fours), weight.shape[1], torch.bfloat16)
 
     @classmethod
     def compress(cls, weight: Tensor, dtype: torch.dtype) -> Self:
@@ -46,12 +45,11 @@ class Sparse24Weight(QuantizedWeight):
         If a group of four has fewer than two nonzero numbers, zeros are stored, too. Raises `InvalidRequest` if a group has
         more than two nonzero numbers.
         """
-        padded = F.pad(weight, (0, -weight.shape[1] % 8)).view(weight.shape[0], -1, 4)
-        there = padded != 0
+        fours = padded_fours(weight)
+        there = fours != 0
         if bool((there.sum(-1) > 2).any()):
             raise InvalidRequest("the matrix has more than two nonzero numbers in four neighbours; prune it to 2:4 first")
-        order = torch.argsort(there.to(torch.uint8), dim=-1, descending=True, stable=True)[..., :2]
-        return cls.of_places(padded, order.sort(dim=-1).values, weight.shape[1], dtype)
+        return cls.of_places(fours, largest_places(there.to(torch.uint8)), weight.shape[1], dtype)
 
     @classmethod
     def of_places(cls, fours: Tensor, places: Tensor, in_features: int, dtype: torch.dtype) -> Self:
@@ -111,6 +109,16 @@ class Sparse24Weight(QuantizedWeight):
         torch accepts only shapes that are multiples of its tiles, and raises `RuntimeError` for others.
         """
         return torch.sparse.to_sparse_semi_structured(self.dequantize(self.values.dtype))
+
+
+def padded_fours(weight: Tensor) -> Tensor:
+    """A matrix `[out, in]` as groups of four neighbours, `[out, padded_in / 4, 4]`, padded with zeros."""
+    return F.pad(weight, (0, -weight.shape[1] % 8)).view(weight.shape[0], -1, 4)
+
+
+def largest_places(fours: Tensor) -> Tensor:
+    """The places of the two largest magnitudes of each group of four, in ascending order: `[..., 2]` int64."""
+    return torch.argsort(fours.abs(), dim=-1, descending=True, stable=True)[..., :2].sort(dim=-1).values
 
 
 def stack_rows(parts: list[Sparse24Weight]) -> Sparse24Weight:

@@ -232,7 +232,10 @@ def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_
         ({"seconds": 0.0}, "seconds is 0.0"),
         ({"seconds": -1.0}, "seconds is -1.0"),
         ({"seconds": float("nan")}, "seconds is nan"),
-        ({"precisions": ("fp64",)}, "precision is 'fp64'; the bench runs in fp32, bf16, fp16, sparse24, int8, w8a8, int4, fp8"),
+        (
+            {"precisions": ("fp64",)},
+            "precision is 'fp64'; the bench runs in fp32, bf16, fp16, sparse24, sparse24_int8, int8, w8a8, int4, fp8",
+        ),
         ({"precisions": ("fp32", "int3")}, "precision is 'int3'"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"model": "gpt-5"}, "no model 'gpt-5'"),

@@ -91,7 +91,7 @@ def test_a_device_that_is_none(device: str) -> None:
 @pytest.mark.parametrize("precision", ["int2", "float32", torch.int8, 16])
 def test_a_precision_that_is_none(precision: Any) -> None:
     with pytest.raises(
-        InvalidRequest, match=r"precision is .*; fp32, bf16, fp16, sparse24, int8, w8a8, int4 or fp8 is accepted"
+        InvalidRequest, match=r"precision is .*; fp32, bf16, fp16, sparse24, sparse24_int8, int8, w8a8, int4 or fp8 is accepted"
     ):
         labkit.load("gptj-tiny", device="cpu", dtype=precision)
 

@@ -106,7 +106,11 @@ def test_importing_labkit_touches_neither_torch_nor_the_network(tmp_path: Path) 
 
 # The commands, all in one process ---------------------------------------------------------------------------------------
 REFUSALS: list[tuple[list[str], int, str]] = [
-    (["generate", "Once", "--precision", "nonsense"], 2, "precision is 'nonsense'; fp32, bf16, fp16, sparse24, int8"),
+    (
+        ["generate", "Once", "--precision", "nonsense"],
+        2,
+        "precision is 'nonsense'; fp32, bf16, fp16, sparse24, sparse24_int8, int8",
+    ),
     (["generate", ""], 2, "prompt"),
     (["generate", "Once", "--temperature", "-1"], 2, "temperature"),
     (["generate", "Once", "--model", "gpt-5"], 2, "gptj-tiny"),

@@ -32,7 +32,7 @@ FEW: dict[str, Any] = {
     "windows": 6,
     "window": 128,
 }
-FORMS = {"2:4-magnitude": "sparse24", "2:4-sparsegpt+int8": "int8", "2:4-wanda+int4": "int4"}
+FORMS = {"2:4-magnitude": "sparse24", "2:4-sparsegpt+int8": "sparse24_int8", "2:4-wanda+int4": "int4"}
 MODULE = "transformer.h.3.mlp.fc_out"
 
 

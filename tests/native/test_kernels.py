@@ -36,7 +36,7 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     native.use_instruction_set(before)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "int4", "sparse24"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "int4", "sparse24", "sparse24_int8"])
 @pytest.mark.parametrize("gelu", [False, True])
 def test_products(instruction_set: str, kind: str, gelu: bool) -> None:
     for tokens, in_features, out_features in SHAPES:

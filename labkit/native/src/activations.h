@@ -5,10 +5,11 @@
 
 static inline Activations take_activations(Workspace &space, const lk_weight &w, int32_t rows) {
     Activations a = {};
-    a.type = w.type == LK_INT4 ? (int32_t)LK_INT8 : w.type == LK_SPARSE24 ? (int32_t)LK_BF16 : w.type;
+    bool integers = w.type == LK_INT4 || w.type == LK_SPARSE24_INT8;
+    a.type = integers ? (int32_t)LK_INT8 : w.type == LK_SPARSE24 ? (int32_t)LK_BF16 : w.type;
     a.rows = rows;
     a.in = padded_in(w.type, w.in);
-    a.group = w.type == LK_INT8 ? 128 : w.type == LK_INT4 ? 32 : 0;
+    a.group = a.type != LK_INT8 ? 0 : w.type == LK_INT4 ? 32 : 128;
     a.input_scale = w.input_scale;
     a.data = space.take<char>((int64_t)rows * a.in * element_bytes(a.type));
     int64_t groups = rounds_rows(a.type) ? (int64_t)rows * (a.group ? a.in / a.group : 1) : 0;

@@ -6,7 +6,7 @@
 // tile][unit], where a unit has 1 (f32), 2 (bf16) or 4 (int8) inputs. So the inputs of all rows of a tile lie next to each
 // other.
 struct Activations {
-    int32_t type;     // lk_type, but LK_INT8 for weights of LK_INT4, and LK_BF16 for LK_SPARSE24
+    int32_t type;     // lk_type, but LK_INT8 for weights of LK_INT4 and LK_SPARSE24_INT8, and LK_BF16 for LK_SPARSE24
     int32_t rows, in; // `in` is padded
     int32_t group;    // int8: number of inputs that share a scale; 0 otherwise
     void *data;
@@ -63,10 +63,16 @@ extern const struct Kernels kernels_neon, kernels_neon_dotprod, kernels_neon_bf1
 
 static inline bool is_fp8(int32_t type) { return type == LK_E4M3 || type == LK_E5M2; }
 // Whether a weight has one scale for each output row.
-static inline bool has_row_scales(int32_t type) { return type == LK_INT8 || type == LK_W8A8 || is_fp8(type); }
+static inline bool has_row_scales(int32_t type) {
+    return type == LK_INT8 || type == LK_W8A8 || type == LK_SPARSE24_INT8 || is_fp8(type);
+}
+// Whether two of every four weights are stored, with codes that say which.
+static inline bool is_sparse24(int32_t type) { return type == LK_SPARSE24 || type == LK_SPARSE24_INT8; }
 // Whether inputs are rounded with scales, so that a row can only be packed when it is complete.
 static inline bool rounds_rows(int32_t type) { return type != LK_F32 && type != LK_BF16; }
 // Bytes of one activation, of one number in the cache, or of one weight, kept or not.
 static inline int64_t element_bytes(int32_t type) { return type == LK_F32 ? 4 : type == LK_BF16 || is_fp8(type) ? 2 : 1; }
 static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-static inline int32_t padded_in(int32_t type, int32_t in) { return (int32_t)round_up(in, type == LK_INT8 ? 128 : 32); }
+static inline int32_t padded_in(int32_t type, int32_t in) {
+    return (int32_t)round_up(in, type == LK_INT8 || type == LK_SPARSE24_INT8 ? 128 : 32);
+}

@@ -407,6 +407,38 @@ LK_INLINE void tile_int8(const uint8_t *w, int64_t panel, int32_t in, int32_t gr
     }
 }
 
+// Sixteen words of eight codes belong to 32 inputs, and four such steps to a group of inputs that share a scale.
+template <int M, int P>
+LK_INLINE void tile_sparse24_int8(const uint8_t *w, int64_t panel, const uint32_t *codes, int64_t code_panel, int32_t in,
+                                  const int32_t *x, const float *scales, const int32_t *sums, F16 (*sum)[M]) {
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < M; m++) sum[p][m] = f16_zero();
+    for (int32_t g = 0; g < in / 128; g++, scales += M, sums += M) {
+        I16 acc[P][M];
+        for (int p = 0; p < P; p++)
+            for (int m = 0; m < M; m++) acc[p][m] = start_int8(sums[m]);
+        for (int32_t step = 4 * g; step < 4 * (g + 1); step++, x += 8 * M) {
+            I16 code[P];
+            for (int p = 0; p < P; p++) {
+                prefetch(codes + p * code_panel + (int64_t)step * 16);
+                code[p] = codes_load(codes + p * code_panel + (int64_t)step * 16);
+            }
+            for (int f = 0; f < 8; f += 2)
+                for (int p = 0; p < P; p++) {
+                    const uint8_t *at = w + p * panel + ((int64_t)step * 8 + f) * 32;
+                    prefetch(at);
+                    Bytes both = bytes_load(at), first = expand_bytes(both, code[p], 0);
+                    Bytes second = expand_bytes(both, code[p] = codes_next(code[p]), 1);
+                    for (int m = 0; m < M; m++) acc[p][m] = dot_int8(acc[p][m], first, x[f * M + m]);
+                    for (int m = 0; m < M; m++) acc[p][m] = dot_int8(acc[p][m], second, x[(f + 1) * M + m]);
+                    code[p] = codes_next(code[p]);
+                }
+        }
+        for (int p = 0; p < P; p++)
+            for (int m = 0; m < M; m++) sum[p][m] = f16_fma(i16_to_f16(acc[p][m]), f16_set(scales[m]), sum[p][m]);
+    }
+}
+
 // All inputs of a row share a scale, so the whole sum is a sum of integers.
 template <int M, int P>
 LK_INLINE void tile_w8a8(const uint8_t *w, int64_t panel, int32_t in, const int32_t *x, const float *scales, const int32_t *sums,
@@ -510,6 +542,11 @@ template <int M, int P> static void tile(const lk_weight *w, const Activations *
         int64_t size = (int64_t)in * 8, codes = in / 2;
         tile_sparse24<M, P, U>((const uint16_t *)w->data + panel * size, size, (const uint32_t *)w->scales + panel * codes, codes, in,
                                (const uint32_t *)a->data + inputs / 2, sum);
+    } else if (w->type == LK_SPARSE24_INT8) {
+        int64_t size = (int64_t)in * 8, codes = in / 2;
+        const uint32_t *first = (const uint32_t *)w->scales + round_up(w->out, 16);
+        tile_sparse24_int8<M, P>((const uint8_t *)w->data + panel * size, size, first + panel * codes, codes, in,
+                                 (const int32_t *)a->data + inputs / 4, a->scales + entry, a->sums + entry, sum);
     } else if (w->type == LK_W8A8) {
         int64_t size = (int64_t)in * 16;
         tile_w8a8<M, P>((const uint8_t *)w->data + panel * size, size, in, (const int32_t *)a->data + inputs / 4,
@@ -552,7 +589,7 @@ static void product(const lk_weight *w, const Activations *a, int32_t first, int
     // Two panels at once if the registers can hold them. Integers in groups need a second set of sums; in W8A8, twelve rows of two
     // panels took twice as long as of one. A 2:4 sparse panel needs four registers of its own: with twelve rows of two panels, sums
     // were in memory, and the product took three times as long as of bf16.
-    bool integers = w->type == LK_INT8 || w->type == LK_INT4 || w->type == LK_W8A8;
+    bool integers = a->type == LK_INT8 || a->type == LK_W8A8;
     bool pairs = LK_PANELS == 2 && a->rows <= (integers ? 4 : w->type == LK_SPARSE24 ? 8 : INT32_MAX);
     for (int32_t panel = first; panel < last;) {
         bool two = pairs && panel + 1 < last;

@@ -9,8 +9,10 @@
 //   w8a8  like int8, but each row of inputs has one scale: the whole sum is a sum of integers
 //   sparse24  [panel][in / 4][16][2], the two bf16 numbers that are kept of four neighbours; which two they are says a code of 4
 //         bits, 0 to 5 for the pairs 01 02 03 12 13 23: [panel][in / 32][16] words, the first four inputs in the lowest bits
+//   sparse24_int8  [panel][in / 8][16][2][2] int8, the two numbers that are kept of four neighbours, and those of the next four; one
+//         f32 scale per row, and after the scales the codes of sparse24
 //   e4m3, e5m2 (FP8)  like bf16, which holds these numbers exactly, one f32 scale per row; inputs are rounded to the same format
-// `in` is rounded up to a multiple of 32 (int8: 128), `out` to one of 16, padded with zeros.
+// `in` is rounded up to a multiple of 32 (int8, sparse24_int8: 128), `out` to one of 16, padded with zeros.
 // Sizes are counts, strides are in elements.
 #pragma once
 #include <stdint.h>
@@ -21,13 +23,16 @@ extern "C" {
 
 #define LK_API __attribute__((visibility("default")))
 
-enum lk_type { LK_F32 = 0, LK_BF16 = 1, LK_INT8 = 2, LK_INT4 = 3, LK_W8A8 = 4, LK_E4M3 = 5, LK_E5M2 = 6, LK_SPARSE24 = 7 };
+enum lk_type {
+    LK_F32 = 0, LK_BF16 = 1, LK_INT8 = 2, LK_INT4 = 3, LK_W8A8 = 4, LK_E4M3 = 5, LK_E5M2 = 6, LK_SPARSE24 = 7, LK_SPARSE24_INT8 = 8
+};
 
 typedef struct {
     int32_t type;         // lk_type of the packed data
     int32_t out, in;      // features, without padding
     const void *data;     // panels
-    const void *scales;   // int8, w8a8, FP8: f32 [out padded]; int4: fp16 [panel][in / 32][16]; sparse24: the codes; else null
+    const void *scales;   // int8, w8a8, FP8: f32 [out padded]; int4: fp16 [panel][in / 32][16]; sparse24: the codes;
+                          // sparse24_int8: f32 [out padded], then the codes; else null
     const float *bias;    // [out] or null
     float input_scale;    // w8a8, FP8: the scale of all inputs; 0: each row of inputs has its own scale
 } lk_weight;
@@ -99,7 +104,8 @@ LK_API int64_t lk_scale_bytes(int32_t type, int32_t out, int32_t in);
 // Pack a row-major matrix: f32 or bf16 values for LK_F32, LK_BF16 and FP8, int8 values for LK_INT8 and LK_W8A8; for LK_INT4, nibbles
 // [out][in_padded / 2], the even input low, with fp16 scales [out][in_padded / group], where group is a multiple of 32; for
 // LK_SPARSE24, bf16 values [out][in_padded / 2] of `in` padded to 8, and in place of scales bytes [out][in_padded / 8], whose nibbles
-// (the first four inputs low) hold the places of the first value in bits 0 and 1, of the second one in bits 2 and 3.
+// (the first four inputs low) hold the places of the first value in bits 0 and 1, of the second one in bits 2 and 3; for
+// LK_SPARSE24_INT8, int8 values in this layout, and f32 scales [out], followed by such bytes.
 LK_API void lk_pack(int32_t type, int32_t out, int32_t in, const void *values, int32_t values_type, const void *scales,
                     int32_t group, void *packed, void *packed_scales, int32_t threads);
 

@@ -36,14 +36,15 @@ float value_at(const Source &s, int64_t row, int64_t column) {
 // The codes of the pairs of places; a nibble holds the left place in its low bits.
 const uint8_t CODES[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 2, 4, 5, 0};
 
-// One row of a 2:4 sparse matrix.
-void pack_sparse(const Source &s, int64_t row, int64_t lane, uint16_t *values, uint32_t *codes) {
+// One row of a 2:4 sparse matrix, whose places follow the scales if it has scales.
+template <typename Value> void pack_sparse(const Source &s, int64_t row, int64_t lane, Value *values, uint32_t *codes) {
     int64_t wide = round_up(s.in, 8);
-    const uint16_t *from = (const uint16_t *)s.values + row * wide / 2;
-    const uint8_t *places = (const uint8_t *)s.scales + row * wide / 8;
+    const Value *from = (const Value *)s.values + row * wide / 2;
+    const uint8_t *places = (const uint8_t *)s.scales + (has_row_scales(s.type) ? (int64_t)s.out * 4 : 0) + row * wide / 8;
     for (int64_t four = 0; four < wide / 4; four++) {
         int nibble = four % 2 ? places[four / 2] >> 4 : places[four / 2] & 15;
-        values[(four * 16 + lane) * 2] = from[2 * four], values[(four * 16 + lane) * 2 + 1] = from[2 * four + 1];
+        int64_t at = sizeof(Value) == 2 ? (four * 16 + lane) * 2 : ((four / 2 * 16 + lane) * 2 + four % 2) * 2;
+        values[at] = from[2 * four], values[at + 1] = from[2 * four + 1];
         codes[four / 8 * 16 + lane] |= (uint32_t)CODES[nibble] << four % 8 * 4;
     }
 }
@@ -51,7 +52,7 @@ void pack_sparse(const Source &s, int64_t row, int64_t lane, uint16_t *values, u
 bool in_bytes(const Source &s) { return s.type == LK_INT8 || s.type == LK_W8A8; }
 
 void pack_panel(const Source &s, int64_t panel, char *packed, char *scales) {
-    int64_t size = lk_packed_bytes(s.type, 16, s.in);
+    int64_t size = lk_packed_bytes(s.type, 16, s.in), words = s.padded / 32 * 16;
     char *to = packed + panel * size;
     std::memset(to, in_bytes(s) ? 128 : s.type == LK_INT4 ? 0x88 : 0, size);
     for (int64_t lane = 0; lane < 16; lane++) {
@@ -68,7 +69,9 @@ void pack_panel(const Source &s, int64_t panel, char *packed, char *scales) {
                 ((uint16_t *)to)[(k / 2 * 16 + lane) * 2 + k % 2] =
                     s.values_type == LK_BF16 ? ((const uint16_t *)s.values)[row * s.in + k] : round_to_bf16(value_at(s, row, k));
         else if (s.type == LK_SPARSE24)
-            pack_sparse(s, row, lane, (uint16_t *)to, (uint32_t *)scales + panel * (s.padded / 32) * 16);
+            pack_sparse(s, row, lane, (uint16_t *)to, (uint32_t *)scales + panel * words);
+        else if (s.type == LK_SPARSE24_INT8)
+            pack_sparse(s, row, lane, (uint8_t *)to, (uint32_t *)scales + round_up(s.out, 16) + panel * words);
         else if (in_bytes(s)) {
             const int8_t *from = (const int8_t *)s.values + row * s.in;
             for (int64_t k = 0; k < s.in; k++) ((uint8_t *)to)[(k / 4 * 16 + lane) * 4 + k % 4] = (uint8_t)(from[k] + 128);
@@ -96,19 +99,20 @@ extern "C" {
 
 int64_t lk_packed_bytes(int32_t type, int32_t out, int32_t in) {
     int64_t numbers = round_up(out, 16) * padded_in(type, in);
-    return type == LK_INT4 ? numbers / 2 : numbers * element_bytes(type);
+    return type == LK_INT4 || type == LK_SPARSE24_INT8 ? numbers / 2 : numbers * element_bytes(type);
 }
 
 int64_t lk_scale_bytes(int32_t type, int32_t out, int32_t in) {
-    if (has_row_scales(type)) return round_up(out, 16) * 4;
-    if (type == LK_SPARSE24) return round_up(out, 16) * (padded_in(type, in) / 32) * 4;
+    int64_t codes = is_sparse24(type) ? round_up(out, 16) * (padded_in(type, in) / 32) * 4 : 0;
+    if (has_row_scales(type)) return round_up(out, 16) * 4 + codes;
+    if (codes) return codes;
     return type == LK_INT4 ? round_up(out, 16) * (padded_in(type, in) / 32) * 2 : 0;
 }
 
 void lk_pack(int32_t type, int32_t out, int32_t in, const void *values, int32_t values_type, const void *scales, int32_t group,
              void *packed, void *packed_scales, int32_t threads) {
     Source source = {type, out, in, padded_in(type, in), values_type, group, values, scales};
-    if (type == LK_INT4 || type == LK_SPARSE24) std::memset(packed_scales, 0, lk_scale_bytes(type, out, in));
+    if (type == LK_INT4 || is_sparse24(type)) std::memset(packed_scales, 0, lk_scale_bytes(type, out, in));
     Team team(threads);
     team.share(round_up(out, 16) / 16, 4, [&](int, int64_t begin, int64_t end) {
         for (int64_t panel = begin; panel < end; panel++) pack_panel(source, panel, (char *)packed, (char *)packed_scales);

@@ -2,6 +2,13 @@
 // instruction set, inside that set's namespace. The C++ library is not used here: the linker could take its inline functions
 // from a file compiled for another instruction set.
 
+#if defined(LK_AVX512) || defined(LK_AVX2)
+// For each code of a 2:4 sparse weight, which of its two bytes become bytes 0 to 3; 0x80 is zero.
+LK_INLINE __m256i byte_places() {
+    return _mm256_setr_epi32((int)0x80800100u, (int)0x80018000u, 0x01808000, (int)0x80010080u, 0x01800080, 0x01008080, 0, 0);
+}
+#endif
+
 #if defined(LK_AVX512)
 
 typedef __m512 F16;
@@ -124,6 +131,14 @@ LK_INLINE Pairs expand(const void *w, I16 codes, __m256i controls) { // bytes of
     __m512i chosen = _mm512_permutexvar_epi32(codes, _mm512_broadcast_i64x4(controls));
     __m512i lane = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
     return {_mm512_shuffle_epi8(_mm512_loadu_si512(w), _mm512_or_si512(chosen, lane))};
+}
+// Four bytes for each lane, as value + 128: the lane's first or second (`which` 0 or 1) two bytes in the places that its code
+// names, and zeros.
+LK_INLINE Bytes expand_bytes(Bytes pairs, I16 codes, int which) {
+    __m512i chosen = _mm512_permutexvar_epi32(codes, _mm512_broadcast_i64x4(byte_places()));
+    __m512i lane = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+    if (which) lane = _mm512_or_si512(lane, _mm512_set1_epi8(2));
+    return {_mm512_xor_si512(_mm512_shuffle_epi8(pairs.v, _mm512_or_si512(chosen, lane)), _mm512_set1_epi8((char)0x80))};
 }
 LK_INLINE F16 dot_expanded(F16 acc, Pairs w, uint32_t x) {
 #if defined(LK_AVX512_BF16)
@@ -251,6 +266,15 @@ struct Bytes { __m256i a, b; };
 LK_INLINE Bytes bytes_load(const void *p) {
     return {_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)p + 1)};
 }
+LK_INLINE __m256i expand_bytes_half(__m256i pairs, __m256i codes, int which) {
+    __m256i lane = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+    if (which) lane = _mm256_or_si256(lane, _mm256_set1_epi8(2));
+    __m256i chosen = _mm256_or_si256(_mm256_permutevar8x32_epi32(byte_places(), codes), lane);
+    return _mm256_xor_si256(_mm256_shuffle_epi8(pairs, chosen), _mm256_set1_epi8((char)0x80));
+}
+LK_INLINE Bytes expand_bytes(Bytes pairs, I16 codes, int which) {
+    return {expand_bytes_half(pairs.a, codes.a, which), expand_bytes_half(pairs.b, codes.b, which)};
+}
 LK_INLINE Bytes bytes_low(Bytes b) {
     __m256i mask = _mm256_set1_epi8(15);
     return {_mm256_and_si256(b.a, mask), _mm256_and_si256(b.b, mask)};
@@ -377,6 +401,16 @@ LK_INLINE F16 dot_sparse24(F16 acc, const void *w, Fours x, I16 codes) {
 }
 struct Bytes { uint8_t v[64]; };
 LK_INLINE Bytes bytes_load(const void *p) { Bytes b; __builtin_memcpy(b.v, p, 64); return b; }
+LK_INLINE Bytes expand_bytes(Bytes pairs, I16 codes, int which) {
+    const uint8_t first[8] = {0, 0, 0, 1, 1, 2}, second[8] = {1, 2, 3, 2, 3, 3};
+    Bytes b;
+    for (int i = 0; i < 64; i++) b.v[i] = 128;
+    LK_LANES(i) {
+        int code = codes.v[i] & 7;
+        b.v[4 * i + first[code]] = pairs.v[4 * i + 2 * which] ^ 128, b.v[4 * i + second[code]] = pairs.v[4 * i + 2 * which + 1] ^ 128;
+    }
+    return b;
+}
 LK_INLINE Bytes bytes_low(Bytes b) { for (int i = 0; i < 64; i++) b.v[i] &= 15; return b; }
 LK_INLINE Bytes bytes_high(Bytes b) { for (int i = 0; i < 64; i++) b.v[i] >>= 4; return b; }
 LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) {

@@ -118,6 +118,23 @@ LK_INLINE Bytes bytes_load(const void *p) {
     const uint8_t *from = (const uint8_t *)p;
     return {vld1q_u8(from), vld1q_u8(from + 16), vld1q_u8(from + 32), vld1q_u8(from + 48)};
 }
+// Four bytes for each lane, as value + 128: the lane's first or second (`which` 0 or 1) two bytes in the places that its code
+// names, and zeros.
+LK_INLINE uint8x16_t expand_bytes_quarter(uint8x16_t pairs, uint8x16x2_t places, int32x4_t codes, uint32x4_t lane) {
+    uint32x4_t code = vandq_u32(vreinterpretq_u32_s32(codes), vdupq_n_u32(7));
+    uint32x4_t bytes = vaddq_u32(vmulq_n_u32(code, 0x04040404u), vdupq_n_u32(0x03020100u)); // the four bytes of a table entry
+    uint8x16_t chosen = vorrq_u8(vqtbl2q_u8(places, vreinterpretq_u8_u32(bytes)), vreinterpretq_u8_u32(lane));
+    return veorq_u8(vqtbl1q_u8(pairs, chosen), vdupq_n_u8(0x80));
+}
+LK_INLINE Bytes expand_bytes(Bytes pairs, I16 codes, int which) {
+    // For each code, which of the two bytes become bytes 0 to 3; 0x80 is zero.
+    const uint32_t table[8] = {0x80800100u, 0x80018000u, 0x01808000, 0x80010080u, 0x01800080, 0x01008080, 0, 0};
+    const uint32_t lanes[4] = {0, 0x04040404, 0x08080808, 0x0c0c0c0c};
+    uint8x16x2_t places = {{vreinterpretq_u8_u32(vld1q_u32(table)), vreinterpretq_u8_u32(vld1q_u32(table + 4))}};
+    uint32x4_t lane = vorrq_u32(vld1q_u32(lanes), vdupq_n_u32(which ? 0x02020202 : 0));
+    return {expand_bytes_quarter(pairs.a, places, codes.a, lane), expand_bytes_quarter(pairs.b, places, codes.b, lane),
+            expand_bytes_quarter(pairs.c, places, codes.c, lane), expand_bytes_quarter(pairs.d, places, codes.d, lane)};
+}
 LK_INLINE Bytes bytes_low(Bytes b) { return LK_EACH(low_nibbles, b); }
 LK_INLINE Bytes bytes_high(Bytes b) { return LK_EACH(high_nibbles, b); }
 
