@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildNative(build_py):
-    """Compile before files are collected; where that fails, the package goes without and says so when it runs."""
+    """Compile before the files are collected. If that fails, the package has no native library, and says so when it runs."""
 
     def run(self) -> None:  # noqa: D102
         spec = importlib.util.spec_from_file_location(
@@ -21,19 +21,19 @@ class BuildNative(build_py):
         try:
             native.build()
         except native.BuildError as error:
-            print(f"labkit's native CPU library was not built, torch's own kernels will run: {error}", file=sys.stderr)
+            print(f"labkit's native CPU library was not built, so torch's own kernels will run: {error}", file=sys.stderr)
         super().run()
 
 
 class PlatformDistribution(Distribution):
-    """The wheel holds machine code."""
+    """Marks the wheel as platform-specific, because it contains machine code."""
 
     def has_ext_modules(self) -> bool:  # noqa: D102
         return True
 
 
 class AnyPython(bdist_wheel):
-    """The machine code is called through ctypes and knows nothing of Python: one wheel serves every version."""
+    """The machine code is called through ctypes and does not use Python's API, so one wheel works with every Python version."""
 
     def get_tag(self) -> tuple[str, str, str]:  # noqa: D102
         return "py3", "none", super().get_tag()[2]

@@ -1,6 +1,6 @@
-"""A health probe of the models in a server.
+"""A health probe for the models of a server.
 
-It exits with status 0 if each model answers a real request, or answers other requests meanwhile; otherwise with 1.
+It exits with status 0 if each model answers a real request, or answers other requests in the meantime; otherwise with status 1.
 
 python docker/answers.py [MODEL...]     models of the server in this container; gptj if left out
 """

@@ -1,4 +1,4 @@
-"""Bits per weight of a matrix in each precision. Imports nothing, so arithmetic about models needs no torch."""
+"""Bits per weight of a matrix in each precision. This module imports nothing, so computing model sizes needs no torch."""
 
 BITS = {
     "fp64": 64,
@@ -15,5 +15,5 @@ BITS = {
 }
 """Bits per weight of a matrix in each precision; in int4, 32 weights share a float16 scale.
 
-In sparse24 and sparse24_int8, half of the weights are kept, in 16 or 8 bits each, and each group of four weights has 4 bits of
+In sparse24 and sparse24_int8, half of the weights are kept in 16 or 8 bits each, and each group of four weights has 4 bits of
 indices."""

@@ -1,6 +1,7 @@
 """Finds the control groups (cgroups) of this process, in which Linux limits the memory and the processor time of a container.
 
-Both versions of cgroups are read. Files: `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/` in the sources of Linux.
+Both versions of cgroups are supported. `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/` in the Linux source tree
+describe the files.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ PROCESS = Path("/proc/self")
 
 
 def group_folders(controller: str, process: Path = PROCESS) -> Iterator[tuple[Path, int]]:
-    """The folders of the groups that can limit this process, each with its version, from its own group up to the mount point.
+    """Yield the folder and the version of each group that can limit this process, from its own group up to the mount point.
 
-    controller: memory or cpu. The result is empty if the system has no groups. process: the folder of the process in /proc.
+    controller: memory or cpu. Yields nothing if the system has no cgroups. process: the folder of the process in /proc.
     """
     paths = _paths(process)
     with contextlib.suppress(OSError):

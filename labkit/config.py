@@ -30,7 +30,7 @@ _MOST = {
     "vocab_size": 2**24,
     "intermediate_size": 2**20,
 }
-"""The largest accepted values. A larger value is a mistake: such a model would need more memory than any machine has."""
+"""The largest accepted values. A larger value must be a mistake: such a model would not fit into any machine's memory."""
 LEAST_EPSILON, MOST_EPSILON = 1e-30, 1.0
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "{} is not GPT-J's GELU; 'gelu_new' (tanh form) is accepted"),
@@ -44,12 +44,12 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 def layer_matrix_parameters(hidden_size: int, intermediate_size: int) -> int:
-    """Parameters of the matrices of one layer: four for attention, two for the MLP."""
+    """The number of parameters in the matrices of one layer: four matrices for attention, two for the MLP."""
     return 4 * hidden_size**2 + 2 * hidden_size * intermediate_size
 
 
 def cache_elements_per_token(num_layers: int, hidden_size: int) -> int:
-    """Numbers that the KV cache holds for one token: a key and a value in each layer."""
+    """The number of values that the KV cache holds for one token: a key and a value vector in each layer."""
     return 2 * num_layers * hidden_size
 
 
@@ -59,9 +59,8 @@ class GPTJConfig:
 
     `hidden_size` is divided evenly among the `num_heads` heads. The first `rotary_dim` dimensions of each head carry rotary
     positions in interleaved pairs. `eos_token_id` is the token that ends a text, or several such tokens; a list is converted to
-    a tuple. Some configs hold token ids outside the vocabulary, because their `vocab_size` was changed. Ids outside the
-    vocabulary are dropped with a warning, because the model never generates them. Raises `InvalidRequest` when the numbers do
-    not fit together.
+    a tuple. Some configs hold token ids outside the vocabulary, because their `vocab_size` was changed. Such ids are
+    dropped with a warning, because the model never generates them. Raises `InvalidRequest` if the numbers do not fit together.
     """
 
     hidden_size: int
@@ -142,7 +141,7 @@ class GPTJConfig:
         return self.num_layers * layer + 2 * self.vocab_size * h + self.vocab_size + 2 * h
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
-        """Bytes of the keys and values of one token in the cache, over all layers."""
+        """The size in bytes of one token's keys and values in the cache, over all layers."""
         return cache_elements_per_token(self.num_layers, self.hidden_size) * element_bytes
 
     @classmethod
@@ -174,7 +173,7 @@ class GPTJConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> GPTJConfig:
-        """Make a config from a `config.json` file. Raises `InvalidRequest` with the name of the file and its error."""
+        """Make a config from a `config.json` file. Raises an `InvalidRequest` that names the file and the error in it."""
         try:
             values = read_json_object(path)
         except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Describes this machine: processor, memory, disk, GPUs and versions of packages. Knows no labs or models."""
+"""Describes this machine: processor, memory, disk, GPUs and package versions. It knows nothing about labs or models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class CPU:
-    """A processor: its model, the number of cores that this process can keep busy, and its `INSTRUCTION_SETS`."""
+    """A processor: its model, architecture and physical cores, the cores that this process can use, its `INSTRUCTION_SETS`."""
 
     model: str
     architecture: str
@@ -73,16 +73,16 @@ class Machine:
     versions: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the description as plain values, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """The processor, its usable cores, and the GPUs."""
+        """Return the processor, its number of usable cores, and the GPUs as one line of text."""
         return ", ".join([self.cpu.model, counted(self.cpu.usable_cores, "core"), *(gpu.name for gpu in self.gpus)])
 
 
 def describe() -> Machine:
-    """Describe this machine. The call takes well under a second and changes nothing."""
+    """Describe this machine. The call takes well under a second, and changes nothing."""
     gpus, why = find_gpus()
     return Machine(
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
@@ -117,9 +117,9 @@ def find_cpu(cpuinfo: str | None = None) -> CPU:
 
 
 def find_gpus() -> tuple[tuple[GPU, ...], str]:
-    """The NVIDIA GPUs that NVML reports.
+    """Find the NVIDIA GPUs that NVML reports.
 
-    If there are no GPUs, the second value is the reason: no library, no driver or no GPU.
+    The second value is "", or the reason why there are none: no library, no driver or no GPU.
     """
     try:
         import pynvml

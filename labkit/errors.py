@@ -1,8 +1,8 @@
-"""The errors that a user of labkit can meet. Each message says what was given, what is accepted and what to do."""
+"""The errors that a user of labkit can get. Each message says what was given, what is accepted and what to do."""
 
 
 class LabkitError(Exception):
-    """Base class of labkit's errors; the command line prints the message and exits with status 1."""
+    """The base class of labkit's errors. The command line prints the message and exits with status 1."""
 
 
 class InvalidRequest(LabkitError, ValueError):
@@ -35,12 +35,12 @@ class RequestFailed(LabkitError):
 THE_LIMIT = "which is the limit"
 """Every message of `Overloaded` contains these words.
 
-A client needs these words to distinguish an overloaded server from a missing server.
+By these words a client can tell an overloaded server from a missing one.
 """
 
 
 class Overloaded(LabkitError):
-    """A server has reached one of its limits. The message names the limit. Try again later."""
+    """A server has reached one of its limits. The message names the limit, and the request can be sent again later."""
 
 
 class Cancelled(LabkitError):

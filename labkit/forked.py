@@ -23,8 +23,8 @@ _is_child = False
 def is_forked_child() -> bool:
     """Whether this process was forked from a process that had imported labkit.
 
-    A forked child does not have its parent's threads, neither those of OpenMP nor those of the native library, and would wait
-    for them for ever.
+    A forked child does not have its parent's threads (those of OpenMP and of the native library), and would wait for them for
+    ever.
     """
     return _is_child
 
@@ -45,7 +45,7 @@ def tell(forkable: Forkable) -> None:
 
 
 def by_owner(function: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a function so that it works in the current process only and does nothing in forked children.
+    """Wrap a function so that it runs only in the current process and does nothing in forked children.
 
     Use this decorator for functions that run when a process or an object ends: only the process that started servers and ranks
     may end them.

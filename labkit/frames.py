@@ -13,14 +13,14 @@ _CHUNK_BYTES = 1 << 20
 
 
 def pack_frame(text: bytes, data: bytes = b"") -> bytes:
-    """A whole frame as bytes."""
+    """Pack a text and data into the bytes of one frame."""
     return _LENGTHS.pack(len(text), len(data)) + text + data
 
 
 def unpack_frame(frame: bytes) -> tuple[bytes, bytes]:
     """The text and the data of a whole frame. Raises `ValueError` if these bytes are not exactly one frame."""
     if len(frame) < _LENGTHS.size:
-        raise ValueError(f"{len(frame)} bytes are no frame")
+        raise ValueError(f"{len(frame)} bytes are not a frame")
     text_size, data_size = _LENGTHS.unpack_from(frame)
     if len(frame) != _LENGTHS.size + text_size + data_size:
         raise ValueError(f"{len(frame)} bytes are not one frame of {text_size} + {data_size} bytes")
@@ -33,7 +33,7 @@ def send_frame(to: socket.socket, text: bytes, data: bytes = b"") -> None:
 
 
 def receive_frame(source: socket.socket, most_bytes: int | None = None) -> tuple[bytes, bytes] | None:
-    """The next frame's text and data; None if the other side is gone or its frame is longer than `most_bytes`."""
+    """The next frame's text and data, or None if the other side is gone or the frame is longer than `most_bytes`."""
     head = _exactly(source, _LENGTHS.size)
     if head is None:
         return None
@@ -46,7 +46,7 @@ def receive_frame(source: socket.socket, most_bytes: int | None = None) -> tuple
 
 
 def _exactly(source: socket.socket, size: int) -> bytes | None:
-    """The next `size` bytes; None if the other side is gone before all bytes have arrived."""
+    """The next `size` bytes, or None if the other side is gone before all bytes have arrived."""
     found = bytearray()
     while len(found) < size:
         try:

@@ -16,14 +16,17 @@ from labkit.errors import NotAvailable
 
 
 def home_path() -> Path:
-    """The folder named by `LABKIT_HOME`, else `~/.labkit`. The folder may not exist, so use this function only for reading."""
+    """Return the folder that the variable `LABKIT_HOME` names, or `~/.labkit` if it is not set.
+
+    The folder may not exist, so use this function only for reading.
+    """
     return Path(os.environ.get("LABKIT_HOME") or Path.home() / ".labkit").expanduser()
 
 
 def home() -> Path:
-    """The folder that `home_path` returns; it is created when it is missing.
+    """Return the same folder as `home_path`, and create it if it is missing.
 
-    Raises `NotAvailable` when the folder cannot be created or written to.
+    Raises `NotAvailable` if the folder cannot be created or written to.
     """
     path = home_path()
     try:
@@ -54,11 +57,11 @@ def fresh_home() -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file; a text is written as UTF-8.
+    """Write bytes or text (as UTF-8) to a file.
 
     Readers see all of the old content or all of the new content, even after a crash.
 
-    A file that exists keeps its permissions. A new file can be read by everybody, and written by its owner.
+    An existing file keeps its permissions. A new file can be read by everybody, and written by its owner.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -92,8 +95,8 @@ def set_aside(path: Path) -> Path:
 def make_new(path: Path, make: Callable[[Path], object]) -> Path:
     """Make a file or a folder that does not exist yet, and return its path.
 
-    `make` is called with the path, and raises `FileExistsError` if the name is taken. The next calls add `-2`, `-3` and so on
-    to the name. So nothing is overwritten, even if two processes make the same file at the same time.
+    `make` is called with the path, and raises `FileExistsError` if the name is taken. It is then called again with `-2`, `-3`
+    and so on added to the name. So nothing is overwritten, even if two processes make the same file at the same time.
     """
     number, free = 1, path
     while True:

@@ -16,9 +16,9 @@ PROCESSORS = Path("/sys/devices/system/cpu")
 def usable_cores() -> int:
     """The number of cores that this process can keep busy, at least 1.
 
-    The number is limited by the processors that the process may use (`taskset`, a job), by their physical cores, and by the CPU
-    quota of a container, rounded down. With more threads than the quota allows, the kernel would stop all threads for a part of
-    each period.
+    Three things limit the number: the processors that the process may use (`taskset`, a batch job), their physical cores, and
+    the CPU quota of a container, rounded down. With more threads than the quota allows, the kernel would stop all threads for
+    a part of each period.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = physical_cores(os.sched_getaffinity(0))
@@ -28,9 +28,9 @@ def usable_cores() -> int:
 
 
 cores_at_start = functools.cache(usable_cores)
-"""The result of the first call of `usable_cores()`.
+"""Return the result of the first call of `cores_at_start()`.
 
-It is kept, because reading it again takes longer than a small operation.
+It is cached, because counting the cores again would take longer than a small operation.
 """
 
 
@@ -40,7 +40,7 @@ def quotas(process: Path = PROCESS) -> list[float]:
 
 
 def physical_cores(processors: Iterable[int], folder: Path = PROCESSORS) -> int:
-    """The number of physical cores of these processors: two hardware threads of a core count once.
+    """Count the physical cores to which these processors belong: two hardware threads of one core count once.
 
     folder: where the kernel describes the processors. A processor that is not described there counts as one core.
     """

@@ -1,7 +1,6 @@
-"""How much memory this process may still take: the free memory of the host, limited by cgroups and `ulimit -v`.
+"""Finds out how much memory this process can still take: the free memory of the host, limited by cgroups and `ulimit -v`.
 
-The limit of a container is in the files of the container's cgroup (version 1 or 2). The free memory of the host does not show
-the limit of a container.
+The memory limit of a container is in the files of its cgroup (version 1 or 2). The host's free memory does not show it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Limit:
 
 
 def available_memory(process: Path = PROCESS) -> int:
-    """Bytes that this process can still take: the smallest of the host's free memory and the unused part of each limit.
+    """The bytes that this process can still take: the smallest of the host's free memory and the unused part of each limit.
 
     process: the folder of the process in /proc; the limits are read from there.
     """
@@ -36,7 +35,7 @@ def available_memory(process: Path = PROCESS) -> int:
 
 
 def total_memory(process: Path = PROCESS) -> int:
-    """Bytes that this process could take if nothing else ran: the host's memory or the smallest limit."""
+    """The bytes that this process could take if nothing else ran: the host's memory, or the smallest limit if it is less."""
     return min([int(psutil.virtual_memory().total), *(limit.size for limit in limits(process))])
 
 
@@ -65,7 +64,7 @@ _NAMES = {
     1: _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
     2: _Names(("memory.max", "memory.high"), "memory.current", "inactive_file"),
 }
-"""By cgroup version."""
+"""The file names of each cgroup version."""
 
 
 def _limit(folder: Path, names: _Names) -> Limit | None:

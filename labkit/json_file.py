@@ -1,6 +1,6 @@
 """Read a JSON object from a file of unknown origin, and check the values in it.
 
-Every defect of the file raises a `ValueError` with one short sentence.
+Every defect in the file raises a `ValueError` with one short sentence.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 MOST_BYTES = 2**20
 """The largest accepted size of a settings file in bytes. Real settings files are far smaller."""
 MOST_INDEX_BYTES = 100 * 2**20
-"""The largest accepted size, in bytes, of an index or a header, which has one line per tensor."""
+"""The largest accepted size, in bytes, of an index or a header. Both have one entry per tensor."""
 LARGEST = 2**63 - 1
 """The largest whole number that is accepted by default."""
 
@@ -32,7 +32,7 @@ def read_json_object(path: str | Path, most_bytes: int = MOST_BYTES) -> dict[str
 
 
 def parse_json_object(content: bytes) -> dict[str, Any]:
-    """The object in UTF-8 JSON; raises `ValueError` as `read_json_object` does."""
+    """Return the object in a JSON text encoded in UTF-8. Raises `ValueError` as `read_json_object` does."""
     try:
         values = json.loads(content.decode("utf-8"), object_pairs_hook=_each_once)
     except RecursionError:
@@ -43,7 +43,7 @@ def parse_json_object(content: bytes) -> dict[str, Any]:
 
 
 def need_text(value: Any, name: str, least: int = 1, most: int = 200) -> str:
-    """Return `value` if it is a text of `least` to `most` characters; spaces at its ends do not count for `least`.
+    """Return `value` if it is a text of `least` to `most` characters; spaces at its ends do not count towards `least`.
 
     name: the name of the value in the error message. Raises `ValueError` for any other value.
     """

@@ -37,7 +37,7 @@ def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 class Foreign:
-    """Stands for a value that is not a plain value. It is not equal to any other value."""
+    """Represents a value that is not a plain value. It is not equal to any other value."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -47,7 +47,7 @@ class Foreign:
 
 
 def decode(coded: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value of a JSON form; raises `KeyError` or `ValueError` for a form that `encode` does not write."""
+    """Return the value of a JSON form. Raises `KeyError` or `ValueError` for a form that `encode` does not write."""
     ((kind, content),) = coded.items()
     if kind == "tensor":
         return tensors[content]

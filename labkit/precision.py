@@ -1,4 +1,4 @@
-"""Turns names of precisions and devices into torch's dtypes and devices.
+"""Converts names of precisions and devices to torch's dtypes and devices.
 
 A precision is the format in which the matrices are stored. The compute dtype is the dtype of activations and of the cache.
 For fp32, bf16 and fp16, the precision and the compute dtype are the same; for the other precisions the compute dtype is the

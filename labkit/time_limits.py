@@ -1,4 +1,4 @@
-"""When a time limit has passed, tells the code that watches the call.
+"""Tells the code that watches a call when the time limit of the call has passed.
 
 This module does not find out why the call took so long.
 """
@@ -15,7 +15,7 @@ _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=(
 
 
 def limit_passed(what: str) -> None:
-    """Call every listener whose `listening` block is around this call. Without such a block, nothing happens.
+    """Call every listener whose `listening` block surrounds this call. Without such a block, nothing happens.
 
     `what` is a clause such as "the model did not answer within 45 seconds". Call this function before the late processes are
     ended, because a listener examines them.

@@ -14,7 +14,7 @@ from labkit.errors import CheckpointError, InvalidRequest
 
 
 class Tokenizer:
-    """Wraps the `tokenizers` library around one `tokenizer.json`, at `path`.
+    """The tokenizer of the `tokenizer.json` at `path`; wraps the `tokenizers` library.
 
     content: the text of a `tokenizer.json` that was made from other files; `path` is then the path of one of these files.
     Raises `CheckpointError` when the tokenizer cannot be read.

@@ -17,7 +17,7 @@ from labkit.errors import NotAvailable
 class undisturbed(contextlib.ContextDecorator):  # noqa: N801
     """Switches off gradients, inference mode and autocast inside the block, whatever the caller has switched on.
 
-    An engine may be used again after the caller's `with torch.inference_mode():` block has ended, but torch refuses to change
+    An engine can be used again after the caller's `with torch.inference_mode():` block has ended, but torch refuses to change
     tensors that were created in such a block. Autocast would round results that the engine computes in float32. Raises
     `NotAvailable` where tensors have no values: in `FakeTensorMode`, in a transform of `torch.func`, and in a trace by
     `make_fx`.
@@ -76,7 +76,7 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 _set_gradients: Callable[[bool], None] = getattr(torch._C, "_set_grad_enabled")  # noqa: B009
-"""The function that `torch.no_grad` calls, used directly because it is cheaper."""
+"""The function that `torch.no_grad` calls; calling it directly is cheaper."""
 
 
 def _mode_without_values() -> str:

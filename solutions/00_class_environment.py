@@ -13,7 +13,7 @@
 #   that you have not seen. The result is **passed**, **failed** (with the likely mistake in words) or **not measured here**.
 # - `hint(my_function)` shows up to three hints. The first hint is small; the third contains one line of the answer.
 # - `reset(my_function)` shows the empty exercise again in a new cell, and keeps your old text in a file.
-# - `solution(my_function)` shows the solution of the course after a pass. It also shows it if you give the exercise up; then
+# - `solution(my_function)` shows the solution of the course after a pass. It also shows it if you give up the exercise; then
 #   you get no more points for it.
 # - When you finish a lab, save the notebook (Ctrl+S) and run `submit()` in a new cell. It checks that the file holds what you
 #   ran, and writes a copy to hand in and a receipt.
@@ -47,7 +47,7 @@ progress_panel("00")
 # this course: the Bible, Jane Austen, Moby-Dick, presidents' addresses. The model is part of the package, so every lab runs
 # offline.
 #
-# The model knows no facts. But people can read its text, and the labs can measure the quality of the model.
+# The model knows no facts, but its text is readable, and the labs can measure its quality.
 
 # %%
 engine = labkit.load("gptj-tiny", dtype="fp32")
@@ -83,13 +83,13 @@ if not machine.gpus:
 # %% [markdown]
 # ### Predict, then measure
 #
-# How many **GB per second** can this machine read, and how many **GFLOP per second** does a matrix product in fp32 reach?
-# Two rules of thumb help you:
+# How many **GB per second** can this machine read, and how many **GFLOP per second** does a matrix product in fp32 achieve? Two
+# rules of thumb help you:
 #
 # - One channel of DDR5-4800 reads 38 GB/s. A laptop has two channels; a virtual machine may get a few channels of its server;
 #   an H100 reads 3,350 GB/s.
 # - A CPU core does up to 64 fp32 operations per cycle with AVX-512 (two 16-wide multiply-adds), or up to 32 with AVX2. It runs
-#   2 to 4 billion cycles per second. Real matrix products reach half of the resulting rate.
+#   2 to 4 billion cycles per second. Real matrix products achieve half of the resulting rate.
 #
 # Replace each `None` by your number.
 
@@ -148,8 +148,8 @@ for precision, rate in limits.flops_per_second.items():
 #
 # ## Executive math: does it fit?
 #
-# *Executive math* means a few multiplications on paper that decide what to buy and what to run. Before any benchmark, count.
-# The shape of GPT-J 6B:
+# *Executive math* means a few multiplications on paper that decide what to buy and what to run. Before you run any benchmark,
+# do the math. The shape of GPT-J 6B:
 
 # %%
 GPT_J_6B
@@ -189,9 +189,9 @@ if passed(parameter_count):
 # %% [markdown]
 # ### The weights
 #
-# This course accompanies a lecture on serving large models; you need not have heard it. One slide of the lecture computes the
-# memory of a model with 175 billion parameters in fp16 as $\frac{175 \cdot 10^9 \cdot 2}{1024^3} = 325.96$ "GB". The unit of
-# this number is really **GiB** ($1024^3$ bytes); in GB ($10^9$ bytes) the memory is 350 GB. GPUs are sold in GB but report
+# This course accompanies a lecture on serving large models; you need not have attended it. One slide of the lecture computes
+# the memory of a model with 175 billion parameters in fp16 as $\frac{175 \cdot 10^9 \cdot 2}{1024^3} = 325.96$ "GB". The unit
+# of this number is really **GiB** ($1024^3$ bytes); in GB ($10^9$ bytes) the memory is 350 GB. GPUs are sold in GB but report
 # their memory in GiB, so always say which unit you mean.
 
 # %% [markdown]
@@ -273,7 +273,7 @@ if passed(kv_cache_bytes):
 
 # %%
 def gpus_needed(weight_bytes, gpu_bytes, reserve):
-    """The smallest of 1, 2, 4, 8, ... GPUs that hold the weights and keep this fraction of their memory free."""
+    """The smallest number of GPUs (1, 2, 4, 8, ...) that hold the weights and keep this fraction of memory free."""
     # BEGIN SOLUTION
     gpus = 1
     while weight_bytes / gpus > gpu_bytes * (1 - reserve):
@@ -295,10 +295,10 @@ if passed(gpus_needed):
         )
 
 # %% [markdown]
-# A table in the lecture runs the 175B model on 8 to 32 GPUs of 80 GB, and a 530B model on 16 to 32 GPUs. Your function
-# returns 8 GPUs for 175B. For 530B it returns 32 GPUs. On 16 GPUs, each GPU would have to hold 66 GB. But if a fifth of its
-# memory is kept free, only 64 GB are left (try a reserve of 0.15). Why would anyone use more GPUs than necessary? Labs 03 and
-# 08 return to this question.
+# A table in the lecture has the 175B model on 8 to 32 GPUs of 80 GB, and a 530B model on 16 to 32 GPUs. Your function returns 8
+# GPUs for 175B. For 530B it returns 32 GPUs. On 16 GPUs, each GPU would have to hold 66 GB, but only 64 GB are left if a fifth
+# of its memory is kept free (try a reserve of 0.15). Why would anyone use more GPUs than necessary? Labs 03 and 08 return to
+# this question.
 #
 # ## Executive math: how fast can it be?
 #
@@ -420,8 +420,8 @@ guess_decode_ms = 4
 
 # %%
 def measure_decode():
-    """Milliseconds per token when 64 tokens are generated: the median of several runs. The first run keeps the prompt's keys
-    and values, so the others only decode.
+    """Milliseconds per token when 64 tokens are generated: the median of several runs. The first run stores the prompt's keys
+    and values, so the later runs only decode.
     """
     params = labkit.SamplingParams(max_new_tokens=64, ignore_eos=True)
     call = lambda: engine.generate([[5] * 64], params)
@@ -449,9 +449,9 @@ if passed(decode_floor_ms) and predicted(decode_ms=guess_decode_ms):
     )
 
 # %% [markdown]
-# A small model takes far longer than its shortest possible time, the floor. It takes time to start many small operations from
-# Python. And a product of a single row with a small matrix reads memory far more slowly than the machine could. Lab 01
-# profiles these costs, and lab 02 removes them. The floor is correct, but something else limits the model *for now*.
+# A small model takes far longer than its shortest possible time, the floor. Starting many small operations from Python takes
+# time. And multiplying a single row by a small matrix reads memory far more slowly than the machine could. Lab 01 profiles
+# these costs, and lab 02 removes them. The floor is correct, but something else limits the model *for now*.
 #
 # ## What you have now
 #

@@ -80,8 +80,8 @@ for run in range(6):
     print(f"run {run}: naive {1e6 * naive:5.0f} us, honest {1e3 * honest:6.2f} ms")
 
 # %% [markdown]
-# The naive timing is wrong by a factor of hundreds, and nothing warns you. The first runs are slow too: kernels are compiled,
-# memory is allocated, and caches are cold.
+# The naive timing is wrong by a factor of several hundred, and nothing warns you. The first runs are slow too: kernels are
+# compiled, memory is allocated, and caches are cold.
 
 # %% [markdown]
 # {{exercise lab01.time_runs}}
@@ -89,7 +89,7 @@ for run in range(6):
 
 # %%
 def time_runs(call, synchronize, clock, warmup, runs):
-    """Seconds of each of `runs` counted runs, after `warmup` runs that do not count; a list."""
+    """A list: the seconds of each of `runs` runs, after `warmup` runs that do not count."""
     # BEGIN SOLUTION
     for _ in range(warmup):
         call()
@@ -131,7 +131,7 @@ if passed(time_runs):
 
 # %% [markdown]
 # Which runs would you count? Because some runs are slow, this course measures after a warm-up and reports a **median** with a
-# **spread**. Things that are compared take turns: A B A B. From now on, `measure.compare` does this for you.
+# **spread**. Programs that are compared run in turn: A B A B. From now on, `measure.compare` does this for you.
 #
 # ## Prefill and decode
 #
@@ -230,7 +230,7 @@ guess_cache_speedup = 10
 
 # %%
 def measure_cache():
-    """Times of 64 new tokens after a prompt of 64 tokens, without a cache and with a cache. The two take turns."""
+    """The times for 64 new tokens after a prompt of 64 tokens, without a cache and with a cache, in turn."""
     ids = torch.randint(config.vocab_size, (1, 64), device=device)
     options = {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False, "pad_token_id": 0}
     mask = torch.ones_like(ids)
@@ -305,7 +305,7 @@ if passed(cache_bytes):
 
 # %%
 def throughput(batch, prompt_tokens, new_tokens, prefill_seconds, decode_seconds):
-    """Tokens per second by the median run: {"prefill": ..., "decode": ..., "per user": ...}."""
+    """Tokens per second in the median run: {"prefill": ..., "decode": ..., "per user": ...}."""
     # BEGIN SOLUTION
     import statistics
 
@@ -330,7 +330,7 @@ check(throughput)
 
 # %%
 def run_once(batch, prompt_tokens, new_tokens):
-    """Seconds of the prefill, and of the decode steps after it, by your greedy_decode."""
+    """The seconds that your greedy_decode takes for the prefill, and for the decode steps after it."""
     ids = torch.randint(config.vocab_size, (batch, prompt_tokens), device=device)
     last_only = functools.partial(
         model, logits_to_keep=1
@@ -457,7 +457,7 @@ def roofline_fraction(config, batch, length, element_bytes, step_seconds, bytes_
 check(roofline_fraction)
 
 # %% [markdown]
-# **Predict:** with Hugging Face, which fraction of the memory limit does decode reach here at batch 1? A fraction of 1.0 is
+# **Predict:** with Hugging Face, which fraction of the memory limit does decode achieve here at batch 1? A fraction of 1.0 is
 # perfect.
 
 # %%
@@ -508,14 +508,15 @@ if predicted(matmul_share=guess_matmul_share):
     display(plots.prediction_plot(["one decode step"], shown, ylabel="share", title=title, caption=where))
 
 # %% [markdown]
-# For two reasons a step takes longer than reading its bytes. The first reason is **many small calls**: views, copies, concatenations of
-# the cache, and half a dozen operations for the rotary embedding. Each call takes microseconds in Python and in torch, whatever
-# it computes; on a GPU the device is idle in the meantime. The second reason is **thin products**: a product of one row with a
-# small matrix reads the weights far more slowly than memory could deliver them. Your bars above show which of the two reasons
-# takes more time here.
+# A step takes longer than reading its bytes, for two reasons. The first reason is **many small calls**: views, copies,
+# concatenations of the cache, and half a dozen operations for the rotary embedding. Each call takes microseconds in Python and
+# in torch, whatever it computes; on a GPU the device is idle in the meantime. The second reason is **thin matrix products**:
+# multiplying one row by a small matrix reads the weights far more slowly than memory could deliver them. Your bars above show
+# which of the two reasons takes more time here.
 #
-# **Lab 02** removes both causes. It uses one product for query, key and value. It joins the rotary embedding with the cache
-# write, and the residual with the layer norm. It captures the step once, and uses products that are made for few rows.
+# **Lab 02** removes both causes. It uses one matrix product for query, key and value. It joins the rotary embedding with the
+# cache write, and the residual with the layer norm. It captures the step once, and uses matrix products that are made for few
+# rows.
 #
 # ## Your speed ladder
 #
@@ -527,9 +528,7 @@ if predicted(matmul_share=guess_matmul_share):
 
 # %%
 def measure_labkit():
-    """Times of 64 new tokens after a prompt of 64 tokens: Hugging Face without a cache and with it, and labkit. The three
-    take turns.
-    """
+    """The times for 64 new tokens after a prompt of 64 tokens: Hugging Face without a cache and with one, and labkit, in turn."""
     engine = labkit.load("gptj-tiny", device=device, dtype="fp32", prefix_reuse=False)
     params = labkit.SamplingParams(max_new_tokens=64, ignore_eos=True)
     ids = torch.randint(config.vocab_size, (1, 64), device=device)

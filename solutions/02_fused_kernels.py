@@ -67,7 +67,7 @@ if predicted(launches=guess_launches):
 # operation that takes several launches but that you counted as one launch. `help(ops.rotary_cache_write)`, for example, shows
 # what an operation computes.
 #
-# The first fusion needs no kernel: you combine three products into one.
+# The first fusion needs no kernel: you combine three matrix products into one.
 
 # %%
 # Predict: how many times faster is one product than three? (The number of weights stays the same.)
@@ -157,7 +157,7 @@ if passed(write_then_read) and predicted(grown=guess_grown_mb, slots=guess_slot_
 # A Triton kernel describes the work of **one program**. A launch, `kernel[(count,)](...)`, starts a grid of programs. Inside a
 # program, `tl.program_id(0)` is its number. (The grid is a tuple, hence the comma.) A program works on blocks:
 # `tl.arange(0, BLOCK)` is the block 0, 1, ..., BLOCK - 1. The size of a block must be a power of two:
-# `triton.next_power_of_2(size)`. A **mask** excludes the elements after the end of a row. The picture shows the grid of the
+# `triton.next_power_of_2(size)`. A **mask** excludes the elements past the end of a row. The picture shows the grid of the
 # example below:
 
 # %%
@@ -172,7 +172,7 @@ pictures.program_grid(rows=3, size=100, block=128)
 # inside an interpreted kernel**, that is, without a GPU. Run the example. Then remove `, other=0.0` from the load of `x` and
 # print `total`. Then remove `, mask=inside` from the store, and read the last line of the error message: it says what happened.
 #
-# For each kernel there is a torch function that computes the same, such as `ops.residual_layer_norm`; call it to compare. The
+# For each kernel there is a torch function with the same result, such as `ops.residual_layer_norm`; call it to compare. The
 # check also watches how the work is done: your kernels must load and store all data, and torch must compute nothing in between.
 
 
@@ -193,7 +193,7 @@ if has_triton():
     print("equal to x + y:", torch.equal(out, x + y))
 
 # %%
-# Each reading and each writing of a whole tensor is one pass. In separate steps, two sums and a norm take eight passes: three
+# Reading a whole tensor is one pass, and so is writing it. In separate steps, two sums and a norm take eight passes: three
 # for each sum of two tensors, and two for the norm. Your kernel needs fewer.
 # Predict: `tokens` rows (32, or 4,096 on a GPU) of 4,096 elements in fp32. How many MB must memory move for your kernel?
 # BEGIN SOLUTION guess_norm_mb = None
@@ -363,10 +363,10 @@ def online_softmax(blocks):
 check(online_softmax)
 
 # %% [markdown]
-# A decode step has only one query for each sequence and head. So there are few programs, and most of
-# the GPU is idle while they read a long cache. Therefore **Flash-Decoding** splits the cache, too. Every program handles one **part** of the cache and
-# stores a maximum, a sum and a weighted sum. Then the formula that you just wrote combines the parts, exactly as it combines
-# blocks:
+# A decode step has only one query for each sequence and head. So there are few programs, and most of the GPU is idle while
+# these read a long cache. Therefore **Flash-Decoding** splits the cache, too. Every program handles one **part** of the cache
+# and stores a maximum, a sum and a weighted sum. Then the formula that you just wrote combines the parts, exactly as it
+# combines blocks:
 
 # %%
 pictures.parts(length=10, block=4)
@@ -486,17 +486,17 @@ if predicted(cache_mb=guess_cache_mb) and (passed(split_decode_attention) or not
 # The separate steps move five times as many bytes: they first copy all keys and values out of their slots, and then read the
 # copies. Your kernel reads each key and value once, in its slot.
 #
-# ## Products, and what comes after them
+# ## Matrix products, and what comes after them
 #
-# Libraries already multiply matrices well. But the result of a product goes through memory before the next operation reads it,
-# unless that operation is an **epilogue**: work that the kernel does while the tile is still in registers. The function below
-# computes the tile; you write the epilogue:
+# Libraries already multiply matrices well. But the result of a matrix product goes through memory before the next operation
+# reads it, unless that operation is an **epilogue**: work that the kernel does while the tile is still in registers. The
+# function below computes the tile; you write the epilogue:
 
 
 # %%
 @triton.jit
 def product_tile(x, weight, row, column, tokens, outs, SIZE: tl.constexpr):
-    """Rows `row` of x [tokens, SIZE] times rows `column` of weight [outs, SIZE], in float32."""
+    """Multiplies rows `row` of x [tokens, SIZE] by rows `column` of weight [outs, SIZE], in float32."""
     total = tl.zeros((row.shape[0], column.shape[0]), tl.float32)
     for begin in range(0, SIZE, 128):
         k = begin + tl.arange(0, 128)
@@ -554,9 +554,9 @@ if predicted(gelu_mb=guess_gelu_mb) and (passed(fused_linear_gelu) or not has_tr
     measurements.show(points, fused_linear_gelu, guess_gelu_mb, tokens, where)
 
 # %% [markdown]
-# For few tokens, nearly all bytes of a product belong to the weight. So it helps to make the weight smaller:
+# With few tokens, nearly all bytes of a matrix product belong to the weight. So it helps to make the weight smaller:
 # FasterTransformer stored it in **int8**. It used int8 only for batches of 1 and 2, because its kernel converts every value
-# to a float first. Such a kernel is faster only as long as reading is the limit.
+# to a float first. Such a kernel is faster only as long as reading is the bottleneck.
 
 # %%
 # Predict the MB for one token, 2,048 in, 2,048 out.
@@ -631,7 +631,7 @@ if passed(int8_product):
 
 # %%
 def sample_token(logits, temperature, top_k, top_p, share):
-    """The number of the drawn token, an int."""
+    """The id of the drawn token, an int."""
     # BEGIN SOLUTION
     probabilities = torch.softmax(logits.double() / temperature, 0)
     ordered, ids = probabilities.sort(descending=True, stable=True)

@@ -4,7 +4,7 @@
 # **After this lab you can** cut a model over several processes or GPUs, predict what they will send to each other and how long
 # that takes, and choose a layout for a machine.
 #
-# Two libraries of NVIDIA made these cuts known: **Megatron-LM**, which trains large models on many GPUs, and
+# Two NVIDIA libraries made these ways to cut a model well known: **Megatron-LM**, which trains large models on many GPUs, and
 # **FasterTransformer** (2021 to 2023), which served them to users. Most of today's engines cut a model in the same ways. You
 # rebuild these cuts here.
 #
@@ -37,8 +37,8 @@ progress_panel("03")
 # call the same **collective**, or one rank sends and another rank receives. `launch(function, ranks, ...)` starts real
 # processes and calls your function in each of them.
 #
-# The function is sent to the ranks as source code, together with the parts of your code that it uses. It may use functions
-# made by `def`, modules, plain values, tensors, and lists or dictionaries of these. Classes and other objects cannot be sent.
+# The function is sent to the ranks as source code, together with the parts of your code that it uses. It can use functions made
+# by `def`, modules, plain values, tensors, and lists or dictionaries of these. Classes and other objects cannot be sent.
 
 
 # %%
@@ -69,7 +69,7 @@ for entry in first.ledger:
 
 
 def forgetful():
-    if dist.get_rank() != 1:  # rank 1 does not come
+    if dist.get_rank() != 1:  # rank 1 does not take part
         dist.all_reduce(torch.ones(4))
 
 
@@ -105,7 +105,7 @@ if predicted(small=guess_small_us, large=guess_large_us):
 # numbers, which are 16 kB. This size is in the flat part of the curve, so an all-reduce of one token is mostly latency. So
 # count the calls first, then the bytes.
 #
-# ## A product in parts
+# ## A matrix product in parts
 #
 # The weight `[out, in]` of a linear layer can be cut in two ways:
 
@@ -203,7 +203,7 @@ check(shard_layer)
 if passed(shard_layer) and predicted(whole=guess_whole_kb):
     whole = {ranks: size / 1e3 for ranks, size in measurements.whole_part("gptj-tiny").items()}
     shown = {"your prediction": [guess_whole_kb] * len(whole), "measured": list(whole.values())}
-    title = "What every rank reads of a file of 21 MB"
+    title = "What every rank reads from a file of 21 MB"
     display(plots.prediction_plot(list(whole), shown, ylabel="kB", title=title, caption=where))
 
 # %% [markdown]
@@ -258,8 +258,8 @@ if passed(parallel_block) and predicted(two_sums=guess_two_sums):
     display(plots.prediction_plot(names, shown, ranges=half, title=title, **labels))
 
 # %% [markdown]
-# With twice as many all-reduces, a block does not take twice as long: only the waiting doubles, while the products of the block
-# stay the same. The smaller the products are (with more shards or fewer tokens), the closer the ratio comes to 2.
+# With twice as many all-reduces, a block does not take twice as long: only the waiting doubles, while the matrix products of
+# the block stay the same. The smaller these are (with more shards or fewer tokens), the closer the ratio comes to 2.
 # FasterTransformer and Megatron-LM use the same code for all their models, so they need two all-reduces in each block. labkit's
 # engine needs one.
 #
@@ -402,7 +402,7 @@ guess_idle_2, guess_idle_8 = 1 / 3, 1 / 9
 
 # %%
 def pipeline_schedule(seconds, pieces):
-    """(begins, idle): when each stage begins with each micro-batch, and the share of idle time."""
+    """(begins, idle): when each stage begins each micro-batch, and the share of idle time."""
     # BEGIN SOLUTION
     begins = [[0.0] * pieces for _ in seconds]
     for s in range(len(seconds)):
@@ -428,7 +428,7 @@ if passed(pipeline_schedule) and predicted(two=guess_idle_2, eight=guess_idle_8,
 
 # %% [markdown]
 # With more micro-batches the bubble is smaller. But even without any bubble, a token is not faster: it goes through one stage
-# after the other. So stages improve the throughput, and shards shorten the time of a token.
+# after the other. So stages improve the throughput, and shards shorten the time per token.
 
 # %% [markdown]
 # {{core path: go on at Your machine}}
@@ -479,9 +479,9 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
     display(plots.prediction_plot(list(map(str, runs)), shown, title=title, **labels))
 
 # %% [markdown]
-# There is a best number of micro-batches. Up to this number, the bubble shrinks. With more micro-batches than this, their fixed
-# cost weighs more: for every micro-batch, a stage reads all its weights again and sends one more message. (If a single
-# micro-batch is the quickest on your machine, your two ranks have to share a core.)
+# There is a best number of micro-batches. Up to this number, the bubble shrinks. With more micro-batches, their fixed cost
+# weighs more: for every micro-batch, a stage reads all its weights again and sends one more message. (If a single micro-batch
+# is the quickest on your machine, your two ranks have to share a core.)
 #
 # Decoding also has a bubble, because the next token of a sequence needs the token before it. So labkit's engine keeps several
 # groups of sequences in flight, one group for each stage.
@@ -500,7 +500,7 @@ pictures.ring(4)
 # ranks there are 2 (n - 1) steps, and in each step a rank sends one n-th of the tensor. For a tensor of b bytes, this gives
 # two formulas:
 #
-# - an all-reduce of n ranks takes `latency + 2 (n - 1) / n · b / rate` seconds,
+# - an all-reduce between n ranks takes `latency + 2 (n - 1) / n · b / rate` seconds,
 # - a send takes `latency + b / rate` seconds.
 #
 # The next exercise uses both formulas. Its function takes two dictionaries, `model` and `machine`, in this form:
@@ -522,7 +522,7 @@ machine = {
 
 # %%
 def choose_layout(model, machine):
-    """(shards, stages) with the shortest time of a token."""
+    """(shards, stages) with the shortest time per token."""
     # BEGIN SOLUTION
     gpus, best = machine["nodes"] * machine["gpus"], None
     for shards in range(1, gpus + 1):
@@ -578,7 +578,7 @@ if predicted(shards=guess_shards_share):
     display(plots.ladder_plot(rungs, title="labkit's engine: tokens a second", caption=where))
 
 # %% [markdown]
-# Stages send far less than shards, but still need not be faster. The number of passes shows why. To keep both stages busy,
+# Stages send far less than shards, but are not always faster. The number of passes shows why. To keep both stages busy,
 # the engine splits the eight sequences into two groups of four. So each stage makes twice as many passes. A pass with four
 # sequences takes nearly as long as a pass with eight, because both passes read the same weights. The same is true on GPUs:
 # stages are an advantage if the model does not fit into one GPU, or if there are enough sequences for large groups.

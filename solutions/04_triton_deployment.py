@@ -37,7 +37,7 @@ progress_panel("04")
 pictures.server()
 
 # %% [markdown]
-# This is a description:
+# This is the description of a model:
 #
 # ```
 # name: "upper"
@@ -166,8 +166,8 @@ check(postprocess)
 # ## The ensemble
 #
 # An **ensemble** is a model without code: its description only says which tensor goes where, and the server passes the tensors
-# on. So a client sends one request instead of three: text in, text out. With the prompt, the client sends how many new tokens it
-# wants at most, *bad words*, which must not be in the new text, and *stop words*, which end it.
+# on. So a client sends one request instead of three: text in, text out. With the prompt, the client sends the maximum number of
+# new tokens, *bad words*, which must not be in the new text, and *stop words*, which end it.
 
 # %%
 pictures.ensemble()
@@ -259,7 +259,7 @@ pictures.stream()
 # client.stop_stream(cancel_requests=True)  # yours, too: this line must run however the loop ends
 # ```
 #
-# A reader may leave before the end of the text. Python then raises `GeneratorExit` at your `yield`, and after that only
+# A reader can leave before the end of the text. Python then raises `GeneratorExit` at your `yield`, and after that only
 # `finally:` blocks run.
 
 # %% [markdown]
@@ -308,9 +308,9 @@ if is_wired and passed(stream_text) and predicted(first_share=guess_first_share,
 # %% [markdown]
 # ## Many clients
 #
-# Now many requests come at the same time. In every step a language model reads all its weights, whether for one sequence or
+# Now many requests arrive at the same time. In every step a language model reads all its weights, whether for one sequence or
 # for eight. So a server should let several requests share each step. Triton's way is **dynamic batching**: the server passes
-# all requests that wait in its queue to the model together. Then the model must answer them in shared steps.
+# all requests that are waiting in its queue to the model together. The model must then answer them in shared steps.
 
 # %% [markdown]
 # {{exercise lab04.answer_together}}
@@ -403,7 +403,9 @@ check(read_metrics)
 # %%
 if has_load and passed(read_metrics):
     waited, batch = read_metrics(before, after, "batched")
-    print(f"On average a request waited {1e3 * waited:.0f} ms, and an execution held {batch:.1f}.")
+    print(
+        f"On average a request waited {1e3 * waited:.0f} ms, and an execution held {batch:.1f} inferences."
+    )
     sizes = measurements.batch_sizes(mine, "batched", clients=8)
     labels = {"xlabel": "inferences in an execution", "ylabel": "executions"}
     labels |= {"title": "How large batches were", "caption": "dynamic batching, 8 clients, 1 second"}
@@ -468,9 +470,9 @@ if has_plan and predicted(late=guess_late, as_percent=True):
     display(plots.prediction_plot(list(shares), took, limits=limits, ylabel="milliseconds", title=title))
 
 # %% [markdown]
-# A plan on paper ignores two things. The network takes time. And if a request comes a little late, its batch is complete
-# later than planned. If a copy is busy most of the time, a batch that is late also delays the next batch. So leave some room:
-# plan for 80 % of the bound.
+# A plan on paper ignores two things. First, the network takes time. Second, if a request comes a little late, its batch is
+# complete later than planned. If a copy is busy most of the time, a batch that is late also delays the next batch. So leave
+# some room: plan for 80 % of the bound.
 
 # %% [markdown]
 # ## Batches that fit a language model
@@ -504,7 +506,7 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
 # request takes its place.
 #
 # This is why users of FasterTransformer's backend wrote that `dynamic_batching` "does nothing" for GPT-J, and why later servers have
-# the queue inside the engine. Batching in the server is right for models for which all requests take equally long.
+# the queue inside the engine. Batching in the server is right for models whose requests all take equally long.
 
 # %% [markdown]
 # {{core path: go on at What the server costs}}
@@ -512,8 +514,8 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
 # %% [markdown]
 # ## The trade-off
 #
-# The last figures show the latency of the mixed load at growing rates. With more requests per second the server makes more
-# tokens per second, until it cannot keep up. The price is a longer latency.
+# The next figures show the latency of the mixed load at increasing rates. With more requests per second the server makes more
+# tokens per second, until it cannot keep up. The price is a higher latency.
 #
 # **Predict:** the rates are chosen so that the requests ask for 25, 50 and 90 % of the tokens per second that your batched
 # model reached. At the highest rate, how many milliseconds does a request take with in-flight batching (median)?
@@ -618,15 +620,16 @@ if is_wired and predicted(served_share=guess_served_share, as_share=True):
 # Compare the bars of this lab with each other, because they took turns. If you did lab 01, its bars are above them; they are
 # from another time.
 #
-# The costs of a request are paid once, the costs of a piece for every token. With gptj-tiny a step takes only one to three
-# milliseconds, so you can see these costs. With the 6 B model a step takes more than a hundred times as long, but a piece costs
-# the same, so there the server costs almost nothing. And with many clients the server gains, because their requests share steps.
+# The costs of a request are paid once; the costs of a piece are paid for every token. With gptj-tiny a step takes only one to
+# three milliseconds, so you can see these costs. With the 6 B model a step takes more than a hundred times as long, but a piece
+# costs the same, so there the server costs almost nothing. And with many clients the server gains, because their requests share
+# steps.
 
 # %% [markdown]
 # ## What you have now
 #
 # - GPT-J in the real server, behind an ensemble that you wired. `labkit serve` starts such a server with one command.
-# - With the extras: stages that you wrote, a client that streams, and stops the engine when its reader leaves, and a repair.
+# - With the extras: stages that you wrote, a streaming client that stops the engine when its reader leaves, and a repair.
 # - Your own measurements, which show when the server should join requests, when the engine should join them, and what a server
 #   costs.
 #

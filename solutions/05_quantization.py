@@ -4,8 +4,8 @@
 # **After this lab you can** turn numbers into small integers and back, choose a range from calibration data, make a quantized model
 # that the engine runs, train through rounding, cast to FP8, and say what each bit costs in quality and gains in speed.
 #
-# **Post-training quantization (PTQ)** measures ranges on calibration data and rounds. **Quantization-aware training (QAT)** trains
-# the model with the rounding in place. You do both to `gptj-tiny`.
+# **Post-training quantization (PTQ)** measures ranges on calibration data, and then rounds. **Quantization-aware training
+# (QAT)** trains the model with the rounding in place. You do both to `gptj-tiny`.
 #
 # *{{lab 05: size}} · runs on any machine, with or without a GPU.*
 #
@@ -33,9 +33,9 @@ progress_panel("05")
 # %% [markdown]
 # ## Numbers on a ruler
 #
-# An integer `q` of few bits stands for the number `scale * (q - zero_point)`. A number x becomes
-# `q = round(x / scale) + zero_point`, clipped to the lowest and highest integer. These two **quantization parameters** say how far
-# apart the marks of the ruler are, and which mark is 0.
+# An integer `q` with few bits stands for the number `scale * (q - zero_point)`. The integer for a number x is
+# `q = round(x / scale) + zero_point`, clipped to the lowest and highest integer. The **quantization parameters** `scale` and
+# `zero_point` say how far apart the marks of the ruler are, and which mark is 0.
 #
 # *An example with 3 bits,* -4 to 3, for numbers from -0.5 to 3.0. **Symmetric:** 3.0 becomes 3, so the scale is 1.0.
 # **Asymmetric:** the range of 3.5 has 7 steps, so the scale is 0.5. -0.5 must become -4, so the zero point is -3.
@@ -69,13 +69,13 @@ check(quantization_parameters)
 
 # %%
 def round_trip(x, scale, zero_point, bits):
-    """x as integers of some bits, and back."""
+    """x rounded to integers of this many bits, and converted back."""
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     return (((x / scale).round() + zero_point).clamp(lowest, highest) - zero_point) * scale
 
 
 def error(found, right):
-    """How large the difference is, relative to the right numbers; 0.01 is one percent."""
+    """How large the difference is, relative to the correct numbers; 0.01 is one percent."""
     return float((found - right).norm() / right.norm())
 
 
@@ -99,17 +99,17 @@ if passed(quantization_parameters) and predicted(asymmetric=guess_asymmetric):
     display(plots.prediction_plot(["inputs of fc_out"], bars, **labels, caption="gptj-tiny, block 1"))
 
 # %% [markdown]
-# The asymmetric ruler has no marks for numbers that do not occur, so its steps are half as wide. But a zero point adds a term to
-# each sum of a product, so engines use it for activations, if at all.
+# The asymmetric ruler has no marks for numbers that do not occur, so its steps are half as wide. But a zero point adds a term
+# to each sum of a matrix product, so engines use it for activations, if at all.
 #
 # ## Calibration: which range?
 #
 # The range of an **activation** depends on the input, so it is measured on calibration data. Most of the magnitudes above are below
-# 1, and a few are above 10: a **heavy tail**. A limit at the largest number makes wide steps; a smaller one clips the tail.
+# 1, and a few are above 10: a **heavy tail**. A limit at the largest number makes wide steps; a smaller limit clips the tail.
 #
 # *An example with 3 bits, no zero point:* x = (0.4, 0.6, 0.5, 6.0). Limit 6: the scale is 2, and x becomes (0, 0, 0, 3): three
 # numbers are lost. Limit 1.5: x becomes (1, 1, 1, 3), which stands for (0.5, 0.5, 0.5, 1.5): three are nearly right, and the
-# outlier loses 4.5. Which is better? That depends on how you count, so there are several **calibrators**.
+# outlier loses 4.5. Which is better? That depends on how you measure the error, so there are several **calibrators**.
 
 # %% [markdown]
 # {{exercise lab05.clip_limits}}
@@ -168,8 +168,8 @@ if passed(clip_limits):
     )
 
 # %% [markdown]
-# The limit "mse" is chosen by the error, and is the best of the three with every number of bits. The percentile is chosen without
-# a look at the error: with 4 and 6 bits it helps, and with 7 and 8 bits it clips too much.
+# The limit "mse" is chosen by the error, and is the best of the three with every number of bits. The percentile is chosen
+# without looking at the error: with 4 and 6 bits it helps, and with 7 and 8 bits it clips too much.
 
 # %% [markdown]
 # {{core path: go on at One scale, or many?}}
@@ -177,8 +177,8 @@ if passed(clip_limits):
 # %% [markdown]
 # ### The fourth calibrator: entropy
 #
-# TensorRT's entropy calibrator compares **distributions**: $P$ is the histogram after clipping, $Q$ what the integers show of it.
-# The limit with the smallest divergence wins.
+# TensorRT's entropy calibrator compares **distributions**: $P$ is the histogram after clipping, and $Q$ is what the integers
+# still show of it. The limit with the smallest divergence is chosen.
 #
 # *An example:* counts (4, 0, 2, 2 | 1), 4 bins kept, 2 levels. P = (4, 0, 2, 3) / 9. Q: the groups (4, 0) and (2, 2) have the sums
 # 4 and 4; the empty bin stays empty, so Q = (4, 0, 2, 2) / 8.
@@ -224,7 +224,7 @@ if passed(clip_limits) and passed(clip_divergence) and predicted(entropy=guess_e
     labels = {"ylabel": "error in %", "title": "Four calibrators, output of fc_out, 8 bits"}
     display(plots.prediction_plot(list(errors), bars, **labels, caption="gptj-tiny, block 1"))
     print(
-        "Nearly all numbers are small, so entropy gives the tail away; but here the tail is the message."
+        "Nearly all numbers are small, so entropy gives up the tail; but here the tail is what matters."
     )
     print("No calibrator is best everywhere: measure the output.")
 
@@ -234,7 +234,7 @@ if passed(clip_limits) and passed(clip_divergence) and predicted(entropy=guess_e
 # A weight can have as many scales as you like. An outlier then spoils only the numbers that share its scale.
 #
 # *An example with 4 bits:* the row (0.7, -0.1, 0.3, 7.0). One scale: 7.0 / 7 = 1.0, integers (1, 0, 0, 7). Two groups of two:
-# scales 0.1 and 1.0, integers (7, -1) and (0, 7): 0.3 is lost, because it shares the outlier's group. A scale of 16 bits for 64
+# scales 0.1 and 1.0, integers (7, -1) and (0, 7): 0.3 is lost, because it is in the outlier's group. A scale of 16 bits for 64
 # numbers costs 0.25 bits per weight.
 
 # %%
@@ -290,7 +290,7 @@ if passed(quantize_weight) and predicted(four_bits=guess_four_bits):
 # ## Your quantizer makes a model
 #
 # `labkit.compress` goes through the model and calls a function for each matrix: here **yours**. The result is a directory in the
-# format of compressed-tensors, which `labkit.load` runs. (The original has 21.0 MB.)
+# format of compressed-tensors, which `labkit.load` runs. (The original is 21.0 MB.)
 
 # %%
 models, engines = {}, {}
@@ -311,7 +311,7 @@ if passed(quantize_weight):
 # %% [markdown]
 # ### Four bits in memory
 #
-# No machine has an address for four bits, so two weights share a byte. *In numbers:* 3 + 8 = 11 and -5 + 8 = 3; the byte is
+# No machine can address four bits, so two weights share a byte. *In numbers:* 3 + 8 = 11 and -5 + 8 = 3; the byte is
 # 11 + 16 · 3 = 59.
 
 # %%
@@ -363,9 +363,10 @@ if passed(quantize_weight) and passed(pack_int4) and passed(unpack_int4):
 # %% [markdown]
 # ### Activations in 8 bits: SmoothQuant
 #
-# If weights *and* activations are integers, the product itself runs in 8 bits. But in large models a few channels of the
-# activations are up to a hundred times larger than the others, for which one scale then leaves a handful of steps. **SmoothQuant**
-# divides each channel by a factor, and multiplies the weight's column by it: the product stays the same.
+# If weights *and* activations are integers, the matrix product itself runs in 8 bits. But in large models a few channels of the
+# activations are up to a hundred times larger than the others. A single scale then leaves only a handful of steps for the
+# others. **SmoothQuant** divides each channel by a factor, and multiplies the weight's column by the same factor: the matrix
+# product stays the same.
 #
 # *An example:* inputs up to (1, 100), columns up to (1, 1), alpha = 0.5. The factors are (1, 10): inputs up to (1, 10), columns
 # up to (1, 10).
@@ -389,13 +390,13 @@ def smooth(weight, largest, alpha):
 check(smooth)
 
 # %% [markdown]
-# `gptj-tiny` is too small for such channels, so the next cell plants three: it multiplies them by 40 and divides the weight's
+# `gptj-tiny` is too small for such channels, so the next cell makes three: it multiplies them by 40 and divides the weight's
 # columns by 40. The product is the same. **Predict** the best alpha, between 0 and 1.
 
 
 # %%
 def int8_product_error(inputs, matrix):
-    """The error in percent of a product in 8 bits: one scale for all inputs, and one for each row."""
+    """The error in percent of a matrix product in 8 bits, with one scale for all inputs and one for each row of the weight."""
     integers, scales = quantize_weight(matrix, 8, matrix.shape[1])
     found = round_trip(inputs, float(inputs.abs().max()) / 127, 0, 8) @ (integers * scales).T
     return 100 * error(found, inputs @ matrix.T)
@@ -415,7 +416,7 @@ if passed(smooth) and passed(quantize_weight) and predicted(alpha=guess_alpha):
 
 # %% [markdown]
 # Every alpha removes most of the error, so the factors matter here, and the exact alpha does not. At run time the division costs
-# nothing, because it is folded into the layer norm before the product.
+# nothing, because it is folded into the layer norm before the matrix product.
 #
 # ### GPTQ: columns that repair errors
 #
@@ -452,7 +453,7 @@ check(gptq_column)
 
 # %% [markdown]
 # Now all 256 columns of a real matrix, with 3 bits and a scale per row. The error is measured on *other* text than the Hessian.
-# **Predict:** how much of the error of round to nearest does GPTQ remove, in percent? (`labkit compress gptj-tiny --method
+# **Predict:** how much of the error of rounding to nearest does GPTQ remove, in percent? (`labkit compress gptj-tiny --method
 # int3-gptq --out DIR` does this to every matrix.)
 
 # %%
@@ -480,9 +481,9 @@ if passed(gptq_column) and predicted(removed=guess_removed):
 # %% [markdown]
 # ## Training with rounding
 #
-# PTQ leaves the weights where they are. **QAT** puts the rounding into the forward pass (*fake quantization*) and trains on, so
-# that the weights move to places where rounding hurts less. But the gradient of rounding is 0. The **straight-through estimator**
-# pretends that it is 1.
+# PTQ leaves the weights where they are. **QAT** puts the rounding into the forward pass (*fake quantization*) and continues
+# training, so that the weights move to places where rounding hurts less. But the gradient of rounding is 0. The
+# **straight-through estimator** pretends that it is 1.
 #
 # *An example:* scale 0.5, 3 bits. w = 0.7 becomes 0.5, and its gradient passes unchanged. w = 2.1 is clipped to 3 · 0.5 = 1.5; a
 # small change of w changes nothing, so its gradient is 0. In torch, `y.detach()` has the value of y, and no gradient.
@@ -515,7 +516,7 @@ check(fake_quantize)
 
 # %%
 def train(steps=30, bits=2):
-    """Held-out loss: without rounding, with rounding (PTQ), and after training with it; and the training losses."""
+    """The held-out loss without rounding, with rounding (PTQ), and after training with rounding; and the training losses."""
     model = qat.student(fake_quantize, bits)
     before = {"fp32": qat.held_out_loss(qat.plain()), "PTQ": qat.held_out_loss(model)}
     optimizer, losses = torch.optim.Adam(model.transformer.h.parameters(), lr=1e-3), []
@@ -546,15 +547,16 @@ if passed(fake_quantize) and predicted(won_back=guess_won_back):
     display(plots.sweep_plot(range(1, 31), lines, **labels, title="Training with rounding"))
 
 # %% [markdown]
-# Dashed: the held-out loss without rounding, and with rounding before training. QAT needs data and a backward pass through the
-# model, which is too expensive for most users of 175 billion weights. That is why PTQ methods such as GPTQ exist.
+# The dashed lines are the held-out loss without rounding, and with rounding before training. QAT needs data and a backward pass
+# through the model, which is too expensive for most users of a model with 175 billion weights. That is why PTQ methods such as
+# GPTQ exist.
 #
 # ## FP8: a ruler that grows with the number
 #
-# Hopper's **Transformer Engine** multiplies numbers of 8 bits: *e4m3* for precision, *e5m2* for range. e4m3 ends at 448, and below
-# 0.001 everything becomes 0, so each tensor gets a **scale**. Its largest number (*amax*) is known only after x was computed, and
-# to read x again would cost what FP8 saves. So **delayed scaling** uses the amax of earlier steps: it "monitors tensor statistics
-# and dynamically adjusts range".
+# Hopper's **Transformer Engine** multiplies numbers of 8 bits: *e4m3* for precision, *e5m2* for range. e4m3 ends at 448, and
+# below 0.001 everything becomes 0, so each tensor gets a **scale**. The tensor's largest number (*amax*) is known only after
+# the tensor x is computed, and reading x again would cost what FP8 saves. So **delayed scaling** uses the amax of earlier
+# steps: it "monitors tensor statistics and dynamically adjusts range".
 #
 # *An example:* history (3.0, 5.0), e4m3. 448 / 5.0 = 89.6, so the scale is 64. x = 3.1 becomes 198.4; the nearest e4m3 number is
 # 192, which stands for 3.0. x = 8.0 would be 512: it is clipped to 448, which stands for 7.0. The new history is (8.0, 3.0).
@@ -618,7 +620,7 @@ if passed(fp8_cast):
 
 # %% [markdown]
 # The outlier comes before its scale, and is clipped once. Then the scale is too careful for four steps, which costs nothing: the
-# relative error of a floating-point number does not depend on the scale. With INT8 it would.
+# relative error of a floating-point number does not depend on the scale. With INT8, the error would grow.
 #
 # ## Bits, quality and speed
 #
@@ -650,9 +652,9 @@ if models and predicted(two_bits=guess_two_bits):
 # ## The lecture's table, measured
 #
 # The lecture's *math throughput* is 1x for FP32, 8x for FP16, 16x for INT8 and 32x for INT4: the rates of NVIDIA's T4. Its
-# *bandwidth reduction* is 1x, 2x, 4x and 8x. You measure both with a weight of 8,192 x 4,096: throughput by a product of 256 rows,
-# and bandwidth by a product of one row, which is little more than reading the weight. **Predict:** how many times faster than FP32
-# is INT8 in each?
+# *bandwidth reduction* is 1x, 2x, 4x and 8x. You measure both with a weight of 8,192 x 4,096: throughput by a matrix product of
+# 256 rows, and bandwidth by a matrix product of one row, which is little more than reading the weight. **Predict:** how many
+# times faster than FP32 is INT8 in each?
 
 # %%
 # BEGIN SOLUTION guess_int8_math, guess_int8_reading = None, None
@@ -673,18 +675,18 @@ if predicted(int8_math=guess_int8_math, int8_reading=guess_int8_reading):
         display(plots.prediction_plot(throughput.names(device), bars, **labels))
 
 # %% [markdown]
-# **Why is it not so on a CPU?** The T4 has two kinds of units: ordinary ones for FP32, and *tensor cores*, which multiply only
-# small formats, but whole tiles at once: that gives 8x. Most CPUs have one kind (AMX is an exception). A register of 512 bits holds
-# 16 numbers in FP32, 32 in BF16 and 64 in INT8, so the best that vectors can give is 1x, 2x and 4x. No CPU multiplies INT4: the
-# kernel unpacks each byte into two INT8 numbers first.
+# **Why is a CPU different?** The T4 has two kinds of units: ordinary units for FP32, and *tensor cores*, which multiply only
+# small formats, but whole tiles at once: that gives 8x. Most CPUs have only ordinary units (AMX is an exception). A register of
+# 512 bits holds 16 numbers in FP32, 32 in BF16 and 64 in INT8, so the best that vectors can give is 1x, 2x and 4x. No CPU
+# multiplies INT4: the kernel unpacks each byte into two INT8 numbers first.
 #
-# *Bandwidth* is about bytes, and bytes are bytes. With one row, as in a decode step, the gains come near the lecture's wherever the
-# weight comes from memory and unpacking keeps up. That is why INT4 weights pay on a CPU, too.
+# *Bandwidth* is about bytes, and bytes are bytes. With one row, as in a decode step, the gains come near the lecture's numbers
+# wherever the weight comes from memory and unpacking keeps up. That is why INT4 weights pay on a CPU, too.
 #
 # ## What you have now
 #
 # - A quantizer of your own, and models made by it, which the engine runs.
-# - Rounding that training can see through, and a cast to FP8 whose scale comes from the past.
+# - Rounding that gradients pass through, and a cast to FP8 whose scale comes from earlier steps.
 # - A measured answer to "how many bits?": for this model, and for this machine.
 #
 # Your points are in the panel at the top (*Look again*).

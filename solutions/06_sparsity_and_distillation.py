@@ -5,8 +5,8 @@
 # alone save no time, train a pruned model without losing its mask, distil a student with half the layers, and let it guess for its
 # teacher without changing a word.
 #
-# Lab 05 made numbers smaller. Here there are **fewer** of them: **pruning** removes weights, and **distillation** trains a small model
-# to say what a large one says. You do both to `gptj-tiny`.
+# Lab 05 made numbers smaller. Here there are **fewer** of them: **pruning** removes weights, and **distillation** trains a
+# small model to say what a large model says. You do both to `gptj-tiny`.
 #
 # *{{lab 06: size}} · runs on any machine, with or without a GPU. Two cells train for up to 40 and 80 seconds.*
 #
@@ -34,16 +34,17 @@ progress_panel("06")
 # %% [markdown]
 # ## Which connections can go?
 #
-# The lecture removes "unnecessary connections": a network with 32 becomes one with 24. A whole neuron went, so the matrices are smaller
-# and still dense. That is **structured** pruning: every machine runs it faster, but whole neurons are seldom unnecessary.
+# The lecture removes "unnecessary connections": a network with 32 becomes one with 24. A whole neuron is removed, so the
+# matrices are smaller and still dense. That is **structured** pruning: every machine runs it faster, but whole neurons are
+# seldom unnecessary.
 
 # %%
 pictures.connections()
 
 # %% [markdown]
-# **Unstructured** pruning removes single weights. It costs less quality, but then zeros lie anywhere. **2:4 sparsity** is between the
-# two: *of every four neighbours in a row, two stay*. Since Ampere, tensor cores read such a matrix as half of its numbers and two bits
-# for the place of each, and skip the other half of the multiplications.
+# **Unstructured** pruning removes single weights. It costs less quality, but the zeros can be anywhere. **2:4 sparsity** is
+# between the two: *of every four neighbours in a row, two stay*. Since Ampere, tensor cores read only half of the numbers of
+# such a matrix, and two bits for the place of each, and skip half of the multiplications.
 #
 # *An example:* scores (7, 1, 2, 9, 3, 8, 6, 5). In the first four, 7 and 9 are the largest; in the second, 8 and 6.
 
@@ -91,8 +92,8 @@ if passed(two_four_mask) and predicted(kept=guess_kept, kept_free=guess_kept_fre
     display(plots.prediction_plot(["2:4", "the largest half"], bars, **labels, caption="gptj-tiny"))
 
 # %% [markdown]
-# The pattern costs a few percent against a free choice. NVIDIA's tool ASP wins a part of them back: it permutes the columns first, so
-# that large weights do not compete with each other (`labkit compress --permute` searches such an order).
+# The pattern costs a few percent against a free choice. NVIDIA's tool ASP wins some of this back: it permutes the columns
+# first, so that large weights do not compete with each other (`labkit compress --permute` searches such an order).
 #
 # ## A better mask
 #
@@ -119,8 +120,8 @@ def wanda_scores(weight, inputs):
 check(wanda_scores)
 
 # %% [markdown]
-# What counts is the output of the layer, on *other* text than the norms were measured on. **Predict:** how many times larger is its
-# error with the mask of magnitudes than with Wanda's, for `q_proj`?
+# What counts is the output of the layer, on text *other* than the calibration text. **Predict:** how many times larger is its
+# error with the magnitude mask than with Wanda's, for `q_proj`?
 
 
 # %%
@@ -174,7 +175,7 @@ if made(pruned=pruned):
 # The whiskers show the text's own spread: some passages are harder than others, for every model. And did Wanda win? Its error is smaller
 # in every layer that you measured, but the errors of 48 matrices do not simply add up to the loss. Wanda was made for models with
 # billions of weights, in which a few inputs are a hundred times larger than the others; `gptj-tiny` has none. **Measure what you care
-# about.** The notebook goes on with the mask that is better *here*.
+# about.** The notebook continues with the mask that is better *here*.
 #
 # **SparseGPT** goes one step further: like GPTQ in lab 05, it lets the weights that stay make up for those that go
 # (`labkit compress gptj-tiny --method 2:4-sparsegpt`).
@@ -185,9 +186,9 @@ if made(pruned=pruned):
 # %% [markdown]
 # ### What the sparse tensor core reads
 #
-# A pruned matrix is a matrix with zeros until it is *stored* differently. The tensor core wants the kept numbers side by side, and for
-# each its place in its four: 0 to 3, two bits. *In numbers:* places 0 and 3 are the bits 11 00, which is 12; places 1 and 2 are 10 01,
-# which is 9. With the left four in the low half, the byte is 12 + 16 · 9 = 156.
+# A pruned matrix is just a matrix with zeros until it is *stored* differently. The tensor core wants the kept numbers side by
+# side, and the place of each in its group of four: 0 to 3, two bits. *In numbers:* places 0 and 3 are the bits 11 00, which is
+# 12; places 1 and 2 are 10 01, which is 9. With the left four in the low half, the byte is 12 + 16 · 9 = 156.
 
 # %% [markdown]
 # {{exercise lab06.compress_two_four}}
@@ -220,7 +221,8 @@ if passed(two_four_mask) and passed(compress_two_four):
 # %% [markdown]
 # ## Zeros alone save no time
 #
-# A product of one row is little more than reading the weight, so its time follows the **bytes**. A place costs bytes, too.
+# A matrix product of one row is little more than reading the weight, so its time follows the **bytes**. Storing the places
+# costs bytes, too.
 
 # %% [markdown]
 # {{exercise lab06.stored_bytes}}
@@ -253,11 +255,12 @@ if passed(stored_bytes):
     display(plots.sweep_plot(densities, lines, **labels, title=title, caption="2:4 always keeps 50 %"))
 
 # %% [markdown]
-# CSR, the usual form for sparse matrices, pays 4 bytes for each place. In BF16 it is smaller than dense only below 33 %, and language
-# models do not bear that.
+# CSR, the usual form for sparse matrices, pays 4 bytes for each place. In BF16 it is smaller than dense only if less than 33 %
+# of the weights are kept, and language models do not tolerate that.
 #
-# Now the time. Half of the weights are 0. **Predict** for three forms: how many times faster than dense is a product of one row? The
-# zeros stay in a dense matrix; CSR in FP32, against dense FP32; and 2:4 with labkit's kernel, against dense BF16 (FP16 on a GPU).
+# Now the time. Half of the weights are 0. **Predict** for three forms: how many times faster than dense is a matrix product of
+# one row? The forms are: zeros in a dense matrix; CSR in FP32, against dense FP32; and 2:4 with labkit's kernel, against dense
+# BF16 (FP16 on a GPU).
 
 # %%
 # BEGIN SOLUTION guess_zeros, guess_csr, guess_two_four = None, None, None
@@ -277,17 +280,17 @@ if predicted(zeros=guess_zeros, csr=guess_csr, two_four=guess_two_four):
     display(plots.prediction_plot(list(zeros.PAIRS), bars, **labels, caption=caption))
 
 # %% [markdown]
-# A dense kernel multiplies zeros as fast as other numbers. **Density alone saves nothing: a form with fewer bytes and a kernel that
-# reads it do.** CSR in FP32 has as many bytes as dense at 50 %, 4 for each number and 4 for its place. Its kernel also has to
-# read the place of each input before it can fetch it, so it is far slower. A CPU has no unit that skips multiplications, so 2:4 can only gain what reading less gains, minus the work of putting
-# numbers into their places. A sparse tensor core also skips
-# multiplications, so that products of many rows gain, too.
+# A dense kernel multiplies zeros as fast as other numbers. **Zeros alone save nothing: it takes a form with fewer bytes, and a
+# kernel that reads it.** CSR in FP32 has as many bytes as dense at 50 %, 4 for each number and 4 for its place. Its kernel also
+# has to read the place of each input before it can fetch the input, so it is far slower. A CPU has no unit that skips
+# multiplications, so 2:4 can only gain what reading less gains, minus the work of putting numbers into their places. A sparse
+# tensor core also skips multiplications, so that matrix products of many rows gain, too.
 #
 # ## Recovery: train, and keep the mask
 #
-# ASP's recipe: prune once, then train on. But a step of training changes *all* weights. *An example:* w = (0.5, 0), mask (1, 0),
-# gradients (0.1, 0.3): plain gradient descent with rate 1 makes (0.4, -0.3), and the pruned weight is back. Adam has a second trap: its
-# averages remember gradients from before.
+# ASP's recipe: prune once, then continue training. But a step of training changes *all* weights. *An example:* w = (0.5, 0),
+# mask (1, 0), gradients (0.1, 0.3): plain gradient descent with rate 1 makes (0.4, -0.3), and the pruned weight is back. Adam
+# has a second trap: its averages remember earlier gradients.
 
 # %% [markdown]
 # {{exercise lab06.masked_adam}}
@@ -295,7 +298,7 @@ if predicted(zeros=guess_zeros, csr=guess_csr, two_four=guess_two_four):
 
 # %%
 def masked_adam(weight, gradient, mean, square, mask, rate, step):
-    """(weight, mean, square) after one step of Adam that keeps the mask; the tensors have one shape."""
+    """(weight, mean, square) after one step of Adam that keeps the mask; all tensors have the same shape."""
     # BEGIN SOLUTION
     g = gradient * mask
     mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
@@ -357,14 +360,15 @@ if made(recovered=recovered):
     display(plots.sweep_plot(range(1, len(losses) + 1), {"recovery": losses}, **labels))
 
 # %% [markdown]
-# The command `labkit compress gptj-tiny --method 2:4-sparsegpt-recovered --out DIR` does it with more steps and a better start.
+# The command `labkit compress gptj-tiny --method 2:4-sparsegpt-recovered --out DIR` does this with more steps and a better
+# start.
 #
 # ## Distillation: learn from what a model would have said
 #
-# A text has *one* next token. A **teacher** has a probability for every token: "president" 40 %, "country" 20 %, and "banana" nearly
-# nothing. These **soft targets** say far more about each place. A **temperature** T above 1 makes the teacher's small probabilities
-# visible: logits are divided by T before the softmax, for both models. The gradients become about $T^2$ times smaller, so the loss is
-# multiplied by $T^2$.
+# A text has *one* next token at each place. A **teacher** has a probability for every token: "president" 40 %, "country" 20 %,
+# and "banana" nearly nothing. These **soft targets** say far more about each place. A **temperature** T above 1 makes the
+# teacher's small probabilities visible: logits are divided by T before the softmax, for both models. The gradients become about
+# $T^2$ times smaller, so the loss is multiplied by $T^2$.
 #
 # *An example:* logits (4, 2, 0). T = 1: probabilities (0.87, 0.12, 0.02). T = 2: (0.67, 0.24, 0.09).
 
@@ -386,8 +390,8 @@ def soft_target_loss(student, teacher, temperature):
 check(soft_target_loss)
 
 # %% [markdown]
-# Where does the student begin? DistilBERT copies **every second layer** of BERT. A block adds to what comes in, so the states before
-# and after a left-out block are similar. The next block can use them in part, and training does the rest.
+# Where does the student begin? DistilBERT copies **every second layer** of BERT. A block only adds to its input, so the states
+# before and after a left-out block are similar. The next block can partly work with such a state, and training does the rest.
 
 # %%
 pictures.every_second()
@@ -416,8 +420,9 @@ def first_student(tensors, teacher_layers, layers):
 check(first_student)
 
 # %% [markdown]
-# DistilBERT "retains 97 % of BERT's performance", in scores of tasks. The task of `gptj-tiny` is to name the next token, so **quality
-# kept** is here: the share of held-out tokens that the student names right with its first choice, divided by the teacher's share.
+# DistilBERT "retains 97 % of BERT's performance", in task scores. The task of `gptj-tiny` is to name the next token, so
+# here **quality kept** is the share of held-out tokens for which the student's first choice is right, divided by the teacher's
+# share.
 #
 # The next cells train a student with 4 of 8 layers, for at most 80 seconds. **Predict** the quality kept, in percent, before and after
 # training.
@@ -463,8 +468,8 @@ if made(student=student):
     display(plots.sweep_plot(range(1, len(losses) + 1), {"your loss": losses}, **labels))
 
 # %% [markdown]
-# DistilBERT kept its 97 % after 90 hours on 8 GPUs, in tasks with a few possible answers. Yours trained for at most 80 seconds, and has
-# to name one of thousands of tokens.
+# DistilBERT kept its 97 % after 90 hours on 8 GPUs, in tasks with a few possible answers. Your student trained for at most 80
+# seconds, and has to name one of thousands of tokens.
 #
 # DistilBERT adds two more losses: the text's own next token, and the direction of the hidden states. The long run with all three is one
 # command: `labkit compress gptj-tiny --method distill --layers 4 --out DIR`.
@@ -474,15 +479,16 @@ if made(student=student):
 # A student is not as good as its teacher. Here is a use that costs **no quality at all**. The student guesses a few tokens. The teacher
 # computes all of them in *one* pass, which reads its weights once, and keeps the guesses that it agrees with: **speculative decoding**.
 #
-# With sampling, "agree" needs care, because the text must come from the *teacher's* distribution. What both distributions share is
-# accepted. After a rejection, the token comes from what the teacher has more.
+# With sampling, "agree" needs care, because the text must come from the *teacher's* distribution. What both distributions share
+# is accepted. After a rejection, the token is drawn from the part of the teacher's distribution that exceeds the student's.
 
 # %%
 pictures.accept()
 
 # %% [markdown]
-# *An example,* the numbers of the picture: the draft guesses token 0, which it likes with 0.6 and the target with 0.3. It is accepted
-# with probability 0.3 / 0.6 = 0.5. After a rejection, max(target - draft, 0) = (0, 0.2, 0.1), so token 1 comes with probability 2/3.
+# *An example,* the numbers of the picture: the draft (the student) guesses token 0, to which it gives probability 0.6 and the
+# target (the teacher) gives 0.3. It is accepted with probability 0.3 / 0.6 = 0.5. After a rejection, max(target - draft, 0) =
+# (0, 0.2, 0.1), so token 1 comes with probability 2/3.
 
 # %% [markdown]
 # {{exercise lab06.accept_or_reject}}
@@ -490,7 +496,7 @@ pictures.accept()
 
 # %%
 def accept_or_reject(draft, target, token, number, other):
-    """The token that is written: the guess, or one that is drawn in its place."""
+    """The token that is written: the guess, or a token that is drawn in its place."""
     # BEGIN SOLUTION
     if number < target[token] / draft[token]:
         return token
@@ -513,7 +519,7 @@ if passed(accept_or_reject):
     labels = {"ylabel": "probability in %", "title": "A wrong draft, and the right text"}
     display(plots.prediction_plot([f"token {n}" for n in range(6)], bars, **labels))
     found = speculation.chi_square(counts, target.tolist())
-    print(f"chi-square {found:.1f}; a right rule stays below 15.1 in 99 of 100 runs (6 tokens)")
+    print(f"chi-square {found:.1f}; a correct rule stays below 15.1 in 99 of 100 runs (6 tokens)")
 
 # %% [markdown]
 # Now your student's real predictions. **Predict:** what share of its guesses is accepted, in percent?
@@ -546,10 +552,11 @@ if made(share=share):
     display(plots.sweep_plot(list(speculation.gains(share, cost)), lines, **labels, title=title))
 
 # %% [markdown]
-# A round with one guess costs the student's bytes on top of the teacher's. Your student has 70 % of its teacher's parameters, because
-# embedding and head are a large part of `gptj-tiny`: it pays only if more than 70 % of its guesses are right, and with fewer it loses.
-# Good drafts are *much* smaller. And `gptj-tiny` fits into the processor's cache, so reading is not what takes its time. The engine measures this as it runs, and turns a draft down that does not
-# pay. (Its rule is stricter than yours: draft and teacher draw with the same random number, so even the text of a seed is the same.)
+# A round with one guess costs the student's bytes on top of the teacher's. Your student has 70 % of its teacher's parameters,
+# because embedding and head are a large part of `gptj-tiny`: it pays only if more than 70 % of its guesses are right, and with
+# fewer it loses. Good drafts are *much* smaller. And `gptj-tiny` fits into the processor's cache, so reading is not what takes
+# its time. The engine measures this as it runs, and turns down a draft that does not pay. (Its rule is stricter than yours:
+# draft and teacher draw with the same random number, so even the text for a given seed stays the same.)
 
 # %%
 if made(student=student):
@@ -599,16 +606,16 @@ if made(recovered=recovered, student=student):
     display(plots.ladder_plot(ladder.of(tradeoff.TASK), caption=where))
 
 # %% [markdown]
-# Read the plot as a shop window: which model would you take for half of the bytes? Two methods at once save bytes twice, as the points
-# with two names show, and lose quality twice. Here rounding alone wins: compare *int3* and *int4* with the 2:4 points of about the same
-# size. What 2:4 has beyond bytes is the tensor core that skips half of the multiplications. And half of the layers are still 70 % of the
-# bytes here; in GPT-J's 6 billion weights, embedding and head are only 7 percent.
+# Use the plot to choose: which model would you take for half of the bytes? Two methods at once save bytes twice, as the points
+# with two names show, and lose quality twice. Here rounding alone wins: compare *int3* and *int4* with the 2:4 points of about
+# the same size. Besides fewer bytes, 2:4 offers the tensor core that skips half of the multiplications. And half of the layers
+# are still 70 % of the bytes here; in GPT-J's 6 billion weights, embedding and head are only 7 percent.
 #
 # ## What you have now
 #
-# - A mask that the hardware accepts, chosen by what the inputs say, and a training that keeps it.
-# - A measured answer to "half of the weights are 0, so it is twice as fast": it is not so, unless bytes are saved and a kernel reads
-#   them.
+# - A mask that the hardware accepts, chosen with the help of the inputs, and training that keeps it.
+# - A measured answer to "half of the weights are 0, so it is twice as fast": it is not, unless bytes are saved and a kernel
+# reads   them.
 # - A student that learned from its teacher in seconds, and a rule by which it guesses without changing the text.
 #
 # Your points are in the panel at the top (*Look again*).

@@ -1,16 +1,16 @@
 # %% [markdown]
 # # Lab 07 · Graph compilers and the ensemble of parts
 #
-# **After this lab you can** read a model as a graph, say which of its operations a compiler joins and which bytes that saves, cut the
-# graph at the right place, serve the parts as an ensemble, predict what a pipeline of parts gains, and choose a compiler by your own
-# measurements.
+# **After this lab you can** read a model as a graph, say which of its operations a compiler joins and how many bytes that
+# saves, cut the graph at the right place, serve the parts as an ensemble, predict what a pipeline of parts gains, and choose a
+# compiler by your own measurements.
 #
 # The lecture shows NVIDIA's **TensorRT**: it gets the whole graph of a model, fuses its operations, and Triton serves a model that is
 # too large for one GPU as an ensemble of parts. TensorRT needs an NVIDIA GPU. Here **ONNX Runtime** (ORT) and **torch.compile** do the
 # same kind of work on your CPU, so that you can measure it.
 #
 # *{{lab 07: size}} · runs on any machine. The graphs need labkit's extra `graphs` (`make env` installs it), and one section needs Triton
-# Inference Server (Linux). What is missing is said in a sentence; the checks need neither.*
+# Inference Server (Linux). If one of them is missing, a sentence says so; the checks need neither.*
 #
 # {{lab 07: core path}}
 
@@ -47,8 +47,8 @@ if has_graphs:
         print(node)
 
 # %% [markdown]
-# In this lab a node is `(name, operator, reads)`. Its tensor has the name of the node. What no node makes is a weight, a constant or
-# an input.
+# In this lab a node is `(name, operator, reads)`. Its tensor has the name of the node. A tensor that no node makes is a weight,
+# a constant or an input.
 #
 # ## Which nodes become one?
 #
@@ -59,8 +59,8 @@ if has_graphs:
 pictures.fusion()
 
 # %% [markdown]
-# This is allowed only if nobody outside the group needs what stays in registers. GELU, for example, is not a chain: three nodes read
-# its input. But all three can be in the group, so GELU can still be one kernel.
+# This is allowed only if no node outside the group needs what stays in registers. GELU, for example, is not a chain: three
+# nodes read its input. But all three can be in the group, so GELU can still be one kernel.
 #
 # *An example:* `a = x @ w` · `b = a + bias` · `c = b * b` · `d = b + c` · `e = d @ v`. With the last node `d`: `c` joins, because only
 # `d` reads it. `b` joins, because both of its readers are in the group. `a` is not pointwise. The group is `b, c, d`. If a node after
@@ -104,9 +104,9 @@ if has_graphs and passed(fusible_group) and predicted(left=guess_left, at_most=2
     display(figures.before_and_after(graph, fused, groups))
 
 # %% [markdown]
-# The lecture's list is in this picture: *"reduction is fused with power ops"* is the layer norm (a mean is a reduction). Of *"GEMM is
-# fused with GELU"* (GEMM: a matrix product), ONNX Runtime does a part on a CPU: the bias and GELU become one, and the product stays
-# alone.
+# The lecture's list is in this picture: *"reduction is fused with power ops"* is the layer norm (a mean is a reduction). *"GEMM
+# is fused with GELU"* (GEMM: a matrix product) is only partly true on a CPU: ONNX Runtime makes the bias and GELU one kernel,
+# and the matrix product stays alone.
 #
 # ONNX Runtime looks for **patterns**, such as a layer norm, for which somebody wrote a kernel. Your rule stops at a mean. So `Sub` stays
 # alone, too: `Pow` and `Div` read it, and a mean separates them. But your rule needs no pattern: it finds groups in a graph that nobody
@@ -128,7 +128,7 @@ if has_graphs and passed(fusible_group) and predicted(left=guess_left, at_most=2
 
 # %%
 def bytes_saved(nodes, group, sizes, results):
-    """The bytes that are moved less if the nodes of `group` run in one kernel, a whole number."""
+    """How many fewer bytes are moved if the nodes of `group` run in one kernel, a whole number."""
     # BEGIN SOLUTION
     inside = [node for node in nodes if node[0] in group]
     before = sum(sizes[name] + sum(sizes[t] for t in set(reads)) for name, _, reads in inside)
@@ -143,9 +143,9 @@ def bytes_saved(nodes, group, sizes, results):
 check(bytes_saved)
 
 # %% [markdown]
-# The next cell counts a whole prefill: as exported, with **your** groups, and in ONNX Runtime, whose profiler reports the bytes of each
-# kernel. **Predict:** how many megabytes does the prefill move with your groups? First read what is printed here. No fusion removes
-# the weights.
+# The next cells count a whole prefill: as exported, with **your** groups, and in ONNX Runtime, whose profiler reports the bytes
+# of each kernel. **Predict:** how many megabytes does the prefill move with your groups? First read what the next cell prints.
+# No fusion removes the weights.
 
 # %%
 if has_graphs:
@@ -176,12 +176,12 @@ if ready and predicted(megabytes=guess_megabytes, at_most=megabytes):
         print(f"{count} x {kind}")
 
 # %% [markdown]
-# In layer norm and MLP, ONNX Runtime left fewer kernels than you. In the whole graph you win, because your rule also joins what fits
-# none of its patterns: `Mul Mul Add` and `Mul Mul Sub` (the rotary embedding, of queries and of keys), `Add Add Add` (the residual) and
-# `Mul Where` (the mask).
+# In layer norm and MLP, ONNX Runtime left fewer kernels than you. In the whole graph you win, because your rule also joins what
+# fits none of ONNX Runtime's patterns: `Mul Mul Add` and `Mul Mul Sub` (the rotary embedding, of queries and of keys),
+# `Add Add Add` (the residual) and `Mul Where` (the mask).
 #
-# The weights are read once anyway. In a **decode step** they are nearly everything. The next figure shows it at each optimisation
-# level of ONNX Runtime.
+# The weights are read once anyway. In a **decode step** they are nearly everything. The next figure shows such a step at each
+# optimisation level of ONNX Runtime.
 
 # %%
 if has_graphs:
@@ -225,7 +225,7 @@ check(crossing_tensors)
 
 # %% [markdown]
 # The next cell cuts gptj-tiny after each of its nodes. Positions, the mask and the rotary angles are left out: every part can compute
-# them itself. **Predict:** the worst cut sends how many times as many bytes as a cut between two blocks?
+# them itself. **Predict:** how many times as many bytes does the worst cut send as a cut between two blocks?
 
 # %%
 # BEGIN SOLUTION guess_worst = None
@@ -253,8 +253,8 @@ if has_graphs and passed(crossing_tensors) and predicted(worst=guess_worst):
 # %% [markdown]
 # ### The seam that balances the parts
 #
-# Of all seams, which one? Of two parts, the slower one decides how many requests per second can pass. *An example:* blocks of 3, 3, 3
-# and 4 milliseconds, with a head of 3: the cut 3 + 3 + 3 | 4 + 3 has a slower part of 9, and 3 + 3 | 3 + 4 + 3 one of 10.
+# Which seam is best? The slower of the two parts decides how many requests per second are possible. *An example:* blocks of 3,
+# 3, 3 and 4 milliseconds, with a head of 3: the cut 3 + 3 + 3 | 4 + 3 has a slower part of 9, and 3 + 3 | 3 + 4 + 3 one of 10.
 
 # %% [markdown]
 # {{exercise lab07.best_seam}}
@@ -279,9 +279,9 @@ def best_seam(nodes, work, sizes, most):
 check(best_seam)
 
 # %% [markdown]
-# gptj-tiny has 8 blocks. Its head multiplies 256 numbers with 8,192 words, but in a prefill of 128 tokens only for the last one. The
-# products of a block have 12 × 256 × 256 weights, and run for every token. Does the head move the seam? **Predict:** the head takes as
-# long as how many blocks (0.5 is half a block)?
+# gptj-tiny has 8 blocks. Its head computes 8,192 logits from 256 numbers, but in a prefill of 128 tokens only for the last
+# token. The matrix products of a block have 12 × 256 × 256 weights, and run for every token. Does the head move the seam?
+# **Predict:** how many blocks take as long as the head (0.5 is half a block)?
 
 # %%
 # BEGIN SOLUTION guess_head = None
@@ -307,17 +307,17 @@ if has_graphs and passed(crossing_tensors) and passed(best_seam) and predicted(h
 # %% [markdown]
 # ## The parts as an ensemble
 #
-# Each part becomes a model of Triton, and an **ensemble** ties them: it has no code, only names. The lecture shows one with two parts of
-# a GPT-3 with 18 B parameters: output `4888` of part 1 goes into the wire `middle_tensor`, and part 2 reads it. Each part has two maps,
-# for its inputs and for its outputs. The key of a map is the model's tensor, the value is the **wire**.
+# Each part becomes a model of Triton, and an **ensemble** connects them: it has no code, only names. The lecture shows one with
+# two parts of a GPT-3 with 18 B parameters: output `4888` of part 1 goes into the wire `middle_tensor`, and part 2 reads it.
+# Each part has two maps, for its inputs and for its outputs. The key of a map is the model's tensor, the value is the **wire**.
 
 # %%
 pictures.parts_on_a_server()
 
 # %% [markdown]
-# *An example:* part `a` reads `x` and makes `y`, part `b` reads `x` and makes `y`. The client sends `x` and reads `y`. The maps are
-# `{"a": ({"x": "x"}, {"y": "_seam_1"}), "b": ({"x": "_seam_1"}, {"y": "y"})}`. With every wire called like its tensor, `b` would get the
-# client's `x`.
+# *An example:* part `a` reads `x` and makes `y`, part `b` reads `x` and makes `y`. The client sends `x` and reads `y`. The maps
+# are `{"a": ({"x": "x"}, {"y": "_seam_1"}), "b": ({"x": "_seam_1"}, {"y": "y"})}`. If every wire had the name of its tensor,
+# `b` would get the client's `x`.
 
 # %% [markdown]
 # {{exercise lab07.part_maps}}
@@ -360,7 +360,7 @@ if has_server:
 # ## What a pipeline gains
 #
 # A single request is not faster in parts: it passes one part after the other, and is handed over between them. But while one request is
-# in part 2, the next can be in part 1. It is lab 03's pipeline, with requests as its micro-batches.
+# in part 2, the next can be in part 1. This is lab 03's pipeline, with requests as micro-batches.
 
 # %%
 lab03.timetable(2, 4, piece_word="request", stage_word="part", first_stage=1)
@@ -425,10 +425,10 @@ if has_load:
     display(plots.prediction_plot(names, bars | {"measured": list(middle)}, **labels, caption=where))
 
 # %% [markdown]
-# Where the measurement is below your formula, look for what it leaves out: the users' own work, the server's, and the copies of the
-# hidden state between processes need the same cores. Two copies of the whole model would gain more, but hold the weights twice. On a
-# real deployment the parts are on GPUs of their own, and the model does not fit on one of them: then the parts are not there to gain
-# speed, but to have room, and the pipeline keeps them from idling.
+# Where the measurement is below your formula, look for what the formula leaves out: the users' own work, the server's, and the
+# copies of the hidden state between processes need the same cores. Two copies of the whole model would gain more, but hold the
+# weights twice. In a real deployment, each part has its own GPU, because the model does not fit on one GPU: then the parts are
+# there for memory, not for speed, and the pipeline keeps the GPUs from idling.
 
 # %%
 if has_server:
@@ -437,8 +437,8 @@ if has_server:
 # %% [markdown]
 # ## Which compiler?
 #
-# A compiler costs time before it saves any. With many steps this is nothing; for one answer it may be everything. And a way that rounds
-# to 8 bits must be good enough.
+# A compiler costs time before it saves any. With many steps, this time hardly matters; with a single answer, it can matter
+# most. And a way that rounds to 8 bits must be accurate enough.
 
 # %% [markdown]
 # {{exercise lab07.choose_compiler}}
@@ -446,7 +446,7 @@ if has_server:
 
 # %%
 def choose_compiler(table, steps, most_error):
-    """The name of the way that is ready first with all its steps, or None."""
+    """The name of the way that finishes all its steps first, or None."""
     # BEGIN SOLUTION
     totals = {}
     for name, (compile_seconds, step_seconds, error) in table.items():
@@ -461,9 +461,9 @@ check(choose_compiler)
 
 # %% [markdown]
 # The next cell builds seven ways to run gptj-tiny, and then times decode steps of all of them in turn: the graph in plain torch
-# (*eager*), under torch.compile, in ONNX Runtime without and with optimisation and in 8 bits, and labkit's engine in fp32 and int8.
-# *Ready after* contains reading the weights and compiling. The error is the share of greedy tokens that differ from eager. It takes
-# one to three minutes, most of them for torch.compile.
+# (*eager*), under torch.compile, in ONNX Runtime without and with optimisation and in 8 bits, and labkit's engine in fp32 and
+# int8. *Ready after* includes reading the weights and compiling. The error is the share of greedy tokens that differ from
+# eager. The cell takes one to three minutes, most of this for torch.compile.
 #
 # **Predict:** how many times faster is a step after torch.compile than eager, and in ONNX Runtime with all optimisations than with none?
 
@@ -508,9 +508,10 @@ if has_table:
 # a day is far to the right; a notebook that answers once is at the left. And an engine that is written for one model needs no
 # compiler: its fusions were found by people.
 #
-# Look at the largest gap in your table. *ORT, none* runs the same graph as eager, kernel by kernel. What it saves is Python, which calls
-# every operation of eager. After that, fewer kernels can gain little or nothing here (*ORT, all* against *none*): in a small step on a
-# CPU, starting a kernel is cheap, and most of the time is in the products, which no fusion shortens. On a GPU, launches cost more.
+# Look at the largest gap in your table. *ORT, none* runs the same graph as eager, kernel by kernel. What it saves is Python,
+# which calls every operation of eager. After that, fewer kernels can gain little or nothing here (*ORT, all* against *none*):
+# in a small step on a CPU, starting a kernel is cheap, and most of the time is in the matrix products, which no fusion
+# shortens. On a GPU, launches cost more.
 #
 # **And TensorRT?** It is *not measured here*: it needs an NVIDIA GPU. It adds one thing to this list: it **times** several kernels for
 # each node on your GPU and keeps the fastest, which is why building a *plan* (its compiled model) takes minutes. `labkit.graphs.tensorrt` builds and runs such

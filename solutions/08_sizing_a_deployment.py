@@ -1,10 +1,11 @@
 # %% [markdown]
 # # Lab 08 · Sizing a deployment
 #
-# **After this lab you can** say before any GPU is rented how much memory a model needs, which batch fits, what limits its speed, and
-# how to divide it; find the plan with the lowest price within a latency bound; and defend this plan against all others.
+# **After this lab you can** say, before you rent any GPU, how much memory a model needs, which batch fits, what limits its
+# speed, and how to divide it; find the plan with the lowest price within a latency bound; and defend this plan against all
+# others.
 #
-# Most GPUs of this lab are not in your machine. So you predict, and compare with two kinds of measurements: the ones that NVIDIA
+# Most GPUs of this lab are not in your machine. So you predict, and compare with two kinds of measurements: those that NVIDIA
 # published, and your own.
 #
 # *{{lab 08: size; a good place for a break is before "A latency model of your own"}} · runs on any machine, with or without a GPU.*
@@ -29,17 +30,17 @@ progress_panel("08")
 # %% [markdown]
 # ## Bytes: the executive math
 #
-# The lecture begins with a division: 175 billion weights of 2 bytes are more than any GPU holds. Three things make them fewer:
-# **fewer bits** (lab 05), **pruning**, and **dividing** them among GPUs (lab 03).
+# The lecture begins with a division: 175 billion weights of 2 bytes are more than any GPU holds. Three things reduce these
+# bytes: **fewer bits** (lab 05), **pruning**, and **dividing** them among GPUs (lab 03).
 #
-# NVIDIA's GPUs since Ampere have units for **2:4 sparsity**: of each group of 4 neighbours, 2 are zero and are not stored. What is
-# stored needs an index, so that the units know where it was.
+# NVIDIA's GPUs since Ampere have units for **2:4 sparsity**: of each group of 4 neighbours, 2 are zero and are not stored. Each
+# stored number needs an index, so that the units know where it was.
 
 # %%
 lab08.two_of_four()
 
 # %% [markdown]
-# *An example:* 8 weights of 16 bits are 128 bits. Sparse: 4 values of 16 bits and 4 indexes of 2 bits are 72 bits, which is not a
+# *An example:* 8 weights of 16 bits are 128 bits. Sparse: 4 values of 16 bits and 4 indexes of 2 bits are 72 bits, which is not
 # half, but 56 %. With 4-bit values that share a scale in groups of 4: 4 · 4 + 4 · 2 + 16 = 40 bits.
 
 # %% [markdown]
@@ -123,8 +124,9 @@ if passed(largest_batch) and predicted(one_gpu=guess_one_gpu, eight_gpus=guess_e
     display(figures.guessed(made, guesses, **labels, caption="fp16; computed, not measured"))
 
 # %% [markdown]
-# Eight GPUs hold more than 8 times as many sequences, because the weights are there only once. The next figure shows what labkit's
-# planner counts: also the activations, and a workspace for driver and libraries. **Look at TP 1 with your batch of 16:** does it fit?
+# Eight GPUs hold more than 8 times as many sequences, because they share one copy of the weights. The next figure shows what
+# labkit's planner counts, which includes the activations, and a workspace for driver and libraries. **Look at TP 1 with your
+# batch of 16:** does it fit?
 
 # %%
 long = plans.rows_of("gpt-20b", [(1, 1), (2, 1)], (1, 8, 16, 32), input_tokens=1920, output_tokens=128)
@@ -132,17 +134,18 @@ title = "GPT 20B in fp16, 1,920 + 128 tokens: memory of one GPU"
 figures.memory(long, 80, title=title, caption="A100 with 80 GiB; labkit's planner; not measured here")
 
 # %% [markdown]
-# It does not. Weights and cache leave the tenth free that you kept, but the activations of 16 long prompts and the workspace need
-# more than this tenth. A reserve is a guess until somebody counts what goes into it: 8.2 gives an upper limit, not a promise.
+# It does not. Weights and cache leave the tenth free that you kept, but the activations of 16 long prompts and the workspace
+# need more than this tenth. A reserve is a guess until somebody counts what goes into it: exercise 8.2 gives an upper limit,
+# not a promise.
 #
 # ## When does a batch stop being free?
 #
 # A decode step reads all weights, for one sequence or for a hundred. As long as reading takes longer than computing, a larger batch
 # costs almost nothing. The cache spoils this: it is read for each sequence.
 #
-# *An example:* 100 parameters in 200 bytes, no cache. A device reads 10 bytes and computes 500 FLOPs in a second. Reading takes 20
-# seconds. Each sequence takes 200 / 500 = 0.4 seconds to compute, so at B = 50 both are equal. If each sequence also reads a cache of 2
-# bytes, that is 0.2 seconds more of reading for each: 20 + 0.2 B = 0.4 B, so B = 100.
+# *An example:* 100 parameters in 200 bytes, no cache. A device reads 10 bytes and computes 500 FLOPs per second. Reading takes
+# 20 seconds. Each sequence takes 200 / 500 = 0.4 seconds to compute, so at B = 50 both are equal. If each sequence also reads a
+# cache of 2 bytes, that is 0.2 seconds more of reading for each: 20 + 0.2 B = 0.4 B, so B = 100.
 
 # %% [markdown]
 # {{exercise lab08.turning_batch}}
@@ -161,9 +164,9 @@ def turning_batch(parameters, weight_bytes, cache_bytes, flops_per_second, bytes
 check(turning_batch)
 
 # %% [markdown]
-# By its data sheet, an A100 computes 312 · 10¹² FLOPs a second in fp16 and reads 2,039 · 10⁹ bytes. The next cell measures both numbers
-# of your machine (lab 01 did, too). **Predict:** at which batch does decode turn compute-bound on an A100 in fp16, without a cache? And
-# on this machine in fp32?
+# By its data sheet, an A100 computes 312 · 10¹² FLOPs a second in fp16 and reads 2,039 · 10⁹ bytes. The next cell measures both
+# numbers of your machine (lab 01 did, too). **Predict:** at which batch does decode become compute-bound on an A100 in fp16,
+# without a cache? And on this machine in fp32?
 
 # %%
 # BEGIN SOLUTION guess_a100, guess_here = None, None
@@ -185,8 +188,8 @@ if passed(turning_batch) and predicted(a100=guess_a100, here=guess_here):
         print(f"GPT 20B on an A100, {tokens} cached tokens: batch {batch and round(batch)}")
 
 # %% [markdown]
-# With a few hundred cached tokens, GPT 20B **never** turns compute-bound: each new sequence brings more bytes than it has work. That is
-# why GPUs for serving are chosen by their memory, and why the cache is stored in 8 bits.
+# With a few hundred cached tokens, GPT 20B **never** becomes compute-bound: each new sequence adds more time for reading than
+# for computing. That is why GPUs for serving are chosen by their memory, and why the cache is stored in 8 bits.
 #
 # ## Links
 #
@@ -289,9 +292,10 @@ def request_ms(model, gpu, link, shards, batch, prompt_tokens, new_tokens):
 check(request_ms)
 
 # %% [markdown]
-# NVIDIA published FasterTransformer's latencies of GPT 20B on A100 GPUs: TP 1 to 8, batch 1 to 256. Your model gets the data sheet
-# first, and then the rates that software reaches. labkit's planner adds the cache, the activations and the choice of tokens. It was
-# fitted to the rows of all **other** lengths. **Predict:** by how many percent is your model off with the data sheet, in the median?
+# NVIDIA published FasterTransformer's latencies of GPT 20B on A100 GPUs: TP 1 to 8, batch 1 to 256. Your model gets the data
+# sheet first, and then the rates that software reaches. labkit's planner adds the cache, the activations and the choice of
+# tokens. It was fitted to the published rows of all **other** lengths. **Predict:** by how many percent is your model off with
+# the data sheet, in the median?
 
 # %%
 # BEGIN SOLUTION guess_off = None
@@ -310,7 +314,7 @@ if passed(request_ms) and predicted(off=guess_off):
     display(figures.against(list(truth.values()), series, title="Predicted and published"))
 
 # %% [markdown]
-# A data sheet alone is too optimistic. What is missing are many small things: each is a number of the fit, and
+# A data sheet alone is too optimistic. It leaves out many small costs: each is a number in the fit, and
 # `labkit.planning.efficiencies` names them all.
 
 # %% [markdown]
@@ -335,14 +339,14 @@ if predicted(sixteen=guess_sixteen):
     display(own_machine.figure(timings, found, {"16": guess_sixteen}, caption=str(device)))
 
 # %% [markdown]
-# Are the measured times of batch 4 and 16 within the whiskers of the planner? `gptj-tiny` fits into the caches of a processor, and the
-# model does not know caches. (If even a fitted batch is missed, the machine was busy: the fit does not believe every number.) A planner is
-# as good as its physics; so look at the interval before you believe the number.
+# Are the measured times of batch 4 and 16 within the whiskers of the planner? `gptj-tiny` fits into the caches of a processor,
+# and the planner knows nothing of such caches. (If it misses even a batch that it was fitted to, the machine was busy: the fit
+# does not trust every number.) A planner is only as good as its physics, so look at the interval before you believe the number.
 #
 # ## TP x PP for GPT 20B under 300 ms
 #
-# The lecture's table lists the 99th percentile of GPT 20B, from 230 ms; the table of this lab starts at 212 ms. Your users accept 300 ms for 60 + 20 tokens, and you have one server of 8
-# A100 GPUs. A plan divides the model in two ways:
+# The lecture's table lists the 99th percentile of GPT 20B's latency, from 230 ms; the table of this lab starts at 212 ms. Your
+# users accept 300 ms for 60 + 20 tokens, and you have one server of 8 A100 GPUs. A plan divides the model in two ways:
 
 # %%
 lab08.division(tensor=4, stages=2)
@@ -404,12 +408,13 @@ if passed(choose_plan) and predicted(tensor_parallel=guess_tensor_parallel, batc
         print(plans.links_told(best, 88 * (prompts + 19 * token), fitted))
 
 # %% [markdown]
-# Why "mostly link", if your `all_reduce_ms` finds so little? The planner counts as link all that an all-reduce waits for. This request
-# has 1,760 of them, most of them tiny: hops and software cost more than bytes. So a link of twice the rate would hardly help.
+# Why "mostly link", if your `all_reduce_ms` finds so little? The planner counts everything that an all-reduce waits for as link
+# time. This request has 1,760 all-reduces, most of them tiny: hops and software cost more than bytes. So a link with twice the
+# bandwidth would hardly help.
 #
-# Why not 8 copies on single GPUs? One GPU needs more than half a second for these tokens, whatever the batch. Where are the stages? They
-# divide the weights as well as shards do, but one token passes through all of them, one after the other: stages make a model *fit*, shards
-# make it *fast*.
+# Why not 8 copies on single GPUs? One GPU needs more than half a second for these tokens, whatever the batch. Why no stages?
+# They divide the weights as well as shards do, but one token passes through all of them, one after the other: stages make a
+# model *fit*, shards make it *fast*.
 #
 # labkit's search does the same for any model. It also tries TP 3 and TP 6, which nobody published: does one of them beat your plan, and
 # would you trust it? Then try the menus: take PCIe instead of NVLink, int8, or a bound of 100 ms.
@@ -418,7 +423,7 @@ if passed(choose_plan) and predicted(tensor_parallel=guess_tensor_parallel, batc
 planner_page.show()
 
 # %%
-# The same without menus, for a page that is printed.
+# The same without menus, for a printed page.
 planner_page.best_plan("gpt-20b", "a100-80gb", link="pcie4", precision="fp16", gpus=8, bound_ms=600)
 
 # %% [markdown]
@@ -448,8 +453,8 @@ def price_per_million(price, gpus, tokens_per_second, busy):
 check(price_per_million)
 
 # %% [markdown]
-# Your own machine made a batch of 1, 4, 16 and 64. Let an hour of it cost 0.10 (change it). **Predict:** how many times cheaper is a
-# token with batch 64 than with batch 1?
+# Your own machine ran batches of 1, 4, 16 and 64. Let an hour of it cost 0.10 (change this price). **Predict:** how many times
+# cheaper is a token with batch 64 than with batch 1?
 
 # %%
 # BEGIN SOLUTION guess_cheaper = None
@@ -475,8 +480,9 @@ if passed(price_per_million) and predicted(cheaper=guess_cheaper):
 #
 # ## A million requests a day
 #
-# *An example:* 86,400 requests a day are 1 in a second. In the evening, 3 times as many arrive. An instance answers 2 per second, and may be
-# busy for half of the time: it gets 1. So 3 instances, and 1 spare one in case one fails: 4.
+# *An example:* 86,400 requests a day are 1 per second. In the evening, 3 times as many arrive. An instance answers 2 per
+# second, and may be busy for half of the time, so it gets 1 per second. That makes 3 instances, and 1 spare one in case one
+# fails: 4.
 
 # %% [markdown]
 # {{exercise lab08.instances_needed}}
@@ -541,9 +547,9 @@ def defend(plans, bound_ms, gpu_gib):
 check(defend)
 
 # %% [markdown]
-# The next cell has 72 plans: 8 divisions, each with the 9 batches 1, 2, 4 … 256. In fp16, the weights take 2 · 530 · 10⁹ bytes, and with
-# TP 16, a batch of 1 takes about 1,360 ms (predicted); the upper end of an interval is about a quarter above. 105 layers can be
-# divided by 3, 5 and 7, not by 2 or 4.
+# The next cell has 72 plans: 8 divisions, each with the 9 batches 1, 2, 4 … 256. In fp16, the weights take 2 · 530 · 10⁹ bytes,
+# and with TP 16, a batch of 1 takes about 1,360 ms (predicted); the upper end of an interval is about a quarter above the
+# prediction. 105 layers can be divided by 3, 5 and 7, not by 2 or 4.
 #
 # | TP | PP |
 # | --- | --- |
@@ -588,23 +594,25 @@ if passed(defend) and predicted(too_large=guess_too_large, too_slow=guess_too_sl
 # **The rule of thumb is broken:** TP 32 spans four servers. It pays, because each GPU reads only 1/32 of the weights for a token. With
 # TP 8 x PP 3, the token passes three stages one after the other, and each reads 1/8: the links cost less, and the waiting costs more.
 #
-# **Caution has a price:** the best published row meets the bound and is cheaper than your plan. Its prediction meets it as well, so
-# labkit's search takes it; but its interval ends after the bound. By the same rule, your plan for GPT 20B falls, and all others with it.
+# **Caution has a price:** the best published row meets the bound and is cheaper than your plan. Its prediction meets the bound
+# as well, so labkit's search takes it; but its interval ends above the bound. The same rule rejects your plan for GPT 20B, and
+# all its other plans.
 #
-# Write your defence in two sentences: what binds this plan, and what would you buy if the bound were halved, a faster link, more GPUs, or
-# fewer bits? Ask the planner, for example `planner_page.best_plan("gpt-530b", gpus=64, bound_ms=1000)`.
+# Write your defence in two sentences: what limits this plan, and what would you buy if the bound were halved: a faster link,
+# more GPUs, or fewer bits? Ask the planner, for example `planner_page.best_plan("gpt-530b", gpus=64, bound_ms=1000)`.
 #
-# *An example, for GPT 20B under 300 ms:* "We take TP 8 with batch 16, because fewer shards read too many bytes for each token and stages
-# do not make a token faster. All-reduces bind it. For half the bound, the planner finds nothing to buy: even int8 and H100 GPUs are too
-# slow, because hops and launches take as long as before."
+# *An example, for GPT 20B under 300 ms:* "We take TP 8 with batch 16, because fewer shards read too many bytes for each token
+# and stages do not make a token faster. All-reduces limit it. For half the bound, the planner finds nothing to buy: even int8
+# and H100 GPUs are too slow, because hops and launches take as long as before."
 #
 # *Your defence:* …
 #
 # ## What you have now
 #
-# - Formulas for memory, batch, link, latency and price, which you can do on the back of an envelope.
+# - Formulas for memory, batch, link, latency and price that fit on the back of an envelope.
 # - A measured idea of how far such predictions are off: for published machines, and for yours.
-# - A plan with a reason against every other one. `labkit plan` writes it in a second, for any GPT and any GPU of its catalogue.
+# - A plan, with a reason against every other plan. `labkit plan` writes such a plan in a second, for any GPT and any GPU of its
+#   catalogue.
 #
 # Your points are in the panel at the top (*Look again*). `submit()` makes a copy of this notebook for your instructor.
 

@@ -1,4 +1,5 @@
-"""Runs the tests in two parts: first the tests that can share the machine, on several processes, then those that run alone.
+"""Runs the tests in two parts: first the tests that can share the machine, in several processes, then the tests that must run
+alone.
 
 `python -m tests` leaves out tests that are marked `long`; `python -m tests --all` runs them too. Other arguments go to pytest.
 """
@@ -20,7 +21,7 @@ from labkit.host_cores import usable_cores
 from tests.conftest import SAVED
 
 MOST_WORKERS = 5
-"""More would need more memory than they save time."""
+"""More workers would save little time and need more memory."""
 
 SLOWEST = 15
 
@@ -47,12 +48,12 @@ def names_files(arguments: list[str]) -> bool:
 
 
 def files_alone() -> list[str]:
-    """The files that contain tests marked `alone`. To let pytest search all files would take as long as to run these tests."""
+    """The files that contain tests marked `alone`. Letting pytest search all files takes as long as running these tests."""
     return sorted(str(path) for path in Path("tests").rglob("test_*.py") if "mark.alone" in path.read_text("utf-8"))
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests, print the slowest tests and the total time. The exit status is that of the first part that failed."""
+    """Run the tests, and print the slowest tests and the total time. Return the exit status of the first part that failed."""
     began = time.monotonic()
     count, among = workers(), "" if "--all" in arguments else "not long and "
     more = [argument for argument in arguments if argument != "--all"]
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
     where = [] if names_files(more) else files_alone()
     alone, alone_seconds = run("one at a time", ["-m", f"{among}alone", *where, *more])
     seconds = shared_seconds + alone_seconds
-    print(f"== the {SLOWEST} slowest of {len(seconds)} tests, in seconds, with what was set up for them")
+    print(f"== the {SLOWEST} slowest of {len(seconds)} tests, in seconds, including their set-up")
     for name, took in seconds.most_common(SLOWEST):
         print(f"{took:7.1f}  {name}")
     print(f"== {(time.monotonic() - began) / 60:.1f} minutes; {'failed' if shared or alone else 'all passed'}")

@@ -1,6 +1,6 @@
-"""Machines for tests: one whose first core another program keeps busy, and one on which no other program runs.
+"""Conditions for tests: a machine whose first core another program keeps busy, and one on which no other program runs.
 
-The spinning process of `busy_core` is no descendant of the test, so for the test it is another program.
+The spinning process of `busy_core` is not a descendant of the test's process, so it counts as another program.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import os
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 """
-"""Source text that makes a process, and all processes that it starts, share the first core with `busy_core`."""
+"""Source code that makes a process, and all processes that it starts, share the first core with `busy_core`."""
 
 SPINS = f"""
 {FIRST_CORE}
@@ -44,12 +44,12 @@ process = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subproces
 process.stdout.readline()
 print(process.pid)
 """
-"""A program that starts another one and ends, so the other one is no descendant of the test."""
+"""A program that starts another process and then ends, so that the other process is not a descendant of the test's process."""
 
 
 @contextmanager
 def busy_core() -> Iterator[int]:
-    """In this block, a process uses all the time of the first core that this process may use. Yields its id."""
+    """In this block, another process spins on the first core that the current process can use. Yields its process id."""
     done = subprocess.run([sys.executable, "-c", LAUNCHER, SPINS], stdout=subprocess.PIPE, check=True)
     process = psutil.Process(int(done.stdout))
     try:
@@ -59,9 +59,9 @@ def busy_core() -> Iterator[int]:
 
 
 def no_other_programs(patch: pytest.MonkeyPatch) -> None:
-    """Let `Contention` read that no other program uses processor time, whatever the machine really does.
+    """Let `Contention` see no other program that uses processor time, whatever the machine really does.
 
-    A time limit then fails a function for certain, so that a test can expect it on a busy machine too.
+    A function that exceeds its time limit then always fails, so a test can expect the failure on a busy machine too.
     """
     patch.setattr(contention, "_used_by_all", lambda: 0.0)
     patch.setattr(contention, "_stolen", lambda: [0.0])

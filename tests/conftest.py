@@ -20,7 +20,7 @@ from tests.kept import KEPT
 
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""What limits the threads of torch, of the native kernels and of NumPy."""
+"""The environment variables that limit the threads of torch, of the native kernels and of NumPy."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores Ctrl-C in background jobs, but the tests need it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,26 +43,28 @@ TOGETHER = {
     "tests/serving/test_prometheus.py": "a server of gptj",
     "tests/serving/test_stress": "a server of gptj",
 }
-"""Files that share a server or a copy, named by how their paths begin: they run in one process."""
+"""Files that share a server or a copy run in one process. Each key is the beginning of their paths."""
 
 APART = ("tests/labs/",)
-"""Files of which each test takes long and shares nothing with the others: any process may run it."""
+"""Files whose tests take long and share nothing with each other, so that any process can run each of them."""
 
 FIRST = ("docker", "labs", "browser", "serving/live", "serving", "bench", "exercises", "grading", "parallel", "ops", "cli")
-"""Folders: what takes longest begins first, so that no process is left alone with it at the end."""
+"""Folders in the order in which they start: the longest tests start first, so that no process is left alone with them at the
+end.
+"""
 
 SAVED = "LABKIT_TESTS_SAVED"
-"""The environment variable with the file in which a run leaves what `tests/__main__.py` sums up."""
+"""The environment variable that names the file in which a run saves what `tests/__main__.py` sums up."""
 
 STANDS_FOR = "stands for"
-"""The property of a test that was left out with others, with the number of all of them."""
+"""The name of a property of a skipped test that stands for several left-out tests. Its value is their number."""
 
 seconds: Counter[str] = Counter()
-"""Seconds of each test, with what was set up for it and taken down after it."""
+"""The seconds that each test took, including its setup and teardown."""
 
 
 def scope_of(nodeid: str) -> str:
-    """The scope of a test, whose tests run in one process: its file, the files that use the same server, or the test alone."""
+    """The group of tests that share a process with a test: its file, the files that use the same server, or itself alone."""
     file = nodeid.partition("::")[0]
     alone = nodeid if file.startswith(APART) else file
     return next((name for start, name in TOGETHER.items() if file.startswith(start)), alone)
@@ -70,20 +72,20 @@ def scope_of(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A pytest-xdist scheduler that gives the scopes to the processes one after the other."""
+    """Make a pytest-xdist scheduler that hands out scopes, not single tests, to the processes."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByScope(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             return scope_of(nodeid)
 
-    config.option.loadscopereorder = False  # keep the order that is made below
+    config.option.loadscopereorder = False  # keep the order made by `pytest_collection_modifyitems`
     return ByScope(config, log)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a GPU, keep one test per file of those that need one. On several processes, start with the longest tests."""
+    """Without a GPU, keep only one GPU test per file. With several processes, start with the longest tests."""
     if any(item.get_closest_marker("gpu") for item in items) and not has_gpu():
         items[:] = one_a_file(items)
     if WORKER:
@@ -103,7 +105,7 @@ def has_gpu() -> bool:
 
 
 def one_a_file(items: list[pytest.Item]) -> Iterator[pytest.Item]:
-    """The items without those that need a GPU, except the first such item of each file, which is skipped in place of all."""
+    """Yield the items that need no GPU, and the first GPU item of each file, which is skipped in place of the others."""
     files: dict[Path, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("gpu"):
@@ -119,7 +121,7 @@ def one_a_file(items: list[pytest.Item]) -> Iterator[pytest.Item]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
-    """Switch gradients on for the next test in this process. A test that left them off fails."""
+    """Switch gradients on for the next test in this process. Fail a test that left them off."""
     torch = sys.modules.get("torch")
     if torch is not None and not torch.is_grad_enabled():
         torch.set_grad_enabled(True)
@@ -143,7 +145,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def skipped_lines(reports: list[Any]) -> Iterator[str]:
-    """One line for each pair of a file and a reason in the reports on skipped tests."""
+    """Yield one line for each pair of a file and a reason in the reports on skipped tests."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for report in reports:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

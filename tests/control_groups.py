@@ -1,4 +1,4 @@
-"""Control groups for tests: files that look like the kernel's, and real groups."""
+"""Control groups for tests: imitations of the kernel's files, and real groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ TREE = Path("/sys/fs/cgroup")
 
 
 def process(folder: Path, cgroup: str, *mounts: tuple[str, Path, str]) -> Path:
-    """A folder that looks like /proc/self. Each mount is the root in its tree, the mount point, and the type with options."""
+    """Make a folder that looks like /proc/self.
+
+    Each mount is a tuple of the root in its tree, the mount point, and the type with options.
+    """
     own = folder / "self"
     own.mkdir()
     (own / "cgroup").write_text(cgroup)
@@ -25,7 +28,7 @@ def process(folder: Path, cgroup: str, *mounts: tuple[str, Path, str]) -> Path:
 
 
 def group(folder: Path, controller: str, **files: object) -> Path:
-    """A folder that looks like a group: `files` are the values of the controller's files, by the rest of their names."""
+    """Make a folder that looks like a group. `files` maps the names of the controller's files to their contents."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in files.items():
         (folder / f"{controller}.{name}").write_text(f"{value}\n")
@@ -34,7 +37,7 @@ def group(folder: Path, controller: str, **files: object) -> Path:
 
 @contextlib.contextmanager
 def real_group(controller: str, limits: Mapping[int, Mapping[str, int | str]], name: str = "test") -> Iterator[Path]:
-    """A real cgroup, in the version that this machine uses for the controller. `limits`: values of files, for each version."""
+    """Make a real cgroup, of the version that this machine uses for the controller. `limits`: file values for each version."""
     version_1 = TREE / controller
     top, version = (version_1, 1) if version_1.is_dir() else (TREE, 2)
     folder = top / f"labkit-{name}-{os.getpid()}"
@@ -53,12 +56,12 @@ def real_group(controller: str, limits: Mapping[int, Mapping[str, int | str]], n
 
 
 def cpu_quota(cores: float) -> dict[int, dict[str, int | str]]:
-    """The limits for `real_group` that give a group the processor time of so many cores."""
+    """The limits for `real_group` that give a group the processor time of `cores` cores."""
     quota, period = int(100_000 * cores), 100_000
     return {1: {"cpu.cfs_period_us": period, "cpu.cfs_quota_us": quota}, 2: {"cpu.max": f"{quota} {period}"}}
 
 
 def seconds_stopped(folder: Path) -> float:
-    """How long the kernel has stopped the processes of a cpu group because their quota was used up."""
+    """For how many seconds the kernel has paused the processes of a cpu group because their quota was used up."""
     read = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
     return int(read["throttled_time"]) / 1e9 if "throttled_time" in read else int(read["throttled_usec"]) / 1e6

@@ -1,4 +1,4 @@
-"""The folder where tests keep files that take long to make and can be used again in the next run."""
+"""The folder where tests keep files that take long to make and can be reused in the next run."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ import os
 from pathlib import Path
 
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labkit-tests"
-"""In the user's cache; whoever deletes it loses time alone."""
+"""This folder is in the user's cache. Deleting it costs only time."""

@@ -1,4 +1,4 @@
-"""Random GPT-Js for tests. transformers makes them and labkit runs them, so that the two can be compared."""
+"""Random GPT-J models for tests. transformers makes them and labkit runs them, so that the two can be compared."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPES = {
 
 
 def random_peer(shape: str | tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32) -> Any:
-    """A transformers GPT-J with weights large enough that its answers differ from token to token."""
+    """A transformers GPT-J with random weights that are large enough for its output to change from token to token."""
     hidden, layers, heads, rotary_dim, context, vocab = SHAPES[shape] if isinstance(shape, str) else shape
     config = transformers.GPTJConfig(
         vocab_size=vocab,
@@ -52,7 +52,7 @@ def random_peer(shape: str | tuple[int, ...], seed: int, dtype: torch.dtype = to
 
 
 def engine_of(peer: Any, **options: Any) -> Engine:
-    """A labkit engine with the weights and the dtype of a transformers model, stored in the same form as by `labkit.load`."""
+    """A labkit engine with the weights and the dtype of a transformers model, stored in the same form as with `labkit.load`."""
     weights = peer.state_dict()
     config = GPTJConfig.from_dict(peer.config.to_dict())
     store = weight_store(precision_name(peer.dtype), peer.device)

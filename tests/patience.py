@@ -1,4 +1,4 @@
-"""How long tests wait for an event before they fail. This only prevents waiting for ever; it is no measure of speed."""
+"""How long tests wait for an event before they fail. This only prevents waiting forever; it does not measure speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.measure.contention import Contention
 T = TypeVar("T")
 
 PATIENCE = 300.0
-"""Seconds to wait for something that takes seconds on an idle machine; a busy one may take ten times as long."""
+"""The seconds to wait for something that takes seconds on an idle machine; a busy machine can take ten times as long."""
 
 
 def wait_for(condition: Callable[[], T], what: str = "the condition of this line", seconds: float = PATIENCE) -> T:
@@ -27,10 +27,11 @@ def wait_for(condition: Callable[[], T], what: str = "the condition of this line
 
 
 def first_good(attempt: Callable[[], T], is_good: Callable[[T], bool], attempts: int = 5) -> T:
-    """The first result that is good, or during which no other program disturbed the machine; otherwise the last result.
+    """Return the first result that is good, or that was found while no other program disturbed the machine.
 
-    For code whose result depends on time: a mistake such as "do not wait for the answer" can differ from run to run on
-    a busy machine. On an idle machine there is one attempt.
+    After `attempts` attempts, return the last result. This is for code whose result depends on time: on a busy machine, a
+    mistake such as not waiting for the answer can have different effects in different runs. On an idle machine there is one
+    attempt.
     """
     for _ in range(attempts):
         with Contention() as others:
@@ -41,9 +42,9 @@ def first_good(attempt: Callable[[], T], is_good: Callable[[T], bool], attempts:
 
 
 def end_or_kill(process: subprocess.Popen[Any], seconds: float = 60.0) -> None:
-    """Wait until a process that was asked to end has ended; kill it if it has not ended after so many seconds.
+    """Wait until a process that was asked to end has ended; kill it if it has not ended after `seconds` seconds.
 
-    JupyterLab never ends if it was asked while it answered a request: a worker thread of anyio then waits for ever.
+    JupyterLab never ends if it is asked to end while it answers a request: a worker thread of anyio then waits forever.
     """
     try:
         process.wait(seconds)
@@ -53,7 +54,7 @@ def end_or_kill(process: subprocess.Popen[Any], seconds: float = 60.0) -> None:
 
 
 def if_alive(look: Callable[[], T], otherwise: T) -> T:
-    """The return value of a method of `psutil.Process`, or `otherwise` if the process has ended."""
+    """Call a method of `psutil.Process`. Return its result, or `otherwise` if the process has ended."""
     try:
         return look()
     except psutil.Error:
@@ -61,7 +62,7 @@ def if_alive(look: Callable[[], T], otherwise: T) -> T:
 
 
 def is_running(process: psutil.Process | int) -> bool:
-    """Whether a process, given itself or by its id, still runs. A zombie does not run. The process may end during the call."""
+    """Whether a process, given as an object or by its id, still runs. A zombie does not. It can end during this call."""
     try:
         if isinstance(process, int):
             process = psutil.Process(process)

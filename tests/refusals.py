@@ -12,7 +12,7 @@ from labkit.errors import InvalidRequest
 
 @contextlib.contextmanager
 def refused(words: list[str]) -> Iterator[None]:
-    """Check that the block raises `InvalidRequest` with a message of one line that contains all the words."""
+    """Check that the block raises `InvalidRequest` with a one-line message that contains all of `words`."""
     with pytest.raises(InvalidRequest) as caught:
         yield
     assert all(word in str(caught.value) for word in words), str(caught.value)

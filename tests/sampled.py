@@ -1,4 +1,4 @@
-"""Long lists of test cases: `make test` runs some of the cases, `make test-all` runs all."""
+"""Long lists of test cases, of which `make test` runs some and `make test-all` runs all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
 
 
 def chosen(argument: str, request: pytest.FixtureRequest) -> list[Any]:
-    """The values of an argument in the tests of this file that will run, each once: what a fixture must prepare for them."""
+    """The values of an argument in those tests of this file that will run, each once. A fixture prepares only these."""
     given = [item.callspec.params for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     return list(dict.fromkeys(params[argument] for params in given if argument in params))
 

@@ -1,4 +1,4 @@
-"""The shape of a GPT-J: its counts, its conversion to Hugging Face's form and back, and the values that it refuses."""
+"""The configuration of a GPT-J: its counts, its conversion to Hugging Face's form and back, and the values that it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The description of a machine, read from texts of other machines, and the conclusions of `labkit doctor`."""
+"""The description of a machine, read from the files of several machines, and the conclusions of `labkit doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames over a socket: they arrive as they were sent. An end of the connection or a frame that is too long is no error."""
+"""Frames over a socket arrive as they were sent. The end of the connection or a frame that is too long raises no error."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def test_a_frame_that_is_too_long_is_not_read() -> None:
 
 
 def test_frames_need_no_torch() -> None:
-    """Processes that do not load torch, to save memory, use these modules."""
+    """These modules are used by processes that do not load torch, to save memory."""
     program = "import labkit.frames, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

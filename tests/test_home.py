@@ -1,4 +1,4 @@
-"""labkit's home: it is created when missing, an error explains when this is impossible, and files are written atomically."""
+"""labkit's home is created when it is missing, an error says when this is impossible, and files are written atomically."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pyte
 
 def test_a_home_that_is_read_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # because root can write anywhere
     with pytest.raises(NotAvailable, match="cannot write"):
         home()
 

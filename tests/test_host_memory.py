@@ -1,4 +1,4 @@
-"""The memory that a process may take: cgroups of both versions, as written files and as real cgroups of the kernel."""
+"""The memory that a process may use, by cgroups of both versions: imitated files, and real cgroups of the kernel."""
 
 from __future__ import annotations
 

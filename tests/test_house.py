@@ -1,6 +1,6 @@
 """Imports go in one direction: a part of labkit imports only parts below it, and no two files import each other.
 
-Imports inside functions and imports only for type checking count too.
+Imports inside functions and imports that are only for type checking count too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FLOORS = [
     "cli",
     "__main__",
 ]
-"""The parts of labkit from the ground up. Parts of one line may use those of lines before it, and not each other."""
+"""The parts of labkit from the ground up. The parts on a line may use those on earlier lines, but not each other."""
 
 SERVING_FLOORS = [
     "__init__ error_kind in_flight malloc nearest_name probe_mark refusals user_folder",
@@ -49,10 +49,10 @@ SERVING_FLOORS = [
     "server client",
     "stress python_backend",
 ]
-"""The same for the files and rooms of labkit.serving."""
+"""The same for the files and subpackages of labkit.serving."""
 
 HOUSES = {"labkit": FLOORS, "labkit.serving": SERVING_FLOORS}
-"""The packages whose parts have floors."""
+"""The packages whose parts are assigned to floors."""
 
 
 def modules() -> dict[str, Path]:
@@ -65,7 +65,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, known: dict[str, Path]) -> Iterator[tuple[str, int]]:
-    """The modules of labkit that a file imports, anywhere in the file, each with its line."""
+    """The modules of labkit that a file imports anywhere, each with the line of the import."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((each.name, node.lineno) for each in node.names if each.name.split(".")[0] == "labkit")
@@ -118,11 +118,11 @@ def test_no_two_files_import_each_other() -> None:
 
 
 ENGINE_FILES_FOR_SCHEDULE = ["bad_text_automaton", "engine_stats", "outputs", "sampling_params", "stop_words", "text_stream"]
-"""What `engine/schedule/` may use of `engine/`: requests and events, nothing that runs."""
+"""The modules of `engine/` that `engine/schedule/` may import: descriptions of requests and events, nothing that runs."""
 
 
 def test_the_schedule_knows_no_tensors_and_no_model() -> None:
-    """The scheduler plans with numbers only. Its files import no torch, and from labkit only each other and a few parts."""
+    """The scheduler plans with numbers only. Its files do not import torch, and from labkit only each other and a few parts."""
     known = modules()
     allowed = {"labkit.errors", *(f"labkit.engine.{name}" for name in ENGINE_FILES_FOR_SCHEDULE)}
     wrong = []

@@ -1,4 +1,4 @@
-"""The package as pip sees it: the Python versions that it accepts, and a native library that does not depend on Python."""
+"""The package as pip sees it: it accepts certain Python versions, and its native library does not depend on Python."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHERS = [path for name in ("python3.13", "python3.10") if (path := shutil.which
 
 
 def test_other_pythons_are_refused_by_pip_and_by_the_set_up_alike() -> None:
-    """Both accept Python 3.11 and 3.12, with which the project is tested."""
+    """pip and the set-up both accept Python 3.11 and 3.12, with which the project is tested."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     taken = SpecifierSet(project["requires-python"])
     assert [minor for minor in range(8, 16) if f"3.{minor}.1" in taken] == [11, 12]

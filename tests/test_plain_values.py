@@ -1,4 +1,4 @@
-"""Values that pass between processes: a round trip keeps them, and nothing that a hostile process writes stops the grader."""
+"""Values that are passed between processes: a round trip keeps them, and no output of a hostile process stops the grader."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def honest(function: Any = row_sums) -> tuple[Rows, Tensors]:
-    """The rows and the tensors that a worker writes."""
+    """The rows and the tensors that an honest worker writes."""
     tensors: Tensors = {}
     runs = run_seeds(function, ANSWER.exercise, SEEDS)
     return {str(seed): [row_of(outcome, tensors) for outcome in outcomes] for seed, outcomes in runs.items()}, tensors

@@ -1,5 +1,5 @@
-"""The README is short, its measured table and that of `docs/benchmarks.md` hold the figures of the committed records, and the
-commands and files that the README and the pages in `docs/` name exist.
+"""The README is short. Its table of measurements and that of `docs/benchmarks.md` hold the figures of the committed records.
+The commands and files that the README and the pages in `docs/` name exist.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MEASUREMENTS = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 LABS = sorted((ROOT / "labs").glob("[0-9][0-9]_*.ipynb"))
 SCREEN = 50
-"""Lines of a screen."""
+"""The number of lines on a screen."""
 RECORDS = {
     "`gptj-tiny`, fp32": "cpu_gptj_tiny_fp32.json",
     "405 M synthetic, fp32": "cpu_gpt_j_405m_fp32.json",
@@ -120,7 +120,7 @@ TOP_LEVEL = {
     **dict.fromkeys((".ci", ".github"), "the site that hosts the repository, and continuous integration"),
     **dict.fromkeys(("labs", "labkit", "solutions", "tests", "environment", "docker", "docs"), "the house"),
 }
-"""Everything that lies at the top of the repository, with the reason."""
+"""Everything at the top level of the repository, with the reason why it is there."""
 
 
 def test_the_top_level_holds_only_what_has_a_reason() -> None:

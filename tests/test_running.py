@@ -1,4 +1,4 @@
-"""How the tests themselves run: which share a process, which run only in `make test-all`, and the text of the summary."""
+"""How the tests themselves are run: which share a process, which run only in `make test-all`, and the text of the summary."""
 
 from __future__ import annotations
 

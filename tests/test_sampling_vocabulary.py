@@ -1,4 +1,4 @@
-"""Parameters are described once; `SamplingParams`, command line, served model and the page in docs/ agree with this list."""
+"""Parameters are described in one list, with which `SamplingParams`, the commands, the served model and the docs page agree."""
 
 from __future__ import annotations
 

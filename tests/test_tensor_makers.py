@@ -1,4 +1,4 @@
-"""Whenever labkit creates a tensor, it states dtype and device, so torch's process-wide defaults have no effect."""
+"""Whenever labkit creates a tensor, it states the dtype and the device, so torch's process-wide defaults have no effect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAKERS = {
 
 
 def undecided(source: str) -> list[str]:
-    """The calls of `MAKERS` in a source text that leave the dtype or the device to torch's defaults."""
+    """The calls of `MAKERS` in a source file that leave the dtype or the device to torch's defaults."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr not in MAKERS:

@@ -1,4 +1,4 @@
-"""Makes all pages in `build/docs/pages`, and the site from them in `build/docs/site`. A broken link ends it with an error.
+"""Makes all pages in `build/docs/pages`, and from them the site in `build/docs/site`. A broken link is an error.
 
 python -m docs.site            everything
 python -m docs.site --drawing  only docs/architecture.svg, which is kept in the repository
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
 def build(place: Path) -> int:
     """Make the pages and the site in a folder, which is emptied first. Return 0, or 1 if a link or a docstring is broken."""
-    os.environ["NO_MKDOCS_2_WARNING"] = "1"  # the theme's advertisement, which counts as a warning
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"  # the theme prints an advertisement, which would count as a warning
     from mkdocs.commands.build import build as build_site
     from mkdocs.config import load_config
     from mkdocs.exceptions import Abort

@@ -1,4 +1,4 @@
-"""Draws the packages of labkit and the imports between them, as they are in the code, as an SVG picture."""
+"""Draws the packages of labkit and the imports between them, read from the code, as an SVG picture."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from docs.site import ROOT
 
 DRAWING = ROOT / "docs" / "architecture.svg"
 GROUND = "single files"
-"""The box for the modules that lie directly in `labkit/`: shapes, precisions, errors, files."""
+"""The box for the modules directly in `labkit/`: shapes, precisions, errors, files."""
 WIDTH, BOX, HEIGHT, STEP, MARGIN = 960, 118, 34, 76, 16
-"""Pixels: the drawing's width, a box's width and height, the distance of two floors, and the margin."""
+"""Pixels: the drawing's width, a box's width and height, the distance between two floors, and the margin."""
 GAP = 0.35
-"""The width of a gap through which an arrow passes a floor, where a box takes 1."""
+"""The width of a gap through which an arrow crosses a floor; a box has width 1."""
 KINDS = {
     "the course": ("exercises", "answers", "grading", "lab", "gradebook", "course", "session"),
     "serving and comparing": ("serving", "bench"),
@@ -29,7 +29,7 @@ Graph = dict[str, set[str]]
 
 
 def import_graph(root: Path = ROOT) -> Graph:
-    """For each package of labkit, the packages that its files import, also inside functions. Single files are one node."""
+    """Map each package of labkit to the packages that its files import, also inside functions. Single files are one node."""
     packages = {path.parent.name for path in (root / "labkit").glob("*/__init__.py")}
     graph: Graph = {package: set() for package in (*sorted(packages), GROUND)}
     for file in sorted((root / "labkit").rglob("*.py")):
@@ -41,7 +41,7 @@ def import_graph(root: Path = ROOT) -> Graph:
 
 
 def _imported(file: Path, packages: set[str]) -> Iterator[str]:
-    """The packages of labkit that a file imports. `import labkit` alone means the engine, which it loads on first use."""
+    """Yield the packages of labkit that a file imports. `import labkit` alone counts as the engine, which it loads lazily."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -56,7 +56,7 @@ def _imported(file: Path, packages: set[str]) -> Iterator[str]:
 
 
 def reduced(graph: Graph) -> Graph:
-    """The graph without each arrow that follows from two or more others: if a uses b and b uses c, then a -> c is left out."""
+    """The graph without the arrows that follow from two or more others: if a uses b and b uses c, then a -> c is left out."""
     reach = {node: _reached(graph, node) for node in graph}
     return {node: {one for one in uses if not any(one in reach[other] for other in uses)} for node, uses in graph.items()}
 
@@ -81,7 +81,7 @@ def floors_of(graph: Graph) -> dict[str, int]:
 
 
 def paths(graph: Graph) -> Iterator[list[str]]:
-    """Each arrow as the nodes that it passes. On each floor between its ends it has a gap of its own, "from>to>floor"."""
+    """Yield each arrow as the nodes that it passes. On each floor between its ends it has its own gap, "from>to>floor"."""
     height = floors_of(graph)
     for node, uses in graph.items():
         for other in sorted(uses):
@@ -99,7 +99,7 @@ def places(graph: Graph) -> dict[str, tuple[float, float]]:
             height.setdefault(one, int(one.rpartition(">")[2] or 0) if ">" in one else 0)
     top = max(height.values())
     found: dict[str, tuple[float, float]] = {}
-    for floor in range(top + 1):  # from the ground up, so that each box can stand above what it uses
+    for floor in range(top + 1):  # from the ground up, so that each box can be placed above the boxes that it uses
         row = [node for node in height if height[node] == floor]
         row.sort(key=lambda node: (_mean([found[other][0] for other in below.get(node, ())]), node))
         widths = [GAP if ">" in node else 1.0 for node in row]
@@ -114,7 +114,7 @@ def _mean(values: list[float]) -> float:
 
 
 def drawing(root: Path = ROOT) -> str:
-    """The SVG picture. It has a title and a description for people who do not see it."""
+    """The SVG picture. It has a title and a description for people who cannot see it."""
     graph = reduced(import_graph(root))
     where = places(graph)
     height = int(max(y for _, y in where.values())) + STEP + MARGIN

@@ -1,4 +1,4 @@
-"""Makes a page from a lab: the learner's notebook, with those outputs of the solved notebook that give nothing away."""
+"""Makes a page from a lab: the learner's notebook, with the outputs of the solved notebook that give no answer away."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from markdown.extensions.toc import slugify
 from labkit.grading.release import Lab
 
 MOST_LINES = 40
-"""A longer output is cut off."""
+"""The most lines that the page shows of one output; the rest is cut off."""
 _PRIVATE = re.compile(r"^\s*(?:check|hint|reset|solution|submit|progress_panel)\(", re.MULTILINE)
 """Cells whose output is a verdict, a hint or a solution."""
 _ANCHOR = re.compile(r"\]\(#([^)]+)\)")
-"""A link to a heading as JupyterLab writes it: "#The-weights"."""
+"""A link to a heading, in JupyterLab's form: "#The-weights"."""
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
 
 def lab_page(lab: Lab, folder: Path) -> str:
     """The lab as Markdown. Its figures are written to `folder`.
 
-    A cell keeps the output of the solved notebook if the learner's cell is the same and shows no verdict, hint or solution.
-    Raises `ValueError` if the two notebooks have different numbers of cells.
+    The page shows a cell's output from the solved notebook if the learner's cell is the same and shows no verdict, hint or
+    solution. Raises `ValueError` if the two notebooks have different numbers of cells.
     """
     student, solved = (nbformat.read(path, as_version=4).cells for path in (lab.student, lab.solved))  # type: ignore[no-untyped-call]
     if len(student) != len(solved):
@@ -54,7 +54,7 @@ def _about(lab: Lab) -> str:
 
 
 def outputs(cell: Any, folder: Path, name: str, heading: str) -> Iterator[str]:
-    """The figures and the printed text of a cell. Widgets and error streams, such as progress bars, are left out."""
+    """Yield the figures and the printed text of a cell. Widgets and error streams, such as progress bars, are left out."""
     for number, output in enumerate(cell.outputs):
         data = output.get("data", {})
         if "image/png" in data:

@@ -9,17 +9,17 @@ from pathlib import Path, PurePosixPath
 from docs.site import ROOT
 
 PICTURES = (".png", ".svg")
-"""How the names of pictures in `docs/` end."""
+"""The endings of the names of pictures in `docs/`."""
 
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
 _FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
 
 
 def with_links_of_the_site(text: str, path: Path) -> str:
-    """The text of a Markdown file, with links that lead to pages of the site.
+    """Return the text of a Markdown file, with its links changed to pages of the site.
 
-    A file of the repository that is not part of the site becomes its path, without a link. Raises `ValueError` for a link to a
-    file that does not exist.
+    A link to a file of the repository that is not part of the site is replaced by the file's path. Raises `ValueError` for a
+    link to a file that does not exist.
     """
     parts = _FENCE.split(text)
     return "".join(part if part.startswith("```") else _LINK.sub(lambda found: _changed(found, path), part) for part in parts)
@@ -42,7 +42,7 @@ def _changed(found: re.Match[str], path: Path) -> str:
 
 
 def page_of(path: str) -> str | None:
-    """The page of the site, or the picture, that is made from a file of the repository; None if the site does not have it."""
+    """The page of the site, or the picture, that is made from a file of the repository; None if the file is not used."""
     if path == "README.md":
         return "index.md"
     folder, _, name = path.rpartition("/")

@@ -1,6 +1,6 @@
-"""A hook of MkDocs: a list may follow a paragraph without an empty line, as in JupyterLab and on the sites of repositories.
+"""An MkDocs hook: a list can follow a paragraph without an empty line, as in JupyterLab and on sites that host repositories.
 
-MkDocs's Markdown would make the list a part of the paragraph.
+Without this hook, MkDocs would make the list a part of the paragraph.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _FENCE = re.compile(r"\s*(```|~~~)")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """The Markdown of a page with an empty line between each paragraph and the list after it."""
+    """Return the Markdown of a page with an empty line between each paragraph and the list after it."""
     lines: list[str] = []
     in_code = False
     for line in markdown.split("\n"):

@@ -1,4 +1,4 @@
-"""A hook of MkDocs: formulas in TeX become MathML when the site is built, so that no script has to draw them in the browser."""
+"""An MkDocs hook: formulas in TeX become MathML when the site is built, so that no script has to draw them in the browser."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FORMULA = re.compile(
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """The HTML of a page with MathML in place of each formula."""
+    """Return the HTML of a page with each formula replaced by MathML."""
     return _FORMULA.sub(_mathml, content)
 
 
 def _mathml(found: re.Match[str]) -> str:
-    """The MathML of a formula. Its TeX stays as the text for readers that cannot show MathML."""
+    """The MathML of a formula. Its TeX source stays as alternative text for programs that cannot show MathML."""
     is_inline = found["inline"] is not None
     tex = html.unescape(found["inline"] if is_inline else found["block"]).strip()
     made = convert(tex, display="inline" if is_inline else "block")

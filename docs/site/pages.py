@@ -31,7 +31,7 @@ SECTIONS: dict[str, list[str]] = {
     "Author": ["new_lab.md", "CONTRIBUTING.md"],
     "Architecture": ["architecture.md", "cpu_kernels.md", "CHANGELOG.md"],
 }
-"""The pages of `docs/` for each kind of reader, in the order of the navigation."""
+"""The pages in `docs/` for each kind of reader, in the order of the navigation."""
 
 
 def write_pages(folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The reference: one page for each package of the library, from its docstrings. No module is imported for it."""
+"""Makes the reference from the docstrings: one page for each package of the library. No module is imported for this."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import ast
 from docs.site import ROOT
 
 NOT_FOR_LIBRARY_USERS = ("answers", "course", "exercises", "grading", "gradebook", "session", "cli", "ops", "native", "model")
-"""Folders that are parts of the course, or that only the engine uses."""
+"""Folders that are part of the course, or that only the engine uses."""
 MODULES = ("labkit.config", "labkit.environment", "labkit.errors", "labkit.serving.repository.writer")
-"""Modules that belong to the library and are in no package with a door of its own."""
+"""Modules that belong to the library but are not in a package with its own `__all__`."""
 
 
 def packages() -> list[str]:
@@ -23,7 +23,7 @@ def packages() -> list[str]:
 
 
 def reference_page(name: str) -> str:
-    """The page of a package or a module. MkDocs' plugin mkdocstrings fills it."""
+    """The page of a package or a module. The MkDocs plugin mkdocstrings fills it in."""
     path = ROOT.joinpath(*name.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     has_door = file.name == "__init__.py"
@@ -32,7 +32,7 @@ def reference_page(name: str) -> str:
 
 
 def _door(tree: ast.Module) -> list[str]:
-    """The names in the `__all__` of a package, without those that begin with an underscore."""
+    """The names in a package's `__all__` that do not begin with an underscore."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
             return [name for name in ast.literal_eval(node.value) if not name.startswith("_")]

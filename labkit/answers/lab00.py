@@ -24,7 +24,7 @@ from labkit.exercises.shapes import Shape
 
 # 0.1 ------------------------------------------------------------------------------------------------------------------
 def parameter_count(config: GPTJConfig | Shape) -> int:
-    """The reference of exercise 0.1."""
+    """The reference solution of exercise 0.1."""
     h, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
     block = 4 * h * h + (h * inner + inner) + (inner * h + h) + 2 * h
     return vocab * h + config.num_layers * block + 2 * h + (h * vocab + vocab)
@@ -61,7 +61,7 @@ PARAMETER_COUNT_ANSWER = Answer(
             partial(_count, head_weights=False, head_bias=False),
         ),
         Mistake(
-            "You count only one matrix of v x h, but the embedding and the head each have their own.",
+            "You count only one matrix of v x h, but the embedding and the head each have their own matrix.",
             partial(_count, head_weights=False, head_bias=True),
         ),
         Mistake(
@@ -73,7 +73,7 @@ PARAMETER_COUNT_ANSWER = Answer(
             partial(_count, norms=2),
         ),
         Mistake(
-            "Each block has a layer norm, which is missing in your count.", partial(_count, norms=0, attention_biases=False)
+            "Each block has a layer norm, which is missing from your count.", partial(_count, norms=0, attention_biases=False)
         ),
         Mistake(
             "A layer norm has a weight and a bias, 2h numbers in total; you count only one of them.",
@@ -81,7 +81,7 @@ PARAMETER_COUNT_ANSWER = Answer(
         ),
         Mistake("One layer norm is missing: the final one, after the last block.", partial(_count, final_norm=False)),
         Mistake(
-            "The MLP has biases, i + h numbers in each block; they are missing in your count.",
+            "The MLP has biases, i + h numbers in each block; they are missing from your count.",
             partial(_count, mlp_biases=False),
         ),
         Mistake(
@@ -95,7 +95,7 @@ PARAMETER_COUNT_ANSWER = Answer(
 
 # 0.2 ------------------------------------------------------------------------------------------------------------------
 def weight_gib(parameters: int, precision: str, group_size: int) -> float:
-    """The reference of exercise 0.2."""
+    """The reference solution of exercise 0.2."""
     bits: float = BITS[precision]
     if precision == "int4":
         bits += 16 / group_size
@@ -142,7 +142,7 @@ WEIGHT_GIB_ANSWER = Answer(
 
 # 0.3 ------------------------------------------------------------------------------------------------------------------
 def kv_cache_bytes(config: GPTJConfig | Shape, lengths: list[int], element_bytes: int) -> int:
-    """The reference of exercise 0.3."""
+    """The reference solution of exercise 0.3."""
     return 2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes
 
 
@@ -197,7 +197,7 @@ KV_CACHE_BYTES_ANSWER = Answer(
 
 # 0.4 ------------------------------------------------------------------------------------------------------------------
 def gpus_needed(weight_bytes: float, gpu_bytes: float, reserve: float) -> int:
-    """The reference of exercise 0.4."""
+    """The reference solution of exercise 0.4."""
     gpus = 1
     while weight_bytes / gpus > gpu_bytes * (1 - reserve):
         gpus *= 2
@@ -253,7 +253,7 @@ GPUS_NEEDED_ANSWER = Answer(
 
 # 0.5 ------------------------------------------------------------------------------------------------------------------
 def roofline_time(flops: float, bytes_read: float, flops_per_second: float, bytes_per_second: float) -> tuple[float, str]:
-    """The reference of exercise 0.5."""
+    """The reference solution of exercise 0.5."""
     compute, memory = flops / flops_per_second, bytes_read / bytes_per_second
     return max(compute, memory), "memory" if memory >= compute else "compute"
 
@@ -298,7 +298,7 @@ ROOFLINE_TIME_ANSWER = Answer(
 
 # 0.6 ------------------------------------------------------------------------------------------------------------------
 def decode_floor_ms(config: GPTJConfig, batch: int, length: int, element_bytes: int, bytes_per_second: float) -> float:
-    """The reference of exercise 0.6."""
+    """The reference solution of exercise 0.6."""
     weights = (config.parameter_count - config.vocab_size * config.hidden_size) * element_bytes
     cache = config.kv_bytes_per_token(element_bytes) * batch * length
     return 1e3 * (weights + cache) / bytes_per_second

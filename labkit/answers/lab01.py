@@ -20,7 +20,7 @@ Call = Callable[[], Any]
 
 # 1.1 ------------------------------------------------------------------------------------------------------------------
 def time_runs(call: Call, synchronize: Call, clock: Callable[[], float], warmup: int, runs: int) -> list[float]:
-    """The reference of exercise 1.1."""
+    """The reference solution of exercise 1.1."""
     for _ in range(warmup):
         call()
     times = []
@@ -34,7 +34,7 @@ def time_runs(call: Call, synchronize: Call, clock: Callable[[], float], warmup:
 
 
 def _timer(*, before: bool = True, after: bool = True, drop: bool = True, first: bool = False, whole: bool = False) -> Any:
-    """A wrong timing function. The options say when it waits, whether it drops the warm-up runs, and what it returns."""
+    """Make a wrong timing function. The options say when it waits, whether it drops the warm-up runs, and what it returns."""
 
     def faulty(call: Call, synchronize: Call, clock: Callable[[], float], warmup: int, runs: int) -> Any:
         times = []
@@ -62,7 +62,7 @@ TIME_RUNS_ANSWER = Answer(
             _timer(before=False, after=False),
         ),
         Mistake(
-            "Your first counted run also contains work of the warm-up: call synchronize() before you start the clock, too.",
+            "Your first counted run also contains work of the warm-up: call synchronize() also before you start the clock.",
             lambda call, synchronize, clock, warmup, runs: (
                 [call() for _ in range(warmup)],
                 _timer(before=False)(call, synchronize, clock, 0, runs),
@@ -83,7 +83,7 @@ TIME_RUNS_ANSWER = Answer(
 
 # 1.2 ------------------------------------------------------------------------------------------------------------------
 def greedy_decode(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:
-    """The reference of exercise 1.2."""
+    """The reference solution of exercise 1.2."""
     return _decode(model, input_ids, new_tokens, position=-1)
 
 
@@ -150,7 +150,7 @@ GREEDY_DECODE_ANSWER = Answer(
             "token.",
             _no_cache,
         ),
-        Mistake("You return the prompt, too; return only the new tokens.", _with_prompt),
+        Mistake("You also return the prompt; return only the new tokens.", _with_prompt),
         Mistake(
             "You return one token too many. The first new token already comes from the logits of the prefill.", _one_too_many
         ),
@@ -160,11 +160,11 @@ GREEDY_DECODE_ANSWER = Answer(
         ),
         Mistake("You pass one token without past_key_values, so the model sees only that token.", _forgotten_past),
         Mistake(
-            "Every call gets the past_key_values of the prefill; pass those that the last call returned.",
+            "Every call gets the past_key_values of the prefill; pass the ones that the last call returned.",
             _old_past,
         ),
         Mistake(
-            "The tokens are right, but one call is not needed: the last new token is never passed to the model.",
+            "The tokens are right, but one call is unnecessary: the last new token does not have to be passed to the model.",
             _unneeded_call,
         ),
     ),
@@ -173,7 +173,7 @@ GREEDY_DECODE_ANSWER = Answer(
 
 # 1.3 ------------------------------------------------------------------------------------------------------------------
 def positions_processed(prompt_tokens: int, new_tokens: int, cached: bool) -> int:
-    """The reference of exercise 1.3."""
+    """The reference solution of exercise 1.3."""
     if cached:
         return prompt_tokens + new_tokens - 1
     return sum(prompt_tokens + made for made in range(new_tokens))
@@ -185,7 +185,7 @@ POSITIONS_PROCESSED_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "The last new token is never passed to the model: with the cache, one position fewer runs.",
+            "The last new token is never passed to the model: with the cache, the model runs one position fewer.",
             lambda p, n, c: p + n if c else positions_processed(p, n, c),
         ),
         Mistake(
@@ -200,14 +200,14 @@ POSITIONS_PROCESSED_ANSWER = Answer(
             "With the cache, only the first call runs the prompt, but you count the prompt in every call.",
             lambda p, n, c: p * n if c else positions_processed(p, n, c),
         ),
-        Mistake("You exchanged the two cases of `cached`.", lambda p, n, c: positions_processed(p, n, not c)),
+        Mistake("You swapped the two cases of `cached`.", lambda p, n, c: positions_processed(p, n, not c)),
     ),
 )
 
 
 # 1.4 ------------------------------------------------------------------------------------------------------------------
 def cache_bytes(cache: list[tuple[Tensor, Tensor]]) -> int:
-    """The reference of exercise 1.4."""
+    """The reference solution of exercise 1.4."""
     return sum(t.numel() * t.element_size() for pair in cache for t in pair)
 
 
@@ -238,7 +238,7 @@ CACHE_BYTES_ANSWER = Answer(
 def throughput(
     batch: int, prompt_tokens: int, new_tokens: int, prefill_seconds: list[float], decode_seconds: list[float]
 ) -> dict[str, float]:
-    """The reference of exercise 1.5."""
+    """The reference solution of exercise 1.5."""
     decode = statistics.median(decode_seconds)
     return {
         "prefill": batch * prompt_tokens / statistics.median(prefill_seconds),
@@ -296,7 +296,7 @@ THROUGHPUT_ANSWER = Answer(
 def roofline_fraction(
     config: GPTJConfig, batch: int, length: int, element_bytes: int, step_seconds: float, bytes_per_second: float
 ) -> float:
-    """The reference of exercise 1.6."""
+    """The reference solution of exercise 1.6."""
     return decode_floor_ms(config, batch, length, element_bytes, bytes_per_second) / 1e3 / step_seconds
 
 

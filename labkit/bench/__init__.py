@@ -1,4 +1,4 @@
-"""The benchmark: several engines on this machine take turns. They run the same prompts with the same weights."""
+"""The benchmark: several engines take turns on this machine and run the same prompts with the same weights."""
 
 from labkit.bench.run import run_bench
 from labkit.bench.settings import BenchSettings

@@ -12,7 +12,7 @@ SPINS = "print(flush=True)\nwhile True: pass"
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """While the block runs, `count` processes keep cores busy. They end with the block, even if it raises."""
+    """Keep cores busy with `count` processes while the block runs. The processes end with the block, even if it raises."""
     with ExitStack() as stack:
         for _ in range(count):
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", SPINS], stdout=subprocess.PIPE))

@@ -1,7 +1,7 @@
-"""Compares graph compilers: the same graph runs as it is, in ONNX Runtime and under `torch.compile`. labkit's engine runs, too.
+"""Compares graph compilers: the same graph runs as it is, in ONNX Runtime and under `torch.compile`, beside labkit's engine.
 
 All engines take turns in one benchmark. The record also says what each compiler did: how many nodes it joined, the kernels and
-bytes of a step, the graph breaks, and the time that compiling took.
+bytes of a step, the graph breaks, and the compile time.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def compare_compilers(settings: BenchSettings, progress: Callable[[str], None] =
 
     `settings.against` is ignored. The record has the same rows and ratios as the record of `run_bench`. `extra` also holds
     `levels` (ONNX Runtime at each level: operators, fusions, kernels and bytes of a decode step), `torch_compile` (graphs,
-    breaks, kernels, seconds), `break_even_steps` (after how many decode steps the faster steps have saved the time to compile;
-    None if the compiled step is not faster) and `providers` (why a provider of ONNX Runtime is not measured). Compilers that
-    cannot run here are listed in `not_measured`. Raises the same errors as `run_bench`.
+    breaks, kernels, seconds), `break_even_steps` (the number of decode steps after which the faster steps have made up for the
+    compile time; None if the compiled step is not faster) and `providers` (why a provider of ONNX Runtime is not measured).
+    Compilers that cannot run here are listed in `not_measured`. Raises the same errors as `run_bench`.
     """
     if settings.device not in (None, "cpu"):
         raise InvalidRequest(f"device is {settings.device!r}; the comparison of graph compilers runs on the cpu")
@@ -58,9 +58,9 @@ def compare_compilers(settings: BenchSettings, progress: Callable[[str], None] =
 
 
 def break_even_steps(rows: list[dict[str, Any]], levels: list[LevelFound], compile_seconds: float) -> dict[str, float | None]:
-    """For each compiler, after how many decode steps at the first batch size the faster steps have saved the time to compile.
+    """Return, for each compiler, how many decode steps at the first batch size make up for the compile time.
 
-    This is the time to compile, divided by the time that each compiled step saves. None if a compiled step saves no time.
+    This number is the compile time divided by the time that each compiled step saves; None if a compiled step saves no time.
     Engines without a row are left out.
     """
     step: dict[str, float] = {}

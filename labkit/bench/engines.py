@@ -36,8 +36,8 @@ class BenchEngine(ABC):
     """An engine under test. `prefill` starts a new batch, and `decode` continues that batch; both choose tokens greedily.
 
     Work that is done only once, such as converting or compiling, belongs in `__init__` or in the first round, which is not
-    timed. In all rounds with the same batch size, the tensors have the same shapes. `detail` is a text about the precisions in
-    which the engine computes.
+    timed. In all rounds with the same batch size, the tensors have the same shapes. `detail` describes the precisions that the
+    engine uses.
     """
 
     name: ClassVar[str]
@@ -94,7 +94,7 @@ class BenchEngine(ABC):
 
     @classmethod
     def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
-        """The approximate number of bytes of the weights while the engine runs.
+        """Estimate how many bytes the weights take while the engine runs.
 
         Some engines keep more than one copy of the weights.
         """
@@ -138,7 +138,7 @@ class LabkitEngine(BenchEngine):
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
         """Run prompts of equal length as one flat batch."""
         batch, length = prompts.shape
-        model, slots = self._model, 1 + batch * (length + new_tokens)  # one more slot, for the padding of a CUDA graph
+        model, slots = self._model, 1 + batch * (length + new_tokens)  # one extra slot, for the padding of a CUDA graph
         if self._cache is None or self._cache.num_slots < slots:
             self._cache = model.new_cache(slots, self.kv_cache_dtype)
         self._batches = FixedBatches(batch, length + new_tokens, model.device, first_slot=PADDING_SLOT + 1)
@@ -159,6 +159,6 @@ class LabkitEngine(BenchEngine):
 
 
 def of_kv_cache(name: str) -> type[LabkitEngine]:
-    """The engine class with a KV cache in this format. Its name is, for example, `labkit-kv-int8`."""
+    """Make the engine class with a KV cache in the format `name`. The class's name is, for example, `labkit-kv-int8`."""
     about = f"labkit with a KV cache in {name}."
     return type("LabkitEngine", (LabkitEngine,), {"name": f"labkit-kv-{name}", "kv_cache_dtype": name, "__doc__": about})

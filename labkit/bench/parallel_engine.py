@@ -20,8 +20,8 @@ class ParallelLabkit(LabkitEngine):
     """labkit on several ranks. `of_layout` makes the subclass for a layout of ranks.
 
     A batch is divided into one group of sequences per stage, so that all stages can work at the same time. The engine records
-    the bytes of rank 0's collectives. On the CPU the engine also records the share of the decode time that rank 0 spends in
-    collectives. This share includes the time in which rank 0 waits for other ranks. On GPUs, the steps run without CUDA graphs;
+    the bytes of rank 0's collectives. On the CPU it also records the share of the decode time that rank 0 spends in
+    collectives, including the time in which rank 0 waits for other ranks. On GPUs, the steps run without CUDA graphs, but
     labkit in a single process uses CUDA graphs.
     """
 
@@ -79,14 +79,14 @@ class ParallelLabkit(LabkitEngine):
         return torch.cat([torch.stack(lane, dim=1) for lane in made])
 
     def notes(self) -> dict[str, Any]:
-        """`communication_bytes`: the bytes that rank 0 communicates in a decode step.
+        """Return `communication_bytes`, the number of bytes that rank 0 communicates in a decode step.
 
-        On the CPU there is also `communication_share`.
+        On the CPU, also return `communication_share`, the share of the decode time that rank 0 spends in collectives.
         """
         entries = [entry for entry in self._ranks.ledger() if entry.rank == 0 and entry.step not in self._prefills]
         self._prefills.clear()
         apart = [entry for entry in entries if entry.what != COMPUTE]
-        inside = sum(entry.seconds for entry in apart if entry.what == "all_reduce")  # "compute" includes this time, too
+        inside = sum(entry.seconds for entry in apart if entry.what == "all_reduce")  # "compute" also includes this time
         busy = sum(entry.seconds for entry in entries) - inside
         steps = len({entry.step for entry in entries})
         if not steps:
@@ -97,6 +97,6 @@ class ParallelLabkit(LabkitEngine):
 
 
 def of_layout(layout: Layout) -> type[ParallelLabkit]:
-    """The engine class of a layout, with a name such as `labkit-tp2-pp1`."""
+    """Make the engine class of a layout, with a name such as `labkit-tp2-pp1`."""
     name = f"labkit-tp{layout.tensor_parallel}-pp{layout.pipeline_parallel}"
     return type("ParallelLabkit", (ParallelLabkit,), {"name": name, "layout": layout, "__doc__": f"labkit, {layout}."})

@@ -30,8 +30,8 @@ WHATS = ("prefill", "decode")
 class CheckSettings:
     """The plans to compare: all combinations of batches, precisions and numbers of shards.
 
-    `best`: how many of these plans are run. `seconds` limits the time of each plan. Raises `InvalidRequest` for empty lists and
-    numbers below 1.
+    `best` is the number of these plans that are run. `seconds` limits the time of each plan. Raises `InvalidRequest` for empty
+    lists and numbers below 1.
     """
 
     model: str = "gptj-tiny"
@@ -53,21 +53,22 @@ class CheckSettings:
 
 
 def measured_device(limits: Ceilings, machine: Machine) -> Device:
-    """This machine as a device of the planner, with its measured limits."""
+    """Describe this machine as a device for the planner, with its measured limits."""
     on_gpu = limits.device.startswith("cuda")
     memory = machine.gpus[0].memory_bytes if on_gpu else machine.memory_bytes
     return this_machine(limits, memory_bytes=float(memory), instruction_sets=tuple(machine.cpu.instruction_sets))
 
 
 def fit_of(device: Device) -> Fit:
-    """The fit that labkit ships for a kind of device."""
+    """The fit that comes with labkit for this kind of device."""
     return cpu_fit() if device.kind == "cpu" else default_fit()
 
 
 def best_plans(settings: CheckSettings, device: Device, found: Fit) -> list[Deployment]:
     """The plans with the most new tokens per second on the whole machine, best first. Nothing is measured.
 
-    Raises `InvalidRequest` if no plan fits the memory, or if no number of shards divides the model.
+    Raises `InvalidRequest` if no plan fits into the memory, or if the model cannot be divided into any of the numbers of
+    shards.
     """
     shape = Shape.of_config(config_of(settings.model), settings.model)
     divisors = [count for count in settings.tensor_parallel if not does_not_divide(shape, count, 1)]
@@ -81,7 +82,9 @@ def best_plans(settings: CheckSettings, device: Device, found: Fit) -> list[Depl
     ]
     plans = [plan for plan in plans if fits(plan)]
     if not plans:
-        raise InvalidRequest(f"{settings.model} does not fit the memory of this machine in {', '.join(settings.precisions)}")
+        raise InvalidRequest(
+            f"{settings.model} does not fit into the memory of this machine in {', '.join(settings.precisions)}"
+        )
     return sorted(plans, key=lambda plan: found.predict(plan).seconds / plan.batch)[: settings.best]
 
 
@@ -100,7 +103,7 @@ def check_plans(
     progress(f"measuring the limits of {device}")
     limits = ceilings(device)
     if limits.disturbed:
-        progress(f"{limits.disturbed}; the predictions are too slow")
+        progress(f"{limits.disturbed}; so the predictions are too slow")
     chosen = measured_device(limits, describe())
     found = fit_of(chosen)
     plans = best_plans(settings, chosen, found)
@@ -114,7 +117,7 @@ def check_plans(
 
 
 def _groups(plans: Sequence[Deployment]) -> dict[tuple[str, int], list[int]]:
-    """The batches of each precision and number of shards."""
+    """Group the batch sizes of the plans by precision and number of shards."""
     groups: dict[tuple[str, int], list[int]] = {}
     for plan in plans:
         groups.setdefault((plan.precision, plan.tensor_parallel), []).append(plan.batch)
@@ -136,7 +139,7 @@ def _bench_of(settings: CheckSettings, precision: str, shards: int, batches: Seq
 
 
 def rows_from(record: Record, plans: Sequence[Deployment], found: Fit) -> list[VerifiedRow]:
-    """Two rows for each plan in the record, one for the prefill and one for a decode step, each predicted and measured."""
+    """Make two rows for each plan in the record, one for the prefill and one for a decode step, each predicted and measured."""
     rows = []
     for plan in plans:
         shards = plan.tensor_parallel

@@ -21,7 +21,7 @@ from labkit.measure import Reader, Timing, compare, gpu_peak_bytes, peak_host_me
 REST_SECONDS = 0.05
 """The pause, in seconds, before the next engine's turn.
 
-After their work, OpenMP's threads wait in a loop for about 15 ms, which would take cores from the next engine.
+After their work, OpenMP's threads wait in a busy loop for about 15 ms, which would take cores from the next engine.
 """
 
 
@@ -81,14 +81,14 @@ class Measured:
 
     @property
     def disturbed(self) -> str:
-        """How other programs disturbed the rounds; "" if they did not."""
+        """How other programs disturbed the rounds; "" if none did."""
         return self.prefill.disturbed or self.decode.disturbed
 
 
 def first_round(player: Player) -> None:
     """Run the first round, in which an engine may compile, pack weights and allocate memory.
 
-    Raises `NotAvailable` if the engine returned a wrong number of tokens.
+    Raises `NotAvailable` if the engine returns a wrong number of tokens.
     """
     player.prefill()
     player.decode()
@@ -142,7 +142,7 @@ def run_in_turn(
 
 
 def rest() -> None:
-    """Wait until the threads of the engine that ran before are asleep."""
+    """Wait until the threads of the previous engine are asleep."""
     time.sleep(REST_SECONDS)
 
 

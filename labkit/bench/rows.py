@@ -23,11 +23,11 @@ def rows_of(
     limit_of: Callable[[float], Roofline],
     interleaved: bool,
 ) -> list[dict[str, Any]]:
-    """One row per engine; `about` holds the result of `about_engine` for each engine.
+    """Make one row per engine. `about` holds the result of `about_engine` for each engine.
 
-    `limit_of` maps a read bandwidth in bytes per second to the roofline limit in the middle of the generation. For each round,
-    the fraction of the limit is computed with the bandwidth that was measured in that round. `disturbed` says how other
-    programs disturbed the rounds; "" if they did not.
+    `limit_of` maps a memory bandwidth in bytes per second to the roofline limit in the middle of the generation. For each
+    round, the fraction of the limit is computed with the bandwidth that was measured in that round. The entry `disturbed` says
+    how other programs disturbed the rounds; "" if none did.
     """
     first = next(iter(measured.values()))
     rows = []
@@ -71,9 +71,9 @@ def about_engine(engine: BenchEngine, held_bytes: int, build_seconds: float) -> 
 
 
 def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -> list[dict[str, Any]]:
-    """How many times faster labkit is than each peer; empty if labkit was not measured.
+    """Return how many times faster labkit is than each peer; an empty list if labkit was not measured.
 
-    `disturbed` says how other programs disturbed one of the two engines; "" if they did not.
+    The entry `disturbed` says how other programs disturbed one of the two engines; "" if none did.
     """
     ours = measured.get(LabkitEngine.name)
     if ours is None:
@@ -92,9 +92,9 @@ def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -
 
 
 def apart(slow: Timing, fast: Timing) -> Ratio:
-    """The ratio of the medians of runs that were not interleaved.
+    """Return the ratio of the medians of runs that were not interleaved.
 
-    The bounds come from the quartiles that make the ratio smallest and largest.
+    Its bounds come from the quartiles that make the ratio smallest and largest.
     """
     return Ratio(slow.median / fast.median, slow.low / fast.high, slow.high / fast.low)
 
@@ -106,5 +106,5 @@ def timing_of(measured: Measured, phase: str) -> Timing:
 
 
 def agreement(first: Tensor, tokens: Tensor) -> float:
-    """The share of `tokens` that are the same in the first engine (labkit, if it was measured). In fp32, the share is 1."""
+    """The share of `tokens` that equal those of the first engine (labkit, if it was measured); in fp32 it should be 1."""
     return float((first == tokens).double().mean())

@@ -1,4 +1,4 @@
-"""Runs the engines in turn on new prompts, times prefill and decode, and compares the times with each other and with limits."""
+"""Times prefill and decode of several engines in turn on new prompts; compares them with each other and with the roofline."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def run_bench(
 ) -> Record:
     """Run the benchmark and return its record: a row per engine and batch, and how much faster labkit is than each peer.
 
-    checkpoint: the weights of `settings.model`, if the caller has already opened them. `extra["not_measured"]` lists what could
-    not be measured on this machine, with the reason. Raises `InvalidRequest` for settings that cannot be run,
+    `checkpoint` holds the weights of `settings.model`, if the caller has already opened them. `extra["not_measured"]` lists
+    what could not be measured on this machine, with the reason. Raises `InvalidRequest` for settings that are not accepted,
     `InsufficientResources` when the weights do not fit, and `NotAvailable` when no engine could be measured.
     """
     checkpoint = checkpoint or open_checkpoint(settings.model, seed=settings.seed)
@@ -76,7 +76,7 @@ def run_bench(
     }
     if settings.layouts:
         extra["predicted_scaling"] = {
-            "of": "tensor parallel decode at batch 1 in 16 bits, against one GPU; a prediction, not measured",
+            "of": "tensor parallel decode at batch 1 in 16 bits, compared with one GPU; a prediction, not measured",
             "link": f"NVLink of an {GPU}",
             "times_faster": predicted_scaling(checkpoint.config),
         }
@@ -86,7 +86,7 @@ def run_bench(
 class Session:
     """Builds and runs the engines in one precision, all together or one at a time.
 
-    `measured` holds the results for each batch size: a dictionary from an engine's name to its results, in which labkit comes
+    `measured` maps each batch size to the results: a dictionary from an engine's name to its results, in which labkit comes
     first. An engine that raises an error while it is built or run is left out and listed in `not_measured`, because a peer that
     fails must not stop the others.
     """
@@ -124,7 +124,7 @@ class Session:
             gc.collect()
 
     def rows(self, limits: Ceilings) -> list[dict[str, Any]]:
-        """One row for each measured engine and batch, compared with the limits of this machine."""
+        """Return one row for each measured engine and batch, compared with the limits of this machine."""
         settings, config = self._settings, self._checkpoint.config
         middle = settings.prompt_tokens + settings.new_tokens // 2
         rows: list[dict[str, Any]] = []
@@ -140,7 +140,7 @@ class Session:
         return rows
 
     def ratios(self) -> list[dict[str, Any]]:
-        """How many times faster labkit is than each peer, for each batch."""
+        """Return how many times faster labkit is than each peer, for each batch."""
         found = [row for batch, measured in self.measured.items() for row in ratios_of(batch, measured, self.interleaved)]
         return [row | {"precision": self._precision} for row in found]
 
@@ -162,7 +162,7 @@ class Session:
         return False
 
     def _too_much(self, kinds: list[type[BenchEngine]]) -> bool:
-        """Whether the weights of all engines together need too much of the free memory."""
+        """Whether the weights of all engines together would take too much of the free memory."""
         if len(kinds) < 2:
             return False
         needed = sum(kind.weight_bytes(self._checkpoint.config, self._precision, self._device) for kind in kinds)

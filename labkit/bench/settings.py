@@ -14,7 +14,7 @@ from labkit.model.quantized_kv_cache import check_kv_cache_dtype
 from labkit.parallel import Layout
 
 MOST_BESIDE = 1024
-"""The largest number of busy processes that may run beside a benchmark."""
+"""The largest number of busy processes that can run beside a benchmark."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class BenchSettings:
 
     If `precisions` is empty, the default precision of the device is used. `against` names the peers. `seconds` limits the time
     of each batch, but at least `rounds` rounds run. With `one_at_a_time`, each engine is built, run with all batches and freed
-    before the next engine is built. So only one engine is in memory at a time. `one_at_a_time` is chosen automatically if the
-    engines together do not fit into memory. `tensor_parallel` lists numbers of shards, and `pipeline_parallel` lists numbers of
-    stages. labkit also runs on several ranks, once for each combination of these numbers. `beside` is the number of other
-    processes that keep a core busy during the runs. labkit also runs with a KV cache in each format of `kv_cache_dtypes`.
+    before the next engine is built. So only one engine is in memory at a time. This is done automatically if the engines
+    together do not fit into memory. `tensor_parallel` lists numbers of shards, and `pipeline_parallel` lists numbers of stages.
+    labkit also runs on several ranks, once for each combination of these numbers. `beside` is the number of other processes
+    that keep a core busy during the runs. labkit also runs with a KV cache in each format of `kv_cache_dtypes`.
     """
 
     model: str = "gptj-tiny"

@@ -1,4 +1,4 @@
-"""Writes the model card of a trained `gptj-tiny` directory: data, steps, loss curve, quality and unedited samples.
+"""Writes the model card for the directory of a trained `gptj-tiny`: data, steps, loss curve, quality and unedited samples.
 
     python -m labkit.builtin.card labkit/builtin/gptj-tiny
 
@@ -35,7 +35,7 @@ def draw_loss_curve(record: dict[str, Any], path: Path) -> None:
 
 
 def samples(directory: Path) -> list[tuple[str, str]]:
-    """One unedited continuation per prompt, sampled at temperature 0.8 and top-p 0.95 with the seeds 0, 1, 2."""
+    """Generate one unedited continuation per prompt, at temperature 0.8 and top-p 0.95 with the seeds 0, 1 and 2."""
     import labkit
 
     engine = labkit.load(str(directory))
@@ -47,7 +47,7 @@ def samples(directory: Path) -> list[tuple[str, str]]:
 
 
 def card(record: dict[str, Any], written: list[tuple[str, str]]) -> str:
-    """The Markdown of the card."""
+    """Return the Markdown of the card."""
     recipe = record["recipe"]
     sources = "\n".join(
         f"| {row['name']} | {row['package']} | {row['licence']} | {row['bytes']:,} | {row['held_out_bytes']:,} |"
@@ -64,7 +64,7 @@ pipeline_tag: text-generation
 
 A GPT-J of {record["parameters"]:,} parameters ({recipe["n_layer"]} layers, width {recipe["n_embd"]}, {recipe["n_head"]} heads of
 {recipe["n_embd"] // recipe["n_head"]}, rotary positions on {recipe["rotary_dim"]} of each, context {recipe["n_positions"]}, byte-level BPE of {recipe["vocab_size"]:,}
-entries), trained from random weights on public-domain English. It is small enough for every test and every laptop. Its
+entries), trained from random weights on public-domain English. It is small enough to run in every test and on every laptop. Its
 predictions are good enough to measure the effects of quantization, pruning and distillation. It knows no facts and follows
 no instructions.
 
@@ -75,13 +75,13 @@ no instructions.
 | --- | --- | --- | --- | --- |
 {sources}
 
-Hard line breaks were removed, typographic quotes and dashes replaced by plain ones, and tables dropped (`labkit/builtin/corpus.py`). Every
-40th piece of about 32 KB of each source is held out and never trained on. `held_out_sample.txt` is a part of
+Hard line breaks were removed, typographic quotes and dashes replaced by plain ones, and tables dropped (`labkit/builtin/corpus.py`). Each
+source is cut into pieces of about 32 KB; every 40th piece is held out and never trained on. `held_out_sample.txt` is a part of
 the held-out text, under the same licence, for measuring quality.
 
 ## Training
-{record["steps"]:,} steps of {recipe["tokens_per_step"]:,} tokens ({record["train_tokens_seen"]:,} tokens seen), Muon for the matrices and AdamW for the rest,
-constant learning rate, then a linear decay over the last {recipe["decay_fraction"]:.0%} of the steps, seed {recipe["seed"]}, products in bfloat16 (weights and sums in float32), on two CPU cores.
+{record["steps"]:,} steps of {recipe["tokens_per_step"]:,} tokens ({record["train_tokens_seen"]:,} tokens seen); Muon for the matrices and AdamW for the rest;
+a constant learning rate, then a linear decay over the last {recipe["decay_fraction"]:.0%} of the steps; seed {recipe["seed"]}; matrix products in bfloat16 (weights and sums in float32); two CPU cores.
 
     python -m labkit.builtin.train --work-dir build/gptj-tiny --steps {record["steps"]}
 
@@ -93,7 +93,7 @@ constant learning rate, then a linear decay over the last {recipe["decay_fractio
 | all held-out pieces | {record["held_out_bits_per_byte"]:.4f} |
 | `held_out_sample.txt` | {record["held_out_sample_bits_per_byte"]:.4f} |
 
-Bits per byte depend on the text: the King James Bible is easier than the Jargon File. `training.json` holds the recipe,
+Bits per byte depend on the text: the King James Bible is easier to predict than the Jargon File. `training.json` holds the recipe,
 the corpus figures and the whole loss curve.
 
 ## Three samples

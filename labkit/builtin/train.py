@@ -7,7 +7,7 @@ The run is seeded and can be resumed: run the same command again after an interr
 first and falls linearly to zero over the last 40 % of the steps. During the last 40 % of the steps, the context also grows from
 256 to 512 tokens. You can change `--steps` when you resume a run whose learning rate is still constant. Matrix products are
 computed in bfloat16; weights and sums are float32. On two CPU cores with instructions for bfloat16, a step takes a second or
-more. A step takes a third less time if glibc's allocator keeps its memory (MALLOC_MMAP_THRESHOLD_=4294967296
+more. A step takes a third less time if glibc's allocator keeps freed memory (MALLOC_MMAP_THRESHOLD_=4294967296
 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment).
 
 The training does not use labkit's inference engine.
@@ -80,7 +80,7 @@ def train_tokenizer(corpus: Corpus, recipe: Recipe) -> Tokenizer:
 class Block(nn.Module):
     """GPT-J's parallel block with fused QKV.
 
-    At training lengths (256 and 512 tokens), plain attention trains twice as fast as SDPA on a CPU.
+    The attention is plain, without SDPA: at training lengths (256 and 512 tokens) it trains twice as fast on a CPU.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -94,7 +94,7 @@ class Block(nn.Module):
         self.fc_out = nn.Linear(4 * recipe.n_embd, recipe.n_embd)
 
     def forward(self, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-        """The next residual stream, from `x` `[batch, length, width]` and rotary tables `[length, rotary_dim / 2]`."""
+        """Compute the next residual stream from `x` `[batch, length, width]` and rotary tables `[length, rotary_dim / 2]`."""
         batch, length, width = x.shape
         normed = self.ln_1(x)
         # [batch, length, 3 * width] -> 3 x [batch, heads, length, head_dim]
@@ -107,7 +107,7 @@ class Block(nn.Module):
         return residual
 
     def rotate(self, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-        """Interleaved rotary embedding of the first `rotary_dim` dimensions of each head (Su et al. 2021)."""
+        """Apply the interleaved rotary embedding to the first `rotary_dim` dimensions of each head (Su et al. 2021)."""
         sin, cos = sin.to(x.dtype), cos.to(x.dtype)
         turned, kept = x[..., : self.rotary_dim], x[..., self.rotary_dim :]
         even, odd = turned[..., 0::2], turned[..., 1::2]
@@ -170,9 +170,9 @@ class TrainableGPTJ(nn.Module):
 
 
 class HeadLoss(torch.autograd.Function):
-    """LM head and cross-entropy together, for a few hundred rows at a time, so the logits stay in the CPU's cache.
+    """Computes the LM head and the cross-entropy together, a few hundred rows at a time, so the logits stay in the CPU's cache.
 
-    The forward pass computes the gradients too, because the probabilities are known there.
+    The forward pass also computes the gradients, because it has the probabilities.
     """
 
     ROWS = 256
@@ -181,7 +181,7 @@ class HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         """The mean loss in nats of `x` `[rows, width]` for `targets` `[rows]` (-100 does not count).
 
-        Products are in `dtype`.
+        Matrix products are computed in `dtype`.
         """
         counted = targets >= 0
         x_grad, weight_grad, bias_grad = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
@@ -205,7 +205,7 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """The gradients that `forward` has stored, times the gradient of the loss."""
+        """Return the gradients that `forward` stored, times the gradient of the loss."""
         return (*(kept * grad for kept in ctx.saved_tensors), None, None)
 
 
@@ -246,7 +246,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def optimizers(model: TrainableGPTJ, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Returns Muon for the matrices of the blocks, and AdamW with separate learning rates for embedding, head and vectors."""
+    """Return Muon for the matrices of the blocks, and AdamW with separate learning rates for embedding, head and vectors."""
     matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     adam = torch.optim.AdamW(
@@ -290,7 +290,7 @@ def batch_at(tokens: Tensor, step: int, length: int, recipe: Recipe) -> tuple[Te
 
 @torch.no_grad()
 def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context: int) -> float:
-    """Held-out bits per UTF-8 byte.
+    """The cross-entropy of held-out text in bits per UTF-8 byte.
 
     Each token except the first is predicted once, from at least half a context of earlier tokens where possible.
     """
@@ -327,7 +327,7 @@ def tokenize(work_dir: Path, recipe: Recipe, corpus: Corpus) -> tuple[Tokenizer,
 
 
 def train(work_dir: Path, steps: int, recipe: Recipe, corpus: Corpus, save_every: int = 50) -> None:
-    """Train until step `steps`, from `work_dir/state.pt` if that file exists, and write the model."""
+    """Train until step `steps`, continuing from `work_dir/state.pt` if that file exists, and write the model."""
     work_dir.mkdir(parents=True, exist_ok=True)
     tokenizer, tokens, held_out = tokenize(work_dir, recipe, corpus)
     print(f"{len(tokens):,} train tokens, {len(held_out):,} held-out tokens", file=sys.stderr, flush=True)
@@ -422,7 +422,7 @@ def write_model(
 
 
 def main() -> None:
-    """Train the built-in model; run it again to continue."""
+    """Train the built-in model; after an interruption, run the command again to continue."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-dir", type=Path, default=Path("build/gptj-tiny"))
     parser.add_argument("--steps", type=int, default=2200)

@@ -1,7 +1,7 @@
 """Packs small unsigned integers into int32 words without gaps, and unpacks them.
 
 Number j of a row takes the bits j * bits to (j + 1) * bits - 1 of the row. Bit b of a row is bit b % 32 of word b // 32, so a
-number whose width does not divide 32 can lie in two words. compressed-tensors ("pack-quantized") and GPTQ store their integers
+number whose width does not divide 32 can span two words. compressed-tensors ("pack-quantized") and GPTQ store their integers
 this way.
 """
 
@@ -32,7 +32,7 @@ def pack(numbers: Tensor, bits: int) -> Tensor:
 
 
 def unpack(words: Tensor, bits: int, count: int) -> Tensor:
-    """The first `count` numbers of each row of `words` `[rows, words]` int32, as `[rows, count]` uint8."""
+    """Unpack the first `count` numbers of each row of `words` `[rows, words]` int32, as `[rows, count]` uint8."""
     rows = words.shape[0]
     wide = torch.nn.functional.pad(words.to(torch.int64) & 0xFFFFFFFF, (0, -words.shape[1] % bits)).view(rows, -1, bits)
     numbers = torch.empty(rows, wide.shape[1], WORD, dtype=torch.uint8, device=words.device)
@@ -46,12 +46,12 @@ def unpack(words: Tensor, bits: int, count: int) -> Tensor:
 
 
 def unpack_with_gaps(words: Tensor, bits: int, count: int) -> Tensor:
-    """`unpack` for words that hold 32 // bits whole numbers each, as older versions of compressed-tensors wrote 3 bits."""
+    """Unpack words that hold 32 // bits whole numbers each, as older versions of compressed-tensors wrote 3 bits."""
     shifts = torch.arange(WORD // bits, dtype=torch.int64, device=words.device) * bits
     numbers = (words.to(torch.int64)[:, :, None] & 0xFFFFFFFF) >> shifts & ((1 << bits) - 1)
     return numbers.flatten(1)[:, :count].to(torch.uint8).contiguous()
 
 
 def _signed(words: Tensor) -> Tensor:
-    """Unsigned 32-bit words in int64, as int32 with the same bits."""
+    """Convert unsigned 32-bit words, held in int64, to int32 with the same bits."""
     return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)

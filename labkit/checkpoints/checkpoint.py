@@ -15,7 +15,7 @@ from labkit.tokenizer import Tokenizer
 
 
 def expected_shapes(config: GPTJConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of a GPT-J with this config. The keys are Hugging Face's names of the tensors."""
+    """The shape of every tensor of a GPT-J with this config. The keys are the tensors' Hugging Face names."""
     hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
     shapes: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (vocab, hidden)}
     for layer in range(config.num_layers):
@@ -40,7 +40,7 @@ class Checkpoint(ABC):
     weight_dtype: torch.dtype
 
     def tensor_names(self) -> list[str]:
-        """Hugging Face's names of all tensors."""
+        """The Hugging Face names of all tensors."""
         return list(expected_shapes(self.config))
 
     def stored_dtype(self, name: str) -> torch.dtype:
@@ -60,9 +60,9 @@ class Checkpoint(ABC):
     ) -> Tensor:
         """Read one tensor, or some of its rows and columns, to `device` in `dtype` (default: the dtype in which it is stored).
 
-        The ends of a slice may be negative, as in Python, but a slice must not have a step. Raises `CheckpointError`, which
-        names the tensor, if the tensor is missing, too short, has a wrong shape, or contains NaN or infinity. Values that
-        become infinite when they are rounded to `dtype` raise this error too.
+        The ends of a slice can be negative, as in Python, but a slice must not have a step. Raises a `CheckpointError`
+        that names the tensor if the tensor is missing, too short, has a wrong shape, or contains NaN or infinity. Values that
+        become infinite when they are rounded to `dtype` also raise this error.
         """
         shape = expected_shapes(self.config).get(name)
         if shape is None:
@@ -85,9 +85,9 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def _read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
-        """Copy the given rows (and columns) of a tensor to `target`, which may have any dtype and device.
+        """Copy the given rows (and columns) of a tensor to `target`, which can have any dtype and device.
 
-        Both slices lie within the tensor and have no step. An implementation must use little memory besides `target`.
+        Both slices are within the tensor and have no step. An implementation must use little memory besides `target`.
         """
 
     @abstractmethod

@@ -25,7 +25,7 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """The folder that was written (`labkit.load` accepts it), the number of its files, and their total size in bytes."""
+    """The folder that was written (`labkit.load` can open it), the number of its files, and their total size in bytes."""
 
     path: Path
     files: int
@@ -81,7 +81,7 @@ def convert(
             write_fastertransformer(checkpoint, folder, tensor_parallel, dtype or torch.float32, source_dtype, progress)
         if form != "fastertransformer":
             copy_beside(_tokenizer_folder(checkpoint), folder)
-    if form == "fastertransformer":  # the format has no tokenizer files: copy them beside the folder, where labkit finds them
+    if form == "fastertransformer":  # the format has no tokenizer files: copy them beside the folder, where labkit looks
         copy_beside(_tokenizer_folder(checkpoint), place.parent)
     files = [file for file in place.rglob("*") if file.is_file()]
     return ConvertResult(place, len(files), sum(file.stat().st_size for file in files))

@@ -61,7 +61,7 @@ class DirectoryCheckpoint(Checkpoint):
 def verify_checksums(path: Path) -> None:
     """Compare the files of a directory with its `SHA256SUMS`, if it has one.
 
-    Raises `CheckpointError`, which names the first file that differs or is missing.
+    Raises a `CheckpointError` that names the first file that differs or is missing.
     """
     sums = path / CHECKSUMS
     if not sums.is_file():

@@ -1,4 +1,4 @@
-"""A matrix in the formats "int-quantized" and "float-quantized" of compressed-tensors: one byte for each number."""
+"""A matrix in the formats "int-quantized" and "float-quantized" of compressed-tensors: one byte per number."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class EightBitMatrix(StoredMatrix):
 
     @property
     def input_scale(self) -> float | None:
-        """The stored scale of the inputs; None if there is none. Raises `CheckpointError` unless it is above 0."""
+        """The stored scale of the inputs; None if there is none. Raises `CheckpointError` if the scale is not above 0."""
         if self.scheme.inputs != "tensor":
             return None
         scale = float(self.load("input_scale"))
@@ -55,7 +55,7 @@ class EightBitMatrix(StoredMatrix):
         return None if self.scheme.number == "float" and self.scheme.inputs is None else self._form.kind
 
     def integers(self, rows: slice) -> RowScaledWeight:
-        """Some consecutive rows of the matrix, in the format of the kernels."""
+        """Read some consecutive rows of the matrix, in the format of the kernels."""
         name = self.name("weight")
         values = self._files[name].load(name, rows)
         if values.is_floating_point() and bool(values.float().isnan().any()):
@@ -74,7 +74,7 @@ class EightBitMatrix(StoredMatrix):
 
 
 def join_rows(parts: Sequence[RowScaledWeight]) -> RowScaledWeight | None:
-    """One matrix with the rows of several matrices; None if their inputs have different scales."""
+    """Join the rows of several matrices into one matrix; return None if the matrices have different input scales."""
     first = parts[0]
     values, scales = torch.cat([part.values for part in parts]), torch.cat([part.scales for part in parts])
     if not isinstance(first, RoundedInputsWeight):
@@ -85,7 +85,7 @@ def join_rows(parts: Sequence[RowScaledWeight]) -> RowScaledWeight | None:
 
 
 def part_of(weight: RowScaledWeight, columns: slice, device: torch.device | str = "cpu") -> RowScaledWeight:
-    """Some columns of a matrix, on a device, with unchanged scales of rows and inputs."""
+    """Copy some columns of a matrix to a device. The scales of the rows and of the inputs stay the same."""
     values, scales = weight.values[:, columns].contiguous().to(device), weight.scales.to(device)
     if isinstance(weight, RoundedInputsWeight):
         return type(weight)(values, scales, weight.input_scale)

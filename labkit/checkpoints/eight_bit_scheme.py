@@ -1,4 +1,4 @@
-"""The formats "int-quantized" and "float-quantized" of compressed-tensors: 8-bit weights, and perhaps 8-bit inputs (W8A8).
+"""The formats "int-quantized" and "float-quantized" of compressed-tensors: 8-bit weights and optionally 8-bit inputs (W8A8).
 
 The names are those of https://github.com/vllm-project/compressed-tensors: config groups with `targets`, `weights` and
 `input_activations`, each with `num_bits`, `type`, `strategy`, `symmetric` and `dynamic`.
@@ -21,9 +21,9 @@ class EightBitScheme:
     """How one config group stores its matrices.
 
     `number` is "int" or "float" (FP8). `per_row`: True if each output row has a scale, False if the whole matrix has one scale.
-    `inputs` is "token" if each token's inputs are rounded with a scale found at run time, "tensor" if they are rounded with one
-    stored scale, and None if inputs are not rounded. `targets` are the modules of the group: exact names, endings, class names,
-    or patterns after "re:".
+    `inputs` is "token" if each token's inputs are rounded with a scale computed at run time, "tensor" if they are rounded with
+    one stored scale, and None if inputs are not rounded. `targets` are the modules of the group: exact names, endings, class
+    names, or patterns after "re:".
     """
 
     number: str
@@ -58,7 +58,7 @@ def scheme_of_group(group: Mapping[str, Any], form: str) -> EightBitScheme:
     if weights.get("strategy") not in ("channel", "tensor"):
         raise ValueError(f"the strategy of its weights is {weights.get('strategy')!r:.80}; channel and tensor are accepted")
     if group.get("output_activations") is not None:
-        raise ValueError("it quantizes the results of layers (output_activations); only inputs may be quantized")
+        raise ValueError("it quantizes the outputs of layers (output_activations); only weights and inputs can be quantized")
     targets = group.get("targets")
     if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
         raise ValueError("the targets of a config group are not a list of names")
@@ -80,7 +80,7 @@ def _settings(values: Any, name: str, number: str) -> dict[str, Any]:
     if not isinstance(values, dict) or values.get("num_bits") != 8 or values.get("type", "int") != number:
         raise ValueError(f"its {name} are not 8 bits of type {number}")
     if not values.get("symmetric", True):
-        raise ValueError(f"its {name} have zero points; symmetric numbers are accepted in 8 bits")
+        raise ValueError(f"its {name} have zero points; 8-bit numbers must be symmetric")
     return values
 
 

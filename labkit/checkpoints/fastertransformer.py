@@ -1,12 +1,12 @@
 """Reads a GPT-J in FasterTransformer's format, one slice at a time.
 
 The format is a folder `<TP>-gpu` of raw arrays and a `config.ini`. The module `fastertransformer_files` lists which file holds
-which tensors. FasterTransformer only warns when a file is missing or short and then computes with wrong weights; labkit refuses
-such a folder. FasterTransformer's converters always write float32, and its GPT-J loader obeys `weight_data_type` only since
-release 5.1.
+which tensors. When a file is missing or too short, FasterTransformer only warns and then computes with wrong weights; labkit
+refuses such a folder. FasterTransformer's converters always write float32, and its GPT-J loader obeys `weight_data_type` only
+since release 5.1.
 
 `config.ini` contains neither the context length of the model nor the epsilon of its norms. `labkit convert` adds a section
-`[labkit]` with the context length and the epsilon. If several tokens end a text, the section also has `end_ids`
+`[labkit]` with the context length and the epsilon. If several tokens can end a text, the section also has `end_ids`
 (FasterTransformer's `end_id` is the first of them). FasterTransformer ignores the section `[labkit]`. Without the section
 `[labkit]`, the context length is 2048 and the epsilon is 1e-5, as in GPT-J 6B (FasterTransformer itself always computes with
 1e-6).
@@ -35,7 +35,7 @@ from labkit.tokenizer import Tokenizer
 CONFIG = "config.ini"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NO_TOKEN = -1
-"""This number is written as the id of a start or end token that a model does not have.
+"""The id that is written for the start or end token if the model has no such token.
 
 FasterTransformer's own converters write `None` instead, but FasterTransformer stops with an error when it reads `None`.
 """
@@ -46,14 +46,14 @@ _CONFIG_KEYS = ("head_num", "size_per_head", "inter_size", "num_layer", "rotary_
 def find_folder(path: Path) -> Path:
     """The `<TP>-gpu` folder: `path` itself, or the only folder with a name of this form in `path`.
 
-    Raises `InvalidRequest` if `path` contains several such folders.
+    Raises `InvalidRequest` if `path` does not contain exactly one such folder.
     """
     if (path / CONFIG).is_file():
         return path
     folders = sorted(folder for folder in path.iterdir() if is_folder(folder))
     if len(folders) != 1:
         names = ", ".join(folder.name for folder in folders) or "none"
-        raise InvalidRequest(f"{path} holds several FasterTransformer folders ({names}); give the path of one of them")
+        raise InvalidRequest(f"{path} must hold one FasterTransformer folder, but holds: {names}; give the path of one of them")
     return folders[0]
 
 
@@ -65,8 +65,8 @@ def is_folder(path: Path) -> bool:
 class FasterTransformerCheckpoint(Checkpoint):
     """The weights of a `<TP>-gpu` folder, or of a folder that contains a `<TP>-gpu` folder.
 
-    Opening checks names and sizes; reading opens only the files that hold the wanted rows and columns. Raises
-    `CheckpointError`, which names the file, if a file is missing, too short or too long, and `InvalidRequest` if `config.ini`
+    Opening checks names and sizes; reading opens only the files that hold the wanted rows and columns. Raises a
+    `CheckpointError` that names the file if a file is missing, too short or too long, and `InvalidRequest` if `config.ini`
     does not describe a GPT-J.
     """
 
@@ -111,7 +111,7 @@ class FasterTransformerCheckpoint(Checkpoint):
         read_pieces(pieces, rows, columns, target)
 
     def _piece(self, name: str, shape: tuple[int, ...], file: str) -> Piece:
-        """The rows and columns of a tensor that one file holds."""
+        """The part of a tensor that one file holds, as a `Piece`."""
         stored = self._stored[file]
         rows, columns = stored.rectangle_of(name, shape, self.tensor_parallel)
         first_column = stored.tensors.index(name) * (rows.stop - rows.start)

@@ -1,4 +1,4 @@
-"""The files of FasterTransformer's format: the tensors in each `.bin` file, their ranks and their shapes.
+"""The files of FasterTransformer's format: which tensors each `.bin` file holds, for which rank, and in which shape.
 
 File names and layouts come from NVIDIA/FasterTransformer: `examples/pytorch/gptj/utils/huggingface_gptj_ckpt_convert.py` writes
 the files, and `src/fastertransformer/models/gptj/GptJ*Weight.cc` reads them. Matrices that are split over ranks are stored as

@@ -22,9 +22,9 @@ from labkit.config import GPTJConfig
 def write_fastertransformer(
     checkpoint: Checkpoint, folder: Path, tensor_parallel: int, dtype: torch.dtype, source: torch.dtype, progress: Progress
 ) -> None:
-    """Fill an empty folder. source: the dtype of the original weights; it is stored, so that converting back can restore it.
+    """Write the checkpoint into an empty folder. source: the original dtype, stored so that converting back can restore it.
 
-    `config.ini` is written last, so that nobody takes an unfinished folder for a complete folder.
+    `config.ini` is written last, so that an unfinished folder is not mistaken for a complete one.
     """
     files = files_of(checkpoint.config, tensor_parallel)
     for number, (name, stored) in enumerate(files.items()):

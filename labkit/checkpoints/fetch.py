@@ -1,14 +1,14 @@
-"""Brings the files of a named model to this disk: the built-in model is part of labkit, other models are downloaded from a hub.
+"""Makes the files of a named model available on this disk. The built-in model is part of labkit; others are downloaded.
 
-A model that is already here is only read, so in that case `LABKIT_HOME` may be read-only. A copy that `transformers` has
-downloaded to the hub's own cache (`HF_HUB_CACHE`, `HF_HOME`) is used as well.
+A model that is already on this disk is only read, so in that case `LABKIT_HOME` can be read-only. A copy that `transformers`
+has downloaded to the hub's own cache (`HF_HUB_CACHE`, `HF_HOME`) is used as well.
 
-A download first checks the free disk space. The download shows its progress and continues where an earlier download stopped,
-even if another process began that download. Downloaded files are accepted only if they have the checksums that the hub states.
+A download first checks the free disk space. It shows its progress and continues where an earlier download stopped, even if
+another process began that one. Downloaded files are accepted only if they have the checksums that the hub states.
 `LABKIT_HUB_ENDPOINT` names a mirror with the hub's interface; `HF_HUB_OFFLINE=1` forbids the network.
 
 `hf_hub_download` is not used, because it deletes a partial file when the connection fails permanently or the process dies, and
-GPT-J 6B has 12 GB.
+the files of GPT-J 6B have 12 GB.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BUILT_IN = {"gptj-tiny": Path(__file__).parents[1] / "builtin" / "gptj-tiny"}
 
 @dataclass(frozen=True)
 class HubModel:
-    """A repository on the hub, its branch, the model's config, and the files that are needed."""
+    """A repository on the hub, its branch, the config of the model, and the files to download."""
 
     repository: str
     revision: str
@@ -57,7 +57,7 @@ ANSWER_SECONDS = 10
 
 @dataclass(frozen=True)
 class FetchResult:
-    """A directory that `transformers` can load, its size in bytes, and the SHA-256 of its weights ("" if not asked for)."""
+    """A directory that `transformers` can load, its size in bytes, and the SHA-256 of its weights ("" if not requested)."""
 
     path: Path
     bytes: int
@@ -67,7 +67,7 @@ class FetchResult:
 def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
     """Make sure that the model `name` is on this disk, and return where it is.
 
-    Raises `InvalidRequest` if the name has no files, `NotAvailable` if the network is needed but forbidden or down,
+    Raises `InvalidRequest` if the name stands for no files, `NotAvailable` if the network is needed but forbidden or down,
     `InsufficientResources` if the disk is too small, and `CheckpointError` if the downloaded bytes are wrong.
     """
     if name in BUILT_IN:
@@ -76,7 +76,7 @@ def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
         path = find_local(name) or _download(HUB_MODELS[name], home() / "models" / name)
     else:
         known = ", ".join([*BUILT_IN, *HUB_MODELS])
-        raise InvalidRequest(f"{name!r} has no files to download; {known} have files, and synthetic models need none")
+        raise InvalidRequest(f"{name!r} has no files to download; {known} have files, and synthetic models need no files")
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     return FetchResult(path, size, _checksum(path) if with_checksum else "")
 
@@ -131,7 +131,7 @@ def _is_offline() -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing the same files while the block runs. If the process dies, its lock is released."""
+    """Hold a lock that keeps other processes from writing the same files. If this process dies, the lock is released."""
     import fcntl
 
     path.mkdir(parents=True, exist_ok=True)
@@ -142,9 +142,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _HubFile:
-    """One file: its URL, its place on this disk, and its size and checksum according to the hub.
+    """One file: its URL, its path on this disk, and its size and checksum as the hub states them.
 
-    The hub states the SHA-256 of a large file and git's object id (a SHA-1) of a small file.
+    For a large file the hub states the SHA-256, for a small file git's object id (a SHA-1).
     """
 
     url: str
@@ -186,10 +186,10 @@ def _listed_files(model: HubModel, path: Path) -> list[_HubFile]:
     try:
         try:
             info = ask(timeout=ANSWER_SECONDS)
-        except _network_errors():  # for example, the hub has closed a connection that was kept open
+        except _network_errors():  # for example, because the hub closed an idle connection
             info = ask(timeout=ANSWER_SECONDS)
         rows = {row.rfilename: row for row in info.siblings or [] if row.size is not None}
-    except Exception as error:  # the client raises many kinds of errors, and so does parsing a wrong answer
+    except Exception as error:  # the client raises many kinds of errors, and a malformed answer adds more
         raise NotAvailable(
             f"cannot reach the hub for {model.repository}: {_first_line(error)}; check the network or set "
             "LABKIT_HUB_ENDPOINT to a mirror"
@@ -250,7 +250,7 @@ def _download_file(file: _HubFile, repository: str) -> None:
 
 
 def _receive(file: _HubFile) -> None:
-    """Request the missing bytes of a file once and append them. Raises one of `_network_errors` if not all bytes arrive."""
+    """Request the missing bytes of a file once, and append them. Raises one of `_network_errors` if not all bytes arrive."""
     from huggingface_hub import constants, get_session, hf_raise_for_status
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -270,7 +270,7 @@ def _receive(file: _HubFile) -> None:
 
 
 def _write(chunks: Iterator[bytes], target: IO[bytes], file: _HubFile, received: int) -> None:
-    """Write the chunks as they come, with a progress bar on stderr."""
+    """Write the chunks as they arrive, with a progress bar on stderr."""
     from tqdm import tqdm
 
     with tqdm(desc=file.path.name, total=file.size, initial=received, unit="B", unit_scale=True) as bar:
@@ -282,7 +282,7 @@ def _write(chunks: Iterator[bytes], target: IO[bytes], file: _HubFile, received:
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """The errors of the hub's client: `HTTPError` of httpx before huggingface_hub 2, `HTTPError` of httpx2 since then."""
+    """The network errors of huggingface_hub: `HTTPError` of httpx before version 2, `HTTPError` of httpx2 since then."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return tuple(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError" and issubclass(kind, Exception))

@@ -15,7 +15,7 @@ from labkit.errors import CheckpointError
 from labkit.plurals import counted
 
 _NO_WEIGHTS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias|scale_attn|embed_positions|rotary_emb\.inv_freq)")
-"""Masks and position tables that older versions of transformers stored; a GPT-J computes them itself."""
+"""The names of masks and position tables that older versions of transformers stored; labkit computes these tensors itself."""
 _LAYER = re.compile(r"transformer\.h\.(\d+)\.")
 _MOST_NAMED = 3
 
@@ -23,7 +23,7 @@ _MOST_NAMED = 3
 def check_fit(
     folder: Path, config: GPTJConfig, weights: WeightFiles, quantized: Mapping[str, Collection[str]] = MappingProxyType({})
 ) -> None:
-    """Raise `CheckpointError`, with the reason, for a weight that is missing, has a wrong shape or is not part of the model.
+    """Raise `CheckpointError`, with the reason, if a weight is missing, has a wrong shape or is not part of the model.
 
     quantized: the weights that are stored in a quantized form, each with the names of the tensors that hold it; they are
     checked elsewhere.
@@ -47,7 +47,7 @@ def check_fit(
 
 def _reason(config: GPTJConfig, name: str, *, is_there: bool) -> str:
     if is_there:
-        return "it exists, but in a dtype that is not read; floating point of 16, 32 or 64 bits is accepted"
+        return "it exists, but labkit does not read its dtype; floating point of 16, 32 or 64 bits is accepted"
     too_many = f", or n_layer {config.num_layers} in config.json is too many" if _LAYER.match(name) else ""
     return f"the checkpoint is incomplete{too_many}"
 

@@ -1,4 +1,4 @@
-"""Reads the config of a directory in Hugging Face's layout: `config.json`, and end tokens of `generation_config.json`."""
+"""Reads the config of a directory in Hugging Face's layout: `config.json`, and the end tokens in `generation_config.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "stop_strings"), ()),
     **{"top_k": (0, 50), "max_length": (20,), "max_new_tokens": ()},
 }
-"""Settings that `transformers` uses as defaults of generation, and the values with which they have no effect."""
+"""Settings that `transformers` uses as defaults for generation, each with the values that have no effect."""
 
 
 def read_config(folder: Path) -> GPTJConfig:
@@ -34,7 +34,7 @@ def read_config(folder: Path) -> GPTJConfig:
     `top_k`, `top_p`, beams, penalties, lengths, banned and forced tokens). `SamplingParams` decides how tokens are chosen, and
     its defaults are the same for every model. A warning names the ignored settings that `transformers` would have used.
 
-    Raises `InvalidRequest`, which names the file and the fault in it.
+    Raises an `InvalidRequest` that names the file and what is wrong with it.
     """
     config = GPTJConfig.from_file(folder / CONFIG)
     path = folder / GENERATION_CONFIG
@@ -48,7 +48,7 @@ def read_config(folder: Path) -> GPTJConfig:
         raise InvalidRequest(f"cannot read {path} as a generation config: {error}") from error
     if ignored := [f"{name} {values[name]!r:.40}" for name, neutral in _NEUTRAL.items() if _differs(values.get(name), neutral)]:
         warnings.warn(
-            f"{path} sets {', '.join(ignored)}; labkit only uses its end tokens; set the rest by SamplingParams "
+            f"{path} sets {', '.join(ignored)}; labkit only uses its end tokens; set the others with SamplingParams "
             "or the options of the command line",
             stacklevel=1,
         )

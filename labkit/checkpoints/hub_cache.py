@@ -15,15 +15,15 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def named_snapshot(name: str) -> Path | None:
     """The folder of a repository (`owner/model`) in the cache.
 
-    Returns None if the repository is not in the cache, or if the name has another form.
+    Returns None if the repository is not in the cache, or if the name does not have the form `owner/model`.
     """
     return cached_snapshot(name, ("main",)) if _NAME.fullmatch(name) and ".." not in name and "--" not in name else None
 
 
 def cached_snapshot(repository: str, revisions: Sequence[str]) -> Path | None:
-    """The folder of a repository's files in the cache, or None if no complete model is there.
+    """The folder in the cache that holds a repository's files, or None if the cache holds no complete model.
 
-    Branches are tried in the order of `revisions`, then all other commits in the cache. A model is complete if it has a
+    The branches in `revisions` are tried in order, then all other commits in the cache. A model is complete if it has a
     `config.json`, a tokenizer and every weight file.
     """
     from huggingface_hub import constants, try_to_load_from_cache

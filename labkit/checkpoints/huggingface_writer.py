@@ -18,7 +18,7 @@ from labkit.checkpoints.safetensors_file import DTYPES
 from labkit.checkpoints.weight_files import SAFETENSORS_INDEX
 
 SHARD_BYTES = 5 * 10**9
-"""The largest size of a file, unless a single tensor is larger."""
+"""The default size limit of one file. Only a tensor that is larger makes a larger file."""
 
 
 def write_huggingface(
@@ -28,7 +28,7 @@ def write_huggingface(
     progress: Progress,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Fill an empty folder with each tensor in its dtype; `config.json` is written last."""
+    """Write every tensor in its dtype into an empty folder; `config.json` is written last."""
     shards = _shards(checkpoint, dtypes, shard_bytes)
     files = ["model.safetensors"]
     if len(shards) > 1:
@@ -57,7 +57,7 @@ def _bytes(checkpoint: Checkpoint, name: str, dtypes: dict[str, torch.dtype]) ->
 
 
 def _shards(checkpoint: Checkpoint, dtypes: dict[str, torch.dtype], limit: int) -> list[list[str]]:
-    """The names of the tensors of each file, in the order of the model."""
+    """The names of the tensors in each file, in the order of the model."""
     shards: list[list[str]] = [[]]
     size = 0
     for name in dtypes:

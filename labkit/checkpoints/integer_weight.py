@@ -17,10 +17,10 @@ MOST_BITS = 8
 
 @dataclass(frozen=True)
 class IntegerScheme:
-    """How a matrix is stored: `bits` per number, and how many neighbours of a row share a scale.
+    """How a matrix is stored: `bits` per number, and the number of neighbours in a row that share a scale.
 
-    `group_size` None means one scale for each output row ("per channel"). A scheme that is not `symmetric` has a zero point for
-    each scale: the integer that stands for 0.
+    A `group_size` of None means one scale for each output row ("per channel"). A scheme that is not `symmetric` has for each
+    scale a zero point: the integer that stands for 0.
     """
 
     bits: int
@@ -56,7 +56,7 @@ class IntegerScheme:
         return in_features if self.group_size is None else self.group_size
 
     def bits_per_weight(self, in_features: int) -> float:
-        """Bits per weight with a scale of 16 bits for each group, and with the zero points."""
+        """The storage in bits per weight, including the zero points and a 16-bit scale for each group."""
         beside = 16 if self.symmetric else 16 + self.bits
         return self.bits + beside * self.groups(in_features) / in_features
 
@@ -66,8 +66,8 @@ class IntegerWeight:
     """weight[o, i] = scales[o, g] * (values[o, i] - zero_points[o, g]), where g is the group of column i.
 
     `values` `[out, in]` int8, from `scheme.lowest` to `scheme.highest`; `scales` `[out, groups]` floating point; `zero_points`
-    `[out, groups]` int8, None in a symmetric scheme. `columns` `[in]` int64 is the group of each column; None means that groups
-    are neighbouring columns: column i is in group i // group_size.
+    `[out, groups]` int8, None in a symmetric scheme. `columns` `[in]` int64 is the group of each column; None means that a
+    group consists of neighbouring columns: column i is in group i // group_size.
     """
 
     scheme: IntegerScheme
@@ -90,9 +90,9 @@ class IntegerWeight:
         return (numbers * scales).to(dtype)
 
     def part(self, columns: slice) -> IntegerWeight:
-        """Some consecutive columns.
+        """Return some consecutive columns.
 
-        If a cut goes through a group, the result has smaller groups. Neighbours among them may have the same scale.
+        If a cut goes through a group, the result has smaller groups, and neighbouring groups can have the same scale.
         """
         begin, end, _ = columns.indices(self.shape[1])
         values = self.values[:, begin:end].contiguous()
@@ -114,7 +114,7 @@ class IntegerWeight:
         if bits == 8:
             return Int8Weight(self.values, self.scales[:, 0].float().contiguous())
         size, scales = self.scheme.group_of(self.shape[1]), self.scales.to(torch.float16)
-        if self.scales.shape[1] == 1:  # one scale for each row is repeated, because kernels read groups
+        if self.scales.shape[1] == 1:  # repeat the one scale of each row, because the kernels read a scale per group
             size = _largest_group(self.shape[1])
             scales = scales.repeat(1, self.shape[1] // size)
         nibbles = (self.values + 8).to(torch.uint8)
@@ -153,7 +153,7 @@ def kernel_bits(scheme: IntegerScheme, in_features: int, scales: Tensor) -> int 
 
 
 def stack(parts: Sequence[IntegerWeight]) -> IntegerWeight:
-    """One matrix with the rows of several matrices. All parts must have the same scheme, and groups of neighbouring columns."""
+    """Join the rows of several matrices, which must have the same scheme and groups of neighbouring columns."""
     zeros = [part.zero_points for part in parts if part.zero_points is not None]
     return IntegerWeight(
         parts[0].scheme,
@@ -164,5 +164,5 @@ def stack(parts: Sequence[IntegerWeight]) -> IntegerWeight:
 
 
 def _largest_group(in_features: int) -> int:
-    """The largest of the group sizes that all int4 kernels read, for a row with one scale."""
+    """The largest group size that all int4 kernels read and that divides `in_features`, for a row with one scale."""
     return next(size for size in (256, 128, 64, 32) if in_features % size == 0)

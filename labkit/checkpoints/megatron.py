@@ -40,15 +40,15 @@ _RANK = re.compile(r"mp_rank_(\d{2,})(?:_(\d{3,}))?")
 
 
 def is_megatron(path: Path) -> bool:
-    """Whether a folder looks like a checkpoint of Megatron-LM: it has a tracker file, or rank folders."""
+    """Whether a folder looks like a Megatron-LM checkpoint, with a tracker file or rank folders."""
     return (path / TRACKER).is_file() or any(_RANK.fullmatch(folder.name) for folder in path.iterdir())
 
 
 def open_megatron(path: Path) -> RankedCheckpoint:
     """Open the checkpoint in a folder of rank folders, or in the folder that a tracker file names.
 
-    Raises `CheckpointError`, with the reason, for files that are missing or too short, contain code, or hold another model than
-    a GPT-J.
+    Raises `CheckpointError`, with the reason, if files are missing or too short, contain code, or hold a model that is not a
+    GPT-J.
     """
     folder = _iteration_folder(path) if (path / TRACKER).is_file() else path
     ranks: Ranks = {}
@@ -91,7 +91,7 @@ def _iteration_folder(path: Path) -> Path:
 
 
 class RankedCheckpoint(Checkpoint):
-    """A GPT-J whose weights lie in one archive per rank, under Megatron's names.
+    """A GPT-J whose weights are stored in one archive per rank, under Megatron's names.
 
     settings: Megatron's `args`, or NeMo's model configuration. version: the checkpoint version, which decides the order of
     query, key and value. owner: an object that must live as long as the checkpoint (a temporary folder of unpacked files).
@@ -146,7 +146,7 @@ class RankedCheckpoint(Checkpoint):
 
     def _rank_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in which the file of one rank stores its share of this tensor."""
-        if split_of(name) is Split.VOCABULARY:  # padded, so that all ranks have equal shares
+        if split_of(name) is Split.VOCABULARY:  # it is padded, so that all ranks have equal shares
             return (self._archives.shape(0, 0, "embedding.word_embeddings.weight")[0], *shape[1:])
         share = share_shape(name, shape, 0, self._archives.tensor_parallel)
         return (3 * share[0], *share[1:]) if layer_and_part(name)[1] in QKV_PARTS else share
@@ -158,11 +158,11 @@ class RankedCheckpoint(Checkpoint):
     def _read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
         pieces = self._pieces(name, rows)
         if not pieces:
-            target.zero_()  # a missing bias of the head is a bias of zero
+            target.zero_()  # if the head has no bias in the file, its bias is zero
         read_pieces(pieces, rows, columns, target)
 
     def _pieces(self, name: str, rows: slice | None = None) -> list[Piece]:
-        """The pieces of the tensor with this Hugging Face name. For query, key and value, returns only the pieces of `rows`."""
+        """The pieces of the tensor with this Hugging Face name. For query, key and value, only the pieces of `rows`."""
         shape = expected_shapes(self.config)[name]
         last = self._archives.pipeline_parallel - 1
         if name == "transformer.wte.weight":
@@ -221,6 +221,6 @@ class RankedCheckpoint(Checkpoint):
         return pieces
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer in GPT-2's files beside the weights. Other tokenizer files of Megatron and NeMo are not read."""
+        """The tokenizer in Hugging Face's or GPT-2's files beside the weights. Megatron's and NeMo's own files are not read."""
         assert self.path is not None
         return find_tokenizer([self.path], self.config.vocab_size)

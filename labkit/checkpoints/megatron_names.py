@@ -1,4 +1,6 @@
-"""Gives each tensor one name for all versions of Megatron and for NeMo, and finds the rows of their fused query, key and value.
+"""Gives each tensor one name for all versions of Megatron and for NeMo, and finds the rows of query, key and value.
+
+Megatron and NeMo fuse query, key and value into one matrix.
 
 Megatron-LM (`megatron/model/language_model.py`, `transformer.py`) nests dictionaries: `model.language_model.embedding`,
 `.encoder` (`.transformer` before 2021) and `.output_layer`. NeMo has the same names in one flat dictionary. Megatron-core
@@ -33,17 +35,17 @@ LAYER_TENSORS = {
     "mlp.fc_out.weight": "mlp.dense_4h_to_h.weight",
     "mlp.fc_out.bias": "mlp.dense_4h_to_h.bias",
 }
-"""Megatron's names within a layer by Hugging Face's names. Query, key and value are not included."""
+"""Maps Hugging Face's names of the tensors in a layer to Megatron's names. Query, key and value are not included."""
 
 QKV_PARTS = tuple(f"attn.{which}_proj.weight" for which in "qkv")
-"""Hugging Face's names within a layer for query, key and value."""
+"""Hugging Face's names of query, key and value in a layer."""
 
 QKV = "attention.query_key_value.weight"
-"""Megatron's name within a layer for query, key and value, fused into one matrix."""
+"""Megatron's name of query, key and value in a layer, where they are fused into one matrix."""
 
 
 def layer_and_part(name: str) -> tuple[int | None, str]:
-    """The layer of a tensor with this Hugging Face name, and its name within the layer.
+    """The layer of the tensor with this Hugging Face name, and the tensor's name within the layer.
 
     The layer is None if the tensor is outside the layers.
     """
@@ -70,11 +72,11 @@ def one_name(stored: str) -> str | None:
 def qkv_rows(
     which: int, rows: Iterable[int], head_dim: int, local_heads: int, version: float, half_split_dim: int
 ) -> list[tuple[int, int]]:
-    """For each row of a query (0), key (1) or value (2) matrix: its rank, and its row in the fused matrix of that rank.
+    """For each row of the query (0), key (1) or value (2) matrix, find its rank and its row in the fused matrix of that rank.
 
     A rank has `local_heads` heads. The fused rows are ordered [heads, 3, head_dim] since version 2, [heads, head_dim, 3] in
     version 1, and [3, heads, head_dim] in version 0 (Megatron-LM, `megatron/checkpointing.py`, `fix_query_key_value_ordering`).
-    In the first `half_split_dim` dimensions of a head, the two members of a rotary pair are half of these dimensions apart; in
+    In the first `half_split_dim` dimensions of a head, the two members of a rotary pair are `half_split_dim / 2` apart; in
     Hugging Face's matrix they are neighbours.
     """
     places = []

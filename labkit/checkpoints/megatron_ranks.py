@@ -1,4 +1,4 @@
-"""The files of a Megatron or NeMo checkpoint, one archive per rank. Finds the tensors in them, and missing ranks."""
+"""Finds the tensors in the files of a Megatron or NeMo checkpoint (one archive per rank), and detects missing ranks."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class RankArchives:
         return name in self._stored[stage, 0]
 
     def find(self, stage: int, rank: int, name: str) -> tuple[TorchArchive, str]:
-        """The archive of a tensor and the tensor's name in it; raises `CheckpointError` if the tensor is missing."""
+        """The archive that holds a tensor, and its name in the archive; raises `CheckpointError` if the tensor is missing."""
         archive = self._archives[stage, rank]
         if name not in self._stored[stage, rank]:
             raise CheckpointError(f"{archive.label} lacks the weight {name} (floating point); the checkpoint is incomplete")

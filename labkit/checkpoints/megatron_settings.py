@@ -1,17 +1,17 @@
 """Reads the settings of a Megatron or NeMo GPT, and finds the differences between such a model and a GPT-J.
 
 A GPT-J layer is `x + attention(norm(x)) + mlp(norm(x))` with one norm, no biases in attention, rotary positions, and a head
-that has a bias and shares no weights with the embedding. Megatron-LM's GPT is by default another model: learned positions are
-added to the embeddings, the head uses the weights of the embedding, and each layer has two norms and runs attention and MLP one
-after the other. Rearranging weights cannot turn one model into the other, so a checkpoint of another model is refused, and the
-message lists the differences. Differences that concern only the storage are converted exactly: query, key and value are
-interleaved per head, tensors are split over ranks, vocabularies are padded, and the two members of a rotary pair are half a
-head apart (Megatron's default), while in a GPT-J they are neighbours.
+that has a bias and shares no weights with the embedding. By default, Megatron-LM's GPT is a different model: learned positions
+are added to the embeddings, the head uses the weights of the embedding, and each layer has two norms and runs attention and MLP
+one after the other. Rearranging weights cannot turn one model into the other, so a checkpoint of such a model is refused, and
+the message lists the differences. Differences in storage alone are converted exactly: query, key and value are interleaved per
+head, tensors are split over ranks, vocabularies are padded, and the two members of a rotary pair are half a head apart
+(Megatron's default), while in a GPT-J they are neighbours.
 
 The settings `gpt_j_residual` and `gpt_j_tied` (names of EleutherAI/gpt-neox), or `parallel_attn` without `parallel_layernorm`
-(names of epfLLM/Megatron-LLM), say that the model has GPT-J's residual. `labkit convert --format megatron` writes
-`gpt_j_residual` and `gpt_j_tied`. The files that it writes have Megatron's layout, but Megatron-LM's own GPT class cannot
-compute the model.
+(names of epfLLM/Megatron-LLM), say that the model adds attention and MLP in parallel, as GPT-J does. `labkit convert --format
+megatron` writes `gpt_j_residual` and `gpt_j_tied`. The files that it writes have Megatron's layout, but Megatron-LM's own GPT
+class cannot compute the model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROTARY_BASE = 10000
 
 
 def differences(settings: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """How a model with these settings and tensors differs from a GPT-J, in words; empty if it is a GPT-J."""
+    """List in words how a model with these settings and tensors differs from a GPT-J; the list is empty for a GPT-J."""
     have = set(names)
 
     def any_of(part: str) -> bool:
@@ -45,8 +45,8 @@ def differences(settings: Mapping[str, Any], names: Iterable[str]) -> list[str]:
         found.append("a second layer norm in each layer (post_attention_layernorm), where GPT-J has one")
     if not is_parallel(settings):
         found.append(
-            "a sequential residual (attention first, then the MLP on its result), where GPT-J adds both in one sum (settings "
-            "gpt_j_residual and gpt_j_tied)"
+            "a sequential residual (attention first, then the MLP on its result), where GPT-J adds both to the same input "
+            "(settings gpt_j_residual and gpt_j_tied)"
         )
     return found + _other_differences(settings, have)
 
@@ -130,7 +130,7 @@ def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> G
 
 
 def settings_of(config: GPTJConfig, tensor_parallel: int, pipeline_parallel: int, padded_vocab: int) -> dict[str, Any]:
-    """The settings under Megatron-LM's names, from which `config_from` makes the same config again."""
+    """The settings of `config` under Megatron-LM's names; `config_from` turns them back into the same config."""
     return {
         "num_layers": config.num_layers,
         "hidden_size": config.hidden_size,

@@ -22,7 +22,7 @@ from labkit.checkpoints.split import rectangle_of, span
 from labkit.config import GPTJConfig
 
 VOCAB_MULTIPLE = 128
-"""Megatron-LM's `make_vocab_size_divisible_by`: each tensor rank's share of the vocabulary is a multiple of this."""
+"""Megatron-LM's `make_vocab_size_divisible_by`: each tensor rank's share of the vocabulary is a multiple of this number."""
 
 
 def padded_vocab(config: GPTJConfig, tensor_parallel: int) -> int:
@@ -39,7 +39,7 @@ def write_megatron(
     dtype: torch.dtype | None,
     progress: Progress,
 ) -> None:
-    """Fill an empty folder with `release/mp_rank_TT[_PPP]/model_optim_rng.pt`; the tracker file is written last.
+    """Write `release/mp_rank_TT[_PPP]/model_optim_rng.pt` into an empty folder; the tracker file is written last.
 
     dtype: the dtype of all tensors; None keeps each tensor's own dtype. Only one rank's part is in memory at a time.
     """
@@ -91,7 +91,7 @@ class _TensorRank:
         return found
 
     def _vocabulary(self, name: str) -> Tensor:
-        """The rows of this rank in the padded vocabulary; the rows that pad it are zero."""
+        """This rank's rows of the padded vocabulary; the padding rows are zero."""
         vocab_size = self.config.vocab_size
         held = span(padded_vocab(self.config, self.ranks), self.rank, self.ranks)
         rows = slice(min(held.start, vocab_size), min(held.stop, vocab_size))

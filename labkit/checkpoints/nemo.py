@@ -1,4 +1,4 @@
-"""Reads a GPT-J of NVIDIA NeMo from a `.nemo` file, or from the folder of an unpacked `.nemo` file.
+"""Reads a GPT-J that NVIDIA NeMo saved, from a `.nemo` file, or from the folder of an unpacked `.nemo` file.
 
 A `.nemo` is a tar file, compressed or not, with `model_config.yaml` and Megatron's tensors in `model_weights.ckpt`. If there
 are several ranks, each rank has its weights in a folder `mp_rank_TT/` or `tp_rank_TT_pp_rank_PPP/` (NVIDIA/NeMo,
@@ -26,7 +26,7 @@ QKV_VERSION = 3.0
 """NeMo stores query, key and value in the order of Megatron's checkpoint version 3."""
 _WEIGHTS = re.compile(r"(?:mp_rank_(\d+)/|tp_rank_(\d+)_pp_rank_(\d+)/)?model_weights\.ckpt")
 Place = tuple[Path, int, int]
-"""Where a member of a tar file lies: the file, the offset of the member's first byte, and the member's length."""
+"""The place of a member in a tar file: the file, the offset of the member's first byte, and the member's length."""
 
 
 def is_nemo(path: Path) -> bool:
@@ -37,8 +37,8 @@ def is_nemo(path: Path) -> bool:
 def open_nemo(path: Path) -> RankedCheckpoint:
     """Open the checkpoint in a `.nemo` file or in the folder of an unpacked `.nemo` file.
 
-    Raises `CheckpointError` if a member of the tar would be unpacked outside its folder, and whatever `RankedCheckpoint`
-    raises.
+    Raises `CheckpointError` if a member of the tar file would be unpacked outside the folder, and the errors of
+    `RankedCheckpoint`.
     """
     owner = None
     if path.is_dir():
@@ -83,7 +83,7 @@ def _settings(path: Path, place: Place) -> dict[str, Any]:
 
 
 def _places(path: Path) -> tuple[dict[str, Place], Any]:
-    """The places of the settings and the weights in a tar, and an object that keeps unpacked files while it exists."""
+    """The places of the settings and weights in a tar file, and an object; while it exists, unpacked files are kept."""
     try:
         with path.open("rb") as file:
             plain = not _is_gzip(file)
@@ -102,9 +102,9 @@ def _is_gzip(file: IO[bytes]) -> bool:
 
 
 def _members(path: Path, archive: tarfile.TarFile, size: int | None = None) -> list[tuple[str, tarfile.TarInfo]]:
-    """The files in the tar.
+    """The files in the tar file.
 
-    Raises `CheckpointError` if a member is neither a file nor a folder, or would be unpacked outside its folder.
+    Raises `CheckpointError` if a member is neither a file nor a folder, or would be unpacked outside the target folder.
     """
     found = []
     for member in archive:
@@ -126,7 +126,7 @@ def _members(path: Path, archive: tarfile.TarFile, size: int | None = None) -> l
 
 @lru_cache(maxsize=1)
 def _unpacked(path: Path, _modified: int, _size: int) -> tuple[dict[str, Place], Any]:
-    """Unpack a compressed tar into a temporary folder. The latest folder is kept for the next call until this process ends."""
+    """Unpack a compressed tar file into a temporary folder. The latest folder is kept until this process ends."""
     owner = tempfile.TemporaryDirectory(prefix="labkit-nemo-")
     places: dict[str, Place] = {}
     with tarfile.open(path, "r:gz") as archive:

@@ -1,4 +1,4 @@
-"""Makes the folder of a checkpoint: it is written beside the target under another name, and renamed when it is complete."""
+"""Writes the folder of a checkpoint beside the target under a temporary name, and renames it when it is complete."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SPARE_BYTES = 64 * 2**20
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Raise `InvalidRequest` if `target` exists and is not empty. With `force`, the target may hold a checkpoint."""
+    """Raise `InvalidRequest` if `target` exists and is not empty. With `force`, it may hold a checkpoint."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise InvalidRequest(f"{target} exists and is not a folder; give another target")
     if not target.exists() or not any(target.iterdir()):
@@ -58,9 +58,9 @@ def check_target(target: Path, *, force: bool) -> None:
 
 @contextmanager
 def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Iterator[Path]:
-    """Yield an empty folder beside `target`, which the `with` block fills.
+    """Yield an empty folder beside `target` for the `with` block to fill.
 
-    If the block succeeds, this folder replaces `target`; otherwise it is removed.
+    If the block succeeds, this folder replaces `target`; otherwise this folder is removed.
 
     An existing checkpoint stays complete until the new checkpoint is complete. Raises the errors of `check_target`, and
     `InsufficientResources` if the disk has less than `needed_bytes` free.
@@ -81,7 +81,7 @@ def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Itera
             shutil.rmtree(staging, ignore_errors=True)
     except BaseException:
         for folder in made:
-            with suppress(OSError):  # somebody has put something else into the folder
+            with suppress(OSError):  # another process has put something into the folder
                 folder.rmdir()
         raise
 
@@ -98,7 +98,7 @@ def check_room(target: Path, needed_bytes: int) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Force every file to the disk, before the folder gets its final name."""
+    """Force every file to the disk before the folder gets its final name."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -127,7 +127,7 @@ def write_tensor(file: IO[bytes], tensor: Tensor) -> None:
 
 
 def copy_beside(source: Path | None, folder: Path, names: Sequence[str] = TOKENIZER_FILES) -> None:
-    """Copy the files in `names` that exist (by default the tokenizer's files) from `source` to `folder`.
+    """Copy those of the files `names` (default: the tokenizer's files) that exist in `source` to `folder`.
 
     Files that `folder` already has are kept.
     """

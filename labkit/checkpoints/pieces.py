@@ -1,4 +1,4 @@
-"""Reads a tensor from rectangles in several files, some of them transposed. All sharded formats use this module."""
+"""Assembles a tensor from rectangles in several files, some of them transposed. All sharded formats use this module."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ class Piece:
 
 
 def read_pieces(pieces: Iterable[Piece], rows: slice, columns: slice | None, target: Tensor) -> None:
-    """The pieces form a tensor. Copy the given rows (and columns) of this tensor to `target`.
+    """Copy the given rows (and columns) of the tensor that the pieces form to `target`.
 
     Only the files that hold these rows and columns are opened.
 
-    The slices have no negative ends and no step. Raises `CheckpointError` if a file is gone or too short; the message names the
-    file.
+    The slices have no negative ends and no step. Raises a `CheckpointError` that names the file if a file is gone or too short.
     """
     for piece in pieces:
         wanted_rows = _overlap(piece.rows, rows)

@@ -1,4 +1,4 @@
-"""Reads PyTorch's own file, `pytorch_model.bin`: a zip archive of a pickle and the uncompressed bytes of each storage."""
+"""Reads PyTorch's own format, `pytorch_model.bin`: a zip archive of a pickle and the uncompressed bytes of each storage."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ STORAGES = {
 class PytorchFile(TensorFile):
     """The tensors of one PyTorch file.
 
-    Unpickling finds the places of the values in the file, and does not read the values. Only the classes and functions that a
+    Unpickling finds where the values are in the file, but does not read them. Only the classes and functions that a
     dictionary of tensors needs are allowed in the pickle, so it cannot run code. `entries` has only the floating-point tensors;
-    `names` are the names of all tensors. Raises `CheckpointError`. The message names the file. If one tensor is wrong, the
-    message names the tensor too.
+    `names` are the names of all tensors. Raises a `CheckpointError` that names the file and, if one tensor is wrong, the
+    tensor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ def _parameter(place: _Place, *_: Any) -> _Place:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads the dictionary with a `_Place` instead of each tensor."""
+    """Loads the dictionary, with a `_Place` in place of each tensor."""
 
     ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 (never changed)
         ("torch._utils", "_rebuild_tensor_v2"): _place,
@@ -85,7 +85,7 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name.endswith("Storage"):
             return name
         if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it uses {module}.{name}, which weights do not need")
+            raise pickle.UnpicklingError(f"it uses {module}.{name}, which a file of weights does not need")
         return self.ALLOWED[module, name]
 
     def persistent_load(self, pid: tuple[str, str, str, str, int]) -> tuple[str, str]:
@@ -93,7 +93,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _entry(archive: zipfile.ZipFile, record: str, name: str, place: _Place) -> Entry:
-    """Where a tensor lies in the file; raises `ValueError`, which names the tensor, if the tensor is not complete."""
+    """The place of a tensor in the file; raises a `ValueError` that names the tensor if the tensor is not complete."""
     numbers = (place.offset, *place.shape, *place.stride)
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(f"{name} has an impossible shape {place.shape}, stride {place.stride} or offset {place.offset}")

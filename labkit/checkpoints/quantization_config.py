@@ -20,9 +20,9 @@ SPARSE_24 = "sparse-24-bitmask"
 class StoredQuantization:
     """The settings of a directory's quantized weights.
 
-    `method` is "compressed-tensors" or "gptq". `schemes` are the schemes that its packed matrices may have. `zero_offset` is
+    `method` is "compressed-tensors" or "gptq". `schemes` are the possible schemes of the packed matrices. `zero_offset` is
     the number that must be added to a stored zero point: the first version of the GPTQ format stores zero points less 1.
-    `eight_bit` are the config groups of 8-bit numbers, which are not packed. `sparse`: whether matrices may be 2:4 sparse and
+    `eight_bit` are the config groups of 8-bit numbers, which are not packed. `sparse`: whether matrices can be 2:4 sparse and
     stored with bitmasks.
     """
 
@@ -34,9 +34,9 @@ class StoredQuantization:
 
 
 def stored_quantization(folder: Path) -> StoredQuantization | None:
-    """The quantization of a directory in a format that labkit reads; None if its weights are dense or in another format.
+    """The quantization settings of a directory; None if its weights are dense or in a format that labkit does not read.
 
-    Raises `CheckpointError`, with the reason, if labkit reads the format, but not this scheme.
+    Raises `CheckpointError`, with the reason, if labkit reads the format but not this scheme.
     """
     try:
         said = read_json_object(folder / "config.json").get("quantization_config")
@@ -80,7 +80,7 @@ def parsed_quantization(said: dict[str, Any]) -> StoredQuantization:
 def _is_sparse(said: dict[str, Any]) -> bool:
     """Whether matrices are stored with bitmasks.
 
-    A sparse model whose zeros are stored too has the format "dense", and is not sparse here.
+    A sparse model that stores its zeros has the format "dense" and does not count as sparse here.
     """
     found = said.get("sparsity_config")
     if found is None or found == {}:
@@ -97,7 +97,7 @@ def _scheme(group: dict[str, Any]) -> IntegerScheme:
         raise ValueError("its weights are not integers; weights of type int are accepted")
     for name in ("input_activations", "output_activations"):
         if group.get(name) is not None:
-            raise ValueError(f"it quantizes activations as well ({name}); only weights may be quantized")
+            raise ValueError(f"it quantizes activations as well ({name}); only weights can be quantized")
     strategy = weights.get("strategy") or ("group" if weights.get("group_size") else "channel")
     if strategy not in ("channel", "group"):
         raise ValueError(f"its strategy is {strategy!r:.80}; channel and group are accepted")

@@ -1,4 +1,4 @@
-"""Reads a directory in Hugging Face's layout whose matrices are quantized or 2:4 sparse, by compressed-tensors or by GPTQ."""
+"""Reads a directory in Hugging Face's layout whose matrices compressed-tensors or GPTQ stored quantized or 2:4 sparse."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from labkit.tokenizer import Tokenizer
 from labkit.weight_formats import RowScaledWeight
 
 READ_THE_NORM = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in")
-"""The matrices of a block that read its layer norm. They have the same inputs."""
+"""The matrices of a block that read the output of its layer norm, so their inputs are the same."""
 _BLOCK_NUMBERS = 1 << 22
-"""While a matrix is dequantized, about this many of its numbers are in memory as integers at a time."""
+"""A matrix is dequantized in blocks of about this many numbers."""
 
 
 class QuantizedDirectoryCheckpoint(Checkpoint):
@@ -51,9 +51,9 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
         self.weight_dtype = self._stored_dtype("transformer.wte.weight")
 
     def integers(self, name: str, rows: slice | None = None, columns: slice | None = None) -> StoredWeight | None:
-        """A matrix as it is stored, or some of its rows and columns; None if it is stored dense.
+        """Read a matrix, or some of its rows and columns, as it is stored; return None if it is stored dense.
 
-        If a matrix is 2:4 sparse, or its inputs are rounded too, the result is in the format of its kernels.
+        If the matrix is 2:4 sparse or its inputs are rounded too, the result is in the format that its kernels read.
         """
         if name not in self._matrices:
             return None
@@ -68,7 +68,7 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
     def kernel_precision(self) -> str | None:
         """The name of the format if labkit has kernels for the matrices of all layers as they are stored, otherwise None.
 
-        All layers must have the same format. The head may have another format or be dense.
+        All layers must have the same format. The head can have another format or be dense.
         """
         names = [name for name, shape in expected_shapes(self.config).items() if len(shape) == 2 and ".h." in name]
         kinds = {self._matrices[name].kernel_kind() if name in self._matrices else None for name in names}
@@ -78,7 +78,7 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
         return None if head is not None and head.kernel_kind() is None else kinds.pop()
 
     def _inputs_agree(self) -> bool:
-        """Whether the four matrices of each block that read its layer norm have the same input scale, if they have one."""
+        """Whether, in each block, the four matrices that read the layer norm have the same input scale (or none)."""
         for layer in range(self.config.num_layers):
             names = (f"transformer.h.{layer}.{each}.weight" for each in READ_THE_NORM)
             found = (self._matrices.get(name) for name in names)
@@ -116,7 +116,7 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
 def stored_matrix(
     path: Path, stored: StoredQuantization, weights: WeightFiles, name: str, shape: tuple[int, int]
 ) -> StoredMatrix | None:
-    """The matrix with this name in a dense directory, if the directory stores it in a quantized form; otherwise None."""
+    """The matrix that a dense directory calls `name`, if this directory stores it in a quantized form; otherwise None."""
     module = name.removesuffix(".weight")
     if stored.sparse and f"{module}.bitmask" in weights.names:
         return sparse_matrix(path, weights, module, shape, stored)
@@ -130,7 +130,7 @@ def stored_matrix(
 
 
 def _matrices(path: Path, config: GPTJConfig, stored: StoredQuantization, weights: WeightFiles) -> dict[str, StoredMatrix]:
-    """Every matrix that is stored in a quantized form, by the name that it has in a dense directory."""
+    """Every matrix that is stored in a quantized form. The keys are the names that the matrices have in a dense directory."""
     found: dict[str, StoredMatrix] = {}
     for name, shape in expected_shapes(config).items():
         if len(shape) != 2:

@@ -47,8 +47,8 @@ def config_of(name: str | Path) -> GPTJConfig:
         )
     if path.is_file():
         raise InvalidRequest(
-            f"{path} is a file of another kind; give a directory with the weights and config.json, a config.json file or a "
-            ".nemo file"
+            f"{path} is a file that labkit does not read; give a directory with the weights and config.json, a config.json "
+            "file or a .nemo file"
         )
     raise InvalidRequest(
         f"there is no model {str(name)!r}; give one of {', '.join(model_names())}, a directory, a config.json or a .nemo file"
@@ -56,7 +56,7 @@ def config_of(name: str | Path) -> GPTJConfig:
 
 
 def is_quantized(name: str | Path) -> bool:
-    """Whether this is a directory whose weights are stored as integers, in a format that labkit reads."""
+    """Whether this is a directory whose weights are quantized or sparse, in a format that labkit reads."""
     path = _located(name)
     return path.is_dir() and str(name) not in model_names() and stored_quantization(path) is not None
 
@@ -64,12 +64,12 @@ def is_quantized(name: str | Path) -> bool:
 def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     """Open the weights called `name`: a model's name, a directory in Hugging Face's layout, or a GPT-J `config.json`.
 
-    The formats of other systems are accepted too, if the model is a GPT-J (see `megatron_settings`): a folder `<TP>-gpu` of
-    FasterTransformer or the folder around it, a folder of Megatron-LM, a folder of NeMo, or a `.nemo` file.
+    The formats of other systems are accepted too, if the model is a GPT-J (see `megatron_settings`): FasterTransformer's folder
+    `<TP>-gpu` or its parent folder, a folder of Megatron-LM, a folder of NeMo, or a `.nemo` file.
 
-    `gpt-j-6b` is downloaded first, with progress, unless it is already on this disk. A model in the hub's own cache
+    `gpt-j-6b` is downloaded first, with a progress bar, unless it is already on this disk. A model in the hub's own cache
     (`HF_HUB_CACHE`, `HF_HOME`) is found by its name there, `owner/model`, and is never downloaded. A `config.json` alone
-    means synthetic weights, which `seed` determines.
+    gives synthetic weights, which `seed` determines.
     Raises `InvalidRequest` if there is no such model, and `CheckpointError` for incomplete weights.
     """
     if str(name) in BUILT_IN or str(name) in HUB_MODELS:
@@ -93,7 +93,7 @@ def _located(name: str | Path) -> Path:
 
 
 def _open_other(path: Path) -> Checkpoint | None:
-    """The checkpoint if it is in the format of another system, otherwise None."""
+    """Open the checkpoint if it is in FasterTransformer's, Megatron-LM's or NeMo's format; otherwise return None."""
     from labkit.checkpoints import fastertransformer, megatron, nemo
 
     if nemo.is_nemo(path):

@@ -21,7 +21,7 @@ INTEGERS = {
     **{"I8": torch.int8, "U8": torch.uint8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
     **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
 }
-"""Dtypes of whole numbers and of 8-bit floating point, for the weights and stored shapes of quantized models."""
+"""Integer and 8-bit floating-point dtypes, which quantized models use for weights and stored shapes."""
 OTHER_BITS = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64, "C64": 64},
     **{"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
@@ -32,8 +32,8 @@ OTHER_BITS = {
 class SafetensorsFile(TensorFile):
     """One safetensors file; opening reads its header and compares it with the size of the file.
 
-    `names` are the names of all tensors; only floating-point tensors and whole numbers can be read. If something is wrong,
-    raises `CheckpointError`, which names the file and the first tensor that is cut off.
+    `names` are the names of all tensors; only floating-point and integer tensors can be read. If something is wrong,
+    raises a `CheckpointError` that names the file and the first tensor that is wrong.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,9 +78,9 @@ def _entry(row: dict[str, Any], kinds: dict[str, torch.dtype], offset: int) -> E
 
 
 def _span(name: str, row: Any) -> tuple[int, int]:
-    """The first byte of a tensor and its end, both counted from the end of the header.
+    """The offsets of a tensor's first byte and of its end, both counted from the end of the header.
 
-    Raises `ValueError` for a wrong `row`.
+    Raises `ValueError` if `row` is wrong.
     """
     if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
         raise ValueError(f"{name} is not described by dtype, shape and data_offsets")

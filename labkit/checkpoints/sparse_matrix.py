@@ -1,7 +1,8 @@
 """2:4 sparse matrices in files: the format "sparse-24-bitmask" of compressed-tensors, alone or together with integers.
 
-`bitmask` `[out, in / 8]` uint8 has a bit for each weight, the lowest bit for the first of eight columns; 1 is kept. The kept
-numbers are stored one after another. The names are those of https://github.com/vllm-project/compressed-tensors.
+`bitmask` `[out, in / 8]` uint8 has a bit for each weight, the lowest bit for the first of eight columns; 1 means that the
+weight is kept (nonzero). The kept weights are stored one after another. The names are those of
+https://github.com/vllm-project/compressed-tensors.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ def unpack_mask(bits: Tensor, in_features: int) -> Tensor:
 
 
 class SparseMatrix(StoredMatrix):
-    """The common part of both forms: `bitmask`, in which two bits are set for every four neighbours of a row."""
+    """What both forms share: `bitmask`, in which two bits are set for every four neighbours in a row."""
 
     def mask(self, rows: slice) -> Tensor:
-        """The kept places of some rows, `[rows, in]` bool. Raises `CheckpointError` unless two of every four are kept."""
+        """Which weights of some rows are kept, `[rows, in]` bool. Raises `CheckpointError` unless two of every four are."""
         found = unpack_mask(self.load("bitmask", rows), self.shape[1])
         if bool((found.view(len(found), -1, 4).sum(-1) != 2).any()):
             raise CheckpointError(
@@ -64,7 +65,7 @@ class SparseMatrix(StoredMatrix):
 
 
 class Sparse24Matrix(SparseMatrix):
-    """`compressed` `[out, in / 2]` in floating point."""
+    """A 2:4 sparse matrix in floating point: `compressed` is `[out, in / 2]`."""
 
     scheme = "2:4 sparse"
     parts = ("compressed", "bitmask", "shape")
@@ -77,20 +78,23 @@ class Sparse24Matrix(SparseMatrix):
             raise self.refuse("compressed", f"floating point of shape {[shape[0], shape[1] // 2]}")
 
     def kernel_kind(self) -> str:
-        """sparse24."""
+        """The kind "sparse24"."""
         return Sparse24Weight.kind
 
     def integers(self, rows: slice) -> Sparse24Weight:
-        """Some consecutive rows of the matrix."""
+        """Read some consecutive rows of the matrix."""
         return self.kept(self.load("compressed", rows), rows)
 
 
 class SparseIntegers(SparseMatrix):
-    """Kept integers: in 8 bits `compressed` `[out, in / 2]` int8, otherwise `weight_packed` `[out, words of in / 2]` int32.
+    """A 2:4 sparse matrix of integers.
+
+    The kept integers are `compressed` `[out, in / 2]` int8 for 8 bits, otherwise `weight_packed` `[out, words of in / 2]`
+    int32.
 
     `weight_scale` is `[out, groups]`; a group consists of neighbours in the whole matrix, kept or pruned. compressed-tensors
-    writes the form with 8 bits for "int-quantized" together with a bitmask. It has no form for packed integers with a bitmask:
-    only labkit reads that form.
+    writes the 8-bit form for "int-quantized" with a bitmask. It has no form for packed integers with a bitmask; only labkit
+    reads that form.
     """
 
     scheme: IntegerScheme
@@ -115,13 +119,13 @@ class SparseIntegers(SparseMatrix):
             raise self.refuse("weight_scale", f"floating point of shape {list(expected)}")
 
     def kernel_kind(self) -> str | None:
-        """sparse24_int8, or int4 if labkit has kernels for the matrix with its zeros filled in, otherwise None."""
+        """The kind "sparse24_int8", or "int4" if labkit has kernels for the matrix with its zeros filled in, otherwise None."""
         if self.scheme.bits == 8:
             return Sparse24Int8Weight.kind
         return kind_of_bits(kernel_bits(self.scheme, self.shape[1], self.load("weight_scale")))
 
     def integers(self, rows: slice) -> IntegerWeight | Sparse24Int8Weight:
-        """Some consecutive rows of the matrix. If it has fewer than 8 bits, the zeros of pruned weights are filled in."""
+        """Read some consecutive rows of the matrix. With fewer than 8 bits, the zeros of pruned weights are filled in."""
         stored, scales = self.load(self.numbers, rows), self.load("weight_scale", rows)
         if self.scheme.bits == 8:
             return Sparse24Int8Weight(self.kept(stored, rows), scales[:, 0].float().contiguous())
@@ -142,7 +146,7 @@ def sparse_matrix(
         return SparseIntegers(folder, weights, module, shape, IntegerScheme(8))
     if len(packed) != 1 or f"{module}.weight_packed" not in weights.names:
         raise CheckpointError(
-            f"{folder}: {module} is 2:4 sparse and quantized in a form that labkit does not read; int8 with a scale for each "
-            "row, and packed integers of one scheme without zero points, are accepted, with inputs that are not rounded"
+            f"{folder}: {module} is 2:4 sparse and quantized in a form that labkit does not read; accepted are int8 with a "
+            "scale for each row, and packed integers of one scheme without zero points; inputs must not be rounded"
         )
     return SparseIntegers(folder, weights, module, shape, packed[0])

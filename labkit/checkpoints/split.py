@@ -1,7 +1,7 @@
 """How a GPT-J is split over ranks: its tensors over tensor-parallel ranks, its layers over pipeline stages.
 
-The split of every tensor is stated here once. The ranks of a running model and the files of every sharded format derive their
-slices from this module. This module knows names and shapes, but no files and no values.
+This module is the only place that defines how each tensor is split: the ranks of a running model and all sharded file formats
+derive their slices from it. It knows names and shapes, but no files and no values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SPLITS = {
 Tensors that are not listed are whole on every rank.
 
 This is the split of Megatron-LM (Shoeybi et al. 2019): the first matrix of a pair is cut by rows and the second by columns,
-so that a block needs one sum over the ranks.
+so that a block needs only one sum over the ranks.
 """
 
 
@@ -71,7 +71,7 @@ def share_shape(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> tup
 def span(count: int, index: int, parts: int) -> range:
     """Cut `count` items into `parts` consecutive ranges, and return range number `index`.
 
-    If `parts` does not divide `count`, each of the first ranges has one item more.
+    If `parts` does not divide `count`, the first ranges have one item more each.
     """
     size, more = divmod(count, parts)
     begin = index * size + min(index, more)
@@ -84,7 +84,7 @@ def nearest_tensor_parallel(config: GPTJConfig, size: int) -> int:
 
 
 def check_tensor_parallel(config: GPTJConfig, size: int) -> None:
-    """Raise `InvalidRequest`, with the nearest size that works, unless `size` divides the head count and the inner size."""
+    """Raise `InvalidRequest`, with the nearest accepted size, unless `size` divides the head count and the inner size."""
     nearest = nearest_tensor_parallel(config, size)
     if nearest != size:
         raise InvalidRequest(
@@ -94,7 +94,7 @@ def check_tensor_parallel(config: GPTJConfig, size: int) -> None:
 
 
 def check_pipeline_parallel(config: GPTJConfig, size: int) -> None:
-    """Raise `InvalidRequest`, with the nearest size that works, unless `size` divides the number of layers."""
+    """Raise `InvalidRequest`, with the nearest accepted size, unless `size` divides the number of layers."""
     nearest = _nearest_divisor(size, config.num_layers)
     if nearest != size:
         raise InvalidRequest(

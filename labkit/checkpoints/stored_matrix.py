@@ -1,4 +1,4 @@
-"""One matrix in a file of a quantized model: finds its tensors, checks that they fit together, and reads them."""
+"""Finds the tensors of one matrix in the files of a quantized model, checks that they fit together, and reads them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ StoredWeight = IntegerWeight | RowScaledWeight | Sparse24Weight | Sparse24Int8We
 class StoredMatrix(ABC):
     """The tensors of one quantized matrix; `shape` is (out, in). Each format is a subclass.
 
-    `parts` are the endings of the names of the tensors. The constructor raises `CheckpointError`, which names the tensor, if a
-    tensor is missing or has a wrong shape. `names` are the names of the existing tensors.
+    `parts` are the endings of the tensors' names, and `names` are the names of the tensors that exist. The constructor raises a
+    `CheckpointError` that names the tensor if a tensor is missing or has a wrong shape.
     """
 
     scheme: object
@@ -48,7 +48,7 @@ class StoredMatrix(ABC):
         return self.name(part) in self._files
 
     def load(self, part: str, rows: slice | None = None) -> Tensor:
-        """One of the tensors, whole or some of its rows. Raises `CheckpointError` if its numbers are not finite."""
+        """Read one of the tensors, whole or some of its rows. Raises `CheckpointError` if a number in it is not finite."""
         name = self.name(part)
         found = self._files[name].load(name, rows)
         if found.is_floating_point() and not bool(torch.isfinite(found).all()):
@@ -65,7 +65,7 @@ class StoredMatrix(ABC):
 
     @abstractmethod
     def integers(self, rows: slice) -> StoredWeight:
-        """Some consecutive rows of the matrix."""
+        """Read some consecutive rows of the matrix."""
 
     @abstractmethod
     def kernel_kind(self) -> str | None:
@@ -81,12 +81,12 @@ class StoredMatrix(ABC):
 
 
 def kind_of_bits(bits: int | None) -> str | None:
-    """The kind of weight for integers of this many bits."""
+    """The kind of weight whose integers have this many bits, such as "int8"; None if `bits` is None."""
     return None if bits is None else f"int{bits}"
 
 
 class PackQuantized(StoredMatrix):
-    """compressed-tensors, format "pack-quantized": rows of integers in int32 words, and scales beside them.
+    """A matrix in the format "pack-quantized" of compressed-tensors: integers packed into int32 words, and their scales.
 
     `weight_packed` `[out, words]` holds integer + 2^(bits - 1). `weight_scale` is `[out, groups]`. `weight_zero_point` `[words
     of out, groups]` is packed down the columns; it exists only if the scheme is not symmetric.
@@ -139,7 +139,7 @@ class PackQuantized(StoredMatrix):
         return kind_of_bits(kernel_bits(self.scheme, self.shape[1], self.load("weight_scale")))
 
     def integers(self, rows: slice) -> IntegerWeight:
-        """Some consecutive rows of the matrix."""
+        """Read some consecutive rows of the matrix."""
         bits, half = self.scheme.bits, 1 << (self.scheme.bits - 1)
         packed = self.load("weight_packed", rows)
         numbers = (unpack_with_gaps if self.gaps else unpack)(packed, bits, self.shape[1])
@@ -152,10 +152,11 @@ class PackQuantized(StoredMatrix):
 
 
 class GptqMatrix(StoredMatrix):
-    """The layout of AutoGPTQ and GPTQModel, in which the matrix lies transposed.
+    """A matrix in the layout of AutoGPTQ and GPTQModel, which store it transposed.
 
-    `qweight` `[words of in, out]` is packed down the columns, `qzeros` `[groups, words of out]` along the rows, `scales` is
-    `[groups, out]`, and `g_idx` `[in]` is the group of each input (missing, or in order, if the inputs were not reordered).
+    `qweight` `[words of in, out]` is packed down the columns, `qzeros` `[groups, words of out]` is packed along the rows,
+    `scales` is `[groups, out]`, and `g_idx` `[in]` is the group of each input (missing, or in order, if the inputs were not
+    reordered).
     """
 
     scheme: IntegerScheme
@@ -204,7 +205,7 @@ class GptqMatrix(StoredMatrix):
         return kind_of_bits(kernel_bits(scheme, self.shape[1], self.load("scales")))
 
     def integers(self, rows: slice) -> IntegerWeight:
-        """Some consecutive rows of the matrix."""
+        """Read some consecutive rows of the matrix."""
         bits, half = self.scheme.bits, 1 << (self.scheme.bits - 1)
         numbers = unpack(self.load("qweight")[:, rows].t().contiguous(), bits, self.shape[1])
         zeros = unpack(self.load("qzeros"), bits, self.shape[0])[:, rows].t().to(torch.int16) + self.zero_offset

@@ -1,4 +1,4 @@
-"""Seeded random weights for any GPT-J config, for timings without a download. They are made when they are read."""
+"""Seeded random weights for any GPT-J config, for timings without a download. They are generated when they are read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from labkit.errors import NotAvailable
 from labkit.tokenizer import Tokenizer
 
 BLOCK_VALUES = 8 * 2**20
-"""Weights are made in blocks of whole rows with about this many values; each block has its own seed."""
+"""Weights are generated in blocks of whole rows with about this many values; each block has its own seed."""
 
 
 class SyntheticCheckpoint(Checkpoint):
     """Normally distributed weights, scaled so that activations and logits are as large as in a trained model.
 
-    A weight depends only on `seed`, its tensor, its row and the kind of device. The order of the reads and their slices do not
+    A weight depends only on `seed`, its tensor, its row and the kind of device. The order and the slices of the reads do not
     matter.
     """
 
@@ -44,7 +44,7 @@ class SyntheticCheckpoint(Checkpoint):
             target[begin - rows.start : end - rows.start] = part if columns is None else part[:, columns]
 
     def _block(self, name: str, shape: tuple[int, ...], first: int, count: int, device: torch.device) -> Tensor:
-        """`count` rows, beginning at row `first`."""
+        """Generate `count` rows, beginning at row `first`."""
         digest = hashlib.sha256(f"{self.seed}/{name}/{first}".encode()).digest()
         generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
         block = torch.empty((count, *shape[1:]), device=device, dtype=self.weight_dtype)
@@ -63,5 +63,5 @@ class SyntheticCheckpoint(Checkpoint):
         return math.sqrt(1 / shape[1]) / (math.sqrt(2 * self.config.num_layers) if into_residual else 1.0)
 
     def tokenizer(self) -> Tokenizer:
-        """Always raises `NotAvailable`: random weights have no language."""
+        """Always raises `NotAvailable`, because random weights have no tokenizer."""
         raise NotAvailable(f"{self.name} has random weights and no tokenizer; give prompts as token ids")

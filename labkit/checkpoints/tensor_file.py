@@ -1,4 +1,4 @@
-"""Reads parts of a file of tensors, without mapping the file and without reading other bytes.
+"""Reads parts of a file of tensors. It reads no other bytes and does not map the file into memory.
 
 The pages of a mapped file would count as memory of this process, like a second copy of the model.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from labkit.errors import CheckpointError
 
 BLOCK_BYTES = 16 * 2**20
-"""While the dtype or device of a tensor is changed, at most this many bytes of the tensor are in memory twice."""
+"""While a tensor is converted to another dtype or device, at most this many of its bytes are in memory twice."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Entry:
 
     @property
     def byte_count(self) -> int:
-        """Bytes of the whole tensor."""
+        """The size of the whole tensor in bytes."""
         return self.dtype.itemsize * math.prod(self.shape)
 
 
 class TensorFile:
     """A file in which every tensor is contiguous, row after row. Each format is a subclass.
 
-    `entries` are the floating-point tensors; `integers` are tensors of whole numbers and of 8-bit floating point, which only
-    quantized models have.
+    `entries` are the tensors in floating point of 16, 32 or 64 bits; `integers` are tensors of integers and of 8-bit floating
+    point, which only quantized models have.
     """
 
     def __init__(self, path: Path, entries: dict[str, Entry], integers: dict[str, Entry] | None = None) -> None:
@@ -46,13 +46,13 @@ class TensorFile:
         self.integers = integers or {}
 
     def entry(self, name: str) -> Entry:
-        """The place of a tensor of either kind."""
+        """The place of a tensor, whether it is in `entries` or in `integers`."""
         return self.entries[name] if name in self.entries else self.integers[name]
 
     def load(self, name: str, rows: slice | None = None) -> Tensor:
-        """A tensor in its stored dtype, whole or some of its rows (a slice without negative ends and without a step).
+        """Read a tensor, or some of its rows (a slice without negative ends and without a step), in its stored dtype.
 
-        A tensor without dimensions becomes one of shape `[1]`.
+        A tensor without dimensions is returned with shape `[1]`.
         """
         entry = self.entry(name)
         kept = rows or slice(0, entry.shape[0] if entry.shape else 1)
@@ -63,7 +63,7 @@ class TensorFile:
     def read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
         """Copy the given rows (and columns) of a tensor to `target`.
 
-        `target` may have any dtype and device. The slices must not have a step.
+        `target` can have any dtype and be on any device. The slices must not have a step.
         """
         entry = self.entry(name)
         item, row_bytes = entry.dtype.itemsize, entry.dtype.itemsize * math.prod(entry.shape[1:])
@@ -84,7 +84,7 @@ class TensorFile:
                     part.copy_(source)
 
     def _fill(self, descriptor: int, name: str, target: Tensor, offset: int) -> None:
-        """Fill a contiguous tensor with the bytes from `offset` on."""
+        """Fill a contiguous tensor with the bytes of the file that begin at `offset`."""
         view = memoryview(target.view(torch.uint8).numpy().reshape(-1))  # type: ignore[arg-type]
         done = 0
         while done < len(view):

@@ -20,14 +20,14 @@ END_OF_TEXT = "<|endoftext|>"
 MOST_PADDING = 1024
 """A model's vocabulary is often padded, for example to a multiple of 128 per rank.
 
-More than this many unused entries are not padding.
+More unused entries than this are too many for padding: the tokenizer probably belongs to another model.
 """
 
 
 def find_tokenizer(folders: Sequence[Path], vocab_size: int) -> Tokenizer:
     """The tokenizer in the first folder that has a tokenizer, for a model of `vocab_size` tokens.
 
-    Raises `NotAvailable` if no folder has a tokenizer. Raises `CheckpointError`, which names the file, if the tokenizer cannot
+    Raises `NotAvailable` if no folder has a tokenizer. Raises a `CheckpointError` that names the file if the tokenizer cannot
     be read or has more tokens than the model.
     """
     for folder in folders:
@@ -51,13 +51,13 @@ def _check_size(tokenizer: Tokenizer, vocab_size: int) -> None:
     if plain >= vocab_size:
         raise CheckpointError(f"{sizes} (vocab_size in config.json); give the tokenizer that belongs to the model")
     if highest >= vocab_size:
-        warnings.warn(f"{sizes}: a prompt with one of the added tokens beyond that is refused", stacklevel=1)
+        warnings.warn(f"{sizes}: prompts that contain an added token above that are refused", stacklevel=1)
     elif vocab_size - highest > MOST_PADDING:
         warnings.warn(f"{sizes}: token ids without an entry have no text; is this the tokenizer of the model?", stacklevel=1)
 
 
 def _from_vocabulary(folder: Path) -> str:
-    """The text of a `tokenizer.json` that tokenizes as transformers' GPT-2 class does with the older files."""
+    """Build the text of a `tokenizer.json` that tokenizes like transformers' GPT-2 class with the older files."""
     from tokenizers import models
 
     settings, special, vocab = (_read(folder / name) for name in ("tokenizer_config.json", SPECIAL, VOCAB))
@@ -82,8 +82,8 @@ def _from_vocabulary(folder: Path) -> str:
 def _added_tokens(folder: Path, vocab: dict[str, int], *settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The added tokens in the form of `tokenizer.json`, ordered by id.
 
-    Added tokens are the special tokens, and the tokens that were added after the vocabulary was trained. A tokenizer looks for
-    them in a text before anything else.
+    Added tokens are the special tokens and the tokens that were added after the vocabulary was trained. A tokenizer looks for
+    these tokens in a text before it does anything else.
     """
     special = [value for part in settings for name, value in part.items() if name.endswith("_token")]
     special += [value for part in settings for value in _list(part.get("additional_special_tokens"))]

@@ -1,7 +1,7 @@
-"""Reads the settings in a file that `torch.save` wrote and finds its tensors, without running any code in the file.
+"""Reads the settings in a file that `torch.save` wrote, and finds the tensors in it, without running code from the file.
 
-Dictionaries in the file may be nested in any way. `torch.load(weights_only=True)` reads the file and refuses everything that is
-not data. No values of tensors are read: PyTorch's fake tensors remember where in the file each storage lies
+Dictionaries in the file can be nested in any way. `torch.load(weights_only=True)` reads the file and refuses everything that is
+not data. No values of tensors are read: PyTorch's fake tensors record where each storage is in the file
 (https://docs.pytorch.org/docs/stable/notes/serialization.html). Other objects that training frameworks save with the weights
 (random states, enumerations) are replaced by empty stand-ins.
 """
@@ -43,9 +43,9 @@ _PASSED: list[Any] = [
 
 
 class TorchArchive(TensorFile):
-    """A torch file, or a part of a file: `length` bytes from byte `start` on. `label` is the name in messages.
+    """A torch file, or `length` bytes of a file from byte `start` on. `label` is the name used in messages.
 
-    `content` is the object in the file, with tensors that have no values; `entries` are the floating-point tensors by dotted
+    `content` is the object in the file; its tensors have no values. `entries` are the floating-point tensors by dotted
     name. Raises `CheckpointError` for a file that is incomplete, was written by an old torch, or contains code; such code
     is never run.
     """
@@ -64,7 +64,7 @@ class TorchArchive(TensorFile):
 
 
 class _Window(io.RawIOBase):
-    """Part of an open file, to be read like a file."""
+    """A part of an open file that can be read like a file of its own."""
 
     def __init__(self, file: IO[bytes], start: int, length: int) -> None:
         self.file, self.start, self.length, self.position = file, start, length, 0
@@ -91,7 +91,7 @@ class _Window(io.RawIOBase):
 
 
 def _records(window: IO[bytes], label: str) -> dict[int, int]:
-    """The number of bytes of each record (0 if it is compressed), by the position of its first byte."""
+    """The size of each record in bytes (0 if it is compressed). The keys are the positions of the records' first bytes."""
     try:
         with zipfile.ZipFile(window) as archive:
             infos = archive.infolist()
@@ -122,9 +122,9 @@ def _load(window: IO[bytes], label: str) -> Any:
             what = f"uses {called[1]}" if called else "does not consist of data alone"
             raise CheckpointError(
                 f"{label} {what}, which weights do not need and which could run code; no code was run, and labkit "
-                "does not load such a file: save a plain dictionary of tensors and settings instead"
+                "does not load such files: save a plain dictionary of tensors and settings instead"
             ) from error
-        raise CheckpointError(f"cannot read {label} as a file of torch: {(text.splitlines() or [repr(error)])[0]}") from error
+        raise CheckpointError(f"cannot read {label} as a PyTorch file: {(text.splitlines() or [repr(error)])[0]}") from error
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Tensor]:
@@ -139,7 +139,7 @@ def _flat(content: Any, prefix: str = "") -> dict[str, Tensor]:
 
 
 def _entry(name: str, tensor: Tensor, records: dict[int, int], start: int, label: str) -> Entry | None:
-    """Where a tensor lies in the file; None if it is not floating point."""
+    """The place of a tensor in the file; None if the tensor is not floating point."""
     if not tensor.dtype.is_floating_point:
         return None
     offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)

@@ -29,7 +29,7 @@ _TENSORS = (
     ((".weight_packed", ".weight_scale"), "compressed-tensors (llm-compressor)"),
     ((".weight_scale_inv",), "8-bit floating-point"),
 )
-"""The quantization method of each ending that quantizers give to names of tensors."""
+"""Endings of tensor names that quantizers write, each with the quantization method."""
 _FILES = {
     ".gguf": ("GGUF (llama.cpp)", "take the model's Hugging Face checkpoint"),
     ".ggml": ("GGML (llama.cpp)", "take the model's Hugging Face checkpoint"),
@@ -38,7 +38,7 @@ _FILES = {
     ".ot": ("rust-bert", "take the model's Hugging Face checkpoint"),
     ".onnx": ("ONNX", "take the model's Hugging Face checkpoint"),
 }
-"""The file endings of other programs. Each entry holds the format and the way to a checkpoint that labkit reads."""
+"""File endings of other formats, each with the name of the format and how to get a checkpoint that labkit reads."""
 
 
 def refuse_quantized(folder: Path) -> None:
@@ -64,14 +64,14 @@ def refuse_quantized_tensors(folder: Path, names: Iterable[str]) -> None:
 
 
 def refuse_file(path: Path) -> None:
-    """Raise `CheckpointError`, with the name of the format, if the file holds weights of another program."""
+    """Raise `CheckpointError`, with the name of the format, if the file holds weights in another program's format."""
     if path.is_file() and path.suffix in _FILES:
         form, advice = _FILES[path.suffix]
         raise CheckpointError(f"{path} is a {form} file, which labkit does not read; {advice} and give its directory")
 
 
 def refuse_files(folder: Path) -> None:
-    """Raise `CheckpointError`, with the name of the format, if a folder holds weights of another program."""
+    """Raise `CheckpointError`, with the name of the format, if a folder holds weights in another program's format."""
     for path in sorted(folder.iterdir()):
         refuse_file(path)
 

@@ -23,7 +23,7 @@ _FORMS = {SAFETENSORS: "safetensors", PYTORCH: "PyTorch"}
 class WeightFiles:
     """`tensors`: the file of each floating-point tensor; `names`: the names of all tensors in the files.
 
-    `integers`: the file of each tensor of whole numbers.
+    `integers`: the file of each tensor of integers or of 8-bit floating point.
     """
 
     tensors: dict[str, TensorFile]
@@ -34,7 +34,7 @@ class WeightFiles:
 def open_weights(folder: Path) -> WeightFiles | None:
     """Open the weights, looking for files in the same order as transformers; None if the folder has no weights.
 
-    Raises `CheckpointError`, which names a file that is missing or wrong.
+    Raises a `CheckpointError` that names the file if a file is missing or wrong.
     """
     for single, opener in _OPENERS.items():
         if (folder / single).exists():

@@ -1,6 +1,6 @@
-"""The command line. Each command has a module, which contains a function with the name of the command.
+"""The command line. Each command has a module that contains a function of the same name.
 
-The modules of the commands import torch and other heavy packages only inside their functions, so that `labkit --help` is quick.
+The modules of the commands import torch and other heavy packages only inside their functions, so that `labkit --help` is fast.
 """
 
 from __future__ import annotations

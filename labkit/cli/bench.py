@@ -23,22 +23,22 @@ def bench(
         typer.Option(help="A GPT-J config.json. The weights are synthetic, with the shapes that this file describes."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1",
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
-    new_tokens: Annotated[int, typer.Option(help="New tokens for each prompt.")] = 64,
+    prompt_tokens: Annotated[int, typer.Option(help="The number of tokens in each prompt.")] = 128,
+    new_tokens: Annotated[int, typer.Option(help="The number of new tokens for each prompt.")] = 64,
     against: Annotated[
         str,
         typer.Option(
             help="Other engines, separated by commas: hf, hf-compiled, ctranslate2, openvino, onnxruntime, onnxruntime-none, "
-            "plain, plain-compiled (these four run labkit's exported graph), llama.cpp, llama.cpp-q4km, vllm (these three "
-            "need the extras llama-cpp and vllm)."
+            "plain, plain-compiled (the last four run labkit's exported graph), llama.cpp, llama.cpp-q4km, vllm (the last "
+            "three need the extras llama-cpp and vllm)."
         ),
     ] = "hf",
-    seconds: Annotated[float, typer.Option(help="The longest time that the runs of one batch size may take.")] = 20.0,
-    rounds: Annotated[int, typer.Option(help="The smallest number of timed runs of each batch size.")] = 5,
+    seconds: Annotated[float, typer.Option(help="The time limit for the runs of one batch size, in seconds.")] = 20.0,
+    rounds: Annotated[int, typer.Option(help="The minimum number of timed runs for each batch size.")] = 5,
     one_at_a_time: Annotated[
         bool,
         typer.Option(
-            "--one-at-a-time", help="Build and run one engine after the other. This is automatic when memory is short."
+            "--one-at-a-time", help="Build and run the engines one after another. This is automatic when memory is short."
         ),
     ] = False,
     tensor_parallel: Annotated[
@@ -48,7 +48,7 @@ def bench(
         str, typer.Option(help="Also run labkit with this many pipeline stages: 1,2 for example.")
     ] = "1",
     beside: Annotated[
-        int, typer.Option(help="Keep cores busy with this many other processes, to measure as on a busy machine.")
+        int, typer.Option(help="Run this many processes that keep cores busy, to measure as on a busy machine.")
     ] = 0,
     kv_cache_dtype: Annotated[
         str, typer.Option(help="Also run labkit with a KV cache in these formats, for example int8,fp8.")
@@ -62,8 +62,8 @@ def bench(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Precisions, separated by commas: fp32, bf16, fp16, sparse24, sparse24_int8, int8, w8a8, int4; if left out, the one that "
-            "suits the device."
+            help="Precisions, separated by commas: fp32, bf16, fp16, sparse24, sparse24_int8, int8, w8a8, int4; "
+            "if left out, the one that suits the device."
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -180,14 +180,14 @@ def _print_table(record: Record) -> None:
 
 
 def _named(row: dict[str, Any]) -> str:
-    """The engine of a row, with a sign if other programs disturbed it."""
+    """The engine of a row, with a sign if other programs disturbed its measurement."""
     from labkit.measure.disturbed import SIGN
 
     return f"{row['engine']} {SIGN}" if row["disturbed"] else str(row["engine"])
 
 
 def _notes(record: Record) -> list[str]:
-    """A note if other programs disturbed measurements, and how to measure again; empty if they did not."""
+    """Notes on measurements that other programs disturbed, and how to repeat them; empty if none was disturbed."""
     from labkit.measure.ceilings import BUSY
     from labkit.measure.disturbed import COMMAND_AGAIN, SIGN, disturbed_note
 
@@ -197,7 +197,7 @@ def _notes(record: Record) -> list[str]:
 
 
 def _which(record: Record) -> Callable[[dict[str, Any]], str]:
-    """Returns a function that names the precision of a row in words; the function returns "" if all rows have the same
+    """Return a function that names the precision of a row in words; the function returns "" if all rows have the same
     precision.
     """
     several = len(record.settings["precisions"]) > 1

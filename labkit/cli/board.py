@@ -1,4 +1,4 @@
-"""`labkit board`: one page with the speed ladders of a class."""
+"""`labkit board`: merges the speed ladders of a class into one page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def board(
     from labkit.home import write_atomically
 
     if out.exists() and not _is_page(out):
-        raise InvalidRequest(f"{out} is there already and is not an HTML page; give another file with --out")
+        raise InvalidRequest(f"{out} already exists and is not an HTML page; give another file with --out")
     found = read_board(files)
     for remark in found.remarks:
         say(f"note: {one_line(remark)}")

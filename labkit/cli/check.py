@@ -19,10 +19,10 @@ def check(
     notebooks: Annotated[list[Path], typer.Argument(metavar="NOTEBOOK...", help="Notebooks of the course.")],
     json: JsonOption = False,
 ) -> None:
-    """Check every exercise of these notebooks. Each function runs in its own process, with limits on time and memory.
+    """Check every exercise in these notebooks. Each function runs in its own process, with limits on time and memory.
 
-    The exit status is 1 if an attempted exercise fails, and 2 if a file is not a readable notebook of a lab. If one file is not
-    a notebook of a lab, the other notebooks are still checked.
+    The exit status is 1 if an attempted exercise fails, and 2 if a file is not a readable lab notebook. If one file cannot be
+    checked, the other notebooks are still checked.
 
     Example: labkit check labs/01_huggingface_baseline.ipynb
     """

@@ -24,8 +24,8 @@ def compress(
     method: Annotated[
         str,
         typer.Option(
-            help="intN-rtn, -mse, -awq, -gptq, -qat (N: 8, 4, 3, 2), int1, mixed; w8a8, fp8, -smoothquant after these; "
-            "2:4-magnitude, -wanda, -sparsegpt, then -recovered, then +int8 or +int4; distill."
+            help="intN-rtn, -mse, -awq, -gptq, -qat (N: 8, 4, 3, 2), int1, mixed; w8a8 or fp8, optionally -smoothquant; "
+            "2:4-magnitude, -wanda, -sparsegpt, optionally -recovered, then optionally +int8 or +int4; distill."
         ),
     ],
     group_size: Annotated[
@@ -53,7 +53,7 @@ def compress(
         typer.Option(help="A UTF-8 text for methods that calibrate; if left out, text that gptj-tiny was trained on."),
     ] = None,
     windows: Annotated[
-        int | None, typer.Option(help="How many windows of the text; if left out, 16 tokens per input of the widest matrix.")
+        int | None, typer.Option(help="The number of text windows; if left out, 16 tokens per input of the widest matrix.")
     ] = None,
     window: Annotated[int | None, typer.Option(help="Tokens per window; the model's context if left out.")] = None,
     damping: Annotated[
@@ -66,7 +66,7 @@ def compress(
             help="gptq: round the columns with the largest inputs first (the default), or from left to right.",
         ),
     ] = None,
-    bits: Annotated[float | None, typer.Option(help="mixed: bits per weight on average, with scales, such as 4.5.")] = None,
+    bits: Annotated[float | None, typer.Option(help="mixed: the mean bits per weight, including scales, such as 4.5.")] = None,
     steps: Annotated[
         int | None,
         typer.Option(help="qat, 2:4-...-recovered, distill: the number of training steps; 96, 150 or 350 if left out."),
@@ -76,7 +76,7 @@ def compress(
         typer.Option("--permute", help="2:4: search for an order of the channels in which the mask keeps more magnitude."),
     ] = None,
     layers: Annotated[int | None, typer.Option(help="distill: the number of layers of the student.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="distill: the time for the training instead of --steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="distill: the training time, instead of --steps.")] = None,
     temperature: Annotated[
         float | None, typer.Option(help="distill: how much the teacher's predictions are softened; 1 if left out.")
     ] = None,
@@ -92,11 +92,11 @@ def compress(
 ) -> None:
     """Quantize or prune a model's weights: round to nearest (rtn), with searched scales (mse), activation-aware (awq),
     error-compensating (gptq), trained to be rounded (qat). `mixed` chooses the bits of each matrix by its sensitivity (`labkit
-    sensitivity`), and rounds by gptq. `distill` trains a student with fewer layers.
+    sensitivity`), and rounds with gptq. `distill` trains a student with fewer layers.
 
     w8a8 and fp8 round the activations as well. 2:4 keeps two of every four weights: the largest (magnitude), or those that
-    matter most for the outputs (wanda). sparsegpt also changes the kept weights to compensate the error; -recovered trains the
-    kept weights. The head is stored in int8, except by 2:4 without +int8 or +int4. The folder is in a format of
+    matter most for the outputs (wanda). sparsegpt also changes the kept weights to compensate for the error; -recovered trains
+    the kept weights. The head is stored in int8, except for 2:4 without +int8 or +int4. The folder is in a format of
     compressed-tensors. `labkit generate`, `evaluate` and `serve` run it; w8a8, fp8, int8 with a scale for each row, int4
     without zero points, and 2:4 run in labkit's kernels with the stored numbers. Other formats are dequantized while they are
     loaded. If the command is stopped (Ctrl-C), run it again: finished blocks are kept.
@@ -210,7 +210,7 @@ def _distill(
 
 
 def _kept(source: str, out: Path, text: CalibrationText, seed: int) -> dict[str, Any]:
-    """How much of its teacher's quality the student keeps, on the held-out sample."""
+    """Measure on the held-out sample how much of the teacher's quality the student keeps."""
     from labkit.compress.calibration import HELD_OUT
     from labkit.compress.kept_quality import kept_quality, token_frequencies
     from labkit.engine import load
@@ -223,14 +223,14 @@ def _kept(source: str, out: Path, text: CalibrationText, seed: int) -> dict[str,
         frequencies = token_frequencies(tokenizer.encode(text.text), config.vocab_size)
         found = kept_quality(student.logits, teacher.logits, windows, frequencies, seed)
     say(
-        f"it names {found.accuracy.value:.1%} of the next tokens right, and the teacher {found.teacher_accuracy.value:.1%}: it "
+        f"it predicts {found.accuracy.value:.1%} of the next tokens, and the teacher {found.teacher_accuracy.value:.1%}: it "
         f"keeps {found.kept.value:.1f} % of the score, and {found.information.value:.1f} % of the information"
     )
     return found.to_dict()
 
 
 def _training_progress(done: int, total: int, name: str) -> None:
-    """Print every twentieth step, and the first ones."""
+    """Print every twentieth step and the first three."""
     if done % SHOWN == 0 or done < 3:
         say(f"[{done}/{total or '?'}] {name}")
 
@@ -242,7 +242,7 @@ def _check_apart(text: CalibrationText) -> None:
 
 
 def _quality(source: str, out: Path, seed: int) -> dict[str, Any]:
-    """How far the compressed model is from the source in fp32, on the held-out sample."""
+    """Measure on the held-out sample how far the compressed model is from the source in fp32."""
     from labkit.cli.evaluate import table
     from labkit.compress.calibration import HELD_OUT
     from labkit.engine import compare, load

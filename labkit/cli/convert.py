@@ -27,7 +27,7 @@ def convert(
 ) -> None:
     """Write the weights of a GPT-J in the format of Hugging Face (hf), FasterTransformer or Megatron-LM.
 
-    SRC may be in any of these formats, or a NeMo checkpoint (.nemo or unpacked). With the format fastertransformer, the files
+    SRC can be in any of these formats, or a NeMo checkpoint (.nemo or unpacked). With the format fastertransformer, the files
     are written to DST/N-gpu, where N is the tensor parallel size. The folder DST appears only when the checkpoint is complete.
     A checkpoint that contains code is refused, and its code is not run.
 

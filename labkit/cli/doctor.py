@@ -24,19 +24,18 @@ def doctor(
         ),
     ] = None,
     session: Annotated[
-        bool, typer.Option("--session", help="A pre-flight for a course session; it takes about a minute.")
+        bool, typer.Option("--session", help="Check this machine before a course session; it takes about a minute.")
     ] = False,
     bandwidth: Annotated[
         float, typer.Option("--bandwidth", metavar="MBIT", help="With --session: the network's speed in Mbit/s, for downloads.")
     ] = 50.0,
     json: JsonOption = False,
 ) -> None:
-    """Show this machine, the installed versions, and which labs and exercises run here. If one does not run, the reason is
-    shown.
+    """Show this machine, the installed versions, and which labs and exercises run here, or why they do not run.
 
-    With --session, also what each lab needs, and how long its set-up takes. If you collect the JSON output of many machines and
-    give the files to the same command, it prints a table of the room. Files that are not reports are named, and the other files
-    are used; the exit status is then 2.
+    With --session, also show what each lab needs, and how long its set-up takes. If you collect the JSON output of many
+    machines and give the files to the same command, it prints one table of all machines in the room. If a file is not a report,
+    the command names it, uses the other files, and exits with status 2.
 
     Example: labkit doctor --session --json > ada.json, then labkit doctor --session *.json
     """
@@ -120,7 +119,7 @@ def lab_report(machine: Machine) -> list[dict[str, Any]]:
 def native_kernels(machine: Machine) -> dict[str, str]:
     """The `instruction_set` that labkit's own CPU kernels use on this machine.
 
-    If it is "", the kernels do not run, and `why_not` says why.
+    If it is "", the kernels cannot run here, and `why_not` says why.
     """
     if "torch" not in machine.versions:
         return {"instruction_set": "", "why_not": "torch not installed"}

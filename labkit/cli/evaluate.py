@@ -32,7 +32,7 @@ def evaluate(
     """Score a text: bits per byte with a 95 % interval, perplexity, and the number of predicted tokens.
 
     With --against, also compare the model with a reference, such as a quantized model with the model that it was made from: the
-    change of the perplexity, the Kullback-Leibler divergence, and how often both models choose the same token as the likeliest.
+    change of the perplexity, the Kullback-Leibler divergence, and how often the same token is the likeliest for both models.
 
     Example: labkit evaluate --text my_text.txt
 
@@ -77,7 +77,7 @@ def evaluate(
 
 
 def table(quality: Quality) -> str:
-    """The five measures in lines, each with its 95 % interval."""
+    """The five measures as text, one per line, each with its 95 % interval."""
     rows: list[tuple[str, Estimate, str, str]] = [
         ("bits per byte", quality.bits_per_byte, ".4f", ""),
         ("perplexity", quality.perplexity, ".3f", ""),

@@ -28,7 +28,7 @@ def export(
     levels: Annotated[
         bool,
         typer.Option(
-            "--levels", help="Print which operations ONNX Runtime joins at each optimisation level, and its kernels and bytes."
+            "--levels", help="Print which operations ONNX Runtime fuses at each optimisation level, its kernels and bytes."
         ),
     ] = False,
     repository: Annotated[
@@ -47,11 +47,11 @@ def export(
 ) -> None:
     """Write a GPT-J with its KV cache to ONNX, whole or cut into parts, each with its weights in a file beside it.
 
-    The number of sequences, of new tokens and of cached tokens is variable. The hidden state goes from one part to the next,
+    The number of sequences, of new tokens and of cached tokens can vary. The hidden state goes from one part to the next,
     under the names hidden_1, hidden_2 and so on. The result is compared with the engine: in fp32, the logits must agree to a
     relative error of 1e-5, and greedy generation must choose the same tokens. The comparison needs memory for both models;
     leave it out (--no-check) if the model does not fit into memory twice. With --repository, the parts are also written as
-    models of Triton, which `labkit serve DIR` serves.
+    Triton models, which `labkit serve DIR` serves.
 
     Example: labkit export gptj-tiny --parts 2 --out gptj-tiny-onnx
     """
@@ -78,7 +78,7 @@ def export(
     say(f"{counted(len(exported.parts), 'part')}, {exported.byte_count / 1e6:,.1f} MB, opset {exported.opset}")
     found = verify(exported, source, seed=seed) if check else None
     if found:
-        tokens = "the same greedy tokens" if found.same_tokens else "other greedy tokens"
+        tokens = "the same greedy tokens" if found.same_tokens else "different greedy tokens"
         say(f"ONNX Runtime against the engine in fp32: relative error {found.relative_error:.1e}, {tokens}")
     found_levels = compare_levels(exported) if levels else []
     if found_levels:
@@ -101,7 +101,7 @@ def export(
 
 
 def print_levels(levels: Sequence[LevelFound]) -> None:
-    """Print a line for each level, the operations that the strongest level joined, and the lecture's list of optimizations."""
+    """Print a line for each level, the operations that the strongest level fused, and the lecture's list of optimizations."""
     from labkit.graphs.lecture_list import lecture_list
 
     for level in levels:

@@ -1,4 +1,4 @@
-"""`labkit fetch`: downloads a model, unless its files are on this disk already."""
+"""`labkit fetch`: downloads a model, unless its files are already on this disk."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def fetch(
 ) -> None:
     """Download a model, or find it on this disk, and print its directory.
 
-    If the model is in the cache of the Hugging Face hub (HF_HOME), it is used from there. The model is also looked for in
-    LABKIT_HOME, even if that folder is read-only. An interrupted download continues where it stopped; the files are checked
-    against the SHA-256 sums of the hub. A download starts only if the disk has enough room.
+    A copy of the model in the cache of the Hugging Face hub (HF_HOME) or in LABKIT_HOME is used, even if the folder is
+    read-only. An interrupted download continues where it stopped; the files are checked against the hub's SHA-256 sums. A
+    download starts only if the disk has enough room.
 
     Example: labkit fetch gpt-j-6b
     """

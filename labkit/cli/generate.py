@@ -33,8 +33,8 @@ def generate(
     draft: Annotated[
         str | None,
         typer.Option(
-            help="A smaller model with the same tokenizer, which guesses tokens. The text stays the same, and often "
-            "takes less time."
+            help="A smaller model with the same tokenizer, which guesses tokens. The text stays the same, and is "
+            "often generated faster."
         ),
     ] = None,
     **sampling: Any,
@@ -50,7 +50,7 @@ def generate(
         engine = load(model, device=device, dtype=precision, seed=seed, draft=draft, kv_cache_dtype=kv_cache_dtype)
     elif draft is not None:
         raise InvalidRequest(
-            f"--draft {draft} with {tensor_parallel * pipeline_parallel} ranks; a draft model is accepted in one process, so "
+            f"--draft {draft} with {tensor_parallel * pipeline_parallel} ranks; a draft model only works in one process, so "
             "leave out --draft, or --tensor-parallel and --pipeline-parallel"
         )
     else:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def grade(
     submissions: Annotated[
         Path,
-        typer.Argument(metavar="SUBMISSIONS", help="A folder with a folder for each learner, or a folder of nbgrader."),
+        typer.Argument(metavar="SUBMISSIONS", help="A folder with one folder per learner, or an nbgrader folder."),
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder for the gradebook, CSV files and feedback pages.")],
     jobs: Annotated[
@@ -35,7 +35,7 @@ def grade(
     policy: Annotated[
         Path | None,
         typer.Option(
-            "--policy", help="A TOML file with deadlines, and rules for late work, for repeated attempts and for extras."
+            "--policy", help="A TOML file with deadlines, and with rules for late work, repeated attempts and extras."
         ),
     ] = None,
     regrade: Annotated[
@@ -43,7 +43,7 @@ def grade(
         typer.Option(
             "--regrade",
             metavar="LEARNER[:EXERCISE]",
-            help="Grade only this submission or exercise again; may be given several times.",
+            help="Grade only this submission or exercise again; you can give the option several times.",
         ),
     ] = None,
     seed: Annotated[
@@ -51,22 +51,22 @@ def grade(
         typer.Option(
             "--seed",
             envvar="LABKIT_GRADE_SEED",
-            help="A secret text, which decides the inputs, so that no learner knows the inputs.",
+            help="A secret text that determines the inputs of the checks, so that no learner knows them.",
         ),
     ] = None,
     unsafe: Annotated[bool, typer.Option("--unsafe", help="Run learners' code without a sandbox, as your own user.")] = False,
     nbgrader: Annotated[
         Path | None,
-        typer.Option("--nbgrader", help="Also write the scores to this gradebook of nbgrader: gradebook.db for example."),
+        typer.Option("--nbgrader", help="Also write the scores to this nbgrader gradebook: gradebook.db for example."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Grade the notebooks of a class, and write a gradebook, CSV files and feedback pages.
 
-    If the command was stopped, it goes on where it stopped. A submission is graded again only if the submission or the course's
-    checks have changed. All earlier results stay in the gradebook. Each function runs in a sandbox (bubblewrap) with limits on
-    time, memory and processes. In the sandbox, the function sees no network, no other submission, no answers and none of your
-    files. With --seed, it is called with inputs that no learner has seen.
+    If the command was stopped, run it again: it continues where it stopped. A submission is graded again only if the submission
+    or the course's checks have changed. All earlier results stay in the gradebook. Each function runs in a sandbox (bubblewrap)
+    with limits on time, memory and processes. In the sandbox, the function sees no network, no other submission, no answers and
+    none of your files. With --seed, the function is called with inputs that no learner has seen.
 
     Example: labkit grade submissions/ --out grades/ --jobs 2 --seed "a secret of this class"
     """
@@ -75,7 +75,7 @@ def grade(
     from labkit.gradebook.executor_at import executor_at
     from labkit.gradebook.policy import read_policy
 
-    if nbgrader:  # Imported now, so that a missing package is found before the class is graded.
+    if nbgrader:  # Import it now, so that a missing package is noticed before the class is graded.
         from labkit.gradebook.nbgrader_book import fill
     options: dict[str, Any] = {"lab": lab, "policy": read_policy(policy) if policy else None, "regrade": regrade or ()}
     options |= {"secret": seed, "sandboxed": not unsafe}
@@ -84,7 +84,7 @@ def grade(
             at_once = workers if jobs is None else jobs
             summary = grade_class(submissions, out, watcher, jobs=at_once, executor=pool, **options)
         except KeyboardInterrupt:
-            say("stopped; run the same command again to go on")
+            say("stopped; run the same command again to continue")
             raise
     _print(summary, out)
     if nbgrader:

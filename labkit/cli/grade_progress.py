@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class GradeProgress:
-    """Shows how far a run is, on stderr. Use it as a context manager."""
+    """Shows the progress of a grading run on stderr. Use it as a context manager."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -55,7 +55,7 @@ class GradeProgress:
             say(f"grading {counted(submissions, 'submission')}{before}, {counted(items, 'item')}")
 
     def has(self, submission: Submission, verdict: Verdict) -> None:
-        """Move the bar on by one item."""
+        """Advance the bar by one item."""
         self._bar.advance(self._task)
 
     def finished(self, submission: Submission) -> None:

@@ -79,7 +79,7 @@ def need_writable_folders() -> None:
                 file.write(bytes(4096))
         except OSError as error:
             raise NotAvailable(
-                f"JupyterLab keeps files in {folder}, which cannot be written ({error.strerror}); name another home, for "
+                f"JupyterLab keeps files in {folder}, which cannot be written ({error.strerror}); use another home, for "
                 "example HOME=/some/folder make lab"
             ) from error
 

@@ -17,7 +17,7 @@ def ladder(
     name: Annotated[str, typer.Option("--name", help="The name to write into the file; choose any name.")] = "",
     json: JsonOption = False,
 ) -> None:
-    """Print your speed ladders, which the labs have measured: one for each task. With --export, write them to a file to share.
+    """Print the speed ladders that your labs measured, one for each task. With --export, write them to a file to share.
 
     The file contains the device, the versions of the packages, the rungs with their spread, and no personal data except the
     name that you choose. `labkit board` makes one page from the files of a class.

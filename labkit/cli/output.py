@@ -31,7 +31,7 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option(
         "--precision",
-        help="fp32, bf16, fp16, sparse24, sparse24_int8, int8, w8a8, int4 or fp8; if left out, what suits the device.",
+        help="fp32, bf16, fp16, sparse24, sparse24_int8, int8, w8a8, int4 or fp8; if left out, the best for the device.",
     ),
 ]
 KVCacheOption = Annotated[
@@ -43,9 +43,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Wrap a command.
+    """Wrap a command so that an expected error ends it with one sentence and no traceback.
 
-    If labkit raises an error, or a package is missing, the command then ends with one sentence and no traceback.
+    Expected errors are labkit's own errors, missing packages, and errors of the operating system.
     """
 
     @functools.wraps(command)
@@ -81,7 +81,7 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
 def write_anything() -> None:
     """Let stdout and stderr write every character.
 
-    A character that the encoding cannot write is written as its number, such as `\\u2014`.
+    A character that the encoding cannot represent is written as an escape, such as `\\u2014`.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -94,7 +94,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """The whole numbers in the value of an option, such as `1,8`. Raises `InvalidRequest`, whose message names the option."""
+    """The whole numbers in the value of an option, such as `1,8`. Raises an `InvalidRequest` that names the option."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -30,30 +30,30 @@ def plan(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Instead of a model: a GPT-J config.json.")] = None,
     gpu: Annotated[
-        str, typer.Option(help="A GPU of the catalogue, or `this`: labkit then measures the rates of this machine.")
+        str, typer.Option(help="A GPU in the catalogue, or `this`: labkit then measures the speed of this machine.")
     ] = "a100-80gb",
     link: Annotated[
         str | None, typer.Option(help="The link between the GPUs of a node; if left out, the usual link of this GPU.")
     ] = None,
-    gpus: Annotated[int, typer.Option(help="The largest number of GPUs.")] = 8,
-    latency_ms: Annotated[float | None, typer.Option(help="The longest time that a batch of requests may take.")] = None,
+    gpus: Annotated[int, typer.Option(help="The maximum number of GPUs.")] = 8,
+    latency_ms: Annotated[float | None, typer.Option(help="The latency limit for a batch, in milliseconds.")] = None,
     careful: Annotated[
         bool,
-        typer.Option("--careful", help="Also require that the upper end of the prediction's interval is within the bound."),
+        typer.Option("--careful", help="Also require that the upper end of the prediction's interval is within the limit."),
     ] = False,
     precision: Annotated[str, typer.Option(help="Precisions to try: fp32, bf16, fp16, fp8, int8, int4.")] = "fp16",
-    sparse: Annotated[bool, typer.Option("--sparse", help="2:4 structured sparsity of the layers' matrices.")] = False,
+    sparse: Annotated[bool, typer.Option("--sparse", help="Use 2:4 structured sparsity in the layers' matrices.")] = False,
     cache_precision: Annotated[str, typer.Option(help="The precision of the KV cache, such as fp8.")] = "",
     batch: Annotated[str | None, typer.Option(help="Batches to try; if left out, 1, 2, 4, ... 256.")] = None,
-    input_tokens: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 128,
-    output_tokens: Annotated[int, typer.Option(help="New tokens of each request.")] = 32,
-    tensor_parallel: Annotated[str | None, typer.Option(help="Numbers to try; if left out, all that divide the model.")] = None,
+    input_tokens: Annotated[int, typer.Option(help="Prompt tokens per request.")] = 128,
+    output_tokens: Annotated[int, typer.Option(help="New tokens per request.")] = 32,
+    tensor_parallel: Annotated[str | None, typer.Option(help="Sizes to try; if left out, all that fit the model.")] = None,
     pipeline_parallel: Annotated[
-        str | None, typer.Option(help="Numbers to try; if left out, all that divide the model.")
+        str | None, typer.Option(help="Numbers of stages to try; if left out, all that fit the model.")
     ] = None,
     rank: Annotated[str, typer.Option(help="Sort the plans by throughput, latency or gpus, the best first.")] = "throughput",
     price: Annotated[float, typer.Option(help="The price of one GPU for an hour, in your currency.")] = 0.0,
-    budget: Annotated[float | None, typer.Option(help="The most that all GPUs together may cost in an hour.")] = None,
+    budget: Annotated[float | None, typer.Option(help="The most that all GPUs together may cost per hour.")] = None,
     rate: Annotated[
         float | None, typer.Option(help="Also simulate the best plan with this many requests per second, at random times.")
     ] = None,
@@ -83,7 +83,7 @@ def plan(
     save: Annotated[Path | None, typer.Option(help="With --verify: write the comparison to this JSON file.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Predict memory, latency, throughput and cost of a model on GPUs, and find the best division, batch and precision.
+    """Predict memory, latency, throughput and cost of a model on GPUs, and find the best split, batch and precision.
 
     Every prediction has an interval that should contain nine of ten measurements, and says what takes most of the time.
 
@@ -180,7 +180,7 @@ def _shape(model: str, params: str | None, config: Path | None) -> Shape:
 
 
 def _verify(asked: dict[str, Any], save: Path | None, json: bool) -> None:
-    """Run the best plans; settings that were not asked for keep their defaults."""
+    """Run the best plans; settings that were not given keep their defaults."""
     from labkit.bench.plan_check import CheckSettings, check_plans
     from labkit.bench.plan_check import save as save_check
     from labkit.cli import plan_tables
@@ -206,7 +206,7 @@ def _device(gpu: str, link: str | None) -> Device:
     say("measuring this machine for about 4 seconds")
     measured = ceilings()
     if measured.disturbed:
-        say(f"labkit: {measured.disturbed}; the predictions are too slow")
+        say(f"labkit: {measured.disturbed}; so the predictions are too slow")
     return measured_device(measured, describe())
 
 

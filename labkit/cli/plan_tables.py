@@ -102,7 +102,7 @@ CHECKED = ("table", "rows", "used", "median", "worst", "inside")
 
 
 def validate_and_print(plot: Path | None) -> dict[str, Any]:
-    """Fit to one size of each published table, predict the rest, and print the errors. Returns the errors for `--json`."""
+    """Fit to one model size of each published table, predict the rest, and print the errors; return them for `--json`."""
     from labkit.planning import validation
 
     report = validation.validate()
@@ -148,7 +148,7 @@ def print_predictions(plans: Sequence[Deployment], found: Fit) -> None:
 
 
 def print_verified(report: Verified) -> None:
-    """Print measured and predicted numbers, and the errors in a sentence."""
+    """Print the measured and predicted numbers, and a sentence about the errors."""
     rows = [
         [
             row.model.removesuffix("-synthetic"),

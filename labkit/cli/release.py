@@ -15,7 +15,7 @@ OUT = Path("dist/course")
 
 def release(
     folder: Annotated[Path, typer.Option(help="The course's folder, with solutions/ and labs/.")] = Path(),
-    lab: Annotated[list[str] | None, typer.Option(help="Only this lab: 01 for example; may be given several times.")] = None,
+    lab: Annotated[list[str] | None, typer.Option(help="Only this lab: 01 for example; can be given several times.")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; list the notebooks that do not match their sources.")
     ] = False,
@@ -28,7 +28,7 @@ def release(
     ] = False,
     out: Annotated[Path | None, typer.Option(help=f"With --course: the folder to make; if left out, {OUT}.")] = None,
     answer_sheet: Annotated[
-        bool, typer.Option(help="With --course: include the right values, so that a learner's check can compare with them.")
+        bool, typer.Option(help="With --course: include the correct values, so that a learner's check can compare with them.")
     ] = True,
     track: Annotated[
         str, typer.Option(help="With --course: core leaves the extras out of the notebooks, full keeps them.")
@@ -40,8 +40,8 @@ def release(
 ) -> None:
     """Write labs/*.ipynb (stubs) and solutions/*.ipynb (solved and executed) from solutions/*.py.
 
-    With --course, build the course for learners instead. Nothing is built if learners would get a reference, a known mistake or
-    a solution.
+    With --course, build the course for learners instead. Nothing is built if the learners' course would contain a reference, a
+    known mistake or a solution.
 
     Example: labkit release --course --out dist/course
     """

@@ -1,4 +1,4 @@
-"""`labkit reset`: takes one exercise of a notebook back to its stub."""
+"""`labkit reset`: replaces the text of one exercise in a notebook with its stub."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _TYPES: dict[str, Any] = {"whole number": int, "number": float, "flag": bool, "w
 
 
 def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the parameter `**sampling` of a command by the sampling options.
+    """Replace the parameter `**sampling` of a command with the sampling options.
 
     typer reads the options from the signature of the returned function. The command receives each option as an argument with
     the name of the parameter.

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 def sensitivity(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or directory, with dense weights.")],
-    group_size: Annotated[int, typer.Option(help="Weights of a row that share a scale; 0: the whole row.")] = 64,
+    group_size: Annotated[int, typer.Option(help="Number of neighbours in a row that share a scale; 0: the whole row.")] = 64,
     calibration: Annotated[
         Path | None, typer.Option(help="A UTF-8 text; if left out, text that gptj-tiny was trained on.")
     ] = None,
-    bits: Annotated[str, typer.Option(help="The numbers of bits that are tried, separated by commas.")] = "4,3,2",
-    windows: Annotated[int, typer.Option(help="How many windows of the text.")] = 4,
+    bits: Annotated[str, typer.Option(help="The numbers of bits to try, separated by commas.")] = "4,3,2",
+    windows: Annotated[int, typer.Option(help="The number of windows of the text.")] = 4,
     window: Annotated[int | None, typer.Option(help="Tokens per window; the model's context if left out.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the map of all matrices into this PNG or SVG file.")] = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Quantize one matrix at a time, and one block at a time, to 4, 3 and 2 bits by GPTQ, and measure the damage.
+    """Quantize one matrix at a time, and one block at a time, to 4, 3 and 2 bits with GPTQ, and measure the damage.
 
     The damage is the Kullback-Leibler divergence from the dense model, in nats per token, on calibration text. `labkit
     compress --method mixed --bits 4.5` chooses bits from such a measurement.
@@ -64,7 +64,7 @@ def sensitivity(
 
 
 def table(damages: list[Damage]) -> str:
-    """A line for each matrix and block, in the order of the model, with the divergence at each number of bits."""
+    """The divergence at each number of bits as text, one line per matrix and block, in the order of the model."""
     bits = sorted({each.bits for each in damages}, reverse=True)
     lines = ["KL divergence in nats per token when one module alone is quantized"]
     lines += [f"  {'module':<32}" + "".join(f"{f'int{each}':>10}" for each in bits)]

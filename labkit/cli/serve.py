@@ -35,7 +35,7 @@ def serve(
     pipeline_parallel: Annotated[int, typer.Option(help="The number of pipeline stages; each stage has its own ranks.")] = 1,
     instances: Annotated[int, typer.Option(help="The number of engines; each engine has its own weights and cache.")] = 1,
     max_batch: Annotated[int, typer.Option(help="The number of sequences that an engine runs at a time.")] = 64,
-    max_queue: Annotated[int, typer.Option(help="Requests that may wait for an engine; others are refused.")] = 256,
+    max_queue: Annotated[int, typer.Option(help="The most requests that can wait for an engine; others are refused.")] = 256,
     request_seconds: Annotated[
         float,
         typer.Option(help="The longest time for one request, in seconds; a request that takes longer ends with an error."),
@@ -71,7 +71,7 @@ def serve(
 
     If tritonserver exits, or crashes on a request, it is started again.
     If you give a model repository of your own, it is checked first. Each fault in a config.pbtxt is printed with its line and
-    with advice on how to fix it.
+    how to fix it.
     """
     from labkit.serving.repository.writer import ServeSettings, write_repository
     from labkit.serving.server.install import install_server, need_server
@@ -121,9 +121,7 @@ def serve(
 
 
 def is_repository(folder: Path) -> bool:
-    """Whether a folder is a model repository (a folder with one or several models of Triton), and not the checkpoint of a
-    model.
-    """
+    """Whether a folder is a model repository (a folder with one or more Triton models), and not the checkpoint of a model."""
     return any(folder.glob("*/config.pbtxt"))
 
 

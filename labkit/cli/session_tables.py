@@ -1,4 +1,4 @@
-"""The tables of `labkit doctor --session`, for one machine and for a room."""
+"""The tables of `labkit doctor --session`, for one machine and for all machines in a room."""
 
 from __future__ import annotations
 

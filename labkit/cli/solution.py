@@ -1,4 +1,4 @@
-"""`labkit solution`: shows the course's solution of an exercise that the learner has passed or gives up."""
+"""`labkit solution`: shows the course's solution of an exercise that the learner has passed or gives up on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def solution(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show the course's solution of one exercise after you have passed it, or if you give it up.
+    """Show the course's solution of one exercise after you have passed it, or if you give up.
 
     A pass counts only if `check` was run in a notebook. No notebook is changed.
 

@@ -18,7 +18,7 @@ COLUMNS = ("load", "answered", "tokens/s", "requests/s", "good/s", "TTFT ms", "b
 
 
 def stress(
-    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the server's gRPC.")],
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the server's gRPC endpoint.")],
     users: Annotated[
         str,
         typer.Option(help="How many users: 4, or 1,4,16. Each user sends a request after the answer to its previous request."),
@@ -31,8 +31,8 @@ def stress(
     ] = "",
     seconds: Annotated[float, typer.Option(help="How long to measure each number of users, or each rate.")] = 10.0,
     warmup: Annotated[float, typer.Option(help="Seconds to run before each measurement.")] = 2.0,
-    prompt_tokens: Annotated[str, typer.Option(help="Tokens of a prompt: 16, or 8-64.")] = "8-64",
-    new_tokens: Annotated[str, typer.Option(help="New tokens: 16, or 8-64.")] = "8-64",
+    prompt_tokens: Annotated[str, typer.Option(help="Tokens per prompt: 16, or 8-64.")] = "8-64",
+    new_tokens: Annotated[str, typer.Option(help="New tokens per prompt: 16, or 8-64.")] = "8-64",
     lengths: Annotated[str, typer.Option(help="How lengths are distributed: lognormal or uniform.")] = "lognormal",
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     ttft_limit: Annotated[
@@ -41,7 +41,7 @@ def stress(
     itl_limit: Annotated[
         float, typer.Option(help="A good request has at most this many milliseconds between tokens on average.")
     ] = 50.0,
-    timeout: Annotated[float, typer.Option(help="Give up a request after this many seconds.")] = 60.0,
+    timeout: Annotated[float, typer.Option(help="Give up on a request after this many seconds.")] = 60.0,
     token_ids: Annotated[
         bool, typer.Option("--token-ids", help="Send prompts as token ids: for models without a tokenizer.")
     ] = False,

@@ -17,10 +17,10 @@ def tune(
     device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure the kernels of a model's linear layers on this GPU, and keep the fastest choices in autotune.json.
+    """Measure the kernels of a model's linear layers on this GPU, and save the fastest choices in autotune.json.
 
-    No weights are needed. Every engine that is loaded afterwards uses these choices. Run this again after an update of the
-    driver, of torch or of Triton.
+    No weights are needed. Every engine that is loaded afterwards uses these choices. Run this again after you update the
+    driver, torch or Triton.
 
     Example: labkit tune --model gpt-j-6b --precision int8 --batch 1,8
     """
@@ -45,6 +45,6 @@ def tune(
 
     tune_model(config_of(model), as_precision(precision, target), batches, target, report)
     if not lines:
-        say("nothing to tune: the choices exist already, or batches of this size use NVIDIA's library")
+        say("nothing to tune: all choices are already saved, or batches of this size use NVIDIA's library")
     if json:
         print_json({"tuned": lines, "file": str(home() / "autotune.json")})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def points_of(verdicts: Iterable[Verdict]) -> Points:
-    """The points of these verdicts, in all and on the core path."""
+    """The points of these verdicts, in total and on the core path."""
     from labkit.exercises.core_path import points
     from labkit.exercises.registry import exercise as find
 
@@ -21,7 +21,7 @@ def points_of(verdicts: Iterable[Verdict]) -> Points:
 
 
 def json_of(found: Sequence[tuple[Path, Verdict]]) -> dict[str, Any]:
-    """The JSON object of verdicts, each with the path of its notebook: a row for each verdict, and the points."""
+    """The JSON object for verdicts: a row for each verdict, with the path of its notebook, and the points."""
     from labkit.exercises.registry import exercise as find
 
     rows = [{"notebook": str(path), "track": find(one.exercise).track} | asdict(one) for path, one in found]

@@ -25,7 +25,7 @@ def watch(
 ) -> None:
     """Check these notebooks now, and check them again each time you save them. Ctrl-C ends the command.
 
-    Only functions whose code has changed are checked again. The verdicts are the same as those of `labkit check`. Changes of
+    Only functions whose code has changed are checked again. The verdicts are the same as those of `labkit check`. Changes to
     other files in the notebook's folder are not noticed. The exit status is 0, whatever the verdicts are.
 
     Example: labkit watch labs/01_huggingface_baseline.ipynb
@@ -48,7 +48,7 @@ def watch(
 def _wait_and_check(watched: list[WatchedNotebook]) -> None:
     """Wait until a notebook is saved, and check it.
 
-    If a file cannot be checked, its name is printed, and the command goes on.
+    If a file cannot be checked, its name is printed, and the command continues.
     """
     while not (saved := [notebook for notebook in watched if notebook.is_saved()]):
         time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -26,7 +26,7 @@ def output_error(difference: Tensor, hessian: Tensor) -> float:
 
 
 def search_scales(weight: Tensor, hessian: Tensor, magnitude: Tensor, scheme: IntegerScheme) -> Tensor:
-    """The factors s `[in]` for the columns of a dense `[out, in]` matrix; all 1 if no scaling lowers the error.
+    """Search the factors s `[in]` for the columns of a dense `[out, in]` matrix; they are all 1 if no scaling lowers the error.
 
     `hessian` `[in, in]` is the mean of x x^T; `magnitude` `[in]` is the mean of |x|. The scales of the groups are searched
     again for each alpha.

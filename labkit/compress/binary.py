@@ -13,7 +13,7 @@ from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.compress.scales import check_group_size
 
 STORED_BITS = 2
-"""The files hold -1 and 1 in two bits, because a signed integer of one bit cannot represent 1."""
+"""The files store -1 and 1 in two bits, because a signed integer of one bit cannot represent 1."""
 
 
 def to_signs(weight: Tensor, scheme: IntegerScheme) -> IntegerWeight:

@@ -29,14 +29,14 @@ class Block:
         self._sin, self._cos = rotary_table(self.config.context_length, self.config.rotary_dim).unbind(0)
 
     def normed(self, hidden: Tensor) -> Tensor:
-        """The input of q, k, v and fc_in, from hidden states `[tokens, hidden_size]`."""
+        """Compute the input of q, k, v and fc_in from hidden states `[tokens, hidden_size]`."""
         weight, bias = self.tensors["ln_1.weight"], self.tensors["ln_1.bias"]
         return F.layer_norm(hidden, weight.shape, weight, bias, self.config.layer_norm_epsilon)
 
     def attended(self, normed: Tensor) -> Tensor:
-        """The input of out_proj, from `normed` `[tokens, hidden_size]` of one window, or `[windows, tokens, hidden_size]`.
+        """Compute the input of out_proj from `normed`: `[tokens, hidden_size]` or `[windows, tokens, hidden_size]`.
 
-        Attention is causal, inside each window.
+        Attention is causal within each window.
         """
         tokens = normed.shape[-2]
         heads = (-1, tokens, self.config.num_heads, self.config.head_dim)
@@ -48,11 +48,11 @@ class Block:
         return found.transpose(1, 2).reshape(normed.shape)
 
     def inner(self, normed: Tensor) -> Tensor:
-        """The input of fc_out."""
+        """Compute the input of fc_out from `normed`."""
         return gelu(F.linear(normed, self.tensors["mlp.fc_in.weight"], self.tensors["mlp.fc_in.bias"]))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The hidden states after the block, for one window or `[windows, tokens, hidden_size]`."""
+        """Compute the hidden states after the block, for one window or for `[windows, tokens, hidden_size]`."""
         normed = self.normed(hidden)
         attention = F.linear(self.attended(normed), self.tensors["attn.out_proj.weight"])
         mlp = F.linear(self.inner(normed), self.tensors["mlp.fc_out.weight"], self.tensors["mlp.fc_out.bias"])

@@ -1,7 +1,7 @@
 """Calibration text: windows of tokens, chosen by a seed.
 
-A quantizer runs the model on these windows and looks at the activations. Quality is measured on held-out text. A calibration
-text that shares passages with the held-out text is refused, because the measured quality would be too good.
+A quantizer runs the model on these windows and observes the activations. Quality is measured on held-out text. A calibration
+text that shares passages with the held-out text is refused, because the measured quality would then be too good.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from labkit.plurals import counted
 from labkit.tokenizer import Tokenizer
 
 BUILT_IN_TEXT = BUILT_IN["gptj-tiny"] / "calibration_sample.txt"
-"""Passages of the training text of gptj-tiny: the calibration text if none is named."""
+"""Passages of gptj-tiny's training text; the default calibration text."""
 HELD_OUT = BUILT_IN["gptj-tiny"] / "held_out_sample.txt"
 RUN_OF_WORDS = 13
-"""Two texts share a passage if both contain the same run of this many words (the length in Brown et al. 2020, appendix C)."""
+"""Two texts share a passage if they have this many words in a row in common (the length in Brown et al. 2020, appendix C)."""
 TOKENS_PER_INPUT = 16
 """By default there are this many calibration tokens for each input of the widest matrix (fc_out)."""
 
@@ -36,7 +36,7 @@ class CalibrationText:
 
     @classmethod
     def read(cls, path: Path | None = None) -> CalibrationText:
-        """The text of a UTF-8 file; by default the built-in sample. Raises `InvalidRequest` if it cannot be read."""
+        """Read a UTF-8 file, by default the built-in sample. Raises `InvalidRequest` if the file cannot be read."""
         source = path or BUILT_IN_TEXT
         try:
             return cls(source.name, source.read_text("utf-8"))
@@ -55,20 +55,21 @@ class CalibrationText:
 
 
 def runs_of_words(text: str, length: int = RUN_OF_WORDS) -> set[tuple[str, ...]]:
-    """All runs of `length` words in a text, in lower case and without punctuation."""
+    """All sequences of `length` consecutive words in a text, in lower case and without punctuation."""
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[begin : begin + length]) for begin in range(len(words) - length + 1)}
 
 
 def default_windows(config: GPTJConfig, window: int) -> int:
-    """How many windows of `window` tokens hold `TOKENS_PER_INPUT` tokens for each input of the widest matrix."""
+    """The number of windows of `window` tokens that gives `TOKENS_PER_INPUT` tokens per input of the widest matrix."""
     return -(-TOKENS_PER_INPUT * config.intermediate_size // window)
 
 
 def windows_of(text: CalibrationText, tokenizer: Tokenizer, window: int, count: int, seed: int) -> list[list[int]]:
-    """Cut a text into windows of `window` tokens, and draw `count` windows (all, if there are fewer) in an order set by `seed`.
+    """Cut a text into windows of `window` tokens, and return `count` of them (or all) in a random order.
 
-    Raises `InvalidRequest` for a text that is empty, shorter than one window, or made of one repeated token.
+    `seed` determines the order. Raises `InvalidRequest` for a text that is empty, shorter than one window, or made of one
+    repeated token.
     """
     if count < 1 or window < 2:
         raise InvalidRequest(

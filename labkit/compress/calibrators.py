@@ -1,4 +1,4 @@
-"""Calibrators: each computes from a histogram of magnitudes which magnitude becomes the largest 8-bit number ("amax").
+"""Calibrators: each chooses, from a histogram of magnitudes, the magnitude "amax" that the largest 8-bit number stands for.
 
 Magnitudes above amax are clipped. A small amax gives fine steps but clips many numbers; a large amax clips few numbers but
 gives coarse steps. The four calibrators are those of TensorRT's tools: S. Migacz: 8-bit Inference with TensorRT (GTC 2017), and
@@ -17,11 +17,11 @@ from labkit.compress.magnitudes import Magnitudes
 from labkit.errors import InvalidRequest
 
 PERCENTILE = 99.99
-"""The share of all magnitudes, in percent, that `percentile` does not clip."""
+"""`percentile` leaves this percentage of all magnitudes unclipped."""
 LEVELS = 128
-"""The magnitudes that int8 can store: 0 to 127."""
+"""The number of magnitudes that int8 can store: 0 to 127."""
 CANDIDATES = 128
-"""How many values of amax `mse` and `entropy` compare."""
+"""The number of values of amax that `mse` and `entropy` compare."""
 
 
 def minmax(found: Magnitudes) -> float:
@@ -76,7 +76,7 @@ CALIBRATORS: dict[str, Callable[[Magnitudes], float]] = {
 
 
 def calibrator_named(name: str) -> Callable[[Magnitudes], float]:
-    """The calibrator with this name. Raises `InvalidRequest` for a name that does not exist."""
+    """The calibrator with this name. Raises `InvalidRequest` for an unknown name."""
     if name not in CALIBRATORS:
         raise InvalidRequest(f"calibrator is {name!r}; {', '.join(CALIBRATORS)} are accepted")
     return CALIBRATORS[name]
@@ -98,7 +98,7 @@ def _merged(counts: Tensor) -> Tensor:
 
 
 def _divergence(counts: Tensor, other: Tensor) -> float:
-    """The Kullback-Leibler divergence of two histograms, after each is divided by its sum."""
+    """The Kullback-Leibler divergence of `counts` from `other`; each histogram is first divided by its sum."""
     p, q = counts / counts.sum(), other / other.sum().clamp_min(1e-30)
     q = q.clamp_min(1e-12)  # only the last bin, which holds the clipped numbers, can be empty in q but not in p
     return float(torch.special.xlogy(p, p / q)[p > 0].sum())

@@ -1,14 +1,14 @@
 """Finds an order of a matrix's inputs in which a 2:4 mask keeps more magnitude.
 
-J. Pool, C. Yu: Channel Permutations for N:M Sparsity (NeurIPS 2021). NVIDIA's ASP uses this search. The columns may be put into
-any order if the operation that makes the inputs is permuted in the same way. A group of four neighbouring columns is a
-"stripe". Two searches run one after the other, and both are greedy: in each round, all candidates are rated and then applied,
+J. Pool, C. Yu: Channel Permutations for N:M Sparsity (NeurIPS 2021). NVIDIA's ASP uses this search. The columns can be put into
+any order if the outputs of the operation before the matrix are permuted in the same way. A group of four neighbouring columns
+is a "stripe". Two searches run one after the other, and both are greedy: each round rates all candidates and then applies them,
 the best first. A candidate is skipped if one of its stripes was changed in the same round.
 
 1. Swaps: exchange one column of a stripe with a column of another stripe (Ji et al.: TETRIS, 2018). All pairs of columns are
-rated at once. 2. Pairs of stripes: the eight columns of two stripes are divided into two stripes in the best of the 35 ways.
+rated at once. 2. Pairs of stripes: redistribute the eight columns of two stripes in the best of the 35 ways.
 
-The result is a local optimum: no other division of two stripes improves it. As in ASP, the search then makes a few random swaps
+The result is a local optimum: no redistribution of two stripes improves it. As in ASP, the search then makes a few random swaps
 and starts again from there. This is repeated a few times, and the best permutation is returned.
 """
 
@@ -26,7 +26,7 @@ _PAIRS = list(combinations(range(8), 2))
 _FOURS = [four for four in combinations(range(8), 4) if 0 in four]
 """The 35 ways to divide eight columns into two groups of four: the four columns of the group that contains the first column."""
 LEAST_GAIN = 1e-6
-"""A change is made only if it gains this share of all magnitude.
+"""A change is made only if it gains at least this share of the total magnitude.
 
 Without this limit, rounding errors could make the search endless.
 """
@@ -36,10 +36,10 @@ CHUNK_NUMBERS = 1 << 24
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """`escapes`: how often the search leaves a local optimum.
+    """`escapes`: how often the search leaves a local optimum and starts again.
 
-    `swaps`: how many random swaps it then makes; `seed` chooses them. `pairs_up_to`: matrices with more columns than this are
-    searched by swaps only.
+    `swaps`: how many random swaps the search makes each time; `seed` determines them. `pairs_up_to`: for matrices with more
+    columns than this, the search tries only swaps, and no pairs of stripes.
     """
 
     escapes: int = 0
@@ -55,9 +55,9 @@ def magnitude_after(weight: Tensor, permutation: Tensor | None = None) -> float:
 
 
 def search_permutation(weight: Tensor, options: SearchOptions | None = None) -> Tensor:
-    """A permutation `[in]` int64 with which a 2:4 mask of `weight[:, permutation]` keeps as much magnitude as possible.
+    """Search a permutation `[in]` int64 such that a 2:4 mask of `weight[:, permutation]` keeps as much magnitude as possible.
 
-    A 2:4 mask of `weight` itself never keeps more. The result is the same for the same `options`. Raises `InvalidRequest`
+    The mask never keeps less than a 2:4 mask of `weight` itself. Equal `options` give equal results. Raises `InvalidRequest`
     unless `in` is a multiple of four.
     """
     check_two_four(weight.shape[1], "a matrix")
@@ -123,7 +123,7 @@ def _rate_swaps(ordered: Tensor, changed: Tensor, sums: Tensor, base: Tensor) ->
 
 
 def _by_pairs(magnitudes: Tensor, permutation: Tensor, least: float) -> Tensor:
-    """Divide the columns of two stripes in another way, until no division gains `least`."""
+    """Redistribute the columns of two stripes until no new division gains `least`."""
     count = len(permutation) // GROUP
     first, second = torch.triu_indices(count, count, 1, dtype=torch.int64, device="cpu")
     gains = torch.zeros(len(first), dtype=torch.float32, device="cpu")
@@ -147,7 +147,7 @@ def _by_pairs(magnitudes: Tensor, permutation: Tensor, least: float) -> Tensor:
 
 
 def _rate_pairs(ordered: Tensor, first: Tensor, second: Tensor, wanted: Tensor, gains: Tensor, ways: Tensor) -> None:
-    """For each wanted pair of stripes, the gain of its best division, and the index of this division in `_FOURS`."""
+    """For each wanted pair of stripes, store the gain of its best division, and the index of this division in `_FOURS`."""
     stripes = ordered.view(-1, GROUP, ordered.shape[1])
     step = max(CHUNK_NUMBERS // (2 * len(_PAIRS) * ordered.shape[1]), 1)
     for part in torch.split(wanted, step):

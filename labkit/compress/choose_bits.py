@@ -21,15 +21,15 @@ from labkit.home import write_atomically
 from labkit.json_file import read_json_object
 
 SENSITIVITY = "sensitivity.json"
-"""The file with the damages and the chosen bits, in the folder of a model in mixed precision."""
+"""The file in the folder of a mixed-precision model that holds the damages and the chosen bits."""
 
 
 def with_chosen_bits(
     checkpoint: Checkpoint, method: Method, ids: Sequence[Sequence[int]], file: Path, progress: Progress
 ) -> Method:
-    """A method of mixed precision with the schemes of all matrices filled in; any other method unchanged.
+    """Fill in the schemes of all matrices if the method is mixed precision; return any other method unchanged.
 
-    The damages are saved in `file` after each block, so that a stopped measurement can go on.
+    The damages are saved in `file` after each block, so that a stopped measurement can continue.
     """
     if method.average_bits is None:
         return method
@@ -62,7 +62,7 @@ def measure(
     after_block: Callable[[list[Damage]], None] = lambda damages: None,
     progress: Progress = lambda done, total, name: None,
 ) -> list[Damage]:
-    """The damage that each matrix and each block causes when it alone is quantized by GPTQ, with the settings of `method`."""
+    """Measure the damage when each matrix or block alone is quantized with GPTQ, with the settings of `method`."""
     options = GptqOptions(method.damping, method.activation_order)
 
     def quantize(weight: Tensor, hessian: Tensor, scheme: IntegerScheme) -> Tensor:

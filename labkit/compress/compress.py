@@ -1,4 +1,4 @@
-"""Turns a model directory into a compressed model directory, one block after the other."""
+"""Turns a model directory into a compressed model directory, one block after another."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ def compress(
     seed: int = 0,
     progress: Progress = lambda done, total, name: None,
 ) -> CompressResult:
-    """Quantize the model `source` by a method, and write a directory that `labkit.load` and compressed-tensors can read.
+    """Quantize the model `source` with a method, and write a directory that `labkit.load` and compressed-tensors can read.
 
     calibration: the text for methods that need activations, by default the built-in sample. windows: how many windows of the
-    text are used. By default there are 16 tokens for each input of the widest matrix; qat uses the whole text. window: tokens
+    text are used. The default gives 16 tokens for each input of the widest matrix; qat uses the whole text. window: tokens
     per window, by default the model's context length. seed: chooses the windows, and the weights of a synthetic model.
 
     Most methods hold only one block of weights in memory at a time; a calibrated method also holds the hidden states of all
     windows. The method mixed holds the whole model in float32, and qat needs several times as much memory. Each finished block
-    is a file in a folder beside the target. If the call is stopped, the same call continues after the finished blocks. The
-    target appears when it is complete. Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, `InsufficientResources`, or
-    `LabkitError` for activations that are not finite.
+    becomes a file in a folder beside the target. If the call is stopped, the same call continues after the finished blocks. The
+    target appears only when it is complete. Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`,
+    `InsufficientResources`, or `LabkitError` for activations that are not finite.
     """
     place = Path(target).expanduser()
     checkpoint = open_dense(source, seed)
@@ -97,7 +97,7 @@ def compress(
 
 
 class _Run:
-    """Makes the parts of one model: a file for each block, and one file for the embedding, the last norm and the head."""
+    """Writes the parts of one model: a file for each block, and one file for the embedding, the last norm and the head."""
 
     def __init__(
         self, checkpoint: Checkpoint, recipe: Recipe, work: WorkFolder, ids: Sequence[Sequence[int]], progress: Progress
@@ -107,7 +107,7 @@ class _Run:
         self.ids = ids
 
     def all_parts(self) -> None:
-        """Make the parts that are not finished."""
+        """Write the parts that are not finished."""
         config = self.checkpoint.config
         hidden = self._embedded()
         for index in range(config.num_layers):
@@ -117,7 +117,7 @@ class _Run:
                 block = Block(config, self._read(prefix))
                 found = self.recipe.block_tensors(block, hidden, index, self.checkpoint.weight_dtype)
                 self.work.write(name, {f"{prefix}{each}": tensor for each, tensor in found.items()})
-            if hidden:  # the next block gets the states that the stored weights produce, as it will when the model runs
+            if hidden:  # the next block gets the states that the stored weights produce, as in the finished model
                 stored = Block(config, self._stored(name, prefix))
                 hidden = [stored.forward(state) for state in hidden]
         name = part_name(config.num_layers, self.parts)
@@ -130,7 +130,7 @@ class _Run:
         self.progress(self.parts, self.parts, "complete")
 
     def _say(self, index: int, name: str, what: str) -> None:
-        self.progress(index, self.parts, f"{what} is finished already" if self.work.has(name) else what)
+        self.progress(index, self.parts, f"{what} is already finished" if self.work.has(name) else what)
 
     def _embedded(self) -> list[Tensor]:
         if not self.ids:
@@ -143,7 +143,7 @@ class _Run:
         return {name.removeprefix(prefix): self.checkpoint.read(name, dtype=torch.float32) for name in names}
 
     def _stored(self, name: str, prefix: str) -> dict[str, Tensor]:
-        """The tensors of a block as its file holds them, converted to dense tensors."""
+        """Read the tensors of a block from its file, converted to dense tensors."""
         file = SafetensorsFile(self.work.path / name)
         files = WeightFiles(dict.fromkeys(file.entries, file), file.names, dict.fromkeys(file.integers, file))
         stored = parsed_quantization(self.recipe.quantization_config())
@@ -159,7 +159,7 @@ class _Run:
 
 
 def part_name(index: int, parts: int) -> str:
-    """The file of a part."""
+    """The name of the file that holds a part."""
     return f"model-{index + 1:05d}-of-{parts:05d}.safetensors"
 
 
@@ -176,7 +176,7 @@ def _windows(
 
 
 def _settings(checkpoint: Checkpoint, recipe: Recipe, text: CalibrationText, ids: list[list[int]], seed: int) -> dict[str, Any]:
-    """All settings that determine the result. An unfinished folder is used again only if its settings are the same."""
+    """All settings that determine the result. Work in an unfinished folder continues only if its settings are the same."""
     norms = [checkpoint.read(name).float() for name in ("transformer.h.0.ln_1.weight", "transformer.ln_f.weight")]
     weights = hashlib.sha256(b"".join(bytes(norm.view(torch.uint8).numpy()) for norm in norms))  # type: ignore[arg-type]
     found: dict[str, Any] = {
@@ -198,7 +198,7 @@ def _bytes_before(checkpoint: Checkpoint) -> int:
 
 
 def _write_rest(checkpoint: Checkpoint, recipe: Recipe, work: WorkFolder) -> None:
-    """The index of the files, the tokenizer's files, and `config.json`."""
+    """Write the index of the weight files, the tokenizer's files, and `config.json`."""
     parts = checkpoint.config.num_layers + 1
     weight_map: dict[str, str] = {}
     size = 0

@@ -1,8 +1,8 @@
 """Delayed scaling of FP8: the scale of a tensor comes from the magnitudes of earlier steps.
 
-The recipe of NVIDIA's Transformer Engine (`DelayedScaling`:
+This is the recipe of NVIDIA's Transformer Engine (`DelayedScaling`:
 https://docs.nvidia.com/deeplearning/transformer-engine/user-guide/examples/fp8_primer.html). To scale a tensor by its own
-largest magnitude ("amax"), a kernel must read it twice. If the scale is known before, a kernel reads the tensor once: it casts
+largest magnitude ("amax"), a kernel must read it twice. If the scale is already known, a kernel reads the tensor once: it casts
 the numbers and finds the amax for the next steps. The disadvantage: a tensor with much larger numbers than before is clipped
 until its amax is in the history.
 """
@@ -21,7 +21,7 @@ from labkit.errors import InvalidRequest
 from labkit.weight_formats.rounded_inputs import E4M3, Fp8Form
 
 ALGORITHMS: dict[str, Callable[[Iterable[float]], float]] = {"max": max, "most_recent": lambda history: next(iter(history))}
-"""How one amax is chosen from the history. The first entry of the history is the newest step."""
+"""How one amax is chosen from the history. The first entry of the history is from the newest step."""
 
 
 @dataclass
@@ -48,10 +48,10 @@ class DelayedScaling:
         self.history = deque(maxlen=self.history_length)
 
     def cast(self, x: Tensor) -> tuple[Tensor, float]:
-        """Cast a tensor with the scale of the earlier steps, and enter its amax into the history.
+        """Cast a tensor with the scale from earlier steps, and add its amax to the history.
 
         Returns the FP8 numbers, and the factor that converts them back: x is close to numbers * factor. Scaled magnitudes above
-        the largest FP8 number become that number. The call also computes the scale for the next step.
+        the largest FP8 number are clipped to it. The call also computes the scale for the next step.
         """
         scale = self.scale
         cast = (x.float() * scale).clamp(-self.form.largest, self.form.largest).to(self.form.dtype)
@@ -60,12 +60,12 @@ class DelayedScaling:
         return cast, 1 / scale
 
     def _update(self) -> None:
-        """scale = largest FP8 number / amax / 2^margin; an amax of 0, or one that is not finite, leaves the scale as it was."""
+        """Set scale = largest FP8 number / amax / 2^margin. If amax is 0 or not finite, the scale does not change."""
         amax = ALGORITHMS[self.algorithm](self.history)
         if amax > 0 and math.isfinite(amax):
             self.scale = self.form.largest / amax / 2**self.margin
 
 
 def clipped_share(x: Tensor, scaling: DelayedScaling) -> float:
-    """The share of the numbers of `x` that the present scale would clip."""
+    """The share of the numbers in `x` that the current scale would clip."""
     return float((x.abs() * scaling.scale > scaling.form.largest).to(torch.float32).mean()) if x.numel() else 0.0

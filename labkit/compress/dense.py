@@ -9,7 +9,7 @@ from labkit.errors import InvalidRequest
 
 
 def open_dense(source: str | Path, seed: int) -> Checkpoint:
-    """Open a checkpoint. Raises `InvalidRequest` if its weights are quantized already."""
+    """Open a checkpoint. Raises `InvalidRequest` if its weights are already quantized."""
     if is_quantized(source):
-        raise InvalidRequest(f"{source} is quantized already; give the model with dense weights")
+        raise InvalidRequest(f"{source} is already quantized; give the model with dense weights")
     return open_checkpoint(source, seed=seed)

@@ -20,11 +20,11 @@ class DenseModel:
         self.tensors = {name: checkpoint.read(name, dtype=torch.float32) for name in checkpoint.tensor_names()}
 
     def embedded(self, ids: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        """The states before the first block, `[tokens, hidden_size]`; `[windows, tokens, hidden_size]` for equal windows."""
+        """The states before the first block: `[tokens, hidden_size]`, or `[windows, tokens, hidden_size]` for equal windows."""
         return self.tensors["transformer.wte.weight"][torch.tensor(ids, dtype=torch.int64, device="cpu")]
 
     def block(self, layer: int, replaced: Mapping[str, Tensor] | None = None) -> Block:
-        """A block, with some tensors replaced. The keys of `replaced` are full names."""
+        """A block, with some of its tensors replaced. The keys of `replaced` are full names."""
         prefix, tensors = f"transformer.h.{layer}.", self.tensors | dict(replaced or {})
         return Block(self.config, {name.removeprefix(prefix): each for name, each in tensors.items() if prefix in name})
 

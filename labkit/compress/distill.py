@@ -1,11 +1,11 @@
 """Distillation: a student with fewer layers learns to predict what its teacher predicts (DistilBERT's recipe, for GPT-J).
 
 The student begins with some of the teacher's layers (`student`), and keeps the teacher's embedding and head. The loss is the
-sum of up to three losses (`distillation_loss`). They compare the student with the teacher's predictions, with the next token of
-the text, and with the directions of the teacher's hidden states. Matrix products are computed in bfloat16, weights and sums in
-float32.
+sum of up to three losses (`distillation_loss`). They compare the student's predictions with the teacher's
+predictions and with the next token of the text, and the directions of the student's hidden states with those of the teacher's.
+Matrix products are computed in bfloat16; weights and sums are float32.
 
-The training text is by default a small part of the teacher's own training text. On request, the teacher writes more text
+By default, the training text is a small part of gptj-tiny's own training text. On request, the teacher writes more text
 (`written_text`).
 """
 
@@ -50,7 +50,7 @@ from labkit.torch_state import gradients_restored, undisturbed
 STEPS = 350
 """The default number of training steps."""
 WINDOW = 512
-"""The default number of tokens in a window, if the model's context is not shorter."""
+"""The default number of tokens in a window, unless the model's context is shorter."""
 SAVE_EVERY = 10
 """The state is saved every so many steps. If the process is killed, at most this many steps are lost."""
 WARMUP = 20
@@ -58,7 +58,7 @@ WARMUP = 20
 ROWS = 256
 """The losses of this many tokens are computed together, so that their logits stay in the processor's cache."""
 CHOOSING = 4
-"""How many windows of the training text are used to choose the layers that are copied."""
+"""How many windows of the training text are used to choose which layers to copy."""
 KEPT = "transformer.wte.weight", "lm_head.weight", "lm_head.bias"
 """These tensors are copied from the teacher and are not trained."""
 WEIGHTS = "model.safetensors"
@@ -70,13 +70,13 @@ WRITTEN = "written.json"
 class DistillOptions:
     """How a student with `layers` layers is trained.
 
-    steps: the number of training steps, each on `windows` windows of `window` tokens (by default 512). minutes: the time for
-    the training instead of `steps`; the number of steps then depends on the machine. rate: the largest learning rate; it rises
-    over the first steps and falls linearly to zero. temperature: of the soft targets. soft, hard, hidden: the weights of the
-    three losses (the teacher's predictions, the next token, the hidden states). If soft and hidden are 0, the student learns
-    from the text alone. continuations: how many times the teacher continues each window of the text, to make more training text
-    (`written_windows`). from_teacher: begin with layers of the teacher, and keep its embedding and head; otherwise begin with
-    random weights, and train all of them.
+    steps: the number of training steps, each on `windows` windows of `window` tokens (by default 512). minutes: the training
+    time, instead of `steps`; the number of steps then depends on the machine. rate: the largest learning rate; it rises
+    over the first steps and falls linearly to zero. temperature: the temperature of the soft targets. soft, hard, hidden: the
+    weights of the three losses (the teacher's predictions, the next token, the hidden states). If soft and hidden are 0, the
+    student learns from the text alone. continuations: how many times the teacher continues each window of the text, to make
+    more training text (`written_windows`). from_teacher: begin with layers of the teacher, and keep its embedding and head;
+    otherwise begin with random weights, and train all of them.
 
     Raises `InvalidRequest` for values that are out of range, and if both steps and minutes are given.
     """
@@ -101,9 +101,9 @@ class DistillOptions:
                 raise InvalidRequest(f"{name} of distill is {value!r}; a number above 0 is accepted")
         for name in ("soft", "hard", "hidden"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise InvalidRequest(f"{name} is {getattr(self, name)!r}; the weight of a loss is a number of at least 0")
+                raise InvalidRequest(f"{name} is {getattr(self, name)!r}; the weight of a loss must be at least 0")
         if self.soft + self.hard == 0:
-            raise InvalidRequest("soft and hard are both 0, so nothing teaches the student to predict; give one of them")
+            raise InvalidRequest("soft and hard are both 0, so the student would learn no predictions; give one of them")
         if self.window is not None and self.window < 2:
             raise InvalidRequest(f"window is {self.window}; at least 2 tokens are accepted")
         if self.continuations < 0:
@@ -186,7 +186,7 @@ def distill(
 
 
 class _Training:
-    """The training of one student. `student` has the trained tensors after `run`."""
+    """The training of one student. After `run`, `student` has the trained tensors."""
 
     def __init__(
         self, teacher: DenseModel, ids: Sequence[Sequence[int]], options: DistillOptions, seed: int, file: Path
@@ -213,7 +213,7 @@ class _Training:
         return 0 if self.options.minutes else self.options.steps or STEPS
 
     def run(self, progress: Progress) -> None:
-        """Do the remaining steps."""
+        """Run the remaining steps."""
         state, begun, before = self.state, time.monotonic(), self.state.seconds
         losses: list[float] = []
         while (done := self._done()) < 1:
@@ -241,7 +241,7 @@ class _Training:
         progress(state.step, self.steps, told)
 
     def _step(self, done: float) -> float:
-        """One step of training. Returns the loss before the update."""
+        """Do one training step. Returns the loss before the update."""
         state, options = self.state, self.options
         with torch.enable_grad():
             for each in state.weights.values():
@@ -279,12 +279,12 @@ class _Training:
         normed = self.teacher.normed(taught[-1]).float().flatten(0, 1) if options.soft else None
         loss = self._predict(leaf, normed, targets)
         assert leaf.grad is not None
-        # One backward pass through the blocks; it starts from the gradient of the losses with respect to the last hidden state.
+        # One backward pass through the blocks, starting from the gradient of the losses with respect to the last hidden state.
         ((final * leaf.grad).sum() + options.hidden * hidden).backward()  # type: ignore[no-untyped-call]
         return loss + options.hidden * float(hidden.detach())
 
     def _predict(self, final: Tensor, taught: Tensor | None, targets: Tensor) -> float:
-        """Add the gradients of the losses of the predictions, for a few rows at a time; returns the sum of these losses."""
+        """Add the gradients of the two prediction losses, a few rows at a time; return the sum of these losses."""
         options, total = self.options, 0.0
         for begin in range(0, len(final), ROWS):
             rows = slice(begin, begin + ROWS)
@@ -310,7 +310,7 @@ def _logits(model: DenseModel, normed: Tensor) -> Tensor:
 def _settings(
     checkpoint: Checkpoint, options: DistillOptions, text: CalibrationText, ids: list[list[int]], seed: int
 ) -> dict[str, Any]:
-    """All settings that determine the result. An unfinished folder is used again only if its settings are the same."""
+    """All settings that determine the result. Work in an unfinished folder continues only if its settings are the same."""
     norm = checkpoint.read("transformer.ln_f.weight").float()
     weights = hashlib.sha256(bytes(norm.view(torch.uint8).numpy()))  # type: ignore[arg-type]
     tokens = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
@@ -326,7 +326,7 @@ def _settings(
 
 
 def _write(checkpoint: Checkpoint, student: Student, work: WorkFolder) -> None:
-    """The student's weights in the teacher's dtype, the tokenizer's files, and `config.json`."""
+    """Write the student's weights in the teacher's dtype, the tokenizer's files, and `config.json`."""
     dtype = checkpoint.weight_dtype
     work.write(WEIGHTS, {name: tensor.detach().to(dtype).contiguous() for name, tensor in student.tensors.items()})
     copy_beside(checkpoint.path, work.path, (*TOKENIZER_FILES, GENERATION_CONFIG))

@@ -1,4 +1,4 @@
-"""The saved state from which a killed distillation can continue: the student's weights, Adam's averages, and the steps."""
+"""The saved state from which a killed distillation can continue: the student's weights, Adam's averages, and the step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DistillState:
 
     @classmethod
     def load(cls, path: Path) -> DistillState | None:
-        """The state of a file; None if there is no file."""
+        """Read the state from a file; return None if there is no file."""
         if not path.is_file():
             return None
         file = SafetensorsFile(path)

@@ -5,8 +5,8 @@
 - out_proj reads averages of v over tokens. An average is linear, so dividing row c of v_proj by s_c divides channel c of the
   input of out_proj by s_c. This is exact, because a GPT-J has one v channel for each input channel of out_proj, and no bias in
   v.
-- fc_out reads GELU(fc_in(x)). GELU(x / s) is not GELU(x) / s, so nothing can be folded. For fc_out, AWQ searches only the
-  clipping of the groups.
+- fc_out reads GELU(fc_in(x)). GELU(x / s) is not GELU(x) / s, so nothing can be folded. For fc_out, AWQ only searches how
+  far to clip each group.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh: GPTQ: Accurate Post-Training Q
 Transformers (2022), https://arxiv.org/abs/2210.17323.
 
 The layer's output error for a row w is (w - q)^T H (w - q), with H = X X^T from the layer's inputs. Columns are rounded one
-after the other. When column j goes from w_j to q_j, the best change of the columns F that are still free is
+after another. When column j goes from w_j to q_j, the best change of the columns F that are still free is
 
     w_F <- w_F - (w_j - q_j) / [H_F'^-1]_jj * [H_F'^-1]_jF        (F' = F and j)
 
@@ -26,7 +26,7 @@ from labkit.errors import LabkitError
 DAMPING = 0.01
 """This share of the mean of H's diagonal is added to the diagonal, so that H can be inverted."""
 BLOCK_COLUMNS = 128
-"""How many columns are rounded as one block. The columns after the block are changed once per block, in one matrix product."""
+"""How many columns form a block. The columns after a block are changed once per block, in one matrix product."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class GptqOptions:
     """`damping`: see `DAMPING`. `activation_order`: the columns with the largest inputs are rounded first.
 
     In both orders, a group consists of neighbouring columns ("static groups"), and its scale is found before any column is
-    rounded. So the result needs no list of groups (`g_idx`) and runs in the same kernels.
+    rounded. So the result needs no list of groups (`g_idx`), and the same kernels run it.
     """
 
     damping: float = DAMPING
@@ -48,7 +48,7 @@ def gptq(
     """Quantize a dense `[out, in]` matrix so that the layer's output changes little.
 
     `hessian` `[in, in]` is the mean of x x^T over calibration inputs (`InputStatistics.hessian`). `grid` has the scales; by
-    default, scales are searched that give the smallest output error of each group. Raises `LabkitError` if H cannot be
+    default, the scales with the smallest output error of each group are searched. Raises `LabkitError` if H cannot be
     inverted.
     """
     chosen = options or GptqOptions()
@@ -63,7 +63,7 @@ def gptq(
 
 
 def _round_columns(work: Tensor, factor: Tensor, grid: Grid, order: Tensor, values: Tensor, block_columns: int) -> None:
-    """Round the columns of `work` from left to right into the columns `order` of `values`; `work` is changed."""
+    """Round the columns of `work` from left to right, into the columns `order` of `values`. Changes `work`."""
     inputs = work.shape[1]
     for begin in range(0, inputs, block_columns):
         end = min(begin + block_columns, inputs)
@@ -81,7 +81,7 @@ def _round_columns(work: Tensor, factor: Tensor, grid: Grid, order: Tensor, valu
 
 
 def damped_hessian(hessian: Tensor, damping: float) -> Tensor:
-    """H with a larger diagonal. An input that is always 0 gets the mean of the diagonal, because any weight is right for it."""
+    """Return H with a larger diagonal. An input that is always 0 gets the mean diagonal, because any weight is right for it."""
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean()) or 1.0
     return hessian + torch.diag(damping * mean + torch.where(diagonal == 0, mean, 0.0))

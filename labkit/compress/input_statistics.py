@@ -13,8 +13,8 @@ from labkit.errors import LabkitError
 class InputStatistics:
     """Accumulates the statistics of a layer's inputs. `name` is the layer's name in error messages.
 
-    After all inputs: `hessian` `[in, in]` float32 is the mean of x x^T over tokens, and `magnitude` `[in]` float32 the mean of
-    |x|.
+    After all inputs have been added, `hessian` `[in, in]` float32 is the mean of x x^T over tokens, and `magnitude` `[in]`
+    float32 is the mean of |x|.
     """
 
     def __init__(self, name: str, in_features: int) -> None:
@@ -24,7 +24,7 @@ class InputStatistics:
         self._sums = torch.zeros(in_features, dtype=torch.float64, device="cpu")
 
     def add(self, x: Tensor) -> None:
-        """Add inputs `[tokens, in]` float32. Raises `LabkitError` if they are not finite."""
+        """Add inputs `[tokens, in]` float32. Raises `LabkitError` if a value is not finite."""
         if not bool(torch.isfinite(x.sum())) or not bool(torch.isfinite(x).all()):
             raise LabkitError(
                 f"the calibration inputs of {self.name} are NaN or infinite, so the model itself is broken or its numbers are "
@@ -46,7 +46,7 @@ class InputStatistics:
 
 
 def statistics_of(name: str, inputs: Iterable[Tensor]) -> InputStatistics:
-    """The statistics of inputs `[tokens, in]` of several windows. Raises `LabkitError` if they are not finite."""
+    """Compute the statistics of the inputs `[tokens, in]` of several windows. Raises `LabkitError` if a value is not finite."""
     found: InputStatistics | None = None
     for x in inputs:
         found = found or InputStatistics(name, x.shape[1])

@@ -1,12 +1,12 @@
-"""How much of its teacher's quality a student keeps, on text that neither was trained on.
+"""Measures how much of its teacher's quality a student keeps, on text that neither was trained on.
 
-`kept` compares scores as DistilBERT's paper does. Its "97 % of the performance" is a mean score of GLUE's tasks; the score of
-most of these tasks is the share of right answers. A language model's task is to name the next token. So the score here is the
-share of tokens for which the model's most likely token is right. `kept` is the student's score divided by the teacher's score,
-in percent. Even a model that always names the most frequent token keeps more than 0 %.
+`kept` compares scores as DistilBERT's paper does. The paper's "97 % of the performance" compares mean scores on the GLUE tasks;
+for most of these tasks, the score is the share of right answers. A language model's task is to predict the next token. So the
+score here is the share of tokens for which the model's most likely token is right. `kept` is the student's score divided by the
+teacher's score, in percent. Even a model that always predicts the most frequent token keeps more than 0 %.
 
 `information` is a stricter measure. A model's gain is the number of bits that it saves compared with a table of token
-frequencies, which does not look at the text before a token. `information` is the student's gain divided by the teacher's gain,
+frequencies, which ignores the text before a token. `information` is the student's gain divided by the teacher's gain,
 in percent: 0 % is as good as the table, and 100 % is as good as the teacher.
 """
 
@@ -37,7 +37,7 @@ class KeptQuality:
     information: Estimate
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a record."""
+        """The scores as plain values, for a record."""
         return {field.name: getattr(self, field.name).to_dict() for field in fields(self)}
 
 
@@ -52,7 +52,7 @@ def kept_quality(
 ) -> KeptQuality:
     """Compare a student with its teacher on held-out windows.
 
-    frequencies: `token_frequencies` of another text, such as training text. The seed chooses the draws of the bootstraps.
+    frequencies: `token_frequencies` of another text, such as training text. The seed determines the draws of the bootstrap.
     """
     rows = []
     for part in windows:

@@ -1,4 +1,4 @@
-"""Quantizes the matrices of one block, and the head, by a method."""
+"""Quantizes the matrices of one block, and the head, with a method."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def _least_error(weight: Tensor, scheme: IntegerScheme) -> IntegerWeight:
 
 
 WITHOUT_DATA = {"rtn": round_to_nearest, "mse": _least_error, "signs": to_signs}
-"""The algorithms that need no calibration: they quantize a dense `[out, in]` matrix by a scheme."""
+"""The algorithms that need no calibration: each quantizes a dense `[out, in]` matrix to a scheme."""
 
 
 @dataclass(frozen=True)
 class QuantizedTensors:
-    """The tensors to store of a block or of the head: quantized matrices by module, and dense tensors by name."""
+    """The tensors to store for a block or the head: quantized matrices by module, and dense tensors by name."""
 
     matrices: dict[str, IntegerWeight]
     dense: dict[str, Tensor]
@@ -55,9 +55,9 @@ def quantize_block(
 ) -> QuantizedTensors:
     """Quantize the matrices of a block; `hidden` are the states that enter it, one tensor for each calibration window.
 
-    The four matrices that read the layer norm are quantized first. Then out_proj and fc_out are quantized, with the inputs that
-    they get from the four quantized matrices. `where` names the block in messages. `dtype` is the dtype in which dense tensors
-    are stored: later layers are calibrated with the rounded tensors. `schemes` has the scheme of each matrix, if the schemes
+    The four matrices that read the layer norm are quantized first. Then out_proj and fc_out are quantized; their
+    inputs are computed with the four quantized matrices. `where` names the block in messages. Dense tensors are stored in
+    `dtype`; later layers are calibrated with the rounded tensors. `schemes` has the scheme of each matrix, if the schemes
     differ from `method.scheme`. `block` is changed in place.
     """
     if not method.calibrated:
@@ -132,5 +132,5 @@ def _scale_columns(block: Block, names: Iterable[str], factors: Tensor) -> None:
 
 
 def with_dense_tensors(block: Block, matrices: dict[str, IntegerWeight], dtype: torch.dtype) -> QuantizedTensors:
-    """Quantized matrices of a block together with its other tensors, which are stored in `dtype`."""
+    """Combine the quantized matrices of a block with its other tensors, which are stored in `dtype`."""
     return QuantizedTensors(matrices, {name: block.tensors[name].to(dtype) for name in BLOCK_BIASES})

@@ -16,10 +16,10 @@ BINS = 4096
 class Magnitudes:
     """The magnitudes of the inputs of a layer, over all tokens of all windows.
 
-    `channels` `[in]` float32 are the largest magnitudes of the channels. `counts` `[BINS]` float64 says how many numbers lie in
+    `channels` `[in]` float32 are the largest magnitudes of the channels. `counts` `[BINS]` float64 says how many numbers are in
     each of `BINS` equal bins from 0 to `largest`. `inputs()` returns the inputs, one tensor `[tokens, in]` for each window; it
-    is called twice, because the width of the bins is only known after the first pass. Raises `LabkitError`, with `name`, for
-    inputs that are not finite.
+    is called twice, because the width of the bins is only known after the first pass. Raises `LabkitError`, with `name`, if an
+    input is not finite.
     """
 
     def __init__(self, name: str, inputs: Callable[[], Iterable[Tensor]]) -> None:

@@ -30,7 +30,7 @@ HEAD = IntegerScheme(8)
 
 
 Rounding = Callable[[Tensor, IntegerScheme], IntegerWeight]
-"""A function that quantizes a dense `[out, in]` matrix by a scheme."""
+"""A function that quantizes a dense `[out, in]` matrix to a scheme."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Method:
     """How a model is compressed.
 
     `scheme` says how the blocks' matrices are stored in the files. `algorithm` is rtn, mse, awq, gptq, qat or signs. `damping`
-    and `activation_order` are options of GPTQ (`GptqOptions`); `training` has the options of qat. `rounding` is a function of
-    the caller that replaces labkit's own function for rtn.
+    and `activation_order` are options of GPTQ (`GptqOptions`); `training` has the options of qat. `rounding` is the caller's
+    function, which replaces labkit's own function for rtn.
 
-    `average_bits` is set for mixed precision: the bits per weight that all matrices of the blocks may have on average, with
-    their scales. `schemes` maps the full names of the matrices to their schemes; it is filled once the bits are chosen.
+    `average_bits` is set for mixed precision: the mean bits per weight, including scales, that the matrices of the blocks
+    may have. `schemes` maps the full names of the matrices to their schemes; it is filled once the bits are chosen.
     """
 
     scheme: IntegerScheme
@@ -56,7 +56,7 @@ class Method:
 
     @property
     def name(self) -> str:
-        """The name of the method, such as int4-gptq; int4-own if it has a `rounding` of its own."""
+        """The name of the method, such as int4-gptq; or int4-own if the caller gave a `rounding`."""
         if self.algorithm == "signs":
             return BINARY
         if self.average_bits is not None:
@@ -73,7 +73,7 @@ class Method:
         return self.schemes.get(module, self.scheme)
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
-        """Bits per weight of the blocks' matrices, with their scales and zero points."""
+        """The mean bits per weight of the blocks' matrices, including their scales and zero points."""
         bits = weights = 0.0
         for name, shape in expected_shapes(config).items():
             if len(shape) == 2 and ".h." in name:
@@ -99,9 +99,9 @@ def method_named(
 ) -> Method:
     """The method with this name. Raises `InvalidRequest` for a name or a value that is not accepted.
 
-    group_size: neighbours that share a scale; 0 means one scale for each row; None means a scale for each row in 8 bits and for
-    qat, and otherwise groups of 64. steps: the number of training steps of qat. bits: the average bits per weight, with scales,
-    of mixed.
+    group_size: the number of neighbours that share a scale; 0 means one scale for each row; None means one scale for each row
+    in 8 bits and for qat, and otherwise groups of 64. steps: the number of training steps of qat. bits: for mixed, the mean
+    bits per weight, including scales.
     """
     full = f"{name}-rtn" if f"{name}-rtn" in METHODS else name
     _check(name, full, group_size, damping, steps, bits)
@@ -120,7 +120,7 @@ def method_named(
 
 
 def _check(name: str, full: str, group_size: int | None, damping: float, steps: int | None, bits: float | None) -> None:
-    """Refuse an unknown name, values that no method accepts, and options of another method."""
+    """Raise `InvalidRequest` for an unknown name, values that no method accepts, and options of another method."""
     if full not in METHODS:
         raise InvalidRequest(f"method is {name!r}; {', '.join(METHODS)} are accepted (int8 means int8-rtn)")
     if not 0 < damping < 10:

@@ -1,7 +1,7 @@
-"""Mixed precision: chooses the bits of each matrix, so that the damage is smallest for a given average number of bits.
+"""Mixed precision: chooses the bits of each matrix so that the damage is smallest for a given average number of bits.
 
 This is a knapsack problem: each matrix gets one number of bits, the total number of bits is limited, and the sum of the damages
-(`sensitivity`) is to be as small as possible. Dynamic programming finds the exact solution quickly, because the sizes of the
+(`sensitivity`) should be as small as possible. Dynamic programming finds the exact solution quickly, because the sizes of the
 matrices have a large common divisor. The sum assumes that damages add up, which is a good approximation if each damage is
 small.
 """
@@ -15,7 +15,7 @@ from labkit.compress.sensitivity import Damage, matrices_only
 from labkit.errors import InvalidRequest
 
 CHOICES = (2, 3, 4, 5, 6, 7, 8)
-"""The numbers of bits that a matrix may get."""
+"""The numbers of bits that a matrix can get."""
 FALL = 4.0
 """One more bit halves the rounding errors. The damage is quadratic in the errors, so it becomes a quarter."""
 
@@ -39,9 +39,9 @@ def expected_damage(damages: Iterable[Damage]) -> dict[str, dict[int, float]]:
 
 
 def choose_bits(damages: Iterable[Damage], average: float) -> dict[str, int]:
-    """The bits of each matrix with the smallest sum of damages, at most `average` bits per weight (without scales).
+    """Choose the bits of each matrix so that the sum of damages is smallest, with at most `average` bits per weight.
 
-    Raises `InvalidRequest` for an average that is below the fewest bits that were measured.
+    `average` does not include the scales. Raises `InvalidRequest` if it is below the smallest measured number of bits.
     """
     damages = list(damages)
     expected = expected_damage(damages)
@@ -61,6 +61,6 @@ def choose_bits(damages: Iterable[Damage], average: float) -> dict[str, int]:
     if not best:
         least = min(each.bits for each in damages)
         raise InvalidRequest(
-            f"{average:g} bits per weight are too few; with their scales, the weights need {least} bits and more"
+            f"{average:g} bits per weight are too few; the weights need at least {least} bits, plus their scales"
         )
     return dict(zip(expected, min(best.values())[1], strict=True))

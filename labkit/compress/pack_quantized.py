@@ -22,7 +22,7 @@ BLOCK_MATRICES = r"re:transformer\.h\.\d+\.(attn\.(q|k|v|out)_proj|mlp\.fc_(in|o
 
 
 def packed_tensors(found: QuantizedTensors) -> dict[str, Tensor]:
-    """The tensors to store, with the names of `found`. Each matrix becomes several tensors."""
+    """The tensors to store, under the names in `found`. Each matrix becomes several tensors."""
     tensors = {name: tensor.contiguous() for name, tensor in found.dense.items()}
     for module, matrix in found.matrices.items():
         tensors |= {f"{module}.{part}": tensor for part, tensor in _matrix(matrix).items()}

@@ -1,9 +1,9 @@
-"""Puts the channels of a GPT-J into another order. The model computes the same, but 2:4 masks harm it less.
+"""Puts the channels of a GPT-J into another order. The model's results stay the same, but 2:4 masks harm it less.
 
 - The hidden states have the same order in all blocks. This order applies to the columns of the embedding, q, k, v, fc_in and
   lm_head, to the norms, and to the rows of out_proj and fc_out.
 - The dimensions of v are the inputs of out_proj. They are reordered within each head only.
-- The neurons of each MLP are the inputs of fc_out. They may have any order, because GELU works on each neuron alone.
+- The neurons of each MLP are the inputs of fc_out. They can have any order, because GELU works on each neuron alone.
 
 Queries and keys keep their order, because the rotary positions depend on it.
 """
@@ -69,7 +69,7 @@ class Orders:
 
     @classmethod
     def load(cls, path: Path) -> Orders | None:
-        """Read the orders from a file; None if there is no file."""
+        """Read the orders from a file; return None if there is no file."""
         if not path.is_file():
             return None
         found = read_json_object(path)
@@ -83,7 +83,7 @@ def _order(places: list[int]) -> Tensor:
 
 
 def search_orders(checkpoint: Checkpoint, options: SearchOptions, progress: Progress) -> Orders:
-    """Search orders with which 2:4 masks keep more magnitude of the blocks' matrices (`search_permutation`).
+    """Search the orders with which 2:4 masks keep more magnitude in the blocks' matrices (`search_permutation`).
 
     As in ASP, matrices with the same inputs are searched together. The first four matrices of all blocks form one such group,
     because they all read the hidden states.
@@ -106,7 +106,7 @@ def search_orders(checkpoint: Checkpoint, options: SearchOptions, progress: Prog
 
 
 class PermutedCheckpoint(Checkpoint):
-    """The weights of another checkpoint with its channels in other orders."""
+    """The weights of the checkpoint `inner`, with its channels in the given orders."""
 
     def __init__(self, inner: Checkpoint, orders: Orders) -> None:
         self._inner, self._orders = inner, orders

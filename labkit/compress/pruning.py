@@ -20,12 +20,12 @@ from labkit.errors import InvalidRequest
 def unstructured_mask(scores: Tensor, density: float, *, per_row: bool = False) -> Tensor:
     """Keep the largest numbers of `scores` `[out, in]`: the share `density` of the whole matrix, or of each row.
 
-    Returns a bool mask; True is kept. The number of kept weights is rounded to a whole number. Among equal scores, the first
+    Returns a bool mask; True means kept. The number of kept weights is rounded to a whole number. Among equal scores, the first
     one is kept. Scores come, for example, from `magnitude_scores` or `wanda_scores`; Wanda compares only the weights of one row
     (`per_row`). Raises `InvalidRequest` for a density that is not from 0 to 1.
     """
     if not 0 <= density <= 1:
-        raise InvalidRequest(f"density is {density!r}; the share of weights to keep is accepted, from 0 to 1")
+        raise InvalidRequest(f"density is {density!r}; the share of weights to keep, a number from 0 to 1, is accepted")
     rows = scores if per_row else scores.reshape(1, -1)
     order = torch.argsort(rows, dim=1, descending=True, stable=True)[:, : round(density * rows.shape[1])]
     return torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order, True).view(scores.shape)
@@ -34,7 +34,7 @@ def unstructured_mask(scores: Tensor, density: float, *, per_row: bool = False) 
 def head_scores(block: Block) -> Tensor:
     """How much each attention head can add to the output: |its rows of v| times |its columns of out_proj|, `[heads]`.
 
-    The product of the two Frobenius norms is an upper bound for the norm of the head's map from averaged inputs to outputs.
+    The product of the two Frobenius norms is an upper bound on the norm of the head's map from averaged inputs to outputs.
     """
     heads, dim = block.config.num_heads, block.config.head_dim
     value = block.tensors["attn.v_proj.weight"].view(heads, -1)
@@ -44,7 +44,7 @@ def head_scores(block: Block) -> Tensor:
 
 
 def without_heads(block: Block, heads: Sequence[int]) -> Block:
-    """The block without the effect of some heads: their rows of q, k and v and their columns of out_proj are set to 0.
+    """Remove the effect of some heads: set their rows of q, k and v and their columns of out_proj to 0.
 
     The shapes do not change, because in a GPT-J's config.json num_heads times head_dim is always hidden_size. Raises
     `InvalidRequest` for a head that does not exist.
@@ -70,7 +70,7 @@ def neuron_scores(block: Block) -> Tensor:
 
 
 def with_neurons(block: Block, kept: Tensor) -> Block:
-    """The block with only some MLP neurons: fc_in and fc_out are smaller, and the config's intermediate_size is the new number.
+    """Keep only some MLP neurons of a block: fc_in, fc_out and the config's intermediate_size become smaller.
 
     `kept` are indices of neurons, `[count]` int64; the block's output does not depend on their order. Raises `InvalidRequest`
     if a neuron does not exist or is named twice, or if no neuron is kept.

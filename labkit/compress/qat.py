@@ -4,7 +4,7 @@ The student is the model with quantized matrices (`fake_quantization`). The teac
 of the student are trained so that its predictions come close to the teacher's. The loss is the Kullback-Leibler divergence, as
 in G. Hinton et al. (2015, https://arxiv.org/abs/1503.02531) and, for quantized language models, Z. Liu et al. (LLM-QAT, 2023,
 https://arxiv.org/abs/2305.17888). The student learns from the teacher's predictions and not from the next tokens of the text,
-so a small text is enough. Embedding, norms, biases and the head are not trained.
+so a short text is enough. Embedding, norms, biases and the head are not trained.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ SAVE_EVERY = 4
 
 
 INSIDE = 0.3
-"""How far a weight may be from its integer when training begins, in steps of the grid.
+"""How far a weight can be from its integer when training begins, in steps of the grid.
 
-With 0.49, many weights change their integers at once in the first steps, and the model gets worse.
+With 0.49, many weights would jump to other integers in the first steps, and the model would get worse.
 """
 
 
@@ -72,7 +72,7 @@ def train(
 ) -> dict[str, IntegerWeight]:
     """Train the matrices of `start`, and return them quantized.
 
-    start: matrices by their names without `.weight`, quantized in some other way; training begins with their integers and
+    start: matrices by their names without `.weight`, quantized with another method; training begins with their integers and
     scales. If `state_file` exists, `start` is not read: the training continues from the file, and the result is the same as
     without an interruption. `ids` are windows of tokens; `seed` chooses the windows of each step. Raises `LabkitError` if the
     loss is not finite.
@@ -110,14 +110,14 @@ def started(model: DenseModel, start: Mapping[str, IntegerWeight]) -> TrainingSt
 
 
 def _step(model: DenseModel, state: TrainingState, windows: Sequence[Sequence[int]], options: QatOptions) -> float:
-    """One step of training. Returns the mean divergence before the update, in nats per token."""
+    """Do one training step. Returns the mean divergence before the update, in nats per token."""
     with torch.enable_grad():
         for each in (*state.weights.values(), *state.logarithms.values()):
             each.requires_grad_(True).grad = None
         made = {
             f"{name}.weight": fake_quantized(weight, state.scales(name), state.scheme) for name, weight in state.weights.items()
         }
-        # The windows run one after the other, and the gradients of the rounded matrices are added up. This saves memory.
+        # The windows run one after another, and the gradients of the rounded matrices are added up. This saves memory.
         leaves = {name: each.detach().requires_grad_(True) for name, each in made.items()}
         total = sum(add_divergence(model, leaves, window, len(windows)) for window in windows)
         torch.autograd.backward(list(made.values()), [leaf.grad for leaf in leaves.values()])

@@ -1,6 +1,6 @@
-"""The interface of a way to compress a model (`Recipe`).
+"""The interface of every way to compress a model (`Recipe`).
 
-`compress` gets from a recipe the tensors of each block and of the head, and the settings to write.
+A recipe gives `compress` the tensors of each block and of the head, and the settings to write.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from labkit.config import GPTJConfig
 class WholeModel:
     """The arguments for a recipe that must see the whole model before the first block is written.
 
-    `ids` are the calibration windows. `folder` is the unfinished folder. If the work is stopped, files in this folder are kept
-    for the next call.
+    `ids` are the calibration windows. `folder` is the unfinished folder; if the work is stopped, the files in it are kept for
+    the next call.
     """
 
     checkpoint: Checkpoint
@@ -46,7 +46,7 @@ class Recipe(ABC):
     @property
     @abstractmethod
     def calibrated(self) -> bool:
-        """Whether the method needs hidden states of calibration text. If not, `hidden` is empty."""
+        """Whether the method needs the hidden states of a calibration text. If not, `hidden` is empty."""
 
     @property
     def whole_text(self) -> bool:
@@ -58,20 +58,20 @@ class Recipe(ABC):
         """Raise `InvalidRequest` if a model of this shape cannot be quantized in this way."""
 
     def prepared(self, model: WholeModel) -> Recipe:
-        """The recipe after it has looked at the whole model. Most recipes need no look at the model and return themselves."""
+        """The recipe with what it needs from the whole model filled in. Most recipes need nothing and return themselves."""
         return self
 
     def source(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The model whose blocks are written. It computes the same as `checkpoint`, but its channels may have another order."""
+        """The model whose blocks are written. Its results are those of `checkpoint`, but its channels can be reordered."""
         return checkpoint
 
     @abstractmethod
     def bits_per_weight(self, config: GPTJConfig) -> float:
-        """Bits per weight of the blocks' matrices, with their scales and zero points."""
+        """The mean bits per weight of the blocks' matrices, including their scales and zero points."""
 
     @abstractmethod
     def block_tensors(self, block: Block, hidden: Sequence[Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The tensors of block `layer` to store, by their names after `transformer.h.N.`. Dense tensors are stored in `dtype`.
+        """The tensors to store for block `layer`, by their names after `transformer.h.N.`. Dense tensors are stored in `dtype`.
 
         `hidden` are the states that enter the block, one tensor for each calibration window. `block` is changed.
         """
@@ -80,7 +80,7 @@ class Recipe(ABC):
     def head_tensors(
         self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """The tensors of the last layer norm and the head to store. `tensors` are the dense tensors, by the same names."""
+        """The tensors to store for the last layer norm and the head. `tensors` are the dense tensors, by the same names."""
 
     @abstractmethod
     def quantization_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The methods of `labkit compress` by name."""
+"""Finds the methods of `labkit compress` by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPARSE_OPTIONS = frozenset({"group_size", "damping", "steps", "permute"})
 
 
 def recipe_named(name: str, **options: Any) -> Recipe:
-    """The method with this name. An option that is None was not given.
+    """The method with this name. An option that is None counts as not given.
 
     Weight-only methods take the options of `method_named`. Methods that round activations take the options of
     `rounded_inputs_named`. 2:4 sparse methods take the options of `sparse_named`. Raises `InvalidRequest` for an unknown name,

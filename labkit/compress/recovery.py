@@ -1,9 +1,9 @@
-"""Recovery: trains a pruned model with its mask kept, so that its predictions come close to the dense model's again.
+"""Recovery: trains a pruned model without changing its mask, so that its predictions come close to the dense model's again.
 
-The workflow of A. Mishra et al. (2021), https://arxiv.org/abs/2104.08378, section 4: prune once, then train without changing
-the mask. The loss is the divergence from the dense model's predictions, as in `labkit.compress.qat`. All tensors of the blocks
-are trained: the kept weights of the matrices, the norms and the biases. The embedding, the last norm and the head are not
-trained.
+This is the workflow of A. Mishra et al. (2021), https://arxiv.org/abs/2104.08378, section 4: prune once, then train without
+changing the mask. The loss is the divergence from the dense model's predictions, as in `labkit.compress.qat`. All tensors of
+the blocks are trained: the kept weights of the matrices, the norms and the biases. The embedding, the last norm and the head
+are not trained.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RecoveryState:
 
     @classmethod
     def load(cls, path: Path) -> RecoveryState | None:
-        """The state of a file; None if there is no file."""
+        """Read the state from a file; return None if there is no file."""
         if not path.is_file():
             return None
         file = SafetensorsFile(path)
@@ -95,9 +95,9 @@ def recover(
     state_file: Path,
     progress: Progress,
 ) -> RecoveryState:
-    """Train the tensors of `start` with their masks kept, and return the last state.
+    """Train the tensors of `start` without changing their masks, and return the last state.
 
-    If `state_file` exists, `start` is not read and may be None: the training continues from the file, and the result is the
+    If `state_file` exists, `start` is not read and can be None: the training continues from the file, and the result is the
     same as without an interruption. `ids` are windows of tokens; `seed` chooses the windows of each step. Raises `LabkitError`
     if the loss is not finite.
     """
@@ -117,7 +117,7 @@ def recover(
 
 
 def _step(model: DenseModel, state: RecoveryState, windows: Sequence[Sequence[int]], options: RecoveryOptions) -> float:
-    """One step of training. Returns the mean divergence before the update, in nats per token."""
+    """Do one training step. Returns the mean divergence before the update, in nats per token."""
     with torch.enable_grad():
         for each in state.tensors.values():
             each.requires_grad_(True).grad = None
@@ -132,6 +132,6 @@ def _step(model: DenseModel, state: RecoveryState, windows: Sequence[Sequence[in
     for name, tensor in state.tensors.items():
         if name in state.masks:
             assert tensor.grad is not None
-            tensor.grad.mul_(state.masks[name])  # so Adam's averages of pruned weights are 0, too, and these weights stay 0
+            tensor.grad.mul_(state.masks[name])  # Adam's averages of pruned weights are then 0, so these weights stay 0
         state.adam[name].update(tensor, rate, state.step)
     return total

@@ -1,4 +1,4 @@
-"""Round to nearest (RTN): every number goes to the nearest integer of its group, and no data is needed."""
+"""Round to nearest (RTN): every number is rounded to the nearest integer of its group; this needs no data."""
 
 from __future__ import annotations
 

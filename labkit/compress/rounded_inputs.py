@@ -1,7 +1,7 @@
-"""The recipe for 8-bit weights and 8-bit activations (W8A8, FP8), stored in "int-quantized" or "float-quantized".
+"""The recipe for 8-bit weights and 8-bit activations (W8A8, FP8), stored as "int-quantized" or "float-quantized".
 
 Weights have a scale for each output row and are rounded to nearest. Activations are rounded while the model runs. Their scales
-are computed for each token ("dynamic"), or calibration finds one scale for each layer ("static").
+are computed for each token ("dynamic"), or found by calibration, one for each layer ("static").
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FORMS: dict[str, tuple[type[RoundedInputsWeight], float]] = {
     "fp8": (Fp8Weight, E4M3.largest),
     "fp8_e5m2": (Fp8E5M2Weight, E5M2.largest),
 }
-"""The format of each kind of method, and the largest number of the format."""
+"""The weight format of each kind of method, and the largest number that the format can store."""
 
 ROUNDED_INPUTS = tuple(f"{form}{end}" for form in FORMS for end in ("", "-smoothquant"))
 """The names of the methods."""
@@ -88,13 +88,13 @@ class RoundedInputs(Recipe):
         """Every shape is accepted."""
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
-        """8 bits, plus the float32 scale of each row or matrix."""
+        """The bits per weight: 8 bits, plus the float32 scale of each row or matrix."""
         hidden, inner = config.hidden_size, config.intermediate_size
         weights, rows = 4 * hidden * hidden + 2 * inner * hidden, 5 * hidden + inner
         return 8 + 32 * (rows if self.weight_scales == "row" else 6) / weights
 
     def block_tensors(self, block: Block, hidden: Sequence[Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Smooth the block if the method says so, find the scales of its inputs, and round its matrices."""
+        """Smooth the block if the method includes smoothing, find the scales of its inputs, and round its matrices."""
         where = f"block {layer}"
         if self.alpha is not None:
             smooth(block, hidden, self.alpha, where)
@@ -110,7 +110,7 @@ class RoundedInputs(Recipe):
     def head_tensors(
         self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """The head in int8 with a scale for each row; its inputs are not rounded."""
+        """Store the head in int8 with a scale for each row; its inputs are not rounded."""
         dense = {name: tensor.to(dtype) for name, tensor in tensors.items() if name != "lm_head.weight"}
         return row_scaled_tensors("lm_head", Int8Weight.quantize(tensors["lm_head.weight"]), None) | dense
 
@@ -164,7 +164,7 @@ class RoundedInputs(Recipe):
 
 
 def row_scaled_tensors(module: str, weight: RowScaledWeight, input_scale: float | None) -> dict[str, Tensor]:
-    """The tensors of one matrix in "int-quantized" or "float-quantized". If `input_scale` is None, no input scale is stored."""
+    """The tensors of one "int-quantized" or "float-quantized" matrix. If `input_scale` is None, no input scale is stored."""
     found = {f"{module}.weight_scale": weight.scales[:, None].contiguous(), f"{module}.weight": weight.values}
     if input_scale is not None:
         found[f"{module}.input_scale"] = torch.tensor([input_scale], dtype=torch.float32, device="cpu")
@@ -199,7 +199,7 @@ def rounded_inputs_named(
     """
     form, _, smoothing = name.partition("-")
     if alpha is not None and not smoothing:
-        raise InvalidRequest(f"alpha is {alpha}, but method {name} moves nothing; {form}-smoothquant has alpha")
+        raise InvalidRequest(f"alpha is {alpha}, but method {name} does no smoothing; only {form}-smoothquant has alpha")
     if calibrator is not None and activations != "static":
         raise InvalidRequest(f"calibrator is {calibrator!r}, but activations are dynamic; static activations have a calibrator")
     chosen = (ALPHA if alpha is None else alpha) if smoothing else None

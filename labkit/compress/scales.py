@@ -15,7 +15,7 @@ from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.errors import InvalidRequest
 
 SHRINKS = tuple(1 - 0.025 * step for step in range(20))
-"""How far `searched` tries to clip a group: the range that is kept is 1.0 to 0.525 times the group's whole range."""
+"""The clipping that `searched` tries: it keeps from 1.0 down to 0.525 times the whole range of a group."""
 FINE_SHRINKS = tuple(1 - 0.0025 * step for step in range(12))
 """The same for 8 bits.
 
@@ -24,12 +24,12 @@ The steps are so fine that clipping does not help, but a slightly different scal
 END_SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6)
 """With zero points, the upper end and the lower end of a group are each clipped to these shares, in all combinations."""
 REFINEMENTS = 2
-"""How often the best scale of each group is fitted to the integers that result from it."""
+"""How many times the best scale of each group is fitted to the integers that it gives."""
 ENDS = (-0.5, 0.0)
 """In symmetric schemes, `searched` maps the number of largest magnitude to `lowest - end`, for each of these ends.
 
-With end 0, this number becomes the integer `lowest`, which has the largest magnitude of all integers; the scale is negative if
-necessary. With end -0.5, this number lies half a step inside the range of the integers. The scale is then larger, so fewer
+With end 0, this number becomes the integer `lowest`, which has the largest magnitude of all integers; the scale can then be
+negative. With end -0.5, this number lies half a step inside the range of the integers. The scale is then larger, so fewer
 numbers of the other sign are clipped.
 """
 
@@ -77,7 +77,7 @@ def check_group_size(scheme: IntegerScheme, in_features: int, name: str) -> None
 
 
 def nearest(weight: Tensor, scheme: IntegerScheme) -> Grid:
-    """The grid of plain round to nearest: the range of the integers covers each group, and nothing is searched.
+    """The grid for plain round to nearest: the range of the integers covers each group, and nothing is searched.
 
     Symmetric: scale = 2 max|w| / (2^bits - 1), as in torchao and compressed-tensors, so the largest magnitude is clipped by
     at most half a step; with 8 bits, scale = max|w| / 127, which clips nothing. With zero points: the range from min(w, 0) to
@@ -91,7 +91,7 @@ def nearest(weight: Tensor, scheme: IntegerScheme) -> Grid:
 
 
 def searched(weight: Tensor, scheme: IntegerScheme, importance: Tensor | None = None) -> Grid:
-    """The grid with the smallest error among candidates that clip each group by different amounts.
+    """For each group, search the scale with the smallest error among candidates that clip it by different amounts.
 
     The error of a group is the sum of h_i e_i^2, where e is its rounding error and h is `importance` `[in]`: the mean squared
     input of each column, so that the sum is about the error of the layer's output. Without `importance`, h is 1. AWQ (Lin et
@@ -127,7 +127,7 @@ def _integers(grid: Grid, groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fitted(grid: Grid, groups: Tensor, factors: Tensor) -> Grid:
-    """The grid with the scales that fit its own integers best."""
+    """The same grid, with the scales that best fit the integers that it gives."""
     integers, scales = _integers(grid, groups)
     down = (integers.square() * factors).sum(-1)
     fitted = (integers * groups * factors).sum(-1) / torch.where(down == 0, 1.0, down)
@@ -161,13 +161,13 @@ def _chosen(better: Tensor, candidate: Grid, best: Grid) -> Grid:
 
 
 def _grouped(weight: Tensor, scheme: IntegerScheme) -> Tensor:
-    """`[out, groups, size]`."""
+    """View a matrix `[out, in]` as `[out, groups, size]`."""
     check_group_size(scheme, weight.shape[1], "a matrix")
     return weight.view(weight.shape[0], scheme.groups(weight.shape[1]), -1)
 
 
 def _safe(scales: Tensor) -> Tensor:
-    """Scales in float16 that are safe to divide by: a group of zeros gets 1, and a scale that float16 rounds to 0 too."""
+    """Scales in float16 that are safe to divide by: a scale that is 0, or that float16 rounds to 0, becomes 1."""
     rounded = scales.clamp(-65504.0, 65504.0).to(torch.float16)
     return torch.where(rounded == 0, torch.ones_like(rounded), rounded)
 

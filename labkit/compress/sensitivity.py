@@ -1,6 +1,6 @@
-"""Which matrices suffer most from quantization: the damage when only one of them, or only one block, is quantized.
+"""Measures which matrices suffer most from quantization: the damage when only one matrix, or only one block, is quantized.
 
-Z. Dong et al.: HAWQ (2019, https://arxiv.org/abs/1905.03696) choose the bits of each layer from an estimate of such damage.
+Z. Dong et al.: HAWQ (2019, https://arxiv.org/abs/1905.03696) choose the bits of each layer from an estimate of this damage.
 Here the damage is measured on a few windows of the calibration text: as the Kullback-Leibler divergence from the dense model's
 predictions, and as the increase of the loss, both in nats per token. The divergence has far less noise, because it does not
 depend on the next tokens of the text.
@@ -22,12 +22,12 @@ from labkit.compress.input_statistics import InputStatistics, statistics_of
 from labkit.torch_state import gradients_restored, undisturbed
 
 WINDOWS = 4
-"""How many windows of the text are used by default. More windows take longer and give the same order of the matrices."""
+"""How many windows of the text are used by default. More windows take longer and rank the matrices in the same order."""
 BITS = (4, 3, 2)
 """The numbers of bits that are tried. With more bits, the damage is small, and each further bit divides it by four."""
 
 Quantize = Callable[[Tensor, Tensor, IntegerScheme], Tensor]
-"""A function of a matrix `[out, in]`, its Hessian `[in, in]` and a scheme. Returns the matrix with quantized values."""
+"""A function that takes a matrix `[out, in]`, its Hessian `[in, in]` and a scheme, and returns the quantized values."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def measure_sensitivity(
     after_block: Callable[[list[Damage]], None] = lambda damages: None,
     progress: Progress = lambda done, total, name: None,
 ) -> list[Damage]:
-    """The damage of every matrix and every block at every number of bits, on windows `ids` of tokens.
+    """Measure the damage of every matrix and every block at every number of bits, on the windows `ids` of tokens.
 
-    After each block, `after_block` is called with all damages that are measured so far. To continue stopped work, pass these
+    After each block, `after_block` is called with all damages measured so far. To continue a stopped measurement, pass these
     damages as `known`.
     """
     found = list(known)
@@ -94,7 +94,7 @@ def matrices_only(damages: Iterable[Damage]) -> list[Damage]:
 
 
 class _Reference:
-    """Compares models with the dense model's predictions for the windows."""
+    """Compares a changed model's predictions for the windows with the dense model's."""
 
     def __init__(self, model: DenseModel, ids: Sequence[Sequence[int]]) -> None:
         self.model = model

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2211.10438.
 
 For any positive s, W x = (W diag(s)) (x / s). The paper chooses s_j = max|x_j|^alpha / max|W_j|^(1 - alpha). With alpha 0.5,
 channel j of x and column j of W get the same largest magnitude. The division of x is folded into the operation before the layer
-(`folds`), so the model computes the same. Folding is not possible for fc_out.
+(`folds`), so the model's results stay the same. For fc_out, folding is not possible.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from labkit.errors import InvalidRequest
 ALPHA = 0.5
 """The default alpha: how much of the activations' range moves into the weights (the paper's choice for OPT and BLOOM)."""
 SMALLEST = 1e-5
-"""Smaller magnitudes are replaced by this one."""
+"""Magnitudes below this value are raised to it."""
 
 
 def check_alpha(alpha: float) -> None:
@@ -35,13 +35,16 @@ def check_alpha(alpha: float) -> None:
 
 
 def factors(channels: Tensor, weight: Tensor, alpha: float) -> Tensor:
-    """The factors s `[in]`, from the largest magnitude of each input channel `[in]` and a dense `weight` `[out, in]`."""
+    """Compute the factors s `[in]` from the largest magnitude of each input channel, `channels` `[in]`, and from `weight`.
+
+    `weight` is a dense matrix `[out, in]`.
+    """
     columns = weight.abs().amax(0).clamp_min(SMALLEST)
     return channels.clamp_min(SMALLEST).pow(alpha) / columns.pow(1 - alpha)
 
 
 def smooth(block: Block, hidden: Sequence[Tensor], alpha: float, where: str) -> None:
-    """Change a block in place; it computes the same as before, except for float32 rounding.
+    """Smooth a block in place; its results stay the same, except for float32 rounding.
 
     The inputs of q, k, v and fc_in are smoothed through the layer norm before them. Then the inputs of out_proj are smoothed
     through the rows of v_proj. `hidden` are the states that enter the block, one tensor for each calibration window. `where`

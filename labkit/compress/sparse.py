@@ -44,7 +44,7 @@ class Pruned:
 
     @property
     def stored(self) -> Tensor:
-        """The matrix with the values that files hold."""
+        """The matrix with the values that the files store."""
         return self.weight if self.integers is None else self.integers.dequantize()
 
 
@@ -54,7 +54,7 @@ class Sparse(Recipe):
 
     `mask` is one of `MASKS`. `scheme` says how the kept weights are stored; None keeps them in the model's own dtype.
     `training` has the options of a recovery; None means no recovery. `permuted`: whether the channels are first put into an
-    order that keeps more magnitude. `orders` and `trained` (tensors by full names) are set by `prepared`.
+    order in which the mask keeps more magnitude. `orders` and `trained` (tensors by full names) are set by `prepared`.
     """
 
     mask: str
@@ -89,7 +89,7 @@ class Sparse(Recipe):
                 check_group_size(self.scheme, inputs, name)
 
     def prepared(self, model: WholeModel) -> Sparse:
-        """The recipe with the orders of the channels and the trained tensors of a recovery filled in."""
+        """The recipe, with the orders of the channels and the tensors that the recovery trained filled in."""
         orders = None
         if self.permuted:
             orders = Orders.load(model.folder / PERMUTATIONS)
@@ -104,7 +104,7 @@ class Sparse(Recipe):
         return checkpoint if self.orders is None else PermutedCheckpoint(checkpoint, self.orders)
 
     def recovered(self, model: WholeModel) -> dict[str, Tensor]:
-        """The tensors of all blocks after the recovery, by full names. The folder has a file with the recovery's state."""
+        """Train the pruned model; return the tensors of all blocks by full names. The state is saved in the folder."""
         assert self.training is not None
         dense, file = DenseModel(self.source(model.checkpoint)), model.folder / TRAINING
         start = None if file.is_file() else self._one_shot(dense, model)
@@ -112,7 +112,7 @@ class Sparse(Recipe):
         return {name: tensor.detach() for name, tensor in state.tensors.items()}
 
     def _one_shot(self, dense: DenseModel, model: WholeModel) -> RecoveryState:
-        """The model pruned without training, from which a recovery starts."""
+        """Prune the model without training. A recovery starts from this state."""
         layers, method = dense.config.num_layers, replace(self, scheme=None, training=None)
         hidden = [dense.embedded(each) for each in model.ids[: default_windows(dense.config, len(model.ids[0]))]]
         tensors: dict[str, Tensor] = {}
@@ -131,8 +131,8 @@ class Sparse(Recipe):
     ) -> Iterator[tuple[str, Pruned]]:
         """Prune each matrix of a block.
 
-        `block` gets the stored values, so that later matrices are pruned with inputs from them. `hidden` are the states that
-        enter the block, and `where` names the block in messages. `masks`: masks to use, by module.
+        `block` gets the stored values, so that the inputs of later matrices are computed with them. `hidden` are the states
+        that enter the block, and `where` names the block in messages. `masks`: masks to use, by module.
         """
         needed = self.calibrated
         inputs: tuple[tuple[Sequence[str], str, Callable[[Tensor], Tensor]], ...] = (
@@ -148,7 +148,7 @@ class Sparse(Recipe):
                 yield name, found
 
     def matrix(self, weight: Tensor, statistics: InputStatistics | None, mask: Tensor | None = None) -> Pruned:
-        """Prune one matrix. `statistics` describe its inputs; magnitude needs none. A given `mask` is used as it is."""
+        """Prune one matrix. `statistics` describe its inputs; magnitude needs none. A given `mask` is used unchanged."""
         hessian = None if statistics is None else statistics.hessian
         if mask is None and self.mask == "sparsegpt":
             assert hessian is not None
@@ -169,9 +169,9 @@ class Sparse(Recipe):
         return Pruned(kept, mask, grid.round(rounded))
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
-        """Half of the values are stored, plus a mask of 4 bits for every four weights: 9 bits per weight for values of 16 bits.
+        """The bits per weight: half of the values, plus a mask of 4 bits for every four weights; 9 bits for values of 16 bits.
 
-        For integers, the scales are counted, too.
+        For integers, the scales count too.
         """
         if self.scheme is None:
             return 16 / 2 + 1
@@ -182,7 +182,7 @@ class Sparse(Recipe):
         return self.scheme.bits / 2 + 1 + 16 * scales / (4 * hidden * hidden + 2 * hidden * inner)
 
     def block_tensors(self, block: Block, hidden: Sequence[Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The pruned matrices of a block, compressed."""
+        """The tensors to store for a block: its pruned matrices in compressed form, and its dense tensors."""
         masks = None
         if self.trained:
             prefix = f"transformer.h.{layer}."
@@ -190,7 +190,7 @@ class Sparse(Recipe):
             masks = {name: block.tensors[f"{name}.weight"] != 0 for name in MATRICES}
             masks = {name: two_four_mask(mask.to(torch.uint8)) for name, mask in masks.items()}
         found: dict[str, Tensor] = {}
-        for name in BLOCK_BIASES:  # later matrices are calibrated with the stored values
+        for name in BLOCK_BIASES:  # the matrices are calibrated with the stored values
             block.tensors[name] = block.tensors[name].to(dtype).float()
             found[name] = block.tensors[name].to(dtype)
         for name, each in self.pruned(block, hidden, f"block {layer}", masks):
@@ -204,7 +204,7 @@ class Sparse(Recipe):
     def head_tensors(
         self, tensors: dict[str, Tensor], epsilon: float, hidden: Sequence[Tensor], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """The head: in int8 with a scale for each row if the kept weights are integers, otherwise dense."""
+        """Store the head: in int8 with a scale for each row if the kept weights are integers, otherwise dense."""
         if self.scheme is None:
             return {name: tensor.to(dtype) for name, tensor in tensors.items()}
         dense = {name: tensor.to(dtype) for name, tensor in tensors.items() if name != "lm_head.weight"}

@@ -1,4 +1,4 @@
-"""The 2:4 sparse methods of `labkit compress` by name."""
+"""Finds the 2:4 sparse methods of `labkit compress` by name."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def sparse_named(
     """The method with this name, one of `SPARSE`. Raises `InvalidRequest` for options that the method does not have.
 
     group_size, for int4: how many neighbours in a row, kept or pruned, share a scale. The default is 64, and 0 means the whole
-    row. int8 has a scale for each row. steps: the number of training steps of the recovery. permute: whether an order of the
-    channels is searched first.
+    row. int8 has a scale for each row. steps: the number of training steps of the recovery. permute: whether to search
+    an order of the channels first.
     """
     rest, _, integers = name.partition("+")
     mask, _, recovered = rest.removeprefix("2:4-").partition("-")
     if group_size is not None and integers != "int4":
-        raise InvalidRequest(f"group size is {group_size}, but method {name} has no groups; 2:4-...+int4 has them")
+        raise InvalidRequest(f"group size is {group_size}, but method {name} has no groups; only 2:4-...+int4 has groups")
     if damping is not None and mask != "sparsegpt":
         raise InvalidRequest(f"damping is {damping}, but method {name} inverts no Hessian; 2:4-sparsegpt has damping")
     if damping is not None and not 0 < damping < 10:

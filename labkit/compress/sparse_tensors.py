@@ -1,4 +1,4 @@
-"""Turns pruned matrices into the tensors and settings of files: kept numbers and a bitmask (`checkpoints.sparse_matrix`)."""
+"""Turns pruned matrices into the tensors and settings to store: kept weights and a bitmask (`checkpoints.sparse_matrix`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labkit.compress.rounded_inputs import eight_bit_group
 
 
 def sparse_tensors(module: str, weight: Tensor, mask: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The format "sparse-24-bitmask": `compressed`, `bitmask` and `shape`. `mask` keeps two of every four."""
+    """The tensors of a matrix in the format "sparse-24-bitmask". `mask` keeps two of every four weights."""
     return {
         f"{module}.compressed": _kept(weight, mask).to(dtype),
         f"{module}.bitmask": pack_mask(mask),
@@ -26,9 +26,9 @@ def sparse_tensors(module: str, weight: Tensor, mask: Tensor, dtype: torch.dtype
 
 
 def integer_tensors(module: str, matrix: IntegerWeight, mask: Tensor) -> dict[str, Tensor]:
-    """The integers of the weights that a mask keeps, with their scales.
+    """The tensors of a quantized matrix: the integers that `mask` keeps, the bitmask, and the scales.
 
-    Integers of 8 bits are stored as int8, others are packed.
+    8-bit integers are stored as int8; others are packed.
     """
     kept, bits = _kept(matrix.values, mask), matrix.scheme.bits
     shape = torch.tensor(matrix.shape, dtype=torch.int64, device="cpu")

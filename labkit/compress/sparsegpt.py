@@ -1,4 +1,4 @@
-"""SparseGPT: after weights are pruned, the weights that are not processed yet are changed to compensate for the error.
+"""SparseGPT: after weights are pruned, the weights that are not yet processed are changed to compensate for the error.
 
 E. Frantar, D. Alistarh: SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot (2023),
 https://arxiv.org/abs/2301.00774.
@@ -34,7 +34,7 @@ def sparsegpt(
     Returns the new weights, float64 and 0 where they are pruned, and the mask, True where a weight is kept.
 
     `hessian` `[in, in]` is the mean of x x^T over calibration inputs. If a `mask` is given, only the weights are computed. With
-    a `grid` (symmetric), the kept weights are numbers of this grid. `block_columns`, a multiple of four, only changes how the
+    a `grid` (symmetric), the kept weights are rounded to this grid. `block_columns`, a multiple of four, only changes how the
     work is divided. Raises `LabkitError` if H cannot be inverted, and `InvalidRequest` unless `in` is a multiple of four.
     """
     check_two_four(weight.shape[1], "a matrix")
@@ -58,7 +58,7 @@ def sparsegpt(
 
 
 def _rounded(values: Tensor, grid: Grid | None, column: int, inputs: int) -> Tensor:
-    """The nearest numbers of a column's grid; the values themselves without a grid."""
+    """Round values to the grid of a column; without a grid, return the values themselves."""
     if grid is None:
         return values
     scales, _ = grid.column(column, inputs)

@@ -3,8 +3,8 @@
 https://arxiv.org/abs/1910.01108. The embedding, the norms and the head come from the teacher, so only the number of layers
 differs.
 
-The choice of the copied layers matters. DistilBERT copies every second layer. Here, the layers are chosen that predict text
-best without the others (`chosen_layers`).
+The choice of the copied layers matters. DistilBERT copies every second layer. Here, `chosen_layers` chooses the layers that
+predict text best without the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from labkit.errors import InvalidRequest
 
 
 class Student(DenseModel):
-    """A model whose tensors are in memory and were not read from a file."""
+    """A model that is made from tensors in memory instead of from a checkpoint."""
 
     def __init__(self, config: GPTJConfig, tensors: dict[str, Tensor]) -> None:
         self.config, self.tensors = config, tensors
@@ -43,8 +43,9 @@ def student_config(teacher: GPTJConfig, layers: int) -> GPTJConfig:
 def chosen_layers(teacher: DenseModel, layers: int, windows: Sequence[Sequence[int]]) -> list[int]:
     """The layers of the teacher that a student begins with.
 
-    Layers are removed one after the other. Each time, the layer is removed without which the teacher predicts `windows` of text
-    best. (X. Men et al. 2024, ShortGPT, https://arxiv.org/abs/2403.03853, remove layers by another measure.)
+    Layers are removed one after another: in each round, every remaining layer is left out once, and the layer whose absence
+    gives the best predictions of `windows` of text is removed. (X. Men et al. 2024, ShortGPT, https://arxiv.org/abs/2403.03853,
+    remove layers by another measure.)
     """
     left = list(range(teacher.config.num_layers))
     while len(left) > layers:
@@ -68,7 +69,7 @@ def _loss(teacher: DenseModel, state: Tensor, layers: Sequence[int], targets: Se
 def spread_layers(teacher_layers: int, layers: int) -> list[int]:
     """DistilBERT's choice of layers: evenly spread, with the teacher's last layer at the end.
 
-    For half of the layers: 1, 3, 5, ...
+    For half of the layers, these are 1, 3, 5, ...
     """
     return [(place + 1) * teacher_layers // layers - 1 for place in range(layers)]
 
@@ -76,8 +77,8 @@ def spread_layers(teacher_layers: int, layers: int) -> list[int]:
 def matched_layers(teacher_layers: int, copied: Sequence[int]) -> list[int]:
     """For each layer of the student, the layer of the teacher whose output it should imitate.
 
-    A student's layer replaces its own original and the removed layers after it. So it should have the output of the last of
-    these layers. The last layer of the student matches the last layer of the teacher.
+    A student's layer replaces its own original and the removed layers after it. So its output should be like that of the
+    last of these layers. The last layer of the student matches the last layer of the teacher.
     """
     return [layer - 1 for layer in copied[1:]] + [teacher_layers - 1]
 

@@ -1,4 +1,4 @@
-"""The first step of quantization-aware training: quantize all matrices by GPTQ, and train them."""
+"""The first step of quantization-aware training: quantize all matrices with GPTQ, and train them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.compress.recipe import WholeModel
 
 
 def train_matrices(model: WholeModel, method: Method, state: Path) -> dict[str, IntegerWeight]:
-    """The trained matrices of all blocks, by their full names without `.weight`.
+    """Train the matrices of all blocks; return them by their full names without `.weight`.
 
     The state of the training is kept in the file `state`. If this file exists, the training continues from it.
     """
@@ -26,7 +26,7 @@ def train_matrices(model: WholeModel, method: Method, state: Path) -> dict[str, 
 
 
 def by_gptq(dense: DenseModel, method: Method, model: WholeModel) -> dict[str, IntegerWeight]:
-    """All matrices quantized by GPTQ, from which a training starts. GPTQ uses its default number of windows."""
+    """Quantize all matrices with GPTQ; the training starts from them. GPTQ uses its default number of windows."""
     method, layers = replace(method, algorithm="gptq"), dense.config.num_layers
     found: dict[str, IntegerWeight] = {}
     hidden = [dense.embedded(each) for each in model.ids[: default_windows(dense.config, len(model.ids[0]))]]

@@ -35,8 +35,8 @@ class Adam:
 class TrainingState:
     """`weights` `[out, in]`, and `starts` and `logarithms` `[out, groups]`, all by the names of the matrices.
 
-    A scale is its value in `starts` times e^logarithm, so that it cannot change its sign. `adam` holds the averages of a matrix
-    under the matrix's name, and the averages of its logarithms under this name with `.scale`.
+    A scale is its value in `starts` times e^logarithm, so its sign cannot change. `adam` holds the averages of a matrix under
+    the matrix's name, and the averages of its logarithms under this name plus `.scale`.
     """
 
     step: int
@@ -69,7 +69,7 @@ class TrainingState:
 
     @classmethod
     def load(cls, path: Path) -> TrainingState | None:
-        """The state of a file; None if there is no file."""
+        """Read the state from a file; return None if there is no file."""
         if not path.is_file():
             return None
         file = SafetensorsFile(path)

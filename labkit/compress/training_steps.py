@@ -1,4 +1,4 @@
-"""Functions for all trainings that imitate a dense model: the windows of a step, the learning rate of a step, and the loss."""
+"""Functions for every training that imitates a dense model: the windows and the learning rate of a step, and the loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def share_of_rate(step: int, steps: int) -> float:
 
 
 def drawn(count: int, windows: int, seed: int, step: int) -> list[int]:
-    """Which of `count` windows step number `step` takes. Each pass over the text has its own random order."""
+    """The indices of the windows, out of `count`, for step number `step`. Each pass over the text has its own random order."""
     chosen = []
     for place in range(step * windows, (step + 1) * windows):
         generator = torch.Generator("cpu").manual_seed(seed + 1_000_003 * (place // count))

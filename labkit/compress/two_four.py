@@ -1,7 +1,7 @@
-"""2:4 masks: two of every four neighbouring weights in a row of a matrix are kept.
+"""2:4 masks, which keep two of every four neighbouring weights in a row of a matrix.
 
-NVIDIA's tensor cores, since the Ampere generation, multiply such matrices in half the time (A. Mishra et al.: Accelerating
-Sparse Deep Neural Networks (2021), https://arxiv.org/abs/2104.08378). A mask is a bool tensor `[out, in]`; True is kept.
+Since the Ampere generation, NVIDIA's tensor cores multiply such matrices in half the time (A. Mishra et al.: Accelerating
+Sparse Deep Neural Networks (2021), https://arxiv.org/abs/2104.08378). A mask is a bool tensor `[out, in]`; True means kept.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def check_two_four(in_features: int, name: str) -> None:
     """Raise `InvalidRequest` if the rows of a matrix do not consist of groups of four."""
     if in_features % GROUP:
         raise InvalidRequest(
-            f"{name} has {in_features} inputs, which are not groups of four; 2:4 sparsity needs a multiple of {GROUP}, so use "
-            "another method for this model"
+            f"{name} has {in_features} inputs, which cannot be divided into groups of four; 2:4 sparsity needs a multiple "
+            f"of {GROUP}, so use another method for this model"
         )
 
 
@@ -37,12 +37,14 @@ def two_four_mask(scores: Tensor) -> Tensor:
 
 
 def magnitude_scores(weight: Tensor) -> Tensor:
-    """|w| of every weight."""
+    """The magnitude |w| of every weight, as its score."""
     return weight.abs()
 
 
 def wanda_scores(weight: Tensor, squares: Tensor) -> Tensor:
-    """|w| times the norm of its input: Wanda, M. Sun et al. (2023), https://arxiv.org/abs/2306.11695.
+    """The score of every weight in Wanda: |w| times the norm of its input (M. Sun et al. 2023).
+
+    https://arxiv.org/abs/2306.11695.
 
     `squares` `[in]` are the mean squares of the inputs (`InputStatistics.hessian.diagonal()`). The paper takes the sum over
     tokens; the mean gives the same order.

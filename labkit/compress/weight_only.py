@@ -1,4 +1,4 @@
-"""The recipe for weights in integers: the methods of `labkit.compress.method`, stored in the format "pack-quantized"."""
+"""The recipe for integer weights: the methods of `labkit.compress.method`, stored in the format "pack-quantized"."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from labkit.config import GPTJConfig
 
 @dataclass(frozen=True)
 class WeightOnly(Recipe):
-    """Quantizes weights by a method; activations are not rounded.
+    """Quantizes weights with a method; activations are not rounded.
 
     `trained` maps full names without `.weight` to the matrices of all blocks; it is filled after a method has trained them.
     """
@@ -63,7 +63,7 @@ class WeightOnly(Recipe):
         return self.method.bits_per_weight(config)
 
     def block_tensors(self, block: Block, hidden: Sequence[Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The packed result of `quantize_block`, or the packed trained matrices."""
+        """The packed tensors of a block: the result of `quantize_block`, or the trained matrices."""
         full = {module: f"transformer.h.{layer}.{module}" for module in MATRICES}
         if self.trained:
             found = with_dense_tensors(block, {module: self.trained[name] for module, name in full.items()}, dtype)
@@ -83,7 +83,7 @@ class WeightOnly(Recipe):
         return pack_quantized.quantization_config(self.method)
 
     def settings(self) -> dict[str, Any]:
-        """The schemes, and the options of GPTQ, of mixed precision and of a training."""
+        """The schemes, and the options of GPTQ, mixed precision and training."""
         method, blocks = self.method, str(self.method.scheme)
         found: dict[str, Any] = {"blocks": blocks, "head": str(HEAD)}
         if method.algorithm in ("gptq", "qat"):
@@ -93,6 +93,6 @@ class WeightOnly(Recipe):
             found |= {"blocks": mixed, "average_bits": method.average_bits}
         if method.algorithm == "qat":
             found |= {"training": asdict(method.training)}
-        if method.rounding:  # the function may have changed, so blocks of an earlier call are not used again
+        if method.rounding:  # the function may have changed, so blocks from an earlier call are not reused
             found["rounding"] = uuid.uuid4().hex
         return found

@@ -1,6 +1,6 @@
 """The folder in which a compressed model is written, layer by layer. The complete folder is renamed to the target.
 
-The folder lies beside the target and is kept if the work is stopped. The next call with the same settings continues after the
+The folder is beside the target and is kept if the work is stopped. The next call with the same settings continues after the
 finished layers; a call with other settings starts again.
 """
 
@@ -34,7 +34,7 @@ class WorkFolder:
         self.path = target.absolute().with_name(f".{target.name}.compressing")
 
     def open(self) -> int:
-        """Make the folder, or use the folder of an earlier call. Returns the number of parts in the folder.
+        """Create the folder, or reuse the folder of an earlier call. Returns the number of parts in the folder.
 
         Raises `InvalidRequest` if the target exists.
         """
@@ -55,7 +55,7 @@ class WorkFolder:
         write_safetensors(self.path / name, tensors)
 
     def finish(self) -> None:
-        """Rename the complete folder to the target. Raises `CheckpointError` if the target exists by now."""
+        """Rename the complete folder to the target. Raises `CheckpointError` if that fails (the target exists by now)."""
         (self.path / TRAINING).unlink(missing_ok=True)
         for path in (*self.path.iterdir(), self.path):
             descriptor = os.open(path, os.O_RDONLY)

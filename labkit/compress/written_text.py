@@ -1,8 +1,8 @@
-"""Training text that the teacher writes. It shows the student more of the teacher's predictions than a short text can.
+"""Makes training text with the teacher. It shows the student more of the teacher's predictions than a short text can.
 
 The teacher continues the beginnings of windows of real text at temperature 1, so each token occurs with the probability that
-the teacher gives it. Y. Kim and A. Rush (2016), https://arxiv.org/abs/1606.07947, also train on text of the teacher, but they
-use the most probable text instead of random text.
+the teacher gives it. Y. Kim and A. Rush (2016), https://arxiv.org/abs/1606.07947, also train on text from the teacher, but
+they use the most probable text instead of random text.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from labkit.home import write_atomically
 
 GIVEN = 32
-"""How many tokens of a window the teacher gets (half of a window that is shorter than twice as many); it writes the rest."""
+"""The teacher gets this many tokens of a window (but at most half of the window) and writes the rest."""
 
 
 def written_windows(
     source: str | Path, windows: Sequence[Sequence[int]], continuations: int, seed: int, file: Path
 ) -> list[list[int]]:
-    """Let the model `source` continue each window `continuations` times. Each result is as long as the window, in token ids.
+    """Let the model `source` continue each window `continuations` times. Each result has as many token ids as the window.
 
     The results are saved in `file`. If the file exists, they are read from it, so that a stopped training continues with the
     same text. Raises the same errors as `labkit.load` and `Engine.generate`.

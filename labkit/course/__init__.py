@@ -1,1 +1,1 @@
-"""Builds what learners of a course session get: notebooks, an environment, and a copy of labkit without the answers."""
+"""Builds what the learners of a course get: notebooks, an environment, and a copy of labkit without the answers."""

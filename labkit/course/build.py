@@ -26,14 +26,14 @@ from labkit.plurals import counted
 NAME = "labkit-course"
 """The name of the learner's folder, and of the zip file."""
 MOST_LEAKS = 5
-"""An error names at most this many leaks of each file."""
+"""The most leaks per file that an error message lists."""
 
 Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Course:
-    """A course that was built, in the folder `out`."""
+    """A course that was built into the folder `out`."""
 
     out: Path
     labs: tuple[str, ...]
@@ -54,7 +54,7 @@ class Course:
 
 
 class LeakFound(LabkitError):
-    """A learner would get an answer. The message names every place."""
+    """Learners would get an answer. The message says where each answer was found, for at most `MOST_LEAKS` places per file."""
 
 
 def build_course(
@@ -68,12 +68,12 @@ def build_course(
     force: bool = False,
     say: Say = lambda words: None,
 ) -> Course:
-    """Build the course of the folder `root` into the new folder `out`, for these labs ("01") or for all. On
-    the track "core", the notebooks have no extras.
+    """Build the course from the folder `root` into the new folder `out`. `labs` are the labs' numbers, such as "01"; none
+    means all labs. On the track "core", the notebooks have no extras.
 
     `checks` is the version of the course's checks. The folder `out` appears only if everything has succeeded. With `force`, a
     course that was built before is replaced. Raises `LeakFound` if the course contains a reference, a known mistake or a
-    solution; `InvalidRequest` if there is no such track, if `out` exists, or if `root` is not the folder of the labkit that
+    solution; `InvalidRequest` if there is no such track, if `out` exists, or if `root` is not the folder from which labkit
     runs; `NotAvailable` if this copy of labkit has no answers, or if no wheel can be built here.
     """
     need_answers("release a course")
@@ -152,7 +152,7 @@ def _refuse_leaks(root: Path, course: Course, labs: Sequence[Lab]) -> None:
 
 
 def _in_words(leaks: Sequence[Leak]) -> Iterator[str]:
-    """One line for each leak, but only a few lines for each file."""
+    """Yield one line for each leak, but at most `MOST_LEAKS` of them for each file."""
     for file, of_file in itertools.groupby(leaks, lambda leak: leak.file):
         found = list(of_file)
         yield from (f"  {leak}" for leak in found[:MOST_LEAKS])

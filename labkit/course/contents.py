@@ -1,4 +1,4 @@
-"""The folder that a learner gets: notebooks, the files that make the environment, and a text to begin with."""
+"""Fills the folder that a learner gets: notebooks, the files that set up the environment, and a README."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from labkit.grading.release import Lab
 from labkit.plurals import counted
 
 TEMPLATES = Path("environment") / "course"
-"""The folder with the learner's README and Makefile, in the course's folder."""
+"""The folder with the learner's README and Makefile, relative to the course's folder."""
 ENVIRONMENT = ("setup.sh", "constraints.txt", "jupyterlab_overrides.json", "jupyterlab_page_config.json")
 PACKAGES = "packages"
 """The folder with the wheel. `environment/setup.sh` installs the wheel that it finds there."""
 
 
 def copy_contents(root: Path, folder: Path, labs: Sequence[Lab], track: str) -> None:
-    """Copy everything except the README and the wheel into the folder, and also `course.toml` if `labs` has this file.
+    """Copy everything except the README and the wheel into the folder. `course.toml` is copied if it exists in `labs/`.
 
     On the track "core", the notebooks are copied without their extras. Raises `InvalidRequest` if a file is missing.
     """
@@ -46,7 +46,7 @@ def copy_contents(root: Path, folder: Path, labs: Sequence[Lab], track: str) -> 
 
 
 def readme(root: Path, labs: Sequence[Lab], sheet: MadeSheet | None, platform: str) -> str:
-    """The learner's README. `platform` is the one that the wheel was built for, such as "linux_x86_64"."""
+    """The text of the learner's README. `platform` is the platform that the wheel was built for, such as "linux_x86_64"."""
     text = (root / TEMPLATES / "README.md").read_text("utf-8")
     rows = [f"| [{lab.number}](labs/{lab.student.name}) | {LAB_TITLES.get(lab.number, '')} |" for lab in labs]
     table = "\n".join(["| lab | title |", "| --- | --- |", *rows])
@@ -56,7 +56,7 @@ def readme(root: Path, labs: Sequence[Lab], sheet: MadeSheet | None, platform: s
 
 
 def _about_answers(sheet: MadeSheet | None) -> str:
-    """What the learner must know about this copy of labkit."""
+    """The sentences that tell the learner how this copy of labkit checks answers."""
     if sheet is None:
         return (
             "This copy of labkit has no answers. A check finds errors and broken rules, but only the instructor's grader can "

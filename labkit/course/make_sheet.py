@@ -1,4 +1,4 @@
-"""Makes an answer sheet: the right values of the public seeds, as JSON and safetensors (see `labkit.grading.answer_sheet`)."""
+"""Makes an answer sheet: the right values for the public seeds, as JSON and safetensors (see `labkit.grading.answer_sheet`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from labkit.plain_values import decode, encode
 
 @dataclass(frozen=True)
 class MadeSheet:
-    """The result of `make_sheet`: numbers of exercises and of bytes, and the reason for each exercise that was left out."""
+    """The result of `make_sheet`: the number of exercises, the size in bytes, and why each missing exercise was left out."""
 
     exercises: int
     size: int
@@ -43,8 +43,8 @@ def make_sheet(
 ) -> MadeSheet:
     """Write the sheet of these exercises into a new folder. `checks` is the version of the course's checks.
 
-    The references run, so some exercises need the Triton server. An exercise is left out if its reference needs something that
-    this machine lacks, if its comparison is code, or if its values are not plain values (`labkit.plain_values`). Raises
+    The references are run, so some exercises need the Triton server. An exercise is left out if its reference needs something
+    that this machine lacks, if its comparison is code, or if its values are not plain values (`labkit.plain_values`). Raises
     `NotAvailable` if this copy of labkit has no answers, and `LabkitError` if the machine was busy while a reference with a
     time limit ran.
     """
@@ -71,7 +71,7 @@ def make_sheet(
 
 
 def _row(exercise: Exercise, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The row of an exercise. Its tensors are added to `tensors`. Raises `_LeftOutError`."""
+    """The sheet's row for an exercise; the row's tensors are added to `tensors`. Raises `_LeftOutError`."""
     answer = answer_to(exercise)
     assert isinstance(answer, Answer)  # make_sheet needs the answers
     kind = type(answer.comparison).__name__

@@ -1,4 +1,4 @@
-"""The manifest of a course folder, and its zip file. Equal folders make equal files."""
+"""Writes the manifest of a course folder, and its zip file. Equal folders give equal files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 _TIME = (1980, 1, 1, 0, 0, 0)
-"""The time of all entries of the zip file."""
+"""The modification time of every entry in the zip file. It is fixed, so that equal folders give equal files."""
 
 
 def write_manifest(folder: Path, about: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from labkit.errors import InvalidRequest, LabkitError, NotAvailable
 from labkit.grading.sandbox import HIDDEN
 
 SETUPTOOLS = 77
-"""The oldest setuptools that builds labkit. `pyproject.toml` asks for it, too."""
+"""The oldest version of setuptools that can build labkit. `pyproject.toml` requires it, too."""
 _FILES = ("pyproject.toml", "setup.py", "LICENSE", "MANIFEST.in")
 _NOT_COPIED = ("__pycache__", "*.pyc", "*.egg-info", "_native.so", "answer_sheet")
 
@@ -23,7 +23,7 @@ def build_wheel(root: Path, out: Path, work: Path, *, readme: str, sheet: Path |
     """Build the wheel of the labkit in the course's folder `root`, and return its path in the folder `out`.
 
     The folder `sheet` becomes the package's `answer_sheet`. `work` is an empty folder for the sources without answers, and
-    `readme` describes the package. The C++ kernels are compiled; the wheel is for this platform. Raises `InvalidRequest` if
+    `readme` describes the package. The C++ kernels are compiled, so the wheel is for this platform. Raises `InvalidRequest` if
     `root` has no labkit, `NotAvailable` if this Python lacks pip or setuptools, and `LabkitError` if the build fails.
     """
     need_builder()
@@ -40,7 +40,7 @@ def build_wheel(root: Path, out: Path, work: Path, *, readme: str, sheet: Path |
 
 
 def need_builder() -> None:
-    """Raise `NotAvailable` unless this Python has pip and a setuptools that builds labkit."""
+    """Raise `NotAvailable` unless this Python has pip and a version of setuptools that can build labkit."""
     found = {name: _version(name) for name in ("pip", "setuptools")}
     if not found["pip"] or int(found["setuptools"].partition(".")[0] or 0) < SETUPTOOLS:
         here = ", ".join(f"{name} {version or 'missing'}" for name, version in found.items())
@@ -58,7 +58,7 @@ def _version(package: str) -> str:
 
 
 def copy_sources(root: Path, work: Path, *, readme: str, sheet: Path | None) -> None:
-    """Copy the sources of the package without its answers, and with a sheet if there is one."""
+    """Copy the sources of the package without its answers. Add the answer sheet if there is one."""
     if missing := [name for name in (*_FILES, "labkit") if not (root / name).exists()]:
         raise InvalidRequest(f"{root} has no {', '.join(missing)}; run this in the course's folder, or name it with --folder")
     work.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def copy_sources(root: Path, work: Path, *, readme: str, sheet: Path | None) -> 
 
 
 def _ignored(package: Path) -> Callable[[str, list[str]], set[str]]:
-    """Names of the files that are not copied: the folders with answers, and files that the build makes again."""
+    """The `ignore` argument for `shutil.copytree`: it skips the folders with answers, and files that the build makes again."""
     patterns = shutil.ignore_patterns(*_NOT_COPIED)
     hidden = {package / folder for folder in HIDDEN}
 

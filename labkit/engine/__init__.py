@@ -1,4 +1,4 @@
-"""The inference engine: runs a GPT-J for many requests at once, samples tokens, streams text, and scores texts."""
+"""The inference engine: runs a GPT-J model for many requests at once, samples tokens, streams text, and scores texts."""
 
 from labkit.engine.bootstrap import Estimate
 from labkit.engine.engine import Engine

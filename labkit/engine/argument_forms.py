@@ -1,7 +1,7 @@
-"""Turns the values that a caller writes into the plain form that the engine keeps.
+"""Turns the argument values that a caller passes into the plain form that the engine stores.
 
-Every unambiguous value is accepted. Numbers and arrays may come from numpy or torch. Any other value raises `InvalidRequest`,
-which names the parameter, the given value and what is accepted. This module does not depend on the model.
+Every unambiguous value is accepted, including numbers and arrays of numpy and torch. Any other value raises
+`InvalidRequest`, which names the parameter, the given value and what is accepted. This module does not depend on the model.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from labkit.plurals import counted
 from labkit.sampling_vocabulary import LARGEST
 
 LONGEST_WORD = 1024
-"""The largest number of characters or tokens of one stop word or bad word."""
+"""The largest number of characters or tokens in one stop word or bad word."""
 LONGEST_LIST = 2**16
 """The largest total number of characters and tokens in the stop words or bad words of a request.
 
-There is a limit because every step searches for all these words.
+The total is limited because every step searches for all these words.
 """
 _SHOWN = 200  # a message repeats at most this many characters of a value
 
@@ -35,16 +35,16 @@ Word: TypeAlias = str | tuple[int, ...]
 
 
 def shown(value: Any) -> str:
-    """The value as text for a message: on one line, and shortened if it is long."""
+    """The value as text for an error message: on one line, and shortened if it is long."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # repr may fail, for example for an int with thousands of digits
+    except Exception:  # repr can fail, for example for an int with thousands of digits
         return f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def plain(value: Any) -> Any:
-    """Turn a number of numpy or torch, or an array without dimensions, into a Python number; return anything else unchanged."""
+    """Turn a numpy or torch number, or an array without dimensions, into a Python number; return anything else unchanged."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         try:
             return value.item()
@@ -64,7 +64,7 @@ def listed(value: Any) -> Any:
 
 
 def whole(name: str, value: Any, least: int, most: int = LARGEST, verb: str = "is") -> int:
-    """A whole number from `least` to `most`. True, False and 2.0 are refused."""
+    """Return `value` as a whole number from `least` to `most`. True, False and 2.0 are refused."""
     given = plain(value)
     try:
         found = None if isinstance(given, bool) else operator.index(given)
@@ -77,7 +77,7 @@ def whole(name: str, value: Any, least: int, most: int = LARGEST, verb: str = "i
 
 
 def number(name: str, value: Any, accepted: str, ok: Callable[[float], bool]) -> float:
-    """A number for which `ok` returns True. `accepted` describes these numbers in words, for the error message."""
+    """Return `value` as a number that `ok` accepts. `accepted` describes such numbers in words, for the error message."""
     given = plain(value)
     if isinstance(given, numbers.Real | Decimal) and not isinstance(given, bool):
         try:
@@ -90,7 +90,7 @@ def number(name: str, value: Any, accepted: str, ok: Callable[[float], bool]) ->
 
 
 def flag(name: str, value: Any, accepted: str = "True or False") -> bool:
-    """The value as a bool. True, False, 1 and 0 are accepted; a text such as "false" is refused."""
+    """Return `value` as a bool. True, False, 1 and 0 are accepted; a text such as "false" is refused."""
     given = plain(value)
     if isinstance(given, bool) or (type(given) is int and given in (0, 1)):
         return bool(given)
@@ -106,7 +106,7 @@ def items(value: Any) -> list[Any] | None:
 
 
 def token_ids(name: str, value: Any) -> tuple[int, ...]:
-    """Turn None (no ids), one number, or any collection of numbers into token ids without repeats."""
+    """Turn None (no ids), one number, or any collection of numbers into a tuple of token ids without repeats."""
     if value is None:
         return ()
     found = items(value)
@@ -172,14 +172,14 @@ def _is_text(value: str) -> bool:
 
 
 def _decoded(value: Any) -> str:
-    """Advice for a caller who gave bytes."""
+    """Advice for a caller who gave bytes instead of text; "" for any other value."""
     return "; bytes are not text: decode() them" if isinstance(value, bytes | bytearray | memoryview) else ""
 
 
 def floats(name: str, value: Any, shape: tuple[str, ...]) -> Tensor:
-    """A tensor of finite floats, from a tensor or a numpy array.
+    """Return `value`, a tensor or a numpy array of finite floats, as a tensor.
 
-    The tensor must have as many dimensions as `shape` has names.
+    It must have as many dimensions as `shape` has names.
     """
     given = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype in _FLOATS else value
     if (

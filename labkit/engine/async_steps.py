@@ -19,7 +19,7 @@ from labkit.errors import LabkitError
 
 
 class LoopInbox:
-    """Takes events in any thread and passes them to the event loop in which it was created."""
+    """Takes events from any thread and passes them to the event loop in which the inbox was created."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -41,7 +41,7 @@ class LoopInbox:
 
 
 class Call:
-    """The requests of one stream, and the inbox to which their events are sent."""
+    """The requests of one stream, and the inbox that receives their events."""
 
     def __init__(self, requests: list[Request], inbox: LoopInbox) -> None:
         self.requests, self.inbox = requests, inbox
@@ -55,7 +55,7 @@ class Call:
 class AsyncSteps:
     """Runs steps in a thread while there are calls. Without calls, there is no thread.
 
-    submit, withdraw and advance are functions that add requests, remove requests, and run one step. They may wait for steps of
+    submit, withdraw and advance are functions that add requests, remove requests, and run one step. They can wait for steps of
     other threads, so they are called only in this object's thread and never in the event loop's thread.
     """
 
@@ -73,7 +73,7 @@ class AsyncSteps:
         self._thread: threading.Thread | None = None
 
     def begin(self, call: Call) -> None:
-        """Add a call; it takes part from the next step on."""
+        """Add a call; its requests take part from the next step on."""
         with self._lock:
             self._arrived.append(call)
             if self._thread is None:
@@ -81,13 +81,13 @@ class AsyncSteps:
                 self._thread.start()
 
     def end(self, call: Call) -> None:
-        """Remove the unfinished requests of a call before the next step."""
+        """Have the unfinished requests of a call removed before the next step."""
         if call.goes_on:
             with self._lock:
                 self._ended.append(call)
 
     def fail(self, error: LabkitError) -> None:
-        """End all streams with this error. The caller removes their requests."""
+        """End all streams with this error. The caller of this method removes the streams' requests."""
         with self._lock:
             for call in self._calls + self._arrived:
                 call.inbox.append(error)
@@ -122,9 +122,9 @@ class AsyncSteps:
 
 
 async def stream_of(steps: AsyncSteps, begin: Callable[[Inbox], list[Request]]) -> AsyncGenerator[TokenEvent, None]:
-    """The events of the requests that `begin` makes for an inbox.
+    """Yield the events of the requests that `begin` makes for an inbox.
 
-    `begin` runs in a thread, because tokenizing prompts takes time.
+    `begin` runs in a thread, because it tokenizes the prompts, which takes time.
     """
     inbox = LoopInbox()
     call = Call(await asyncio.to_thread(begin, inbox), inbox)

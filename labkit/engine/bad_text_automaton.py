@@ -1,7 +1,7 @@
 """Finds the tokens that would complete a forbidden text, given the last bytes of the text so far.
 
-Texts are compared as bytes, so it does not matter how they are cut into tokens: a text may begin inside one token and end
-inside another, and a token may hold part of a character. This module does not depend on the model.
+Texts are compared as bytes, so it does not matter how they are cut into tokens: a text can begin inside one token and end
+inside another, and a token can hold part of a character. This module does not depend on the model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOST_KEPT = 2**22
 
 
 class TokenTexts:
-    """The bytes of every token of a vocabulary, `texts[token]`, sorted and joined for fast search."""
+    """The bytes of every token in a vocabulary (`texts[token]`), sorted and joined so that they can be searched fast."""
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         order = sorted((token for token, text in enumerate(texts) if text), key=lambda token: texts[token])
@@ -33,7 +33,7 @@ class TokenTexts:
         self._begins = np.cumsum([0, *(len(text) + 1 for text in self._sorted)])
 
     def beginning_with(self, text: bytes) -> NDArray[np.int64]:
-        """The tokens whose bytes begin with `text`, which must be the last bytes of a UTF-8 string."""
+        """The tokens whose bytes begin with `text`. `text` must be the last bytes of a UTF-8 string."""
         after = text[:-1] + bytes([text[-1] + 1])  # cannot overflow: no byte of UTF-8 is 255
         return self._ids[bisect_left(self._sorted, text) : bisect_left(self._sorted, after)]
 
@@ -50,11 +50,11 @@ class TokenTexts:
 
 
 class BadTextAutomaton:
-    """An Aho-Corasick automaton over bytes (1975). Each state of the automaton bans certain tokens.
+    """An Aho-Corasick automaton (1975) over bytes. Each state of the automaton bans certain tokens.
 
-    A state stands for the longest beginning of a word with which the text so far ends. In state 0, there is no such beginning.
-    The banned tokens of a state are computed when they are first needed, and kept. All sequences with the same words share one
-    automaton. words: UTF-8 strings of at least one byte.
+    A state stands for the end of the text so far: the longest one that is also the beginning of a word. State 0 means that
+    there is none. The banned tokens of a state are computed when they are first needed, and kept. All sequences with the same
+    words share one automaton. words: UTF-8 strings of at least one byte.
     """
 
     def __init__(self, words: Iterable[bytes], tokens: TokenTexts) -> None:
@@ -72,7 +72,7 @@ class BadTextAutomaton:
         self._num_kept = 0
 
     def advance(self, state: int, text: bytes) -> int:
-        """The state after these bytes."""
+        """The state that follows `state` after these bytes."""
         for byte in text:
             while (following := self._next.get((state, byte))) is None and state:
                 state = self._fall[state]
@@ -80,11 +80,11 @@ class BadTextAutomaton:
         return state
 
     def after_token(self, state: int, token: int) -> int:
-        """The state after this token."""
+        """The state that follows `state` after this token."""
         return self.advance(state, self._tokens.of[token]) if token < len(self._tokens.of) else state
 
     def after(self, tokens: Sequence[int]) -> int:
-        """The state after a whole text; only the end of the text matters."""
+        """The state after a whole text, given as tokens; only the end of the text matters."""
         end: list[bytes] = []
         length = 0
         for token in reversed(tokens):
@@ -107,7 +107,7 @@ class BadTextAutomaton:
         return self._holding, self._kept[state]
 
     def _completing(self, state: int) -> Iterable[NDArray[np.int64]]:
-        """For each word whose beginning ends the text: the tokens that begin with the rest of the word."""
+        """For each word that the text has begun to spell at its end, yield the tokens that begin with the rest of the word."""
         while state:
             depth = self._depth[state]
             rests = {word[depth:] for word in self._words[self._first[state] : self._last[state]]}
@@ -129,7 +129,7 @@ class BadTextAutomaton:
             self._last[state] = place + 1
 
     def _falls(self) -> list[int]:
-        """For each state, the state for the longest proper suffix of the state's text that is also the beginning of a word."""
+        """For each state, find the state of the longest proper suffix of its text that is also the beginning of a word."""
         falls = [0] * len(self._depth)
         for state in sorted(range(1, len(self._depth)), key=self._depth.__getitem__):
             if self._depth[state] > 1:

@@ -13,11 +13,11 @@ from labkit.engine.schedule.sequence import Sequence
 from labkit.tokenizer import Tokenizer
 
 _MOST_SETS = 8
-"""Automata are kept for this many sets of bad words. A later request with the same bad words uses the same automata."""
+"""The number of sets of bad words whose automata are kept. A later request with the same bad words uses the same automata."""
 
 
 class AutomatonCache:
-    """Makes the automata for the bad words of a request, over the first `vocab_size` tokens of a tokenizer.
+    """Makes and keeps the automata for the bad words of requests, over the first `vocab_size` tokens of a tokenizer.
 
     A word is searched for in the text as a user sees it, without special tokens. A word that contains the name of a special
     token (`<|endoftext|>`) is searched for in the text with the names of special tokens written out.
@@ -30,7 +30,7 @@ class AutomatonCache:
         self._made: OrderedDict[tuple[str, ...], tuple[BadTextAutomaton, ...]] = OrderedDict()
 
     def of(self, words: SequenceOf[str]) -> tuple[BadTextAutomaton, ...]:
-        """The automata that ban these words; an empty tuple if there are no words."""
+        """Return the automata that ban these words; an empty tuple if there are no words."""
         key = tuple(sorted(set(words)))
         made = self._made.pop(key, None)
         if made is None:

@@ -1,6 +1,6 @@
 """Bans sequences of two or more tokens.
 
-Finds each token that would complete a banned sequence, on the device and for all rows together.
+The tokens that would complete a banned sequence are found on the device, for all rows together.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_ANY, _NONE, _NEVER = -1, -2, -3  # matches any token; stands for no token yet; matches no token
+_ANY, _NONE, _NEVER = -1, -2, -3  # matches any token; means that there is no token yet; matches no token
 
 
 class BadWords:
-    """For each row: its bad words without their last tokens, these last tokens, and the latest tokens of the row's text.
+    """The bad words of each row, and the latest tokens of its text.
 
-    `beginnings` `[rows, words, width]`, `lasts` `[rows, words]`, `recent` `[rows, width]`, all int64. `width` grows with the
-    longest word, and `words` with the largest number of words of any row.
+    `beginnings` `[rows, words, width]` holds the words without their last tokens, `lasts` `[rows, words]` these last tokens,
+    and `recent` `[rows, width]` the latest tokens of each row's text; all are int64. `width` grows with the longest word, and
+    `words` with the largest number of words of any row.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
@@ -32,7 +33,7 @@ class BadWords:
         return self.beginnings, self.lasts, self.recent
 
     def join(self, row: int, words: Sequence[Sequence[int]], tokens: Sequence[int]) -> None:
-        """Set the bad words of a row and the tokens that its text has so far. An empty list of words clears the row."""
+        """Set the bad words of a row, and the tokens of its text so far. An empty list of words clears the row."""
         width = max((len(word) - 1 for word in words), default=1)
         self._grow(len(words), width)
         count, width = self.beginnings.shape[1:]

@@ -1,4 +1,4 @@
-"""Turns the plan of a step into the batch of a forward pass.
+"""Turns the plan of a step into the `Batch` for a forward pass.
 
 The tensors of decoding sequences stay on the device between steps.
 """
@@ -17,8 +17,8 @@ from labkit.model.batch import Batch
 class BatchBuilder:
     """Keeps a slot table of `context_length` columns, with one line for each of up to `max_batch_size` decoding sequences.
 
-    A whole line is written only when its sequence begins to decode, and a line is moved only when another sequence leaves. A
-    `Batch` is valid until the next `Batch` is built.
+    A whole line is written only when its sequence begins to decode, and a line is moved only when another sequence leaves.
+    Each `Batch` is valid only until the next one is built.
     """
 
     def __init__(self, max_batch_size: int, context_length: int, device: torch.device) -> None:
@@ -44,7 +44,7 @@ class BatchBuilder:
         return self._lines
 
     def build(self, plan: Plan) -> Batch:
-        """The batch of a plan. The plan's decodes must be in the order that `line_up` returned."""
+        """Build the batch for a plan. The plan's decodes must be in the order that `line_up` returned."""
         if not plan.decodes:
             return prefill_batch(plan.chunks, self.device)
         entries = plan.decodes

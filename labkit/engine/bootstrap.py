@@ -1,4 +1,4 @@
-"""Confidence intervals of ratios, by drawing the windows of a text with replacement (percentile bootstrap, Efron 1979)."""
+"""Confidence intervals of ratios, found by resampling the windows of a text (percentile bootstrap, Efron 1979)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Estimate:
     high: float | None = None
 
     def to_dict(self) -> dict[str, float | list[float] | None]:
-        """The fields as plain values, for a record."""
+        """Return the value and its interval as plain values, for a JSON record."""
         return {"value": self.value, "interval": None if self.low is None or self.high is None else [self.low, self.high]}
 
 

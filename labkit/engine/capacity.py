@@ -1,4 +1,4 @@
-"""Decides once, from the free memory, how many slots the KV cache gets, so that memory does not run out later."""
+"""Decides, before the KV cache is made, how many slots fit into the free memory, so that memory does not run out later."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def num_slots_for(
     quantized: bool = False,
     extra_slot_bytes: int = 0,
 ) -> int:
-    """How many tokens the cache holds: `num_slots`, or as many as fit into `cache_bytes` or into the free memory of `device`.
+    """The number of tokens that the cache holds: `num_slots`, or what fits into `cache_bytes` or the free memory of `device`.
 
     The cache needs one more slot, for padding. If the free memory decides, the cache is never larger than `max_batch_size`
     sequences of full length need. part: the part of the model that `device` holds. quantized: whether the cache holds 8-bit
-    numbers (`QuantizedKVCache`). extra_slot_bytes: the bytes of a token in the cache of a draft model. This cache must fit,
-    too, but `num_slots` and `cache_bytes` count only the model's own cache.
+    numbers (`QuantizedKVCache`). extra_slot_bytes: the bytes of a token in the cache of a draft model. The draft's cache must
+    fit, too, but `num_slots` and `cache_bytes` count only the model's own cache.
 
     Raises `InvalidRequest` if fewer than one slot is asked for, and `InsufficientResources` if no slot fits, or if fewer slots
     fit than were asked for.
@@ -69,7 +69,7 @@ def asked_slots(
     part: Part = WHOLE,
     quantized: bool = False,
 ) -> int | None:
-    """How many slots the caller asks for; None if the free memory decides. Raises the same errors as `num_slots_for`."""
+    """The number of slots that the caller asks for; None if the free memory decides. Raises the errors of `num_slots_for`."""
     slot = slot_bytes(config, device, dtype, part, quantized=quantized)
     asked, free = _asked(num_slots, cache_bytes, slot), free_bytes(device)
     if asked is not None and asked * slot > free:
@@ -83,7 +83,7 @@ def asked_slots(
 def slot_bytes(
     config: GPTJConfig, device: torch.device, dtype: torch.dtype, part: Part = WHOLE, *, quantized: bool = False
 ) -> int:
-    """Bytes of one token's keys and values on a device that holds a part of the model.
+    """The bytes of one token's keys and values on a device that holds a part of the model.
 
     On a GPU, the layers of the largest stage are counted. On the CPU, all layers of the model are counted, because all ranks
     share the host's memory.
@@ -97,7 +97,7 @@ def slot_bytes(
 
 
 def _asked(num_slots: int | None, cache_bytes: int | None, slot: int) -> int | None:
-    """How many slots the caller asks for; one slot takes `slot` bytes."""
+    """The number of slots that the caller asks for, where one slot takes `slot` bytes; None if the caller does not say."""
     if num_slots is not None and cache_bytes is not None:
         raise InvalidRequest(f"num_slots {num_slots} and cache_bytes {cache_bytes} were both given; give one of them")
     if num_slots is not None and num_slots < 1:
@@ -113,9 +113,9 @@ def _asked(num_slots: int | None, cache_bytes: int | None, slot: int) -> int | N
 def workspace_bytes(config: GPTJConfig, dtype: torch.dtype, max_batch_size: int, max_step_tokens: int) -> int:
     """An upper estimate of the bytes that a step (or scoring a text of full length) needs in addition to weights and cache.
 
-    For each token, a step needs the hidden state, its norm, query, key and value, attention, MLP and their float32 forms. For
-    each sequence, a step needs the logits and their sort in double precision (about 48 bytes per entry). Scoring needs its own
-    cache for the text, and logits in two precisions for each token.
+    For each token, a step needs the hidden state, its norm, query, key and value, attention, MLP and the float32 copies of all
+    these. For each sequence, a step needs the logits, and their sort in double precision (about 48 bytes per entry). Scoring
+    needs its own cache for the text, and logits in two precisions for each token.
     """
     hidden = config.hidden_size
     token = (12 * hidden + 2 * config.intermediate_size) * max(dtype.itemsize, 4)
@@ -126,5 +126,5 @@ def workspace_bytes(config: GPTJConfig, dtype: torch.dtype, max_batch_size: int,
 
 
 def free_bytes(device: torch.device) -> int:
-    """The free bytes of a GPU, or the bytes of host memory that this process may still use within its container's limits."""
+    """The free bytes of a GPU, or the bytes of host memory that this process can still use within its container's limits."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()

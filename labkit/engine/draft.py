@@ -1,11 +1,11 @@
-"""A draft model: guesses the next tokens of running sequences, so that the model can check several tokens in one pass.
+"""A draft model guesses the next tokens of running sequences, so that the main model can check several tokens in one pass.
 
 This is speculative decoding (Leviathan, Kalman and Matias 2023, https://arxiv.org/abs/2211.17192). The draft never changes a
 token: the engine keeps a guess only if it is the token that the model itself chooses (`Sampler.verify`). When tokens are drawn
 at random, the draft uses the same random numbers as the model, so that two similar distributions often give the same token.
 
-The draft has its own cache, in which a token uses the same slot number as in the model's cache. So the draft, too, reads a
-prefix that several requests share only once.
+The draft has its own cache, in which a token uses the same slot number as in the model's cache. So when several requests share
+a prefix, the draft, too, reads it only once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Guessed:
 
     @property
     def end(self) -> int:
-        """The number of tokens that are known."""
+        """The number of tokens that are known, in the prompt and after it."""
         return self.entry.num_tokens
 
     @property
@@ -55,10 +55,10 @@ class _Guessed:
 
 
 class Draft:
-    """A model that guesses for another model, the target.
+    """A model that guesses tokens for another model, the target.
 
-    rows: how many sequences run at the same time. num_slots: the slots of the target's cache, without the padding slot.
-    max_step_tokens: how many tokens of texts the draft reads at most in one step. padding_slot: see `fastest_forward`.
+    rows: how many sequences run at the same time. num_slots: the number of slots in the target's cache, without the padding
+    slot. max_step_tokens: the most tokens of texts that the draft reads in one step. padding_slot: see `fastest_forward`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Draft:
         self._model, self._num_slots, self._max_step_tokens = model, num_slots, max_step_tokens
         self._forward = fastest_forward(model, padding_slot=padding_slot)
         self._cache: KVCache | None = None
-        # whether a slot of the cache holds the draft's key and value of its token
+        # for each slot of the cache: whether it holds the draft's key and value for its token
         self._known = np.zeros(num_slots + 1, np.bool_)
         self._numbers = RowNumbers(rows, model.device)
         self._reading = 0.0
@@ -82,19 +82,19 @@ class Draft:
         self._known[:] = False
 
     def choose(self, sequences: int) -> int:
-        """How many tokens to guess for each of `sequences` sequences in the next step.
+        """Decide how many tokens to guess for each of `sequences` sequences in the next step.
 
-        Nothing is guessed while an operation is swapped (`ops.use`), because the swapped function should be seen at work in the
-        target.
+        Nothing is guessed while an operation is swapped (`ops.use`), because the user wants to see the swapped function at work
+        in the target.
         """
         return 0 if self._failed or ops.swapped() else self.length.choose(sequences)
 
     def propose(self, wanted: list[tuple[CachedSequence, int]], sequences: int) -> list[list[int]]:
-        """Guess tokens for sequences that decode. `wanted` has each sequence with the number of guesses to make, at least 1.
+        """Guess tokens for decoding sequences. `wanted` has each sequence with the number of guesses to make, at least 1.
 
-        The sequences have slots for their last token and for the guesses. Returns the guesses of each sequence: none if the
-        draft cannot guess for it in this step. An exception turns the draft off, with a warning, because every request can go
-        on without it. `sequences`: how many sequences take part in the step.
+        The sequences have slots for their last token and for the guesses. Returns the guesses for each sequence, which are none
+        if the draft cannot guess for it in this step. An exception turns the draft off, with a warning, because every request
+        can continue without a draft. `sequences`: how many sequences take part in the step.
         """
         found: dict[CachedSequence, list[int]] = {}
         try:
@@ -134,12 +134,12 @@ class Draft:
         self._known[:] = False
 
     def close(self) -> None:
-        """Free everything."""
+        """Free the cache's memory and close the draft's forward pass. The draft cannot be used afterwards."""
         self.drop_cache()
         self._forward.close()
 
     def _ready(self, wanted: list[tuple[CachedSequence, int]], sequences: int) -> list[_Guessed]:
-        """The sequences for which the draft can guess now. Sequences with the most guesses come first."""
+        """The sequences for which the draft can guess now. Those with the most guesses to make come first."""
         ready: list[_Guessed] = []
         budget = self._max_step_tokens
         read_now: set[int] = set()
@@ -162,7 +162,7 @@ class Draft:
         return sorted(ready, key=lambda each: -each.count)
 
     def _guess(self, ready: list[_Guessed]) -> dict[CachedSequence, list[int]]:
-        """Read the new tokens, then choose one token after the other. Returns the guesses of each sequence."""
+        """Read the new tokens, then guess one token after another. Returns the guesses for each sequence."""
         if self._cache is None:
             model = self._model
             self._cache = KVCache(model.config, self._num_slots + 1, device=model.device, dtype=model.dtype)
@@ -198,7 +198,7 @@ class Draft:
             self.length.read(batch.num_tokens, ended - begun)
 
     def _reading_batch(self, ready: list[_Guessed], table: npt.NDArray[np.int32], slots: Tensor) -> Batch:
-        """The batch of the tokens that the draft has not read yet, with logits after the last token of each sequence."""
+        """Build the batch of the tokens that the draft has not read yet, with logits after the last token of each sequence."""
         if all(each.begin == each.end - 1 for each in ready):
             last = torch.tensor([each.tokens[-1] for each in ready], dtype=torch.int64, device="cpu")
             return self._next_batch(ready, last.to(self._model.device), slots, 0)
@@ -216,7 +216,7 @@ class Draft:
         )
 
     def _next_batch(self, ready: list[_Guessed], tokens: Tensor, slots: Tensor, turn: int) -> Batch:
-        """The batch with one token of each sequence, `turn` places after its last known token."""
+        """Build the batch with one token of each sequence: the token `turn` positions after the last known token."""
         positions = self._sent(np.array([each.end - 1 + turn for each in ready], np.int64))
         return Batch.of_decodes(
             token_ids=tokens,

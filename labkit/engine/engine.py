@@ -1,7 +1,7 @@
 """The engine: continues many prompts at once, each with its own parameters.
 
-Requests join and leave at any step (continuous batching). The same loop is used for whole generations, streams and servers. The
-engine uses the tokenizer only to turn texts into tokens and tokens into bytes.
+Requests join and leave at any step (continuous batching). Whole generations, streams and servers use the same loop. The engine
+uses the tokenizer only to turn texts into tokens and tokens into bytes.
 """
 
 from __future__ import annotations
@@ -53,23 +53,24 @@ NOT_IN_A_CHILD = (
 class Engine:
     """Runs a `GPTJ`. `generate` returns whole continuations, `stream` yields tokens as they are made, `logits` scores a text.
 
-    Servers use `add_request`, `step` and `cancel`; programs with an event loop use `astream` and `agenerate`. Any thread may
+    Servers use `add_request`, `step` and `cancel`; programs with an event loop use `astream` and `agenerate`. Any thread can
     call any method; steps run one at a time.
 
-    A request that fails in a step is ended alone: its caller gets `RequestFailed`, and the tokens of all other requests do not
-    change. When a rank is lost, all callers get `RankFailed`. After Ctrl-C the requests of the interrupted call are ended, and
-    all other requests go on.
+    When a request fails in a step, only this request ends: its caller gets `RequestFailed`, and the tokens of all other
+    requests do not change. When a rank is lost, all callers get `RankFailed`. After Ctrl-C the requests of the interrupted call
+    are ended, and all other requests continue.
 
-    max_batch_size: how many sequences run at the same time. max_step_tokens: the most tokens that one forward pass computes; a
-    longer prompt is computed in chunks, and running sequences go on between the chunks. prefix_reuse: whether computed keys and
-    values are kept while there is room, and used again for texts with the same beginning. num_slots, cache_bytes: the size of
-    the KV cache in tokens or in bytes; by default the cache is as large as memory allows (`capacity`). The cache is made with
-    the first request. max_mixed_prefill: the most prompt tokens in a step in which other sequences decode; by default the same
-    limit as for other steps. cuda_graphs: whether decode steps and short prefills on a GPU are replayed from CUDA graphs.
-    kv_cache_dtype: "int8" or "fp8" keeps the cache in 8 bits, on the CPU; by default it has the dtype of the model. draft: a
-    smaller model with the same vocabulary that guesses tokens. The model then checks several guesses in one pass. Every request
-    gets the same tokens as without a draft, and the engine uses guesses only as long as they save time. forward: the object
-    that runs the model; by default the fastest object for this process. `close` also closes `forward`.
+    max_batch_size: the most sequences that run at the same time. max_step_tokens: the most tokens that one forward pass
+    computes; a longer prompt is computed in chunks, and running sequences continue between the chunks. prefix_reuse: whether
+    computed keys and values are kept while there is room, and used again for texts with the same beginning. num_slots,
+    cache_bytes: the size of the KV cache in tokens or in bytes; by default the cache is as large as memory allows (`capacity`).
+    The cache is made at the first request. max_mixed_prefill: the most prompt tokens in a step in which other sequences decode;
+    by default the same limit as for other steps. cuda_graphs: whether decode steps and short prefills on a GPU are replayed
+    from CUDA graphs. kv_cache_dtype: "int8" or "fp8" keeps the cache in 8 bits, on the CPU; by default the cache has the dtype
+    of the model. draft: a smaller model with the same vocabulary that guesses tokens, so that the model can check several
+    tokens in one pass. Every request gets the same tokens as without a draft, and the engine uses guesses only as long as they
+    save time. forward: the object that runs the model; by default the fastest one for this process. `close` also closes
+    `forward`.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Engine:
 
     @property
     def config(self) -> GPTJConfig:
-        """The model's shape."""
+        """The model's configuration: its dimensions and its special tokens."""
         return self.model.config
 
     @property
@@ -145,7 +146,7 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """The device that the model runs on."""
         return self.model.device
 
     @property
@@ -158,7 +159,7 @@ class Engine:
 
         params: one `SamplingParams` for all prompts, or a list with one for each prompt; by default greedy with 64 new tokens.
         Raises `InvalidRequest` before anything runs if a prompt or a parameter is not accepted, `RequestFailed` if a request
-        fails in a step (which ends this call), `RankFailed`, and `NotAvailable` after the engine was closed.
+        fails in a step (which ends this call), `RankFailed` if a rank is lost, and `NotAvailable` after the engine was closed.
         """
         inbox: deque[TokenEvent] = deque()
         requests = self._requests(prompts, params, inbox)
@@ -169,10 +170,10 @@ class Engine:
         return outputs
 
     def stream(self, prompts: Prompts, params: Params = None) -> Iterator[TokenEvent]:
-        """Like `generate`, but yields one token at a time, in the order in which they are made.
+        """Like `generate`, but yields one token at a time, in the order in which the tokens are made.
 
-        If a prompt is not accepted, this call raises the error immediately. Work begins with the first `next`. A stream frees
-        its slots when it is closed or garbage-collected.
+        If a prompt is not accepted, this call raises the error immediately. Work begins at the first `next`. A stream frees its
+        slots when it is closed or garbage-collected.
         """
         inbox: deque[TokenEvent] = deque()
         return self._run(self._requests(prompts, params, inbox), inbox)
@@ -180,9 +181,9 @@ class Engine:
     def astream(self, prompts: Prompts, params: Params = None) -> AsyncGenerator[TokenEvent, None]:
         """Like `stream`, but for `async for`: the event loop is not blocked, and several streams share the running batch.
 
-        If a prompt is not accepted, the error is raised when the first event is awaited. A cancelled task, or a closed stream
-        (`aclose`), frees its slots before the next step. While requests of `astream` exist, steps run in a thread of the
-        engine.
+        If a prompt is not accepted, the error is raised when the first event is awaited. When its task is cancelled, or when it
+        is closed (`aclose`), a stream frees its slots before the next step. While requests of `astream` exist, steps run in a
+        thread of the engine.
         """
         return stream_of(self._async_steps, lambda inbox: self._requests(prompts, params, inbox))
 
@@ -200,7 +201,7 @@ class Engine:
         return outputs
 
     def logits(self, token_ids: SequenceOf[int]) -> Tensor:
-        """Logits after every token of one text: `[len(token_ids), vocab_size]`, float32 (float64 in a float64 model)."""
+        """The logits after every token of one text: `[len(token_ids), vocab_size]`, float32 (float64 for a float64 model)."""
         self._check_open()
         token_ids = self._intake.token_ids(token_ids)
         first = PADDING_SLOT + 1
@@ -227,7 +228,7 @@ class Engine:
         """Prepare the bad words of a request before the request is added. This takes up to a second for a thousand words.
 
         A server calls this in the client's thread, so that `add_request` does not delay other requests. Raises
-        `InvalidRequest`.
+        `InvalidRequest` if a bad word is not accepted.
         """
         self._intake.banned_texts(params)
 
@@ -244,7 +245,7 @@ class Engine:
         return events
 
     def cancel(self, request_id: int) -> bool:
-        """End an added request immediately; it has no further events. Returns whether it was unfinished."""
+        """End an added request immediately; it gets no further events. Returns whether it was unfinished."""
         with held, self._lock:
             request = self._added.get(request_id)
             if request is None:
@@ -256,9 +257,9 @@ class Engine:
         return True
 
     def close(self) -> None:
-        """End all requests and the other ranks of the model, if there are any, and free the cache's memory.
+        """End all requests, stop the other ranks of the model, if there are any, and free the cache's memory.
 
-        Nothing can be generated after that: later calls, and calls that still run, raise `NotAvailable`.
+        Nothing can be generated after that: later calls, and calls that are still running, raise `NotAvailable`.
         """
         with self._lock:
             self._closed = True
@@ -301,10 +302,10 @@ class Engine:
             self._ready().occupy_cache(self.forward)
 
     def forget_prefixes(self) -> None:
-        """Do not reuse the keys and values that were kept from earlier texts.
+        """Drop the keys and values that were kept from earlier texts, so that no later text reuses them.
 
-        Call this after changing the weights of the model in place, and before the same prompts are timed again: a prompt that
-        is known is not computed a second time.
+        Call this after changing the weights of the model in place, and before timing the same prompts again: otherwise the
+        engine does not compute a prompt that it knows a second time.
         """
         with self._lock:
             self._ready().scheduler.pool.prefixes.clear()
@@ -320,7 +321,7 @@ class Engine:
     def after_fork(self) -> None:
         """Make new locks in a forked child.
 
-        A thread of the parent process may hold the old locks, and that thread does not exist in the child.
+        A thread of the parent process might have held the old locks, and this thread does not exist in the child.
         """
         self._is_copy = True
         self._begin_locks()
@@ -361,7 +362,7 @@ class Engine:
             self._check_open()
             ended: list[Request] = []
             try:
-                # The generator is always closed: otherwise the traceback of an exception would keep it alive.
+                # The generator is closed explicitly, because the traceback of an exception would keep it alive.
                 with self._forward.limited_threads(), closing(self._ready().step(self._forward)) as events:
                     for sequence, event in events:
                         self._deliver(sequence, event, ended)
@@ -390,7 +391,7 @@ class Engine:
                 self._added.pop(request.request_id, None)
 
     def _fail_all(self, error: Exception) -> None:
-        """End all requests with an error, because the bookkeeping itself failed, and begin again with empty bookkeeping."""
+        """End all requests with an error because the engine's bookkeeping itself failed, and start with empty bookkeeping."""
         with held:
             for request in dict.fromkeys(self._running.values()):
                 request.unfinished = 0
@@ -433,7 +434,7 @@ class Engine:
         self._ready().scheduler.pool.check(sequence)
 
     def _ready(self) -> StepLoop:
-        """The step loop. It is made with the first request, because then it is known how much memory the weights leave free."""
+        """The step loop, which is made at the first request: only then is it known how much memory the weights leave free."""
         with self._lock:
             if self._loop is None:
                 slots = num_slots_for(
@@ -462,13 +463,13 @@ class Engine:
             return self._loop
 
     def _draft_slot_bytes(self) -> int:
-        """Bytes of one token in the cache of the draft model."""
+        """The bytes of one token in the cache of the draft model; 0 without a draft model."""
         model = self._draft_model
         return 0 if model is None else slot_bytes(model.config, model.device, model.dtype)
 
 
 def _outputs(requests: list[Request]) -> list[RequestOutput]:
-    """Empty outputs, to be filled with the events of these requests."""
+    """Make one empty output per request, to be filled with the request's events."""
     return [
         RequestOutput(request.prompt.text, request.prompt.token_ids, [Completion() for _ in request.sequences])
         for request in requests

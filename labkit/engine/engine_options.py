@@ -14,7 +14,7 @@ from labkit.sampling_vocabulary import LARGEST
 MOST_TOKENS = 2**31 - 1
 """The largest number of tokens in one step. A batch counts its tokens in int32."""
 MOST_SEQUENCES = 2**16
-"""The largest number of sequences at a time. In the sampler's tensors, each sequence has a row as long as the vocabulary."""
+"""The most sequences that can run at a time. In the sampler's tensors, each sequence has a row as long as the vocabulary."""
 
 
 class EngineOptions(TypedDict, total=False):
@@ -43,7 +43,7 @@ _MAY_BE_NONE = ("max_mixed_prefill", "num_slots", "cache_bytes")
 
 
 def checked_options(options: Mapping[str, Any]) -> EngineOptions:
-    """The options as plain values. Raises `InvalidRequest` for an unknown name or a value outside its range."""
+    """Return the options as plain values. Raises `InvalidRequest` for an unknown name or a value outside its range."""
     names = (*_RANGES, *_FLAGS, _CACHE)
     if unknown := [name for name in options if name not in names]:
         raise InvalidRequest(f"{unknown[0]} is not an option of an engine; the options are {', '.join(names)}")

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counts since the engine was made, and its state now.
+    """Counts since the engine was made, and the engine's present state.
 
     tokens_computed: tokens that went through the model; the tokens of a preempted sequence are counted again. tokens_reused:
-    prompt tokens whose keys and values were already in the cache. preemptions: how often a running sequence gave up its slots.
-    tokens_guessed: tokens that speculation or a draft model proposed. guesses_right: the proposed tokens that were accepted.
+    prompt tokens whose keys and values were already in the cache. preemptions: how often a running sequence had to give up its
+    slots. tokens_guessed: tokens that prompt lookup or a draft model proposed. guesses_right: the proposed tokens that were
+    accepted.
     running, waiting: how many sequences run, and how many wait. num_slots: all slots of the cache. free_slots: the slots that
     no sequence holds. prefix_slots: those free slots that still hold a reusable prefix.
     """

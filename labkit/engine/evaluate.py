@@ -18,7 +18,9 @@ from labkit.errors import InvalidRequest
 from labkit.tokenizer import Tokenizer
 
 Logits = Callable[[list[int]], Tensor]
-"""A function from token ids of one window to the logits after every token, `[tokens, vocab_size]`, such as `Engine.logits`."""
+"""A function that takes a window's token ids and returns the logits after every token, `[tokens, vocab_size]`, such as
+`Engine.logits`.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a model predicts a text, and how far it is from a reference model. Each number has a 95 % interval.
+    """How well a model predicts a text, and how far its predictions are from a reference model's. Each has a 95 % interval.
 
-    `bits_per_byte` and `perplexity` are as in `Evaluation`. `change` is the change of the perplexity in percent of the
-    reference's perplexity. Its bootstrap is paired, so its interval is much narrower than the interval of the perplexity. `kl`
-    is the mean Kullback-Leibler divergence of the model's predictions from the reference's, in nats per token. `agreement` is
-    the share of positions at which both models find the same token most likely, so that greedy generation would choose the same
-    token.
+    `bits_per_byte` and `perplexity` are as in `Evaluation`. `change` is the change in perplexity, in percent of the reference's
+    perplexity. Its bootstrap is paired, so its interval is much narrower than the interval of the perplexity. `kl` is the mean
+    Kullback-Leibler divergence of the model's predictions from the reference's, in nats per token. `agreement` is the share of
+    positions at which both models give the highest probability to the same token, so that greedy generation would choose the
+    same token.
     """
 
     bits_per_byte: Estimate
@@ -54,7 +56,7 @@ class Quality:
     tokens: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for a record: a value and an interval for each measure, and the number of tokens."""
+        """Return plain values for a JSON record: a value and an interval for each measure, and the number of tokens."""
         measures = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: found.to_dict() if isinstance(found, Estimate) else found for name, found in measures.items()}
 
@@ -76,8 +78,8 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
 def compare(engine: Engine, reference: Logits, text: str, *, window: int | None = None, seed: int = 0) -> Quality:
     """Evaluate a model and compare it with a reference model. `reference` is the reference model's `Engine.logits`.
 
-    Both models must have the same tokenizer. The seed chooses the draws of all bootstraps. Raises `InvalidRequest` in the same
-    cases as `evaluate`, and for a reference with another vocabulary.
+    Both models must have the same tokenizer. The seed determines the random draws of all bootstraps. Raises `InvalidRequest` in
+    the same cases as `evaluate`, and if the reference has a vocabulary of another size.
     """
     tokenizer, windows = _cut(engine, text, window)
     return compare_windows(engine.logits, reference, windows, tokenizer, text, seed)
@@ -86,7 +88,7 @@ def compare(engine: Engine, reference: Logits, text: str, *, window: int | None 
 def compare_windows(
     logits: Logits, reference: Logits, windows: list[TextWindow], tokenizer: Tokenizer, text: str, seed: int = 0
 ) -> Quality:
-    """`compare` for any two functions that return logits, such as a model of another library."""
+    """Like `compare`, but for any two functions that return logits, such as those of models in another library."""
     rows = []
     for part in windows:
         wide, reference_wide = logits(part.seen), reference(part.seen)
@@ -120,16 +122,16 @@ def _cut(engine: Engine, text: str, window: int | None) -> tuple[Tokenizer, list
 
 
 def _scored(logits: Tensor, part: TextWindow) -> tuple[Tensor, Tensor]:
-    """The log-probabilities in a window, `[targets, vocab_size]` float64 on the CPU, and the loss of each target in nats."""
+    """The log-probabilities in a window, `[targets, vocab_size]` float64 on the CPU, and the targets' total loss in nats."""
     scores = torch.log_softmax(logits[part.first :].double(), dim=-1).cpu()
     wanted = torch.tensor(part.targets, dtype=torch.int64, device="cpu")
     return scores, -scores.gather(1, wanted[:, None]).sum()
 
 
 def _bits_per_byte(nats: Tensor, windows: list[TextWindow], tokenizer: Tokenizer, text: str, draws: Bootstrap) -> Estimate:
-    """Bits per byte.
+    """Estimate the bits per byte of the text.
 
-    The first token is not predicted, but its bytes count, because each window gets a share of all bytes of the text.
+    The first token is not predicted, but its bytes count: all bytes of the text are shared out among the windows.
     """
     counts = [sum(len(tokenizer.token_bytes(token)) for token in part.targets) for part in windows]
     sizes = torch.tensor(counts, dtype=torch.float64, device="cpu")

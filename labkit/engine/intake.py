@@ -1,4 +1,4 @@
-"""Makes requests from the prompts and parameters of a caller, and refuses requests that the engine cannot run."""
+"""Makes requests from a caller's prompts and parameters, and refuses requests that the engine cannot run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from labkit.plurals import counted
 NO_TOKENIZER = (
     "this model has no tokenizer (synthetic weights have none; a directory needs tokenizer.json, or vocab.json and merges.txt)"
 )
-"""The reason in every message that refuses a text because there is no tokenizer."""
+"""The reason given in every error message about a text that cannot be used because there is no tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Inbox(Protocol):
     """Receives the events of a request."""
 
     def append(self, event: TokenEvent, /) -> None:
-        """Take the next event. Called in the thread that runs the step; must not raise."""
+        """Take the next event. This is called in the thread that runs the step, and must not raise."""
 
 
 @dataclass(eq=False)
@@ -58,7 +58,7 @@ class Request:
 MOST_WORD_TOKENS = 2**17
 """The limit on the bad words of one request: the number of words, times the number of tokens of the longest word.
 
-The sampler keeps so many token ids for every row.
+The sampler keeps this many token ids for every row.
 """
 
 
@@ -82,7 +82,7 @@ class RequestIntake:
         """Make one request for each prompt.
 
         number: if true, events carry the position of their prompt in this call; if false, they carry the id of their request.
-        If the engine cannot run one of the requests, raises `InvalidRequest` and makes no request at all.
+        If the engine cannot run one of the requests, this raises `InvalidRequest` and makes no request at all.
         """
         asked = prompt_list(prompts)
         chosen_params = params_list(params, len(asked))
@@ -123,7 +123,7 @@ class RequestIntake:
                 )
 
     def _started(self, prompt: Prompt, params: SamplingParams) -> Prompt:
-        """The prompt, or the start token if the prompt is empty."""
+        """Return the prompt, or the start token if the prompt is empty. Raises `InvalidRequest` if the model cannot use it."""
         if not prompt.token_ids and params.start_token_id is not None:
             prompt = Prompt(prompt.text, [params.start_token_id])
         self.check_tokens(prompt.token_ids)
@@ -135,7 +135,7 @@ class RequestIntake:
         return self._tokenizer
 
     def _samples(self, number: int, tokens: list[int], params: SamplingParams) -> list[Sequence]:
-        """One sequence for each sample of a prompt."""
+        """Make one sequence for each sample of a prompt."""
         limit = params.fit(self._config, len(tokens))
         name = "num_beams" if params.num_beams > 1 else "num_samples"
         if (width := getattr(params, name)) > self._max_batch_size:
@@ -169,7 +169,7 @@ class RequestIntake:
         return samples
 
     def banned_texts(self, params: SamplingParams) -> tuple[BadTextAutomaton, ...]:
-        """Automata that ban the bad words given as text. The automata are kept for later requests with the same words."""
+        """Return automata that ban the bad words given as text. They are kept for later requests with the same words."""
         texts = [word for word in params.bad_words if isinstance(word, str)]
         return self._text_bans.of(texts) if texts and self._text_bans else ()
 

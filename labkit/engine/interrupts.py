@@ -1,8 +1,8 @@
 """Delays Ctrl-C, or Stop in a notebook, during work that must not stop half-way.
 
 `with watched:` installs a signal handler, once per call or step. `with held:` inside a `watched` block delays an interruption
-until the `held` block ends; it only changes a counter, so it is cheap. Signals interrupt the main thread only; in other threads
-`watched` and `held` do nothing.
+until the `held` block ends; it only changes a counter, so it is cheap. Signals interrupt only the main thread, so `watched` and
+`held` do nothing in other threads.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 try:
-    # The C module that `signal` wraps. `signal` converts numbers to enumerations and back, which is twenty times as slow. This
-    # would take longer than everything else that this file does in a step.
+    # The C module that `signal` wraps. `signal` is twenty times as slow, because it converts numbers to enumerations and back.
+    # The conversions would take longer than everything else that this file does in a step.
     _signals: Any = importlib.import_module("_signal")
 except ImportError:
     _signals = signal
@@ -44,7 +44,7 @@ class _Watch:
     def enter(self) -> None:
         """Install this handler if it is not installed yet and the current handler is a Python function.
 
-        A handler that is not a Python function was set in C, for example by a server. It could not be restored later.
+        A handler that is not a Python function was set in C, for example by a server, and could not be restored later.
         """
         self.depth += 1
         if self.before is None and callable(before := _signals.getsignal(_SIGINT)) and before is not self:
@@ -90,7 +90,7 @@ class _Held:
 
 
 watched = _Watched()
-"""Inside this block, `held` is cheap."""
+"""`with watched:` installs the handler once, so that `held` inside the block is cheap."""
 
 held = _Held()
-"""An interruption is delivered at the end of this block."""
+"""`with held:` delays an interruption until the end of the block."""

@@ -37,19 +37,19 @@ def load(
 
     device: by default a GPU if the machine has one, otherwise the CPU. dtype: the precision of the matrices: "fp32", "bf16",
     "fp16", "sparse24", "sparse24_int8", "int8", "w8a8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on
-    the CPU. seed: the seed of synthetic weights. The numbers in a directory that `labkit compress` or another quantizer has written are used as
-    they are if labkit has kernels for them. Weights are read one tensor at a time into their final place, so memory never holds
-    a second copy of the model. draft: the name or directory of a smaller model with the same tokenizer. The draft guesses
-    tokens, and the model checks them (speculative decoding). The tokens are the same as without a draft, and take less time if
-    the two models often agree. The draft is loaded in the same precision, unless its files hold integers. options: the options
-    of `Engine` (`max_batch_size`, `num_slots`, ...).
+    the CPU. seed: the seed of synthetic weights. If a directory holds weights that `labkit compress` or another quantizer has
+    written, and labkit has kernels for their format, they are used as they are. Weights are read one tensor at a time into
+    their final place, so memory never holds a second copy of the model. draft: the name or directory of a smaller model with
+    the same tokenizer. The draft guesses tokens, and the model checks them (speculative decoding). The tokens are the same as
+    without a draft, and take less time if the two models often agree. The draft is loaded in the same precision, unless its
+    files hold integers. options: the options of `Engine` (`max_batch_size`, `num_slots`, ...).
 
-    A text ends at any token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings of a
-    `generation_config.json` (temperature, top_k, beams, ...) are not used, and a warning names them: `SamplingParams` has the
-    same defaults for every model.
+    A text ends at any token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings in
+    `generation_config.json` (temperature, top_k, beams, ...) are ignored with a warning that names them, because
+    `SamplingParams` has the same defaults for every model.
 
-    Raises `InvalidRequest`, `CheckpointError` or `NotAvailable`. Raises `InsufficientResources` before anything is read if the
-    weights do not fit into the free memory.
+    Raises `InvalidRequest` for an argument that is not accepted, `CheckpointError` for damaged weights, and `NotAvailable` if
+    something is missing. Raises `InsufficientResources` before anything is read if the weights do not fit into the free memory.
     """
     check_options(options)
     if not isinstance(name, str | os.PathLike):
@@ -62,7 +62,7 @@ def load(
     checkpoint = open_checkpoint(name, seed=seed)
     chosen = precision_for(checkpoint, dtype, target)
     check_memory(checkpoint, target, chosen)
-    tokenizer = tokenizer_of(checkpoint)  # read before the weights, because the tokenizer may not match the model
+    tokenizer = tokenizer_of(checkpoint)  # read before the weights, because the tokenizer might not match the model
     guesser = None if draft is None else _open_draft(draft, checkpoint, tokenizer, seed)
     model = read_model(checkpoint, chosen, target)
     if guesser is None or draft is None:
@@ -73,7 +73,7 @@ def load(
 
 
 def _open_draft(draft: str | Path, target: Checkpoint, tokenizer: Tokenizer | None, seed: int) -> Checkpoint:
-    """The checkpoint of a draft model.
+    """Open the checkpoint of a draft model.
 
     Raises `InvalidRequest` if the draft's token ids do not stand for the same texts as the target's.
     """
@@ -99,7 +99,7 @@ def _open_draft(draft: str | Path, target: Checkpoint, tokenizer: Tokenizer | No
 
 
 def check_options(options: EngineOptions) -> None:
-    """Raise `InvalidRequest` for an option that an engine does not have, or for a value outside its range."""
+    """Raise `InvalidRequest` for an option that an engine does not have, or for an option's value outside its range."""
     checked_options(options)
 
 

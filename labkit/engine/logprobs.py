@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens and of the likeliest alternatives, for requests that ask for them."""
+"""Computes log-probabilities of the chosen tokens and of the likeliest alternatives, for requests that ask for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labkit.engine.schedule.sequence import Sequence
 
 
 def logprobs(logits: Tensor, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> list[TokenLogprob | None]:
-    """Log-probabilities of the token of each sequence; None for a sequence whose request does not ask for them.
+    """The log-probabilities for each sequence's token; None for a sequence whose request does not ask for them.
 
     logits: `[n, vocab_size]`, one row for each sequence and its token.
     """
@@ -28,7 +28,7 @@ def logprobs(logits: Tensor, sequences: SequenceOf[Sequence], tokens: SequenceOf
 
 
 def token_logprobs(logits: Tensor, tokens: SequenceOf[int], counts: SequenceOf[int]) -> list[TokenLogprob]:
-    """Log-probabilities of `tokens[i]` and of the `counts[i]` likeliest tokens, from row i of `logits` `[n, vocab_size]`."""
+    """The log-probabilities of `tokens[i]` and the `counts[i]` likeliest tokens, from row i of `logits` `[n, vocab_size]`."""
     if not tokens:
         return []
     table = torch.log_softmax(logits.double(), dim=-1)

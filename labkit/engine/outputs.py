@@ -1,4 +1,4 @@
-"""The results of the engine: single tokens as events, or whole continuations."""
+"""The types of the engine's results: events with single tokens, and whole continuations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_TOKEN = -1
 class TokenLogprob:
     """The log-probabilities of a token and of the likeliest tokens: natural logarithms of the model's unchanged probabilities.
 
-    top: pairs of token id and log-probability, the likeliest first.
+    top: pairs of a token id and its log-probability, the likeliest first.
     """
 
     token_id: int
@@ -30,11 +30,11 @@ class TokenEvent:
     """One new token of a stream.
 
     `request` and `sample` say which continuation the token belongs to. `text` is the new text that can be shown now. Text is
-    held back while a character is incomplete or a stop string may have begun.
+    held back while a character is incomplete, or while the text might be the beginning of a stop string.
 
     `finish_reason` is None until the last token. At the last token, `finish_reason` is "stop", "length" or "banned". With
     "stop", the text ended at the end-of-text token, a stop token, a stop string or a sequence of token ids, and `stop_reason`
-    says which. With "banned", every token is forbidden, and the event's `token_id` is `NO_TOKEN`. If the request asks for
+    says which. With "banned", every token was forbidden, and the event's `token_id` is `NO_TOKEN`. If the request asks for
     `prompt_logprobs`, they come with the first token of the first sample. They have one entry for each token of the prompt; the
     entry of the first token is None. `score` comes with the last token of a hypothesis of a beam search.
 
@@ -81,7 +81,7 @@ class Completion:
 class RequestOutput:
     """A prompt and one continuation for each sample.
 
-    `text`, `token_ids` and `finish_reason` belong to the first continuation.
+    `text`, `token_ids` and `finish_reason` are those of the first continuation.
 
     `prompt_logprobs` is None if the request does not ask for it. Otherwise it has one entry for each token of the prompt; the
     entry of the first token is None, because no token comes before it.
@@ -94,12 +94,12 @@ class RequestOutput:
 
     @property
     def text(self) -> str:
-        """Text of the first continuation."""
+        """The text of the first continuation."""
         return self.completions[0].text
 
     @property
     def token_ids(self) -> list[int]:
-        """New tokens of the first continuation."""
+        """The new tokens of the first continuation."""
         return self.completions[0].token_ids
 
     @property

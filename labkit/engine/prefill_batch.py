@@ -1,4 +1,4 @@
-"""Builds a batch from chunks of prompts, and writes the given keys and values of prefix prompts."""
+"""Builds a batch from chunks of prompts, and writes the keys and values that prefix prompts contain."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from labkit.model.kv_cache import KVCache
 
 
 def prefill_batch(chunks: Sequence[Chunk], device: torch.device, first: int = 0) -> Batch:
-    """The batch of all positions of the chunks.
+    """Build the batch of all positions of the chunks.
 
-    The tokens of the batch are numbered from `first` on, because `first` other tokens come before them in the step. The batch
-    asks for logits only at the positions that are scored or sampled, chunk by chunk.
+    The tokens of the batch are numbered from `first`, because `first` other tokens come before them in the step. The batch asks
+    for logits only at the positions that are scored or sampled, chunk by chunk.
     """
 
     def send(array: npt.NDArray[Any]) -> Tensor:
@@ -48,7 +48,7 @@ def prefill_batch(chunks: Sequence[Chunk], device: torch.device, first: int = 0)
 
 
 def write_prefix_prompts(chunks: Sequence[Chunk], forward: Forward, cache: KVCache) -> None:
-    """For each prefix prompt, write its keys and values to the first slots of its request, before the request's first chunk."""
+    """Write the keys and values of each prefix prompt to the first slots of its request, before the request's first chunk."""
     for chunk in chunks:
         entry, given = chunk.entry, chunk.entry.sequence.params.prefix_prompt
         if given is not None and chunk.begin == entry.prefix_len:

@@ -1,4 +1,4 @@
-"""Turns prompts and parameters, in any form that a caller may write, into lists.
+"""Turns prompts and parameters, in any form that a caller can pass, into lists.
 
 Error messages say what was given and what is accepted.
 """
@@ -22,9 +22,9 @@ Params: TypeAlias = SamplingParams | Iterable[SamplingParams | None] | None
 
 
 def prompt_list(prompts: Any) -> list[str | list[Any]]:
-    """A list with each prompt as a text or as a list of token ids (not checked yet). Raises `InvalidRequest` for anything else.
+    """Return a list with each prompt as a text or as a list of token ids, which are not checked yet.
 
-    An array of two dimensions holds one prompt per row.
+    An array of two dimensions holds one prompt per row. Raises `InvalidRequest` for any other value.
     """
     given = argument_forms.plain(prompts)
     found = [given] if isinstance(given, str) else None if isinstance(given, Set) else argument_forms.items(given)
@@ -42,7 +42,7 @@ def prompt_list(prompts: Any) -> list[str | list[Any]]:
 
 
 def one_prompt(prompt: Any) -> str | list[Any]:
-    """A prompt as a text or as a list of token ids (not checked yet). Raises `InvalidRequest` for anything else."""
+    """Return a prompt as a text or as a list of token ids (not checked yet). Raises `InvalidRequest` for any other value."""
     given = argument_forms.plain(prompt)
     if isinstance(given, str):
         return given
@@ -55,9 +55,9 @@ def one_prompt(prompt: Any) -> str | list[Any]:
 
 
 def params_list(params: Any, count: int) -> list[SamplingParams]:
-    """The parameters for `count` prompts, one per prompt.
+    """Return the parameters for `count` prompts, one `SamplingParams` per prompt.
 
-    Raises `InvalidRequest` for a wrong type or a wrong number of parameters.
+    Raises `InvalidRequest` for a value of the wrong type, or for a list of the wrong length.
     """
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count

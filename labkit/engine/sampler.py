@@ -1,8 +1,8 @@
 """Chooses the next token of each running sequence from its logits, on the logits' device.
 
 The sampling state of a running sequence is one row of a few tensors. Sequences join and leave rows, and each new token updates
-its row on the device, without the host. A random draw depends only on the sequence's seed, its sample number and the position
-(a counter-based generator), never on the other sequences of the batch.
+its row on the device, without the host. A random draw comes from a counter-based generator: it depends only on the sequence's
+seed, its sample number and the position, never on the other sequences of the batch.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from labkit.engine.schedule.sequence import Sequence
 from labkit.ops.token_marks import BANNED, GENERATED, IN_PROMPT, STOP
 
 RESET = 16
-"""Marks a token that resets top_p to its first value. This bit is stored together with the bits that `ops.penalize` reads."""
+"""The bit that marks a token which resets top_p to its first value. It is stored with the bits that `ops.penalize` reads."""
 
 KEPT_INDICES = 8
-"""How many tensors of row numbers a sampler keeps. The running sequences use one tensor, and each beam search uses one more."""
+"""The number of index tensors that a sampler keeps. The running sequences use one tensor, and each beam search one more."""
 
 _TEMPERATURE, _TOP_P, _TOP_P_FULL, _TOP_P_DECAY, _TOP_P_MIN, _REPETITION, _PRESENCE = range(7)
 _TOP_K, _SEED, _SAMPLE, _POSITION, _MIN_NEW_TOKENS = range(5)
@@ -34,7 +34,7 @@ _TOP_K, _SEED, _SAMPLE, _POSITION, _MIN_NEW_TOKENS = range(5)
 
 @dataclass(frozen=True)
 class _Wishes:
-    """Which kinds of work a row needs. The host knows this without asking the device."""
+    """The kinds of work that a row needs. The host knows them without asking the device."""
 
     draws: bool = False
     decays: bool = False
@@ -71,7 +71,7 @@ class Sampler:
         self.device = device
         self._shape = rows, vocab_size
         self._wishes = [_Wishes()] * rows
-        # Each sampler row is a column of this tensor, so that the values of one parameter lie next to each other in memory.
+        # Each sampler row is a column of this tensor, so that the values of one parameter are contiguous in memory.
         self._numbers = torch.zeros(7, rows, dtype=torch.float64, device=device)
         self._counters = torch.zeros(5, rows, dtype=torch.int64, device=device)
         self._marks: Tensor | None = None  # [rows, vocab_size] uint8, made for the first sequence that needs it
@@ -81,7 +81,7 @@ class Sampler:
 
     @torch.inference_mode()
     def join(self, row: int, sequence: Sequence) -> None:
-        """Put a sequence into a row, with its new tokens so far."""
+        """Put a sequence, including its new tokens so far, into a row."""
         params = sequence.params
         self._wishes[row] = wishes = _Wishes.of(sequence)
         top_p = _top_p(sequence)
@@ -138,8 +138,8 @@ class Sampler:
         """Choose the next tokens of the sequences in `rows`: one token for each sequence, and one for every right guess.
 
         drafts: `drafts[i]` are the guessed tokens of `rows[i]`. logits: `[rows + guesses, vocab_size]`: for each row in turn,
-        the logits after its last token and after each guess. Returns for each row the guesses that are right, then one more
-        token. These are the tokens that `sample` would choose, one per call. The rows are updated with these tokens.
+        the logits after its last token and after each guess. Returns, for each row, the guesses that are right and then one
+        more token: the tokens that `sample` would choose, one per call. The rows are updated with these tokens.
         """
         starts = list(itertools.accumulate((len(draft) + 1 for draft in drafts), initial=0))
         if not any(self._wishes[row] != _Wishes() for row in rows):
@@ -151,7 +151,7 @@ class Sampler:
     def _verify_in_turn(
         self, logits: Tensor, rows: SequenceOf[int], drafts: SequenceOf[SequenceOf[int]], starts: SequenceOf[int]
     ) -> list[int]:
-        """Choose the first token of all rows, then their second token, and so on.
+        """Choose the first token of all rows, then the second token of all rows, and so on.
 
         A row is updated only while its guesses are right.
         """
@@ -171,10 +171,10 @@ class Sampler:
 
     @torch.inference_mode()
     def guess(self, logits: Tensor, rows: SequenceOf[int], ahead: int) -> Tensor:
-        """The tokens that the sequences in `rows` would get from these logits, `ahead` tokens after their next token.
+        """Choose tokens from these logits for the position `ahead` tokens after the next token of each sequence in `rows`.
 
-        logits: `[n, vocab_size]`, for example those of a draft model. The random numbers are the same that `sample` will use
-        for these tokens. Returns `[n]` int64 on the device; no row changes. Penalties and bans ignore the `ahead` tokens in
+        logits: `[n, vocab_size]`, for example those of a draft model. The random numbers are the ones that `sample` will use at
+        this position. Returns `[n]` int64 on the device; no row changes. Penalties and bans ignore the `ahead` tokens in
         between.
         """
         return self._drawn(self.edit(logits, rows), rows, ahead).clamp_(0, self._shape[1] - 1)
@@ -267,7 +267,7 @@ class Sampler:
     def _index(self, rows: SequenceOf[int]) -> Tensor:
         """The row numbers as a tensor on the device.
 
-        The most recently used tensors are kept, because most steps use the same rows as before.
+        The most recently used tensors are kept, because most steps use the same rows as the step before.
         """
         key = tuple(rows)
         index = self._indexed.pop(key, None)
@@ -283,7 +283,7 @@ class Sampler:
 
 
 def _top_p(sequence: Sequence) -> float:
-    """The value of top_p for the next token in factual-nucleus sampling.
+    """The value of top_p for the next token of a sequence (factual-nucleus sampling).
 
     With `top_p_decay`, top_p decreases with each new token.
     """
@@ -295,6 +295,6 @@ def _top_p(sequence: Sequence) -> float:
 
 
 def _accepted(made: SequenceOf[int], draft: SequenceOf[int]) -> list[int]:
-    """The tokens of `made` up to and including the first token that differs from its guess in `draft`."""
+    """The tokens of `made` up to and including the first one that differs from its guess in `draft`."""
     right = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(made, draft, strict=False))
     return list(made[: 1 + sum(1 for _ in right)])

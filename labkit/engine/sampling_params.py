@@ -1,4 +1,4 @@
-"""The parameters for the continuation of one prompt, with all checks that are possible without the model."""
+"""The parameters for continuing one prompt, and all checks of them that are possible without the model."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from labkit.errors import InvalidRequest
 from labkit.sampling_vocabulary import PARAMETERS, of_kind
 
 DEFAULT_NEW_TOKENS = 64
-"""The limit on new tokens if the caller gives none."""
+"""The limit on new tokens if the caller gives no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How to continue a prompt. `labkit.sampling_vocabulary` states the meaning and the range of each parameter.
 
-    Numbers and arrays may come from Python, numpy or torch. Where a list is expected, any collection is accepted. One string
+    Numbers and arrays can come from Python, numpy or torch. Where a list is expected, any collection is accepted. One string
     stands for a list with this string; None stands for an empty list. The fields hold plain values: whole numbers, floats,
     booleans and tuples.
 
-    `top_k` and `top_p` limit a random draw. With temperature 0 nothing is drawn: the text is greedy, and a warning says so.
-    Other libraries often draw tokens at random by default, with temperature 1; write `temperature=1.0` to get the same
-    behaviour.
+    `top_k` and `top_p` limit a random draw. With temperature 0 nothing is drawn: decoding is greedy, `top_k` and `top_p` have
+    no effect, and a warning says so. Other libraries often draw tokens at random by default, with temperature 1; write
+    `temperature=1.0` to get the same behaviour.
 
     Beam search draws nothing either. In beam search the temperature divides the logits (0 leaves them unchanged), and penalties
     and bans apply to log-probabilities, as in transformers.
 
     The logits are changed in this order: repetition penalty, presence penalty, bad words and minimum length, temperature,
-    top-k, top-p. Raises `InvalidRequest`, which names the parameter, the given value and what is accepted.
+    top-k, top-p. A value that is not accepted raises `InvalidRequest`, which names the parameter, the value and what is
+    accepted.
     """
 
     max_new_tokens: int | None = None
@@ -89,7 +90,7 @@ class SamplingParams:
             )
 
     def _take_forms(self) -> None:
-        """Turn each value into its plain form. Raises `InvalidRequest` for a wrong type or a value outside its range."""
+        """Turn each value into its plain form. Raises `InvalidRequest` for a value of the wrong type or outside its range."""
         kept: dict[str, Any] = {}
         for each in of_kind("whole number"):
             value = getattr(self, each.name)
@@ -155,7 +156,7 @@ class SamplingParams:
         return any(isinstance(word, str) for word in (*self.stop, *self.bad_words))
 
     def fit(self, config: GPTJConfig, prompt_tokens: int) -> int:
-        """The largest number of new tokens after a prompt of `prompt_tokens` tokens and its soft and prefix prompts.
+        """The limit on new tokens after a prompt of `prompt_tokens` tokens and its soft and prefix prompts.
 
         Raises `InvalidRequest` if the parameters do not fit the model: token ids out of range, a soft or prefix prompt of the
         wrong shape, a `memory_len` below the prompt's length, or more new tokens than the context holds. The last new token is
@@ -213,4 +214,4 @@ class SamplingParams:
 SamplingParams.__doc__ = f"{SamplingParams.__doc__}\n" + "\n".join(
     f"    {each.name}: {' '.join(filter(None, (each.meaning, each.detail)))}" for each in PARAMETERS
 )
-"""`help(labkit.SamplingParams)` shows every parameter."""
+"""The docstring gets a line for each parameter, so that `help(labkit.SamplingParams)` shows them all."""

@@ -1,4 +1,4 @@
-"""The slot table of decoding sequences: kept on the device and extended in place, one token per sequence and step.
+"""The slot table of decoding sequences: it stays on the device, and each step adds one token per sequence in place.
 
 The table does not know which sequence a line belongs to.
 """
@@ -55,10 +55,10 @@ class SlotTable:
         columns: Sequence[int],
         lengths: Sequence[int],
     ) -> Batch:
-        """The batch with one new token for each of the first lines. The batch is valid until the next call of any method.
+        """Build the batch with one new token for each of the first lines. It is valid until the next call of any method.
 
-        The i-th new token lies in slot `slots[i]`, which is written to column `columns[i]` of line i. `lengths[i]`: how many
-        slots the i-th sequence then attends to.
+        The key and value of the i-th new token go to slot `slots[i]`, and this number is written to column `columns[i]` of
+        line i. `lengths[i]`: how many slots the i-th sequence then attends to.
         """
         count = len(tokens)
         values = self._values[:, :count]

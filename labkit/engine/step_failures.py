@@ -1,4 +1,4 @@
-"""Handles exceptions in a step: decides whether one request may have caused them, and makes the event that reports them."""
+"""Handles exceptions in a step: decides whether one request can have caused them, and makes the event that reports them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from labkit.errors import LabkitError, RankFailed, RequestFailed
 
 
 def may_be_of_one(error: BaseException) -> bool:
-    """Whether an exception in a step may be the fault of one request.
+    """Whether an exception in a step might be the fault of one request.
 
-    False for a `BaseException` such as Ctrl-C and for a lost rank. Also False while an operation is swapped (`ops.use`), so
+    False for a `BaseException` such as Ctrl-C, and for a lost rank. Also False while an operation is swapped (`ops.use`), so
     that the author of the swapped function sees its exceptions.
     """
     return isinstance(error, Exception) and not isinstance(error, RankFailed) and not ops.swapped()
 
 
 def failed(sequence: Sequence, error: BaseException) -> tuple[Sequence, TokenEvent]:
-    """The event that ends the request of `sequence` with an error."""
+    """Make the event that ends the request of `sequence` with an error. Returns the sequence and the event."""
     cause = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
     reason = RequestFailed(f"request {sequence.request} failed in a step of the engine and was ended: {cause}")
     reason.__cause__ = error

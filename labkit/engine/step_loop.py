@@ -1,4 +1,4 @@
-"""Runs the steps of all running sequences: plan, forward pass, one token for each sequence. Knows nothing about the callers."""
+"""Runs the steps of all running sequences: plan, forward pass, one token for each sequence. It knows nothing about callers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
 
 SCORED_AT_ONCE = 64
-"""The log-probabilities of this many prompt tokens are computed together, in float64 over the vocabulary."""
+"""The number of prompt tokens whose log-probabilities are computed together, in float64 over the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Flight:
 class StepLoop:
     """Runs the steps that the scheduler plans, and holds the tensors of the scheduler's sequences.
 
-    The cache is made when the first request comes.
+    The cache is made when the first request arrives.
 
     If `forward` can work on several steps at the same time (the stages of a pipeline), several steps are in flight. No sequence
     is part of two steps in flight.
@@ -62,7 +62,7 @@ class StepLoop:
     operation is swapped (`ops.use`), `RankFailed`, and any exception whose class is not an `Exception`, such as Ctrl-C. In
     these cases all sequences stay as they were before the step, and the next step writes the same keys and values again.
 
-    draft: guesses tokens, if there is a draft model. A draft is used only with one step in flight.
+    draft: the draft model that guesses tokens, if there is one. It is used only with one step in flight.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class StepLoop:
         self.scheduler.add(samples)
 
     def step(self, forward: Forward) -> Generator[tuple[Sequence, TokenEvent], None, None]:
-        """End one forward pass, and run one pass of each beam search. Yields the new tokens' events, sequence by sequence.
+        """Finish one forward pass, and run one pass of each beam search. Yields the new tokens' events, sequence by sequence.
 
-        First, new passes are begun until `forward.steps_in_flight` passes are in flight. After that, the oldest pass in flight
-        is ended. Nothing happens if no sequence runs.
+        First, new passes are begun until `forward.steps_in_flight` passes are in flight. Then the oldest pass in flight is
+        finished. Nothing happens if no sequence is running.
         """
         if self._operations != (now := ops.replacements()):
             self._operations = now
@@ -143,7 +143,7 @@ class StepLoop:
         yield from self._beams.step(forward, self._cache)
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
-        """Remove these sequences (all samples of a prompt), whether they wait or run."""
+        """Remove these sequences (all samples of a prompt), waiting or running."""
         self.scheduler.cancel(sequences)
         self._beams.cancel(sequences)
 
@@ -230,7 +230,7 @@ class StepLoop:
                 yield from self._append(entry, tokens, scored)
 
     def _choose(self, logits: Tensor, entries: list[CachedSequence]) -> tuple[list[list[int]], list[list[TokenLogprob | None]]]:
-        """The next tokens of each sequence, and their log-probabilities if the request asks for them."""
+        """Choose the next tokens of each sequence, and their log-probabilities if the request asks for them."""
         new = [place for place, entry in enumerate(entries) if not entry.sequence.new_tokens]
         if new and not ops.swapped():
             check_numbers(logits[new])
@@ -247,7 +247,7 @@ class StepLoop:
     def _append(
         self, entry: CachedSequence, tokens: list[int], scores: list[TokenLogprob | None]
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """Append new tokens to their sequence."""
+        """Append new tokens to a sequence, and yield their events."""
         sequence = entry.sequence
         entry.computed += len(tokens) - 1  # the guesses that were right
         self.scheduler.guesses_right += len(tokens) - 1
@@ -270,7 +270,7 @@ class StepLoop:
                 return
 
     def _sample(self, logits: Tensor, entries: list[CachedSequence]) -> list[list[int]]:
-        """The next token of each sequence, and more tokens for sequences with right guesses."""
+        """Choose the next token of each sequence, and further tokens for sequences with right guesses."""
         rows = [entry.row for entry in entries]
         guesses = [entry.guesses for entry in entries]
         if any(guesses):
@@ -279,7 +279,7 @@ class StepLoop:
 
 
 def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int]]) -> list[list[TokenLogprob | None]]:
-    """Log-probabilities of each sequence's new tokens; None for a sequence whose request does not ask for them."""
+    """The log-probabilities of each sequence's new tokens; None for each token if the request does not ask for them."""
     if all(entry.sequence.params.logprobs is None for entry in entries):
         return [[None] * len(tokens) for tokens in made]
     starts = itertools.accumulate((1 + len(entry.guesses) for entry in entries), initial=0)

@@ -1,4 +1,4 @@
-"""Sequences of token ids that end a text."""
+"""Stop words: sequences of token ids that end a text."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ class StopWords:
         return max(ends, key=len, default=None)
 
     def begun(self, tokens: Sequence[int]) -> int:
-        """How many tokens at the end of `tokens` may be the beginning of a word."""
+        """The largest number of tokens at the end of `tokens` that could be the beginning of a word."""
         lengths = [n for word in self.words for n in range(1, len(word)) if tuple(tokens[-n:]) == word[:n]]
         return max(lengths, default=0)

@@ -1,4 +1,4 @@
-"""Turns tokens into text as they arrive. Shows only whole characters, and holds back text that may become a stop string."""
+"""Turns tokens into text as they arrive. Shows only whole characters, and holds back text that might become a stop string."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FIRST_MARK = 0xD800  # surrogates never occur in decoded text, so the search us
 class TextStream:
     """Takes one token after another and returns the text that can be shown.
 
-    The stream holds back the bytes of an unfinished UTF-8 character, and text that may be the beginning of a stop string.
+    The stream holds back the bytes of an unfinished UTF-8 character, and text that might be the beginning of a stop string.
     special: the names of special tokens. Special tokens are not shown, but a stop string that contains the name of a special
     token matches the token.
     """
@@ -27,11 +27,11 @@ class TextStream:
         self.stopped_by: str | None = None
 
     def push(self, *pieces: bytes | str, last: bool = False, searching: bool = True) -> str:
-        """The new text that can be shown after these tokens. It is empty after a stop string.
+        """Take tokens, and return the new text that can be shown. The text is empty after a stop string.
 
-        pieces: the bytes of a token, or the name of a special token. last: whether these tokens are the last, so that nothing
-        is held back. searching: whether to look for stop strings. If false, no part of this text counts as a part of a stop
-        string.
+        pieces: for each token, its bytes, or its name if it is a special token. last: whether these tokens are the last, so
+        that nothing is held back. searching: whether to look for stop strings. If false, no part of this text counts as part
+        of a stop string.
         """
         if self.stopped_by is not None:
             return ""
@@ -40,8 +40,8 @@ class TextStream:
         if not searching or not self._stop:
             self._held = ""
             return self._shown(text)
-        # If several stop strings occur, the stop string that ends first is used. So the result does not depend on how the text
-        # is cut into tokens.
+        # If several stop strings occur, the one that ends first is used. So the result does not depend on how the text is cut
+        # into tokens.
         if found := self._found(text):
             _, begin, self.stopped_by = min(found)
             self._held = ""
@@ -61,7 +61,7 @@ class TextStream:
         return found
 
     def _beginning_of_a_stop(self, text: str) -> int:
-        """The position at which a stop string may have begun at the end of the text; the text's length if none has begun."""
+        """The position near the end of the text where a stop string might begin; the text's length if there is none."""
         length = _longest_beginning(self._shown(text), self._stop)
         begin = len(text)
         while length:

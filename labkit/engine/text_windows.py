@@ -10,7 +10,7 @@ from labkit.plurals import counted
 
 @dataclass(frozen=True)
 class TextWindow:
-    """The token ids of one forward pass (`seen`). The logits from index `first` on predict `targets`."""
+    """The token ids of one forward pass (`seen`), and the `targets` that its logits from index `first` on predict."""
 
     seen: list[int]
     first: int
@@ -18,7 +18,7 @@ class TextWindow:
 
 
 def text_windows(ids: list[int], size: int) -> list[TextWindow]:
-    """Windows of at most `size` tokens that predict every token except the first once.
+    """Cut a text into windows of at most `size` tokens that together predict every token except the first exactly once.
 
     Windows overlap by half, so at least half a window comes before each predicted token, except at the beginning of the text.
     Raises `InvalidRequest` for fewer than two tokens, or a size below two.

@@ -1,4 +1,4 @@
-"""The exercises of the course: each has a statement, inputs, right answers and known mistakes.
+"""The exercises of the course. Each has a statement, inputs, right answers and known mistakes.
 
-This package checks no answers.
+Checking a learner's answer is the work of another package, `labkit.grading`.
 """

@@ -1,4 +1,4 @@
-"""The type `Answer`: what is right for an exercise, and what is known to be wrong."""
+"""The type `Answer`: the right implementation of an exercise, and implementations with known mistakes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise
 
 MOST_MISTAKES = 20
-"""The largest number of known mistakes of an exercise."""
+"""The largest number of known mistakes that an exercise can have."""
 
 
 @dataclass(frozen=True)
 class Mistake:
     """A mistake that learners make: a function that makes it, and a message that helps the learner.
 
-    A learner may make two mistakes at once. labkit can combine two mistakes if both implementations are `functools.partial`
-    objects of the same function that set different options. Example: `partial(count, norms=2)` and
+    A learner can make two mistakes at once. labkit combines two mistakes if their implementations are `functools.partial`
+    objects of the same function that set different options, such as `partial(count, norms=2)` and
     `partial(count, head_bias=False)`. Two mistakes that set the same option are not combined. To keep two mistakes from being
-    combined, let both set the same option; one of them may set the option to its right value.
+    combined, let both set the same option; one of them can set it to its right value.
     """
 
     message: str
     implementation: Callable[..., Any]
 
     def together(self, other: Mistake) -> Mistake | None:
-        """The mistake of a learner who makes these two mistakes at once; None if the mistakes cannot be combined."""
+        """The mistake of a learner who makes this mistake and `other` at once; None if the two cannot be combined."""
         one, two = self.implementation, other.implementation
         if not isinstance(one, partial) or not isinstance(two, partial) or one.func is not two.func:
             return None
@@ -47,11 +47,11 @@ class Answer:
 
     - `reference` is the right implementation; each of `mistakes` is wrong for at least one case of every seed.
     - `comparison` says how close an answer must be.
-    - `names` are the exercise's own names for places in an answer: "[1]" is "normed", for example.
+    - `names` maps places in an answer to the exercise's own names for them: "[1]" is "normed", for example.
     - `words(found, right)` describes a wrong value.
     - `explain(case, found, right)` says what is wrong with an answer of the right type and shape; "" if it does not know.
-      If the answer is a dictionary, the lists in it may have a wrong length.
-    - `any_length`: whether `explain` also understands a list of a wrong length, such as names that were chosen.
+      If the answer is a dictionary, the lists in it can have a wrong length.
+    - `any_length`: whether `explain` also accepts a list of a wrong length, such as a list of chosen names.
     """
 
     exercise: Exercise

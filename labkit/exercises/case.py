@@ -1,4 +1,4 @@
-"""One input of an exercise, and a function that simply calls another function with that input."""
+"""The type `Case`, which is one input of an exercise, and functions that call a learner's function and explain its errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 class Case:
     """One input: a label in words, and the arguments for the call.
 
-    New cases are made for each use, because a function may change its arguments.
+    New cases are made for each use, because a function can change its arguments.
     """
 
     label: str
@@ -22,8 +22,8 @@ class Case:
 
 
 def unwrapped(error: BaseException) -> list[BaseException]:
-    """A list of exceptions. The first is this error, which may come from Triton's interpreter or compiler. Then comes each
-    error inside it. The last is the error that the kernel raised.
+    """Return this error, followed by each error that it wraps. Triton's interpreter and compiler wrap the error that a kernel
+    raises, so the last error in the list is the kernel's own.
     """
     cause = error.__cause__
     wrapped = type(error).__name__ == "InterpreterError" or type(cause).__name__ == "CompilationError"
@@ -31,7 +31,7 @@ def unwrapped(error: BaseException) -> list[BaseException]:
 
 
 def own_error(error: BaseException) -> BaseException:
-    """The error that a kernel itself raised, without the errors that Triton wraps it in."""
+    """The error that a kernel itself raised, without the errors that Triton has wrapped around it."""
     return unwrapped(error)[-1]
 
 

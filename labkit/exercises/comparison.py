@@ -1,5 +1,5 @@
-"""Compares the values of an answer with the values of the right answer. The tolerance depends on the dtype and is relative to
-the size of the values.
+"""Compares a learner's answer with the right answer. The tolerance depends on the dtype, and is relative to the size of the
+values.
 
 An answer is a plain value: a number, string, boolean or tensor, or a list, tuple or dictionary of such values.
 """
@@ -17,8 +17,8 @@ RELATIVE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch
 """For each dtype, the tolerance for tensors: the largest allowed error divided by the largest value of the right answer."""
 
 STORED = (torch.bool, torch.uint8, torch.int8)
-"""Dtypes that an answer must have if the right answer has them: masks, and numbers that are stored in a byte. Other whole
-numbers may have any dtype for whole numbers.
+"""The dtypes that an answer must have if the right answer has them: those of masks, and of numbers that are stored in a byte.
+Other whole numbers can have any integer dtype.
 """
 
 
@@ -98,7 +98,7 @@ class Comparison:
         a, b = found.detach().cpu().double(), expected.detach().cpu().double()
         if not torch.equal(a.isfinite(), b.isfinite()):
             return Difference(path, found, expected, "not finite")
-        # To recognise a known mistake that returns NaN, the places of the NaNs are compared.
+        # The places of NaNs are compared, too, so that a known mistake that returns NaN is recognised.
         a, b = a[a.isfinite()], b[b.isfinite()]
         if not len(b):
             return None

@@ -1,6 +1,6 @@
 """The core path of a lab: the exercises for a session of at most one hour, and the minutes that they and their sections take.
 
-Which exercises are on it is stated by `Exercise.core`. All other exercises are extras.
+`Exercise.core` says whether an exercise is on the core path. All other exercises are extras.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from labkit.plurals import counted
 
 CORE, FULL = "core", "full"
 TRACKS = (CORE, FULL)
-"""A track says which exercises of a lab a class does, or which of them count: those on the core path, or all."""
+"""The track says which exercises of a lab a class does, or which exercises count: those on the core path, or all."""
 
 MOST_CORE_MINUTES = 60
 """The largest number of minutes that the core path of a lab may take."""
@@ -23,7 +23,7 @@ MOST_CORE_MINUTES = 60
 
 @dataclass(frozen=True)
 class Minutes:
-    """Minutes on the core path, and minutes of the whole lab."""
+    """The minutes that something takes on the core path, and in the whole lab."""
 
     core: int
     full: int
@@ -44,7 +44,7 @@ SECTION_MINUTES = {
     "07": Minutes(core=20, full=22),
     "08": Minutes(core=16, full=30),
 }
-"""For each lab: the minutes for reading and for its measured sections. The minutes of the exercises are not part of them."""
+"""For each lab: the minutes for reading and for its measured sections, without the minutes of the exercises."""
 
 
 def need_track(track: str) -> None:
@@ -60,7 +60,7 @@ def on_track(lab: str, track: str) -> tuple[Exercise, ...]:
 
 
 def minutes_of(lab: str, track: str) -> int:
-    """The minutes that a lab takes on a track: its exercises, and its sections."""
+    """The minutes that a lab's exercises and sections take on a track."""
     return sum(exercise.minutes for exercise in on_track(lab, track)) + SECTION_MINUTES[lab].on(track)
 
 
@@ -70,7 +70,7 @@ def points_of(lab: str, track: str) -> int:
 
 
 def numbers_of(exercises: Sequence[Exercise]) -> str:
-    """The numbers of exercises of one lab, in their order, as a phrase: "2.1", "2.1 and 2.5", or "2.1 to 2.3"."""
+    """The numbers of exercises in one lab, in order, as a phrase: "2.1", "2.1 and 2.5", or "2.1 to 2.3"."""
     *first, last = [exercise.number for exercise in exercises]
     places = [int(exercise.number.split(".")[1]) for exercise in exercises]
     if len(first) > 1 and places == list(range(places[0], places[-1] + 1)):
@@ -89,7 +89,7 @@ def core_words(lab: str) -> str:
     core = on_track(lab, CORE)
     return (
         f"**Core path:** about {minutes_of(lab, CORE)} minutes, exercises {numbers_of(core)} ({points_of(lab, CORE)} points). "
-        "It needs none of the extras. Where you can skip extras, a line says where to go on."
+        "It needs none of the extras. Where you can skip extras, a line says where to continue."
     )
 
 
@@ -98,14 +98,14 @@ def core_only_words(lab: str) -> str:
     extras = [exercise for exercise in of_lab(lab) if not exercise.core]
     size = f"{counted(len(extras), 'exercise')}, {sum(exercise.points for exercise in extras)} points"
     return (
-        f"**This notebook contains only the core path.** The extras of the whole lab are left out ({size}), and with them a "
-        "part of what is listed above. The panel lists the extras, too."
+        f"**This notebook contains only the core path.** The extras of the whole lab are left out ({size}), and with them "
+        "part of what is listed above. The panel still lists the extras."
     )
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points that were reached and that can be reached: in all exercises, and in those of the core path."""
+    """The points that were reached and the points that can be reached: in all exercises, and on the core path."""
 
     reached: float
     out_of: float
@@ -114,7 +114,7 @@ class Points:
 
     @property
     def words(self) -> str:
-        """The points in all: "10 of 65 points"."""
+        """The points of all exercises together: "10 of 65 points"."""
         return f"{self.reached:g} of {self.out_of:g} points"
 
     @property
@@ -123,7 +123,7 @@ class Points:
         return f"core path: {self.core_reached:g} of {self.core_out_of:g} points"
 
     def to_dict(self) -> dict[str, float]:
-        """Plain values, for JSON."""
+        """Return the points as plain values, for JSON."""
         return {
             "points": self.reached,
             "out_of": self.out_of,
@@ -133,7 +133,7 @@ class Points:
 
 
 def points(reached: Sequence[tuple[Exercise, float, float]]) -> Points:
-    """The sums for several exercises. For each of them: the exercise, the points that were reached, and the points possible."""
+    """Add up the points of several exercises. Each row has the exercise, the points reached, and the points possible."""
     core = [row for row in reached if row[0].core]
     sums = [(sum(own for _, own, _ in rows), sum(most for _, _, most in rows)) for rows in (reached, core)]
     return Points(*sums[0], *sums[1])

@@ -16,11 +16,11 @@ _CONFIG = GPTJConfig(hidden_size=24, num_layers=2, num_heads=2, rotary_dim=6, co
 
 
 class CountedModel:
-    """A model with random weights that come from a seed. `fed` has one entry for each call: the number of tokens per sequence
-    that the call got.
+    """A model with random weights from a seed. `fed` has one entry for each call: the number of tokens per sequence that were
+    passed to it.
 
     It is called like a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` returns `logits` `[batch,
-    fed, vocab_size]` and `past_key_values`. The only use of the returned `past_key_values` is to pass it to the next call.
+    fed, vocab_size]` and `past_key_values`. The returned `past_key_values` can only be passed to the next call.
     """
 
     vocab_size = _CONFIG.vocab_size
@@ -33,11 +33,11 @@ class CountedModel:
     def __call__(self, input_ids: Tensor, past_key_values: Any = None, use_cache: bool = True) -> SimpleNamespace:
         """Run the new tokens `input_ids` `[batch, fed]`, which follow the tokens in `past_key_values`.
 
-        Raises `ValueError` if `input_ids` has another number of dimensions.
+        Raises `ValueError` if `input_ids` does not have two dimensions.
         """
         if input_ids.ndim != 2:
             raise ValueError(
-                f"the model got input_ids of the shape {list(input_ids.shape)}; it takes [batch, tokens], so one token for "
+                f"the model got input_ids of shape {list(input_ids.shape)}; it takes [batch, tokens], so one token for "
                 "each sequence has the shape [batch, 1]"
             )
         self.fed.append(int(input_ids.shape[1]))

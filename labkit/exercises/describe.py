@@ -1,4 +1,4 @@
-"""Describes a wrong answer: its type, how it relates to the right value, and where a tensor differs."""
+"""Describes what is wrong with an answer: its type, its relation to the right value, or the places where a tensor differs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ FACTORS = (
 
 
 LEGEND = "# wrong, . right, + some wrong and some right"
-"""The signs of `mismatch_map`."""
+"""The meanings of the characters in `mismatch_map`."""
 MAP_ROWS, MAP_COLUMNS = 8, 48
 """The largest number of rows and columns of `mismatch_map`."""
 MOST_KEYS = 6
-"""At most this many missing keys, and this many wrong keys, are named."""
+"""The most missing keys, and the most wrong keys, that a message names."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
@@ -81,14 +81,14 @@ def describe_difference(difference: Difference) -> Description:
     if isinstance(expected, Tensor):
         found, expected = _one_number(found), _one_number(expected)
     # The type is right here, and the right value must stay hidden, so only the wrong value is shown.
-    # A word, True and False say nothing without the place.
+    # A word, True or False tells the learner nothing without its place.
     named = f"{difference.path}: " if isinstance(found, bool | str) and difference.path else ""
     value = f"The value of {difference.path} " if difference.path.startswith("the ") else f"The value {_at(difference)}"
     return Description(f"{value}is not right{_factor(found, expected)}.", f"{named}got {brief(found)}")
 
 
 def ended(text: str) -> str:
-    """The text with a full stop, unless a sign that ends a sentence is already there."""
+    """The text with a full stop added, unless it already ends with a punctuation mark that ends a sentence."""
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
@@ -103,7 +103,7 @@ def brief(value: Any, *, hidden: bool = False) -> str:
         return _kind(value) + (f" of {len(value)}" if isinstance(value, list | tuple | dict) else "")
     try:
         text = _SHORT.repr(value)
-    except Exception:  # The value may be a number with thousands of digits, or its __repr__ may fail.
+    except Exception:  # The value can be a number with thousands of digits, or its __repr__ can fail.
         text = _kind(value)
     return text if len(text) <= 120 else text[:117] + "..."
 
@@ -115,7 +115,7 @@ def _at(difference: Difference) -> str:
 
 
 def _one_number(tensor: Tensor) -> Any:
-    """The value of a tensor with one number; a float has the digits that float32 holds."""
+    """The value of a tensor with one number; a float is rounded to the digits that float32 holds."""
     value = tensor.item()
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
@@ -125,7 +125,7 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _keys(found: list[str], expected: list[str]) -> str:
-    """The keys that are missing, and those that do not belong there: a long list of right keys would hide them."""
+    """List only the missing and the superfluous keys, because a long list of right keys would hide them."""
     rows = {
         "missing": [key for key in expected if key not in found],
         "not asked for": [key for key in found if key not in expected],
@@ -149,7 +149,7 @@ def _kind(value: Any) -> str:
 
 
 def _factor(found: Any, expected: Any) -> str:
-    """A phrase about how a wrong number relates to the right number; "" if they cannot be compared."""
+    """A phrase that says how a wrong number relates to the right number; "" if they cannot be compared."""
     if (
         isinstance(expected, bool)
         or not isinstance(expected, int | float)
@@ -194,7 +194,7 @@ def _first(found: Tensor, expected: Tensor, wrong: Tensor) -> str:
 
 
 def _scale(a: Tensor, b: Tensor) -> str:
-    """A phrase with the factor, if every element is wrong by the same factor; otherwise ""."""
+    """If every element is wrong by the same factor, a phrase that names the factor; otherwise ""."""
     if not bool(b.any()):
         return ""
     ratio = float((a * b).sum() / (b * b).sum())
@@ -207,7 +207,7 @@ def _scale(a: Tensor, b: Tensor) -> str:
 def mismatch_map(wrong: Tensor) -> str:
     """A small picture of a tensor. "#" marks a wrong cell, "." a right cell, and "+" a cell with wrong and right elements.
 
-    All cells cover equally many rows and columns, so that an index can be found; only the last ones may cover fewer.
+    All cells cover the same number of rows and columns, so that an index can be found; only the last cells can cover fewer.
     """
     flat = _as_rows(wrong).double()
     high, wide = _cell(flat)
@@ -223,12 +223,12 @@ def _as_rows(tensor: Tensor) -> Tensor:
 
 
 def _cell(flat: Tensor) -> tuple[int, int]:
-    """How many rows and columns a sign of the map covers."""
+    """The number of rows and the number of columns that each character of the map covers."""
     return -(-flat.shape[0] // MAP_ROWS) or 1, -(-flat.shape[1] // MAP_COLUMNS) or 1
 
 
 def _scale_of_map(wrong: Tensor) -> str:
-    """What a sign of the map covers; "" if it is one element."""
+    """A phrase that says what each character of the map covers; "" if that is one element."""
     high, wide = _cell(_as_rows(wrong))
     sizes = [counted(size, unit) for size, unit in ((high, "row"), (wide, "column")) if size > 1]
-    return f"; a sign covers {' and '.join(sizes)}" if sizes else ""
+    return f"; each character covers {' and '.join(sizes)}" if sizes else ""

@@ -1,4 +1,4 @@
-"""Advice about errors that beginners often meet, mostly errors of Triton. It does not know where the errors come from."""
+"""Advice about errors that beginners often get, mostly from Triton. This module does not know where an error was raised."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a s
 _NUMBER = "Python's own functions for numbers do not work on a block: use tl.sqrt(x), tl.exp(x), x.to(tl.float32) and the like"
 _DOT = "tl.dot multiplies two tiles; multiply two blocks with *, and add up the products with tl.sum"
 _TORCH = "torch and numpy do not work inside a kernel: use the functions of tl, such as tl.exp, tl.where and tl.sum"
-_NO_RESULT = "when an error comes, `result` is None: look at `error` first, and raise it"
+_NO_RESULT = "when an error arrives, `result` is None: look at `error` first, and raise it"
 _ONE_ADDRESS = "there is a single address, but the mask or the value is a block: add a block of numbers to the address"
 NO_GRID = "a kernel needs a grid, kernel[grid](...): a tuple with the number of programs, such as (count,)"
 _ADVICE = {
@@ -41,14 +41,14 @@ _ADVICE = {
     "make_shape_compatible": _SHAPES,
     "inconsistent shape": _SHAPES,
 }
-"""Each key is a part of an error's text."""
+"""The advice for each error. A key is a part of the error's text."""
 
 
 def line_of(error: BaseException) -> str:
     """The line of an error's text that says what is wrong; "" if the error has no text."""
     try:
         text = str(error).strip().splitlines()
-    except Exception:  # An exception class of a learner may have no working __str__.
+    except Exception:  # A learner's exception class might have a __str__ that fails.
         return ""
     # The message of Triton's compiler begins with a copy of the kernel; the last line says what is wrong.
     return text[-1 if type(error).__name__ == "CompilationError" else 0] if text else ""

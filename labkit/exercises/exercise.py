@@ -1,6 +1,6 @@
-"""The type `Exercise`: what an exercise asks for, with which inputs a function is called, and how the call is observed.
+"""The type `Exercise`: what an exercise asks for, which inputs the learner's function gets, and how its result is observed.
 
-What is right is not part of it: see `labkit.answers`.
+The right answer is not part of it: see `labkit.answers`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ class Exercise:
 
     - `function` is the name of the function that the learner writes.
     - `cases(seed)` makes the inputs. Their sizes are uneven: some sizes are 1, and some are not powers of two.
-    - `hints` are three hints: first a question, then the idea and the operation for it, then one line of the answer.
+    - `hints` are three hints: first a question, then the idea and the operation that it needs, then one line of the answer.
     - `requires` names what the machine must have ("cuda", ...). If the machine lacks it, the verdict is "not measured here".
     - `writes` lists the positions of the arguments that the function must change.
-    - `observe(case, value)` returns the answer to compare, because an answer may also be a change of an argument.
+    - `observe(case, value)` returns the answer to compare, because the answer can also be a change to an argument.
     - `run(function, case)` makes the call, for example on several ranks. By default the call is made in this process.
     - `prepare(case)` starts what the call needs, such as processes, before the time limit begins.
-    - `needs` names folders of labkit with other exercises' answers that the call needs. They are hidden from all other calls.
+    - `needs` names folders of labkit with answers to other exercises that the call needs. Other calls cannot see these folders.
     - `seconds` is the time limit of one call.
-    - `ends_at_error`: after a case that raises, no further case is tried, because each further case would take seconds.
-    - `decides(value)` is what is wrong with an answer that can be judged alone, as a sentence; "" for any other answer. After
-      such an answer no further case is tried, and no known mistake is looked for.
-    - `contract` is a rule for the function that does not concern its values.
+    - `ends_at_error`: after a case that raises an error, no further case is tried, because each case would take seconds.
+    - `decides(value)` returns a sentence about a wrong answer that can be judged without the right answer; "" for any other
+      answer. After such an answer no further case is tried, and no known mistake is looked for.
+    - `contract` is a rule for the function that does not concern the values that it returns.
     - `core` says whether the exercise is on its lab's core path (see `labkit.exercises.core_path`). All others are extras.
     """
 

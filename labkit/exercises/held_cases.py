@@ -1,4 +1,4 @@
-"""Inputs that can only be chosen with the answer in hand: the code that draws them belongs to the answers."""
+"""Inputs that can be chosen only by code that knows the right answer. This code is part of the answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from labkit.exercises.case import Case
 
 
 class HeldCases:
-    """The field `cases` of an exercise whose inputs are drawn by its answer.
+    """The `cases` of an exercise whose inputs are drawn by code that belongs to its answer.
 
     Some inputs are useful only if the right answer has a certain property, and code that knows the right answer must not be in
-    a process with a learner's code. So the function `make_cases` of the module `maker` draws them, where labkit's answers are
-    installed. A process without the answers gets the inputs as text, from `written` of another process.
+    a process with a learner's code. So the inputs are drawn by the function `make_cases` of the module `maker`, where labkit's
+    answers are installed. A process without the answers gets the inputs as text, which `written` made in another process.
     """
 
     def __init__(self, maker: str) -> None:
@@ -39,5 +39,5 @@ class HeldCases:
         return repr([(case.label, case.args) for case in self(seed)])
 
     def give(self, written: Mapping[int, str]) -> None:
-        """Use these written cases, by seed."""
+        """Use these written cases. They are given by seed."""
         self._given = dict(written)

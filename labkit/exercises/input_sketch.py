@@ -1,4 +1,4 @@
-"""A short description of the inputs of an exercise. It tells whether two machines draw the same inputs."""
+"""A short description of an exercise's inputs. It shows whether two machines draw the same inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 
 CLOSE = Comparison(relative=1e-5)
-"""Two builds of torch may round a random number differently, but another generator gives sums that differ far more."""
+"""Two builds of torch can round a random number differently, but the sums of a different generator differ far more."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class InputSketch:
 
 
 def sketch(cases: Sequence[Case]) -> InputSketch:
-    """The sketch of the cases of one seed. Of an object that is no plain value, only the name of its type is used."""
+    """Make the sketch of the cases of one seed. If an object is not a plain value, only the name of its type is used."""
     parts = list(_parts(list(cases)))
     plain = [part for part in parts if not isinstance(part, _Sum)]
     digest = hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]

@@ -1,10 +1,9 @@
 """A memory checker for kernels in Triton's interpreter: an access outside the given tensors raises an error.
 
 Without this checker the interpreter reads and writes at any address, and a missing mask can crash the whole process. The
-checker also shows two things that otherwise only a GPU would show. First, if a mask leaves out elements and no `other=` is
-given, these elements are undefined, so they are NaN here. Second, the bytes that must go through memory are counted. Each byte
-counts once, even if many programs ask for it. (`labkit.ops.kernels.interpreter_traffic` counts a byte
-each time that a program asks for it.)
+checker also shows two things that otherwise only a GPU would show. First, elements that a mask leaves out are undefined if no
+`other=` is given, so the checker sets them to NaN. Second, it counts the bytes that must go through memory: each byte once,
+even if many programs ask for it. (`labkit.ops.kernels.interpreter_traffic` counts a byte each time a program asks for it.)
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from labkit.exercises.kernel_traceback import show_shortly
 from labkit.measure.traffic import Traffic
 
 _POISON = 0x3F3F3F3F
-"""The value of whole numbers that a mask leaves out. It is so large that an access with it as index is outside any tensor."""
+"""The value given to whole numbers that a mask leaves out. It is so large that, used as an index, it is outside any tensor."""
 
 
 class OutsideTensor(Exception):
@@ -32,7 +31,7 @@ class OutsideTensor(Exception):
 
 @dataclass
 class MemoryBytes(Traffic):
-    """The bytes that kernels read and wrote (each byte counts once per launch), and the numbers of launches and programs."""
+    """The bytes that kernels read and wrote (each byte counts once per launch), and how many launches and programs ran."""
 
     launches: int = 0
     programs: int = 0
@@ -41,10 +40,10 @@ class MemoryBytes(Traffic):
 
 @dataclass
 class _Extent:
-    """The memory of one argument: its name, its shape, the address of its first byte, the address after its last byte, and a
-    mark for each accessed element.
+    """The memory of one tensor argument: its name, its shape, the address of its first byte, the address after its last byte,
+    and a mark for each accessed element.
 
-    The shape is None for a tensor that is not contiguous.
+    The shape is None if the tensor is not contiguous.
     """
 
     name: str
@@ -56,7 +55,7 @@ class _Extent:
     widest: int = 0  # the largest number of elements in one load
 
     def mark(self, verb: str, addresses: Any, size: int, lanes: int) -> None:
-        """Mark the elements at these addresses as accessed; `lanes` is the number of elements of the whole load or store."""
+        """Mark the elements at these addresses as accessed; `lanes` is the number of elements in the whole load or store."""
         marks = self.touched.setdefault((verb, size), np.zeros(self.end - self.start, dtype=bool))
         marks[(addresses - self.start).astype(np.int64)] = True
         if verb == "reads":
@@ -101,7 +100,7 @@ class KernelLaunch:
         return sum(extent.bytes_of(verb) for extent in self.extents or () for verb in ("reads", "writes"))
 
     def touched(self, verb: str, tensor: Any) -> Any:
-        """A boolean for each element of a contiguous tensor: True if it was read (verb "reads") or written (verb "writes")."""
+        """Mark each element of a contiguous tensor with True if it was read (verb "reads") or written (verb "writes")."""
         return self._touched(verb, tensor.data_ptr(), tensor.element_size(), tensor.numel())
 
     def _touched(self, verb: str, start: int, size: int, count: int) -> Any:
@@ -114,13 +113,13 @@ class KernelLaunch:
         return marks
 
     def stored(self, extent: _Extent) -> Any:
-        """A tensor of booleans in the shape of the argument: True for each written element. The argument must be contiguous."""
+        """An array of booleans in the shape of the argument: True for each written element. The argument must be contiguous."""
         assert extent.shape is not None
         count = math.prod(extent.shape)
         return self._touched("writes", extent.start, extent.element_size, count).reshape(extent.shape)
 
     def widest(self, tensor: Any) -> int:
-        """The largest number of elements that a single load took from this tensor."""
+        """The largest number of elements that a single load read from this tensor."""
         return max((extent.widest for extent in self.extents or () if extent.overlaps(tensor)), default=0)
 
 
@@ -153,7 +152,7 @@ def watch_kernels() -> Iterator[list[KernelLaunch]]:
 def _launching(function: Any) -> Iterator[KernelLaunch]:
     """Record a launch of the kernel that this Python function defines, in every list of `watch_kernels`.
 
-    If the kernel raises an error, a notebook shows only a few lines of it.
+    If the kernel raises an error, a notebook then shows a short traceback.
     """
     noted = KernelLaunch(getattr(function, "__name__", "a kernel"), _from_labkit(function))
     for seen in _watching:
@@ -223,7 +222,7 @@ def _guard_launches(executor: Any, builder: Any) -> None:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         with np.errstate(all="ignore"), _launching(self.fn) as noted:
             noted.extents = []
-            builder.set_grid_dim(0, 0, 0)  # If an error comes before the first program, the grid has no programs.
+            builder.set_grid_dim(0, 0, 0)  # If an error is raised before the first program, the grid has no programs.
             try:
                 outcome = launch(self, *args, **kwargs)
             finally:
@@ -273,7 +272,7 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
         begin(self, *index)
 
     def unmasked(plain: Any) -> Any:
-        """Wraps a load or store without a mask. The interpreter itself adds a mask that lets every element through."""
+        """Wrap a load or store without a mask. The interpreter itself adds a mask that lets every element through."""
 
         def run(self: Any, *args: Any, **options: Any) -> Any:
             _unmasked.append(True)
@@ -290,14 +289,14 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
 
 
 def _lanes(mask: Any, shape: tuple[int, ...]) -> Any:
-    """The elements that a mask lets through, as booleans. A mask may contain the integers 0 and 1, which numpy would use as
+    """The elements that a mask lets through, as booleans. A mask can contain the integers 0 and 1, which numpy would use as
     indices.
     """
     return np.broadcast_to(np.asarray(mask.data, dtype=bool), shape)
 
 
 def _check(builder: Any, verb: str, ptrs: Any, mask: Any, size: int) -> None:
-    """Raise `OutsideTensor` if an accessed element lies outside all arguments; otherwise mark the elements as accessed."""
+    """Raise `OutsideTensor` if an accessed element is outside all arguments; otherwise mark the elements as accessed."""
     addresses = ptrs.data[_lanes(mask, ptrs.data.shape)]
     if not addresses.size:
         return
@@ -328,7 +327,7 @@ def _words(program: tuple[int, ...], verb: str, addresses: Any, size: int) -> st
         nearest = min(_extents, key=lambda e: max(e.start - first, first - e.end))
         before = first < nearest.start
         distance = (nearest.start - first if before else first - nearest.end) // size
-        away = f"{distance:,} element{'s' * (distance != 1)} {'before the start' if before else 'after the end'}"
+        away = f"{distance:,} element{'s' * (distance != 1)} {'before the start' if before else 'past the end'}"
         where = f"the first is {away if distance else 'directly after the last element'} of `{nearest.name}`"
     why = (
         "the address is wrong, or a mask is missing"

@@ -1,10 +1,10 @@
-"""Explains Python that a kernel in Triton's interpreter cannot run, or that runs there and does not compile for a GPU. It does
-not know which exercise a kernel belongs to.
+"""Explains errors from Python code that Triton's interpreter cannot run in a kernel, or that runs there but does not compile
+for a GPU. This module does not know which exercise a kernel belongs to.
 
-The interpreter's own errors for a call without a grid, an index or a loop over a block describe its internals. For example,
-`max(block)` raises "'int' object is not iterable". Here these errors get a sentence that says what to do. `math.sqrt(size)` and
-`if block:` run in the interpreter, but Triton's compiler refuses them, so they are refused here too. A constant (an argument
-with `tl.constexpr`) stays a number of Python: `math` and `if` may use it.
+For a call without a grid, an index into a block, or a loop over a block, the interpreter's own errors describe its internals.
+For example, `max(block)` raises "'int' object is not iterable". This module replaces them by a sentence that says what to do.
+`math.sqrt(size)` and `if block:` run in the interpreter, but Triton's compiler refuses them, so they are refused here, too. A
+constant (an argument with `tl.constexpr`) stays a Python number: `math` and `if` may use it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INDEX = (
     "in a kernel, you cannot take an element of a tensor by an index: read with tl.load(x + i), write with tl.store(x + i, "
     "value); only [:, None] and [None, :] exist"
 )
-WHOLE = "Python's max, min, sum and for do not go through a block: use tl.max, tl.min, tl.sum and the like"
+WHOLE = "Python's max, min, sum and for do not work on a block: use tl.max, tl.min, tl.sum and the like"
 BLOCK_IN_IF = (
     "`if`, `while`, `and`, `or` and `not` cannot take a block: use a mask, or tl.where; combine masks with & and |, and "
     "write ~ for not"
@@ -39,7 +39,7 @@ class KernelMisuse(TypeError):
 
 @functools.cache
 def explain_misuse() -> None:
-    """From now on, explain such mistakes in interpreted kernels. A second call does nothing."""
+    """From now on, explain misuse of kernels that run in the interpreter. A second call does nothing."""
     interpreter = importlib.import_module("triton.runtime.interpreter")
     _explain_calls(interpreter.InterpretedFunction)
     _explain_tensors(importlib.import_module("triton.language").tensor)
@@ -47,7 +47,7 @@ def explain_misuse() -> None:
 
 
 def _explain_calls(function: Any) -> None:
-    """During a launch, a kernel may call another kernel. A call outside a launch needs a grid, which is missing here."""
+    """Explain a call without a grid. Only another kernel, during a launch, may call a kernel without a grid."""
     inside = function.__call__
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -79,9 +79,9 @@ def _explain_tensors(tensor: Any) -> None:
 
 
 def _explain_conversions(interpreter: Any) -> None:
-    """Refuse to turn a block into a truth value, and an argument or a block into a number of Python.
+    """Refuse to turn a block into a truth value, and an argument or a block into a Python number.
 
-    Triton sets these methods at each launch, and removes them after it. Its own functions may use them.
+    Triton sets the methods for these conversions at each launch, and removes them afterwards. Its own functions may use them.
     """
     patch = interpreter._patch_lang_tensor
 

@@ -1,5 +1,5 @@
-"""A short traceback for an error in a kernel. A notebook then shows only the learner's own lines. This module does not know how
-kernels run.
+"""Makes a short traceback for an error in a kernel, so that a notebook shows only the learner's own lines. This module does not
+know how kernels run.
 
 Without this module, a notebook shows about seventy lines of Triton's interpreter around the single line that is wrong.
 """
@@ -35,7 +35,7 @@ def show_shortly(error: BaseException) -> None:
 def short_traceback(error: BaseException) -> list[str]:
     """The lines of a short traceback: how to see all frames, the last frames of the learner's own code, and the error.
 
-    The last line is the most useful line. It says what to do about the error or, if that is not known, what the error is.
+    The last line is the most useful one. It says what to do about the error or, if that is not known, what the error is.
     """
     errors = unwrapped(error)
     frames = [frame for each in errors for frame in own_frames(each)]

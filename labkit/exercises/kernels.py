@@ -21,7 +21,7 @@ from labkit.exercises.kernel_guard import guard_interpreter, watch_launches
 from labkit.exercises.kernel_misuse import explain_misuse
 from labkit.ops.backend import has_triton
 
-MISSING = "the package triton is not installed (it exists for Linux)"
+MISSING = "the package triton is not installed (it exists only for Linux)"
 
 
 def __getattr__(name: str) -> Any:
@@ -33,13 +33,13 @@ def __getattr__(name: str) -> Any:
 def prepare() -> None:
     """Load Triton now instead of at the first use of `tl` or `triton`.
 
-    Raises `NotAvailable` if there is no GPU, but Triton was already imported in its compiling mode.
+    Raises `NotAvailable` if there is no GPU and Triton has already been imported in the mode that compiles kernels.
     """
     _load()
 
 
 def interpreted() -> bool:
-    """True if Triton's interpreter runs the kernels that are defined from now on, False if these kernels are compiled."""
+    """Whether kernels that are defined from now on run in Triton's interpreter. False if they are compiled."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -78,7 +78,7 @@ class _StandIn:
 
     @staticmethod
     def jit(kernel: Any) -> Any:
-        """A kernel that can be defined, but raises `NotAvailable` when it is launched."""
+        """Return a kernel that can be defined, but raises `NotAvailable` when it is launched."""
 
         class Kernel:
             def __getitem__(self, grid: Any) -> Any:
@@ -88,7 +88,7 @@ class _StandIn:
 
     @staticmethod
     def cdiv(a: int, b: int) -> int:
-        """Division, rounded up."""
+        """The quotient a / b, rounded up."""
         return -(-a // b)
 
     @staticmethod

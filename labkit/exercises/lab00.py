@@ -1,4 +1,4 @@
-"""Lab 00, Class environment: arithmetic with memory and time that shows whether a model can run on a machine, and how fast."""
+"""Lab 00, Class environment: calculations of memory and time that show whether a model can run on a machine, and how fast."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ DECODE_FLOOR_MS = Exercise(
     statement=(
         "One decode step makes one new token for each of `batch` sequences. Each sequence has `length` tokens in the cache. "
         "The step reads every weight once, and every key and value in the cache. It reads only a few rows of the embedding "
-        "table: do not count them. Return the least time in **milliseconds** that the step takes if memory is read at "
+        "table: do not count them. Return the shortest possible time of the step in **milliseconds** if memory is read at "
         "`bytes_per_second`. You may use `config.parameter_count` and `config.kv_bytes_per_token(element_bytes)`."
     ),
     points=15,

@@ -143,7 +143,7 @@ CACHE_BYTES = Exercise(
     function="cache_bytes",
     statement=(
         "`cache` is a list with one pair of tensors (keys, values) for each layer, taken from `past_key_values`. Return the "
-        "total number of bytes of all these tensors. The layers may differ in length and dtype."
+        "total number of bytes in all these tensors. The layers can differ in length and dtype."
     ),
     points=10,
     minutes=5,

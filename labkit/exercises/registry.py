@@ -26,7 +26,7 @@ def of_lab(lab: str) -> tuple[Exercise, ...]:
 def exercise(name: str) -> Exercise:
     """The exercise with this full name ("lab00.kv_cache_bytes") or this function name.
 
-    Raises `InvalidRequest` if there is no such exercise, and names the functions that exist.
+    Raises `InvalidRequest` if there is no such exercise; the message lists the functions that exist.
     """
     for candidate in all_exercises():
         if name in (candidate.name, candidate.function):

@@ -10,9 +10,9 @@ from labkit.config import GPT_J_6B, GPTJConfig
 
 @dataclass(frozen=True)
 class Shape:
-    """The fields of a model's config.
+    """The plain fields of a model's config.
 
-    The properties of a real config are missing here, because they would answer the exercise.
+    The computed properties of a real config are missing here, because they would answer the exercise.
     """
 
     hidden_size: int
@@ -23,12 +23,12 @@ class Shape:
 
 
 def bare(config: GPTJConfig) -> Shape:
-    """The numbers of a config."""
+    """The plain fields of a config."""
     return Shape(config.hidden_size, config.num_layers, config.num_heads, config.intermediate_size, config.vocab_size)
 
 
 def odd_config(draw: random.Random) -> GPTJConfig:
-    """A random shape. Its head size is no power of two, and its MLP is often not four times as wide as the hidden state."""
+    """A random shape. Its head size is not a power of two, and its MLP is often not four times as wide as the hidden state."""
     heads, head_dim = draw.choice([1, 3, 5, 12]), draw.choice([6, 10, 18, 34])
     hidden = heads * head_dim
     return GPTJConfig(

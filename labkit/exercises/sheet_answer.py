@@ -1,4 +1,4 @@
-"""What takes the place of an `Answer` in a copy of labkit without references: values from an answer sheet, or nothing."""
+"""What replaces an `Answer` in a copy of labkit without reference implementations: values from an answer sheet, or nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from labkit.exercises.exercise import Exercise
 class SheetAnswer:
     """The right values of an exercise, without the code that computes them, and without known mistakes.
 
-    `values` holds, for each seed of the sheet, the right answer to each case. `comparison` and `names` are those of the
-    `Answer` that the values come from.
+    `values` holds the right answer to each case, for each seed of the sheet. `comparison` and `names` come from the same
+    `Answer` as the values.
     """
 
     exercise: Exercise
@@ -37,7 +37,7 @@ class SheetAnswer:
         return list(self.values[seed])
 
     def known_mistakes(self) -> Iterable[Mistake]:
-        """No mistakes: a sheet names none."""
+        """Nothing, because a sheet contains no mistakes."""
         return ()
 
 
@@ -45,7 +45,7 @@ class SheetAnswer:
 class NoAnswer:
     """This copy cannot say what is right. `why` is a sentence for the learner.
 
-    Without `has_inputs`, the inputs come with the answer, so that the function cannot even be called.
+    If `has_inputs` is false, the inputs come with the answer too, so the function cannot even be called.
     """
 
     exercise: Exercise
@@ -54,5 +54,5 @@ class NoAnswer:
 
 
 KnownAnswer = Answer | SheetAnswer
-"""Something that values can be compared with."""
+"""A source of right values to compare with."""
 AnyAnswer = KnownAnswer | NoAnswer

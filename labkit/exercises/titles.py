@@ -1,6 +1,6 @@
 """The titles of the labs, by number.
 
-They are not in the modules of the exercises, so that the labs can be listed without importing torch.
+They are kept apart from the exercise modules, so that the labs can be listed without importing torch.
 """
 
 LAB_TITLES = {

@@ -24,7 +24,7 @@ MOST_FILES = 2000
 
 @dataclass(frozen=True)
 class Cell:
-    """A speed in tokens per second with its quartiles, and how many times as fast as the baseline it is.
+    """A speed in tokens per second with its quartiles, and how many times as fast as the baseline that speed is.
 
     `times` is NaN if the rung or the baseline was disturbed or is missing. `disturbed` describes the disturbance of the rung
     ("" if there was none). `count` is the number of learners in the cell.
@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A learner's cells by the name of the rung, and the versions of the learner's packages."""
+    """A learner's cells by name of the rung, and the versions of the learner's packages."""
 
     name: str
     versions: Mapping[str, str]
@@ -78,7 +78,7 @@ NO_BOARD = Board((), 0)
 
 
 def read_board(paths: Sequence[Path]) -> Board:
-    """The board from files. A file that is not a ladder, or is a copy of another one, is left out, and a remark says why."""
+    """Read the board from files. A file that is not a ladder or is a copy of another is left out, and a remark says why."""
     found: list[SharedLadder] = []
     remarks = [f"Only the first {MOST_FILES} files are read."] if len(paths) > MOST_FILES else []
     for path in paths[:MOST_FILES]:
@@ -95,9 +95,9 @@ def read_board(paths: Sequence[Path]) -> Board:
 
 
 def board_of(ladders: Iterable[tuple[str, SharedLadder]], remarks: Iterable[str] = ()) -> Board:
-    """The board of these ladders, each with the name of its row.
+    """Make the board from pairs of a row's name and its ladder.
 
-    If several ladders have the same name, a number is added to the name, so that no file replaces another one.
+    If several ladders have the same name, a number is added to the name, so that no ladder replaces another one.
     """
     names: dict[str, int] = defaultdict(int)
     remarks = list(remarks)
@@ -111,7 +111,7 @@ def board_of(ladders: Iterable[tuple[str, SharedLadder]], remarks: Iterable[str]
             rungs = [shared.rung for shared in ladder.rungs if (shared.device, shared.rung.task) == place]
             entries[place].append((row, ladder, rungs))
     for group in look_alikes(names):
-        remarks.append(f"These names look alike; each of them is a learner of its own: {', '.join(map(spelled, group))}.")
+        remarks.append(f"These names look alike, but each of them is a different learner: {', '.join(map(spelled, group))}.")
     keys = sorted(entries, key=lambda place: (place[0], str(place[1])))
     return Board(tuple(_table(*place, entries[place]) for place in keys), sum(names.values()), tuple(remarks))
 
@@ -129,7 +129,7 @@ def _table(device: str, task: Task, entries: Sequence[tuple[str, SharedLadder, l
 def _in_order(ladders: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """The names of all rungs, sorted by their median position in the ladders.
 
-    For equal positions, the more frequent rung comes first.
+    If two positions are equal, the more frequent rung comes first.
     """
     places: dict[str, list[int]] = defaultdict(list)
     for ladder in ladders:
@@ -139,7 +139,7 @@ def _in_order(ladders: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _cells(rungs: Sequence[Rung], baseline: str) -> dict[str, Cell]:
-    """The cells of one learner. The baseline is the learner's own, so only speeds of the same device are compared."""
+    """The cells of one learner, compared with the learner's own baseline, so only speeds on the same device are compared."""
     first = [rung for rung in rungs if rung.name == baseline]
     times = times_faster([*first, *rungs])[len(first) :] if first else [math.nan] * len(rungs)
     return {
@@ -149,7 +149,7 @@ def _cells(rungs: Sequence[Rung], baseline: str) -> dict[str, Cell]:
 
 
 def _middle(cells: Sequence[Cell]) -> Cell | None:
-    """The median of the learners with its quartiles; None if there are none."""
+    """The median of the learners' cells with its quartiles, or None if there are no cells."""
     if not cells:
         return None
     speeds, ratios = [cell.speed for cell in cells], [cell.times for cell in cells if not math.isnan(cell.times)]

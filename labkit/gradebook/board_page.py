@@ -11,12 +11,12 @@ from labkit.plurals import counted
 
 
 def board_page(board: Board) -> str:
-    """The whole page."""
+    """The HTML page with the class board."""
     return page("Speed ladders of the class", [f"<p>{counted(board.learners, 'learner')}.</p>", *board_parts(board)])
 
 
 def board_parts(board: Board) -> list[str]:
-    """The parts of the page: a heading for each device, a table for each task, and the remarks on odd files."""
+    """The parts of the page: a heading for each device, a table for each task, and the remarks on files with problems."""
     parts = [f"<p>{text(EXPLAINED)}</p>"]
     for device, tables in groupby(board.tables, key=lambda table: table.device):
         parts += [f"<h3>{text(device)}</h3>", *map(_table, tables)]

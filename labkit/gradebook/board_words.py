@@ -14,8 +14,8 @@ BUSY = f"{SIGN} measured on a busy machine, so it is not compared"
 THE_CLASS = "The class"
 EXPLAINED = (
     "Each speed is the median of a learner's runs in tokens per second, with its quartiles. A number with x says how many "
-    "times as fast a rung is as the baseline of the same learner on the same device. The row of the class has the medians of "
-    "the learners, without measurements from busy machines. The learners made these files themselves: nobody has checked the "
+    "times as fast a rung is as the baseline of the same learner on the same device. The row of the class has the learners' "
+    "medians, without measurements from busy machines. The learners made these files themselves: nobody has checked the "
     "numbers."
 )
 

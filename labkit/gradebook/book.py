@@ -18,7 +18,7 @@ from labkit.grading.verdict import Verdict
 
 @dataclass(frozen=True)
 class Item:
-    """The newest result of one exercise of an attempt."""
+    """The newest result of one exercise in an attempt."""
 
     exercise: str
     title: str
@@ -31,7 +31,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt of a learner at a lab: the first submission has the number 1. The keys of `items` are names of exercises."""
+    """An attempt of a learner at a lab. A learner's first submission has number 1. The keys of `items` are exercise names."""
 
     learner: str
     lab: str
@@ -56,9 +56,9 @@ class Submission:
 
 
 class Gradebook:
-    """The gradebook in a file. Raises `InvalidRequest` if the file is no gradebook of this version.
+    """The gradebook in a file. Raises `InvalidRequest` if the file is not a gradebook of this version.
 
-    Every method that writes makes one transaction. After a crash, the file contains each submission completely or not at all.
+    Every method that writes uses one transaction, so after a crash the file contains each submission completely or not at all.
     """
 
     def __init__(self, path: Path) -> None:
@@ -155,7 +155,7 @@ class Gradebook:
         return [name for (name,) in self._base.execute("SELECT name FROM learner ORDER BY name")]
 
     def notes(self, run: int) -> list[Note]:
-        """The notes of a run."""
+        """The notes that a run recorded."""
         rows = self._base.execute(
             "SELECT coalesce(learner.name, ''), file, text FROM note LEFT JOIN learner ON learner.id = note.learner"
             " WHERE run = ? ORDER BY note.id",
@@ -164,7 +164,7 @@ class Gradebook:
         return [Note(*row) for row in rows]
 
     def attempts(self) -> list[Attempt]:
-        """All attempts with their newest results, by learner, lab and number."""
+        """All attempts with their newest results, sorted by learner, lab and number."""
         items: dict[int, dict[str, Item]] = {}
         columns = "attempt, exercise, title, verdict, points, out_of, message, details"
         for attempt, *row in self._base.execute(f"SELECT {columns} FROM current_result"):

@@ -1,4 +1,4 @@
-"""The version of the course's checks: a hash of the code that decides about a verdict."""
+"""The version of the course's checks: a hash of the code that decides verdicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PARTS = ("answers", "exercises", "grading")
 
 @functools.cache
 def checks_version() -> str:
-    """The first 16 characters of a SHA-256 of all Python files of `labkit.answers`, `labkit.exercises` and
+    """The first 16 characters of a SHA-256 over all Python files of `labkit.answers`, `labkit.exercises` and
     `labkit.grading`.
 
     When one of these files changes, every submission is graded again, because its verdict could change.

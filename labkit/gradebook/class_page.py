@@ -1,4 +1,4 @@
-"""The page of the whole class, for the instructor: the learners, how each item went, and the commonest messages."""
+"""The page of the whole class, for the instructor: the learners, the verdicts on each item, and the commonest messages."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from labkit.grading.verdict import NOT_ATTEMPTED, PASSED, colour
 from labkit.plurals import counted
 
 MOST_MESSAGES = 12
-"""The page shows this many of the commonest messages."""
+"""The page shows at most this many of the commonest messages."""
 
 
 def class_page(report: Report, board: Board = NO_BOARD) -> str:
-    """The HTML page of the class. It links to the learners' pages in the folder `feedback`, and shows their speed ladders."""
+    """The HTML page of the class. It links to the learners' pages in the folder `feedback`, and shows `board`."""
     parts = [
         f"<p>{counted(len(report.learners), 'learner')}, {counted(len(report.labs), 'lab')}. This page is for the instructor: "
         "it names all learners.</p>",
@@ -74,7 +74,7 @@ def _items(report: Report, lab: str) -> str:
 
 
 def _bar(counts: Counter[str]) -> str:
-    """A bar with a part for each verdict. The cell beside the bar says the same in words, so a screen reader skips the bar."""
+    """A bar with a part for each verdict. Screen readers skip the bar, because the cell beside it says the same in words."""
     parts = "".join(
         f'<span style="width:{100 * counts[words] / counts.total():.1f}%;background:{colour(words)}"></span>'
         for words in VERDICTS

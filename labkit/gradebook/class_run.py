@@ -39,10 +39,10 @@ AnyGraders = Graders | ExecutorGraders
 
 
 class Watcher(Protocol):
-    """An observer of a run, such as a progress bar. Names and files are not made safe to show yet."""
+    """An observer of a run, such as a progress bar. It gets names and files that are not yet made safe to show."""
 
     def starts(self, items: int, submissions: int, known: int) -> object:
-        """Grading starts: the number of items and submissions to grade, and of submissions that were graded before."""
+        """Grading starts. Gives the number of items and submissions to grade, and of submissions that were graded before."""
 
     def has(self, submission: Submission, verdict: Verdict) -> object:
         """There is a verdict on one item."""
@@ -86,13 +86,13 @@ def grade_class(
 ) -> Summary:
     """Grade all submissions that are new, and write the gradebook and the exports to the folder `out`.
 
-    The inputs of the functions are made from `secret`. Without a secret, they are the same as in the notebook's own checks. If
-    not `sandboxed`, the learners' code runs as the current user.
+    `secret` decides the inputs of the functions. Without a secret, the inputs are the same as in the notebook's own checks. If
+    `sandboxed` is false, the learners' code runs as the current user.
 
     `jobs` notebooks are graded at a time: by `executor` or, without one, by processes that this run starts. With `lab`, only
-    this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; then only these submissions are graded
-    again. Raises `InvalidRequest` for wrong values, and `NotAvailable` if another run uses the same folder, if this machine is
-    to grade and has no sandbox, if this copy of labkit has no answers, or if the executor takes no more work.
+    this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; if there are entries, only these submissions
+    are graded again. Raises `InvalidRequest` for wrong values. Raises `NotAvailable` if another run uses the same folder, if
+    this machine would grade but has no sandbox, if this copy of labkit has no answers, or if the executor takes no more work.
     """
     need_answers("grade a class")
     rules = policy or Policy()
@@ -102,7 +102,7 @@ def grade_class(
         of_lab(lab)
     if out.resolve().is_relative_to(submissions.resolve()):
         raise InvalidRequest(f"the grades {out} are inside the submissions {submissions}; give a folder outside with --out")
-    if sandboxed and executor is None:  # with an executor, its machines need one
+    if sandboxed and executor is None:  # with an executor, its machines need the sandbox
         need_sandbox()
     found = collect(submissions)
     chosen = _parse_regrade(regrade, found.learners)
@@ -136,7 +136,7 @@ def _graders(jobs: int, executor: Executor | None) -> AnyGraders:
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Only one run at a time may use a folder of grades."""
+    """Lock a folder of grades, because only one run at a time may use it."""
     import fcntl
 
     with (out / "gradebook.lock").open("w") as lock:
@@ -148,7 +148,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _parse_regrade(regrade: Sequence[str], learners: Sequence[str]) -> dict[str, set[str]]:
-    """For each learner to regrade: the full names of the exercises. An empty set means all."""
+    """The full names of the exercises to regrade, for each learner. An empty set means all exercises."""
     chosen: dict[str, set[str]] = {}
     for entry in regrade:
         learner, _, exercise = (entry, "", "") if entry in learners else entry.rpartition(":")
@@ -179,7 +179,7 @@ def _read(graders: AnyGraders, found: Collected) -> dict[Path, Reading]:
 def _choose(found: Collected, readings: dict[Path, Reading], lab: str | None) -> list[tuple[Submission, Path]]:
     """Choose one notebook for each learner and lab.
 
-    It is the one with the most functions or, if there are several of these, the newest.
+    The chosen notebook is the one with the most functions or, if several have equally many, the newest of them.
     """
     offers: dict[tuple[str, str], list[Notebook]] = {}
     for notebook in found.notebooks:
@@ -224,7 +224,7 @@ def _grade(
 ) -> Iterator[tuple[_Job, list[Verdict]]]:
     """Grade the jobs, and yield each one with its verdicts when it is finished.
 
-    If a grader is lost, the exercises that it had not finished end as an error, or as timed out.
+    If a grader is lost, the exercises that it had not finished get the verdict error or timed out.
     """
     found: list[list[Verdict]] = [[] for _ in jobs]
     tasks = [

@@ -20,7 +20,7 @@ from labkit.measure.ladder_file import FILE_END
 MOST_DEPTH = 6
 """Folders inside a learner's folder are searched up to this depth."""
 MOST_ENTRIES = 2000
-"""At most this many files and folders of one learner are looked at."""
+"""At most this many files and folders of one learner are examined."""
 _LEFT_OUT = (".ipynb_checkpoints", "__pycache__", ".git")
 
 
@@ -35,7 +35,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook that can be read, or another file. `file` is its path inside the learner's folder, made safe to show."""
+    """A notebook that can be read, or a possible ladder file. `file` is its path in the learner's folder, made safe to show."""
 
     learner: str
     path: Path
@@ -44,9 +44,9 @@ class Notebook:
 
 @dataclass
 class Collected:
-    """The learners in the order of their names, the notebooks that were found, and notes on everything that was left out.
+    """The learners sorted by name, the notebooks that were found, and notes on everything that was left out.
 
-    `ladders` are files that may be speed ladders.
+    `ladders` are files that could be speed ladders.
     """
 
     learners: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Collected:
 
 
 def collect(submissions: Path) -> Collected:
-    """Find the learners and the notebooks. Raises `InvalidRequest` if `submissions` is no folder or has no learner's folder."""
+    """Find learners and notebooks. Raises `InvalidRequest` if `submissions` is not a folder or has no learner's folder."""
     root = submissions / "submitted"
     if root.is_symlink() or not root.is_dir():
         root = submissions
@@ -70,10 +70,10 @@ def collect(submissions: Path) -> Collected:
     for entry in entries:
         _take(entry, found)
     if not found.learners:
-        raise InvalidRequest(f"{submissions} has no folder of a learner; give a folder that has a folder for each learner")
+        raise InvalidRequest(f"{submissions} has no learner's folder; give a folder that has a folder for each learner")
     for group in look_alikes(found.learners):
         names = ", ".join(spelled(name) for name in group)
-        found.notes.append(Note("", "", f"These names look alike; each of them is a learner of its own: {names}."))
+        found.notes.append(Note("", "", f"These names look alike, but each of them is a different learner: {names}."))
     return found
 
 
@@ -83,7 +83,7 @@ def _take(entry: os.DirEntry[str], found: Collected) -> None:
         found.notes.append(Note("", visible(name), "This is a symbolic link, which is not followed."))
     elif not entry.is_dir():
         if entry.name.lower().endswith(".ipynb"):
-            found.notes.append(Note("", visible(name), "This notebook is in no learner's folder, so it is not graded."))
+            found.notes.append(Note("", visible(name), "This notebook is not in a learner's folder, so it is not graded."))
     elif name in _LEFT_OUT:
         return
     elif name in found.learners:
@@ -115,7 +115,7 @@ def _notebooks_of(learner: str, folder: Path, found: Collected) -> None:
 
 
 def _walk(folder: Path, place: str, depth: int) -> Iterator[tuple[Path, str, str]]:
-    """Every entry of a folder, with its path inside the learner's folder, and why it is left out ("" if it is not)."""
+    """Every entry of a folder, with its path inside the learner's folder, and why it is left out ("" if it is not left out)."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""CSV files for people and spreadsheets: one row for each item, and one file for each lab."""
+"""CSV files for people and spreadsheets: one file with a row for each item, and one file for each lab."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Cell = str | float
 
 
 def defused(text: str) -> str:
-    """The content of a cell. If a spreadsheet could read the text as a formula, an apostrophe is put before the text."""
+    """The text for a cell. If a spreadsheet could read the text as a formula, an apostrophe is put before it."""
     return f"'{text}" if text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) else text
 
 
@@ -38,7 +38,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]])
 
 
 def write_items(path: Path, report: Report) -> None:
-    """One row for each learner, lab and exercise."""
+    """Write one row for each learner, lab and exercise."""
     header = ["learner", "lab", "exercise", "title", "track", "verdict", "points", "out of", "attempt", "message"]
     rows: list[list[Cell]] = [
         [
@@ -52,10 +52,10 @@ def write_items(path: Path, report: Report) -> None:
 
 
 def write_lab(path: Path, report: Report, lab: str) -> None:
-    """One row for each learner, with one column for each exercise of the lab.
+    """Write one row for each learner, with one column for each exercise of the lab.
 
-    "score" has the points that count after the policy is applied, and "score out of" the largest possible score. Then come the
-    points before the policy: in all exercises, and on the core path.
+    "score" is the points that count after the policy is applied, and "score out of" is the largest possible score. After them
+    come the points before the policy: in all exercises, and on the core path.
     """
     header = ["learner", "verdict", "score", "score out of", "points", "out of", "core points", "core out of"]
     header += ["not measured here", "attempt", "attempts"]

@@ -15,17 +15,17 @@ from labkit.grading.shorten import shorten
 
 PROCESSES, DASK = "processes", "dask://"
 CONNECT_SECONDS = 60.0
-"""Seconds in which the scheduler of a Dask cluster must answer."""
+"""The scheduler of a Dask cluster must answer within this many seconds."""
 
 
 @contextlib.contextmanager
 def executor_at(address: str, submissions: Path) -> Iterator[tuple[Executor | None, int]]:
     """Yield the executor at this address, and how many notebooks it can grade at the same time.
 
-    For "processes" the executor is None (labkit then starts processes itself), and the number is 1. For "dask://HOST:PORT" the
-    executor is the Dask cluster whose scheduler has this address, and the number is the number of the cluster's threads.
+    For "processes", the executor is None (labkit then starts processes itself), and the number is 1. For "dask://HOST:PORT",
+    the executor is the Dask cluster whose scheduler has this address, and the number is how many threads the cluster has.
 
-    Raises `InvalidRequest` for another address. Raises `NotAvailable` if the scheduler does not answer, if the cluster has no
+    Raises `InvalidRequest` for any other address. Raises `NotAvailable` if the scheduler does not answer, if the cluster has no
     workers, or if a worker does not see the folder `submissions` or has another version of the course's checks.
     """
     if address == PROCESSES:
@@ -72,7 +72,7 @@ def _dask_cluster(place: str, submissions: Path) -> Iterator[tuple[Executor, int
 
 
 def _compare(client: Any, submissions: Path) -> None:
-    """Refuse a cluster on which a worker would grade differently, or find no notebooks."""
+    """Refuse a cluster with a worker that would grade differently, or that does not see the notebooks."""
     own = checks_version()
     for worker, found in client.run(_seen_from_here, str(submissions), on_error="return").items():
         if isinstance(found, Exception):
@@ -84,10 +84,10 @@ def _compare(client: Any, submissions: Path) -> None:
             )
         if checks != own:
             raise NotAvailable(
-                f"the Dask worker {worker} has checks of another version than here; install the same labkit there"
+                f"the Dask worker {worker} has another version of the checks than this machine; install the same labkit there"
             )
 
 
 def _seen_from_here(submissions: str) -> tuple[str, bool]:
-    """The version of the checks on this machine, and whether it has this folder. A Dask worker runs this."""
+    """The version of the checks on the machine that runs this, and whether it has this folder. A Dask worker calls this."""
     return checks_version(), os.path.isdir(submissions)

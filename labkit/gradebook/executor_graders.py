@@ -1,9 +1,9 @@
 """Grades with any `concurrent.futures.Executor`, for example on the machines of a Dask cluster.
 
-A task is one notebook, and its answer is the list of all messages. So progress is reported only after each notebook. An
-executor may run a task in a thread, where no time limit can interrupt it, or in a process that may start no processes. So each
-notebook is checked in a new process (`labkit.gradebook.grade_process`). Reading a notebook is quick, so a task that reads one
-starts no process.
+A task is one notebook, and its answer is the list of all messages, so progress is reported only after each notebook. An
+executor can run a task in a thread, where no time limit can interrupt it, or in a process that `multiprocessing` does not allow
+to start processes. So each notebook is checked in a new process (`labkit.gradebook.grade_process`). Reading a notebook is
+quick, so a task that only reads a notebook starts no process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ Messages = list[Message | Lost]
 class ExecutorGraders:
     """Gives up to `at_once` tasks at a time to an executor. Use it as a context manager, in place of `Graders`.
 
-    At its end, the tasks that were given to the executor and have not started are cancelled. The executor is not shut down.
+    When the context ends, tasks that were given to the executor but have not started are cancelled. The executor is not shut
+    down.
     """
 
     def __init__(self, executor: Executor, at_once: int) -> None:
@@ -53,7 +54,7 @@ class ExecutorGraders:
         `Lost`.
 
         A notebook is lost if its check takes more than `silent_seconds` for each exercise, if its task is cancelled, or if the
-        executor loses the process that runs it. Raises `NotAvailable` if the executor then takes no more tasks.
+        executor loses the process that runs it. Raises `NotAvailable` if the executor takes no more tasks after that.
         """
         waiting = deque(enumerate(tasks))
         while waiting or self._given:
@@ -71,7 +72,7 @@ class ExecutorGraders:
         except Exception as error:  # Each kind of executor has its own error for this.
             raise NotAvailable(
                 f"the executor takes no more work, with {counted(others + 1, 'notebook')} left ({shorten(repr(error))}); "
-                "run the same command again to go on"
+                "run the same command again to continue"
             ) from error
         self._given[future] = number
         future.add_done_callback(self._done.put)  # `wait` of `concurrent.futures` would not see a future that is cancelled.

@@ -1,4 +1,4 @@
-"""Writes all files that are made from a gradebook. They are written anew in every run; only the gradebook keeps history."""
+"""Writes all files that are made from a gradebook. Every run writes them anew; only the gradebook keeps history."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labkit.home import write_atomically
 def export(out: Path, report: Report, board: Board) -> None:
     """Write the CSV files, the page of the class, and one page for each learner into the folder `out`.
 
-    `board` are the speed ladders, for the page of the class.
+    `board` holds the speed ladders for the page of the class.
     """
     write_items(out / "items.csv", report)
     for lab in report.labs:

@@ -1,6 +1,6 @@
 """The feedback page of one learner: what passed, what failed and why, and where a wrong tensor differs.
 
-A page shows no inputs: the line of a verdict that describes the case is left out.
+A page shows no inputs: the lines of a verdict that describe the case or repeat printed output are left out.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _lines(lines: list[str]) -> str:
 
 
 def _map(lines: list[str]) -> str:
-    """The map of the mismatch. A screen reader reads its caption instead of the signs."""
+    """The map of the mismatch. A screen reader reads the caption instead of the signs."""
     if not lines:
         return ""
     signs = "".join(lines)

@@ -1,7 +1,7 @@
 """The process in which an executor checks one notebook: it reads a task from stdin, and writes all messages to stdout.
 
-Both are pickled. A learner's code runs neither in this process nor in its parent: each function gets a further process
-(`labkit.grading.worker`).
+The task and the messages are pickled. A learner's code runs neither in this process nor in its parent: each function runs in
+another process (`labkit.grading.worker`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from labkit.gradebook.grader import answers, end
 
 
 def main(parent: int) -> None:
-    """Answer one task. What the course's own code prints goes to stderr. The process ends when its parent has ended."""
+    """Answer one task. Output that the course's own code prints goes to stderr. The process ends when its parent has ended."""
     signal.signal(signal.SIGTERM, end)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as answer:
@@ -26,9 +26,9 @@ def main(parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, even by SIGKILL.
+    """End this process when its parent has ended, even if SIGKILL ended the parent.
 
-    The processes with learners' functions, and their files, are removed, too.
+    The processes that run learners' functions are ended, and their files are removed.
     """
     while os.getppid() == parent:
         time.sleep(1.0)

@@ -1,7 +1,7 @@
 """A grader: a process that reads and checks notebooks for the process that holds the gradebook.
 
 The grader gets a task, and answers with one message for each exercise, then with `Done`. A learner's code does not run in the
-grader: each function gets a further process (`labkit.grading.workers`).
+grader: each function runs in another process (`labkit.grading.workers`).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class ReadTask:
 class GradeTask:
     """Check these exercises (by their full names) of the notebook in this file; the answer is one `Verdict` for each.
 
-    `sha256` is the hash that the notebook had when it was read. If there is a `secret`, the inputs of the functions are made
-    from this secret. If not `sandboxed`, the learner's code runs as the current user.
+    `sha256` is the hash that the submission had when it was read. If there is a `secret`, it decides the inputs of the
+    functions. If `sandboxed` is false, the learner's code runs as the current user.
     """
 
     path: Path
@@ -62,7 +62,7 @@ Message = Reading | Verdict | Done
 
 
 def serve(connection: Connection) -> None:
-    """Answer tasks until the connection is closed. The process ends by SIGTERM too, and when its parent has ended."""
+    """Answer tasks until the connection is closed. The process also ends on SIGTERM, and when its parent has ended."""
     signal.signal(signal.SIGINT, _ignore)  # Ctrl-C is for the parent, which ends its graders.
     signal.signal(signal.SIGTERM, end)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -74,21 +74,21 @@ def serve(connection: Connection) -> None:
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """Do nothing. Unlike `SIG_IGN`, a function of Python is not inherited by the programs that this process starts."""
+    """Do nothing. Unlike `SIG_IGN`, a Python function is not inherited by the programs that this process starts."""
 
 
 def end(number: int, frame: FrameType | None) -> None:
-    """A signal handler that ends the process in the normal way.
+    """A signal handler that ends this process in the normal way.
 
-    The processes that it has started are ended, and its files are removed.
+    So the processes that this process has started are ended, and its files are removed.
     """
     raise SystemExit(128 + number)
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has ended, even by SIGKILL.
+    """End this process when its parent has ended, even if SIGKILL ended the parent.
 
-    The processes with learners' functions, and their files, are removed, too.
+    The processes that run learners' functions are ended, and their files are removed.
     """
     parent = parent_process()
     if parent is not None:

@@ -19,7 +19,7 @@ from labkit.grading.workers import kill_with_descendants
 SILENT_SECONDS = 1800.0
 """A grader that sends no message for this long is ended. The time limits of a single exercise are far below this."""
 _END_SECONDS = 30.0
-"""Seconds that a grader has for ending by itself, before it is killed."""
+"""How many seconds a grader gets to end by itself before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Lost:
 
 
 class _Grader:
-    """A grader's process, its connection, and the number of its task. It is idle if the number is None."""
+    """A grader's process, its connection, and the number of its task. The grader is idle if this number is None."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -57,7 +57,7 @@ class _Grader:
 
 
 class Graders:
-    """Up to `jobs` graders. Use it as a context manager: at its end, all processes end."""
+    """Up to `jobs` graders. Use this class as a context manager; when the context ends, all processes end."""
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
@@ -128,7 +128,7 @@ class Graders:
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """A process that is started in this block does not see Ctrl-C until it sets its own handler."""
+    """Let processes that are started in this block ignore Ctrl-C until they set their own handler."""
     try:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     except ValueError:  # Only the main thread may set a handler.

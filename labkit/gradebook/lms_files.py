@@ -20,13 +20,13 @@ def column_of(lab: str) -> str:
 
 
 def write_canvas(path: Path, report: Report) -> None:
-    """A file for Canvas (Gradebook, Import).
+    """Write a file that Canvas can import (Gradebook, Import).
 
     The columns are those that Canvas's own importer looks for (instructure/canvas-lms, lib/gradebook_importer.rb): the first
     column contains "Student", the second "ID"; "SIS User ID" and "SIS Login ID" follow, and "Section" is the last column before
     the assignments. A row whose first cell contains "Points Possible" gives the points of the assignments. With "ID" and
-    "SIS User ID" empty, Canvas finds a student by "SIS Login ID". An assignment is found by its title; if there is none with
-    this title, Canvas asks whether to make it.
+    "SIS User ID" empty, Canvas finds a student by "SIS Login ID". An assignment is found by its title; if no assignment has
+    this title, Canvas asks whether to create it.
     """
     header = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *map(column_of, report.labs)]
     points: list[Cell] = [_CANVAS_POINTS, "", "", "", "", *(points_of(lab, report.track) for lab in report.labs)]
@@ -39,7 +39,7 @@ def write_canvas(path: Path, report: Report) -> None:
 
 
 def write_moodle(path: Path, report: Report) -> None:
-    """A file for Moodle (Grades, Import, CSV file).
+    """Write a file that Moodle can import (Grades, Import, CSV file).
 
     Moodle lets the teacher choose the meaning of each column (moodle/moodle, grade/import/csv/classes/load_data.php). It finds
     a user by id, ID number, email address or username; a grade must be a number of at most 100 unless the site allows more; and
@@ -58,7 +58,7 @@ def write_moodle(path: Path, report: Report) -> None:
 
 
 def _feedback(score: LabScore) -> str:
-    """The verdicts of all exercises that did not pass, in one line."""
+    """One line with the points, the remark, and the verdicts of all exercises without full points."""
     if score.attempt is None:
         return score.remark
     rest = "; ".join(f"{item.title}: {item.verdict}" for item in score.items if item.points < item.out_of)

@@ -21,7 +21,7 @@ The table is short, because it is used only for a warning.
 
 
 def visible(text: str) -> str:
-    """The text, in which each hidden character (control characters, direction marks, lone surrogates) is written as its number.
+    """The text with each hidden character (control characters, direction marks, lone surrogates) written as its number.
 
     Line ends and tabs are kept. The result can be encoded as UTF-8.
     """
@@ -38,7 +38,7 @@ def one_line(text: str) -> str:
 
 
 def shown(name: str) -> str:
-    """A name, for people.
+    """A name in the form that is shown to people.
 
     Unlike in `visible`, line ends and tabs are also written as their numbers, so different names stay different.
     """
@@ -63,7 +63,7 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
 
 
 def spelled(name: str) -> str:
-    """The name with the numbers of all characters that are not ASCII, so that look-alike names can be told apart."""
+    """The name with each character that is not ASCII written as its number, so that look-alike names can be told apart."""
     return name.encode("ascii", "backslashreplace").decode("ascii")
 
 

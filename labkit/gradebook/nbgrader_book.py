@@ -26,13 +26,13 @@ from labkit.grading.verdict import INCONCLUSIVE, NOT_MEASURED
 def fill(path: Path, report: Report) -> None:
     """Write the scores of a class to nbgrader's gradebook in this file; a missing file is created.
 
-    On the track "core" of the policy, an extra has no points, and its comment says so.
+    If the policy's track is "core", an extra gets no points, and its comment says so.
 
     A lab's points go to the notebook that has the lab's check cells. If no notebook has them, an assignment and a notebook with
     the name "lab00" are added. Points, comments and corrections that a person has entered in nbgrader are kept.
 
-    Raises `InvalidRequest` if the file is no gradebook of the installed nbgrader, or if several notebooks have the cells of one
-    lab.
+    Raises `InvalidRequest` if the file is not a gradebook of the installed nbgrader, or if several notebooks have the cells of
+    one lab.
     """
     try:
         with _quietly(), _finding_alembic(), Gradebook(f"sqlite:///{path.absolute()}", course_id="") as book:
@@ -54,7 +54,7 @@ def fill(path: Path, report: Report) -> None:
 def _finding_alembic() -> Iterator[None]:
     """For a new gradebook, nbgrader runs the program `alembic`.
 
-    The program is in Python's folder, which may not be on PATH. This block adds the folder to PATH.
+    This program is in Python's folder, which is not always on PATH. In this block, PATH contains the folder.
 
     nbgrader's own `setenv` is not used, because it removes the variable at its end.
     """
@@ -104,7 +104,7 @@ def _new_notebook(book: Gradebook, lab: str, track: str) -> tuple[str, str]:
 
 
 def _write(book: Gradebook, assignment: str, notebook: str, score: LabScore) -> None:
-    """Write one learner's score in one lab. nbgrader stores the late penalty apart from the points of the cells."""
+    """Write one learner's score in one lab. nbgrader stores the late penalty separately from the points of the cells."""
     assert score.attempt is not None
     book.update_or_create_submission(assignment, score.learner, timestamp=score.attempt.submitted)
     submitted = book.find_submission_notebook(notebook, assignment, score.learner)

@@ -1,7 +1,7 @@
-"""The frame of the HTML pages, and the parts that they share.
+"""The frame of the HTML pages, and the parts that the pages share.
 
-The pages are static: no scripts, no network, one small style sheet inside. Every text is escaped here. A verdict is always
-written in words and with a sign, so the colour is never the only mark.
+The pages are static: no scripts, no network, one small embedded style sheet. Every text is escaped here. A verdict is always
+written in words and with a sign, so a reader never needs its colour.
 """
 
 from __future__ import annotations

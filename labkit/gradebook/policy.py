@@ -23,8 +23,8 @@ class Policy:
     """The rules of a class.
 
     - `deadlines` has a time with a UTC offset for each lab that has a deadline.
-    - `percent_per_day_late` is taken from the points of an attempt for each day, or part of a day, after the deadline.
-    - `most_attempts`: later attempts at a lab are graded, but do not count; 0 is no limit.
+    - `percent_per_day_late` is subtracted from the points of an attempt for each day, or part of a day, after the deadline.
+    - `most_attempts`: attempts at a lab beyond this number are graded, but do not count; 0 means no limit.
     - `text` is the text of the policy file.
     - `hint_costs` are for the learners' own panels, which read the same file as `course.toml`. The scores do not use them.
     - `track` says which exercises count: those on the core path ("core"), or all ("full").
@@ -44,11 +44,11 @@ class Policy:
         return max(math.ceil((submitted - self.deadlines[lab]).total_seconds() / _DAY), 0)
 
     def percent(self, lab: str, submitted: datetime) -> float:
-        """The percentage of the points that remain: 100 for a submission in time, never less than 0."""
+        """The percentage of the points that remain: 100 for a submission on time, never less than 0."""
         return max(100.0 - self.percent_per_day_late * self.days_late(lab, submitted), 0.0)
 
     def counts(self, number: int) -> bool:
-        """Whether the attempt with this number (from 1) may count."""
+        """Whether the attempt with this number (from 1) is allowed to count."""
         return self.most_attempts == 0 or number <= self.most_attempts
 
 
@@ -85,7 +85,7 @@ def _number(path: Path, found: dict[str, Any], name: str, most: float) -> float:
 def _whole_number(path: Path, found: dict[str, Any], name: str) -> int:
     value = found.get(name, 0)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidRequest(f"{name} in the policy {path} is {value!r}; give a whole number from 0 (0 is no limit)")
+        raise InvalidRequest(f"{name} in the policy {path} is {value!r}; give a whole number from 0 (0 means no limit)")
     return value
 
 

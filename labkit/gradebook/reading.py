@@ -1,6 +1,6 @@
-"""Reads one notebook of a learner without running it: its labs, its hash, its time, and notes about its form.
+"""Reads one notebook of a learner without running it: finds its labs, its hash, its time, and notes about its form.
 
-This runs in a grader's process, because reading an unusual file may end a process.
+This runs in a grader's process, because reading an unusual file can crash a process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FORMAT = re.compile(rb'(?<!\\)"nbformat"\s*:\s*(\d{1,3})\b')
 
 @dataclass(frozen=True)
 class Reading:
-    """What is known about a notebook before anything runs.
+    """What is known about a notebook before any of its code runs.
 
     `labs` contains each lab for which the notebook defines functions, with the number of these functions. `sha256` is the hash
     of the submission (see `digest`), `submitted` its time in UTC (ISO 8601), and `time_from` says where the time was found. If
@@ -71,13 +71,13 @@ def read_notebook(path: Path) -> Reading:
 def _notes_on(path: Path, submission: Submission, labs: dict[str, int]) -> list[str]:
     found = _FORMAT.findall(path.read_bytes())
     older = found and int(found[-1]) < 4
-    notes = [f"The notebook is in the old format nbformat {int(found[-1])}; its cells were read all the same."] if older else []
+    notes = [f"The notebook is in the old format nbformat {int(found[-1])}; its cells were read anyway."] if older else []
     exercises = [exercise for lab in labs for exercise in of_lab(lab)]
     return [*notes, *submission.notes, *remarks_on(submission.cells, exercises)]
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a submission: the bytes of the notebook, and the small files beside it that its code can read.
+    """The SHA-256 of a submission, over the bytes of the notebook and of the small files beside it that its code can read.
 
     The receipt (`timestamp.txt`) is left out, so a notebook that is collected twice is still the same submission.
     """
@@ -92,7 +92,7 @@ def digest(path: Path) -> str:
 def time_of(path: Path) -> tuple[datetime, str, list[str]]:
     """The time of a submission in UTC, where it was found, and notes.
 
-    It is taken from the receipt (`timestamp.txt`); without a receipt it is the file's time.
+    The time is taken from the receipt (`timestamp.txt`) or, without a receipt, from the notebook file.
     """
     changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     receipt = path.parent / RECEIPT
@@ -106,7 +106,7 @@ def time_of(path: Path) -> tuple[datetime, str, list[str]]:
         return found.astimezone(UTC), FROM_RECEIPT, []
     except (ValueError, OverflowError):
         note = (
-            f"{RECEIPT} contains {shorten(text, 60)!r}, which is no time with UTC or an offset, such as "
-            "'2026-10-05 23:59:00 UTC'; the time of the file was taken."
+            f"{RECEIPT} contains {shorten(text, 60)!r}, which is not a time with UTC or an offset, such as "
+            "'2026-10-05 23:59:00 UTC'; the file's time was used instead."
         )
         return changed, FROM_FILE, [note]

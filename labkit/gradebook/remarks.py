@@ -1,6 +1,7 @@
 """Remarks on the form of a notebook: copied functions, check cells that are missing or retyped, a leftover `raise`, magics.
 
-None of these things changes a grade. The remarks explain a verdict to people. They are guesses from the text; nothing is run.
+None of these things changes a grade. The remarks help people to understand a verdict. They are guesses from the text; no code
+is run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MAGIC = re.compile(r"^\s*(?:%|!)\w", re.MULTILINE)
 
 
 def remarks_on(cells: Sequence[FileCell], exercises: Sequence[Exercise]) -> list[str]:
-    """The remarks on a notebook that defines functions of these exercises."""
+    """The remarks on a notebook that defines the functions of these exercises."""
     return [*_on_definitions(cells, exercises), *_on_check_cells(cells, exercises), *_on_magics(cells)]
 
 
@@ -40,7 +41,7 @@ def _on_definitions(cells: Sequence[FileCell], exercises: Sequence[Exercise]) ->
 
 
 def _has_leftover(text: str, name: str) -> bool:
-    """Whether the body of a function raises NotImplementedError and does something else, too."""
+    """Whether the body of a function raises NotImplementedError although it has other code, too."""
     try:
         functions = [node for node in parse(text).body if isinstance(node, ast.FunctionDef) and node.name == name]
     except UNPARSABLE:

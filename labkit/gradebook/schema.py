@@ -1,7 +1,7 @@
 """The tables of the gradebook.
 
-The page `docs/gradebook.md` describes them. Rows are added and never deleted. The only change of a row is that `run.finished`
-is filled in when a run ends. A learner has only one row, whatever the number of runs.
+The page `docs/gradebook.md` describes them. Rows are added and never deleted. They never change, except that
+`run.finished` is filled in when a run ends. A learner has only one row, whatever the number of runs.
 """
 
 from __future__ import annotations

@@ -34,9 +34,10 @@ class LabScore:
     - `attempt` is the attempt that counts: the one with the most points after the policy is applied; if there are several, the
       earliest. It is None if no attempt counts. `attempts` is the number of all attempts.
     - `items` has one result for each exercise of the lab, in the order of the course.
-    - `points` are the points of the attempt, in all exercises and on the core path. - `track` says which exercises count:
-      "core" or "full". `score` are the points that count, after the policy.
-    - `not_measured` are the points of those exercises that count, but could not be measured on the grading machine.
+    - `points` are the points of the attempt, in all exercises and on the core path.
+    - `track` says which exercises count: "core" or "full".
+    - `score` is the number of points that count, after the policy is applied.
+    - `not_measured` is the number of points in exercises that count, but could not be measured on the grading machine.
     - `remark` explains the score in words.
     """
 
@@ -88,7 +89,7 @@ def verdict_of(verdicts: Sequence[str]) -> str:
 def lab_score(learner: str, lab: str, attempts: Iterable[Attempt], policy: Policy) -> LabScore:
     """The score of a learner in a lab.
 
-    `attempts` are the learner's attempts at any labs. Without an attempt at this lab, the score is zero.
+    `attempts` are the learner's attempts at all labs. Without an attempt at this lab, the score is zero.
     """
     own = [attempt for attempt in attempts if (attempt.learner, attempt.lab) == (learner, lab)]
     allowed = [attempt for attempt in own if policy.counts(attempt.number)]
@@ -121,7 +122,7 @@ def _not_attempted(exercise: Exercise, message: str) -> Item:
 
 
 def _remark(score: LabScore, attempts: int, policy: Policy) -> str:
-    """Why this attempt counts, and why its points may be fewer."""
+    """Why this attempt counts, and why some of its points do not."""
     assert score.attempt is not None
     words = []
     if attempts > 1:

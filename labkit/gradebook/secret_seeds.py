@@ -6,7 +6,7 @@ import hashlib
 import hmac
 
 HOW_MANY = 4
-"""One more than a check in the notebook uses."""
+"""The number of seeds: one more than a check in the notebook uses."""
 
 
 def seeds_from(secret: str, exercise: str) -> tuple[int, ...]:

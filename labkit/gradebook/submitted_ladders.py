@@ -14,7 +14,7 @@ MOST_OF_ONE = 4
 
 
 def submitted_board(found: Collected) -> Board:
-    """The board of all ladders in the submissions. A row has the name of the learner's folder, whatever the file says.
+    """The board of all ladders in the submissions. A row has the name of the learner's folder, whatever name the file contains.
 
     A file that cannot be used gets a note in `found`.
     """

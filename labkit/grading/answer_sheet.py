@@ -1,4 +1,4 @@
-"""Reads the answer sheet of a course copy: right values, but no references and no known mistakes.
+"""Reads the answer sheet of a course copy: right values, but no reference implementations and no known mistakes.
 
 The folder `answer_sheet` of the package holds two files, `sheet.json` and `values.safetensors`. `labkit release --course`
 writes them. They contain no code, and reading them runs no code.
@@ -47,9 +47,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Sheet:
-    """An answer sheet. `checks` is the version of the checks that it was made from.
+    """An answer sheet. `checks` is the version of the checks from which the sheet was made.
 
-    `left_out` gives the reason for each exercise that has no row.
+    `left_out` gives, for each exercise without a row, the reason.
     """
 
     labkit: str
@@ -61,7 +61,7 @@ class Sheet:
 
 @functools.cache
 def read_sheet(folder: Path = FOLDER) -> Sheet | None:
-    """The sheet in this folder; None if there is no such folder. Raises `NotAvailable` if the sheet is damaged."""
+    """The sheet in this folder, or None if the folder does not exist. Raises `NotAvailable` if the sheet is damaged."""
     if not folder.exists():
         return None
     try:

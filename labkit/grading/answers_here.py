@@ -14,7 +14,7 @@ REFERENCES, SHEET, NONE = "references", "sheet", "none"
 def answers_here() -> dict[str, Any]:
     """The `kind` of answers: "references", "sheet" (a course copy) or "none" (a course copy without a sheet), and `words`.
 
-    For a sheet, `exercises` is the number of exercises on it, and `checks` the version of the checks that it was made from.
+    For a sheet, `exercises` is the number of exercises on it, and `checks` is the version of the checks from which it was made.
     """
     if has_answers():
         return {"kind": REFERENCES, "words": "all: a check compares with the references and knows common mistakes"}

@@ -30,7 +30,7 @@ from labkit.time_limits import limit_passed
 
 NOT_ATTEMPTED = "NotImplementedError"
 _ENDING = (NOT_ATTEMPTED, "OutOfTimeError", "RankFailed")
-"""After one of these errors, no further case is tried: the same error would come again, or would again take as long."""
+"""After one of these errors, no further case is tried: the same error would occur again, or would take as long again."""
 Progress = Callable[[int, int], object]
 _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 
@@ -150,7 +150,7 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
     """Call `function` with one case, `watched` by the exercise's contracts. The outcome's value is the return value of the
     exercise's `observe`.
 
-    Only the outcome of a watched call may be `busy`.
+    Only the outcome of a watched call can have `busy` set.
     """
     with contextlib.ExitStack() as stack:
         watches = [stack.enter_context(contract.watch(case, function)) for contract in exercise.contracts() if watched]
@@ -175,7 +175,7 @@ def _breach(watch: Watch, value: Any) -> str:
     try:
         return watch.breach(value)
     except Exception as error:  # The value has a wrong form.
-        return f"its answer has a form that cannot be compared with the work of the function ({type(error).__name__})"
+        return f"its answer has a form that cannot be compared with what the function did ({type(error).__name__})"
 
 
 def call(
@@ -247,7 +247,7 @@ def time_limit(seconds: float, what: str = "your function") -> Iterator[None]:
 
 
 def _names_of(function: Callable[..., Any]) -> list[str]:
-    """The names of the arguments that a function takes by place; empty if Python does not know them."""
+    """The names of a function's positional parameters; empty if Python does not know them."""
     try:
         found = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -256,7 +256,7 @@ def _names_of(function: Callable[..., Any]) -> list[str]:
 
 
 def _changed(case: Case, original: Case, writes: Sequence[int], names: Sequence[str]) -> str:
-    """The first argument that the call changed, except the arguments in `writes`. `names` are those of its arguments.
+    """The first argument that the call changed, except the arguments in `writes`. `names` are the function's parameters.
 
     Only plain values and tensors are compared.
     """

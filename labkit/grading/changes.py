@@ -41,9 +41,9 @@ class Changes:
 
     - `objects`: the names whose objects the code changes.
     - `modules`: the names on which the code calls a setter (`torch.set_...`). These may be modules.
-    - `called` and `passed`: the names that a call may change if its value is not used. `called` is the name before the
+    - `called` and `passed`: the names that a call whose value is not used may change. `called` is the name before the
       method; `passed` contains the names in the arguments.
-    - `calls`: the calls of functions by a plain name.
+    - `calls`: the calls in which the function is a plain name.
     - `aliases`: pairs of a new name and an old name that may mean the same object.
     - `anything`: the code may bind any name (`exec`, `from x import *`, `%run`).
     """
@@ -77,9 +77,7 @@ def root_of(node: ast.expr) -> str:
 
 
 def _run_now(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and its parts, except two kinds: bodies of functions, and calls in `with`, because their effects end with the
-    block.
-    """
+    """The node and its parts, except function bodies, which run later, and calls in `with`, whose effects end with it."""
     if isinstance(node, ast.withitem) and isinstance(node.context_expr, ast.Call):
         for part in ast.iter_child_nodes(node.context_expr):
             yield from _run_now(part)

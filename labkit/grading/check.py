@@ -117,9 +117,9 @@ def _needs(exercise: Exercise) -> str:
 def hint(function: Callable[..., Any] | str, *, pay: bool = False) -> None:
     """Show the exercise's next hint. The first of its three hints is a question, the last is one line of the answer.
 
-    After the third hint, all three hints are shown again. If the next hint costs points by the rule of the course, the cost is
-    shown first, and the hint is shown only with `pay`. Raises `InvalidRequest` if there is no such exercise, or if the rule is
-    wrong.
+    After the third hint, all three hints are shown again. If the next hint costs points by the course's rules, the cost is
+    shown first, and the hint is shown only with `pay`. Raises `InvalidRequest` if there is no such exercise, or if the rules
+    are invalid.
     """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     costs, progress = hint_costs(), Progress()

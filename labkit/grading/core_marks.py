@@ -2,7 +2,7 @@
 
     {{lab 02: size; more}}       in a Markdown cell: the minutes, exercises and points of the whole lab replace it; `more` stays
     {{lab 02: core path}}        in the same cell: the sentences that introduce the core path replace it
-    {{core path: go on at X}}    if a Markdown cell has only this line: a note says where to go on, namely at the section X
+    {{core path: go on at X}}    if a Markdown cell has only this line: a note replaces it and leads to the section X
 
 The cells from such a note to the section X are extras. `labkit.core` in the metadata of a cell is "skip" for a note, and
 "extra" for an extra. The metadata of the first kind of cell holds the number of the lab and the text of its size.
@@ -33,7 +33,7 @@ def kind_of(cell: Any) -> str:
 
 
 def fill_core_marks(cells: Sequence[Any]) -> None:
-    """Replace the marks in these cells, whose exercises have their headings already, and mark the extras.
+    """Replace the marks in these cells and mark the extras. The exercises in the cells must have their headings already.
 
     Raises `InvalidRequest` if a note names a section that does not come after it.
     """
@@ -67,7 +67,7 @@ def _place_of(title: str, cells: Sequence[Any], after: int) -> int:
     for place in range(after + 1, len(cells)):
         if re.match(rf"#+ {re.escape(title)}\n", cells[place].source + "\n"):
             return place
-    raise InvalidRequest(f"the core path goes on at {title!r}, but no cell after this note begins with this heading")
+    raise InvalidRequest(f"the core path continues with {title!r}, but no cell after this note begins with this heading")
 
 
 def _note(title: str, skipped: Sequence[Any], rest: Sequence[Any]) -> str:
@@ -81,4 +81,4 @@ def _note(title: str, skipped: Sequence[Any], rest: Sequence[Any]) -> str:
     number = f"exercise {following[0].number}: " if following else ""
     link = f"[{title}](#{title.replace(' ', '-')})"  # the form of JupyterLab's anchors
     words = f"Exercises {numbers_of(extras)} are extras" if len(extras) > 1 else f"Exercise {extras[0].number} is an extra"
-    return f"**On the core path, go on at {number}{link}.** {words}."
+    return f"**On the core path, continue with {number}{link}.** {words}."

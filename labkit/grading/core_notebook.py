@@ -13,8 +13,9 @@ from labkit.grading.lab_notebooks import cells_digest
 def core_notebook(notebook: Any) -> Any:
     """A copy of a lab's notebook (`student_notebook` or `solved_notebook`) with only the core path.
 
-    The extras, and the notes that lead around them, are left out. The first cell says so, and names the minutes, exercises and
-    points of the core path. The notebook's metadata holds no stubs of extras and a new digest, and `labkit.track` is "core".
+    The extras, and the notes that lead around them, are left out. The first cell says so, and gives the minutes, exercises and
+    points of the core path. In the notebook's metadata, the stubs of extras are left out, the digest is new, and `labkit.track`
+    is "core".
     """
     core = copy.deepcopy(notebook)
     left_out = {exercise.function for cell in core.cells if kind_of(cell) == EXTRA and (exercise := exercise_of(cell))}

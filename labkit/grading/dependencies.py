@@ -23,7 +23,7 @@ _PROCESS_PARTS = ("environ", "path", "setrecursionlimit")
 class Needs:
     """Finds the statements that the functions of one notebook need.
 
-    Make one object for each notebook, and call it for each function.
+    Make one object for each notebook, and call `needed_for` for each function.
     """
 
     def __init__(self, statements: Sequence[Statement]) -> None:
@@ -49,9 +49,7 @@ class Needs:
         return [self._all[at] for at in sorted(kept)]
 
     def _demands(self, at: int) -> list[tuple[str, int, int]]:
-        """The names that a statement needs. Each name comes with two positions: the last and the first position at which its
-        value is read.
-        """
+        """The names that a statement needs, each with two positions: the last and the first at which its value is read."""
         one, end = self._all[at], len(self._all)
         packages = {f"package {package}" for package in one.packages.values()}
         later = one.scope.reads_later | one.scope.binds_later | packages | self._in_texts(one)
@@ -73,7 +71,7 @@ class Needs:
     def _givers(self, name: str, place: int, since: int) -> list[int]:
         """The statements before `place` that bind or change a name.
 
-        If a statement up to `since` replaces the value, statements before the last such statement are left out.
+        If statements up to `since` replace the value, all statements before the last of these are left out.
         """
         found = []
         for at in reversed(range(place)):
@@ -100,7 +98,7 @@ class Needs:
 
     @cached_property
     def _older(self) -> dict[str, set[str]]:
-        """For each name, the older names that may mean the same object after one assignment or several assignments."""
+        """For each name, the older names that may mean the same object after one or more assignments."""
         older: dict[str, set[str]] = {}
         for new, old in (pair for one in self._all for pair in one.changes.aliases | one.inner.aliases):
             older.setdefault(new, set()).add(old)

@@ -58,14 +58,14 @@ def lacks_answer(exercise: Exercise) -> str:
 def not_judged_here(exercise: Exercise, machine: Machine | None = None) -> str:
     """Why an exercise cannot be judged on this machine with this copy of labkit, as a part of a sentence; "" if it can.
 
-    Either the machine lacks something, or the copy lacks the answer.
+    The reason is something that the machine lacks, or that this copy has no answer.
     """
     return missing(exercise, machine) or lacks_answer(exercise)
 
 
 @functools.cache
 def _answers_of(lab: str) -> dict[str, Answer] | None:
-    """The answers to the exercises of a lab, by name; None in a copy, or in a sandbox, that has no answers."""
+    """The answers to the exercises of a lab, by name; None in a copy of labkit, or in a sandbox, that has no answers."""
     try:
         module = importlib.import_module(f"labkit.answers.lab{lab}")
     except ModuleNotFoundError as error:

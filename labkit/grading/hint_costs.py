@@ -1,4 +1,4 @@
-"""What a hint costs by the rule of the course: the table `[hints]` of a file `course.toml`, which the instructor writes."""
+"""What a hint costs by the course's rules: the table `[hints]` in the file `course.toml`, which the instructor writes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def hint_costs() -> HintCosts:
 
 
 def costs_in(table: Any, path: Path) -> HintCosts:
-    """The costs in the value of `hints` in a TOML file. Raises `InvalidRequest`, which names `path`, for any other value."""
+    """Read the costs from the value of `hints` in a TOML file. For a wrong value, raises `InvalidRequest` that names `path`."""
     costs = table.get("cost", list(FREE)) if isinstance(table, dict) and table.keys() <= {"cost"} else None
     if not isinstance(costs, list) or len(costs) != len(FREE) or not all(map(_is_cost, costs)):
         raise InvalidRequest(
@@ -54,7 +54,7 @@ def _is_cost(value: Any) -> bool:
 
 
 def in_words(costs: HintCosts) -> str:
-    """The rule in words: "Hints cost no points.", or what each hint costs."""
+    """The costs in words: "Hints cost no points.", or what each hint costs."""
     if not any(costs):
         return "Hints cost no points."
     first, second, third = costs

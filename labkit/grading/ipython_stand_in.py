@@ -33,8 +33,8 @@ class Shell:
     """The value of `get_ipython()`. `%time`, `%prun`, `%env` and `%run` of a file work. Other magics do nothing and return
     None.
 
-    Shell commands are not run: `x = !ls` makes `x` an empty list. `notes` is a list of messages
-    about magics and commands that were not run.
+    Shell commands are not run: `x = !ls` makes `x` an empty list. `notes` is a list of messages about magics and commands that
+    were not run.
     """
 
     def __init__(self, scope: dict[str, Any], folder: Path | None) -> None:
@@ -43,7 +43,7 @@ class Shell:
         self._folder = folder
 
     def run_line_magic(self, name: str, line: str, *_: Any) -> Any:
-        """The value of `%name line`."""
+        """Run the magic `%name line`, and return its value."""
         if name in ("time", "prun"):
             return self._time(line)
         if name in ("env", "set_env") and "=" in line:

@@ -68,8 +68,8 @@ def judge(answer: KnownAnswer, runs: Mapping[int, Sequence[Outcome]]) -> Verdict
 
 
 def _expected(answer: KnownAnswer, seed: int) -> tuple[list[Any], str]:
-    """The right answers, and `BusyMachine.words`. The second value is needed because a reference in a server also has time
-    limits.
+    """The right answers, and `BusyMachine.words`. The second value is needed because a reference implementation that runs in a
+    server also has time limits.
     """
     with BusyMachine() as machine:
         try:

@@ -1,4 +1,4 @@
-"""A verdict in a copy of labkit that may have no answer to an exercise."""
+"""Judges a function in a copy of labkit that may have no answer to the exercise."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def judge_any(answer: AnyAnswer, runs: Mapping[int, Sequence[Outcome]]) -> Verdi
 
 
 def judge_alone(answer: NoAnswer, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
-    """The verdict on outcomes if there are no right values to compare with. The verdict is a fail if a call raised an error or
-    broke a rule of the exercise. Otherwise it is "not measured here", with the reason.
+    """The verdict on outcomes if there are no right values to compare them with. The verdict is a fail if a call raised an
+    error or broke a rule of the exercise. Otherwise it is "not measured here", with the reason.
     """
     exercise = answer.exercise
     for seed, outcomes in runs.items():

@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True)
 class LabState:
-    """A lab and its exercises, in their order, and what hints cost."""
+    """A lab, its exercises in order, and what hints cost."""
 
     lab: str
     rows: Sequence[Row]
@@ -76,12 +76,12 @@ class LabState:
 
     @property
     def words(self) -> str:
-        """The exercises that are done, that are not measured here, and the minutes that the open exercises take."""
+        """How many exercises are done, how many are not measured here, and how many minutes the open exercises take."""
         return self._words(self.rows)
 
     @property
     def core_words(self) -> str:
-        """The same for the exercises on the core path."""
+        """The same as `words`, for the exercises on the core path only."""
         return f"Core path: {self._words([row for row in self.rows if row.exercise.core])}"
 
     @staticmethod
@@ -104,7 +104,7 @@ class LabState:
 
 def lab_state(lab: str) -> LabState:
     """The state of a lab ("01") from the progress on disk. Raises `InvalidRequest` if there is no such lab, or if the course's
-    rule about hints is wrong.
+    rules about hints are invalid.
     """
     exercises = of_lab(lab)
     standings = Progress().standings()

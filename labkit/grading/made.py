@@ -6,10 +6,10 @@ from typing import Any
 
 
 def made(**values: Any) -> bool:
-    """Whether every value is there: neither None nor an empty collection. If one is missing, a message names it.
+    """Whether every value exists, that is, is neither None nor an empty collection. If one is missing, a message names it.
 
-    A notebook sets a name to None or {} where its value is made only if exercises pass and predictions are written down. A
-    later cell calls this function with the name, so that no cell is silent.
+    Some values are made only if exercises pass and predictions are written down. Until then, the notebook sets their names to
+    None or {}. A later cell passes such a name to this function, so that the cell says what is missing.
     """
     missing = [
         name for name, value in values.items() if value is None or (isinstance(value, dict | list | tuple) and not value)
@@ -17,6 +17,6 @@ def made(**values: Any) -> bool:
     if missing:
         print(
             f"This cell needs {' and '.join(missing)} from further up: solve the exercises and write the predictions that the "
-            "cells there ask for, run them, and then this cell."
+            "cells there ask for, run them, and then run this cell."
         )
     return not missing

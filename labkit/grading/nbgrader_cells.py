@@ -1,6 +1,6 @@
 """Marks the cells of a lab for nbgrader, with its metadata of schema version 3.
 
-An exercise has two cells that nbgrader knows: the answer, which the learner changes, and the check, which gives the points.
+nbgrader knows two cells of an exercise: the answer, which the learner changes, and the check, which gives the points.
 """
 
 from __future__ import annotations

@@ -34,14 +34,14 @@ from labkit.measure.busy_machine import BusyMachine
 from labkit.plain_values import decode
 
 START_SECONDS = 180
-"""Seconds for running the statements that the function needs.
+"""How many seconds the statements that the function needs may run.
 
-The time limits of the calls are added to this.
+The time limits of the calls are added to this number.
 """
 MOST_TEXT_BYTES = 8 * 2**20
 """The largest accepted size, in bytes, of a worker's answers without their tensors.
 
-As Python objects they take thirty times as much memory.
+As Python objects, these answers take thirty times as much memory.
 """
 MOST_NOTE, MOST_NOTES = 2000, 5
 """Limits for notes on statements that did not run: the characters of a note, and the number of notes that a verdict shows."""
@@ -169,7 +169,7 @@ def judge_frame(answer: AnyAnswer, written: bytes, seeds: Sequence[int] = SEEDS)
 
 
 def _with_notes(verdict: Verdict, notes: Any) -> Verdict:
-    """The verdict. If it is not a pass, it gets notes on statements that did not run. The notes may have any content."""
+    """Return the verdict. Unless it is a pass, add notes on statements that did not run. The notes may have any content."""
     if verdict.verdict == PASSED or not isinstance(notes, list):
         return verdict
     words = [shorten(" ".join(str(note)[:MOST_NOTE].split())) for note in notes[:MOST_NOTES]]

@@ -12,7 +12,7 @@ from labkit.errors import InvalidRequest
 from labkit.grading.shorten import shorten
 
 MOST_NOTEBOOK_BYTES = 100 * 2**20
-"""The size of the largest file that is read; larger files are refused. Outputs make a notebook large, not code."""
+"""The size of the largest file that is read; larger files are refused. Only outputs make a notebook large; code does not."""
 _SOURCE_KEYS = ("source", "input", "code")
 """The keys under which a cell may store its text. They are tried in this order: nbformat 4 and text cells of nbformat 3, code
 cells of nbformat 2 and 3, nbformat 1.
@@ -79,7 +79,7 @@ def _bytes_of(path: Path) -> bytes:
 def _decoded(raw: bytes) -> str:
     """The text of a JSON file.
 
-    The first bytes tell the Unicode encoding. A file that is not Unicode is read as Windows-1252.
+    The first bytes show which Unicode encoding it has. A file that is not Unicode is read as Windows-1252.
     """
     for encoding in (json.detect_encoding(raw), "cp1252"):
         try:
@@ -90,8 +90,8 @@ def _decoded(raw: bytes) -> str:
 
 
 def cells_of(content: Any, path: Path) -> list[FileCell]:
-    """All cells of a notebook, from its JSON. Raises `InvalidRequest`, which names `path`, if the JSON is not a notebook for
-    Python.
+    """All cells of a notebook, from its JSON. If the JSON is not a notebook for Python, raises `InvalidRequest` with a message
+    that names `path`.
     """
     if not isinstance(content, dict):
         raise InvalidRequest(f"{path} is not a notebook: the file contains a JSON {type(content).__name__}, not cells")

@@ -32,8 +32,8 @@ def copy_files(folder: Path | None, files: Path) -> None:
 def small_files(folder: Path) -> Iterator[Path]:
     """The files of a notebook's folder that the learner's code may read, sorted by name.
 
-    Notebooks and speed ladders are left out. So are symbolic links: the target of a link may be any file of the person who runs
-    the check.
+    Notebooks and speed ladders are left out. Symbolic links are left out, too, because a link can lead to any file of the
+    person who runs the check.
     """
     for path in sorted(folder.iterdir())[:MOST_FILES]:
         with contextlib.suppress(OSError):
@@ -43,8 +43,8 @@ def small_files(folder: Path) -> Iterator[Path]:
 
 
 def find_modules(folder: Path | None) -> None:
-    """Let this process import the modules that a notebook in `folder` can import. This includes modules in relative paths that
-    the notebook adds to `sys.path`.
+    """Let this process import the modules that a notebook in `folder` can import. This includes modules in relative paths
+    that the notebook adds to `sys.path`.
     """
     sys.path[:0] = [os.getcwd(), *([str(folder)] if folder else [])]
     if folder:

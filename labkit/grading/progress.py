@@ -1,4 +1,4 @@
-"""The record of a learner's work. It is kept on disk, so that nothing is lost at a restart."""
+"""The record of a learner's work. It is kept on disk, so that a restart loses nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Standing:
 
     @property
     def remark(self) -> str:
-        """The reason if fewer points count than the checks gave; "" if all points count."""
+        """Why fewer points count than the checks gave; "" if all points count."""
         if self.given_up:
             return "The solution was shown before, so this exercise earns no points."
         return f"Your hints cost {counted(self.hint_cost, 'point')}, so {self.earned} count." if self.hint_cost else ""
@@ -110,11 +110,11 @@ class Progress:
         return found
 
     def _set_aside(self, is_newer: bool) -> None:
-        """Rename the file, and say so."""
+        """Rename the file, and print its new name."""
         with contextlib.suppress(FileNotFoundError):  # Another process has renamed it, and has said so.
             kept = set_aside(self.path)
             why = "was written by a newer version of labkit" if is_newer else "is damaged"
-            later = f" To go on with it, install the newer version, and rename it to {self.path.name}." if is_newer else ""
+            later = f" To continue with it, install the newer version, and rename it to {self.path.name}." if is_newer else ""
             print(
                 f"Your progress in {self.path} {why}, so labkit has renamed it to {kept.name}, and starts a new record.{later}",
                 file=sys.stderr,
@@ -163,7 +163,7 @@ class Progress:
     def _changing(self) -> Iterator[dict[str, Standing]]:
         """Yield the standings to a `with` block, which may change them.
 
-        They are written at the end of the block. A lock lets only one process at a time run such a block.
+        The standings are written at the end of the block. A lock lets only one process at a time run such a block.
         """
         if not self.is_kept:
             yield self.standings()

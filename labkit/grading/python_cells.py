@@ -20,7 +20,7 @@ from labkit.grading.shorten import shorten
 RUN_IN_THE_NOTEBOOK = ("time", "capture", "prun")
 """Cell magics whose body runs with the names of the notebook.
 
-The body of any other cell magic is in another language, or defines no names.
+The bodies of all other cell magics are in another language, or define no names.
 """
 MOST_CELL_CHARACTERS = 64_000
 """The length of a cell, in characters, up to which IPython translates its magics.

@@ -1,4 +1,4 @@
-"""Writes the notebooks of a course folder, and finds notebooks that differ from their source or that a person has edited."""
+"""Writes the notebooks of a course folder, and finds notebooks that differ from their sources or that a person has edited."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def _digests(path: Path) -> tuple[str, str]:
 def release(lab: Lab, *, force: bool = False) -> list[Path]:
     """Execute the solved notebook of a lab, write both notebooks, and return their paths.
 
-    Raises `InvalidRequest` for a notebook that a person has changed, unless `force` is set. Raises `LabkitError`, which names
-    the cell and its error, if the solved notebook does not run. In that case nothing is written.
+    Raises `InvalidRequest` for a notebook that a person has changed, unless `force` is set. If the solved notebook does not
+    run, raises `LabkitError` with a message that names the cell and its error, and writes nothing.
     """
     for path in (lab.student, lab.solved):
         if edited_by_a_person(path) and not force:
@@ -100,13 +100,13 @@ def release(lab: Lab, *, force: bool = False) -> list[Path]:
 
 
 CELL_SECONDS = 1800
-"""Seconds that a cell of a solved lab may run. On a busy machine, cells have taken more than 300 seconds."""
+"""How many seconds a cell of a solved lab may run. On a busy machine, cells have taken more than 300 seconds."""
 
 
 def execute(notebook: Any, folder: Path, name: str, timeout: int = CELL_SECONDS) -> Any:
     """Run every cell in `folder`, each for at most `timeout` seconds, and return the notebook with its outputs.
 
-    Raises `LabkitError`, which names the cell that failed.
+    Raises `LabkitError` with a message that names the cell that failed.
     """
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -124,9 +124,10 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def remove_widgets(notebook: Any) -> None:
-    """Remove the widgets from the outputs. Their kernel has ended, and JupyterLab shows an error in place of such a widget.
+    """Remove the widgets from the outputs. Their kernel has ended, so JupyterLab would show errors in their place.
 
-    A widget's HTML twin stays. A widget that has only a line of text, such as a progress bar, is removed whole.
+    HTML that is stored beside a widget stays. An output with only a widget and a line of text, such as a progress bar, is
+    removed.
     """
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:

@@ -1,4 +1,4 @@
-"""Takes one exercise back to its stub. The learner's old text is kept in labkit's home, in a file that is never overwritten."""
+"""Resets one exercise to its stub. The learner's old text is kept in labkit's home, in a file that is never overwritten."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def reset(function: Callable[..., Any] | str, notebook: str | Path | None = None
     words = [f"The stub of {exercise.function}. JupyterLab also puts it into a new cell below this one:", "", stub, ""]
     if numbers:
         kept = _keep(path, exercise, [cell for cell in cells if cell.number in numbers])
-        words.append(f"Your old text, as the file has it, is also in {kept}.")
+        words.append(f"Your old text, as it was last saved in the notebook, is also in {kept}.")
     words += [
         "No cell was changed, and your points are kept.",
         "The definition that you run last counts: delete your old cell.",
@@ -51,14 +51,14 @@ def reset(function: Callable[..., Any] | str, notebook: str | Path | None = None
 
 @dataclass(frozen=True)
 class Reset:
-    """What was changed in a notebook's file: the numbers of the cells, and the file with their old text (None if no cell)."""
+    """What was changed in a notebook's file: the numbers of the cells, and the file with their old text (None if no cells)."""
 
     cells: list[int]
     kept: Path | None
 
 
 def reset_in_file(path: Path, exercise: Exercise) -> Reset:
-    """Put the stub of an exercise into the notebook's file, in the place of the learner's function.
+    """Replace the learner's function in the notebook's file with the stub of the exercise.
 
     The old text is kept first; then the file is replaced atomically. Raises `InvalidRequest` if the file is not a notebook of
     nbformat 4, if it does not contain the stub, or if the function cannot be found in it.

@@ -68,7 +68,7 @@ def _chosen(piece: Piece) -> list[ast.stmt]:
 
 
 def _future(node: ast.stmt) -> int:
-    """The compiler flags that this statement sets for itself and for all later statements, even in other cells."""
+    """The compiler flags that this statement sets for itself and for all later statements, including those in other cells."""
     if not isinstance(node, ast.ImportFrom) or node.module != "__future__":
         return 0
     features = [getattr(__future__, name.name, None) for name in node.names]

@@ -15,14 +15,15 @@ from labkit.grading.python_cells import UNPARSABLE, parse
 from labkit.grading.submission import Submission
 
 MOST_WRAPPERS = 20
-"""The most decorators of a function that are removed to find the function itself."""
+"""At most this many decorators are removed from a function to find the function itself."""
 
 
 def same_as_run(submission: Submission, function: str, names: Mapping[str, Any]) -> dict[str, bool | None]:
-    """For a function of the kernel, and for each function of the notebook that it calls: whether the file holds its code.
+    """Find out whether the file contains the code of a function in the kernel, and of each notebook function that it calls.
 
-    The value is None for a function whose source the kernel does not know. `names` are the names of the kernel. The result is
-    empty if the function is not defined in the kernel. Comments, layout, values and classes are not compared.
+    The result maps the function names to bools, or to None if the kernel does not know the source. `names` are the names in the
+    kernel. The result is empty if the function is not defined in the kernel. Comments, layout, values and classes are not
+    compared.
     """
     written = {
         ast.unparse(part)
@@ -48,7 +49,7 @@ def _used(function: str, names: Mapping[str, Any]) -> dict[str, FunctionType]:
 
 
 def _without_decorators(value: Any) -> FunctionType | None:
-    """The function that a person wrote. A kernel of Triton stores it as `fn`, and most decorators as `__wrapped__`."""
+    """The function that a person wrote. A Triton kernel stores it as `fn`, and most decorators store it as `__wrapped__`."""
     for _ in range(MOST_WRAPPERS):
         inner = getattr(value, "__wrapped__", None)
         if inner is None and isinstance(value, FunctionType):

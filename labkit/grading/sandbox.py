@@ -1,9 +1,9 @@
-"""A sandbox for the worker that runs a learner's function: bubblewrap, with namespaces of the kernel beneath it.
+"""A sandbox for the worker that runs a learner's function. It uses bubblewrap, which is based on the kernel's namespaces.
 
-In the sandbox there is no network except the sandbox's own loopback, and no process from outside. The only files are the
-programs and libraries that the worker needs, read-only: those of the system, those of this Python, and labkit without its
-answers. Files that a learner's code writes are kept in memory of limited size, and are lost at the end. All processes of the
-sandbox end with its first process.
+In the sandbox there is no network except the sandbox's own loopback, and processes outside cannot be seen. The only files are
+the programs and libraries that the worker needs, read-only: those of the system, those of this Python, and labkit without its
+answers. Files that a learner's code writes are kept in memory of limited size, and are lost at the end. When the first process
+of the sandbox ends, all its other processes end, too.
 
 The sandbox does not protect against: a fault of the kernel itself; heavy use of processor, memory bandwidth and caches, which
 slows other programs down; and reading the programs and libraries of this machine.
@@ -56,8 +56,8 @@ class Sandbox:
     def command(self, inner: Sequence[str], readable: Iterable[Path] = (), needs: Sequence[str] = ()) -> list[str]:
         """The command that runs `inner` in a new sandbox, in an empty folder, as nobody.
 
-        `readable` are files and folders that are seen at their own paths, read-only. `needs` are those folders of `HIDDEN` that
-        are not hidden. Open file descriptors are passed on.
+        `readable` are files and folders that are visible at their own paths, read-only. `needs` are the folders of `HIDDEN`
+        that are not hidden. Open file descriptors are passed on.
         """
         # bubblewrap itself is the first process of the sandbox, and /proc/1/environ shows what it was started with. So the
         # environment is emptied before bubblewrap starts: it can contain the secret of the seeds.
@@ -83,7 +83,7 @@ def is_inside() -> bool:
 
 
 def _as_it_is(place: Path) -> list[str]:
-    """Options that show a place of the system in the sandbox, either as a link, if it is one, or as a file."""
+    """Options that make a system path visible in the sandbox: as a link if it is a link, otherwise as it is, read-only."""
     if place.is_symlink() and len(place.parts) == 2:
         return ["--symlink", os.readlink(place), str(place)]
     return ["--ro-bind", str(place), str(place)] if place.exists() else []
@@ -97,7 +97,7 @@ def _outside_of_python() -> list[str]:
 
 
 def need_sandbox() -> Sandbox:
-    """A sandbox that works on this machine. Raises `NotAvailable` if there is none, with the reason."""
+    """A sandbox that works on this machine. If there is none, raises `NotAvailable` with the reason."""
     program = shutil.which("bwrap")
     if program is None:
         raise NotAvailable(
@@ -115,7 +115,7 @@ def need_sandbox() -> Sandbox:
 
 @functools.cache
 def _problem(program: str) -> str:
-    """Why a first sandbox did not work; "" if it did."""
+    """Why a sandbox does not work on this machine; "" if it does."""
     command = Sandbox(program).command([sys.executable, "-c", "pass"])
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -1,4 +1,4 @@
-"""Shortens texts that labkit did not write. For example, the message of an exception may have megabytes."""
+"""Shortens texts that labkit did not write. For example, the message of an exception can be megabytes long."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ MOST_CHARACTERS = 300
 
 
 def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
-    """The text. If it has more than `most` characters, only its beginning and "..." are returned; `most` is at least 3."""
+    """Return the text, or its beginning and "..." if it has more than `most` characters. `most` is at least 3."""
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -62,14 +62,14 @@ def not_yet(exercise: Exercise) -> str:
 
 
 def show_solution(exercise: Exercise, course: Path | None = None) -> Solution:
-    """The solution of an exercise; before a pass, this is recorded as giving up. Raises `NotAvailable` if there is none."""
+    """Return an exercise's solution; before a pass, record that the learner gave up. Raises `NotAvailable` if there is none."""
     found = solution_of(exercise, course)
     Progress().give_up(exercise.name)
     return found
 
 
 def in_words(exercise: Exercise, found: Solution) -> str:
-    """The solution, below a line that says where it comes from and, after giving up, what this means."""
+    """The solution, between a line that says where it comes from and a line that says what happens to the points."""
     given_up = Progress().standings()[exercise.name].given_up
     end = "It is recorded that you gave up: this exercise earns no new points." if given_up else "Your points are kept."
     return f"The solution of exercise {exercise.number}, from {found.path}:\n\n{found.text}\n\nNo cell was changed. {end}"

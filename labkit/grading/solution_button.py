@@ -1,4 +1,4 @@
-"""The part of the progress panel that shows a solution: one button after a pass, and a second one for giving up."""
+"""The part of the progress panel that shows a solution: a button to use after a pass, and a second button for giving up."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ WHOLE = {"width": "auto", "flex": "0 0 auto"}
 
 
 def solution_buttons(chooser: Any, chosen: Callable[[], Exercise], said: Any, changed: Callable[[], object]) -> Any:
-    """A box with the buttons. The second button is there only after the first was pressed for an exercise that has not passed.
+    """A box with both buttons. The second appears only after the first was pressed for an exercise that has not passed.
 
-    chooser: the menu of the exercises; chosen: returns its exercise. said: the widget that shows the solution or a message.
-    changed: called after something was recorded.
+    chooser: the menu of the exercises. chosen: returns the exercise selected in the menu. said: the widget that shows the
+    solution or a message. changed: called after something was recorded.
     """
     import ipywidgets
 

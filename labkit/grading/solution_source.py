@@ -16,7 +16,7 @@ from labkit.grading.stub_text import defining_cells
 
 @dataclass(frozen=True)
 class Solution:
-    """The text of the solved cell, and the file that it comes from."""
+    """The text of the solved cell, and the file from which it was read."""
 
     text: str
     path: Path
@@ -45,7 +45,7 @@ def solution_of(exercise: Exercise, course: Path | None = None) -> Solution:
 
 
 def _course_folders() -> Iterator[Path]:
-    """The folders that may be the course's folder, each once."""
+    """The folders that could be the course's folder, each once."""
     notebook = os.environ.get("JPY_SESSION_NAME")
     own = [Path(notebook).parent, Path(notebook).parent.parent] if notebook else []
     yield from dict.fromkeys([Path(labkit.__file__).parents[1], *own, Path.cwd(), Path.cwd().parent])

@@ -1,4 +1,4 @@
-"""`solved("my_function")`: returns a learner's function, for a cell that can also use labkit's own function."""
+"""`solved("my_function")`: returns a learner's function for a cell that otherwise uses labkit's own function."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from labkit.grading.verdict import NOT_ATTEMPTED, PASSED
 
 
 def solved(name: str) -> Callable[..., Any] | None:
-    """The function with this name in the notebook if it passes its exercise now. Otherwise None, and a sentence says why.
+    """Return the notebook's function with this name if it passes its exercise now. Otherwise print why not, and return None.
 
-    A cell of the core path calls this for the function of an extra. Raises `InvalidRequest` if no exercise asks for it.
+    A cell of the core path calls this for the function of an extra. Raises `InvalidRequest` if no exercise asks for `name`.
     """
     exercise = find(name)
     what = f"{exercise.function} (exercise {exercise.number}, {exercise.track})"

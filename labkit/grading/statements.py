@@ -14,9 +14,8 @@ from labkit.grading.scopes import Scope, cannot_fail, scope_of
 class Statement:
     """A statement: its cell, its position in the cell (from 0), its syntax tree, and the effects that its source text shows.
 
-    `replaces` are the names whose earlier values are no longer needed after the statement. A statement can
-    define functions: `inner` contains the changes that these functions make when they are called, and `parameters` contains
-    their parameters.
+    `replaces` are the names whose earlier values are no longer needed after the statement. If the statement defines functions,
+    `inner` contains the changes that these functions make when they are called, and `parameters` contains their parameters.
     """
 
     cell: int

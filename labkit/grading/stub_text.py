@@ -1,4 +1,4 @@
-"""Puts the stub of an exercise in the place of a learner's answer. Everything else in the notebook stays as it is."""
+"""Replaces a learner's answer with the stub of the exercise. Everything else in the notebook stays as it is."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def with_stub(cells: Sequence[FileCell], stub: str, function: str) -> dict[int, 
 
 
 def defining_cells(cells: Sequence[FileCell], function: str) -> list[int]:
-    """The numbers of the code cells that define the function at their top level, also of those with a syntax error."""
+    """The numbers of the code cells that define the function at their top level, including cells with a syntax error."""
     found = []
     for cell in cells:
         names = _definitions(cell.text) if cell.is_code else {}

@@ -31,8 +31,8 @@ AGAIN = "Run the cells of these functions, save the notebook (Ctrl+S), then run 
 
 
 def submit(notebook: str | Path | None = None) -> None:
-    """Check that the notebook's file is saved and holds the code that was run; then write a copy of the file and a receipt, and
-    print their paths.
+    """Check that the notebook's file is saved and contains the code that was run; then write a copy of the file and a receipt,
+    and print their paths.
 
     Both go into a new folder in `submitted/`, beside the notebook. No older folder is changed. The receipt contains the SHA-256
     of the copy, the time, the version of labkit, and the verdicts and points (in all, and on the core path) of the checks that
@@ -58,7 +58,7 @@ def submit(notebook: str | Path | None = None) -> None:
     ]
     differing = sorted({name for answer in answers for name, is_same in answer.compared.items() if is_same is False})
     if differing:
-        print(f"Nothing was written: the file {path.name} does not hold the code that you ran: {', '.join(differing)}. {AGAIN}")
+        print(f"Nothing was written: the file {path.name} does not have the code that you ran: {', '.join(differing)}. {AGAIN}")
         return
     folder = _write(path, content, answers)
     print("\n".join(_words(path, folder, answers)))
@@ -136,7 +136,7 @@ def _words(path: Path, folder: Path, answers: Sequence[_Answer]) -> list[str]:
     fewer = [answer for answer in answers if answer.standing.points > answer.standing.earned]
     lines += [f"{answer.exercise.function}: {answer.standing.remark}" for answer in fewer]
     if gone:
-        lines.append(f"Passed before, but the file holds no answer now: {', '.join(gone)}. Is the notebook saved?")
+        lines.append(f"Passed before, but the file has no answer now: {', '.join(gone)}. Is the notebook saved?")
     if unknown:
         lines.append(
             f"Not compared with the file, because this kernel has not run their code: {', '.join(unknown)}. "

@@ -68,7 +68,7 @@ def colour(verdict: str, kept: int = 0) -> str:
 
 
 def sign(verdict: str) -> str:
-    """The character that stands before a verdict, so that no reader needs the colour."""
+    """The character that is shown before a verdict, so that no reader needs the colour."""
     return _SIGNS[verdict]
 
 

@@ -1,4 +1,4 @@
-"""Checks a notebook again after it was saved. Only functions whose code has changed are checked."""
+"""Checks a notebook again each time it is saved. Only functions whose code has changed are checked."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from labkit.grading.verdict import INCONCLUSIVE, Verdict
 from labkit.grading.workers import Workers
 
 Stamp = tuple[int, int, int]
-"""The time of the last change of a file in ns, its size in bytes, and its number on the disk."""
+"""The time of a file's last change in ns, its size in bytes, and its inode number."""
 
 
 class WatchedNotebook:
-    """A notebook file, and the newest verdict on each of its exercises (`verdicts`, by the name of the exercise)."""
+    """A notebook file, and the newest verdict on each of its exercises (in `verdicts`, by exercise name)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Runs an untrusted function of a learner, in a process of its own.
+"""Runs an untrusted function of a learner in a separate process.
 
 The worker reads a JSON job, limits its own resources and runs the statements of the notebook that the function needs. Then it
 calls the function with the cases of the exercise, and writes the outcomes as one frame of JSON and safetensors to a pipe. The

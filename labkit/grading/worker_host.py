@@ -1,12 +1,12 @@
 """The process from which workers are forked: `python -m labkit.grading.worker_host CONTROL`.
 
-It has imported what a worker needs, so a new worker starts at once. It runs no code of a learner. CONTROL is the descriptor of
-a socket. A message there is the path of a job and the path of a folder, and the descriptor of a pipe for the answers comes with
-it. When the worker has ended, the host sends its exit status back.
+It has already imported what a worker needs, so a new worker starts at once. It never runs a learner's code. CONTROL is the
+descriptor of a socket. Each message on the socket is the path of a job and the path of a folder, and carries the descriptor of
+a pipe for the answers. When the worker has ended, the host sends back the worker's exit status.
 
 A worker cannot read or change the memory of the host. If it could, it would gain nothing: the host has no answers, and serves
-no other learner. On systems other than Linux, some libraries cannot be used after a fork. There the host itself does its first
-job, and ends.
+no other learner. On systems other than Linux, some libraries cannot be used after a fork. On these systems, the host itself
+does its first job, and then ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import socket
 import sys
 from pathlib import Path
 
-# Kernels are graded by their values. With the interpreter, the grade is the same on every machine.
+# Kernels are graded by the values that they compute. With the interpreter, the grade is the same on every machine.
 os.environ["TRITON_INTERPRET"] = "1"
 
 from labkit.exercises.registry import all_exercises
@@ -58,7 +58,7 @@ def main(control: socket.socket) -> None:
 
 
 def _protect_memory(is_protected: bool) -> None:
-    """Let no other process of this user look into this process, or let it again."""
+    """Keep other processes of this user from reading this process's memory, or allow it again."""
     if CAN_FORK:
         ctypes.CDLL(None).prctl(SET_DUMPABLE, int(not is_protected), 0, 0, 0)
 
@@ -85,7 +85,7 @@ def _work(job: Path, folder: Path, out: int) -> None:
 
 def _status_of(pid: int) -> int:
     """Wait for the end of a child, kill the other processes of its session, and return its exit status."""
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # While the child is not collected, its number stays its own.
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # Until the child is reaped, its number is not reused.
     with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
@@ -96,7 +96,7 @@ def _status_of(pid: int) -> int:
 
 
 def _clear_scratch() -> None:
-    """Remove the files that the previous worker has written in the sandbox."""
+    """Remove the files that the previous worker wrote in the sandbox."""
     if not is_inside():
         return
     for folder in SCRATCH:

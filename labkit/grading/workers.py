@@ -1,9 +1,9 @@
-"""Runs the functions of one notebook, each in a process of its own, reads their answers, and ends all processes that they
+"""Runs the functions of one notebook, each in a separate process, reads their answers, and ends all processes that they
 started.
 
-Importing torch takes seconds. So one process imports it, the host (`labkit.grading.worker_host`), and a worker for each
-function is forked from the host. If there is a sandbox, it holds the host and its workers. A message to the host asks for a
-worker, and each worker writes its answers to a pipe of its own.
+Importing torch takes seconds, so only one process imports it: the host (`labkit.grading.worker_host`). A worker for each
+function is forked from the host. If there is a sandbox, the host and its workers run in it. A message to the host asks for a
+worker, and each worker writes its answers to a separate pipe.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from labkit.measure.memory import processes, resident_bytes
 from labkit.time_limits import limit_passed
 
 MOST_BYTES = 64 * 2**20
-"""The most bytes that are read from a learner's process."""
+"""At most this many bytes are read from a learner's process."""
 MOST_PROCESSES, MOST_MEMORY_BYTES = 300, 12 * 2**30
-"""Limits on the number of a learner's processes, and on their resident memory together in bytes.
+"""Limits on the number of a learner's processes, and on their total resident memory in bytes.
 
-At a higher value, all of them are ended. The host counts too.
+If a limit is exceeded, all these processes are ended. The host counts, too.
 """
 HOST_SECONDS = 300.0
 """The time limit for starting the host, which imports torch."""
@@ -53,7 +53,7 @@ class End:
 class Workers:
     """The workers for a notebook in `folder`, which they can read.
 
-    Use it as a context manager. At its end, all processes are ended.
+    Use this class as a context manager. When the context ends, all processes are ended.
 
     Without a `sandbox`, the functions run as the current user.
     """
@@ -81,7 +81,7 @@ class Workers:
     def run(self, job: Path, folder: Path, seconds: float, needs: Sequence[str] = ()) -> End:
         """Run the job in this file, in a worker whose current folder is `folder` unless it is in a sandbox.
 
-        When the worker ends, everything that it has started is ended. `needs` are those folders of `sandbox.HIDDEN` that the
+        When the worker ends, everything that it has started is ended. `needs` are the folders of `sandbox.HIDDEN` that the
         worker can see. If a function needs other folders than the previous one, it gets a new sandbox.
         """
         if self._host and self._host.needs != tuple(needs):
@@ -105,7 +105,7 @@ class Workers:
 
 
 class _Host:
-    """The process from which workers are forked, and the processes around it that make its sandbox."""
+    """The process from which workers are forked, and the processes that make the sandbox around it."""
 
     def __init__(self, command: list[str], needs: tuple[str, ...]) -> None:
         self.needs = needs
@@ -237,7 +237,7 @@ def _kill_groups(members: Iterable[psutil.Process]) -> None:
 
 
 def kill_with_descendants(pid: int) -> None:
-    """Kill a process that was not waited for yet, and its descendants, also those that have left its session."""
+    """Kill a process that was not waited for yet, and its descendants, including those that have left its session."""
     with contextlib.suppress(psutil.Error):
         for process in processes(pid):
             with contextlib.suppress(psutil.Error):
@@ -270,7 +270,7 @@ class _Reader(threading.Thread):
 
     @property
     def is_too_much(self) -> bool:
-        """Whether more was written than may be read."""
+        """Whether more bytes were written than are allowed."""
         return len(self.found) > MOST_BYTES
 
     def run(self) -> None:

@@ -20,8 +20,8 @@ class Compiled:
     """The result of `torch.compile` for a decode step.
 
     graphs: how many graphs torch traced. breaks: how many times a graph ended early. operations: how many operations the graphs
-    have. kernels: how many kernels inductor generated, without calls of library products. compile_seconds: the time of the
-    first step minus the time of the second step.
+    have. kernels: how many kernels inductor generated, not counting calls of matrix multiplications in libraries.
+    compile_seconds: the time of the first step minus the time of the second step.
     """
 
     graphs: int
@@ -42,7 +42,7 @@ def plain_model(checkpoint: Checkpoint, precision: str, device: torch.device) ->
 
 
 def compiled_step(model: PlainGPTJ) -> Any:
-    """The model under `torch.compile`, with dynamic sizes, because the cache grows by a token at each step."""
+    """The model compiled by `torch.compile` with dynamic sizes, because the cache grows by a token at each step."""
     compiled: Any = torch.compile(model, dynamic=True)
     return compiled
 

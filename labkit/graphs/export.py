@@ -46,7 +46,7 @@ def export(
     seed: int = 0,
     progress: Progress = _quiet,
 ) -> ExportedModel:
-    """Write a GPT-J (a name, a path or a checkpoint) to the new folder `target` as `parts` graphs in ONNX, one after the other.
+    """Write a GPT-J (a name, a path or a checkpoint) to the new folder `target` as a chain of `parts` ONNX graphs.
 
     Each part is a folder with `model.onnx` and its weights in `model.onnx.data`. The tokenizer's files are copied. The layers
     are divided into parts in the same way as into pipeline stages (`labkit.model.part`). precision: fp32 or fp16. The graph is

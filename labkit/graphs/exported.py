@@ -1,4 +1,4 @@
-"""Opens an export and checks that all parts exist, belong to one model, and fit to each other."""
+"""Opens an export and checks that all parts exist, belong to one model, and fit together."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ExportedPart:
 
     @property
     def byte_count(self) -> int:
-        """The bytes of the graph and its weights."""
+        """The size of the graph and its weights, in bytes."""
         return self.path.stat().st_size + self.weights.stat().st_size
 
 
@@ -49,15 +49,15 @@ class ExportedModel:
 
     @property
     def byte_count(self) -> int:
-        """The bytes of all parts."""
+        """The size of all parts, in bytes."""
         return sum(part.byte_count for part in self.parts)
 
 
 def open_export(folder: str | Path) -> ExportedModel:
     """Open the folder of an export, and check that each graph has the tensors of its part. Reads no weights.
 
-    Raises `InvalidRequest` if the folder is not an export, and `CheckpointError` if a part is missing or cut off, belongs to
-    another model, or does not fit to its neighbour. The message names the file.
+    Raises `InvalidRequest` if the folder is not an export, and `CheckpointError` if a part is missing or truncated, belongs to
+    another model, or does not fit its neighbour. The message names the file.
     """
     path = Path(folder).expanduser()
     if not (path / MANIFEST).is_file():
@@ -85,7 +85,7 @@ def open_export(folder: str | Path) -> ExportedModel:
 
 
 def read_graph(path: Path) -> Any:
-    """The `onnx.ModelProto` of a file, without its weights.
+    """Read the `onnx.ModelProto` in a file, without its weights.
 
     Raises `CheckpointError` if the file is missing or is not ONNX, and `NotAvailable` if the package onnx is missing.
     """
@@ -95,9 +95,9 @@ def read_graph(path: Path) -> Any:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf raises its own exception classes
-        raise CheckpointError(f"{path} is not a graph in ONNX ({type(error).__name__}); {_HOW}") from error
+        raise CheckpointError(f"{path} is not an ONNX graph ({type(error).__name__}); {_HOW}") from error
     if not model.graph.node:
-        raise CheckpointError(f"{path} is not a graph in ONNX: it has no operation; {_HOW}")
+        raise CheckpointError(f"{path} is not an ONNX graph: it has no operation; {_HOW}")
     return model
 
 
@@ -149,7 +149,7 @@ def _check_tensors(path: Path, what: str, kind: str, found: dict[str, GraphTenso
 
 
 def _check_weights(part: ExportedPart, model: Any) -> None:
-    """Raise `CheckpointError` if the file of weights is missing or shorter than the graph needs."""
+    """Raise `CheckpointError` if the weights file is missing or shorter than the graph needs."""
     end = 0
     for tensor in model.graph.initializer:
         place = {entry.key: entry.value for entry in tensor.external_data}

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Fusion:
-    """Nodes that were fused into one. kind: the new operator. replaced: the old operators, in order. count: how often."""
+    """A kind of fusion. kind: the new operator. replaced: the old operators, in order. count: how often it occurs."""
 
     kind: str
     replaced: tuple[str, ...]
@@ -43,7 +43,7 @@ def fusions(before: Any, after: Any) -> list[Fusion]:
 
 
 def _between(node: Any, producers: dict[str, Any], kept: set[str], weights: set[str]) -> list[Any]:
-    """The nodes of the old graph that compute a new node's outputs from tensors that both graphs have."""
+    """The nodes of the old graph that compute the outputs of a new node from tensors that exist in both graphs."""
     inside: dict[int, Any] = {}
     waiting = [name for name in node.output if name in producers]
     while waiting:

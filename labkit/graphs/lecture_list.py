@@ -9,7 +9,7 @@ from labkit.graphs.levels import LevelFound
 
 @dataclass(frozen=True)
 class ListItem:
-    """A point of the list. done: how many places the compiler changed. places: how many it could change. into: the new
+    """An item of the list. done: how many places the compiler changed. places: how many it could have changed. into: the new
     operators.
     """
 
@@ -20,7 +20,7 @@ class ListItem:
 
 
 def lecture_list(before: LevelFound, after: LevelFound) -> list[ListItem]:
-    """The points of the lecture, from an exported graph (level none) and an optimised graph of the same model.
+    """The items of the lecture's list, from an exported graph (level none) and an optimised graph of the same model.
 
     The places are counted in the exported graph. A layer norm has two reductions, and a block has one softmax and one tanh. For
     transpositions, `done` counts those that were removed.

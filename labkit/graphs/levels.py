@@ -55,7 +55,7 @@ class LevelFound:
 
     @property
     def nodes(self) -> int:
-        """The number of nodes."""
+        """The number of nodes in the optimised graph."""
         return sum(self.operators.values())
 
 
@@ -129,7 +129,7 @@ def _example(part: ExportedPart, batch: int, tokens: int = 1) -> Any:
 
 
 def _last_step(events: list[dict[str, Any]]) -> StepWork:
-    """The kernels of the last run in a profile."""
+    """The work of the last run in a profile."""
     runs = [event for event in events if event.get("name") == "model_run"]
     begin = max(int(run["ts"]) for run in runs)
     kernels = [

@@ -10,7 +10,7 @@ from labkit.extras import what_is_missing
 
 
 def graph_package(name: str) -> Any:
-    """The module `name` (onnx, onnx_ir, onnxscript, onnxruntime, or a module in them).
+    """Import and return the module `name` (onnx, onnx_ir, onnxscript, onnxruntime, or a module in them).
 
     Raises `NotAvailable`, which names the extra, if the package is not installed.
     """

@@ -24,8 +24,8 @@ GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 class PlainGPTJ(nn.Module):
     """A part of a GPT-J. Its weights have Hugging Face's names. Each matrix is stored as `[inputs, outputs]`.
 
-    A matrix `[outputs, inputs]` would need a transposition in the graph, and a runtime would replace it by a second copy of the
-    matrix. With `device` "meta", the weights have no values. Layers are numbered as in the whole model.
+    A matrix stored as `[outputs, inputs]` would need a transpose node in the graph, and a runtime would replace that node by a
+    second copy of the matrix. With `device` "meta", the weights have no values. Layers are numbered as in the whole model.
     """
 
     def __init__(self, config: GPTJConfig, part: Part = WHOLE, *, dtype: torch.dtype, device: torch.device | str) -> None:
@@ -36,10 +36,10 @@ class PlainGPTJ(nn.Module):
             _put(self, name, torch.empty(shape, dtype=kind, device=device))
 
     def forward(self, entered: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
-        """Run new tokens `[batch, tokens]` (int64), or their hidden state, after the cached tokens.
+        """Run the part on new tokens `[batch, tokens]` (int64), or on their hidden state.
 
-        All sequences of a batch have the same length. `past` and the returned shapes are described in `part_tensors`. The
-        positions of the new tokens begin after the cached tokens.
+        The new tokens follow the cached tokens, so their positions begin after those of the cached tokens. All sequences of a
+        batch have the same length. The docstring of `part_tensors` describes `past` and the shapes that are returned.
         """
         seen, new = past[0].shape[2], entered.shape[1]
         positions = torch.arange(seen, seen + new, dtype=torch.int64, device=entered.device)
@@ -58,7 +58,7 @@ class PlainGPTJ(nn.Module):
         return hidden, *present
 
     def empty_past(self, batch: int) -> list[Tensor]:
-        """The cache before the first token."""
+        """Return the empty cache of `batch` sequences, as it is before their first token."""
         shape = (batch, self.config.num_heads, 0, self.config.head_dim)
         like = next(self.buffers())
         dtype = self._of(f"transformer.h.{self.part.layers(self.config.num_layers)[0]}.ln_1.weight").dtype
@@ -90,7 +90,7 @@ class PlainGPTJ(nn.Module):
         return split.transpose(1, 2)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        """Layer normalization (Ba et al. 2016), written as single reductions and powers."""
+        """Layer normalization (Ba et al. 2016), written with separate reductions and powers."""
         centred = x - x.mean(-1, keepdim=True)
         variance = centred.pow(2).mean(-1, keepdim=True)
         normed = centred / torch.sqrt(variance + self.config.layer_norm_epsilon)
@@ -98,7 +98,7 @@ class PlainGPTJ(nn.Module):
 
 
 def weight_shapes(config: GPTJConfig, part: Part) -> dict[str, tuple[int, ...]]:
-    """The weights and tables of a part, with their shapes in the graph: matrices `[inputs, outputs]`."""
+    """Return the shape in the graph of each weight and table of a part, by name. Matrices are `[inputs, outputs]`."""
     held = part.layers(config.num_layers)
     kept: dict[str, tuple[int, ...]] = {}
     for name, shape in expected_shapes(config).items():
@@ -131,7 +131,7 @@ def weight_reader(
 
 
 def load_weights(model: PlainGPTJ, weight: Callable[[str], Tensor]) -> None:
-    """Fill a model with the tensors of `weight_reader`, one at a time."""
+    """Fill a model with the tensors that `weight` returns, one at a time. `weight_reader` makes such a function."""
     for name, buffer in model.named_buffers():
         buffer.copy_(weight(name))
 
@@ -147,8 +147,9 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _rotated(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021): rotates neighbouring pairs of the first values of `x` `[batch, heads, tokens,
-    head_dim]`.
+    """Apply rotary position embeddings (Su et al. 2021) to `x` `[batch, heads, tokens, head_dim]`.
+
+    Neighbouring pairs of the first values of each head are rotated.
     """
     rotary_dim = 2 * sin.shape[-1]
     even, odd, kept = x[..., 0:rotary_dim:2], x[..., 1:rotary_dim:2], x[..., rotary_dim:]

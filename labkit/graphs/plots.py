@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def levels_plot(levels: Sequence[LevelFound], caption: str = "") -> Figure:
-    """Two rows of bars: for each level, the kernels of a decode step, and the megabytes that these kernels read and write.
+    """Two bar charts: for each level, the kernels of a decode step, and the megabytes that these kernels read and write.
 
-    The bytes are divided into weights, which no fusion can save, and all others. Both numbers are at the end of a bar.
+    Each bar of megabytes is divided into weights, which no fusion can save, and everything else. Both numbers are printed at
+    the end of the bar.
     """
     figure = plots.new_figure("A decode step at each optimisation level of ONNX Runtime", caption, height=4.4)
     kernels, moved = figure.subplots(1, 2)

@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 
 class GraphPart:
-    """A part in a session of ONNX Runtime. The cache stays on the session's device and is never copied to Python."""
+    """One part of an export, open in an ONNX Runtime session. Its cache stays on the device and is never copied to Python."""
 
     def __init__(self, session: Any, tensors: PartTensors, provider: str = "cpu") -> None:
         self._ort = graph_package("onnxruntime")
@@ -26,14 +26,14 @@ class GraphPart:
         self._device = "cpu" if provider == "cpu" else "cuda"
 
     def empty_past(self, batch: int) -> list[Any]:
-        """The cache of `batch` sequences before their first token."""
+        """Return the empty cache of `batch` sequences, as it is before their first token."""
         sizes = {"batch": batch, "past": 0}
         return [self._value(np.empty(_filled(tensor, sizes), tensor.dtype)) for tensor in self.tensors.past]
 
     def run(self, entered: Array | Any, past: list[Any]) -> tuple[Any, list[Any]]:
-        """Run one pass. Takes and returns `OrtValue`s; `entered` may be an array.
+        """Run one pass. Returns the part's main output and the new cache.
 
-        Returns the part's main output and the new cache.
+        All tensors are given and returned as `OrtValue`s, except that `entered` can also be an array.
         """
         binding = self.session.io_binding()
         first = entered if isinstance(entered, self._ort.OrtValue) else self._value(entered)
@@ -50,7 +50,7 @@ class GraphPart:
 
 
 class GraphModel:
-    """A whole export in ONNX Runtime. It holds the cache of one batch at a time."""
+    """Runs a whole export in ONNX Runtime. It holds the cache of one batch at a time."""
 
     def __init__(self, exported: ExportedModel, settings: SessionSettings | None = None) -> None:
         chosen = settings or SessionSettings()
@@ -86,7 +86,7 @@ class GraphModel:
         return np.stack(made, 1).astype(np.int64)
 
     def logits(self, token_ids: Sequence[int]) -> Array:
-        """Logits after every token of one text, `[tokens, vocab_size]`. The tokens run one at a time, as in generation."""
+        """Return the logits after every token of a text, `[tokens, vocab_size]`. Tokens run one at a time, as in generation."""
         rows = np.asarray(token_ids, np.int64)[:, None, None]
         return np.concatenate([self.prefill(rows[0]), *(self.step(row) for row in rows[1:])])
 

@@ -15,7 +15,7 @@ LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-"""The optimisation levels, the weakest first, with ONNX Runtime's names for them.
+"""The optimisation levels, weakest first, with ONNX Runtime's names for them.
 
 none: the graph is not changed. basic: constants are folded and redundant nodes are removed; the graph still uses only ONNX's
 own operators. extended: nodes are also fused into operators of ONNX Runtime. all: the layout of tensors is also changed for the
@@ -31,7 +31,7 @@ PROVIDERS = {
 
 
 REASON = 240
-"""How many characters of ONNX Runtime's message are shown, from its end; the beginning is only a C++ signature."""
+"""Only this many characters from the end of ONNX Runtime's message are shown, because it begins with a C++ signature."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class SessionSettings:
 
     level: a key of `LEVELS`. threads: threads of one operation; all cores if None. provider: a key of `PROVIDERS`; "tensorrt"
     runs the nodes that TensorRT supports in TensorRT, and the others with CUDA. optimised: a file to which the optimised graph
-    is written, too. profile: the beginning of the name of a file that will list every kernel. A profiled session does not pack
-    weights, because the profiler does not see packed weights.
+    is also written. profile: the beginning of the name of the file in which the profiler lists every kernel. A profiled session
+    does not pack weights, because the profiler does not see packed weights.
     """
 
     level: str = "all"
@@ -52,9 +52,9 @@ class SessionSettings:
 
 
 def missing_provider(provider: str) -> str:
-    """Why a provider cannot be used here, as a sentence that begins with "not measured here".
+    """Return a sentence that says why a provider cannot be used here, or "" if the provider can be used.
 
-    The text is "" if the provider can be used. Raises `InvalidRequest` for an unknown provider.
+    The sentence begins with "not measured here". Raises `InvalidRequest` for an unknown provider.
     """
     if provider not in PROVIDERS:
         raise InvalidRequest(f"provider is {provider!r}; {', '.join(PROVIDERS)} are accepted")
@@ -68,10 +68,10 @@ def missing_provider(provider: str) -> str:
 
 
 def open_session(path: Path, settings: SessionSettings | None = None) -> Any:
-    """An `onnxruntime.InferenceSession` for a graph. ONNX Runtime maps or reads the weights itself.
+    """Open an `onnxruntime.InferenceSession` for a graph. ONNX Runtime maps or reads the weights itself.
 
     Raises `InvalidRequest` for an unknown level, `NotAvailable` for a missing package or provider, and `CheckpointError` if the
-    file is missing, is not ONNX, or cannot be loaded; the message has ONNX Runtime's reason.
+    file is missing, is not ONNX, or cannot be loaded; the message contains ONNX Runtime's reason.
     """
     chosen = settings or SessionSettings()
     if chosen.level not in LEVELS:

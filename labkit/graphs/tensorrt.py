@@ -49,7 +49,7 @@ class PlanSettings:
             low, usual, high = getattr(self, name)
             if not least <= low <= usual <= high:
                 raise InvalidRequest(
-                    f"{name} is {(low, usual, high)}; give the smallest, usual and largest size, from {least} on"
+                    f"{name} is {(low, usual, high)}; give the smallest, usual and largest size, each at least {least}"
                 )
 
 
@@ -81,7 +81,7 @@ def build_plan(
     explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)  # the only mode since TensorRT 10
     network = builder.create_network(0 if explicit is None else 1 << int(explicit))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(part.path)):  # unlike `parse`, this call finds the file of weights beside the graph
+    if not parser.parse_from_file(str(part.path)):  # unlike `parse`, this call finds the weights file beside the graph
         reasons = "; ".join(str(parser.get_error(number)) for number in range(parser.num_errors))
         raise CheckpointError(f"{part.path}: TensorRT {trt.__version__} cannot parse this graph ({reasons:.300})")
     config = builder.create_builder_config()
@@ -102,7 +102,8 @@ def build_plan(
 class TensorRTPart:
     """A plan that is loaded on this machine's GPU. Inputs and outputs are torch tensors on the GPU.
 
-    Raises `NotAvailable` without TensorRT or a GPU, and `CheckpointError` for a plan of another GPU or version.
+    Raises `NotAvailable` without TensorRT or a GPU, and `CheckpointError` if the plan was built for another GPU or by another
+    version of TensorRT.
     """
 
     def __init__(self, plan: Path) -> None:
@@ -121,8 +122,9 @@ class TensorRTPart:
         self.outputs = [name for name in names if not is_input[name]]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the plan once and wait for the result. Raises `InvalidRequest` for a missing input, and for a size outside the
-        profile.
+        """Run the plan once and wait for the result.
+
+        Raises `InvalidRequest` if an input is missing, or if its shape is outside the sizes that the plan was built for.
         """
         outputs = self._bind(inputs)
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -205,7 +207,7 @@ def _set_precisions(
 
 
 def _calibrator(trt: Any, calibration: Sequence[Mapping[str, Tensor]]) -> Any:
-    """TensorRT's entropy calibrator over the given inputs."""
+    """Make TensorRT's entropy calibrator for the given inputs."""
 
     class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]
         """Passes the inputs to TensorRT, one after another.
@@ -223,7 +225,7 @@ def _calibrator(trt: Any, calibration: Sequence[Mapping[str, Tensor]]) -> Any:
             return int(next(iter(calibration[0].values())).shape[0])
 
         def get_batch(self, names: Sequence[str]) -> list[int] | None:
-            """The addresses of the next inputs; None after the last inputs."""
+            """Return the addresses of the next inputs, or None after the last inputs."""
             given = next(self._left, None)
             if given is None:
                 return None
@@ -231,10 +233,10 @@ def _calibrator(trt: Any, calibration: Sequence[Mapping[str, Tensor]]) -> Any:
             return [tensor.data_ptr() for tensor in self._held]
 
         def read_calibration_cache(self) -> None:
-            """Nothing is kept from an earlier calibration."""
+            """Return None, because no earlier calibration was saved."""
 
         def write_calibration_cache(self, cache: Any) -> None:
-            """Nothing is kept for a later calibration."""
+            """Do nothing, because the calibration is not saved."""
 
     return Calibrator()
 

@@ -1,4 +1,4 @@
-"""The names, dtypes and shapes of the inputs and outputs of each exported part. Depends on neither torch nor ONNX."""
+"""The names, dtypes and shapes of the inputs and outputs of each exported part. This module needs neither torch nor ONNX."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GraphTensor:
 
 @dataclass(frozen=True)
 class PartTensors:
-    """All inputs and outputs of a part, in the order of the graph."""
+    """All inputs and outputs of a part, in the order in which the graph lists them."""
 
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
@@ -61,7 +61,7 @@ def part_tensors(config: GPTJConfig, precision: str, stage: int, stages: int, la
     hidden_size]`: attention and MLP of a GPT-J block read the same input and are added to the same residual, so a block passes
     nothing else to the next block. The last part returns `logits` `[batch, vocab_size]` after the last token. Each part also
     takes `past_key_values.N.key` and `.value` `[batch, num_heads, past, head_dim]` of its layers. It returns `present.N.key`
-    and `.value`, which also contain the new tokens. The names of the cache are those of Hugging Face's exporter.
+    and `.value`, which also contain the new tokens. These cache tensors are named as by Hugging Face's exporter.
     """
     real = FLOATS[precision]
     hidden: tuple[Size, ...] = ("batch", "tokens", config.hidden_size)

@@ -1,4 +1,4 @@
-"""Compares an export in ONNX Runtime with labkit's engine: logits, and the tokens of greedy generation."""
+"""Compares the logits and the greedily generated tokens of an export in ONNX Runtime with those of labkit's engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labkit.graphs.runner import GraphModel
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}
 """The largest accepted relative error of an export's logits, compared with the engine in fp32."""
 PROMPTS = (1, 5, 19)
-"""The lengths of the compared prompts. A prompt of several tokens also runs in two pieces; the second piece uses the cache."""
+"""The lengths of the prompts. A prompt of several tokens is also run in two pieces; the second piece uses the cache."""
 NEW_TOKENS = 12
 
 
@@ -39,7 +39,8 @@ class Verified:
 def verify(exported: ExportedModel, source: str | Path, *, seed: int = 0) -> Verified:
     """Run the export and the engine in fp32 on random prompts. Both models are in memory at the same time.
 
-    Raises `CheckpointError` if the logits differ by more than `TOLERANCE`, or if an fp32 export generates other tokens.
+    Raises `CheckpointError` if the logits differ by more than `TOLERANCE`, or if an fp32 export and the engine generate
+    different tokens.
     """
     with load(str(source), dtype="fp32", device="cpu", seed=seed) as engine:
         found = compare_with_engine(GraphModel(exported), engine, seed=seed)
@@ -53,7 +54,9 @@ def verify(exported: ExportedModel, source: str | Path, *, seed: int = 0) -> Ver
 
 
 def graph_quality(model: GraphModel, engine: Engine, text: str, *, window: int = 64, seed: int = 0) -> Quality:
-    """How well a graph predicts a text, and how far its predictions are from the engine's. Both use the engine's tokenizer.
+    """Measure how well a graph predicts a text, and how far its predictions are from the engine's.
+
+    Graph and engine both use the engine's tokenizer.
 
     Raises `InvalidRequest` if the engine has no tokenizer, or if the text is too short.
     """
@@ -66,7 +69,7 @@ def graph_quality(model: GraphModel, engine: Engine, text: str, *, window: int =
 
 
 def compare_with_engine(model: GraphModel, engine: Engine, *, seed: int = 0) -> Verified:
-    """Compare logits and greedy tokens on random prompts of several lengths, whole and in pieces."""
+    """Compare logits and greedy tokens on random prompts of several lengths, run whole and in two pieces."""
     config = model.config
     generator = torch.Generator().manual_seed(seed)
     worst, positions, same = 0.0, 0, True

@@ -1,4 +1,4 @@
-"""All names that the notebook of a lab imports. They are defined in other packages.
+"""The names that the notebooks of all labs can import from one place. They are defined in other packages.
 
 Every lab begins with `from labkit.lab import check, hint, passed, predicted, progress_panel`. A lab with kernels also imports
 `kernel_device`, `tl` and `triton`. Triton itself is imported only when `tl` or `triton` is used. The other names that the cells

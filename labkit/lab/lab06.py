@@ -1,4 +1,4 @@
-"""Names that only lab 06 imports: models in memory and on disk, trainings, measurements, and drawings."""
+"""Names that only lab 06 imports: models in memory and on disk, training runs, measurements, and drawings."""
 
 from labkit.exercises.lab05 import tensors, tradeoff
 from labkit.exercises.lab06 import everything, models, quality, speculation, training, zeros

@@ -1,4 +1,4 @@
-"""Names that only lab 07 imports: graphs of gptj-tiny, compilers side by side, parts on a server, figures and drawings."""
+"""Names that only lab 07 imports: graphs of gptj-tiny, comparisons of compilers, parts on a server, figures and drawings."""
 
 from labkit.exercises.lab07 import compilers, figures, real_graphs, served_parts
 from labkit.exercises.pictures import lab03

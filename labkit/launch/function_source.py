@@ -1,6 +1,6 @@
 """Sends a function to a process that does not have it: as source text and plain values, without pickle.
 
-Nothing of a function's body runs until the function is called.
+No part of a function's body runs until the function is called.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from labkit.plain_values import Foreign, decode, encode
 
 
 def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Turn a function into JSON, from which `unpack` makes the function again.
+    """Turn a function into JSON, from which `unpack` rebuilds the function.
 
     Tensors that the function uses are added to `tensors`.
 
@@ -40,7 +40,7 @@ def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, 
 
 
 def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., Any]:
-    """Make the function again. If its modules cannot be imported or its definition fails, the exception is raised unchanged."""
+    """Rebuild the function. If its modules cannot be imported or its definition fails, the exception is raised unchanged."""
     if "module" in packed:
         found: Any = importlib.import_module(packed["module"])
         for part in packed["name"].split("."):
@@ -61,7 +61,7 @@ def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., 
 
 
 def left_behind(packed: dict[str, Any]) -> dict[str, str]:
-    """The names and kinds of the values that the function uses but that cannot be sent."""
+    """Return the names of the values that the function uses but that could not be sent, each with its kind."""
     return {name: kind for scope in packed.get("scopes", ()) for name, kind in scope["left"].items()}
 
 
@@ -85,7 +85,7 @@ def _define(number: int, packed: dict[str, Any], scopes: list[dict[str, Any]], m
 
 
 class _Packing:
-    """Collects functions by number. Functions of one module share a scope; a function with a closure has its own scope."""
+    """Collects functions and numbers them. Functions of one module share a scope; one with a closure has its own scope."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
@@ -117,7 +117,7 @@ class _Packing:
         return self._scope_numbers[key]
 
     def _take(self, name: str, value: Any, scope: dict[str, Any]) -> list[int]:
-        """Put a named value into the scope. If the value is a function that must be sent, returns a list with its number."""
+        """Put a named value into the scope. Returns a list with the value's number if it is a function that must be sent."""
         if isinstance(value, ModuleType):
             scope["imports"][name] = f"import {value.__name__} as {name}"
         elif _is_importable(value):
@@ -140,7 +140,7 @@ def _source_of(function: Callable[..., Any]) -> tuple[str, ast.FunctionDef]:
         source = textwrap.dedent(inspect.getsource(function))
         tree = ast.parse(source)
     except (OSError, TypeError, SyntaxError) as error:
-        raise InvalidRequest(f"{name} has no source that could be sent to the ranks ({error}); define it by `def`") from error
+        raise InvalidRequest(f"{name} has no source that could be sent to the ranks ({error}); define it with `def`") from error
     if not isinstance(tree.body[0], ast.FunctionDef):
         raise InvalidRequest(f"{name} was not defined by `def`; only the source of such a function can be sent to the ranks")
     return source, tree.body[0]

@@ -1,7 +1,7 @@
 """`launch(function, ranks, ...)` runs your own function on several processes of this host, like an MPI program.
 
-Every rank calls the same function. In the function, `torch.distributed` tells the rank and sends data to the other ranks. The
-function is sent as source, so it may be a function that was just defined in a notebook.
+Every rank calls the same function. In the function, use `torch.distributed` to find out the rank and to exchange data with the
+other ranks. The function is sent as source, so you can launch a function that was just defined in a notebook.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def launch(
     """Call `function(*args)` on `ranks` processes of this host at the same time.
 
     In the function, `torch.distributed` is ready for use: `dist.get_rank()`, `dist.all_reduce(tensor)`, `dist.send(tensor,
-    dst)`, ... Arguments and return values are plain values and tensors, and lists, tuples and dictionaries of these. An
-    argument may also be a function, and `Each([...])` gives every rank its own value. Functions, modules and plain values that
+    dst)`, ... Arguments and return values can be plain values and tensors, and lists, tuples and dictionaries of these. An
+    argument can also be a function, and `Each([...])` gives every rank its own value. Functions, modules and plain values that
     the function uses are sent with it. The processes that `launch` starts are kept for the next call and end together with this
     process.
 
@@ -64,9 +64,9 @@ def launch(
 
 
 def start(ranks: int) -> None:
-    """Start the processes that a `launch` on `ranks` processes needs and that do not run yet.
+    """Start the processes that a `launch` with `ranks` ranks needs and that are not running yet.
 
-    Raises `InvalidRequest` for a wrong number of ranks, and `RankFailed` when a process does not start.
+    Raises `InvalidRequest` for a wrong number of ranks, and `RankFailed` if a process does not start.
     """
     _check_ranks(ranks)
     with _lock:

@@ -1,4 +1,4 @@
-"""A ledger of what each rank computed and exchanged. Each entry is one activity, with step, shape, bytes and time."""
+"""A ledger of what each rank computed and exchanged. Each entry is one activity, with its step, shape, bytes and time."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def recording_to(ledger: Ledger) -> Iterator[None]:
 
 @contextlib.contextmanager
 def compute(piece: int = 0) -> Iterator[None]:
-    """Add the time of the block to the ledger as "compute" of micro-batch `piece`. Outside a rank, nothing is added."""
+    """Add the time of the block to the ledger as a "compute" entry of micro-batch `piece`. Outside a rank, add nothing."""
     began = time.monotonic()
     yield
     if _current is not None:

@@ -1,4 +1,4 @@
-"""A process group that uses gloo of torch.distributed. It records every collective, limits its time, and names it in errors."""
+"""A torch.distributed process group on gloo that records every collective, limits its time, and names it in errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = (
 )
 P2P = len(KINDS) - 1
 HEADERS = 1 << 20
-"""The header of a message has another tag than the message itself: the tag of the message plus this number."""
+"""The tag of a message's header is the tag of the message plus this number."""
 DTYPES = [
     f"torch.{name}"
     for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -61,7 +61,7 @@ class RecordedWork:
 
 
 class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
-    """A process group on this host over the loopback interface; every collective is added to `ledger`.
+    """A process group that connects ranks over the loopback interface of this host, and adds every collective to `ledger`.
 
     `under_way` counts collectives that have begun and whose `wait` has not been called. checked: before a collective, the ranks
     check that they all call the same collective with the same shape and dtype. Without this check, gloo ends a process whose
@@ -95,7 +95,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         return self._recorded("broadcast", tensors[0], lambda: self._gloo.broadcast(tensors, opts), opts.rootRank)
 
     def reduce(self, tensors: list[Tensor], opts: Any) -> RecordedWork:
-        """One rank gets the sum."""
+        """The rank `opts.rootRank` gets the sum of the tensors of all ranks, or another reduction if `opts` names one."""
         return self._recorded("reduce", tensors[0], lambda: self._gloo.reduce(tensors, opts), opts.rootRank)
 
     def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> RecordedWork:
@@ -110,11 +110,11 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
     _allgather_base = all_gather_single
 
     def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> RecordedWork:
-        """One rank gets the tensors of all ranks."""
+        """The rank `opts.rootRank` gets the tensors of all ranks."""
         return self._recorded("gather", inputs[0], lambda: self._gloo.gather(outputs, inputs, opts), opts.rootRank)
 
     def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> RecordedWork:
-        """One rank gives a list of tensors; each rank gets one tensor of this list."""
+        """The rank `opts.rootRank` gives a list of tensors; each rank gets one tensor of this list."""
         return self._recorded("scatter", outputs[0], lambda: self._gloo.scatter(outputs, inputs, opts), opts.rootRank)
 
     def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> RecordedWork:
@@ -124,7 +124,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         )
 
     def reduce_scatter_single(self, output: Tensor, tensor: Tensor, opts: Any) -> RecordedWork:
-        """Each rank gets its share of the sum."""
+        """Each rank gets its part of the sum of the tensors of all ranks."""
         run = getattr(self._gloo, "reduce_scatter_single", None) or self._gloo._reduce_scatter_base
         return self._recorded("reduce_scatter", tensor, lambda: run(output, tensor, opts))
 
@@ -135,7 +135,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         return self._recorded("barrier", None, lambda: self._gloo.barrier(c10d.BarrierOptions()))
 
     def send(self, tensors: list[Tensor], to: int, tag: int = 0) -> RecordedWork:
-        """Send to one rank."""
+        """Send a tensor to the rank `to`."""
         self._require(to)
         if not self._checked:
             return self._recorded("send", tensors[0], lambda: self._gloo.send(tensors, to, tag), to)
@@ -143,7 +143,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         return self._recorded("send", tensors[0], lambda: _Announced(header, self._gloo.send(tensors, to, tag)), to)
 
     def recv(self, tensors: list[Tensor], source: int, tag: int = 0) -> RecordedWork:
-        """Receive from one rank."""
+        """Receive a tensor from the rank `source`."""
         self._require(source)
         if not self._checked:
             return self._recorded("recv", tensors[0], lambda: self._gloo.recv(tensors, source, tag), source)
@@ -152,7 +152,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         return self._recorded("recv", tensors[0], lambda: _Checked(header, coming, tensors, self._gloo, source, tag), source)
 
     def recv_anysource(self, tensors: list[Tensor], tag: int = 0) -> RecordedWork:
-        """Receive from any rank: from the rank that sends first."""
+        """Receive a tensor from whichever rank sends first."""
         return self._recorded("recv", tensors[0], lambda: self._gloo.recv_anysource(tensors, tag))
 
     def _require(self, rank: int) -> None:
@@ -239,7 +239,7 @@ class _Announced:
 
 
 class _Checked:
-    """A message from a rank. `wait` receives and checks the header, then receives the tensor."""
+    """A message that is being received. `wait` receives and checks the header, then receives the tensor."""
 
     def __init__(self, header: Any, coming: Tensor, tensors: list[Tensor], gloo: Any, source: int, tag: int) -> None:
         self._header, self._coming, self._tensors = header, coming, tensors
@@ -260,7 +260,7 @@ class _Checked:
 
 
 def join(path: str, rank: int, ranks: int, timeout: float, ledger: Ledger, *, checked: bool) -> None:
-    """Make `ranks` processes the default group of torch.distributed. The processes find each other through the file `path`."""
+    """Join `ranks` processes into the default group of torch.distributed. They find each other through the file `path`."""
     leave()
 
     def make(store: Any, its_rank: int, its_ranks: int, its_timeout: timedelta) -> RecordedGroup:
@@ -283,5 +283,8 @@ def leave() -> None:
 
 
 def is_at_rest() -> bool:
-    """Whether the default group can be used for another function: there is no other group, and no collective is in progress."""
+    """Whether the default group can be used for another function.
+
+    It can if there is no other group and no collective is in progress.
+    """
     return len(_groups) == 1 and _groups[0].under_way == 0

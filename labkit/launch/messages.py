@@ -21,7 +21,7 @@ def send_message(to: socket.socket, value: Any, tensors: dict[str, Tensor]) -> N
 
 
 def receive_message(source: socket.socket) -> Message | None:
-    """The next message; None if the process at the other end is gone."""
+    """Wait for the next message and return it. Returns None if the process at the other end is gone."""
     frame = receive_frame(source)
     if frame is None:
         return None

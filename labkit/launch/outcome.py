@@ -31,12 +31,12 @@ class RankRaisedError(RankFailed):
 
 
 def failure_words(rank: int, ranks: int | None, cause: str) -> str:
-    """The message about a rank that failed; ranks: the number of ranks, if it is known."""
+    """Return the error message about a rank that failed. ranks: the number of ranks, if it is known."""
     return f"rank {rank}{f' of {ranks}' if ranks else ''} on {socket.gethostname()} failed: {cause}"
 
 
 def has_waited_in_vain(answers: dict[int, Message]) -> bool:
-    """Whether there are failed ranks, and all of them failed because they waited for another rank."""
+    """Whether at least one rank failed, and every failed rank failed because it waited for another rank."""
     failures = [answer for answer, _ in answers.values() if "error" in answer]
     return bool(failures) and all(answer["others"] for answer in failures)
 
@@ -44,7 +44,7 @@ def has_waited_in_vain(answers: dict[int, Message]) -> bool:
 def raise_failure(answers: dict[int, Message], ranks: int) -> None:
     """Raise `RankRaisedError` if a rank failed.
 
-    The error names the rank that caused the failure, not a rank that waited for that rank.
+    The error names the rank that caused the failure, not a rank that only waited for it.
     """
     said = {rank: answer for rank, (answer, _) in sorted(answers.items())}
     failures = {rank: answer for rank, answer in said.items() if "error" in answer}
@@ -75,7 +75,7 @@ def ledgers_of(answers: dict[int, Message]) -> list[list[Entry]]:
 def is_at_rest(answers: dict[int, Message], ledgers: list[list[Entry]]) -> bool:
     """Whether the ranks' process group can be used for another function.
 
-    This is possible if no collective is in progress on any rank, every sent message was received, and all ranks called the same
+    It can if no collective is in progress on any rank, every sent message was received, and all ranks called the same
     collectives.
     """
     calls = [Counter(entry.what for entry in ledger if entry.what not in ("send", "recv", COMPUTE)) for ledger in ledgers]

@@ -65,7 +65,7 @@ class RankProcess:
 
     @property
     def exit_status(self) -> int | None:
-        """None while the process runs. If a signal ended the process, this is minus the signal's number."""
+        """The exit status, or None while the process runs. It is minus the signal's number if a signal ended the process."""
         return self._process.poll()
 
     def how_it_ended(self) -> str:
@@ -100,7 +100,7 @@ class RankProcess:
 
 
 class RankProcesses:
-    """The processes of one run. `end` must be called at the end; it may be called again."""
+    """The processes of one run. `end` must be called when the run is over; further calls do no harm."""
 
     def __init__(self) -> None:
         self._processes: list[RankProcess] = []
@@ -110,14 +110,14 @@ class RankProcesses:
         return iter(list(self._processes))
 
     def add(self, process: RankProcess) -> None:
-        """Take over a process that has just been started."""
+        """Add a process that has just been started, so that it is watched and ended."""
         self._processes.append(process)
 
     def watch(self, fault_of: Callable[[RankProcess], str], on_failure: Callable[[str], None]) -> None:
         """Check all processes from a thread until `end` is called.
 
-        fault_of: returns a text that says what is wrong with a process, or an empty string. At the first fault, all processes
-        are killed, and `on_failure` is called with this text.
+        fault_of: returns a text that says what is wrong with a process, or an empty string if nothing is wrong. At the first
+        fault, all processes are killed, and `on_failure` is called with this text.
         """
         threading.Thread(target=self._watch, args=(fault_of, on_failure), daemon=True, name="labkit watch of ranks").start()
 

@@ -43,7 +43,7 @@ class Each:
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """How a function is run. The docstring of `launch` describes each field."""
+    """The options with which a function is launched. The docstring of `launch` describes each field."""
 
     timeout: float
     seconds: float
@@ -139,7 +139,7 @@ class TeamMember:
             "labkit.launch.team_process",
             [str(handle), str(rank)],
             say=print,
-            # A function may import modules from the folders of this process.
+            # A launched function can import the same modules as this process.
             environ={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             handles=[handle],
         )
@@ -147,7 +147,7 @@ class TeamMember:
         self._is_ready = False
 
     def wait_ready(self, until: float) -> None:
-        """Wait until the process says that it is ready; raises `RankFailed`."""
+        """Wait until the process says that it is ready. Raises `RankFailed` if it ends or is not ready in time."""
         if self._is_ready:
             return
         found = _readable([self.socket], until - time.monotonic())
@@ -159,7 +159,7 @@ class TeamMember:
         self._is_ready = True
 
     def send(self, job: Any, tensors: dict[str, Tensor]) -> None:
-        """Send a function to run; raises `RankFailed` if the process is gone."""
+        """Send the process a function to run. Raises `RankFailed` if the process is gone."""
         try:
             send_message(self.socket, job, tensors)
         except OSError:
@@ -170,7 +170,7 @@ class TeamMember:
 
 
 def job_message(function: Callable[..., Any], ranks: int, args: Sequence[Any], rank: int, options: LaunchOptions) -> Message:
-    """The job of a rank, without the name of its process group. Raises `InvalidRequest` if an argument cannot be sent."""
+    """Make the job of a rank, without the name of its process group. Raises `InvalidRequest` if an argument cannot be sent."""
     tensors: dict[str, Tensor] = {}
 
     def coded(argument: Any) -> dict[str, Any]:
@@ -196,9 +196,9 @@ def job_message(function: Callable[..., Any], ranks: int, args: Sequence[Any], r
 
 
 def _answers(members: list[TeamMember], until: float, seconds: float) -> dict[int, Message]:
-    """The answers of all members.
+    """Wait for the answers of all members and return them by rank.
 
-    After the first answer that reports a failure, waits only `STRAGGLER_SECONDS` for the other answers.
+    After the first answer that reports a failure, the wait for the other answers lasts only `STRAGGLER_SECONDS`.
     """
     answers: dict[int, Message] = {}
     while len(answers) < len(members):

@@ -25,7 +25,7 @@ from labkit.plain_values import decode, encode
 
 
 def main(handle: int, rank: int) -> None:
-    """Run each function that comes over the socket, until the other end closes the socket."""
+    """Run each function that arrives over the socket, until the other end closes the socket."""
     end_with_parent()
     torch.set_grad_enabled(False)
     runner = Runner(rank)
@@ -71,7 +71,10 @@ def _argument(coded: dict[str, Any], given: dict[str, Tensor]) -> Any:
 
 
 def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
-    """Explains why a name is unknown on the rank: the process that sent the function knows it, but could not send its value."""
+    """Explain why a name is unknown on the rank: it exists in the process that sent the function, but could not be sent.
+
+    Returns "" for any other error.
+    """
     packed = [job["function"], *(coded["function"] for coded in job["args"] if "function" in coded)]
     left = {name: kind for one in packed for name, kind in left_behind(one).items()}
     name = getattr(error, "name", None)
@@ -85,7 +88,7 @@ def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """The first line of an exception, and the line of the launched function that caused it."""
+    """Return the first line of an exception's message, and the line of the launched function that caused the exception."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<") and frame.line]
     place = f" (in your line `{own[-1].line}`)" if own else ""
     try:

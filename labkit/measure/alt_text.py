@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MOST_VALUES = 12
 """If a line or a row of bars has at most this many values, the text lists every value. Otherwise it gives only the range."""
 MOST_LETTERS = 2000
-"""A text with more characters is cut off, because nobody listens to a longer text."""
+"""A text with more characters is cut off, because nobody wants to listen to a longer text."""
 
 
 def alt_text(figure: Figure) -> str:
@@ -42,7 +42,7 @@ def described(axes: Axes) -> Iterator[str]:
 
 
 def _texts(axes: Axes) -> Iterator[str]:
-    """The texts of a drawing, without repeats, in the order of reading."""
+    """The texts of a drawing, without repeats, in reading order."""
     found = [(text.get_position(), text.get_text()) for text in axes.texts]
     yield from dict.fromkeys(text for (_, _), text in sorted(found, key=lambda each: (each[0][1], each[0][0])) if text.strip())
 
@@ -63,7 +63,7 @@ def _line(line: Any) -> str:
 
 
 def _bars(axes: Axes) -> Iterator[str]:
-    """The values of each row of bars, with the bars' names from the axis, or else the numbers that are written at the bars."""
+    """Describe each row of bars: the values of its bars, each after the label that the axis has at the bar, if there is one."""
     from matplotlib.container import BarContainer
 
     rows: list[Any] = [each for each in axes.containers if isinstance(each, BarContainer)]

@@ -1,14 +1,14 @@
 """Decides whether other programs are to blame when a time limit passes while a learner's function is checked.
 
-This module decides it for every time limit: the limit of a call, of a whole worker process, and of a wait inside an exercise
-(for a server, an answer or another rank). When a limit passes, `labkit.time_limits.limit_passed` is called.
+It does so for every kind of time limit: the limit of a call, of a whole worker process, and of a wait inside an exercise (for a
+server, an answer or another rank). When a limit passes, `labkit.time_limits.limit_passed` is called.
 
 The learner's own program is this process and all its descendants, including descendants that left its session (setsid) or whose
 parent has ended. A limit is excused only if their threads were kept waiting for a core by other programs (see
-`labkit.measure.contention`). So a function that sleeps is not excused. A function that waits for its own child processes is not
-excused either.
+`labkit.measure.contention`). So neither a function that sleeps nor a function that waits for its own child processes is
+excused.
 
-The processor time of some of the learner's processes cannot be seen, so it is counted as processor time of other programs:
+The processor time of some of the learner's processes cannot be seen, so it is counted as the processor time of other programs:
 
 - a descendant that ended without any process collecting its exit status (SIGCHLD ignored)
 - a program that another program starts for the learner (a terminal, cron, a service)

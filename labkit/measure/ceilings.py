@@ -1,7 +1,7 @@
-"""The limits of this machine: bytes read per second, and multiply-adds per second in each precision.
+"""Measures the limits of this machine: bytes read per second, and FLOPs per second in each precision.
 
 The limits are measured, not taken from a table. A model can come near these limits but cannot exceed them. If other programs
-were running during the measurement, the numbers are too low, and the result says so.
+disturbed the measurement, the limits are too low, and the result says so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Ceilings:
     """The limits of one device. Each limit is the best result of several runs.
 
     `read_bytes_per_second` is measured by summing a tensor that is far larger than the caches. `flops_per_second` is measured
-    by a square matrix product in each precision, with two FLOPs per multiply-add. `threads` is the number of CPU threads used.
+    with a square matrix product in each precision, with two FLOPs per multiply-add. `threads` is the number of CPU threads.
     `disturbed` is a message about how other programs disturbed the measurement; it is empty if they did not disturb it.
     """
 
@@ -88,8 +88,8 @@ def _far_apart(readings: Timing) -> str:
 class Reader:
     """Reads a tensor far larger than the caches by summing it. A sum reads every element and writes almost nothing.
 
-    The rate of a machine's memory can change from second to second, especially on a virtual machine. To compare the speed of a
-    run with the speed of the memory, call `best_of` just before or after the run.
+    A machine's memory bandwidth can change from second to second, especially on a virtual machine. To compare the speed of a
+    run with the memory bandwidth, call `best_of` just before or after the run.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -118,11 +118,12 @@ def read_rate(device: torch.device, seconds: float = 1.0) -> float:
 
 
 def matrix_rate(device: torch.device, precision: str, seconds: float = 1.0) -> float:
-    """FLOPs per second of a square product in `precision`, on random data. (With zeros, a GPU would run at a higher clock.)
+    """Measure the FLOPs per second of a square matrix product in `precision`.
 
-    A processor without units for a precision emulates this precision. Emulation is so slow that only a small product is timed.
-    On a busy machine, torch's threads wait for one another: a small product can take a hundred times as long. One thread does
-    not wait, so a product that seems slow is timed with one thread too.
+    The data are random, because a GPU would run at a higher clock with zeros. A processor without units for a precision
+    emulates this precision. Emulation is so slow that only a small product is timed. On a busy machine, torch's threads wait
+    for one another: a small product can take a hundred times as long. A single thread waits for no other thread, so a product
+    that seems slow is also timed with one thread.
     """
     small, large = MATRIX_SIZES[device.type]
     rate = _product_rate(device, DTYPES[precision], small, seconds / 4)
@@ -134,7 +135,7 @@ def matrix_rate(device: torch.device, precision: str, seconds: float = 1.0) -> f
 
 
 def _takes(size: int, rate: float) -> float:
-    """The seconds of a square product at a rate in FLOPs per second."""
+    """The seconds that a product of two square matrices takes at `rate` FLOPs per second."""
     return 2 * size**3 / rate
 
 

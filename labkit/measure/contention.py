@@ -25,8 +25,8 @@ from labkit.host_cores import usable_cores
 from labkit.measure.memory import processes
 
 WAITING_LIMIT = 0.2
-"""The share of the time that a thread may wait for a core before a measurement counts as disturbed. Up to this share, less
-than a quarter of the runs is slow, so the median and the quartiles change little.
+"""The share of the time that a thread may wait for a core before a measurement counts as disturbed. Up to this share, fewer
+than a quarter of the runs are slow, so the median and the quartiles change little.
 """
 TOGETHER_LIMIT = 0.5
 """The same limit for a program whose processes wait for each other.
@@ -61,9 +61,9 @@ class Contention:
     that started all ranks. A client passes its own id and the id of the server that it measures.
 
     The waiting time of a program is that of the thread that waited longest, because threads of a measurement work at the same
-    time. `in_turn` is for a program whose processes wait for each other, such as ranks that pass messages. The waiting times of
-    all its processes are added up, too, because each delay delays the whole program. The waiting time of a process is again
-    that of its thread that waited longest.
+    time. `in_turn` is for a program whose processes wait for each other, such as ranks that exchange messages. Then the waiting
+    times of all its processes are also added up, because each delay delays the whole program. The waiting time of a process is
+    the waiting time of its thread that waited longest.
     """
 
     def __init__(self, *roots: int, in_turn: bool = False) -> None:
@@ -152,8 +152,9 @@ def _used_by_all() -> float:
 
 
 def _used_by(process: psutil.Process) -> float:
-    """Seconds of processor time of a process and of its children that have ended. 0 if the process is gone or belongs to
-    someone else.
+    """Seconds of processor time of a process and of its children that have ended.
+
+    The result is 0 if the process is gone or belongs to another user.
     """
     try:
         times = process.cpu_times()

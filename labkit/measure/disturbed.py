@@ -20,16 +20,16 @@ COMMAND_AGAIN = "close other programs and run this command again"
 def disturbed_note(reasons: Iterable[str], again: str = CELL_AGAIN) -> str:
     """Two sentences about disturbed measurements, with an exclamation mark before them; "" if all reasons are "".
 
-    reasons: for each measurement, what disturbed it, or "". again: an instruction how to measure again.
+    reasons: for each measurement, what disturbed it, or "". again: an instruction that says how to measure again.
     """
     found = list(dict.fromkeys(filter(None, reasons)))
     return f"{NOTE}: {'; '.join(found)}. To get a better one, {again}." if found else ""
 
 
 def of_most(reasons: Sequence[str]) -> str:
-    """The first reason if more than half of the parts of a measurement were disturbed; otherwise "".
+    """Return the first reason if more than half of the parts of a measurement were disturbed; otherwise "".
 
-    The median over the parts of a measurement changes little if fewer parts are disturbed.
+    If fewer parts are disturbed, the median over all parts changes little.
     """
     found = [reason for reason in reasons if reason]
     return found[0] if 2 * len(found) > len(reasons) else ""

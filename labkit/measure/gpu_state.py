@@ -21,7 +21,7 @@ class GPUState:
 
 
 def gpu_state(index: int = 0) -> GPUState | None:
-    """Read the state of GPU `index`; None if the library or the GPU is missing."""
+    """Read the state of GPU `index`. Returns None if the library or the GPU is missing."""
     try:
         import pynvml
 

@@ -12,13 +12,13 @@ CLOSE = 1.1
 """A prediction that differs from the measured value by at most this factor counts as right."""
 FAR = 100
 """A prediction that differs from the measured value by more than this factor is not drawn to scale."""
-AGAIN = f" That is more than {FAR} times away: write down a more plausible number, and run the cell again."
+AGAIN = f" That is off by a factor of more than {FAR}: write down a more plausible number, and run the cell again."
 
 
 def how_far(guess: float, measured: float) -> str:
-    """Return, for example, "3.4 times too high".
+    """Say in words how far a guess is from the measured value, for example "3.4 times too high".
 
-    The result is "" if the values cannot be compared because a value is NaN or the signs differ.
+    The result is "" if the values cannot be compared, because one of them is not finite or their signs differ.
     """
     if not (math.isfinite(guess) and math.isfinite(measured)) or guess * measured < 0:
         return ""
@@ -41,9 +41,10 @@ def is_far(guess: float, measured: float) -> bool:
 
 
 def predictions_in_words(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
-    """Sentences about a figure's series "your prediction"; "" if the figure has no such series or no measured series.
+    """Say in words how far the predictions in a figure are from the measured values.
 
-    If a prediction is far from the measured value, the sentences ask for a more plausible prediction.
+    The result is "" if the figure has no series "your prediction" or no measured series. If a prediction is far from the
+    measured value, the text also asks for a more plausible prediction.
     """
     measured = measured_of(series)
     pairs = list(zip(names, series.get(PREDICTION, ()), measured, strict=False))

@@ -1,6 +1,6 @@
 """The learner's speed ladders, stored on disk. There is one ladder for each task.
 
-Each of its rungs is an engine that the learner built, with its tokens per second.
+Each rung of a ladder is an engine that the learner built, with its tokens per second.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Ladder:
     ) -> Rung:
         """Add or replace a rung.
 
-        `low` and `high` are the quartiles of its speed, and `disturbed` says why it cannot be trusted. Rungs that an older
+        `low` and `high` are the quartiles of the speed, and `disturbed` says why it cannot be trusted. Rungs that an older
         version of labkit stored without a task are removed. Raises `InvalidRequest` unless the speed is positive, finite and
         between its quartiles. An unreadable file is renamed: its suffix becomes `.damaged`.
         """
@@ -90,9 +90,9 @@ class Ladder:
         return rung
 
     def add_timings(self, task: Task, timings: Mapping[str, Timing], **details: Any) -> None:
-        """Add or replace the rungs of engines that were timed in turn; the keys are their names.
+        """Add or replace the rungs of engines that were timed in turn. timings: by the name of the engine.
 
-        Each run did the whole task once.
+        Each timed run did the whole task once.
         """
         for name, timing in timings.items():
             low, high = task.tokens / timing.high, task.tokens / timing.low
@@ -102,17 +102,18 @@ class Ladder:
     def export(self, path: str | Path, name: str) -> Path:
         """Write all ladders to a file that can be shared, and return its path. `name` is the only personal data in the file.
 
-        Raises `NotAvailable` if there are no rungs, and `InvalidRequest` if the name is empty or too long, or if there is
-        already a file that is not a ladder.
+        Raises `NotAvailable` if there are no rungs, and `InvalidRequest` if the name is empty or too long, or if `path` is an
+        existing file that is not a ladder.
         """
         write_ladder_file(Path(path), name, self.rungs)
         return Path(path)
 
     def text(self, again: str = CELL_AGAIN) -> str:
-        """All ladders as text, each below its task. again: an instruction how to measure a disturbed rung again.
+        """Return all ladders as text, each below its task.
 
-        Each rung has a bar, its speed, and the ratio of its speed to the speed of the ladder's first rung. If one of these two
-        rungs was disturbed, a mark and a note take the place of the ratio.
+        Each rung has a bar, its speed, and the ratio of its speed to the speed of the ladder's first rung. If the measurement
+        of one of these two rungs was disturbed, there is no ratio; disturbed rungs are marked, and a note says why. again: an
+        instruction that says how to measure a disturbed rung again.
         """
         rungs, left_out = self._read_what_is_there()
         ladders = [_ladder_text(ladder, again) for ladder in by_task(rungs)]
@@ -126,7 +127,7 @@ class Ladder:
         return "\n\n".join(ladders) or "Your ladder is empty: run a lab's measurements first."
 
     def _read_what_is_there(self) -> tuple[list[Rung], int]:
-        """The result of `_read`; no rungs if the file is missing or unreadable."""
+        """Return the result of `_read`, or no rungs if the file is missing or unreadable."""
         try:
             return self._read()
         except (OSError, ValueError, TypeError):

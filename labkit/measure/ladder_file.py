@@ -1,4 +1,4 @@
-"""Writes the file in which a learner shares speed ladders, and reads such files, even from an unknown origin.
+"""Writes the file in which a learner shares speed ladders. Also reads such files, which can come from an unknown source.
 
 The file is JSON: `{"kind", "version", "unit", "name", "created", "versions", "rungs"}`. The name that the learner chose is the
 only personal data in the file. Each rung has `{"device", "task", "name", "tokens_per_second", "low", "high", "runs",
@@ -32,7 +32,7 @@ MOST_RUNGS, MOST_NAME, MOST_NUMBER = 60, 60, 10**9
 
 @dataclass(frozen=True)
 class SharedRung:
-    """A rung of a file, the device on which it was measured, and the number of its runs (0 if not known)."""
+    """A rung in a shared file, the device on which it was measured, and the number of its runs (0 if not known)."""
 
     device: str
     rung: Rung
@@ -41,7 +41,7 @@ class SharedRung:
 
 @dataclass(frozen=True)
 class SharedLadder:
-    """The content of a file: the name that the learner chose, the versions of the packages, and the rungs of all ladders."""
+    """The content of a shared file: the name that the learner chose, the versions of packages, and the rungs of all ladders."""
 
     name: str
     versions: Mapping[str, str]
@@ -51,8 +51,8 @@ class SharedLadder:
 def write_ladder_file(path: Path, name: str, rungs: Iterable[Rung]) -> None:
     """Write the rungs to a file.
 
-    Raises `NotAvailable` if there are no rungs, and `InvalidRequest` if the name is empty or too long, or if there is already a
-    file that is not a ladder.
+    Raises `NotAvailable` if there are no rungs, and `InvalidRequest` if the name is empty or too long, or if `path` is an
+    existing file that is not a ladder.
     """
     if not 1 <= len(name.strip()) <= MOST_NAME:
         raise InvalidRequest(f"the name {name!r:.40} has {len(name.strip())} characters; give a name of 1 to {MOST_NAME}")
@@ -84,7 +84,10 @@ def _row(rung: Rung) -> dict[str, Any]:
 
 
 def read_ladder_file(path: Path) -> SharedLadder:
-    """Read the ladder in a file, which may contain anything. Raises `InvalidRequest` with one sentence that names the file."""
+    """Read and check a shared file, which may contain anything.
+
+    Raises `InvalidRequest` with one sentence that names the file if the file cannot be read or is not a speed ladder.
+    """
     try:
         return _ladder(read_json_object(path, MOST_BYTES))
     except OSError as error:

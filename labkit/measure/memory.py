@@ -1,4 +1,4 @@
-"""Peak memory of this process on the host, and of a GPU as counted by torch."""
+"""Measures the peak memory of this process on the host, and on a GPU as counted by torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from labkit.native import trim_heap
 class HostPeak:
     """Watches the resident memory of this process and its descendants. `bytes` is the peak minus the memory at the start.
 
-    A thread measures this memory every `interval` seconds, and once more at the end. A peak that is shorter can be missed.
-    Linux also records the peak of this process without its descendants. If that record can be reset, it is used, too.
+    A thread measures this memory every `interval` seconds, and once more at the end. A peak shorter than `interval` can be
+    missed. Linux also records the peak of this process without its descendants. If that record can be reset, it is also used.
     """
 
     def __init__(self, interval: float = 0.002) -> None:
@@ -61,7 +61,7 @@ def processes(root: int | None = None) -> list[psutil.Process]:
 
 
 def resident_bytes(of: Iterable[psutil.Process] | None = None) -> int:
-    """Resident memory of these processes (default: `processes()`) in bytes.
+    """The resident memory of these processes (default: `processes()`) in bytes.
 
     Memory that two processes share is counted twice.
     """
@@ -73,7 +73,7 @@ def resident_bytes(of: Iterable[psutil.Process] | None = None) -> int:
 
 
 def peak_host_memory() -> HostPeak:
-    """A context manager: `with peak_host_memory() as peak: ...`, then `peak.bytes`."""
+    """Return a context manager. Use `with peak_host_memory() as peak: ...`, then read `peak.bytes`."""
     return HostPeak()
 
 
@@ -99,7 +99,7 @@ def _high_water_mark() -> int:
 
 
 def gpu_peak_bytes(device: Any) -> int | None:
-    """The peak of the bytes that torch has allocated on a GPU since `torch.cuda.reset_peak_memory_stats`; None for a CPU."""
+    """The most bytes that torch has had allocated on a GPU since `torch.cuda.reset_peak_memory_stats`; None for a CPU."""
     if not str(device).startswith("cuda"):
         return None
     import torch

@@ -18,7 +18,7 @@ _before = ctypes.c_int(0)
 
 
 def _in_child() -> None:
-    """A forked child does not adopt orphans, even if it was forked inside a block of `adopting_orphans`."""
+    """Make a forked child start with no open block, because it does not adopt orphans even if its parent does."""
     global _open_blocks, _lock
     _open_blocks, _lock = 0, threading.Lock()
 
@@ -29,7 +29,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def adopting_orphans() -> Iterator[None]:
-    """Inside this block, a descendant whose parent ends becomes a child of this process, so it stays a descendant.
+    """Inside this block, make each descendant whose parent ends a child of this process, so that it stays a descendant.
 
     Blocks of several threads may overlap. The last block that ends restores the state from before the first block.
 

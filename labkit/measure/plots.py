@@ -73,9 +73,9 @@ def roofline_plot(
     title: str = "Roofline",
     caption: str = "",
 ) -> Figure:
-    """Draw the reachable FLOPs per second over the FLOPs per byte.
+    """Draw the attainable FLOPs per second against the FLOPs per byte.
 
-    Also draw the measured points `{name: (FLOPs per byte, FLOPs per second)}`.
+    `points` are measured points `{name: (FLOPs per byte, FLOPs per second)}`, which are drawn too.
     """
     figure = new_figure(title, caption)
     axes = figure.add_subplot()
@@ -101,9 +101,9 @@ def roofline_plot(
 
 
 FEW_TICKS = 10
-"""A sweep with at most this many points has an axis tick at each point."""
+"""A sweep with at most this many points has a tick on the x axis at each point."""
 MOST_LETTERS = 70
-"""The letters that fit under an axis as wide as a figure."""
+"""The number of letters that fit below an axis that is as wide as a figure."""
 
 
 def sweep_plot(
@@ -119,18 +119,18 @@ def sweep_plot(
     title: str = "Sweep",
     caption: str = "",
 ) -> Figure:
-    """Draw lines over the same x values. If `bands` contains the name of a line, a band of its quartiles is drawn around the
-    line.
+    """Draw several lines over the same x values.
 
-    Lines that coincide stay visible, because later lines have smaller markers. `limits` are drawn as dashed lines, for example
-    a roofline or somebody's guesses. `marks` are single points `{name: (x, y)}`, such as a prediction for one x; each has its
-    own shape. Raises `InvalidRequest` unless every line, band and limit has one value for each x.
+    `bands` `{name of a line: (lower, upper quartile) at each x}` are drawn around their lines. Lines that coincide stay
+    visible, because later lines have smaller markers. `limits` are drawn as dashed lines, for example a roofline or somebody's
+    guesses. `marks` are single points `{name: (x, y)}`, such as a prediction for one x; each has its own shape. Raises
+    `InvalidRequest` unless every line, band and limit has one value for each x.
     """
     for name, given in [*lines.items(), *(bands or {}).items(), *(limits or {}).items()]:
         if len(given) != len(x):
             raise InvalidRequest(f"line {name!r} has {counted(len(given), 'value')} for {counted(len(x), 'point')} of x")
     legend_rows = math.ceil((len(lines) + len(limits or {}) + len(marks or {})) / 2)
-    figure = new_figure(title, caption, height=4.0 + 0.2 * max(0, legend_rows - 2))  # the legend takes nothing from the lines
+    figure = new_figure(title, caption, height=4.0 + 0.2 * max(0, legend_rows - 2))  # the legend gets its own room
     axes = figure.add_subplot()
     for number, (name, values) in enumerate(lines.items()):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
@@ -146,7 +146,7 @@ def sweep_plot(
 
         axes.set(xscale="log", yscale="log")
         low, high = axes.get_ylim()
-        if high < 1000 * low:  # labels only at powers of ten would be one or two labels
+        if high < 1000 * low:  # labels at powers of ten alone would be only one or two
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
         axes.set_xticks(list(x), _not_too_dense([plain(value) for value in x]))
@@ -166,7 +166,7 @@ def sweep_plot(
 
 
 def _not_too_dense(labels: list[str]) -> list[str]:
-    """The labels of evenly spaced ticks. If there is no room for all of them, every second or third one stays."""
+    """The labels of evenly spaced ticks. If there is no room for all labels, only every second (third, ...) one is kept."""
     room = MOST_LETTERS // max(1, max(len(label) for label in labels) + 2)
     step = -(-len(labels) // max(1, room))
     return [label if number % step == 0 else "" for number, label in enumerate(labels)]
@@ -186,9 +186,9 @@ def ladder_plot(
 ) -> Figure:
     """Draw one ladder for each task, below the name of the task: one bar per rung, with quartiles as whiskers.
 
-    Each bar is labelled with the speed of its rung, also as a multiple of the speed of the ladder's first rung. A disturbed
-    rung is hatched, and has a mark instead of the multiple. A note below the ladder says what disturbed the rung, and how to
-    measure again (`again`). Raises `InvalidRequest` when there are no rungs.
+    Each bar is labelled with the speed of its rung, also as a multiple of the speed of the ladder's first rung. The bar of a
+    disturbed rung is hatched, and has a mark instead of the multiple. A note below the ladder says what disturbed the rung, and
+    how to measure again (`again`). Raises `InvalidRequest` if there are no rungs.
     """
     if not rungs:
         raise InvalidRequest("the ladder has no rungs yet; run a measurement first")
@@ -251,7 +251,7 @@ def _check_groups(
 def _bar_places(series: Sequence[Sequence[float]], groups: int, width: float) -> list[list[float]]:
     """The x coordinate of each bar, by series and group.
 
-    The bars of a group stand side by side around the middle of the group.
+    The bars of a group are side by side, centred on the middle of the group.
     """
     places = [[0.0] * groups for _ in series]
     for group in range(groups):
@@ -262,9 +262,9 @@ def _bar_places(series: Sequence[Sequence[float]], groups: int, width: float) ->
 
 
 def _drawn_heights(series: Mapping[str, Sequence[float]], limits: Sequence[float], log: bool) -> dict[str, list[float]]:
-    """The height of each bar. It is the bar's value, except for a prediction that is far from the measured value.
+    """Return the height of each bar: its value, unless it is a prediction that is far from the measured value.
 
-    Such a bar ends at the edge of the figure, because it would flatten all other bars.
+    The bar of such a prediction ends at the edge of the figure, because at full height it would flatten all other bars.
     """
     measured = measured_of(series)
     heights = {label: list(values) for label, values in series.items()}
@@ -292,7 +292,7 @@ def _bars(
 ) -> None:
     """Draw the bars `(x, value, height, range or None)` of one series, and write the value of each bar at the bar.
 
-    `crossed`: whether lines cross the figure; they are then interrupted at the values.
+    `crossed`: whether horizontal lines cross the figure. If so, the lines are interrupted where a value is written.
     """
     if not bars:
         return
@@ -310,7 +310,7 @@ def _bars(
         fontsize=NUMBER_SIZE,
         label_type="center" if has_whisker else "edge",
         color=ink_on(colour) if has_whisker else "black",
-        bbox=behind if has_whisker or crossed else None,  # neither the hatch nor a line may cross it
+        bbox=behind if has_whisker or crossed else None,  # neither the hatch nor a line may cross the number
     )
 
 
@@ -415,8 +415,8 @@ def timeline_plot(
 ) -> Figure:
     """Show when each worker worked: one row per worker, with bars `(number, began, seconds)`. Equal numbers share a colour.
 
-    Time begins with the first bar. If `seconds` is given, time ends after that many seconds, so that two timelines can have the
-    same axis. A bar that is too narrow for its number shows no number. A worker is idle where its row is white. Raises
+    The time axis begins at the first bar. If `seconds` is given, the axis is that many seconds long, so that two timelines can
+    have the same axis. A bar that is too narrow for its number shows no number. A worker is idle where its row is white. Raises
     `InvalidRequest` if there is no bar at all.
     """
     every = [bar for bars in rows.values() for bar in bars]

@@ -37,7 +37,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values.
 
-        If JSON cannot hold a value, such as NaN, raises `InvalidRequest`, which names the place of the value.
+        Raises `InvalidRequest` if JSON cannot hold a value, such as NaN; the error names the place of the value.
         """
         values: dict[str, Any] = _plain(asdict(self), self.kind)
         return values
@@ -49,7 +49,7 @@ class Record:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a record from a file. If the record is not complete, raises `InvalidRequest`, which names the file."""
+        """Read a record from a file. Raises `InvalidRequest`, which names the file, if the record is not complete."""
         try:
             values = json.loads(Path(path).read_text("utf-8"))
             missing = {field.name for field in fields(cls)} - set(values)

@@ -1,4 +1,4 @@
-"""The least time that a GPT-J of a given shape can take, from bytes, FLOPs and the machine's ceilings.
+"""Computes the least time that a GPT-J of a given shape can take, from its bytes, its FLOPs and the machine's ceilings.
 
 This is the roofline model of Williams, Waterman and Patterson (2009): a step takes at least the time to read its bytes, and at
 least the time to do its arithmetic.
@@ -66,7 +66,7 @@ def attention_flops(config: GPTJConfig, queries: int, seen: float) -> float:
 def roofline(config: GPTJConfig, *, batch: int, length: int, precision: str, ceilings: Ceilings) -> Roofline:
     """The limits of a prefill of `batch` prompts of `length` tokens, and of a decode step with `length` cached tokens.
 
-    If the ceilings have no rate for a precision, such as int8, the fastest rate of the ceilings is used. Raises
+    If `ceilings` has no FLOPs per second for a precision, such as int8, its highest FLOPs per second are used. Raises
     `InvalidRequest` for a precision without a known byte width and for sizes below 1.
     """
     if precision not in ELEMENT_BYTES or batch < 1 or length < 1:

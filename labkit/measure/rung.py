@@ -49,7 +49,7 @@ def by_task(rungs: Iterable[Rung]) -> list[list[Rung]]:
 
 
 def times_faster(rungs: Sequence[Rung]) -> list[float]:
-    """For each rung of one ladder, its speed divided by the speed of the first rung.
+    """Return the speed of each rung of one ladder, divided by the speed of the first rung.
 
     The ratio is NaN if one of the two measurements was disturbed. Raises `InvalidRequest` if the rungs have different tasks.
     """
@@ -64,7 +64,7 @@ def times_faster(rungs: Sequence[Rung]) -> list[float]:
 def ladder_note(rungs: Sequence[Rung], again: str = CELL_AGAIN) -> str:
     """Sentences about the disturbed rungs of one ladder; "" if there are none.
 
-    again: an instruction how to measure again.
+    again: an instruction that says how to measure again.
     """
     note = disturbed_note((rung.disturbed for rung in rungs), again)
     return note + " The first rung was disturbed, so this ladder has no ratios." * bool(rungs[0].disturbed and len(rungs) > 1)

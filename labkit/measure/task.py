@@ -12,8 +12,8 @@ from labkit.plurals import counted
 class Task:
     """The generation of text with one model.
 
-    sequences: how many sequences are generated at the same time (the batch). prompt_tokens, new_tokens: the numbers of tokens
-    for each sequence. Raises `InvalidRequest` for a number below 1.
+    sequences: how many sequences are generated at the same time (the batch size). prompt_tokens, new_tokens: the number of
+    prompt tokens and of new tokens in each sequence. Raises `InvalidRequest` for a number below 1.
     """
 
     model: str

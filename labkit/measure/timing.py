@@ -30,7 +30,7 @@ LOOKS = (0.25, 1 / 3, 0.5, 0.75)
 ATTEMPTS = 5
 """A disturbed measurement is repeated if less than half of its longest time has passed; there are at most this many attempts.
 
-A measurement of small calls takes only some milliseconds, so even a short piece of work of another program disturbs it.
+A measurement of small calls takes only a few milliseconds, so even a short burst of work in another program disturbs it.
 """
 PAUSE = 0.1
 """Seconds to wait before a disturbed measurement is taken again."""
@@ -48,9 +48,9 @@ def too_noisy(why: str = "") -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each counted run, in the order in which they were taken.
+    """The seconds of each counted run, in the order of the runs.
 
-    `disturbed` is a message about how other programs slowed the runs down; it is empty if they did not slow them down.
+    `disturbed` is a message about how other programs slowed the runs down; it is empty if they did not.
     """
 
     samples: tuple[float, ...]
@@ -209,7 +209,7 @@ def _rounds(
 def _is_lost(contention: Contention, looks: list[float], begun: float, max_seconds: float) -> bool:
     """Whether it is already clear that the timings will count as disturbed.
 
-    `looks` contains the seconds after which the contention is checked. There are few checks, because a check takes some
+    `looks` contains the seconds after which the contention is checked. There are few checks, because a check takes a few
     milliseconds.
     """
     passed = time.perf_counter() - begun
@@ -240,7 +240,7 @@ def time_call(call: Callable[[], Any], **settings: Any) -> Timing:
 
 
 def ratio(slow: Timing, fast: Timing) -> Ratio:
-    """The ratio `slow / fast` over the pairs of runs, with the reason if it cannot be trusted.
+    """Return the ratio `slow / fast` over the pairs of runs. If it cannot be trusted, its `why` gives the reason.
 
     The two timings must come from the same call of `compare`. Raises `InvalidRequest` if a run of `fast` took no time, or if
     the timings have different numbers of runs, because such runs were not taken in turn.
@@ -258,7 +258,7 @@ def ratio(slow: Timing, fast: Timing) -> Ratio:
 
 
 def _too_wide(ratios: Timing) -> str:
-    """The reason why the ratios of single pairs differ too much to be trusted; "" if they can be trusted."""
+    """The reason why the ratios of single pairs cannot be trusted, too few pairs or too wide a spread; "" if they can."""
     if ratios.runs < FEWEST_PAIRS:
         return f"{ratios.runs} pairs of runs are too few"
     if ratios.spread > WIDEST:
@@ -267,13 +267,16 @@ def _too_wide(ratios: Timing) -> str:
 
 
 def noted(caption: str, ratios: Iterable[Ratio]) -> str:
-    """The caption of a figure of these ratios. If one cannot be trusted, a line before it says why its bar is missing."""
+    """Return the caption of a figure that shows these ratios.
+
+    If a ratio cannot be trusted, a line before the caption says why the bar of the ratio is missing.
+    """
     why = next((each.why for each in ratios if each.why), "")
     return f"No bar where times were {too_noisy(why)}.\n{caption}" if why else caption
 
 
 def waiter(device: Any) -> Callable[[], None]:
-    """A function that waits until `device` has finished all its work. On a CPU, it returns at once."""
+    """Return a function that waits until `device` has finished all its work. For a CPU, the function returns at once."""
     if device is not None and str(device).startswith("cuda"):
         import torch
 

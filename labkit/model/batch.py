@@ -1,4 +1,4 @@
-"""The input of one forward pass: the new tokens of several sequences in one flat row, and the cache slots of each sequence."""
+"""The input of one forward pass: the new tokens of several sequences in one row, and the cache slots of each sequence."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Batch:
         lengths: Tensor,
         numbers: RowNumbers,
     ) -> Batch:
-        """A batch with one new token of every sequence, and with logits after each token.
+        """Make a batch with one new token of every sequence, and with logits after each token.
 
         `numbers` must have at least as many rows as there are sequences.
         """
@@ -77,7 +77,7 @@ class Batch:
         soft_rows: Tensor | None = None,
         soft_embeddings: Tensor | None = None,
     ) -> Batch:
-        """A batch with any number of new tokens of each prompt."""
+        """Make a batch with any number of new tokens of each prompt."""
         return cls(token_ids, positions, slot_mapping, starts, slot_table, lengths, 0, logit_rows, soft_rows, soft_embeddings)
 
     @classmethod
@@ -106,7 +106,7 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on `device`. If they are already on `device`, returns the batch itself."""
+        """Return the same batch with its tensors on `device`. If they are already there, returns the batch itself."""
         if self.token_ids.device == device:
             return self
         moved: dict[str, Any] = {k: value.to(device) for k, value in vars(self).items() if isinstance(value, Tensor)}

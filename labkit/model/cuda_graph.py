@@ -33,14 +33,14 @@ Bucket = int | tuple[int, int]
 class GraphedGPTJ(Forward):
     """Runs a `GPTJ`.
 
-    A batch that has only decodes, or that is a short prefill, runs from the graph of its bucket. Any other batch runs without a
-    graph.
+    A batch that has only decodes, or that is a short prefill, runs as a replay of the graph of its bucket. Any other batch runs
+    without a graph.
 
     Padding rows write to `padding_slot`, which must exist in every cache and which no sequence may hold. A graph is captured
     when its bucket is first needed; `capture` captures the graphs of decodes in advance. When decodes use another cache than
-    before, the graphs are captured again. While an operation is swapped (`ops.use`), no graph is used. A captured step keeps
-    the kernel configurations of its capture, so run `labkit tune` first. All graphs share one pool of memory, so only one step
-    runs at a time.
+    before, the graphs are captured again. While an operation is swapped (`ops.use`), no graph is used. A graph keeps the kernel
+    configurations that were in use when it was captured, so run `labkit tune` first. All graphs share one pool of memory, so
+    only one step runs at a time.
     """
 
     def __init__(self, model: GPTJ, padding_slot: int, *, buckets: Sequence[int] = BUCKETS) -> None:
@@ -87,7 +87,7 @@ class GraphedGPTJ(Forward):
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """The same logits as `GPTJ.forward`. Raises `InvalidRequest` when the cache has no padding slot."""
+        """Return the same logits as `GPTJ.forward`. Raises `InvalidRequest` if the cache has no padding slot."""
         bucket = self._bucket(batch)
         if bucket is None or (not batch.is_decode and self._has_another(cache)):
             return self.model.forward(batch, cache)
@@ -107,7 +107,7 @@ class GraphedGPTJ(Forward):
         `batch` is the batch of the first step. The `slot_table` of `batch` must already hold the slots of all later tokens: the
         next token of sequence s uses `slot_table[s, lengths[s]]`, and later tokens use the entries after it. The host waits for
         the device only once, at the start. `batch` itself does not change, although every sequence is `steps - 1` tokens longer
-        after the call. Works on any device. Raises `InvalidRequest` when there are too few slots or the context is too short.
+        after the call. Works on any device. Raises `InvalidRequest` if there are too few slots or the context is too short.
         """
         self._check_room(batch, steps)
         bucket = self._bucket(batch)
@@ -146,7 +146,7 @@ class GraphedGPTJ(Forward):
                 self._greedy_steps[bucket] = self._captured(bucket, cache, self._greedy)
 
     def _bucket(self, batch: Batch) -> Bucket | None:
-        """The bucket whose graph runs this batch. None if the batch runs operation by operation."""
+        """Return the bucket whose graph runs this batch, or None if the batch runs without a graph."""
         if ops.swapped() or not on_triton(self.model.layers[0].ln_1_weight):
             return None
         if not batch.is_decode:
@@ -157,7 +157,7 @@ class GraphedGPTJ(Forward):
     def _has_another(self, cache: KVCache) -> bool:
         """Whether there are graphs for another cache that is still in use.
 
-        A batch without decodes does not drop such graphs.
+        A prefill then runs without a graph, so that it does not drop these graphs.
         """
         bound = self._cache() if self._cache is not None else None
         return bound is not None and bound is not cache

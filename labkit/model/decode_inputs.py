@@ -18,7 +18,7 @@ BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 def bucket_of(sequences: int, buckets: Sequence[int] = BUCKETS) -> int | None:
-    """The smallest bucket of at least this many sequences; None if all buckets are smaller."""
+    """Return the smallest bucket for at least this many sequences, or None if all buckets are smaller."""
     return min((bucket for bucket in buckets if bucket >= sequences), default=None)
 
 
@@ -44,7 +44,7 @@ class DecodeInputs:
         self._loaded = 0
 
     def batch(self, rows: int) -> Batch:
-        """The batch of the first `rows` rows; its tensors are views."""
+        """Return the first `rows` rows as a batch, whose tensors are views."""
         return Batch.of_decodes(
             token_ids=self._token_ids[:rows],
             positions=self._positions[:rows],
@@ -93,7 +93,7 @@ class DecodeInputs:
         self._token_ids[:rows] = tokens
         self._positions[:rows] += self._real[:rows]
         self._lengths[:rows] += self._real[:rows]
-        # After the last token that fits, there is no further slot. Another entry is read instead, but is not used.
+        # After the last token that fits, there is no further slot. The last entry is read instead, but it is not used.
         last = (self._lengths[:rows].long() - 1).clamp_(max=self.width - 1)
         self._slot_mapping[:rows] = self._slot_table[:rows].gather(1, last[:, None]).squeeze(1)
 

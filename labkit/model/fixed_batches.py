@@ -27,10 +27,10 @@ class FixedBatches:
         self._numbers = RowNumbers(sequences, device)
 
     def prefill(self, prompts: Sequence[Tensor], *, all_logits: bool = False) -> Batch:
-        """A batch that adds new tokens to every sequence, after its earlier tokens.
+        """Make a batch that adds new tokens to every sequence, after its earlier tokens.
 
-        prompts: one 1-d int64 tensor for each sequence, with at least one token. Logits are wanted after the last token of each
-        sequence, or with `all_logits` after every token.
+        prompts: one 1-d int64 tensor for each sequence, with at least one token. The batch asks for logits after the last token
+        of each sequence, or with `all_logits` after every token.
         """
         counts = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64, device="cpu")
         ends = counts.cumsum(0)
@@ -50,7 +50,7 @@ class FixedBatches:
         )
 
     def decode(self, token_ids: Tensor) -> Batch:
-        """A batch with one new token of every sequence. `token_ids`: `[sequences]` int64."""
+        """Make a batch with one new token of every sequence. `token_ids`: `[sequences]` int64."""
         positions = self.lengths.long()
         self.lengths += 1
         return Batch.of_decodes(

@@ -1,6 +1,6 @@
-"""The base class of all objects that run a model's forward pass: it has all methods that an engine may call, with defaults.
+"""The base class of all objects that run a model's forward pass. It has every method that an engine calls.
 
-The defaults are right for a pass in one process on the CPU.
+The default methods are right for a pass in one process on the CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from labkit.torch_state import torch_threads
 
 
 class Forward(ABC):
-    """Runs batches over a cache.
+    """Runs batches with a cache.
 
     A subclass defines `forward`, and overrides every method whose default is wrong for it.
     """
@@ -33,7 +33,7 @@ class Forward(ABC):
         """
 
     def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        """The same as `forward`."""
+        """Call `forward`."""
         return self.forward(batch, cache)
 
     def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
@@ -56,7 +56,7 @@ class Forward(ABC):
 
     @property
     def num_threads(self) -> int | None:
-        """How many threads torch should use during a pass; None leaves torch's own number."""
+        """How many threads torch should use during a pass; None leaves torch's setting unchanged."""
         return None
 
     @property
@@ -68,7 +68,7 @@ class Forward(ABC):
         return True
 
     def occupy(self, cache: KVCache) -> None:
-        """Take all memory of the cache now. This includes parts of the cache in other processes."""
+        """Take all memory of the cache from the system now. This includes parts of the cache in other processes."""
         cache.occupy()
 
     def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
@@ -85,7 +85,7 @@ class Forward(ABC):
     def limited_threads(self) -> contextlib.AbstractContextManager[None]:
         """Let torch use `num_threads` threads inside the block, and one thread in a forked child.
 
-        If other ranks compute on the other cores of this machine, a second thread of this process would take a core from them,
-        because it waits in a loop for milliseconds after each parallel operation.
+        If other ranks compute on the other cores of this machine, a second torch thread in this process would take a core from
+        them, because it waits in a busy loop for milliseconds after each parallel operation.
         """
         return torch_threads(1 if is_forked_child() else self.num_threads)

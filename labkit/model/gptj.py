@@ -42,7 +42,7 @@ class GPTJ(Forward):
 
     `part` says which part of a model this is. A part without the first layers has no `wte` (None); a part without the last
     layers has no `ln_f_weight`, `ln_f_bias` and `lm_head`. If other processes hold the rest of each layer, `add_up(x)` returns
-    the sum of all processes' `x`.
+    the sum of `x` over all these processes.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class GPTJ(Forward):
             weight = matrix(layer, names) if matrix else store(layer, _stacked(read, names))
             return Linear(weight, read(f"{modules[0]}.bias") if bias else None, gelu=gelu)
 
-        # The largest matrix comes first, while there is the most room for both the matrix and its packed form.
+        # The largest matrix is read first, because there is the most room for both its dense and its packed form then.
         head = linear("lm_head", "lm_head", bias=True) if part.last else None
         layers = []
         for index in part.layers(config.num_layers):
@@ -112,7 +112,7 @@ class GPTJ(Forward):
         )
 
     def with_layers(self, layers: Sequence[Layer], lm_head: Linear | None = None) -> GPTJ:
-        """A copy of the model with other blocks, and with another head if `lm_head` is given."""
+        """Return a copy of the model with other blocks, and with another head if `lm_head` is given."""
         other = copy(self)
         other.layers = tuple(layers)
         other.lm_head = lm_head or self.lm_head
@@ -139,7 +139,7 @@ class GPTJ(Forward):
         return self.layers[0].ln_1_weight.dtype
 
     def new_cache(self, num_slots: int, kv_cache_dtype: str | None = None) -> KVCache:
-        """A KV cache for this model's part, in its dtype, or in 8 bits: kv_cache_dtype "int8" or "fp8"."""
+        """Make a KV cache for this part of the model, in the model's dtype, or in 8 bits: kv_cache_dtype "int8" or "fp8"."""
         if kv_cache_dtype is None:
             return KVCache(self.config, num_slots, device=self.device, dtype=self.dtype, part=self.part)
         return QuantizedKVCache(
@@ -153,11 +153,11 @@ class GPTJ(Forward):
         """Run the batch's new tokens and write their keys and values to `cache`. Returns logits `[rows, vocab_size]`.
 
         A part without the first layers takes `hidden` `[tokens, hidden_size]`, the result of the part before it. A part
-        without the last layers returns its hidden state in place of logits, and a shard returns the logits of its share of
+        without the last layers returns its hidden state instead of logits, and a shard returns the logits of its share of
         the vocabulary. If `beside` is given, attention runs on this stream, at the same time as the MLP.
 
-        The pass runs operation by operation. All faster ways must compute the same result. Only this method calls swapped
-        operations (`ops.use`).
+        The pass runs operation by operation. All faster ways to run a pass must compute the same result. Only this method
+        calls swapped operations (`ops.use`).
         """
         if hidden is None:
             hidden = self._embed(batch)
@@ -178,7 +178,7 @@ class GPTJ(Forward):
         return self.lm_head(normed[batch.logit_rows])
 
     def _attend(self, layer: Layer, normed: Tensor, cache: KVCache, index: int, batch: Batch) -> Tensor:
-        """The attention of a block, from the normed input to the output projection `[tokens, hidden_size]`."""
+        """Compute the attention of a block, from the normed input to the output projection `[tokens, hidden_size]`."""
         qkv, slots = layer.qkv(normed), batch.slot_mapping
         if isinstance(cache, QuantizedKVCache):
             shape = (batch.num_tokens, *cache.keys.shape[2:])
@@ -231,7 +231,7 @@ class GPTJ(Forward):
 
 
 def _stacked(read: Callable[[str], Tensor], names: Sequence[str]) -> Tensor:
-    """Matrices of the same shape, stacked. Each matrix is read directly into its place in the result."""
+    """Read matrices of the same shape and stack them. Each matrix is copied into its place as soon as it is read."""
     first = read(names[0])
     if len(names) == 1:
         return first

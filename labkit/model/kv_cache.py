@@ -1,4 +1,4 @@
-"""The preallocated key-value cache: a pool of slots. A slot holds one token. Any sequence may hold any slots, in any order.
+"""The preallocated key-value cache: a pool of slots. A slot holds one token. Any sequence can hold any slots, in any order.
 
 The cache knows nothing about sequences: a `Batch` says which slots each sequence uses.
 """
@@ -20,9 +20,9 @@ class KVCache:
     """Keys and values `[num_layers, num_slots, num_heads, head_dim]` for the layers and heads of a part of the model.
 
     Sequences with a common beginning share the slots of that beginning. Beams are reordered by rewriting slot numbers. No key
-    is ever copied. The memory is not initialized, so a slot that was never written may hold anything, even NaN. (On the CPU,
+    is ever copied. The memory is not initialized, so a slot that was never written can hold anything, even NaN. (On the CPU,
     the system provides memory only when it is first written.) `held`: the layers and heads of the model that this cache holds.
-    Raises `InvalidRequest` for fewer than one slot.
+    Raises `InvalidRequest` if `num_slots` is less than 1.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class KVCache:
     def occupy(self) -> None:
         """Take all memory from the system now.
 
-        On the CPU this writes zeros everywhere; on a GPU the memory is taken already.
+        On the CPU, this writes zeros everywhere. On a GPU, the memory has already been taken.
         """
         if self.keys.device.type == "cpu":
             self.keys.zero_()

@@ -1,4 +1,4 @@
-"""A whole forward pass on the CPU in one native call, without Python between the operations."""
+"""Runs a whole forward pass on the CPU in one native call, without Python between the operations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class AddsUp(Protocol):
         """The address of a C function of the type `add_up`, and the first argument for this function."""
 
     def fail(self, status: int, collective: str) -> None:
-        """Raise `RankFailed` for a status that is not 0."""
+        """Raise `RankFailed` for the nonzero status of a call of `native_add_up`."""
 
 
 class NativeForward(Forward):
@@ -119,7 +119,7 @@ class NativeForward(Forward):
         Returns logits `[rows, vocab_size]` float32. A part without the head returns its hidden state, also in float32.
 
         A part without the embedding takes `hidden` `[tokens, hidden_size]`, float32, from the part before it. Raises
-        `RankFailed` when a process of the group is missing.
+        `RankFailed` if a process of the group does not take part.
         """
         tokens, sequences, rows = batch.num_tokens, batch.num_sequences, len(batch.logit_rows)
         soft = None if batch.soft_embeddings is None else batch.soft_embeddings.float().contiguous()

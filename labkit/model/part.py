@@ -1,7 +1,7 @@
 """The part of a model that one process holds: the layers of a stage, and a share of heads, inner features and vocabulary.
 
-`checkpoints/split.py` states how each tensor is split. The model, its linear layers and their quantized forms only see
-smaller matrices and do not know about the split.
+`checkpoints/split.py` says how each tensor is split. The model, its linear layers and their quantized forms only see smaller
+matrices and do not know about the split.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Part:
         return config.num_heads // self.shards
 
     def slices(self, name: str, shape: tuple[int, ...]) -> Mapping[str, slice] | None:
-        """The `rows` or `columns` of a tensor of the whole model that belong to this part.
+        """Return the slice of `rows` or `columns` of a whole tensor that belongs to this part.
 
         An empty mapping means the whole tensor. None means that no slice of the tensor belongs to the part.
         """
@@ -59,7 +59,7 @@ class Part:
         return share_of(name, shape, self.shard, self.shards)
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest`, with the nearest number that works, if the model cannot be split this way."""
+        """Raise `InvalidRequest` if the model cannot be split this way. The error names the nearest number that works."""
         if not (0 <= self.shard < self.shards and 0 <= self.stage < self.stages):
             raise InvalidRequest(f"{self} does not exist: shard must be from 0 to shards - 1, and stage from 0 to stages - 1")
         nearest = nearest_tensor_parallel(config, self.shards)

@@ -1,8 +1,8 @@
 """The input tensors of a captured short prefill, padded to a few sizes. A CUDA graph reads the same addresses each time.
 
-With a few hundred tokens, the GPU finishes an operation before the host has launched the next one. On an H200 (torch 2.11), a
-prefill of 128 tokens of GPT-J 6B takes 10.4 ms, although reading the weights takes only 2.8 ms. In longer prefills, the host
-launches faster than the GPU computes.
+With only a few hundred tokens and no graph, the GPU finishes an operation before the host has launched the next one. On an H200
+(torch 2.11), a prefill of 128 tokens of GPT-J 6B takes 10.4 ms, although reading the weights takes only 2.8 ms. In longer
+prefills, the host launches faster than the GPU computes.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class PrefillInputs:
         self._logit_rows = torch.zeros(sequences, dtype=torch.int64, device=device)
 
     def bucket(self, batch: Batch) -> tuple[int, int] | None:
-        """The numbers of sequences and tokens that `batch` is padded to; None if it is not a short prefill."""
+        """Return the numbers of sequences and tokens to which `batch` is padded, or None if it cannot run from a graph."""
         if batch.num_decodes or batch.soft_rows is not None or batch.slot_table.shape[1] > self.width:
             return None
-        # A graph returns one row of logits for each of its sequences. Scoring a text needs more rows, so it runs without a
-        # graph.
+        # A graph returns one row of logits for each of its sequences. To score a text, more rows are needed, so scoring runs
+        # without a graph.
         sequences = bucket_of(max(batch.num_sequences, batch.logit_rows.shape[0]), SEQUENCES)
         tokens = bucket_of(batch.num_tokens, TOKENS)
         return None if sequences is None or tokens is None else (sequences, tokens)
 
     def batch(self, bucket: tuple[int, int]) -> Batch:
-        """The batch of this size; its tensors are views."""
+        """Return the batch of this bucket. Its tensors are views."""
         sequences, tokens = bucket
         return Batch.of_prefills(
             token_ids=self._token_ids[:tokens],
@@ -75,7 +75,7 @@ class PrefillInputs:
         self._slot_table[sequences:, :1] = self.padding_slot
 
     def clear(self) -> None:
-        """Turn everything into padding."""
+        """Turn all entries into padding."""
         self._slot_mapping.fill_(self.padding_slot)
         self._starts.zero_()
         self._slot_table[:, :1] = self.padding_slot

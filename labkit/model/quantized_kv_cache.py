@@ -1,4 +1,4 @@
-"""A key-value cache in 8 bits: each key and each value of a head has one scale, found when it is written.
+"""A key-value cache in 8 bits. Each key and each value of a head has one scale, which is computed when it is written.
 
 An int8 cache takes half the memory of a bfloat16 cache or a quarter of the memory of a float32 cache, plus 4 bytes for the
 scale of each key and each value of a head.
@@ -52,7 +52,7 @@ class QuantizedKVCache(KVCache):
             scales[layer, slots] = found.view(x.shape[:2])
 
     def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[slots, num_heads, head_dim]` of some slots of a layer, in the model's dtype."""
+        """Return the keys and values `[slots, num_heads, head_dim]` in these slots of a layer, in the model's dtype."""
         keys, values = (
             (cache[layer][slots].float() * scales[layer][slots][..., None]).to(self.wide_dtype)
             for cache, scales in ((self.keys, self.key_scales), (self.values, self.value_scales))
@@ -60,7 +60,7 @@ class QuantizedKVCache(KVCache):
         return keys, values
 
     def write_prefix_prompt(self, slots: Tensor, given: Tensor) -> None:
-        """Round and write the given keys and values of a prefix prompt; the arguments are those of `KVCache`."""
+        """Round and write the given keys and values of a prefix prompt. The arguments are the same as in `KVCache`."""
         layers, heads = self.held
         own = given[layers.start : layers.stop, :, heads.start : heads.stop].to(self.keys.device).transpose(2, 3)
         for layer in range(len(own)):
@@ -68,12 +68,12 @@ class QuantizedKVCache(KVCache):
 
     @property
     def byte_count(self) -> int:
-        """How many bytes keys, values and scales take together."""
+        """How many bytes the keys, values and scales take together."""
         return super().byte_count + 2 * self.key_scales.numel() * 4
 
 
 def check_kv_cache_dtype(name: str | None, device: torch.device | None = None) -> None:
-    """Raise `InvalidRequest` for a format that does not exist, and `NotAvailable` on a device without kernels for it.
+    """Raise `InvalidRequest` for an unknown cache format, and `NotAvailable` for a device without kernels for the format.
 
     Without a device, only the format is checked.
     """
@@ -84,7 +84,10 @@ def check_kv_cache_dtype(name: str | None, device: torch.device | None = None) -
 
 
 def only_used_slots(batch: Batch) -> tuple[Batch, Tensor]:
-    """The batch with its slots renumbered to 0 ... used - 1, and the old numbers of these slots, `[used]` int64."""
+    """Renumber the slots that a batch uses to 0 ... used - 1.
+
+    Returns the renumbered batch and the old numbers of these slots, `[used]` int64.
+    """
     longest = int(batch.lengths.max())
     table = batch.slot_table[:, :longest].long()
     seen = torch.arange(longest, dtype=torch.int64, device=table.device) < batch.lengths[:, None]

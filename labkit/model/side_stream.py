@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class SideStream:
-    """A stream on `device` with a higher priority. When kernels of both streams wait, the kernels of this stream start first.
+    """A stream on `device` with a higher priority. If kernels of both streams are waiting, those of this stream start first.
 
     Inside the capture of a CUDA graph, the fork and the join become edges of the graph. The forked call may read tensors that
     were made before the fork; free these tensors only after the join. The call's result may be read after the join. The result
@@ -33,5 +33,5 @@ class SideStream:
             return call()
 
     def join(self) -> None:
-        """Let the current stream wait for this second stream."""
+        """Make the current stream wait for this second stream."""
         torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)

@@ -13,11 +13,11 @@ from labkit.precision import DTYPES, as_precision
 
 
 def precision_for(checkpoint: Checkpoint, wanted: str | torch.dtype | None, device: torch.device) -> str:
-    """The precision of a checkpoint on a device. `wanted` is the precision that the user chose; None if the user chose none.
+    """Choose the precision for a checkpoint on a device. `wanted` is the precision that the user chose, or None.
 
     A checkpoint that stores integers keeps them if labkit has kernels for them. Without kernels, it is dequantized to bf16 on
-    the CPU and to fp16 on a GPU, and a warning says so. If the user chose a dense precision, it is dequantized to this
-    precision. Raises `InvalidRequest` if the user chose integers of another kind than the stored integers.
+    the CPU and to fp16 on a GPU, and a warning says so. If the user chose a dense precision, the checkpoint is dequantized to
+    this precision. Raises `InvalidRequest` if the user chose another integer format than the stored one.
     """
     if not isinstance(checkpoint, QuantizedDirectoryCheckpoint):
         return as_precision(wanted, device)
@@ -38,7 +38,7 @@ def precision_for(checkpoint: Checkpoint, wanted: str | torch.dtype | None, devi
 
 
 def check_stored(checkpoint: Checkpoint, precision: str) -> None:
-    """Raise `InvalidRequest` if stored integers would have to be quantized again to get this precision."""
+    """Raise `InvalidRequest` if the checkpoint stores integers that would have to be quantized again to get this precision."""
     if not isinstance(checkpoint, QuantizedDirectoryCheckpoint) or precision in DTYPES:
         return
     stored = checkpoint.kernel_precision

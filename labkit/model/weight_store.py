@@ -1,4 +1,4 @@
-"""Reads a model's weights. While matrices are read, they are quantized and packed as the precision and the device require."""
+"""Reads a model's weights. Each matrix is quantized and packed as it is read, if the precision and the device require it."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, par
     """Read a checkpoint's weights into a model, one tensor at a time, so that a second copy of the model never exists.
 
     For a `part`, only the tensors and slices of that part are read. Matrices are quantized from float32. The head of an int4
-    model is stored in int8, because a rounding error of the head directly changes which token is chosen. Matrices that a
-    checkpoint stores as integers are kept with these integers (`stored_precision`).
+    model is stored in int8, because a rounding error in the head directly changes which token is chosen. If a checkpoint stores
+    matrices as integers, the model keeps these integers (`stored_precision`).
     """
     dtype = compute_dtype(precision, device)
     shapes = expected_shapes(checkpoint.config)
@@ -66,7 +66,7 @@ def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, par
 
 
 def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor], Weight]:
-    """Returns a function `store(layer name, dense matrix)` that returns the weight to keep.
+    """Return a function `store(layer name, dense matrix)` that returns the weight to keep.
 
     On the CPU, `store` packs the matrix for the native library. Without the native library, `native.warn_once` prints a warning
     and quantized matrices are packed for torch's own kernels.
@@ -83,7 +83,7 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
 
 
 def _packer(precision: str, device: torch.device) -> Callable[[Tensor | QuantizedWeight, int], Weight]:
-    """Returns a function `pack(weight, bytes)` that packs a weight for the device's kernels. Packing frees `bytes` bytes."""
+    """Return a function `pack(weight, bytes)` that packs a weight for the device's kernels. Packing frees `bytes` bytes."""
     on_cpu = device.type == "cpu" and (precision in FORMATS or DTYPES[precision] in TYPES)
     if on_cpu and not native.available():
         native.warn_once()
@@ -111,7 +111,7 @@ def _packer(precision: str, device: torch.device) -> Callable[[Tensor | Quantize
 def _stored_matrices(
     checkpoint: QuantizedDirectoryCheckpoint, precision: str, device: torch.device, part: Part
 ) -> Callable[[str, Sequence[str]], Weight]:
-    """Returns a function that reads matrices as they are stored, for `GPTJ.from_tensors`."""
+    """Return the function `matrix` for `GPTJ.from_tensors`, which reads matrices as they are stored."""
     shapes = expected_shapes(checkpoint.config)
     dtype, pack = compute_dtype(precision, device), _packer(precision, device)
 
@@ -132,7 +132,7 @@ def _stored_matrices(
 
 
 def _for_kernels(parts: Sequence[StoredWeight], device: torch.device, dtype: torch.dtype) -> QuantizedWeight | None:
-    """Stored matrices, stacked and in the format of the device's kernels. None if no kernel reads them."""
+    """Stack stored matrices and convert them to the format of the device's kernels. Returns None if no kernel can read them."""
     sparse = [part.to(device, dtype) for part in parts if isinstance(part, Sparse24Weight)]
     if sparse:
         return sparse24.stack_rows(sparse)

@@ -39,7 +39,7 @@ _OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 class BuildError(Exception):
-    """The library cannot be built here; the message holds the compiler's output."""
+    """The library cannot be built here; the message says why, or contains the compiler's output."""
 
 
 def build(target: Path = TARGET) -> Path:
@@ -65,9 +65,9 @@ def interface() -> str:
 
 
 def find_compiler() -> list[str]:
-    """The first words of each compile command: the compiler that `CXX` names, or else g++, clang++ or c++.
+    """Return the first words of each compile command: the compiler that `CXX` names, or else g++, clang++ or c++.
 
-    Raises `BuildError` if there is none.
+    Raises `BuildError` if there is no compiler.
     """
     named = shlex.split(os.environ.get("CXX", ""))
     found = named or [name for name in ("g++", "clang++", "c++") if shutil.which(name)][:1]
@@ -79,7 +79,7 @@ def find_compiler() -> list[str]:
 def compile_sources(compiler: list[str], folder: Path, flags: list[str], more: tuple[Path, ...] = ()) -> list[Path]:
     """Compile the sources for the compiler's target, and the files `more`, into `folder`. Returns the object files.
 
-    Raises `BuildError` with the compiler's output.
+    Raises `BuildError` with the compiler's output if the compiler fails.
     """
     special = {name: options for of_one in _FLAGS.values() for name, options in of_one.items()}
     wanted = _FLAGS.get(architecture(compiler), {})
@@ -96,9 +96,9 @@ def compile_sources(compiler: list[str], folder: Path, flags: list[str], more: t
 
 
 def architecture(compiler: list[str]) -> str:
-    """The architecture for which the compiler writes code: x86_64, aarch64 or another one.
+    """The architecture for which the compiler generates code: x86_64, aarch64 or another one.
 
-    This can differ from the architecture of this machine, because a compiler can write code for another machine.
+    This can differ from the architecture of this machine, because a compiler can be a cross compiler.
     """
     try:
         done = subprocess.run([*compiler, "-dumpmachine"], capture_output=True, text=True, check=False)
@@ -110,7 +110,7 @@ def architecture(compiler: list[str]) -> str:
 
 
 def openmp_flags(compiler: list[str], folder: Path) -> list[str]:
-    """`-fopenmp`, or `-fopenmp-simd` for a compiler without OpenMP's threads (Apple's clang), or nothing."""
+    """Return `-fopenmp`, or `-fopenmp-simd` for a compiler without OpenMP threads (Apple's clang), or no flag."""
     return next((["-fopenmp" + end] for end in ("", "-simd") if _compiles(compiler, ["-fopenmp" + end], folder)), [])
 
 

@@ -29,7 +29,7 @@ TYPES = {torch.float32: F32, torch.bfloat16: BF16}
 
 
 class WeightStruct(Structure):
-    """`lk_weight`."""
+    """The C struct `lk_weight`."""
 
     _fields_ = (
         ("type", c_int32),
@@ -43,7 +43,7 @@ class WeightStruct(Structure):
 
 
 class LayerStruct(Structure):
-    """`lk_layer`."""
+    """The C struct `lk_layer`."""
 
     _fields_ = (
         ("ln_weight", c_void_p),
@@ -56,7 +56,7 @@ class LayerStruct(Structure):
 
 
 class GroupStruct(Structure):
-    """`lk_group`."""
+    """The C struct `lk_group`."""
 
     _fields_ = (
         ("region", c_void_p),
@@ -73,7 +73,7 @@ class GroupStruct(Structure):
 
 
 class ModelStruct(Structure):
-    """`lk_model`."""
+    """The C struct `lk_model`."""
 
     _fields_ = (
         *((name, c_int32) for name in ("hidden", "layers", "heads", "head_dim", "rotary_dim", "inner", "vocab")),
@@ -96,7 +96,7 @@ class ModelStruct(Structure):
 
 
 class BatchStruct(Structure):
-    """`lk_batch`."""
+    """The C struct `lk_batch`."""
 
     _fields_ = (
         *((name, c_int32) for name in ("tokens", "sequences", "logits", "soft")),
@@ -140,7 +140,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    """The library and an empty string, or None and the reason why it is not loaded."""
+    """Load the library. Returns the library and an empty string, or None and the reason why it is not loaded."""
     # imported here, so that `python -m labkit.native.build` imports the module only once
     from labkit.native.build import interface
 
@@ -165,7 +165,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _interface_of(library: ctypes.CDLL) -> str:
-    """The checksum of the interface with which the library was built. An empty string if the library is too old to have one."""
+    """The checksum of the C interface with which the library was built; "" if the library is too old to have a checksum."""
     function = getattr(library, "lk_interface", None)
     if function is None:
         return ""
@@ -201,9 +201,10 @@ def warn_once() -> None:
 
 
 def instruction_set() -> str:
-    """The instruction set that the kernels run in.
+    """The instruction set that the kernels use.
 
-    On x86-64: avx512_bf16, avx512_vnni or avx2. On 64-bit ARM: neon_bf16 (with i8mm), neon_dotprod or neon. Or portable.
+    On x86-64: avx512_bf16, avx512_vnni or avx2. On 64-bit ARM: neon_bf16 (with i8mm), neon_dotprod or neon. Otherwise:
+    portable.
     """
     name: bytes = library().lk_isa()
     return name.decode()
@@ -236,7 +237,8 @@ def threads() -> int:
 def torch_on_one_thread() -> Iterator[None]:
     """Let torch compute on one thread inside the block; native calls still use as many threads as before.
 
-    torch and the library have separate threads. Waiting threads keep their cores busy, so they would slow each other down.
+    torch and the library have separate threads. Even waiting threads keep their cores busy, so the two sets of threads would
+    slow each other down.
     """
     before = getattr(_chosen, "threads", None)
     _chosen.threads = threads()
@@ -271,9 +273,9 @@ def pointer(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -
 
 
 def rows_pointer(table: Tensor, dtype: torch.dtype, rows: int) -> tuple[int, int]:
-    """The address of a table with this number of rows, and the number of elements from one row to the next.
+    """Return the address of a table with this number of rows, and the number of elements from one row to the next.
 
-    The checks are the same as in `pointer`, except that the rows may have any length and may be parts of longer rows.
+    The checks are the same as in `pointer`, except that the rows can have any length and can be parts of longer rows.
     """
     if table.dim() != 2 or len(table) != rows or table.stride(1) != 1:
         raise _refused(table, dtype, (rows, -1))
@@ -297,13 +299,13 @@ def _refused(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Inva
 
 
 def trim_heap() -> None:
-    """Ask the allocator to return freed memory to the system; does nothing where that is impossible."""
+    """Ask the allocator to return freed memory to the system. Does nothing if the allocator cannot do this."""
     with contextlib.suppress(AttributeError, OSError):  # only glibc has this function
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def advise_large_pages(memory: Tensor) -> None:
-    """Ask the system for large pages for a tensor that was not written yet; does nothing if the system has no large pages."""
+    """Ask the system for large pages for a tensor that has not been written yet. Does nothing if there are no large pages."""
     library().lk_advise_large_pages(pointer(memory, memory.dtype, memory.shape), memory.nbytes)
 
 

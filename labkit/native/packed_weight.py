@@ -45,7 +45,7 @@ _NAMES = {
 """The name of each type of packed matrix. For a quantized matrix, this is the name of its format (`QuantizedWeight.kind`)."""
 _NUMBERS = {name: number for number, name in _NAMES.items()}
 PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
-"""For each code of a 2:4 sparse matrix, the places of the two kept columns."""
+"""For each code of a 2:4 sparse matrix, the two columns out of four whose values are stored."""
 _CPU = torch.device("cpu")
 _local = threading.local()
 
@@ -87,11 +87,11 @@ class PackedWeight:
 
     @property
     def byte_count(self) -> int:
-        """Bytes that one use of the matrix reads, padding included."""
+        """The bytes that one multiplication with the matrix reads, padding included."""
         return self.data.numel() + self.scales.numel()
 
     def struct(self, bias: Tensor | None = None) -> WeightStruct:
-        """The argument of a C call; `bias` is `[out]` float32. The caller must keep this object and `bias` alive."""
+        """Return the argument for a C call. `bias` is `[out]` float32. The caller must keep this object and `bias` alive."""
         data, scales = self._addresses
         bias_address = pointer(bias, torch.float32, self.shape[:1])
         return WeightStruct(
@@ -99,7 +99,7 @@ class PackedWeight:
         )
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        """x weight^T + bias, then GELU if `gelu`, for `x` `[tokens, in]` in float32 or bfloat16.
+        """Compute x weight^T + bias, then GELU if `gelu` is set, for `x` `[tokens, in]` in float32 or bfloat16.
 
         The result has the dtype of `x`.
         """
@@ -144,14 +144,14 @@ class PackedWeight:
             dense = dense * self.scales.view(torch.float32)[:, None]
         return dense[:out_features, :in_features].to(dtype)
 
-    def _dense_of_codes(self, panels: int, kept: Tensor, stored: Tensor) -> Tensor:
-        """The dense form of a 2:4 sparse matrix, with its padding. The codes say which two of four columns are kept."""
-        together = 4 // kept.element_size()  # numbers of a row that lie together: two or four
-        values = kept.view(panels, -1, 16, together).transpose(1, 2).reshape(panels * 16, -1, 2).float()
-        words = stored.view(torch.int32).view(panels, -1, 16).transpose(1, 2).reshape(panels * 16, -1, 1)
-        codes = (words >> torch.arange(0, 32, 4, dtype=torch.int32, device=_CPU) & 15).flatten(1).long()
-        places = torch.tensor(PAIRS, dtype=torch.int64, device=_CPU)[codes]
-        return torch.zeros(*codes.shape, 4, dtype=torch.float32, device=_CPU).scatter_(-1, places, values).flatten(1)
+    def _dense_of_codes(self, panels: int, stored: Tensor, codes: Tensor) -> Tensor:
+        """Return the dense form of a 2:4 sparse matrix, with padding. The codes say which two of four columns have values."""
+        neighbours = 4 // stored.element_size()  # the numbers of a row that are neighbours in memory
+        values = stored.view(panels, -1, 16, neighbours).transpose(1, 2).reshape(panels * 16, -1, 2).float()
+        words = codes.view(torch.int32).view(panels, -1, 16).transpose(1, 2).reshape(panels * 16, -1, 1)
+        pairs = (words >> torch.arange(0, 32, 4, dtype=torch.int32, device=_CPU) & 15).flatten(1).long()
+        places = torch.tensor(PAIRS, dtype=torch.int64, device=_CPU)[pairs]
+        return torch.zeros(*pairs.shape, 4, dtype=torch.float32, device=_CPU).scatter_(-1, places, values).flatten(1)
 
 
 def _parts(weight: Tensor | QuantizedWeight) -> tuple[int, CpuParts]:
@@ -164,7 +164,7 @@ def _parts(weight: Tensor | QuantizedWeight) -> tuple[int, CpuParts]:
 
 
 def _large(byte_count: int) -> Tensor:
-    """Newly allocated memory that was not written yet. The memory is in large pages if the system offers them."""
+    """Allocate memory without writing to it. The memory is in large pages if the system offers them."""
     memory = untouched((byte_count,), torch.uint8, _CPU)
     advise_large_pages(memory)
     return memory

@@ -1,4 +1,4 @@
-"""Collectives between processes on one host through shared memory (src/shared.cpp). Each takes microseconds."""
+"""Collectives between processes on one host through shared memory (src/shared.cpp). Each collective takes microseconds."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SharedGroup:
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Replace the tensor by the sum over all members. All members get the same sum, bit for bit.
 
-        The tensors are contiguous and have the same shape and dtype on all members. The sum is computed in float32 and
+        The tensors must be contiguous and have the same shape and dtype on all members. The sum is computed in float32 and
         rounded to the tensor's dtype at the end.
         """
         if tensor.dtype != torch.float32:
@@ -71,7 +71,7 @@ class SharedGroup:
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
         """Replace the tensor by the tensor of the member `root`.
 
-        The tensors are contiguous, with the same shape and dtype on all members.
+        The tensors must be contiguous and have the same shape and dtype on all members.
         """
         self._done(self.try_broadcast(tensor, root), "broadcast")
         return tensor
@@ -79,8 +79,8 @@ class SharedGroup:
     def try_broadcast(self, tensor: Tensor, root: int, patience: float | None = None) -> int:
         """Like `broadcast`, but return a status: 0 on success, 1 if a member was late, and 2 after `abort`.
 
-        patience: seconds to wait (default: `timeout`). After status 1, the caller can try again. This is not possible if the
-        tensor is larger than `SLOT_BYTES` and a part of it was already sent.
+        patience: seconds to wait (default: `timeout`). After status 1, the caller can try again, unless the tensor is larger
+        than `SLOT_BYTES` and a part of it was already sent.
         """
         address, timeout = pointer(tensor, tensor.dtype, tensor.shape), self._struct.timeout
         self._struct.timeout = timeout if patience is None else patience
@@ -98,7 +98,7 @@ class SharedGroup:
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
         """Return the tensors of all members, `[ranks, *shape]`, on `root`, and None on all other members.
 
-        The tensors have the same shape and dtype on all members.
+        The tensors must have the same shape and dtype on all members.
         """
         source, shape = pointer(tensor, tensor.dtype, tensor.shape), (self.ranks, *tensor.shape)
         everything = tensor.new_empty(shape) if self.rank == root else None
@@ -111,9 +111,9 @@ class SharedGroup:
         library().lk_group_abort(byref(self._struct))
 
     def take_account(self) -> tuple[int, int, float]:
-        """The number of collective calls since the last call of this method, their bytes and their seconds.
+        """Return the number of collective calls since the last call of this method, their bytes and their seconds.
 
-        The seconds include waiting for other members.
+        The seconds include the time spent waiting for other members.
         """
         struct = self._struct
         account = struct.calls, struct.bytes, struct.seconds

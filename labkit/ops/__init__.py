@@ -1,7 +1,7 @@
-"""The operations of a GPT-J, one per file. The torch version of each operation is the specification of its faster kernels.
+"""The operations of a GPT-J, one per file. Each has a torch version, the reference implementation for its faster kernels.
 
 Every function works on plain tensors over a flat batch of tokens and knows nothing about requests or layers.
-`use(name=function)` replaces an operation by another function, even while an engine runs.
+`use(name=function)` replaces an operation by another function, even while an engine is running.
 """
 
 from labkit.ops.decode_attention import decode_attention

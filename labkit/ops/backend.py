@@ -1,4 +1,4 @@
-"""Decides which kernels can take a tensor: Triton kernels take GPU tensors, the native library takes CPU tensors."""
+"""Decides which kernels accept a tensor: Triton kernels accept GPU tensors, and the native library accepts CPU tensors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def has_triton() -> bool:
 
 
 def on_triton(tensor: Tensor) -> bool:
-    """Whether Triton kernels take this tensor: any dtype except float64, on a GPU."""
+    """Whether Triton kernels accept this tensor: any dtype except float64, on a GPU."""
     return tensor.is_cuda and tensor.dtype != torch.float64 and has_triton()
 
 
 def on_native(tensor: Tensor) -> bool:
-    """Whether the native library takes this tensor: float32 or bfloat16, on the CPU."""
+    """Whether the native library accepts this tensor: float32 or bfloat16, on the CPU."""
     return tensor.is_cpu and tensor.dtype in _NATIVE_DTYPES and native.available()
 
 

@@ -12,7 +12,7 @@ from labkit.ops.registry import operation
 
 
 def decode_attention_reference(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
-    """The specification of `decode_attention`, in torch; scores and softmax are computed in float32 or wider."""
+    """The reference implementation of `decode_attention` in PyTorch. Scores and softmax are in float32 or wider."""
     longest = int(lengths.max())
     seen = torch.arange(longest, dtype=torch.int64, device=query.device) < lengths[:, None]  # [sequences, longest]
     slots = torch.where(seen, slot_table[:, :longest], slot_table[:, :1])
@@ -25,7 +25,7 @@ def decode_attention_reference(query: Tensor, keys: Tensor, values: Tensor, slot
 
 @operation(native=operations.decode_attention)
 def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(head_dim)) v for one query per sequence.
+    """Compute softmax(q k^T / sqrt(head_dim)) v for one query per sequence.
 
     `query` is `[sequences, num_heads, head_dim]`. `keys` and `values` are `[num_slots, num_heads, head_dim]` and already hold
     the new tokens. Sequence s attends to the slots `slot_table[s, :lengths[s]]` only (`slot_table` `[sequences, any]` int32;

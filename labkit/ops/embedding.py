@@ -9,11 +9,11 @@ from labkit.ops.registry import operation
 
 
 def embedding_reference(token_ids: Tensor, table: Tensor) -> Tensor:
-    """The specification of `embedding`, in torch."""
+    """The reference implementation of `embedding` in PyTorch."""
     return F.embedding(token_ids, table)
 
 
 @operation(decided_by=1)
 def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
-    """The rows of `table` `[vocab_size, hidden_size]` for `token_ids` `[tokens]` int64: `[tokens, hidden_size]`."""
+    """Return the rows of `table` `[vocab_size, hidden_size]` for `token_ids` `[tokens]` int64: `[tokens, hidden_size]`."""
     return embedding_reference(token_ids, table)

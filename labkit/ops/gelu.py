@@ -1,4 +1,4 @@
-"""GPT-J's activation."""
+"""GPT-J's activation function."""
 
 from __future__ import annotations
 

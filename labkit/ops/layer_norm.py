@@ -10,7 +10,7 @@ from labkit.ops.registry import operation
 
 
 def layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """The specification of `layer_norm`, in torch."""
+    """The reference implementation of `layer_norm` in PyTorch."""
     return F.layer_norm(x, (x.shape[-1],), weight, bias, epsilon)
 
 

@@ -14,14 +14,14 @@ from labkit.weight_formats import QuantizedWeight, RoundedInputsWeight
 Weight = Tensor | QuantizedWeight | PackedWeight | TorchPackedWeight
 """The `[out, in]` matrix of a linear layer: dense, quantized, or packed for the CPU's kernels."""
 PACKED = PackedWeight, TorchPackedWeight
-"""The kinds of weight that have their own kernel, the method `multiply`."""
+"""The types of weight that have their own kernel, which their method `multiply` runs."""
 
 
 def linear_reference(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """The specification of `linear`, in torch; a quantized weight is first dequantized to the dtype of `x`.
+    """The reference implementation of `linear` in PyTorch; a quantized weight is first dequantized to the dtype of `x`.
 
-    If the weight format also rounds activations, `x` is rounded, and the product and the addition of the bias are computed in
-    float32 or wider.
+    If the weight format also rounds activations, `x` is rounded, and the matrix product and the addition of the bias are
+    computed in float32 or wider.
     """
     if isinstance(weight, RoundedInputsWeight):
         return _rounded_product(x, weight, bias)

@@ -1,4 +1,4 @@
-"""A linear layer with its activation: GELU is applied before the product is written to memory."""
+"""A linear layer with its activation: GELU is applied before the result is written to memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from labkit.ops.registry import operation
 
 
 def linear_gelu_reference(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """The specification of `linear_gelu`, in torch."""
+    """The reference implementation of `linear_gelu` in PyTorch."""
     return gelu(linear_reference(x, weight, bias))
 
 

@@ -19,7 +19,7 @@ def penalize_reference(
     presence_penalty: Tensor,
     may_stop: Tensor,
 ) -> Tensor:
-    """The specification of `penalize`, in torch."""
+    """The reference implementation of `penalize` in PyTorch."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     mine = marks[rows]
     factor = repetition_penalty[:, None].to(wide.dtype)

@@ -14,7 +14,7 @@ from labkit.ops.registry import operation
 def prefill_attention_reference(
     query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
 ) -> Tensor:
-    """The specification of `prefill_attention`, in torch; scores and softmax are computed in float32 or wider."""
+    """The reference implementation of `prefill_attention` in PyTorch; scores and softmax are computed in float32 or wider."""
     attended = torch.empty_like(query)
     bounds = starts.tolist()
     for row, length in enumerate(lengths.tolist()):

@@ -1,4 +1,4 @@
-"""Operations by name: `operation` chooses the kernel for each call, and `use` replaces an operation by another function."""
+"""Operations by name: `operation` chooses the kernel for each call, and `use` replaces an operation with another function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
-"""The torch function of each operation, by name. It runs when no kernel takes the tensors."""
+"""The PyTorch function of each operation, by name. It runs when no kernel accepts the tensors."""
 _SWAPPED: dict[str, Callable[..., Any]] = {}
 
 
@@ -43,7 +43,7 @@ def operation(
     1. the function that `use` has put in the operation's place;
     2. `native`, the kernel of the native library, for a tensor that `on_native` accepts;
     3. the Triton kernel, for a tensor that `on_triton` accepts, if `triton_takes` (when given) returns true for the arguments;
-    4. the decorated function itself, which computes in torch.
+    4. the decorated function itself, which computes in PyTorch.
 
     Steps 2 and 3 check the tensor that is argument number `decided_by`. The Triton kernel is `<name>_triton` in
     `labkit.ops.kernels.<name>`, which is imported when it is first needed.
@@ -76,15 +76,15 @@ def operation(
 
 @functools.cache
 def triton_kernel(name: str) -> Callable[..., Any]:
-    """The function that runs an operation as a Triton kernel; importing the kernel takes a second."""
+    """The function that runs an operation as a Triton kernel; importing the kernel takes about a second."""
     launcher: Callable[..., Any] = getattr(importlib.import_module(f"labkit.ops.kernels.{name}"), f"{name}_triton")
     return launcher
 
 
 class use:  # noqa: N801 - reads as a verb where it is called: `with ops.use(layer_norm=mine):`
-    """Replace operations by other functions: `ops.use(layer_norm=mine)` takes effect at once and lasts until `restore()`.
+    """Replace operations with other functions: `ops.use(layer_norm=mine)` takes effect at once and lasts until `restore()`.
 
-    Used as a context manager (`with ops.use(...):`), `use` restores the former functions at the end of the block. Running
+    Used as a context manager (`with ops.use(...):`), `use` restores the previous functions at the end of the block. Running
     engines call the new functions from their next step on. While any operation is replaced, running engines call their
     operations one by one. Each function gets exactly the arguments of the operation that it replaces. Raises `InvalidRequest`
     for an unknown operation and for a value that cannot be called.
@@ -100,7 +100,7 @@ class use:  # noqa: N801 - reads as a verb where it is called: `with ops.use(lay
         _SWAPPED.update(functions)
 
     def restore(self) -> None:
-        """Put the former functions back; a second call does nothing."""
+        """Restore the previous functions; a second call does nothing."""
         for name, function in self._before.items():
             if function is None:
                 _SWAPPED.pop(name, None)
@@ -116,7 +116,7 @@ class use:  # noqa: N801 - reads as a verb where it is called: `with ops.use(lay
 
 
 def swapped() -> list[str]:
-    """The names of the operations that are replaced now."""
+    """The names of the operations that are currently replaced."""
     return sorted(_SWAPPED)
 
 

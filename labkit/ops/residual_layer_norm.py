@@ -12,7 +12,7 @@ from labkit.ops.registry import operation
 def residual_layer_norm_reference(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """The specification of `residual_layer_norm`, in torch; it adds in the same order as Hugging Face's GPT-J."""
+    """The reference implementation of `residual_layer_norm` in PyTorch; it adds in the same order as Hugging Face's GPT-J."""
     hidden = attention + mlp + residual
     return hidden, layer_norm_reference(hidden, weight, bias, epsilon)
 

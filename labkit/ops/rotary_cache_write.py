@@ -12,7 +12,7 @@ from labkit.ops.rotary import rotary
 def rotary_cache_write_reference(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
-    """The specification of `rotary_cache_write`, in torch."""
+    """The reference implementation of `rotary_cache_write` in PyTorch."""
     query, key, value = qkv.view(qkv.shape[0], 3, *keys.shape[1:]).unbind(1)
     sin, cos = sin[positions], cos[positions]
     keys[slot_mapping] = rotary(key, sin, cos)

@@ -19,7 +19,7 @@ def sample_reference(
     samples: Tensor,
     positions: Tensor,
 ) -> Tensor:
-    """The specification of `sample`, in torch; probabilities and their sums are float64."""
+    """The reference implementation of `sample` in PyTorch; probabilities and their sums are float64."""
     scaled = logits.double() / torch.where(temperature > 0, temperature, 1.0)[:, None]
     weights = torch.exp(scaled - scaled.amax(-1, keepdim=True))
     points = uniform(seeds, samples, positions)

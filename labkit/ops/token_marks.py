@@ -1,7 +1,7 @@
-"""Marks of tokens, one bit each. Marks say which tokens a text already holds, and which tokens may not come next."""
+"""Marks of tokens, one bit each. Marks say which tokens a text already contains, and which tokens must not come next."""
 
 IN_PROMPT = 1
-"""The prompt holds the token."""
+"""The prompt contains the token."""
 GENERATED = 2
 """The token was generated after the prompt."""
 STOP = 4

@@ -11,11 +11,11 @@ from labkit.weight_formats import Int4Weight, Int8Weight
 
 ROWS, INPUTS = 16, 32
 TORCH_PACKS = Int8Weight, Int4Weight
-"""The formats for which torch has matrix products."""
+"""The weight formats that torch's own kernels can multiply."""
 
 
 class TorchPackedWeight:
-    """A quantized `[out, in]` matrix for torch's products of quantized weights, which run in bfloat16.
+    """A quantized `[out, in]` matrix for torch's own matrix products with quantized weights, which run in bfloat16.
 
     int8 uses `_weight_int8pack_mm`; int4, in groups of 32, 64, 128 or 256, uses `_weight_int4pack_mm_for_cpu`. Both kernels
     take bfloat16 scales, so the scales are rounded to bfloat16. Rows and inputs are padded, because the kernels crash on some
@@ -36,7 +36,7 @@ class TorchPackedWeight:
 
     @property
     def byte_count(self) -> int:
-        """Bytes that one use of the matrix reads."""
+        """The bytes that are read each time the matrix is used."""
         return self._values.numel() * self._values.element_size() + 2 * self._scales.numel()
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:

@@ -20,7 +20,7 @@ def rank_device(
 
     local_rank: the number of this rank among the ranks of this host. local_ranks: how many ranks this host has; by default all
     ranks of the layout. Raises `NotAvailable` if this host has fewer GPUs than ranks; the message says which numbers of ranks
-    would work. Raises `InvalidRequest` for a text that does not name a device, and for a single GPU such as "cuda:1".
+    would work. Raises `InvalidRequest` for a string that does not name a device, and for a single GPU such as "cuda:1".
     """
     if device is None:
         return CPU
@@ -36,7 +36,7 @@ def rank_device(
         where = "" if local_ranks is None else f", {here} of them on this host"
         what = "tensor_parallel x pipeline_parallel" if local_ranks is None else "the ranks of a host"
         raise NotAvailable(
-            f"{layout.ranks} ranks were asked for, one GPU each{where}, but {_gpus(gpus)} here; {_choice(what, gpus)}"
+            f"{layout.ranks} ranks were asked for, one GPU each{where}, but {_gpus(gpus)} available; {_choice(what, gpus)}"
         )
     return torch.device("cuda", local_rank)
 

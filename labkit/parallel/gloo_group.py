@@ -17,9 +17,9 @@ from labkit.native.library import ADD_UP
 from labkit.parallel.waiting import wait_until
 
 NEVER = timedelta(days=30)
-"""gloo's own timeout, which makes a group unusable when it passes.
+"""gloo's own timeout; a group is unusable after it.
 
-It is long, because failed ranks are found by missing signs of life.
+It is long, because missing signs of life already show that a rank has failed.
 """
 
 
@@ -48,12 +48,12 @@ class GlooGroup:
         self.native_add_up = ctypes.cast(self._callback, ctypes.c_void_p), None
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Replace the tensor by the sum over all members. Every member gets the same bits."""
+        """Replace the tensor with the sum over all members. Every member gets the same bits."""
         self._wait(self._group.allreduce([tensor]), "all_reduce", tensor)
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """Every member gets the tensor of `root`, in place. The root does not wait, and must not change the tensor afterwards.
+        """Copy the tensor of `root` to all members, in place. The root does not wait, and must not change its tensor later.
 
         The number of unfinished broadcasts has no limit. With a limit, the root could wait for a member that waits for the
         root. In practice there are as many unfinished broadcasts as steps in flight.
@@ -85,7 +85,7 @@ class GlooGroup:
         return tensor
 
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
-        """`root` gets the tensors of all members, `[ranks, *shape]`; the other members get None."""
+        """Return the tensors of all members, `[ranks, *shape]`, on `root`, and None on the other members."""
         options: Any = dist.GatherOptions()
         options.rootRank = root
         everything = tensor.new_empty(self.ranks, *tensor.shape) if self.rank == root else None
@@ -119,7 +119,7 @@ class GlooGroup:
         return account
 
     def fail(self, status: int, collective: str) -> None:
-        """Raise the error of a sum that failed inside a native pass."""
+        """Raise the error of a sum that failed during a forward pass of the native library."""
         raise self._failure or RankFailed(f"{collective} of {self.names[self.rank]} failed with status {status}")
 
     def _broadcast(self, tensor: Tensor, root: int) -> Any:

@@ -1,4 +1,4 @@
-"""Waits for the passes that a rank has put on its GPU's queue, and limits their time.
+"""Waits for the forward passes that a rank has put on its GPU's queue, and limits how long they take.
 
 A collective on the queue waits for the other ranks without a time limit. When the queue is full, a call that queues an
 operation also waits without a time limit.
@@ -25,7 +25,7 @@ WATCH_SECONDS = 0.25
 
 @dataclass(eq=False)
 class QueuedPass:
-    """A pass: when its first operation was queued, and a function that tells whether its last operation is done.
+    """A forward pass: when its first operation was queued, and a function that tells whether its last operation is done.
 
     `done` is None until the last operation has been queued.
     """
@@ -35,7 +35,7 @@ class QueuedPass:
 
 
 def end_of_stream() -> Callable[[], bool]:
-    """A function that tells whether the current stream has done everything that is on its queue at the time of this call."""
+    """Return a function that tells whether the current stream has finished everything that was queued before this call."""
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return event.query

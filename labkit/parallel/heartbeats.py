@@ -29,7 +29,7 @@ class Heartbeats:
         return shared_file("heartbeats", _bytes(ranks))
 
     def start_beating(self, rank: int) -> None:
-        """Record heartbeats of a rank from a thread of this process, as long as the process runs."""
+        """Record heartbeats of a rank from a thread of this process, for as long as the process runs."""
 
         def beat() -> None:
             while True:

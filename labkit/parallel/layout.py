@@ -48,7 +48,7 @@ class Layout:
         return f"{self.name(rank)} on {host} failed {where}: {cause}"
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest`, with a number that works, if a model with this config cannot be split in this way."""
+        """Raise an `InvalidRequest` that suggests a number that works, if a model with this config cannot be split so."""
         for count, name in ((self.tensor_parallel, "tensor_parallel"), (self.pipeline_parallel, "pipeline_parallel")):
             if not isinstance(count, int) or count < 1:
                 raise InvalidRequest(f"{name} is {count!r}; a whole number of at least 1 is accepted")

@@ -1,7 +1,7 @@
-"""The connections between ranks, for tasks to all ranks, sums within a stage, hidden states between stages, and logits.
+"""The connections between ranks. They carry tasks to all ranks, sums within a stage, hidden states between stages, and logits.
 
 Each kind of data has its own group, so that no rank waits for data of another kind. Tasks and reports always go through the
-memory of the host or its network. Data that lies on GPUs (sums, hidden states, logits) goes from GPU to GPU.
+host's memory or the network. Data on GPUs (sums, hidden states, logits) goes from GPU to GPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONNECT_SECONDS = 120.0
 """All GPUs must connect to each other within this many seconds."""
 
 END_SECONDS = 3.0
-"""How many seconds the end of a run waits for NCCL to release a GPU. NCCL releases a GPU either at once or never."""
+"""How many seconds to wait for NCCL to release a GPU at the end of a run. NCCL releases a GPU either at once or never."""
 
 PATIENCE_SECONDS = 0.002
 """A rank that waits for a task takes the task within this many seconds, even if the rank was asleep.
@@ -56,7 +56,7 @@ class Account:
 
 
 def create_groups(layout: Layout, device: torch.device = CPU) -> dict[str, Path]:
-    """Create the shared files of all groups that use this host's memory. Returns the paths by the names of the groups.
+    """Create the shared files of all groups that use this host's memory. Returns the path for each name of a group.
 
     The caller deletes the files.
     """
@@ -139,7 +139,7 @@ class Links:
         return cls(layout, rank, group, device=device, store=store)
 
     def connect(self, patience: float = CONNECT_SECONDS) -> None:
-        """Connect the GPUs, if ranks compute on GPUs. All ranks call `connect` before anything is sent. Raises `RankFailed`."""
+        """Connect the GPUs, if there are any. All ranks call this before sending. Raises `RankFailed` after `patience` s."""
         # Each stage waits only for the previous stage, so the stages never wait in a circle.
         for group in (self.sums, self._before, self._after):
             if isinstance(group, NcclGroup):
@@ -193,7 +193,7 @@ class Links:
         self._after.broadcast(hidden, 0)
 
     def gather_logits(self, logits: Tensor, vocab_size: int) -> Tensor | None:
-        """Return `[rows, vocab_size]` on shard 0, joined from the shares `[rows, share]` of all shards.
+        """Return the logits `[rows, vocab_size]` on shard 0, joined from the shares `[rows, share]` of all shards.
 
         The result is None on the other shards.
         """
@@ -245,7 +245,7 @@ class Links:
                 each.close()
 
     def take_account(self, name: str) -> Account | None:
-        """The account of this group since the last call of `take_account`; None if the group did nothing."""
+        """The account of the group `name` since the last call of `take_account`; None if the group did nothing."""
         group = self._groups[name]
         account = Account(*group.take_account()) if group is not None else None
         return account if account and account.calls else None

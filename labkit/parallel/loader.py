@@ -1,4 +1,4 @@
-"""Loads an engine whose model is split over several ranks: processes of this host, or the ranks that torchrun started."""
+"""Loads an engine whose model is split over several ranks: processes on this host, or ranks that torchrun started."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load_parallel(
     device: "cpu" (the default) or "cuda". With "cuda", every rank has one GPU, the GPUs communicate over NCCL, and decode steps
     never use a CUDA graph, even if `cuda_graphs` is set. dtype, seed, options: as in `labkit.load`; the KV cache has as many
     slots as this rank's memory allows. threads: threads per rank; by default the cores are divided among the ranks. progress:
-    is called with the number of ranks that are ready and their total.
+    is called with the number of other ranks that are ready and the number of all other ranks.
 
     The other ranks end when the engine is closed or garbage-collected, and when this process ends.
 
@@ -51,7 +51,7 @@ def load_parallel(
     less memory than its share of the weights and the cache needs.
     """
     check_options(options)
-    own = _device(layout, device)  # the device is checked first, because computing checksums takes long
+    own = _device(layout, device)  # the device is checked first, because computing checksums takes a long time
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)
     precision = precision_for(checkpoint, dtype, own)

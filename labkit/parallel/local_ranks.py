@@ -1,6 +1,6 @@
-"""The ranks of a model on this host.
+"""Starts and watches the ranks of a model on this host.
 
-Rank 0 is the process that makes a `LocalRanks`, which starts and watches the other ranks.
+Rank 0 is the process that creates the `LocalRanks` object, which starts and watches the other ranks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LocalRanks:
     Every rank gets the folder of the run. Its file `run.json` holds `spec`, the paths of the groups' files, and the kind of
     device ("cpu" or "cuda") on which all ranks compute. device: the device of this rank. Lines that a rank prints are labelled
     and passed to `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the other ranks are killed, every
-    waiting call ends, and `check` raises `RankFailed` with rank, host, step and cause.
+    waiting call ends, and `check` raises a `RankFailed` that gives the rank, host, step and cause.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class LocalRanks:
         self._run.processes.watch(self._run.fault_of, self._run.fail)
 
     def wait_ready(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Wait until every rank has read its part; raises `RankFailed`."""
+        """Wait until every rank has read its part; raises `RankFailed` if a rank fails."""
         others, shown = range(1, self.layout.ranks), -1
         while (ready := sum(map(self._run.heartbeats.is_ready, others))) < len(others):
             self.check()

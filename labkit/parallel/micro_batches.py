@@ -10,7 +10,7 @@ import torch
 from labkit.model.batch import Batch
 
 FEWEST_TOKENS = 64
-"""The fewest tokens of a micro-batch.
+"""The fewest tokens in a micro-batch.
 
 With fewer tokens, reading the weights more often costs more time than the smaller bubble saves.
 """

@@ -20,7 +20,7 @@ from labkit.errors import NotAvailable, RankFailed
 from labkit.parallel.waiting import wait_until
 
 NEVER = timedelta(days=30)
-"""torch's own timeout. It is long, because torch ends the process when it passes. `GpuQueue` limits the time of collectives."""
+"""torch's own timeout. It is long, because torch ends the process at a timeout. `GpuQueue` limits the time of collectives."""
 
 GUARDS_OFF = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
 """Environment variables that are set while a group is made.
@@ -82,7 +82,7 @@ class NcclGroup:
             raise NotAvailable(f"{what}: {str(failures[0]).splitlines()[0]}") from failures[0]
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Replace the tensor by the sum over all members. Every member gets the same bits.
+        """Replace the tensor with the sum over all members. Every member gets the same bits.
 
         The tensors must be contiguous and have the same shape and dtype on all members.
         """
@@ -91,14 +91,14 @@ class NcclGroup:
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """Every member gets the tensor of `root`, in place. The tensors must be contiguous, with equal shapes and dtypes."""
+        """Copy the tensor of `root` to all members, in place. The tensors must be contiguous, with equal shapes and dtypes."""
         options: Any = dist.BroadcastOptions()
         options.rootRank = root
         self._queue("broadcast", tensor, lambda: self._group.broadcast([tensor], _queued(options)))
         return tensor
 
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
-        """`root` gets the tensors of all members, `[ranks, *shape]`; the other members get None.
+        """Return the tensors of all members, `[ranks, *shape]`, on `root`, and None on the other members.
 
         The tensors must be contiguous and have the same shape and dtype on all members.
         """
@@ -112,8 +112,8 @@ class NcclGroup:
     def abort(self) -> None:
         """End the collectives on the GPU's queue, and make later calls raise `RankFailed`. Returns at once.
 
-        A separate thread ends NCCL's communicator, which waits for the GPU. A collective of another group may keep the GPU busy
-        until that group is aborted, too.
+        A separate thread ends NCCL's communicator, because ending it means waiting for the GPU. A collective of another group
+        can keep the GPU busy until that group is aborted, too.
         """
         self._aborted.set()
         if self._ending is None:
@@ -138,7 +138,7 @@ class NcclGroup:
         return account
 
     def _end(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the communicator is not needed any more, so an error of NCCL does not matter
+        with contextlib.suppress(RuntimeError):  # the communicator is no longer needed, so an NCCL error does not matter
             self._group.abort()
 
     def _queue(self, collective: str, tensor: Tensor, call: Any) -> None:
@@ -157,7 +157,7 @@ class NcclGroup:
 
 
 def _queued(options: Any) -> Any:
-    """Options that put a collective on the current stream."""
+    """Set `options` so that the collective runs on the current stream."""
     options.asyncOp = False
     return options
 

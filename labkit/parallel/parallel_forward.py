@@ -45,7 +45,7 @@ class SubmittedPass:
 
     Rank 0 runs its own part later, in the order of submission, and then sets `logits`.
 
-    The logits may be read after `wait` has returned.
+    Read the logits only after `wait` has returned.
     """
 
     task: Task
@@ -55,7 +55,7 @@ class SubmittedPass:
 
 
 class ParallelForward(Forward):
-    """Runs batches on all ranks. As long as a cache of the caller exists, every rank keeps a corresponding cache.
+    """Runs batches on all ranks. For as long as a cache of the caller exists, every rank keeps a corresponding cache.
 
     If any rank fails, the current call and every later call raise a `RankFailed` that names the failed rank. `model` is this
     rank's part. In a pipeline with n stages, up to n passes are in flight at a time (see `submit`). `steps` counts all passes.
@@ -97,8 +97,9 @@ class ParallelForward(Forward):
         return False
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Logits `[rows, vocab_size]`. Raises `RankFailed` if a rank fails, and `InvalidRequest` while `ops.use` replaces an
-        operation.
+        """Return the logits `[rows, vocab_size]`.
+
+        Raises `RankFailed` if a rank fails, and `InvalidRequest` while `ops.use` replaces an operation.
         """
         return self.submit(batch, cache)()
 

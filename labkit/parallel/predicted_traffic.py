@@ -33,7 +33,7 @@ def all_reduces(config: GPTJConfig, layout: Layout, stage: int = 0, *, a_layer: 
 
 
 def all_reduce_bytes(config: GPTJConfig, layout: Layout, stage: int = 0, *, a_layer: int = 1) -> int:
-    """Bytes per token that a rank of `stage` adds up with the other shards."""
+    """The bytes per token that a rank of `stage` contributes to all-reduces."""
     return all_reduces(config, layout, stage, a_layer=a_layer) * config.hidden_size * HIDDEN_BYTES
 
 
@@ -43,18 +43,18 @@ def stage_bytes(config: GPTJConfig, layout: Layout) -> int:
 
 
 def cache_bytes(config: GPTJConfig, layout: Layout, stage: int = 0, *, element_bytes: int = 2) -> int:
-    """Bytes of the keys and values of one token on a rank of `stage`."""
+    """The bytes that the keys and values of one token take on a rank of `stage`."""
     part = layout.part(layout.rank(stage, 0))
     layers, heads = len(part.layers(config.num_layers)), part.heads(config)
     return cache_elements_per_token(layers, heads * config.head_dim) * element_bytes
 
 
 GPU = "h100-80gb"
-"""The GPU of the predicted scaling."""
+"""The GPU for which `predicted_scaling` computes the scaling."""
 STEP_IN_A_GRAPH = replace(PERFECT, read=0.9, compute=0.65, overlap=Efficiencies.overlap, collective_seconds=9e-6)
 """A decode step that runs without gaps, as one CUDA graph.
 
-Two values are assumed, not fitted: 90 % of the memory's rate, and 9 microseconds for a small all-reduce of NCCL, including
+Two values are assumed, not fitted: 90 % of the memory bandwidth, and 9 microseconds for a small NCCL all-reduce, including
 hops.
 """
 
@@ -62,8 +62,8 @@ hops.
 def predicted_scaling(config: GPTJConfig, *, gpus: tuple[int, ...] = (2, 4, 8)) -> dict[int, float]:
     """For each number of GPUs, the predicted speed of tensor-parallel decode at batch 1 in 16 bits, relative to one GPU.
 
-    The seconds are those of `labkit.planning.latency` with `STEP_IN_A_GRAPH` on `GPU`. Numbers of GPUs that do not divide the
-    model are left out.
+    The seconds are those of `labkit.planning.latency` with `STEP_IN_A_GRAPH` on `GPU`. Numbers of GPUs into which the model
+    cannot be divided are left out.
     """
     shape, device = Shape.of_config(config), named_gpu(GPU)
 

@@ -57,7 +57,7 @@ class RankForward:
         return cls(read_model(checkpoint, precision, links.device, links.part), links, threads)
 
     def __call__(self, batch: Batch, cache: KVCache, step: int = 0) -> Tensor | None:
-        """Logits `[rows, vocab_size]` on rank 0, None on the other ranks. Raises `RankFailed`.
+        """Return the logits `[rows, vocab_size]` on rank 0, and None on the other ranks. Raises `RankFailed` if a rank fails.
 
         With several stages a long batch is cut into micro-batches, so that the stages work at the same time. The batch must be
         in the host's memory, even if the rank's device is a GPU.
@@ -68,7 +68,7 @@ class RankForward:
             return self._pass(batch, cache, step)
 
     def waiter(self) -> Callable[[], None]:
-        """A function that waits until the latest pass on the GPU's queue is done, or raises `RankFailed`."""
+        """Return a function that waits until the latest pass on the GPU's queue is done, or raises `RankFailed`."""
         if self._queue is None or self._queued is None:
             return lambda: None
         return partial(self._queue.wait, self._queued)

@@ -98,7 +98,7 @@ class TorchrunRanks:
         return RankFailed(self._signs.failure) if self._signs.failure else None
 
     def close(self) -> None:
-        """Let the other ranks end."""
+        """End this rank's links and its signs of life. Rank 0 first tells the other ranks to end."""
         self._end()
 
 
@@ -116,7 +116,7 @@ class SignsOfLife:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop the thread. A thread that used the store while the interpreter exits would abort the process."""
+        """Stop the thread. A thread that uses the store while the interpreter exits would abort the process."""
         self._ended.set()
         if threading.current_thread() is not self._thread:  # this thread itself may run the finalizer of `TorchrunRanks`
             self._thread.join(timeout=SILENCE_SECONDS)
@@ -168,7 +168,7 @@ def _end(signs: SignsOfLife, links: Links) -> None:
 
 
 def _leave() -> None:
-    """Exit at the end of the program without waiting. gloo would wait for a collective that a missing rank never joins."""
+    """Exit at once at the end of the program, because gloo would wait for a collective that a missing rank never joins."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

@@ -1,11 +1,11 @@
 """GPUs and links with the figures of their data sheets, and a function that describes this machine.
 
-All rates are those of the data sheet, without 2:4 sparsity. `efficiencies` has the shares of these rates that are reached. To
-add a GPU, write its `Device` in `GPUS`, or pass the numbers of the data sheet to `Device` yourself.
+All rates are those of the data sheet, without 2:4 sparsity. `efficiencies` has the share of each rate that software achieves.
+To add a GPU, add its `Device` to `GPUS`, or pass the numbers of the data sheet to `Device` yourself.
 
 The data sheets themselves were not available. Each figure was compared with a web page that repeats it. `source` names the page
-and says which figures are not on the page. There are no prices here: on one page of May 2026 (mercatus-ai.com/blog/
-cloud-gpu-pricing), an A100 with 80 GB costs 0.80 to 3.00 dollars an hour, so a price is the user's input.
+and says which figures are not on the page. There are no prices here, because they vary too much: on one page of May 2026
+(mercatus-ai.com/blog/cloud-gpu-pricing), an A100 with 80 GB costs 0.80 to 3.00 dollars an hour. The user gives the price.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Device:
     kind: str = field(default="gpu")
 
     def rate(self, precision: str) -> float:
-        """FLOPs per second for matrices stored in a precision.
+        """The FLOPs per second with which the device multiplies matrices that are stored in `precision`.
 
         Weight-only formats (int8, int4) are multiplied in 16 bits on a GPU. Raises `InvalidRequest` if the device cannot
-        compute in a precision.
+        compute in `precision`.
         """
         stands_for = {"int4": ("int4", "int8", "bf16"), "int8": ("int8", "bf16")} if self.kind == "cpu" else {}
         for name in stands_for.get(precision, (precision, {"int8": "fp16", "int4": "fp16", "bf16": "fp16"}.get(precision, ""))):
@@ -80,10 +80,10 @@ PCIE_3 = Link("PCIe 3 x16", 15.7e9, 2e-6, f"15.7 GB/s {_PCIE}; {_HOPS}")
 PCIE_4 = Link("PCIe 4 x16", 31.5e9, 2e-6, f"31.5 GB/s {_PCIE}; {_HOPS}")
 PCIE_5 = Link("PCIe 5 x16", 63e9, 2e-6, f"63 GB/s {_PCIE}; {_HOPS}")
 HDR_8 = Link(
-    "8 x InfiniBand HDR", 200e9, 5e-6, f"200 Gb/s a card ({_NETWORKS}); 8 cards a node from memory, not checked; {_HOPS}"
+    "8 x InfiniBand HDR", 200e9, 5e-6, f"200 Gb/s per card ({_NETWORKS}); 8 cards per node from memory, not checked; {_HOPS}"
 )
 _BASEPOD = "docs.nvidia.com/dgx-basepod, core components"
-NDR_8 = Link("8 x InfiniBand NDR", 400e9, 5e-6, f"8 cards of up to 400 Gb/s a node ({_BASEPOD}); {_HOPS}")
+NDR_8 = Link("8 x InfiniBand NDR", 400e9, 5e-6, f"8 cards of up to 400 Gb/s per node ({_BASEPOD}); {_HOPS}")
 MEMORY_LINK = Link("memory of the host", 10e9, 5e-6, "assumed: ranks on one CPU exchange data in shared memory")
 LINKS = {
     "nvlink-v100": NVLINK_V100,
@@ -175,7 +175,7 @@ def named_gpu(name: str) -> Device:
 
 
 def with_link(device: Device, name: str | None) -> Device:
-    """The device with another link between the devices of a node. Raises `InvalidRequest` for an unknown name."""
+    """The device with the named link between the devices of a node. Raises `InvalidRequest` for an unknown name."""
     if name is None:
         return device
     if name not in LINKS:

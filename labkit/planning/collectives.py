@@ -15,12 +15,12 @@ def ring_bytes(size: float, ranks: int) -> float:
 
 
 def ring_hops(ranks: int) -> int:
-    """The number of messages one after another in a ring: `ranks` - 1 to add up, and `ranks` - 1 to distribute the sums."""
+    """The number of consecutive messages in a ring: `ranks` - 1 to add up, and `ranks` - 1 to distribute the sums."""
     return 2 * (ranks - 1)
 
 
 def ring_seconds(size: float, ranks: int, *, bytes_per_second: float, hop_seconds: float) -> float:
-    """Seconds of an all-reduce of `size` bytes in a ring: the latency of the hops plus the time to send the bytes.
+    """The seconds that an all-reduce of `size` bytes takes in a ring: the latency of the hops plus the time to send the bytes.
 
     Each message starts after the previous message has arrived. So the hops take most of the time of a small sum, and the bytes
     take most of the time of a large sum (Thakur, Rabenseifner and Gropp 2005). The result is 0 for one rank.
@@ -29,7 +29,7 @@ def ring_seconds(size: float, ranks: int, *, bytes_per_second: float, hop_second
 
 
 def bubble(stages: int, pieces: int) -> float:
-    """The fraction of the time during which a stage is idle, if `pieces` equal micro-batches pass through `stages` equal ones.
+    """The fraction of the time that a stage is idle, if `pieces` equal micro-batches pass through `stages` equal stages.
 
     With p stages and m micro-batches, the fraction is (p - 1) / (m + p - 1) (Huang et al. 2019, GPipe). Raises `InvalidRequest`
     if `stages` or `pieces` is below 1.

@@ -10,7 +10,7 @@ from labkit.planning.catalogue import Device
 from labkit.planning.shape import Shape
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
-"""The precisions whose rates the catalogue knows. 8-bit activations (w8a8) are not among them."""
+"""The precisions for which the catalogue has FLOPs per second. 8-bit activations (w8a8) are not among them."""
 MICRO_BATCH_TOKENS = 1024
 """FasterTransformer divides a batch until a micro-batch has at most this many tokens (see its function `getLocalBatchSize`)."""
 
@@ -60,7 +60,7 @@ class Deployment:
 
     @property
     def matrix_bytes(self) -> float:
-        """Bytes of one weight of a layer's matrices. With 2:4 sparsity, half of them are kept, each with a 2-bit index."""
+        """Bytes per weight of a layer's matrices. With 2:4 sparsity, half of the weights are kept, each with a 2-bit index."""
         bits = BITS[self.precision]
         return (bits / 2 + 1 if self.sparse else bits) / 8
 

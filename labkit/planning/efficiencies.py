@@ -1,4 +1,4 @@
-"""The few numbers that a data sheet does not give: the share of each rate that is reached, and the cost of each call.
+"""The few numbers that a data sheet does not give: the share of each rate that software achieves, and the cost of each call.
 
 Each number has a typical value and a width (a factor). A fit starts at the typical values and changes them only as far as the
 measurements require. So numbers that the measurements do not determine keep their typical values.
@@ -16,14 +16,14 @@ import numpy as np
 class Efficiencies:
     """The efficiency of software on hardware. The defaults are typical of a GPU.
 
-    `read`: the share of the memory's rate that kernels reach. `compute`: the share of the FLOPs per second that large matrix
-    products reach. `overlap`: the exponent p; a product that takes a seconds to read and b seconds to compute takes (a^p +
-    b^p)^(1/p) seconds, so a larger p means a sharper change from memory-bound to compute-bound. `score_passes`: how many times
-    attention scores are moved to or from memory in a prefill. `activation_passes`: how many vectors of the hidden size each
-    layer moves to or from memory for each token. `layer_seconds`: the time of the launches and gaps of one layer.
-    `step_seconds`: the same for the part of a step outside the layers. `logit_passes`: how many times 4-byte logits are moved
-    to choose a token. `request_seconds`: the fixed cost of one request. `collective_seconds`: the software's part of one
-    all-reduce. `hops`: a factor for the link's latency. `link`: the share of the link's rate that is reached.
+    `read`: the share of the memory bandwidth that kernels achieve. `compute`: the share of the FLOPs per second that large
+    matrix products achieve. `overlap`: the exponent p; a matrix product that takes a seconds to read and b seconds to compute
+    takes (a^p + b^p)^(1/p) seconds, so a larger p means a sharper change from memory-bound to compute-bound. `score_passes`:
+    how many times attention scores are moved to or from memory in a prefill. `activation_passes`: how many vectors of the
+    hidden size each layer moves to or from memory for each token. `layer_seconds`: the time of the launches and gaps of one
+    layer. `step_seconds`: the same for the part of a step outside the layers. `logit_passes`: how many times 4-byte logits are
+    moved to choose a token. `request_seconds`: the fixed cost of one request. `collective_seconds`: the software's part of one
+    all-reduce. `hops`: a factor for the link's latency. `link`: the share of the link's bandwidth that is achieved.
     """
 
     read: float = 0.83
@@ -78,8 +78,8 @@ GPU_WIDTHS = Efficiencies(
 )
 """How far each number is usually from its typical value, as a standard deviation of its logarithm.
 
-`read` has a small deviation, because even a plain copy hardly exceeds 85 % of the rate on a data sheet (gpt-fast,
-pytorch.org/blog/accelerating- generative-ai-2). `layer_seconds` is about 12 kernels of 6 microseconds without a CUDA graph.
+`read` has a small deviation, because even a plain copy hardly exceeds 85 % of the bandwidth on a data sheet (gpt-fast,
+pytorch.org/blog/accelerating-generative-ai-2). `layer_seconds` is about 12 kernels of 6 microseconds without a CUDA graph.
 """
 
 CPU = Efficiencies(

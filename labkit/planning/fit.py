@@ -22,19 +22,19 @@ from labkit.planning.latency import Parts, decode_parts, prefill_parts, request_
 Array: TypeAlias = np.ndarray[Any, Any]
 
 ROW_SPREAD = 0.15
-"""The standard deviation (of the logarithm) of a single measurement from a correct model.
+"""How far a single measurement is from a correct model, as a standard deviation of the logarithm.
 
-It determines how much the typical values count.
+The larger it is, the closer a fit stays to the typical values.
 """
 LEAST_SPREAD = 0.05
 """The smallest standard deviation (of the logarithm) of a prediction.
 
-Even different clock rates and software versions make such differences.
+Different clock rates and software versions alone cause differences of this size.
 """
 WIDER_PER_FACTOR = 0.15
-"""How much the standard deviation grows for each factor of e by which a prediction leaves the measured range."""
+"""How much the standard deviation grows for each factor of e by which a prediction is outside the measured range."""
 TWO_SIDED_90 = 1.645
-"""An interval of this many standard deviations on each side holds 90 % of a normal distribution."""
+"""An interval of this many standard deviations on each side contains 90 % of a normal distribution."""
 WHATS: dict[str, Callable[[Deployment, Efficiencies], Parts]] = {
     "request": request_parts,
     "prefill": prefill_parts,
@@ -56,7 +56,7 @@ class Measurement:
 class Prediction:
     """Predicted seconds with an interval that should contain nine of ten measurements.
 
-    `beyond`: in which respects the prediction leaves the measured range.
+    `beyond`: the properties of the deployment that are outside the measured range, in words.
     """
 
     seconds: float
@@ -115,7 +115,7 @@ class Fit:
         return Prediction(seconds, seconds * math.exp(-width), seconds * math.exp(width), parts, tuple(beyond))
 
     def beyond(self, plan: Deployment) -> tuple[list[str], float]:
-        """In words, how a deployment leaves the measured range, and the sum of the distances (logarithms of factors)."""
+        """Return, in words, what is outside the measured range, and the sum of the distances (logarithms of factors)."""
         words, distance = [], 0.0
         for name, value in features(plan).items():
             low, high = self.ranges.get(name, (value, value))
@@ -174,7 +174,7 @@ def slopes(plan: Deployment, what: str, found: Efficiencies) -> Array:
 def fit(
     rows: Sequence[Measurement], *, start: Efficiencies | None = None, widths: Efficiencies = GPU_WIDTHS, source: str = ""
 ) -> Fit:
-    """Fit the efficiencies to measurements (Levenberg and Marquardt). Raises `InvalidRequest` if there is no row."""
+    """Fit the efficiencies to measurements (Levenberg and Marquardt). Raises `InvalidRequest` if there are no rows."""
     if not rows:
         raise InvalidRequest("no measurement was given; a fit needs at least one row")
     start = start or Efficiencies()
@@ -207,7 +207,7 @@ def fit(
 
 
 def _descend(residuals: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, tuple[Array, Array]]:
-    """The logarithms with the smallest sum of squares, with their residuals and slopes."""
+    """Return the logarithms that minimize the sum of squared residuals, and the residuals and slopes at this point."""
     logs, damping = np.zeros(len(NAMES)), 1e-3
     error, slope = residuals(logs)
     for _ in range(60):

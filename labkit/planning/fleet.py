@@ -44,7 +44,7 @@ ROUTES: dict[str, Choice] = {"in turn": in_turn, "fewest requests": fewest_reque
 
 @dataclass(frozen=True)
 class Failures:
-    """How often an instance fails, and how long it then does not work. Times between failures are exponentially distributed.
+    """How often an instance fails, and how long it is then down. Times between failures are exponentially distributed.
 
     The router notices a failure at once.
     """
@@ -57,7 +57,7 @@ class Failures:
 class FleetLoad:
     """The result of a simulation. The times of requests are pairs (p50, p99) in seconds after the arrival.
 
-    `sent_again`: how many requests lost their instance. `away`: the share of the time during which instances did not work, over
+    `sent_again`: how many requests lost their instance. `away`: the share of the time during which instances were down, over
     all instances. `late`: the share of the requests that took longer than the bound.
     """
 
@@ -91,7 +91,7 @@ def simulate_fleet(
     bound_seconds: float = float("inf"),
     seed: int = 0,
 ) -> FleetLoad:
-    """Simulate several instances of a plan, for requests that arrive at `rate` per second (a Poisson process).
+    """Simulate several instances of a plan, with requests that arrive at `rate` per second (a Poisson process).
 
     Raises `InvalidRequest` for a rate that is not positive, fewer than 2 requests, no instance, or an unknown route.
     """

@@ -1,6 +1,6 @@
-"""The time that a server takes beside the model: to accept a request, and to send tokens.
+"""The time that a server needs in addition to the model: to accept a request, and to send tokens.
 
-On a machine whose cores also run the server, and perhaps the clients, this time is as long as the step of a small model. It is
+On a machine whose cores also run the server, and perhaps the clients, this time is as long as a step of a small model. It is
 measured, because nothing on a data sheet predicts it.
 """
 
@@ -24,13 +24,13 @@ class Handling:
     token: float = 0.0
 
     def seconds(self, accepted: int, sent: int) -> float:
-        """The seconds that belong to one step, before which `accepted` requests came, and after which `sent` tokens go out."""
+        """The seconds of handling for one step, with `accepted` new requests before the step and `sent` tokens after it."""
         return self.request * accepted + self.step + self.token * sent
 
 
 @dataclass(frozen=True)
 class Served:
-    """Median times of users who each wait for their answer: seconds to the first token, and of a whole request."""
+    """Median seconds of users who each wait for their answer: until the first token, and for a whole request."""
 
     users: int
     first_token: float
@@ -38,12 +38,12 @@ class Served:
 
 
 def measured_handling(plan: Deployment, found: Fit, one: Served, several: Served) -> Handling:
-    """What a server takes beside the steps that `found` predicts, from measurements of one user and of several.
+    """Find the time that a server needs beyond the steps that `found` predicts, from measurements of one user and of several.
 
     The times between the tokens of one user give `step` and `token` together, and the time to the first token then gives
     `request`. With n users, a step sends n tokens, and while one request lasts, n prompts are computed, one after the other or
-    together: that gives `token`. Times that come out below 0 are 0. `plan` has the lengths of the requests. Raises
-    `InvalidRequest` unless `one` is of one user, `several` is of more than one, and the requests have at least 2 new tokens.
+    together: this gives `token`. A time that would be below 0 is set to 0. `plan` has the lengths of the requests. Raises
+    `InvalidRequest` unless `one` has one user, `several` has more than one user, and the requests have at least 2 new tokens.
     """
     if one.users != 1 or several.users < 2 or plan.output_tokens < 2:
         raise InvalidRequest(
@@ -65,11 +65,11 @@ def measured_handling(plan: Deployment, found: Fit, one: Served, several: Served
 
 
 def _decode(prompt: int, new: int, sequences: int) -> Work:
-    """A decode step of sequences that have half of their new tokens."""
+    """A decode step of sequences that have generated half of their new tokens."""
     return Work.decode(sequences, prompt + new / 2)
 
 
 def _prompt_and_decode(prompt: int, new: int, sequences: int) -> Work:
-    """A step that computes one prompt, and decodes other sequences."""
+    """A step that computes one prompt and decodes other sequences."""
     one, others = Work.prefill(1, prompt), _decode(prompt, new, sequences)
     return Work(*(getattr(one, part.name) + getattr(others, part.name) for part in fields(Work)))

@@ -1,4 +1,4 @@
-"""Seconds of a prefill, of a decode step and of a whole request, divided into parts such as reading bytes and computing.
+"""Predicts the seconds of a prefill, a decode step and a whole request, in parts such as reading bytes and computing.
 
 The time of a layer's matrix products follows a smoothed roofline (Williams, Waterman and Patterson 2009). The times for reading
 the cache, moving activations, launches and all-reduces are added. If the `Efficiencies` hold arrays, all results are arrays.
@@ -85,7 +85,7 @@ class Work:
 
 
 def _product(plan: Deployment, tokens: float, matrix: float, element_bytes: float, found: Efficiencies) -> Parts:
-    """Seconds of matrix products, by the smoothed roofline. `matrix` is the number of weights per rank."""
+    """The seconds of matrix products according to the smoothed roofline. `matrix` is the number of weights per rank."""
     sparse = 2.0 if plan.sparse else 1.0
     reading = matrix * element_bytes / (_read_rate(plan) * found.read)
     computing = 2 * tokens * matrix / (_flop_rate(plan) * sparse * found.compute)
@@ -145,7 +145,7 @@ def nodes_of(plan: Deployment, ranks: int) -> int:
 
 
 def all_reduce_seconds(plan: Deployment, size: float, found: Efficiencies) -> float:
-    """Seconds of one all-reduce of `size` bytes among a stage's shards: the latency of the hops plus the time of the bytes.
+    """Seconds of one all-reduce of `size` bytes among a stage's shards: the latency of the hops plus the sending time.
 
     Within a node, a ring has 2 (n - 1) hops. Between nodes, a tree has 2 log2(nodes) hops, and the bytes are divided among the
     network cards of a node.
@@ -163,7 +163,7 @@ def all_reduce_seconds(plan: Deployment, size: float, found: Efficiencies) -> fl
 
 
 def send_seconds(plan: Deployment, size: float, found: Efficiencies) -> float:
-    """Seconds to send `size` bytes from one stage to the next. Each shard sends its part, then the part is gathered."""
+    """Seconds to send `size` bytes from one stage to the next. Each shard sends its part, then the parts are gathered."""
     device = plan.device
     far = plan.ranks > device.devices_per_node
     link = device.far_link if far and device.far_link is not None else device.link

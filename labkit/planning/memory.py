@@ -43,9 +43,9 @@ class Memory:
 def weight_bytes(plan: Deployment) -> float:
     """Bytes of the weights on the fullest rank.
 
-    A stage holds its layers. The first stage also holds the embedding, and the last stage also holds the head. A tied head in
-    another stage than the embedding needs a copy of the embedding. Vectors and tables are stored in the dtype of the
-    activations.
+    A stage holds its layers. The first stage also holds the embedding, and the last stage also holds the head. If a tied head
+    is not in the same stage as the embedding, its stage needs a copy of the embedding. Vectors and tables are stored in the
+    dtype of the activations.
     """
     shape, split = plan.shape, plan.tensor_parallel
     layers = shape.num_layers / plan.pipeline_parallel
@@ -87,7 +87,7 @@ def usable_bytes(plan: Deployment) -> float:
 
 
 def fits(plan: Deployment) -> bool:
-    """Whether the fullest rank's memory is enough."""
+    """Whether the plan fits into the memory of the fullest rank."""
     return memory_of(plan).total <= usable_bytes(plan)
 
 

@@ -1,4 +1,7 @@
-"""Writes plans in the columns of NeMo-Megatron's inference search (`auto_configurator/autoconfig/inference_summary.py`)."""
+"""Writes a CSV file with the columns of NeMo-Megatron's inference search.
+
+The columns are those of `auto_configurator/autoconfig/inference_summary.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from labkit.planning.search import Plan
 COLUMNS = ("TP", "PP", "BS", "Latency [ms]", "Throughput per GPU [samples/sec/gpu]")
 """The columns of `final_output.csv`, which that search writes."""
 OURS = ("Precision", "Low [ms]", "High [ms]", "Memory per GPU [GiB]", "Dominated by", "Instances")
-"""Further columns. They come last, so that programs that read `final_output.csv` still find their columns."""
+"""labkit's additional columns. They come last, so that programs that read `final_output.csv` still find their columns."""
 
 
 def write_csv(path: str | Path, plans: Sequence[Plan]) -> Path:

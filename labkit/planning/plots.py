@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 OTHERS = "others"
 """The group of all layouts that have no separate colour."""
 MOST_BARS = 8
-"""How many plans are shown in the figure of the memory."""
+"""How many plans the figure of the memory shows."""
 
 
 def plans_plot(question: Question, answer: Answer) -> Figure:
-    """Draw throughput over latency with the bound and the Pareto front, and the memory of the best plans.
+    """Draw throughput against latency with the bound and the Pareto front, and the memory of the best plans.
 
     Raises `InvalidRequest` if no plan fits the memory.
     """
@@ -105,7 +105,7 @@ def _draw_memory(axes: Axes, plans: list[Plan], question: Question) -> None:
 
 
 def draw_memory(axes: Axes, names: Sequence[str], plans: Sequence[Mapping[str, float]], gpu_gib: float) -> None:
-    """Draw one bar per plan, from top to bottom, with its parts in GiB stacked. The memory of the GPU is a line."""
+    """Draw one bar per plan, from top to bottom, with its parts in GiB stacked. A line shows the memory of the GPU."""
     reached = [0.0] * len(plans)
     for part, colour, hatch in zip(plans[0], COLOURS, HATCHES, strict=False):
         sizes = [plan[part] for plan in plans]
@@ -118,7 +118,7 @@ def draw_memory(axes: Axes, names: Sequence[str], plans: Sequence[Mapping[str, f
 
 
 def validation_plot(report: Report) -> Figure:
-    """Draw predicted over published latency, with one panel for each table.
+    """Draw predicted against published latency, with one panel for each table.
 
     Filled marks are predictions; open marks were fitted.
     """

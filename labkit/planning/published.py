@@ -34,7 +34,7 @@ to memory.
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table. `seconds` is None if the row ran out of memory; `memory_bytes` is None if it is not given."""
+    """One row of a table. `seconds` is None if the run had too little memory; `memory_bytes` is None if it is not given."""
 
     plan: Deployment
     seconds: float | None
@@ -49,12 +49,12 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a CSV file with the columns of `COLUMNS`.
+    """Read the rows of a CSV file with the columns of `COLUMNS`.
 
     The file may also have the columns `precision`, `cache_precision`, `what` (request, prefill or decode) and `memory_gb`
     (GiB).
 
-    Raises `InvalidRequest`, which names the file and the line.
+    Raises an `InvalidRequest` that names the file and the line, for a file or a row that is not valid.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -154,7 +154,7 @@ def _inside(found: Fit, row: Row) -> bool:
 
 
 def check_memory(rows: Sequence[Row]) -> tuple[list[float], int, int]:
-    """Relative errors of the predicted memory, in how many rows it is right whether the model fits, and the number of rows."""
+    """Return the relative errors of the memory, how many predictions of whether a model fits are right, and the row count."""
     given = [row for row in rows if row.memory_bytes is not None]
     wrong = [memory_of(row.plan).total / row.memory_bytes - 1 for row in given if row.memory_bytes]
     right = sum(fits(row.plan) == (row.seconds is not None) for row in rows)

@@ -21,7 +21,7 @@ SECONDS_PER_HOUR, MILLION = 3600.0, 1e6
 
 @dataclass(frozen=True)
 class Plan:
-    """A deployment that fits into the memory, with its prediction. `instances`: how many copies of the model the GPUs hold."""
+    """A deployment that fits into memory, with its prediction. `instances`: how many copies of the model the GPUs hold."""
 
     plan: Deployment
     predicted: Prediction
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def joules_per_token(self) -> float:
-        """An upper limit of the energy of one new token: the GPUs run at their power limit. 0 if the power limit is unknown."""
+        """An upper bound on the energy of one new token, with the GPUs at their power limit. 0 if the limit is unknown."""
         return self.plan.device.watts / self.tokens_per_second_per_gpu
 
     def price_per_million_tokens(self, price_per_gpu_hour: float) -> float:
@@ -85,8 +85,8 @@ class Question:
     """The settings of a search. `gpus`: the largest number of GPUs.
 
     `latency_seconds`: the latency bound; infinity means no bound. `tensor_parallel`, `pipeline_parallel`: the numbers to try;
-    if empty, all numbers that divide the model. `careful`: whether even the upper end of the interval must meet the bound, and
-    not only the prediction itself.
+    if empty, all numbers that can divide the model. `careful`: whether even the upper end of the interval must meet the bound,
+    and not only the prediction itself.
     """
 
     shape: Shape
@@ -208,7 +208,7 @@ def _key(one: Plan, ranking: str) -> tuple[float, ...]:
 
 
 def _why_none(question: Question, nearest: Plan | None, large: Sequence[tuple[float, Deployment]]) -> str:
-    """A text that says which plan comes nearest, and why it does not meet the bound."""
+    """A text that says which plan comes nearest, and why this plan does not meet the bound."""
     if nearest is not None:
         plan = nearest.plan
         return (

@@ -8,7 +8,7 @@ from labkit.config import GPTJConfig, cache_elements_per_token, layer_matrix_par
 from labkit.errors import InvalidRequest
 
 GPT_3_VOCABULARY = 51200
-"""The vocabulary of the published GPT tables: 50,257 tokens, padded so that tensor parallelism divides it."""
+"""The vocabulary of the published GPT tables: 50,257 tokens, padded so that tensor parallelism can divide it evenly."""
 GPT_3_POSITIONS = 2048
 LAYERS_TO_HIDDEN = 128
 """The hidden size divided by the number of layers, in GPT-3 175B and most models of its kind (Brown et al. 2020, table 2.1)."""
@@ -20,8 +20,9 @@ class Shape:
     """The sizes of a decoder-only transformer.
 
     `sums`: how many all-reduces the shards of a layer need. In GPT-J, attention and MLP run in parallel and share one
-    all-reduce; GPT-3 needs two. `positions`: rows of a learned table of positions; 0 for rotary positions. `tied`: whether the
-    head uses the embedding's matrix. Raises `InvalidRequest` for sizes below 1, or if the heads do not divide the hidden size.
+    all-reduce; GPT-3 needs two. `positions`: the number of rows in the learned position table; 0 for rotary positions. `tied`:
+    whether the head uses the embedding's matrix. Raises `InvalidRequest` for sizes below 1, or if the heads do not divide the
+    hidden size.
     """
 
     name: str
@@ -92,7 +93,7 @@ class Shape:
 
     @property
     def embedding_parameters(self) -> int:
-        """Parameters of the tables of tokens and of learned positions."""
+        """Parameters of the token embedding and of the learned position table."""
         return (self.vocab_size + self.positions) * self.hidden_size
 
     @property

@@ -1,7 +1,7 @@
 """Simulates a server under random load: requests arrive one by one, and join the running batch between two steps.
 
-The engine's own `Scheduler` plans each step. The step is not computed; only its time is predicted. The time that
-a server takes beside the steps is added if it was measured (`handling`).
+The engine's own `Scheduler` plans each step. The step is not computed; only its time is predicted. The time that a
+server needs in addition to the steps is added if it was measured (`handling`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LEAST_SLOTS_FOR = 1
 MOST_SLOTS = 2**22
 """The largest simulated cache, in tokens.
 
-A larger cache would not change the simulation, but would take memory of this process.
+A larger cache would not change the simulation, but would take up memory in this process.
 """
 
 
@@ -71,7 +71,7 @@ class Load:
 
 
 def work_of(step: Step) -> Work:
-    """The work of a step of the scheduler."""
+    """The work of a step that the scheduler has planned."""
     cached = sum(entry.num_tokens for entry in step.decodes) + sum(chunk.begin for chunk in step.chunks)
     pairs = sum(chunk.count * (chunk.begin + chunk.count / 2) for chunk in step.chunks)
     scores = sum(chunk.count * (chunk.begin + chunk.count) for chunk in step.chunks)
@@ -97,7 +97,7 @@ NO_HANDLING = Handling()
 
 
 class Instance:
-    """One copy of the model: its scheduler, the end `now` of its last step, and its `unfinished` requests."""
+    """One copy of the model: its scheduler, the time `now` at which its last step ended, and its `unfinished` requests."""
 
     def __init__(
         self, plan: Deployment, found: Fit, max_step_tokens: int = MAX_STEP_TOKENS, handling: Handling = NO_HANDLING
@@ -110,7 +110,7 @@ class Instance:
         self.unfinished: set[int] = set()
 
     def add(self, request: int, moment: float = 0.0) -> None:
-        """Give the instance a request at a moment. An idle instance starts to work at this moment."""
+        """Give the instance a request at the time `moment`. An idle instance starts to work at this time."""
         if self.waits:
             self.now = max(self.now, moment)
         self.unfinished.add(request)
@@ -168,9 +168,9 @@ def simulate(
 ) -> Load:
     """Serve `requests` requests that arrive at `rate` per second, at exponentially distributed intervals (a Poisson process).
 
-    Requests go to the instances in turn. An instance runs at most `plan.batch` sequences at a time. `handling`: what the server
-    takes beside the model. Raises `InvalidRequest`
-    for a rate that is not positive, for fewer than 2 requests, and if the cache is too small for one request.
+    Requests go to the instances in turn. An instance runs at most `plan.batch` sequences at a time. `handling`: the time that
+    the server needs in addition to the model. Raises `InvalidRequest` for a rate that is not positive, for fewer than 2
+    requests, and if the cache is too small for one request.
     """
     if not 0 < rate < float("inf"):
         raise InvalidRequest(f"the rate is {rate:g} requests per second; a number above 0 is accepted")

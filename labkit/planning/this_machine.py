@@ -1,4 +1,4 @@
-"""Predicts results of `labkit bench` on the machine that made its records: fits some rows, and predicts the others."""
+"""Predicts results of `labkit bench` on the machine that made the records: fits some rows, and predicts the others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RECORDS = Path("tests/benchmarks/results")
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One measured time from a record: of a prefill or a decode step of labkit."""
+    """One measured time from a record: the time of a prefill or of a decode step of labkit."""
 
     model: str
     measurement: Measurement
@@ -68,11 +68,11 @@ class Verified:
     found: Fit
 
     def predicted_errors(self) -> list[float]:
-        """The errors of the rows that were not fitted. If all rows were fitted, the errors of all rows."""
+        """Return the errors of the rows that were not fitted, or of all rows if all of them were fitted."""
         return [row.error for row in self.rows if not row.fitted] or [row.error for row in self.rows]
 
     def summary(self) -> str:
-        """The median and the worst error of the predicted rows, in one sentence."""
+        """Return one or two sentences with the median and the worst error of the predicted rows."""
         found = self.predicted_errors()
         fitted = sum(row.fitted for row in self.rows)
         inside = [row.low_ms <= row.measured_ms <= row.high_ms for row in self.rows if not row.fitted]
@@ -94,7 +94,7 @@ class Verified:
 
 
 def bench_rows(records: str | Path | None = None) -> list[BenchRow]:
-    """The rows of labkit on one CPU rank, from a record, or from `cpu_gpt*.json` and `cpu_parallel*.json` in a folder.
+    """Read labkit's rows on one CPU rank, from a record, or from `cpu_gpt*.json` and `cpu_parallel*.json` in a folder.
 
     Each row's device has the bandwidth that was measured in the rounds of this row. Raises `InvalidRequest` if there is no
     such record.

@@ -46,7 +46,7 @@ class Part:
         return [self.found.predict(row.plan, row.what).seconds / row.seconds - 1 for row in predicted if row.seconds]
 
     def summary(self) -> str:
-        """The median and the worst error of the rows that were not fitted, in one sentence."""
+        """Return a short text with the median and the worst error of the rows that were not fitted, and the source."""
         found = self.errors()
         worst = max(found, key=abs)
         return (
@@ -72,7 +72,7 @@ class Report:
         return [predicted / given - 1 for predicted, given in pairs]
 
     def lecture_summary(self) -> str:
-        """The median and the worst error of the lecture's table, in one sentence."""
+        """Return a sentence with the median and the worst error of the predictions of the lecture's table."""
         found = self.lecture_errors()
         return (
             f"{len(found)} figures predicted with the first fit: median error {100 * float(np.median(np.abs(found))):.1f} %, "
@@ -80,11 +80,11 @@ class Report:
         )
 
     def memory_summary(self) -> str:
-        """The errors of the predicted memory, in one sentence."""
+        """Return a sentence with the errors of the predicted memory."""
         wrong = self.memory_errors
         return (
             f"Memory: {len(wrong)} rows, median error {100 * float(np.median(np.abs(wrong))):.1f} %, worst "
-            f"{100 * max(wrong, key=abs):+.0f} %; the prediction whether a model fits was right for {self.memory_right} of "
+            f"{100 * max(wrong, key=abs):+.0f} %; the prediction of whether a model fits was right for {self.memory_right} of "
             f"{self.memory_rows} rows."
         )
 

@@ -19,13 +19,13 @@ from pathlib import Path
 from labkit.serving.user_folder import user_folder, write_private
 
 CLOSED = ("model-repository", "shared-memory", "trace", "logging")
-"""Triton's names of the interfaces that load code, map memory or write files."""
+"""Triton's names for the interfaces that load code, map memory or write files."""
 
 HEADER = "labkit-access"
 """The HTTP header that holds the secret."""
 
 GRPC_HEADER = f"triton-grpc-protocol-{HEADER}"
-"""The name of this header in gRPC's metadata, where Triton demands a prefix."""
+"""The name of this header in gRPC's metadata, where Triton requires a prefix."""
 
 SECRET_FILE = "secret"
 """The file with the secret in a server's own folder."""
@@ -35,7 +35,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]", "0.0.0.0")
 
 
 def restricting_options(secret: str) -> list[str]:
-    """tritonserver's options that demand the secret for the interfaces in `CLOSED`, over HTTP and gRPC."""
+    """The tritonserver options that require the secret for the interfaces in `CLOSED`, over HTTP and gRPC."""
     closed = ",".join(CLOSED)
     return [f"--{option}={closed}:{HEADER}={secret}" for option in ("http-restricted-api", "grpc-restricted-protocol")]
 
@@ -49,7 +49,7 @@ def make_secret(folder: Path, addresses: Sequence[str]) -> None:
 
 
 def withdraw_secret(folder: Path) -> None:
-    """Delete the secret's files for the server of this folder. Files of a newer server on the same ports are kept."""
+    """Delete the files that contain this server's secret. Files of a newer server on the same ports are kept."""
     with contextlib.suppress(OSError):
         secret = (folder / SECRET_FILE).read_text()
         for file in _folder().iterdir():
@@ -87,7 +87,7 @@ def is_secret_visible(pid: int, address: str) -> bool:
 
 
 def exposure_warning(address: str) -> str:
-    """One sentence about what others can do with a server that listens on `address`; empty for loopback."""
+    """A warning about what others can do with a server that listens on `address`; empty for loopback."""
     if is_loopback(f"{address}:0") and address != "0.0.0.0":
         return ""
     machines = "every machine that reaches this one" if address == "0.0.0.0" else f"every machine that reaches {address}"

@@ -25,14 +25,14 @@ def client_library() -> Any:
 
 
 def channel_options(address: str, more: Sequence[tuple[str, int]] = ()) -> Options:
-    """gRPC's options for HOST:PORT: messages may have any size, and servers on this machine are reached without a proxy, even
+    """gRPC's options for HOST:PORT: messages can have any size, and servers on this machine are reached without a proxy, even
     if the environment names a proxy.
     """
     return [*_LARGEST, *more, *([("grpc.enable_http_proxy", 0)] if is_here(address) else [])]
 
 
 def grpc_client(address: str, more: Sequence[tuple[str, int]] = ()) -> Any:
-    """A `tritonclient.grpc.InferenceServerClient` for HOST:PORT. The client may load models if the server belongs to this user.
+    """A `tritonclient.grpc.InferenceServerClient` for HOST:PORT. The client can load models if the server belongs to this user.
 
     more: further options of the gRPC channel. Raises `NotAvailable` if tritonclient is not installed.
     """

@@ -1,8 +1,8 @@
-"""The kind of an error in a stream: Triton sends the message of an error in a stream, but not its status.
+"""Adds the kind of an error to its message: in a stream, Triton sends the message of an error, but not its status.
 
-Triton can end the stream with a status instead (metadata `triton_grpc_error`), but Triton 2.51 then touches ended streams:
-under the load of 30 clients, some of them refused, the server crashed in three of six runs. So labkit's client sends a request
-parameter. With it, the message begins with the kind of the error.
+Triton can end the stream with a status instead (metadata `triton_grpc_error`), but Triton 2.51 then accesses streams that have
+ended: under the load of 30 clients, some of them refused, the server crashed in three of six runs. So labkit's client sends a
+request parameter, which makes the model begin its error message with the kind of the error.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ KINDS: Mapping[str, type[LabkitError]] = {
 
 
 def with_kind(error: Exception, words: str) -> str:
-    """The message of an error, after the name of its kind. Errors that are not labkit's have the kind `LabkitError`."""
+    """The message of an error, preceded by the name of its kind. Errors that are not labkit's have the kind `LabkitError`."""
     name = type(error).__name__
     return f"{name if name in KINDS else LabkitError.__name__}: {words}"
 
 
 def kind_and_words(message: str) -> tuple[type[LabkitError] | None, str]:
-    """Divide a message of `with_kind`. The kind is None if the message has none, because Triton itself wrote it."""
+    """Split a message of `with_kind` into kind and words. The kind is None if the message has none because Triton wrote it."""
     name, _, words = message.partition(": ")
     return (KINDS[name], words) if name in KINDS else (None, message)
 
 
 def is_asked(parameters: Mapping[str, Any]) -> bool:
-    """Whether a request with these parameters asks for the kind."""
+    """Whether a request with these parameters asks for the kind of an error."""
     return parameters.get(PARAMETER) is True

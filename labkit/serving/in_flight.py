@@ -1,4 +1,4 @@
-"""The number of requests that a model has accepted but not answered, in a file that remains when the model's process ends.
+"""Counts the requests that a model has accepted but not answered, in a file that remains when the model's process ends.
 
 If a model's process is killed, Triton never answers the requests that the process had accepted, and does not report their
 number.
@@ -35,7 +35,7 @@ class InFlightCount:
         self._add(1)
 
     def end(self) -> None:
-        """Stop counting a request: it gets its last response now."""
+        """Stop counting a request, because its last response is about to be sent."""
         self._add(-1)
 
     def _add(self, number: int) -> None:

@@ -12,7 +12,7 @@ GIVE_BACK = {
     "MALLOC_TRIM_THRESHOLD_": str(2**20),
     _THRESHOLD: str(2**16),  # gRPC reads a large request in blocks of 64 KiB, which would otherwise stay allocated
 }
-"""Environment variables that make the allocator return the memory of a huge request to the system after the request."""
+"""Environment variables that make the allocator return the memory of a huge request to the system when the request is done."""
 
 KEPT_BYTES = 2**20
 M_MMAP_THRESHOLD = -3  # from malloc.h

@@ -10,8 +10,8 @@ The counters:
 | `nv_inference_request_success{model}` | requests that the model's code accepted, *and requests that it refused* |
 | `nv_inference_request_failure{model}` | requests in which the model's code crashed; requests to an ensemble *count twice* |
 
-labkit's counters leave out the watchdog's probes. A refused request of an ensemble counts once, for the step that refused it.
-The `nv_` counters are Triton's own (version 2.51) and include the watchdog's probes. Triton counts a request when the call of
+labkit's counters leave out the watchdog's probes. A refused request to an ensemble counts once, for the step that refused it.
+The `nv_` counters are Triton's own (version 2.51) and include the watchdog's probes. Triton counts a request when the call to
 the model's code returns, and ignores the answer, so the model's code cannot correct these counters. Requests that Triton itself
 refuses (an unknown input, a wrong data type) reach no model and are not counted.
 """
@@ -52,7 +52,7 @@ class Metrics:
     def __sub__(self, before: Metrics) -> Metrics:
         """The counts since the reading `before`. Gauges (running, waiting, slots) keep their newer value.
 
-        If a counter is smaller than before, the server was restarted, and the counter is taken to have started from 0.
+        If a counter is smaller than before, the server was restarted, and the counter is assumed to have started from 0.
         """
         found = {}
         for key, value in self.values.items():
@@ -161,7 +161,8 @@ class EngineCounts:
 def read_metrics(address: str, *, timeout: float = 5.0) -> Metrics:
     """Read a server's metrics. The engine's own counters are at most half a second old.
 
-    address: HOST:PORT of the metrics. Raises `NotAvailable` if nothing answers at `address`, or if the answer is not metrics.
+    address: HOST:PORT of the metrics. Raises `NotAvailable` if nothing answers at `address`, or if the answer does not contain
+    metrics.
     """
     try:
         with open_url(f"http://{address}/metrics", timeout=timeout) as answer:
@@ -196,10 +197,10 @@ def _bare(name: str) -> str:
 
 
 def metrics_plot(metrics: Metrics, models: Iterable[str] = (), *, title: str = "In the server", caption: str = "") -> Figure:
-    """Two bar charts: steps by their number of sequences, and the time per request in the queue and in computation.
+    """Draw two bar charts: steps by their number of sequences, and the time per request in the queue and in computation.
 
-    metrics: usually the difference of two readings. models: all models with counters if left out. For `gptj` the time in the
-    queue comes from the engine, because Triton does not know it. Raises `InvalidRequest` if nothing was counted.
+    metrics: usually the difference between two readings. models: all models with counters if left out. For `gptj` the time in
+    the queue comes from the engine, because Triton does not know it. Raises `InvalidRequest` if nothing was counted.
     """
     from labkit.measure.plots import COLOURS, new_figure
 

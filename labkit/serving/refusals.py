@@ -27,7 +27,7 @@ _OF_ERRORS: dict[type[Exception], str] = {
 
 
 def reason_of(error: Exception) -> str:
-    """The reason (a key of `REASONS`) of an error with which a request ended."""
+    """The reason (a key of `REASONS`) for an error with which a request ended."""
     return next((reason for kind, reason in _OF_ERRORS.items() if isinstance(error, kind)), "failed")
 
 

@@ -8,7 +8,7 @@ from labkit.serving.user_folder import user_folder
 
 
 def shared_folder(server_pid: int) -> Path:
-    """The shared folder of a server, which only this user can open. The folder is created if it is missing.
+    """Return the shared folder of a server; create it if it is missing. Only this user can open it.
 
     Raises `NotAvailable` if no private folder can be made.
     """
@@ -18,5 +18,5 @@ def shared_folder(server_pid: int) -> Path:
 
 
 def shared_folder_path(server_pid: int) -> Path:
-    """Where the shared folder of a server is, or would be; nothing is created."""
+    """Return the path of a server's shared folder, whether or not it exists. Nothing is created."""
     return user_folder() / str(server_pid)

@@ -13,10 +13,10 @@ PLACE = "/tmp"
 
 
 def user_folder() -> Path:
-    """This user's folder, with mode 700; it is created if it is missing. All processes of the user get the same folder.
+    """Return this user's folder, with mode 700; create it if it is missing. All processes of the user get the same folder.
 
-    The folder lies in `PLACE`, whatever TMPDIR says: a server and its clients must look in the same place, and the path of a
-    socket may have 107 bytes at most. If `PLACE` cannot be used, the folder lies in the temporary folder. Raises `NotAvailable`
+    The folder is in `PLACE`, whatever TMPDIR says: a server and its clients must look in the same place, and the path of a
+    socket can have at most 107 bytes. If `PLACE` cannot be used, the folder is in the temporary folder. Raises `NotAvailable`
     if neither place can be used.
     """
     faults = []

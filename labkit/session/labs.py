@@ -20,9 +20,9 @@ PEAK_BYTES = {
     "07": 1.3 * GIB,
     "08": 0.6 * GIB,
 }
-"""The most memory that the processes of each lab's core path held together, in bytes, on a machine with 2 cores.
+"""The peak total memory of all processes of each lab's core path, in bytes, on a machine with 2 cores.
 
-For lab 04, 2.9 GiB were measured before its last section; there the engine in the notebook adds at most 0.2 GiB.
+For lab 04, 2.9 GiB was measured before its last section; in that section, the engine in the notebook adds at most 0.2 GiB.
 """
 MEMORY_BYTES = {
     "00": 3 * GIB,
@@ -40,7 +40,9 @@ MEMORY_BYTES = {
 This is about 2 GiB more than the lab itself, for the system, JupyterLab and a browser.
 """
 FREE_DISK_BYTES = GIB // 2
-"""The free disk in bytes that every lab needs after the set-up, for saved results, compiled kernels, and copies to hand in."""
+"""The free disk space in bytes that every lab needs after the set-up, for saved results, compiled kernels, and copies to hand
+in.
+"""
 NEEDED_PACKAGES = ("torch", "transformers")
 
 YES, IN_PART, NO = "yes", "in part", "no"
@@ -74,7 +76,7 @@ class LabRow:
 
     @property
     def reason(self) -> str:
-        """Why not all of the core path runs, as a phrase; "" if it runs."""
+        """Why not all of the core path runs, as a phrase; "" if all of it runs."""
         if self.why_not or self.core == YES:
             return self.why_not
         core = [one for one in self.not_measured_here if one.track == "core"]
@@ -96,7 +98,7 @@ def why_not(machine: Machine, lab: str) -> str:
 
 
 def lab_rows(machine: Machine) -> list[LabRow]:
-    """A row for each lab on this machine."""
+    """Return a row for each lab on this machine."""
     return [_row(machine, lab, title) for lab, title in LAB_TITLES.items()]
 
 

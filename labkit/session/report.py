@@ -21,7 +21,7 @@ from labkit.session.steps import DONE, ESTIMATED, MEASURED, NOT_MEASURED, Step
 FORMAT = 1
 """The version of the JSON object, stored under its key "session"."""
 MOST_TEXT = 1000
-"""The most characters of a text in a report."""
+"""The maximum number of characters in each text of a report."""
 _NO_REPORT = "is not a report of `labkit doctor --session --json`"
 
 
@@ -47,14 +47,14 @@ class SessionReport:
         return {"session": FORMAT, **asdict(self)}
 
     def seconds(self, lab: str) -> float:
-        """How many seconds of the set-up are left before a lab can begin, as far as they are known."""
+        """How many seconds of the set-up are left before a lab can begin. Steps whose time is unknown count as 0."""
         return sum(step.seconds or 0.0 for step in self.setup if lab in step.labs and step.is_to_come)
 
 
 def session_report(machine: Machine, megabits: float, say: Callable[[str], object]) -> SessionReport:
-    """The report on this machine.
+    """Make the report on this machine.
 
-    `megabits` is the speed of the machine's network in Mbit per second; `say` is called with lines about the progress.
+    `megabits` is the speed of the machine's network in Mbit per second; `say` is called with one line before each step.
 
     Raises `InvalidRequest` if the speed is not a positive number.
     """
@@ -77,9 +77,10 @@ def session_report(machine: Machine, megabits: float, say: Callable[[str], objec
 
 
 def read_report(path: Path) -> SessionReport:
-    """The report in a file: a JSON object, or the output of `labkit doctor --session --json`, whose last line is the object.
+    """Read the report in a file: a JSON object, or the output of `labkit doctor --session --json`, whose last line is the
+    object.
 
-    Raises `InvalidRequest` with one sentence if the file cannot be read or holds anything else.
+    Raises `InvalidRequest` with one sentence if the file cannot be read or holds no report.
     """
     try:
         with path.open("rb") as file:
@@ -129,7 +130,7 @@ def _lab(row: dict[str, Any]) -> LabRow:
 def _step(row: dict[str, Any]) -> Step:
     seconds = row["seconds"]
     if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9):
-        raise ValueError(f"the seconds of a step are {seconds!r:.40}; a number from 0 is accepted")
+        raise ValueError(f"the seconds of a step are {seconds!r:.40}; a number of at least 0 is accepted")
     how = _one_of(row["how"], (MEASURED, ESTIMATED, DONE, NOT_MEASURED), "how")
     labs = tuple(_text(lab, "a lab") for lab in _list(row["labs"]))
     return Step(_text(row["name"], "name"), labs, how, seconds, _text(row["note"], "note"), row["is_to_come"] is True)

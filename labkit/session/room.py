@@ -1,4 +1,4 @@
-"""The reports of many machines, merged: for each lab, how many machines can run it, and which cannot, and why."""
+"""Merges the reports of many machines: for each lab, how many machines can run it, which machines cannot, and why."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Trouble:
 class RoomLab:
     """A lab in a room: the number of machines on which its core path runs as a whole, in part, and not at all.
 
-    `full` is the number of machines that run all exercises. `longest_setup` is the longest set-up of a machine, in seconds.
+    `full` is the number of machines that run all exercises. `longest_setup` is the longest set-up time of any machine, in
+    seconds.
     """
 
     lab: str
@@ -58,9 +59,9 @@ class Room:
 
 
 def room_of(paths: Sequence[Path]) -> Room:
-    """The room of the machines with these reports.
+    """Make the room of the machines whose reports are in these files.
 
-    Each file counts as one machine. If several machines have the same name, the names of their files are added to it.
+    Each file counts as one machine. If several machines have the same name, the file name is added to each.
     """
     found: list[tuple[Path, SessionReport]] = []
     refused = []

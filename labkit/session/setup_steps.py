@@ -14,10 +14,10 @@ from labkit.exercises.titles import LAB_TITLES
 from labkit.session.steps import Step, done, download, program, timed
 
 TORCH_MEGABYTES = 200
-"""The download of a CPU build of torch, in MB."""
-TORCH_NOTE = "a CUDA build has 3,000 MB"
+"""The size of the download of a CPU build of torch, in MB."""
+TORCH_NOTE = "a CUDA build is 3,000 MB"
 OTHER_MEGABYTES = 590
-"""The download of all other packages of `make env`, in MB."""
+"""The size of the download of all other packages that `make env` installs, in MB."""
 
 ALL = tuple(LAB_TITLES)
 START = {
@@ -31,13 +31,13 @@ START = {
     "07": "import labkit.lab.lab07",
     "08": "import labkit.lab.lab08",
 }
-"""The imports of each lab's first cell that take time."""
+"""The slow imports in each lab's first cell."""
 IN_FIRST_CELL = "part of each lab's first cell"
 FIRST_TOKEN = "import labkit; labkit.load('gptj-tiny').generate(['In'], labkit.SamplingParams(max_new_tokens=1))"
 
 
 def setup_steps(machine: Machine, megabits: float, say: Callable[[str], object]) -> list[Step]:
-    """All steps, in order.
+    """Return all steps, in order.
 
     `megabits` is the speed of the network in Mbit per second; `say` is called with a line before each step.
 
@@ -78,7 +78,7 @@ def _first_cell(lab: str, name: str) -> Step:
 def _kernels(name: str) -> Step:
     """Compile the CPU kernels.
 
-    This is measured even if they are installed: the time is needed for machines that are not set up yet.
+    The step is timed even if they are already installed, because machines that are not set up yet need this time.
     """
     is_done = False
     if find_versions(["torch"]):

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 MEASURED, ESTIMATED, DONE, NOT_MEASURED = "measured", "estimated", "done", "not measured here"
 """Where the seconds of a step come from. A step that is "done" takes no more time."""
 MOST_SECONDS = 300.0
-"""A step that takes longer than this is ended, and is not measured here."""
+"""A step that takes longer than this is stopped, and counts as "not measured here"."""
 
 
 @dataclass(frozen=True)
 class Step:
     """A step of the set-up.
 
-    `labs` are the labs that need it. `seconds` is None if the step is done or not measured here. `note` gives details, for
-    example why it is not measured here. `is_to_come` says whether the step still has to run before a lab can begin. It is False
-    for steps that are done, and for steps that are parts of another step.
+    `labs` are the labs that need the step. `seconds` is None if the step is done or not measured here. `note` gives details,
+    for example why the step is not measured here. `is_to_come` says whether the step still has to run before a lab can begin.
+    It is False for steps that are done, and for steps that are parts of another step.
     """
 
     name: str
@@ -31,7 +31,9 @@ class Step:
 
 
 def timed(name: str, labs: Sequence[str], run: Callable[[], str], note: str = "", *, is_to_come: bool = True) -> Step:
-    """Call `run` and return its step. If `run` returns a text, the step was not measured here, and the text says why."""
+    """Time a call of `run` and return it as a step. If `run` returns a text, the step was not measured here, and the text says
+    why.
+    """
     began = time.perf_counter()
     why = run()
     seconds = round(time.perf_counter() - began, 1)
@@ -41,18 +43,18 @@ def timed(name: str, labs: Sequence[str], run: Callable[[], str], note: str = ""
 
 
 def done(name: str, labs: Sequence[str], note: str) -> Step:
-    """A step that is done on this machine."""
+    """Return a step that is already done on this machine."""
     return Step(name, tuple(labs), DONE, None, note, is_to_come=False)
 
 
 def download(name: str, labs: Sequence[str], megabytes: int, megabits: float, note: str = "") -> Step:
-    """A download of `megabytes` MB over a connection of `megabits` Mbit per second. The time is an estimate."""
+    """Return the step of a download of `megabytes` MB at `megabits` Mbit per second. The time is an estimate."""
     about = f"{megabytes:,} MB at {megabits:g} Mbit/s"
     return Step(name, tuple(labs), ESTIMATED, round(8 * megabytes / megabits, 1), f"{about}; {note}" if note else about)
 
 
 def program(command: Sequence[str]) -> Callable[[], str]:
-    """A function for `timed` that runs a program in a new process."""
+    """Return a function for `timed` that runs a program in a new process."""
 
     def run() -> str:
         try:

@@ -28,10 +28,10 @@ class Fp8Weight(RoundedInputsWeight):
 
     @property
     def cpu_parts(self) -> CpuParts:
-        """The stored numbers in bfloat16, because a CPU does not multiply FP8. The conversion is exact."""
+        """The stored numbers in bfloat16, because CPUs cannot multiply FP8 numbers. The conversion is exact."""
         values = self.values.to(torch.bfloat16).contiguous()
         return dataclasses.replace(super().cpu_parts, values=values, dtype=torch.bfloat16)
 
     def round_inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`quantize_rows_fp8`, with `input_scale` if there is one."""
+        """Round `x` with `quantize_rows_fp8`, which uses `input_scale` if there is one."""
         return quantize_rows_fp8(x, self.input_scale)

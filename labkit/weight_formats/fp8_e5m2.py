@@ -1,4 +1,4 @@
-"""FP8 in e5m2: it has a wider range than e4m3 and one bit of precision less. In training, it is used for gradients."""
+"""FP8 in e5m2: it has a wider range than e4m3, but one bit less of precision. It is used for gradients in training."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class Fp8E5M2Weight(Fp8Weight):
         return cls(*quantize_rows_fp8(weight, form=E5M2))
 
     def round_inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`quantize_rows_fp8` in e5m2, with `input_scale` if there is one."""
+        """Round `x` to e5m2 with `quantize_rows_fp8`, which uses `input_scale` if there is one."""
         return quantize_rows_fp8(x, self.input_scale, E5M2)

@@ -73,7 +73,7 @@ class Int4Weight(QuantizedWeight):
 
     @property
     def byte_count(self) -> int:
-        """Bytes that one use of the matrix reads."""
+        """The number of bytes that one use of the matrix reads."""
         return self.packed.numel() + 2 * self.scales.numel()
 
     @property
@@ -83,7 +83,7 @@ class Int4Weight(QuantizedWeight):
 
     @property
     def cpu_parts(self) -> CpuParts:
-        """The arguments for packing. Raises `InvalidRequest` unless the group size is a multiple of 32."""
+        """The arguments for packing it for the CPU. Raises `InvalidRequest` unless the group size is a multiple of 32."""
         size, (rows, columns) = self.group_size, self.shape
         if size % 32:
             raise InvalidRequest(f"int4 weights with groups of {size} cannot be packed; multiples of 32 are accepted")
@@ -105,7 +105,8 @@ class Int4Weight(QuantizedWeight):
 
 
 def _int4_scales(groups: Tensor) -> Tensor:
-    """The scales of the columns of `groups` `[group_size, groups]` float32, as `[groups]` float16. A column of zeros gets 1.
+    """Return the scales of the columns of `groups` `[group_size, groups]` float32, as `[groups]` float16. A column of zeros
+    gets 1.
 
     Each candidate scale maps the number with the largest magnitude to -c for a candidate c in `INT4_LARGEST`, and is rounded to
     float16. The scale with the smallest squared error is chosen. If several scales have the same error, the first one is

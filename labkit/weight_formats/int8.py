@@ -11,7 +11,7 @@ from labkit.weight_formats.quantized_weight import RowScaledWeight
 
 
 class Int8Weight(RowScaledWeight):
-    """`values` are int8, -127 to 127; activations are not rounded."""
+    """A matrix in int8, -127 to 127, with a scale for each output row; activations are not rounded."""
 
     kind: ClassVar[str] = "int8"
     head_kind: ClassVar[str] = "int8"

@@ -33,11 +33,11 @@ class CpuParts:
 
 
 class QuantizedWeight(ABC):
-    """An `[out, in]` matrix of small numbers with scales.
+    """An `[out, in]` matrix in a quantized or sparse format.
 
-    `kind` is the name of the format. A model whose matrices have this format has a precision of the same name. `head_kind` is
-    the format of the head of such a model; "dense" means the compute dtype. `group_size` is the number of neighbours that share
-    a scale; 0 means the whole row.
+    `kind` is the name of the format. If a model's matrices have this format, the model's precision has the same name.
+    `head_kind` is the format of such a model's head; "dense" means the compute dtype. `group_size` is the number of neighbours
+    that share a scale; 0 means the whole row.
     """
 
     kind: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Formats whose products run in 8 bits. The inputs are rounded, too, with one scale for each row or one scale for all rows."""
+"""Formats whose matrix products run in 8 bits. The inputs are rounded, too, with one scale per row or for all rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from labkit.weight_formats.quantized_weight import CpuParts, RowScaledWeight
 INT8_MAX = 127.0
 """The largest magnitude to which inputs are mapped in int8."""
 SMALLEST = 1e-30
-"""A row becomes zeros if all its magnitudes are below this number."""
+"""The largest magnitude of a row counts as at least this number, so that nothing is divided by zero."""
 
 
 @dataclass(frozen=True)
 class Fp8Form:
-    """A format of 8-bit floating point, and its largest number."""
+    """An 8-bit floating-point format, and its largest number."""
 
     dtype: torch.dtype
     largest: float
@@ -32,11 +32,11 @@ FP8_MAX = E4M3.largest
 
 @dataclass(frozen=True)
 class RoundedInputsWeight(RowScaledWeight):
-    """A matrix for products in 8 bits. x is also rounded to 8 bits, while the model runs.
+    """A matrix for matrix products in 8 bits. The input x is rounded to 8 bits, too, while the model runs.
 
     (x weight^T)[t, o] = x_scales[t] * scales[o] * sum over i of x_values[t, i] * values[o, i].
 
-    `input_scale` is the scale of all inputs ("static", found by calibration); None means that each row of x gets its own scale,
+    `input_scale` is the scale of all inputs ("static", found by calibration). If it is None, each row of x gets its own scale,
     from its largest magnitude ("dynamic").
     """
 
@@ -64,13 +64,13 @@ def quantize_rows_int8(x: Tensor, scale: float | None = None) -> tuple[Tensor, T
 
 
 def quantize_rows_fp8(x: Tensor, scale: float | None = None, form: Fp8Form = E4M3) -> tuple[Tensor, Tensor]:
-    """Round `x` to FP8 in the same way as `quantize_rows_int8`. The largest number of the format takes the place of 127."""
+    """Round `x` to FP8 in the same way as `quantize_rows_int8`. The format's largest number takes the place of 127."""
     scaled, scales = _scaled(x, scale, form.largest)
     return scaled.to(form.dtype), scales
 
 
 def _scaled(x: Tensor, scale: float | None, most: float) -> tuple[Tensor, Tensor]:
-    """`x` divided by its scales, and the scales. The kernels do the same float32 operations in the same order."""
+    """Return `x` divided by its scales, and the scales. The kernels do the same float32 operations in the same order."""
     wide = x.float()
     if scale is not None:
         scales = torch.full((len(x),), scale, dtype=torch.float32, device=x.device)

@@ -16,11 +16,12 @@ from labkit.weight_formats.quantized_weight import CpuParts, QuantizedWeight
 
 @dataclass(frozen=True)
 class Sparse24Weight(QuantizedWeight):
-    """A matrix in which two of every four neighbours of a row are stored. A 2-bit index for each says which of the four it is.
+    """A matrix in which two of every four neighbours of a row are stored. A 2-bit index for each stored value says which of the
+    four it is.
 
     `values` `[out, padded_in / 2]` in 16 or 32 bits. `indices` `[out, padded_in / 8]` uint8 holds a nibble for each group of
     four. The low two bits of a nibble are the place of the first value, and the high two bits are the place of the second
-    value, which lies further to the right. Groups with an even number are in low nibbles. NVIDIA's sparse tensor cores use the
+    value, which is further to the right. Groups with an even number are in low nibbles. NVIDIA's sparse tensor cores use the
     same nibbles as metadata; here they are in the order of the matrix. `padded_in` is `in_features` rounded up to a multiple of
     8; the padding holds zeros.
     """
@@ -40,7 +41,7 @@ class Sparse24Weight(QuantizedWeight):
 
     @classmethod
     def compress(cls, weight: Tensor, dtype: torch.dtype) -> Self:
-        """Store a dense `[out, in]` matrix that is already 2:4 sparse. Its numbers are only rounded to `dtype`.
+        """Store a dense `[out, in]` matrix that is already 2:4 sparse. The only change to its numbers is rounding to `dtype`.
 
         If a group of four has fewer than two nonzero numbers, zeros are stored, too. Raises `InvalidRequest` if a group has
         more than two nonzero numbers.
@@ -81,12 +82,14 @@ class Sparse24Weight(QuantizedWeight):
         return CpuParts(values, torch.bfloat16, values.shape, indices, torch.uint8, indices.shape)
 
     def part(self, columns: slice) -> Sparse24Weight:
-        """A part of consecutive columns. Raises `InvalidRequest` if the part begins or ends within a group of eight columns."""
+        """Return a range of columns as a matrix. Raises `InvalidRequest` if the range begins or ends within a group of eight
+        columns.
+        """
         begin, end, _ = columns.indices(self.in_features)
         if begin % 8 or (end % 8 and end != self.in_features):
             raise InvalidRequest(
-                f"columns {begin} to {end} of a 2:4 sparse matrix cannot be taken; ranks may divide its {self.in_features} "
-                "inputs at multiples of 8, so use another number of ranks, or dtype bf16"
+                f"columns {begin} to {end} of a 2:4 sparse matrix cannot be taken; ranks can divide its {self.in_features} "
+                "inputs only at multiples of 8, so use another number of ranks, or dtype bf16"
             )
         values = self.values[:, begin // 2 : -(-end // 8) * 4].contiguous()
         return Sparse24Weight(values, self.indices[:, begin // 8 : -(-end // 8)].contiguous(), end - begin)
@@ -104,7 +107,7 @@ class Sparse24Weight(QuantizedWeight):
 
     @functools.cached_property
     def semi_structured(self) -> Any:
-        """The matrix as torch's tensor for sparse tensor cores, made once: cuSPARSELt or CUTLASS, on a GPU only.
+        """The matrix as torch's tensor for sparse tensor cores (cuSPARSELt or CUTLASS), made once; on a GPU only.
 
         torch accepts only shapes that are multiples of its tiles, and raises `RuntimeError` for others.
         """

@@ -10,7 +10,7 @@ from labkit.weight_formats.rounded_inputs import RoundedInputsWeight, quantize_r
 
 
 class W8A8Weight(RoundedInputsWeight):
-    """`values` are int8 as in `Int8Weight`, and activations are int8, too.
+    """A matrix in int8 as in `Int8Weight`; the activations are rounded to int8, too.
 
     This is a class and not a flag of `Int8Weight`, so that a kernel for `Int8Weight` cannot be used for this class by mistake.
     """
@@ -24,5 +24,5 @@ class W8A8Weight(RoundedInputsWeight):
         return cls(*quantize_rows_int8(weight))
 
     def round_inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`quantize_rows_int8`, with `input_scale` if there is one."""
+        """Round `x` with `quantize_rows_int8`, which uses `input_scale` if there is one."""
         return quantize_rows_int8(x, self.input_scale)

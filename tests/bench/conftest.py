@@ -1,6 +1,6 @@
 """Keeps models in OpenVINO's format between runs. They are made again if the code, a package or the model has changed.
 
-The files that the peers keep in labkit's folder go to a folder of the tests.
+The files that the peers keep in labkit's folder go to a folder for the tests instead.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tests.kept import KEPT
 
 FOLDER = KEPT / "openvino"
 MOST = 20
-"""Models that are kept."""
+"""The maximum number of models that are kept."""
 
 PACKAGES = ("openvino", "nncf", "torch", "transformers")
 WORDS = "words"
-"""The file with what `convert` returned."""
+"""The file that holds the text that `convert` returned."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,7 +39,7 @@ def kept_openvino_models() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def own_home() -> Iterator[None]:
-    """A folder for the files that peers keep, so that the tests do not change the user's files."""
+    """Give the peers a new folder for the files that they keep, so that the tests do not change the user's files."""
     with fresh_home():
         yield
 

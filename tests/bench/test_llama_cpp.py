@@ -1,4 +1,4 @@
-"""The peers `llama.cpp`: the tensors of their files, when files are reused or made again, and several sequences at once."""
+"""The peers `llama.cpp`: the tensors of their files, when a file is reused or made again, and several sequences at once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def llama() -> Any:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, as float32."""
+    """Return the tensors of a GGUF file, as float32."""
     tensors = gguf.GGUFReader(path).tensors
     return {each.name: torch.tensor(gguf.quants.dequantize(each.data, each.tensor_type)) for each in tensors}
 
@@ -86,7 +86,7 @@ def test_every_tensor_of_the_file_is_the_checkpoints(fused: bool, checkpoint: Ch
 
 
 def test_rotating_halves_of_the_reordered_rows_gives_gptjs_scores() -> None:
-    """Compare the scores of GPT-J's rotation of pairs with those of a rotation of halves of the reordered rows."""
+    """Rotating the halves of reordered rows gives the same attention scores as GPT-J's rotation of pairs."""
     config = GPTJConfig(hidden_size=24, num_layers=1, num_heads=2, rotary_dim=6, context_length=8, vocab_size=10)
     torch.manual_seed(3)
     queries, keys = torch.randn(2, 24, 24, dtype=torch.float64)
@@ -134,7 +134,7 @@ def test_int4_keeps_head_and_embedding_in_8_bits(checkpoint: Checkpoint, tmp_pat
 def test_the_bytes_of_a_step_are_all_weights_with_one_row_of_the_embedding(checkpoint: Checkpoint, tmp_path: Path) -> None:
     write_gguf(checkpoint, tmp_path / "f", "fp32")
     config = checkpoint.config
-    zeros = config.num_layers * config.hidden_size  # Phi-2's biases after the attention
+    zeros = config.num_layers * config.hidden_size  # the biases of attn_output: Phi-2 has them, GPT-J does not
     read_once = config.parameter_count + zeros - (config.vocab_size - 1) * config.hidden_size
     assert bytes_read_per_step(tmp_path / "f") == 4 * read_once
 
@@ -224,7 +224,7 @@ def test_q4_k_m_comes_from_llama_cpps_quantizer(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("llama")
 def test_what_llama_cpp_refuses_is_said_with_its_reason(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"no GGUF")
-    with pytest.raises(NotAvailable, match=r"llama.cpp did not load .*magic"):
+    with pytest.raises(NotAvailable, match=r"llama.cpp could not load .*magic"):
         LlamaModel(tmp_path / "f", 1, "F32")
     engine = PEERS["llama.cpp"](checkpoint, CPU, "fp32")
     with pytest.raises(NotAvailable, match=r"batch is 257; llama.cpp runs at most 256 sequences at once"):

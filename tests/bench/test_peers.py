@@ -41,7 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def build(name: str, checkpoint: Checkpoint, precision: str = "fp32") -> BenchEngine:
-    """The peer. If it cannot run here, skip the test and say why."""
+    """Build a peer. If it cannot run here, skip the test and say why."""
     try:
         PEERS[name].require(CPU, precision)
         return PEERS[name](checkpoint, CPU, precision)
@@ -60,7 +60,7 @@ def test_greedy_tokens_are_labkits_in_every_round_and_batch_size(name: str, chec
     engine, labkit = build(name, checkpoint), LabkitEngine(checkpoint, CPU, "fp32")
     assert "fp32" in engine.detail
     assert engine.version()
-    sizes = (2, 2) if name.endswith("-compiled") else (3, 3, 1)  # each size compiles anew, which takes its time
+    sizes = (2, 2) if name.endswith("-compiled") else (3, 3, 1)  # each size is compiled anew, which takes long
     for number, batch in enumerate(sizes):
         prompts = Prompts(checkpoint.config, batch, LENGTH, seed=7)[number]
         ours = generate(labkit, prompts)
@@ -132,7 +132,7 @@ def test_openvino_fuses_attention_and_rotary_and_keeps_their_tables_whole(
 ) -> None:
     for package in PEERS["openvino"].packages:
         pytest.importorskip(package, reason=f"not measured here: no package {package}")
-    if precision == "int8":  # convert one model in the way that is used for large ones
+    if precision == "int8":  # convert one model in the way that is used for large models
         monkeypatch.setattr(openvino_model, "LARGE", 0)
     try:
         openvino_model.convert(checkpoint, tmp_path, precision)
@@ -161,7 +161,7 @@ def test_openvino_fuses_attention_and_rotary_and_keeps_their_tables_whole(
     assert "Softmax" not in kinds
 
 
-# What cannot be had ------------------------------------------------------------------------------------------------------
+# What is refused ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", WITH_PACKAGES)
 def test_a_missing_package_is_named_with_the_extra_that_has_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in PEERS[name].packages:

@@ -1,4 +1,4 @@
-"""The perplexity benchmark: its scores equal `labkit evaluate`, differences have the right sign, and it names skipped runs."""
+"""The perplexity benchmark: it scores as `labkit evaluate` does, differences have the right sign, and it names skipped runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.benchmarks import perplexity
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return perplexity.TEXT.read_text("utf-8")[:3000]  # over a window of 512 tokens
+    return perplexity.TEXT.read_text("utf-8")[:3000]  # more than one window of 512 tokens
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`labkit plan --verify`: the plans that are run, and that each row has the measurement and the prediction of the same plan."""
+"""`labkit plan --verify`: which plans are run, and that each row has the measurement and the prediction of one plan."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_figures_follow_from_one_another(record: Record) -> None:
         assert 0 <= row["peak_bytes"] < 10 * 4 * config.parameter_count
         assert all(value >= 0 for value in row["spread"].values())
     for first, second in ((0, 2), (1, 3)):
-        # batching pays; how much depends on what else the machine does
+        # batching gains speed; how much depends on what else the machine does
         assert record.rows[second]["tokens_per_second"] > 0.1 * record.rows[first]["tokens_per_second"]
     assert max(row["peak_bytes"] for row in record.rows) > weights / 2
 
@@ -113,7 +113,7 @@ def measured(prefill: tuple[float, ...], decode: tuple[float, ...]) -> Measured:
 
 
 def test_the_share_of_the_limit_is_taken_round_by_round() -> None:
-    """In the second round, memory and decode were twice as fast. The share is computed for each round."""
+    """In the second round, both memory and decode are twice as fast, so the share must be computed for each round."""
     config = open_checkpoint("gptj-tiny").config
     found = replace(measured((1.0, 1.0), (0.4, 0.2)), read_rates=(1e9, 2e9))
     about = {"labkit": {"version": "1", "detail": "", "held_bytes": 0}}
@@ -163,7 +163,7 @@ def test_ranks_for_which_there_are_no_gpus_are_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     gpu = torch.device("cuda", 0)
     of_layout(Layout(2, 1)).require(gpu, "fp8")
-    with pytest.raises(NotAvailable, match="4 ranks were asked for, one GPU each, but 2 GPUs are here"):
+    with pytest.raises(NotAvailable, match="4 ranks were asked for, one GPU each, but 2 GPUs are available"):
         of_layout(Layout(2, 2)).require(gpu, "fp16")
     with pytest.raises(NotAvailable, match=r"labkit-tp2-pp2 runs .* on cpu, not fp8"):
         of_layout(Layout(2, 2)).require(torch.device("cpu"), "fp8")
@@ -260,7 +260,7 @@ def test_weights_that_do_not_fit_are_refused_with_both_sizes(monkeypatch: pytest
 
 
 class OnlyInt8(HuggingFaceEngine):
-    """A peer with one precision that fails while it is built: other people's code may raise any error."""
+    """A peer that runs only int8 and raises an error while it is built, because other people's code can raise any error."""
 
     name = "hf-compiled"
 

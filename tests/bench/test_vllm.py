@@ -1,6 +1,6 @@
-"""The peer `vllm`: the message if vLLM is not installed; otherwise, greedy tokens in fp32.
+"""The peer `vllm`: the error message if vLLM is not installed, and greedy tokens in fp32 if it is.
 
-LABKIT_VLLM_PYTHON names the Python with vLLM.
+The variable LABKIT_VLLM_PYTHON names the Python that has vLLM.
 """
 
 from __future__ import annotations

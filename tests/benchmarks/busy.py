@@ -1,13 +1,13 @@
-"""Measures decode and prefill while other processes keep cores busy: labkit's own number of threads, fixed numbers, and a peer.
+"""Measures decode and prefill beside busy processes: labkit with its own choice of threads and with fixed numbers, and a peer.
 
     python -m tests.benchmarks.busy [--model gptj-tiny,gpt-j-405m-synthetic] [--precision fp32,bf16,int8,int4] [--batch 1,8]
         [--beside 0,1,2] [--copies 1] [--quota 1.5] [--against openvino] [--seconds 2] [--rounds 4] [--save FILE] [--plot FILE]
 
-Every engine has a process of its own, so that the threads of one do not disturb another, and the engines take turns: in each
+Every engine has its own process, so that the threads of one engine do not disturb another, and the engines take turns: in each
 round, each engine works for `--seconds`. The goal for labkit, when it chooses the number of threads itself: in each state, at
 least 0.85 times the speed with the better fixed number, and faster than the peer. With one busy process, the 99th percentile of
 a decode step should be at most 3 times the median. With `--copies 2`, each engine runs in two processes that work at the same
-time, as two open notebooks do. With `--quota 1.5`, each engine has the processor time of 1.5 cores, as a container may have
+time, as two open notebooks do. With `--quota 1.5`, each engine has the processor time of 1.5 cores, as a container can have
 (Linux, as root). `stopped` is then the part of the time for which the kernel stopped the engine, because its quota was used up.
 """
 
@@ -42,7 +42,7 @@ GOAL = 0.85
 PROMPT_TOKENS, NEW_TOKENS = 128, 33
 STATE_KEYS = ("model", "precision", "batch", "beside")
 STATE = itemgetter(*STATE_KEYS)
-"""What was run beside how many busy processes, from a row or a ratio of the record."""
+"""Reads from a row or a ratio of the record what was run, and beside how many busy processes."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Arm:
 def work(name: str, model: str, precision: str, batch: int, threads: int) -> None:
     """The engine's process: reads a number of seconds from each line, works, and writes the times of steps and prefills."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # a peer may print to stdout
+    os.dup2(2, 1)  # a peer can print to stdout
     if threads:
         torch.set_num_threads(threads)
     kind: type[BenchEngine] = LabkitEngine if name.startswith("labkit") else PEERS[name]
@@ -129,7 +129,7 @@ def start(stack: ExitStack, given: argparse.Namespace, name: str, model: str, pr
 
 
 def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -> list[dict[str, Any]]:
-    """One row for each state and engine."""
+    """Return one row for each state and engine."""
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         names = {"labkit": 0} | {f"labkit, {count} fixed": count for count in given.fixed}
@@ -162,7 +162,9 @@ def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -
 
 
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each state: the time of the better fixed number of threads, and of the peer, divided by the time of labkit's own."""
+    """For each state: the times with the better fixed number of threads and of the peer, divided by labkit's time with its own
+    number.
+    """
     found = []
     for state in dict.fromkeys(map(STATE, rows)):
         mine = [row for row in rows if STATE(row) == state]

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.class_of_300 [--learners N] [--save FILE]
 
-The class: the solved notebooks of all labs, the untouched student notebooks, every mistake that labkit knows of labs 00 and 01,
-and every cheat of `tests.gradebook.cheats`. The other learners have solved notebooks of lab 01. `labkit grade` grades the class
-with two jobs. It grades it a second time with one job, is killed in the middle, and is started again. The verdicts must be the
-same. The last line is one JSON object. The exit status is 1 if a verdict is not the expected one.
+The class: the solved notebooks of all labs, the untouched student notebooks, every known mistake in labs 00 and 01, and every
+cheat of `tests.gradebook.cheats`. The other learners have solved notebooks of lab 01. `labkit grade` grades the class with two
+jobs. Then it grades the class again with one job, is killed in the middle, and is started again. Both gradings must give the
+same verdicts. The last line is one JSON object. The exit status is 1 if a verdict is not the expected verdict.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ SOLVED, STUB, MISTAKE, CHEAT = "solved", "student notebook", "known mistake", "c
 
 @dataclass(frozen=True)
 class Due:
-    """What is due to a learner: the kind of the submission, its lab, and for a mistake the exercise and its sentence."""
+    """What decides the verdict that is due to a learner: the kind of submission, the lab, and for a mistake its exercise and
+    message.
+    """
 
     kind: str
     lab: str
@@ -71,7 +73,7 @@ class Row:
 
 
 def make_class(root: Path, learners: int, port: int) -> dict[str, Due]:
-    """Write the submissions, and return what is due to each learner."""
+    """Write the submissions. Return the `Due` of each learner, by name."""
     due: dict[str, Due] = {}
     labs = {path.stem[:2]: path for path in sorted((ROOT / "labs").glob("*.ipynb"))}
     for lab, path in labs.items():
@@ -95,7 +97,7 @@ def make_class(root: Path, learners: int, port: int) -> dict[str, Due]:
 
 
 def add_submission(root: Path, name: str, notebook: Path, due: Due) -> dict[str, Due]:
-    """Copy a notebook into a folder for a learner. Return what is due to this learner."""
+    """Copy a notebook into a folder for a learner. Return the learner's `Due`, by name."""
     folder = root / "submissions" / name
     folder.mkdir(parents=True)
     shutil.copyfile(notebook, folder / notebook.name)
@@ -105,7 +107,8 @@ def add_submission(root: Path, name: str, notebook: Path, due: Due) -> dict[str,
 def _cells(lab: str, answer: Answer, number: int) -> list[str]:
     """The cells of a learner who makes this mistake.
 
-    The learner's own code is the text of labkit's answers, in which each function has another name than the exercise asks for.
+    The learner's own code is the text of labkit's answers. The functions in it are renamed, so none has a name that an exercise
+    asks for.
     """
     asked = "|".join(exercise.function for one in MISTAKEN_LABS for exercise in of_lab(one))
     texts = []
@@ -134,7 +137,7 @@ def start_grading(root: Path, out: str, jobs: int) -> subprocess.Popen[bytes]:
 
 
 def grade(root: Path, out: str, jobs: int) -> float:
-    """Grade to the end. Return the seconds."""
+    """Grade the class to the end. Return the seconds that this took."""
     began = time.monotonic()
     process = start_grading(root, out, jobs)
     if process.wait() != 0:
@@ -143,7 +146,7 @@ def grade(root: Path, out: str, jobs: int) -> float:
 
 
 def kill_at(root: Path, out: str, jobs: int, submissions: int) -> int:
-    """Start grading, and kill its processes when so many submissions are in the gradebook. Return how many there are then."""
+    """Start grading, and kill its processes when `submissions` of them are in the gradebook. Return how many are in it then."""
     process = start_grading(root, out, jobs)
     while process.poll() is None and graded(root / out) < submissions:
         time.sleep(1.0)
@@ -177,7 +180,7 @@ def rows_of(out: Path) -> list[Row]:
 
 
 def wrong(row: Row, due: Due) -> str:
-    """What is wrong with a verdict; "" if it is the one that is due."""
+    """What is wrong with a verdict; "" if it is the expected verdict."""
     if row.verdict == "not measured here":
         return ""
     said = f"{row.learner} {row.exercise}: {row.verdict}, {row.points:g} points: {row.message}"
@@ -191,7 +194,7 @@ def wrong(row: Row, due: Due) -> str:
 
 
 def table(rows: list[Row], due: dict[str, Due], seconds: dict[str, float]) -> list[dict[str, Any]]:
-    """A line for each kind of submission and lab."""
+    """Return a line for each kind of submission and lab."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[due[row.learner].kind, due[row.learner].lab].append(row)
@@ -215,7 +218,7 @@ def table(rows: list[Row], due: dict[str, Due], seconds: dict[str, float]) -> li
 
 
 def seconds_each(rows: list[Row]) -> dict[str, float]:
-    """How long each submission took, if they were graded one after the other: the time since the one before it."""
+    """How long each submission took when they were graded one after the other: the time since the submission before it."""
     ends = sorted({(datetime.fromisoformat(row.finished).timestamp(), row.learner) for row in rows})
     return {learner: end - before for (before, _), (end, learner) in pairwise(ends)}
 

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.compress_peers [--rows nncf-int4-gptq,torchao-int4] [--work FOLDER] [--save FILE]
 
 All rows have the same form: int8 with a scale for each row, or int4 with a scale for 64 neighbours, symmetric, and the head in
-int8 by row. NNCF also rounds the embedding to int8. Calibrated rows of all libraries see the same windows of the same text.
-Only the stored weights are compared: every row runs in float32 with activations that are not rounded, and
-`labkit.engine.compare` measures its distance to the dense model. `--packages FOLDER` adds a folder to the search path, in which
+int8 with a scale for each row. NNCF also rounds the embedding to int8. Calibrated rows of all libraries see the same windows of
+the same text. Only the stored weights are compared: every row runs in float32 with activations that are not rounded, and
+`labkit.engine.compare` measures its distance to the dense model. `--packages FOLDER` adds to the search path a folder in which
 peers were installed with `pip install --no-deps --target FOLDER torchao`. A library that is not installed is listed as *not
 measured here*. With `--work`, rows that are already in the folder are used again. The last line is one JSON object.
 """
@@ -45,14 +45,14 @@ Built = tuple[Logits, str]
 
 
 def labkit_row(checkpoint: Checkpoint, ids: list[list[int]], name: str, folder: Path) -> Built:
-    """A directory that `labkit compress` writes, run in float32."""
+    """Run a directory that `labkit compress` writes, in float32."""
     method = method_named(name)
     compress(MODEL, folder / "model", method, seed=SEED)
     return load(folder / "model", device="cpu", dtype="fp32").logits, f"{method.name}, {method.scheme}"
 
 
 def torchao_row(checkpoint: Checkpoint, ids: list[list[int]], name: str, folder: Path) -> Built:
-    """torchao's `quantize_` on transformers' model; `name` is int8, int4 or int4-hqq."""
+    """Apply torchao's `quantize_` to transformers' model; `name` is int8, int4 or int4-hqq."""
     from torchao.quantization import IntxWeightOnlyConfig, quantize_
     from torchao.quantization.granularity import PerAxis, PerGroup
 
@@ -85,7 +85,7 @@ NNCF_OPTIONS: dict[str, dict[str, bool]] = {
 
 
 def nncf_row(checkpoint: Checkpoint, ids: list[list[int]], name: str, folder: Path) -> Built:
-    """NNCF's `compress_weights` on an OpenVINO model, run by OpenVINO in float32 without rounding activations."""
+    """Apply NNCF's `compress_weights` to an OpenVINO model. OpenVINO runs it in float32, without rounding activations."""
     without_telemetry()
     import nncf
     import openvino
@@ -142,13 +142,13 @@ NOT_TRIED = (
 def measure(
     asked: argparse.Namespace, work: Path, report: Callable[[dict[str, Any]], None]
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """The rows, and those that could not be measured, each with the reason."""
+    """Return the rows, and the rows that could not be measured, each with the reason."""
     checkpoint, text = open_checkpoint(MODEL), TEXT.read_text("utf-8")
     tokenizer = checkpoint.tokenizer()
     parts = text_windows(tokenizer.encode(text), checkpoint.config.context_length)
     calibration = CalibrationText.read()
     calibration.check_apart(text)
-    ids = windows_of(calibration, tokenizer, checkpoint.config.context_length, 32, SEED)  # those that `labkit compress` draws
+    ids = windows_of(calibration, tokenizer, checkpoint.config.context_length, 32, SEED)  # the same as `labkit compress`
     dense = remembered(load(MODEL, device="cpu", dtype="fp32").logits, parts)
     rows: list[dict[str, Any]] = []
     missing: list[dict[str, str]] = []

@@ -51,17 +51,17 @@ ROWS = (
     "mixed --bits 3.25",
 )
 AS_IT_RUNS = ("int8", "int4-rtn", "int4-awq", "int4-gptq")
-"""Rows that are also measured in the engine's kernels."""
+"""Rows that are also measured with the engine's kernels."""
 
 
 def remembered(logits: Logits, parts: list[TextWindow]) -> Logits:
-    """The same function, computed once for each window."""
+    """Return a function with the same results, which are computed once for each window."""
     kept = {tuple(part.seen): logits(part.seen).float().clone() for part in parts}
     return lambda seen: kept[tuple(seen)]
 
 
 def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationText) -> dict[str, Any]:
-    """Compress the model as the words of a row say, unless the folder is there already. Returns facts about the folder."""
+    """Compress the model with the arguments of a row, unless the folder exists already. Return facts about the folder."""
     parser = argparse.ArgumentParser()
     parser.add_argument("method")
     parser.add_argument("--group-size", type=int)
@@ -111,7 +111,7 @@ def dense_model(model: str, text: str) -> tuple[Logits, Quality, int]:
 def measure(
     asked: argparse.Namespace, work: Path, after_row: Callable[[list[dict[str, Any]], dict[str, Any]], None]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """All rows, and the facts that they share; `after_row` gets both after every row."""
+    """Return all rows, and the facts that they share; `after_row` is called with both after every row."""
     calibration, text = CalibrationText.read(), asked.text.read_text("utf-8")
     calibration.check_apart(text)
     rows: list[dict[str, Any]] = []
@@ -132,7 +132,7 @@ def measure(
 
 
 def score_row(arguments: str, folder: Path, dense: Logits, text: str) -> dict[str, Any]:
-    """`weights` of a row, and `engine` if the engine has kernels for it."""
+    """Measure `weights` of a row, and `engine` if the engine has kernels for the row."""
     found = {}
     for name, dtype in (("weights", "fp32"), ("engine", None)):
         if name == "weights" or arguments in AS_IT_RUNS:

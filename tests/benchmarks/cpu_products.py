@@ -30,7 +30,7 @@ def packed(kind: str, dense: torch.Tensor) -> PackedWeight:
 
 
 def seconds(weights: dict[str, PackedWeight], rows: int, num_in: int) -> dict[str, float]:
-    """CPU seconds of one product with `rows` rows, by format."""
+    """CPU seconds of one matrix product with `rows` rows, by format."""
     x, calls = torch.randn(rows, num_in), 20 if rows < 100 else 2
     least = dict.fromkeys(weights, float("inf"))
     for _ in range(ROUNDS):

@@ -1,15 +1,15 @@
-"""Measures how much of a model's quality its students keep, on held-out text, and compares them with students without a
+"""Measures how much of a model's quality its students keep, on held-out text, and compares them with students trained without a
 teacher.
 
     python -m tests.benchmarks.distillation [--layers 4] [--steps 350 | --minutes 6] [--work FOLDER] [--save FILE]
 
-For each number of layers there are four trainings with the same seed, and the same steps or time: `distilled` (the defaults),
-`written text` (the same, with text that the teacher writes), `text only` (the same first weights, but only the loss of the next
-token: no teacher), and `from random` (random first weights and the text only). `first` is the student before any training, and
-`spread` is an untrained student with DistilBERT's choice of layers. The difference to `distilled` in bits per byte has a paired
-bootstrap interval. `seen` compares student and teacher on training text: a student that has learned it by heart would be much
-closer to its teacher there than on held-out text. Students in the folder `--work` are used again. The last line is one JSON
-object.
+For each number of layers there are four training runs with the same seed, and the same steps or time: `distilled` (the
+defaults), `written text` (the same, with text that the teacher writes), `text only` (the same first weights, but only the loss
+of the next token: no teacher), and `from random` (random first weights and the text only). `first` is the student before any
+training, and `spread` is an untrained student with DistilBERT's choice of layers. The difference from `distilled` in bits per
+byte has a paired bootstrap interval. `seen` compares student and teacher on training text: a student that has learned it by
+heart would be much closer to its teacher there than on held-out text. Students in the folder `--work` are used again. The last
+line is one JSON object.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def train(folder: Path, options: DistillOptions, calibration: CalibrationText) -> None:
-    """Train a student, and write beside it what the record says of its training."""
+    """Train a student, and write the facts about its training that the record needs into its folder."""
     begun = time.process_time()
     result = distill(MODEL, folder, options, calibration=calibration, seed=SEED)
     used = {"seconds": result.seconds, "cpu_seconds": time.process_time() - begun}
@@ -140,7 +140,7 @@ def train(folder: Path, options: DistillOptions, calibration: CalibrationText) -
 def measured(
     logits: Logits, dense: Logits, windows: list[TextWindow], tokenizer: Any, text: str, frequencies: torch.Tensor
 ) -> dict[str, Any]:
-    """The quality of one model against its teacher."""
+    """The quality of one model, compared with its teacher."""
     quality = compare_windows(logits, dense, windows, tokenizer, text, SEED)
     return {"quality": quality.to_dict(), "kept": kept_quality(logits, dense, windows, frequencies, SEED).to_dict()}
 

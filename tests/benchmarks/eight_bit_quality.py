@@ -4,8 +4,8 @@
 
 Each row is a directory that `labkit compress` writes, run by the CPU's kernels: activations are rounded as well. The measures
 are those of `labkit.engine.compare` against the dense model in fp32, each with a 95 % interval. `bf16` is the dense model in
-bf16: all rows compute everything except the products in bf16. Quality does not depend on the load of the machine. With
-`--work`, directories and rows are kept in the folder and used again. The last line is one JSON object.
+bf16; the other rows compute everything except the matrix products in bf16, too. Quality does not depend on the load of the
+machine. With `--work`, directories and rows are kept in the folder and used again. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ROWS = (
 
 
 def options_of(words: list[str]) -> tuple[str, dict[str, Any]]:
-    """The method of a row, and the options of `recipe_named`."""
+    """Return the method of a row, and its options for `recipe_named`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("method")
     for name in ("--activations", "--calibrator", "--weight-scales"):
@@ -53,7 +53,7 @@ def options_of(words: list[str]) -> tuple[str, dict[str, Any]]:
 
 
 def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationText) -> tuple[str | Path, dict[str, Any]]:
-    """What the engine loads for a row (a directory, compressed if it is not there yet), and facts about the row."""
+    """Return what the engine loads for a row (a directory, which is made if it does not exist yet), and facts about the row."""
     if arguments == "bf16":
         return model, {"row": arguments, "bits_per_weight": 16.0}
     name, options = options_of(shlex.split(arguments))

@@ -29,7 +29,7 @@ CONTEXT = 2048
 
 
 def idle_engine(vocab: int, batch: int, device: torch.device) -> Engine:
-    """An engine whose forward pass returns logits that were made before."""
+    """Make an engine whose forward pass computes nothing and returns the same logits each time."""
     config = GPTJConfig(
         hidden_size=8, num_layers=1, num_heads=1, rotary_dim=4, context_length=CONTEXT, vocab_size=vocab, eos_token_id=0
     )
@@ -56,7 +56,7 @@ def idle_engine(vocab: int, batch: int, device: torch.device) -> Engine:
 
 
 def measure(batch: int, steps: int, vocab: int, device: torch.device, draws: bool) -> dict[str, Any]:
-    """Times of steps with `batch` sequences, without the first steps."""
+    """Measure the times of steps with `batch` sequences; the first steps do not count."""
     engine = idle_engine(vocab, batch, device)
     drawing: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "seed": 1} if draws else {}
     params = SamplingParams(max_new_tokens=steps + 20, ignore_eos=True, **drawing)
@@ -111,7 +111,7 @@ def main() -> None:
         for draws in (False, True):
             rows.append(row := measure(batch, options.steps, options.vocab, device, draws))
             print(
-                f"batch {batch:3d}, {row['sampling']}: {row['overhead_us']} us a step beside {row['sampling_us']} us of "
+                f"batch {batch:3d}, {row['sampling']}: {row['overhead_us']} us a step, plus {row['sampling_us']} us of "
                 f"sampling (goal {row['goal_us']})"
             )
     record = Record("engine overhead", settings, rows)

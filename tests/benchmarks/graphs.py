@@ -31,7 +31,7 @@ from labkit.graphs.verify import graph_quality
 from labkit.measure import Record
 
 LETTERS = 6_000
-"""How much of the held-out text INT8 is scored on."""
+"""The number of letters of the held-out text on which INT8 is scored."""
 
 
 def quality(model: str) -> dict[str, Any]:
@@ -48,13 +48,13 @@ def quality(model: str) -> dict[str, Any]:
 
 
 def level_of(row: dict[str, Any]) -> LevelFound:
-    """A level from its row in the record."""
+    """Make a level from its row in the record."""
     joined = tuple(Fusion(one["kind"], tuple(one["replaced"]), one["count"]) for one in row["fusions"])
     return LevelFound(row["level"], row["operators"], joined, StepWork(**row["work"]), row["load_seconds"])
 
 
 def print_tables(record: Record) -> None:
-    """The times of all engines, and what the compilers did."""
+    """Print the times of all engines, and what the compilers did."""
     for row in record.rows:
         times = f"prefill {row['prefill_ms']:8.2f} ms, decode {row['decode_ms_per_token']:7.3f} ms"
         print(f"{row['engine']:18} {row['precision']:5} batch {row['batch']}: {times}, built in {row['build_seconds']:.1f} s")

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.growth
 
 The cache is filled with random numbers instead of a prefill, which does not change the times. A step whose cache does not fit
-into the free memory is listed as not measured, with its size.
+into the free memory is listed as not measured, with the size of the cache.
 """
 
 from __future__ import annotations

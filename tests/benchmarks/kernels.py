@@ -30,7 +30,10 @@ DTYPE = torch.float16
 COLD_BYTES = 512 * 2**20
 """The calls of one graph touch at least this many bytes: ten times the L2 cache of an H100."""
 MOST_CALLS = 200
-"""The most calls in one graph: a kernel on one token takes as long as a launch, so caching does not matter there."""
+"""The maximum number of calls in one graph.
+
+Kernels on one token reach it. They take as long as a launch, so caching does not matter there.
+"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def decode_case(batch: int, length: int) -> Case:
 
 
 def prefill_case(batch: int, length: int) -> Case:
-    """Prefill attention of whole prompts: two products. Only the causal half of each product counts."""
+    """Prefill attention of whole prompts: two matrix products. Only the causal half of each product counts."""
     flops = 2 * 2 * batch * HIDDEN * length * (length + 1) // 2
 
     def make() -> Callable[[], Any]:

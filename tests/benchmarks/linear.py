@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.linear [--rows 1,8,64] [--kinds dense,int8] [--tune] [--compile] [--seconds 0.3] [--save FILE]
 
-Each row divides the bytes that the layer must move (weight with scales, input, output) by its time. It compares the result
-with the rate of copying a large tensor on this GPU, reads and writes counted, measured in the same process. Calls run inside a
-CUDA graph on more matrices than fit into the L2 cache. `--tune` first tunes every shape that has no choice in labkit's home and
-then measures all shapes; the record then holds the times of all candidates. `--compile` measures nothing: it compiles
-every candidate into Triton's cache, which several processes do faster than one.
+Each row divides the bytes that the layer must move (weight with scales, input, output) by its time. It compares the result with
+the rate of copying a large tensor on this GPU, reads and writes counted, measured in the same process. Calls run inside a CUDA
+graph on more matrices than fit into the L2 cache. `--tune` first tunes every shape that has no choice in labkit's home and then
+measures all shapes; the record then holds the times of all candidates. `--compile` measures nothing: it compiles every
+candidate into Triton's cache. Several processes at once do this faster than one.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def tune_all(kinds: list[str], rows: list[int], report: Callable[[str], None] = 
 
 
 def measure(case: Case, how: str, copy: float, seconds: float) -> dict[str, Any]:
-    """One row of the record."""
+    """Measure one case, print it, and return its row of the record."""
     taken = seconds_a_call(case, seconds)
     torch.cuda.empty_cache()
     share = case.work / taken / copy
@@ -116,7 +116,7 @@ def main() -> int:
     if arch_of(torch.device("cuda", 0)) < FP8_ARCH and "fp8" in kinds:
         print("not measured here: FP8, which needs compute capability 8.9 or above")
         kinds.remove("fp8")
-    with tempfile.TemporaryDirectory() as folder:  # an empty tuning file of its own
+    with tempfile.TemporaryDirectory() as folder:  # a separate, empty tuning file
         nothing = Path(folder) / "autotune.json"
         if options.compile:
             linear.tuner = Tuner(linear.SOURCES, path=nothing, do_bench=once)

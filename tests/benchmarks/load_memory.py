@@ -56,7 +56,7 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def run(case: Case) -> dict[str, Any]:
-    """The row of one case, measured in a fresh process."""
+    """Measure one case in a new process, and return its row."""
     row: dict[str, Any] = {"layout": case.layout, "device": case.device, "dtype": case.dtype}
     if case.device == "cuda" and not torch.cuda.is_available():
         return row | {"status": "not measured here: no GPU"}
@@ -74,7 +74,7 @@ def run(case: Case) -> dict[str, Any]:
 
 
 def write_checkpoints(model: str, directory: Path) -> dict[str, Path]:
-    """The synthetic weights of a named shape as files, in half precision, in each of the layouts that labkit reads."""
+    """Write the synthetic weights of a named shape to files, in half precision, in each layout that labkit reads."""
     checkpoint = open_checkpoint(model)
     layouts = {layout: directory / layout.replace(" ", "-") for layout in ("one file", "sharded", "pytorch_model.bin")}
     weights = {name: checkpoint.read(name) for name in checkpoint.tensor_names()}
@@ -131,7 +131,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure all cases; the last line of stdout is the record as JSON. Exits with 1 when a goal is missed."""
-    parser = argparse.ArgumentParser(description="Peak host memory of labkit.load over the bytes of the weights.")
+    parser = argparse.ArgumentParser(description="Peak host memory of labkit.load, divided by the bytes of the weights.")
     parser.add_argument("--model", default="gpt-j-405m-synthetic", help="a synthetic model's name or a directory")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     parser.add_argument("--save", type=Path, help="write the record to this JSON file too")

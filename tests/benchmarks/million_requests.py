@@ -1,7 +1,7 @@
-"""Simulates serving a million requests a day of GPT-3 175B: how many instances and which router are needed, and the effect of
+"""Simulates serving GPT-3 175B for a million requests a day: how many instances and which router are needed, and the effect of
 failures.
 
-It writes a record, and the figure of docs/million_requests.md. Nothing is measured; it takes about two minutes.
+It writes a record, and the figure of docs/million_requests.md. It measures nothing and takes about two minutes.
 Run: `.venv/bin/python -m tests.benchmarks.million_requests`
 """
 
@@ -23,18 +23,18 @@ from labkit.planning.search import Question, search
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "tests/benchmarks/results/million_requests.json"
 REQUESTS_A_DAY, PEAK = 1_000_000, 3.0
-"""Requests a day, and how many times the mean rate arrives in the busiest hour. The second number is assumed."""
+"""Requests a day, and the rate in the busiest hour divided by the mean rate. The second number is an assumption."""
 BOUND_SECONDS = 3.0
 """99 of 100 requests must be answered within this time."""
 INSTANCES = (1, 2, 3, 4, 5, 6)
 QUIET_SECONDS, FAILING_SECONDS = 240, 900
-"""How long the simulations without and with failures are. Failures are rare, so their simulation is longer."""
+"""The length of the simulations without and with failures. Failures are rare, so the simulation with failures is longer."""
 FAILURES = Failures(mean_seconds_between=1800, repair_seconds=300)
-"""Assumed, and hard: an instance of 8 GPUs fails every half hour on average, and is away for 5 minutes."""
+"""A pessimistic assumption: an instance of 8 GPUs fails every half hour on average, and is down for 5 minutes."""
 
 
 def best_plan() -> Deployment:
-    """The plan with the most tokens per second per GPU within half of the bound, on one server of 8 GPUs."""
+    """The plan for one server of 8 GPUs with the most tokens per second per GPU at a latency of at most half the bound."""
     question = Question(
         named_shape("gpt-175b"),
         named_gpu("a100-80gb"),
@@ -46,7 +46,7 @@ def best_plan() -> Deployment:
 
 
 def load(plan: Deployment, instances: int, seconds: float, **more: Any) -> FleetLoad:
-    """The load of the busiest hour, for some seconds."""
+    """Simulate some seconds of the busiest hour."""
     rate = REQUESTS_A_DAY / 86_400 * PEAK
     requests = round(rate * seconds)
     return simulate_fleet(
@@ -55,12 +55,12 @@ def load(plan: Deployment, instances: int, seconds: float, **more: Any) -> Fleet
 
 
 def meets_row(row: dict[str, Any]) -> bool:
-    """Whether the queue does not grow, and 99 of 100 requests are within the bound."""
+    """Whether the queue does not grow and 99 of 100 requests are answered within the bound."""
     return bool(row["stable"] and row["latency"][1] <= BOUND_SECONDS)
 
 
 def rows_of(plan: Deployment) -> list[dict[str, Any]]:
-    """All simulations: the number of instances, the routes at the smallest number that is enough, and failures."""
+    """All simulations: each number of instances; then, with the smallest number that is enough, each router, and failures."""
     sizes = [load(plan, count, QUIET_SECONDS) for count in INSTANCES]
     enough = next(found.instances for found in sizes if meets_row(found.to_dict()))
     rows = [{"what": "instances"} | found.to_dict() for found in sizes]
@@ -86,7 +86,7 @@ def table_of(rows: list[dict[str, Any]]) -> str:
 
 
 def figure_of(rows: list[dict[str, Any]], plan: Deployment) -> Any:
-    """p50 and p99 over the number of instances, with and without failures."""
+    """Draw p50 and p99 against the number of instances, with and without failures."""
     caption = f"Simulated, not measured: {plan.label}; {rows[0]['rate']:.1f} requests per second at random times."
     figure = new_figure("A million requests a day of GPT-3 175B, in the busiest hour", caption, 7.4, 4.0)
     axes = figure.add_subplot()

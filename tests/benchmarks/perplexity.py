@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.perplexity [--engines labkit,openvino] [--precisions fp32,int4] [--text FILE] [--save FILE]
 
-Text and windows are the same as in `labkit evaluate`; weights and settings are the same as in `labkit bench`. `openvino` uses
+The text and the windows are those of `labkit evaluate`; the weights and settings are those of `labkit bench`. `openvino` uses
 the pipeline of the benchmark, which can echo a prompt with its log probabilities. `openvino-graph` runs the same file in the
 plain runtime with the same settings. `hf-compiled` is left out, because it computes the same as `hf`. Percentages have a 95 %
-interval from a paired percentile bootstrap over the windows. Perplexity does not depend on the load of the machine, but the
-seconds do. The last line is one JSON object.
+interval from a paired percentile bootstrap over the windows. The perplexity does not depend on the load of the machine, but
+the seconds do. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ SEED = 0
 class Scorer:
     """An engine with its weights: `log_probs(window)` returns natural log probabilities of the targets, `[targets]` float64.
 
-    `block_bits` are the stored bits per weight of the blocks' matrices, including scales. `bits` are all stored bits, including
-    embedding, head and biases, divided by the number of parameters. Both are None if they are not known.
+    `block_bits` is the number of stored bits per weight of the blocks' matrices, including scales. `bits` is the number of all
+    stored bits, including embedding, head and biases, divided by the number of parameters. Each is None if it is not known.
     """
 
     engine: BenchEngine
@@ -62,7 +62,7 @@ class Scorer:
 
 
 def from_logits(logits: Callable[[list[int]], Tensor]) -> Callable[[TextWindow], Tensor]:
-    """Makes log probabilities from a function that returns the logits after every token, `[tokens, vocab_size]`."""
+    """Return a scoring function made from a function that returns the logits after every token, `[tokens, vocab_size]`."""
 
     def log_probs(window: TextWindow) -> Tensor:
         scores = torch.log_softmax(logits(window.seen)[window.first :].double(), dim=-1)
@@ -73,7 +73,7 @@ def from_logits(logits: Callable[[list[int]], Tensor]) -> Callable[[TextWindow],
 
 # The engines -------------------------------------------------------------------------------------------------------------
 def score_labkit(checkpoint: Checkpoint, precision: str) -> Scorer:
-    """labkit's model, as the benchmark runs it."""
+    """Score with labkit's model, as the benchmark runs it."""
     engine: Any = LabkitEngine(checkpoint, CPU, precision)
     model: GPTJ = engine._model
     blocks = [linear for layer in model.layers for linear in (layer.qkv, layer.out_proj, layer.fc_in, layer.fc_out)]
@@ -87,7 +87,7 @@ def score_labkit(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def score_hf(checkpoint: Checkpoint, precision: str) -> Scorer:
-    """The forward pass of transformers without a cache."""
+    """Score with the forward pass of transformers, without a cache."""
     engine: Any = HuggingFaceEngine(checkpoint, CPU, precision)
 
     @torch.inference_mode()
@@ -100,7 +100,7 @@ def score_hf(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def score_ctranslate2(checkpoint: Checkpoint, precision: str) -> Scorer:
-    """`Generator.forward_batch`, which returns the logits of every position; the size is that of the converted file."""
+    """Score with `Generator.forward_batch`, which returns logits for every position. `bits` is that of the converted file."""
     engine: Any = CTranslate2Engine(checkpoint, CPU, precision)
     with tempfile.TemporaryDirectory() as folder:
         converted = ctranslate2_model.convert(checkpoint, Path(folder), COMPUTE_TYPES["cpu"][precision])
@@ -113,7 +113,7 @@ def score_ctranslate2(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def score_openvino(checkpoint: Checkpoint, precision: str) -> Scorer:
-    """The pipeline of the benchmark, which echoes a prompt with its log probabilities."""
+    """Score with the pipeline of the benchmark, which echoes a prompt with its log probabilities."""
     engine: Any = OpenVINOEngine(checkpoint, CPU, precision)
     import openvino
     import openvino_genai
@@ -142,7 +142,7 @@ def score_openvino(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def score_openvino_graph(checkpoint: Checkpoint, precision: str) -> Scorer:
-    """The stateful model of the benchmark's pipeline, called once per window from an empty state."""
+    """Score with the stateful model of the benchmark's pipeline, called once per window with an empty state."""
     engine: Any = OpenVINOEngine(checkpoint, CPU, precision)
     import openvino
 
@@ -164,9 +164,9 @@ def score_openvino_graph(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def graph_bits(folder: Path, checkpoint: Checkpoint) -> tuple[float, float]:
-    """Two numbers of bits per weight for a converted OpenVINO model: for the products without the head, and for the whole file.
+    """Return the bits per weight of a converted OpenVINO model: of its matrices without the head, and of the whole file.
 
-    Both include the scales.
+    Both numbers include the scales.
     """
     import openvino
 
@@ -181,7 +181,7 @@ def graph_bits(folder: Path, checkpoint: Checkpoint) -> tuple[float, float]:
 
 
 def constants(value: Any) -> Iterator[tuple[int, int]]:
-    """The count and bytes of each constant that is part of an OpenVINO weight: values, scales and zero points."""
+    """The number of elements and of bytes of each constant in an OpenVINO weight: values, scales and zero points."""
     node = value.get_node()
     if node.get_type_name() == "Constant":
         yield math.prod(node.get_output_shape(0)), node.get_byte_size()
@@ -203,9 +203,9 @@ ENGINES: dict[str, tuple[type[BenchEngine], Callable[[Checkpoint, str], Scorer]]
 
 # Measuring ---------------------------------------------------------------------------------------------------------------
 def excess(nats: Tensor, reference: Tensor, counts: Tensor) -> dict[str, Any]:
-    """By how many percent one perplexity is above another: `percent`, and its 95 % `interval`.
+    """By how many percent one perplexity exceeds another: `percent`, and its 95 % `interval`.
 
-    `nats` and `reference` `[windows]` float64 are sums over the targets of each window; `counts` are the numbers of targets.
+    `nats` and `reference` `[windows]` float64 are sums over the targets of each window; `counts` holds the numbers of targets.
     """
     found = Bootstrap(len(nats), SEED).ratio(nats - reference, counts.double(), lambda ratio: 100 * torch.expm1(ratio))
     return {"percent": found.value, "interval": [found.low, found.high]}
@@ -218,7 +218,7 @@ def measure(
     precisions: list[str],
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row for every engine and precision; comparisons of labkit with each peer; and the runs that were left out."""
+    """Return a row per engine and precision, the comparisons of labkit with each peer, and the runs left out."""
     parts = text_windows(checkpoint.tokenizer().encode(text), checkpoint.config.context_length)
     counts = torch.tensor([len(part.targets) for part in parts])
     text_bytes = len(text.encode("utf-8"))

@@ -4,10 +4,10 @@ prediction.
     python -m tests.benchmarks.pipelining [--model gptj-tiny] [--tokens 128] [--users 1,2,4] [--seconds 2] [--rounds 3]
         [--exports FOLDER] [--save FILE]
 
-One real server serves the same graph four times: whole with one thread; in two parts with one thread each; whole with two
+One real server serves the same graph in four ways: whole with one thread; in two parts with one thread each; whole with two
 threads; and whole in two copies with one thread each, which takes twice the memory for weights. A request is a prefill of one
-prompt. First, single requests show how long each part computes. The prediction for several users is made from these times. Then
-the models get the same load in turn. Server and clients share the machine. The last line is JSON.
+prompt. First, single requests show how long each part computes, and the prediction for several users is made from these times.
+Then the models get the same load in turn. Server and clients share the machine. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ CASES = {
     "whole_two_threads": (1, GraphServing("whole_two_threads", threads=2)),
     "whole_twice": (1, GraphServing("whole_twice", instances=2)),
 }
-"""The number of parts of each served model, and how it is served."""
+"""For each served model, its number of parts and how it is served."""
 
 
 def write_all(folder: Path, exports: dict[int, ExportedModel]) -> None:
-    """One repository with all cases."""
+    """Write one model repository with all cases."""
     for count, serving in CASES.values():
         own = folder.with_name(serving.name)
         for name in write_graph_repository(own, exports[count], serving):
@@ -49,13 +49,13 @@ def write_all(folder: Path, exports: dict[int, ExportedModel]) -> None:
 
 
 def exported(model: str, folder: Path, parts: int) -> ExportedModel:
-    """The export in so many parts; it is made if it is not in the folder."""
+    """Return the export in `parts` parts; it is made if it is not in the folder."""
     path = folder / f"{parts}_parts"
     return open_export(path) if path.exists() else export(model, path, parts=parts)
 
 
 def parts_of(name: str) -> list[str]:
-    """The models that compute for a case."""
+    """The names of the models that compute for a case."""
     return [f"{name}_part_{stage}" for stage in range(CASES[name][0])] if CASES[name][0] > 1 else [name]
 
 

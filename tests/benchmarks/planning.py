@@ -24,7 +24,7 @@ CPU_SOURCE = "records of labkit bench on 2 cores of an AMD EPYC (tests/benchmark
 
 
 def shipped_fits() -> dict[str, Fit]:
-    """The fits that labkit ships, made again, by the names of their files."""
+    """Make the fits that labkit ships again; return them by file name."""
     gpu = with_spread_of_left_out(measurements(fastertransformer()), lambda row: row.plan.shape.name, source=FASTERTRANSFORMER)
     rows = [row.measurement for row in bench_rows(RESULTS)]
     settings = {"start": CPU, "widths": CPU_WIDTHS, "source": CPU_SOURCE}
@@ -35,7 +35,7 @@ def shipped_fits() -> dict[str, Fit]:
 
 
 def main() -> None:
-    """Write the fits, the record and the figure."""
+    """Write the fits, the record and the figures."""
     for name, found in shipped_fits().items():
         write_atomically(FOLDER / name, json.dumps(found.to_dict(), indent=1) + "\n")
         print(f"{name}: {found.rows} rows, spread of models left out {100 * found.spread:.1f} %")

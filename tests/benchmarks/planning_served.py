@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.planning_served [--model gptj-tiny] [--precision fp32] [--seconds 12] [--save FILE]
 
-Two measurements of the server, with one user and with eight users who each wait for their answer, give the time that it takes
-beside the model (`labkit.planning.handling`). Then `labkit.planning.simulate` predicts three rates, at 30, 60 and 90 percent of
-what eight users reached. All predictions are printed before the first rate is measured. Server and generator share a machine.
+Two measurements of the server, with one user and with eight users who each wait for their answer, give the time that the server
+takes in addition to the model (`labkit.planning.handling`). Then `labkit.planning.simulate` predicts the latencies at three
+rates: 30, 60 and 90 percent of the rate that eight users reached. All predictions are printed before the first rate is
+measured. Server and load generator share a machine.
 """
 
 from __future__ import annotations
@@ -33,17 +34,20 @@ PROMPT_TOKENS, NEW_TOKENS, MAX_BATCH = 32, 24, 16
 USERS = 8
 SHARES = (0.3, 0.6, 0.9)
 REQUESTS = 4000
-"""Simulated requests for each rate: enough for a stable p99."""
+"""The number of simulated requests for each rate: enough for a stable p99."""
 
 
 def stress(address: str, seconds: float, seed: int, **load: Any) -> dict[str, Any]:
-    """A stress test with prompts and answers of one length, as the planner assumes. Equal seeds give prompts that are known."""
+    """Run a stress test in which all prompts have one length and all answers one length, as the planner assumes.
+
+    With the seed of an earlier run, the server has seen the prompts before.
+    """
     lengths = {"prompt_tokens": Lengths(PROMPT_TOKENS, PROMPT_TOKENS), "new_tokens": Lengths(NEW_TOKENS, NEW_TOKENS)}
     return summarise(run_stress(address, StressSettings(seconds=seconds, warmup=2.0, seed=seed, **lengths, **load)))
 
 
 def plan_of(model: str, precision: str, batch: int) -> Deployment:
-    """The served model on this machine, whose limits are measured now."""
+    """The deployment of the served model on this machine, whose limits are measured now."""
     device = measured_device(ceilings(), describe())
     shape = Shape.of_config(config_of(model), model)
     return Deployment(shape, device, precision=precision, batch=batch, input_tokens=PROMPT_TOKENS, output_tokens=NEW_TOKENS)

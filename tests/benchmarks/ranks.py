@@ -17,11 +17,11 @@ import torch
 from labkit.bench import BenchSettings, run_bench
 
 GOAL = 1.6
-"""The goal: how many times faster than one GPU two GPUs decode at batch 1."""
+"""The goal for the speed-up of decoding at batch 1 on two GPUs over one GPU."""
 
 
 def why_not() -> str:
-    """Why nothing can be measured on this machine; empty if something can."""
+    """The reason why nothing can be measured on this machine; empty if something can."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return "" if count > 1 else f"not measured here: needs two GPUs, {count} found"
 

@@ -4,11 +4,12 @@
         [--save FILE]
 
 Each round runs four cases in turn on new prompts of 32 tokens: the engine and the server, each with one stream at a time and
-with `--streams` streams at once. When a stream ends, the next one starts. The goals are: with all streams, at least 4 times the
-tokens per second of a single stream, and at least 0.85 of the tokens per second of the engine alone; a 99th percentile of the
-time between tokens of at most 3 times that of a single stream; and a median time between tokens through the server that is at
-most 0.5 ms above the direct one, for a single stream. The figures of the engine alone show which part of the results is not
-caused by the server. With `--beside 1`, another process keeps a core busy during the measurement. The last line is JSON.
+with `--streams` streams at once. When a stream ends, the next one starts. The goals with all streams are: at least 4 times the
+tokens per second of a single stream; at least 0.85 of the tokens per second of the engine alone; and a 99th percentile of the
+time between tokens that is at most 3 times that of a single stream. The goal with a single stream is a median time between
+tokens that is at most 0.5 ms longer through the server than with the engine alone. The figures of the engine alone show which
+part of the results is not caused by the server. With `--beside 1`, another process keeps a core busy during the measurement.
+The last line is JSON.
 
 Server, engine and clients share the machine. Both engines use `--threads` threads; the default is the same as for a served
 engine.
@@ -53,7 +54,7 @@ def served(settings: ServeSettings) -> Iterator[str]:
 
 
 def direct(engine: Engine, settings: StressSettings) -> StressRun:
-    """Do with the engine what `run_stress` does with a server: start the next request when one ends."""
+    """Do with the engine what `run_stress` does with a server: whenever a request ends, start the next one."""
     prompts = Prompts(settings.prompt_tokens, seed=settings.seed)
     params = SamplingParams(max_new_tokens=settings.new_tokens.high, ignore_eos=True)
     run, under_way = StressRun(settings), {}
@@ -145,7 +146,7 @@ def compared(ways: dict[str, Way]) -> dict[str, Any]:
 
 
 def print_figures(ways: dict[str, Way], found: dict[str, Any], streams: int) -> None:
-    """The figures as text."""
+    """Print the figures as text."""
     kept = {name: "kept" if kept else "MISSED" for name, kept in found["within_goal"].items()}
     low, middle, high = found["throughput"]
     print(
@@ -174,7 +175,7 @@ def print_figures(ways: dict[str, Way], found: dict[str, Any], streams: int) -> 
 
 
 def main() -> None:
-    """Measure, print the figures and JSON."""
+    """Measure; print the figures, then the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--streams", type=int, default=16)

@@ -4,7 +4,7 @@
 
 The load is 80 % of the requests per second that the server answers when requests are always waiting. Every request must get
 one answer or one named error. The texts must equal those of the engine alone. At the end, the memory of all processes together
-must be within 5 % of that after warm-up; the memory of each process is reported.
+must be within 5 % of their memory after warm-up; the memory of each process is reported.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def expected_texts() -> list[str]:
 
 
 def memory(server: Server) -> dict[str, int]:
-    """Unshared memory in MB: of the server, of each model's process, and of all together."""
+    """The unshared memory, in MB, of the server, of each model's process, and of all of them together."""
     found: dict[str, int] = {}
     for process in processes(server):
         try:
@@ -178,7 +178,7 @@ def kill(server: Server, model: str) -> None:
 
 
 def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Memory of each process at the end divided by that after warm-up."""
+    """The memory of each process at the end, divided by its memory after warm-up."""
     seconds = rows[-1]["seconds"]
     warm = next(row for row in rows if row["seconds"] >= WARM_UP_SHARE * seconds)
     return {name: round(rows[-1][name] / warm[name], 3) for name in warm if name != "seconds" and rows[-1].get(name)}

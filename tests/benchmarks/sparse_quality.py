@@ -1,14 +1,14 @@
-"""Measures what 2:4 sparsity does to the quality of a model, on held-out text, and how much magnitude masks keep with permuted
-channels.
+"""Measures the effect of 2:4 sparsity on the quality of a model on held-out text, and how much magnitude the masks keep when
+the channels are permuted.
 
     python -m tests.benchmarks.sparse_quality [--rows "2:4-magnitude;2:4-wanda --permute"] [--work FOLDER] [--save FILE]
 
 Every row is a directory that `labkit compress` writes; `weights` are the stored numbers in a float32 forward pass, and `engine`
 is the directory as `labkit.load` runs it. The measures are those of `labkit.engine.compare` against the dense model in fp32,
-each with a 95 % interval from a seeded bootstrap over the windows. `better` compares rows with each other on the same windows:
-the change of perplexity from the first method to the second. `kept` is the share of magnitude that a 2:4 mask keeps of every
-matrix, with the channels in their order and permuted. `seconds` is the time of `compress`, on a machine that may have been
-busy. With `--work`, directories and rows are kept in the folder and used again. The last line is one JSON object.
+each with a 95 % interval from a seeded bootstrap over the windows. `better` compares two rows on the same windows: it is the
+change of perplexity from the first method to the second. `kept` is the share of each matrix's magnitude that a 2:4 mask keeps,
+with the channels in their original order and permuted. `seconds` is the time that `compress` took, on a machine that may have
+been busy. With `--work`, directories and rows are kept in the folder and used again. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ PAIRS = (
     ("2:4-wanda", "2:4-wanda --permute"),
     ("2:4-sparsegpt", "2:4-sparsegpt --permute"),
 )
-"""Rows that are compared with each other."""
+"""Pairs of rows that are compared with each other."""
 HEADER = f"{'row':<30} {'bits':>5} {'perplexity, stored in fp32':>28} {'KL':>8} {'same token':>10}  as the engine runs it"
 
 
 def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationText) -> dict[str, Any]:
-    """Compress the model as the words of a row say. Returns facts about the folder."""
+    """Compress the model with the method and options of a row. Return facts about the folder."""
     parser = argparse.ArgumentParser()
     parser.add_argument("method")
     parser.add_argument("--permute", action="store_true", default=None)
@@ -91,7 +91,7 @@ def score(folder: Path, dense: Logits, text: str) -> dict[str, Any]:
 
 
 def kept(model: str) -> list[dict[str, Any]]:
-    """The share of magnitude that a 2:4 mask keeps of each matrix, before and after the search of orders."""
+    """The share of each matrix's magnitude that a 2:4 mask keeps, before and after the search for a better channel order."""
     checkpoint = open_checkpoint(model)
     permuted = PermutedCheckpoint(checkpoint, search_orders(checkpoint, SearchOptions(), lambda done, total, name: None))
     rows = []
@@ -104,7 +104,7 @@ def kept(model: str) -> list[dict[str, Any]]:
 
 
 def better(folders: dict[str, Path], text: str) -> list[dict[str, Any]]:
-    """For each of `PAIRS` whose folders exist, how the second differs from the first."""
+    """For each pair in `PAIRS` whose folders exist, return how the second folder differs from the first."""
     found = []
     for first, second in PAIRS:
         if first in folders and second in folders:
@@ -127,7 +127,7 @@ def line_of(row: dict[str, Any]) -> str:
 
 
 def measure(asked: argparse.Namespace, work: Path, after_row: Callable[[list[dict[str, Any]]], None]) -> dict[str, Any]:
-    """All rows; `after_row` gets them after every row. Returns the facts that they share."""
+    """Measure all rows and return the facts that they share. After each row, `after_row` gets the rows so far."""
     calibration, text = CalibrationText.read(), asked.text.read_text("utf-8")
     calibration.check_apart(text)
     rows: list[dict[str, Any]] = []

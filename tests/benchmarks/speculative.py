@@ -1,13 +1,13 @@
-"""Measures speculative decoding: tokens a second with a draft model and without, in turn, and the share of right guesses.
+"""Measures speculative decoding: tokens per second with and without a draft model, in turn, and the share of right guesses.
 
     python -m tests.benchmarks.speculative --draft STUDENT [--wide FOLDER] [--times 8] [--rounds 5] [--save FILE]
 
-The targets are `gptj-tiny` and a wider model that computes the same function (`wide_teacher`): reading weights takes most of
-its time. A distilled student of `gptj-tiny` is a draft for both. The other draft has the student's shape and random weights: it
-is never right, and the engine must notice.
+The targets are `gptj-tiny` and a wider model that computes the same function (`wide_teacher`) but spends most of its time on
+reading weights. A distilled student of `gptj-tiny` is a draft for both. The other draft has the student's shape and random
+weights: its guesses are never right, and the engine must notice.
 
 Every round makes new engines, one for each arm, and each continues the same passages of held-out text, `batch` at a time. So
-the time that an engine needs to find out how good its draft is counts in every round. A ratio is the plain engine's time
+every round includes the time that an engine needs to find out how good its draft is. A ratio is the plain engine's time
 divided by the time with the draft in the same round; a row has all ratios and their median. `same_texts` is the share of
 passages that get the same tokens as from the plain engine. The last line is one JSON object.
 """
@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 
 
 def passages(tokenizer: Tokenizer, count: int) -> list[list[int]]:
-    """Beginnings of passages of the held-out text, evenly spread."""
+    """The beginnings of passages spread evenly over the held-out text."""
     ids = tokenizer.encode(HELD_OUT.read_text("utf-8"))
     stride = len(ids) // count
     return [ids[place * stride : place * stride + PROMPT_TOKENS] for place in range(count)]
@@ -49,7 +49,7 @@ def passages(tokenizer: Tokenizer, count: int) -> list[list[int]]:
 def one_round(
     target: GPTJ, draft: GPTJ | None, prompts: list[list[int]], params: list[SamplingParams], batch: int
 ) -> tuple[float, list[list[int]], dict[str, int]]:
-    """A new engine continues all prompts: its seconds, the new tokens, and what was guessed."""
+    """Let a new engine continue all prompts. Return its seconds, the new tokens, and the counts of guesses."""
     context = target.config.context_length
     with Engine(target, draft=draft, num_slots=batch * context, prefix_reuse=False) as engine:
         engine.occupy_cache()
@@ -65,7 +65,7 @@ def one_round(
 def measured(
     target: GPTJ, drafts: dict[str, GPTJ | None], prompts: list[list[int]], facts: dict[str, Any], asked: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """A row for each draft. The arms take turns; the first round warms up."""
+    """Return a row for each draft. The arms take turns; the first round is a warm-up."""
     params = [
         SamplingParams(max_new_tokens=asked.new_tokens, ignore_eos=True, seed=number, **SAMPLINGS[facts["sampling"]])
         for number in range(len(prompts))
@@ -89,10 +89,11 @@ def measured(
 
 
 def same_draws(target: Engine, draft: Engine, ids: list[int], temperature: float, top_p: float) -> dict[str, float]:
-    """How often the two models draw the same token after the same text, on average over a text.
+    """How often the two models draw the same token at the same position, on average over a text.
 
-    same_draw: with one random number for both, which falls into an interval of each model's running sum, as in the engine.
-    overlap: the sum of the smaller probabilities, the largest share that any rule can reach (Leviathan et al., theorem 3.5).
+    same_draw: when both use one random number, which selects an interval of each model's running sum, as in the engine.
+    overlap: the sum over tokens of the smaller probability, which is the largest share that any rule can reach (Leviathan et
+    al., theorem 3.5).
     """
     sums, chances = [], []
     for engine in (target, draft):

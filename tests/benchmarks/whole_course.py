@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.whole_course [--lab 00 ...] [--jobs 2] [--save FILE]
 
-Every solved lab runs from top to bottom, in a home of its own. Then `labkit grade` grades the notebooks that these runs have
-made, and the untouched notebooks of learners, in the sandbox and with secret inputs. The solved notebooks must have full marks,
-and the untouched notebooks zero points. It prints a table of verdicts, points and times, and the speed ladders. The last line
-is one JSON object. The exit status is 1 if any result is different. Exercises that this machine cannot run are *not measured
-here*.
+Every solved lab runs from top to bottom, with a home directory of its own. Then `labkit grade` grades the notebooks that these
+runs have made and the unsolved notebooks that learners get, in the sandbox and with secret inputs. The solved notebooks must
+have full marks, and the unsolved ones zero points. The program prints a table of verdicts, points and times, and the speed
+ladders. The last line is one JSON object. The exit status is 1 if any result is not as expected. Exercises that this machine
+cannot run are *not measured here*.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _VERDICT = re.compile(r"data-verdict='([^']+)'")
 class LabProof:
     """What was found for one lab.
 
-    verdicts: those that the solved notebook showed when it ran. points, out_of: those that `labkit grade` gave to it.
-    stub_points: those that it gave to the untouched notebook. problems: everything that is not as due.
+    verdicts: those that the solved notebook showed when it ran. points, out_of: those that `labkit grade` gave to the solved
+    notebook. stub_points: those that it gave to the unsolved notebook. problems: everything that is not as expected.
     """
 
     lab: str
@@ -57,7 +57,7 @@ class LabProof:
 
 
 def run_solved(lab: Lab, folder: Path) -> tuple[LabProof, Path | None]:
-    """Run a solved lab, and write the notebook to a folder. Return what was found, and the notebook unless a cell failed."""
+    """Run a solved lab and write its notebook to a folder. Return what was found, and the path unless a cell failed."""
     proof = LabProof(lab.number, LAB_TITLES[lab.number])
     began = time.monotonic()
     try:
@@ -130,7 +130,7 @@ def prove(labs: list[Lab], jobs: int, place: Path) -> tuple[list[LabProof], str]
 
 
 def main() -> None:
-    """Prove the course, and print the tables."""
+    """Test the course, and print the tables."""
     parser = argparse.ArgumentParser(description="Prove the whole course on this machine.")
     parser.add_argument("--lab", action="append", default=[], help="only this lab: 01 for example; may be given several times")
     parser.add_argument("--jobs", type=int, default=2, help="how many notebooks are graded at a time")

@@ -1,9 +1,9 @@
-"""A wider model that computes the same function: for measurements in which reading weights takes most of the time.
+"""Makes a wider model that computes the same function, for measurements in which reading weights takes most of the time.
 
 The method is that of Net2Net (T. Chen, I. Goodfellow and J. Shlens 2016, https://arxiv.org/abs/1511.05641): every hidden
-number, head and neuron exists N times, and every matrix divides its inputs by N. A layer norm of N equal copies has the same
-mean and variance, so the results differ only by rounding. The wide model predicts the same as the narrow one; only the bytes
-that a token must read grow, by about N^2.
+unit, head and neuron exists N times, and every matrix divides its inputs by N. The mean and variance over N equal copies are
+those of one copy, so layer norms do not change, and the results differ only by rounding. The wide model predicts the same as
+the narrow one; only the number of bytes that are read for a token grows, by a factor of about N^2.
 
     python -m tests.benchmarks.wide_teacher FOLDER [--model gptj-tiny] [--times 8]
 """
@@ -27,7 +27,7 @@ MODEL, TIMES = "gptj-tiny", 8
 
 
 def widened(name: str, tensor: Tensor, times: int) -> Tensor:
-    """A tensor of the wide model."""
+    """Make a tensor of the wide model from one of the narrow model."""
     if name == "lm_head.bias":
         return tensor
     if name == "transformer.wte.weight":
@@ -57,7 +57,7 @@ def write_wide(checkpoint: Checkpoint, folder: Path, times: int) -> None:
 
 
 def main() -> None:
-    """Write the folder."""
+    """Write the wide model to the folder of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default=MODEL)

@@ -1,4 +1,4 @@
-"""The labs as a learner sees them: JupyterLab in Chromium runs every cell, the widgets are used, a screenshot is kept."""
+"""The labs as a learner sees them: JupyterLab in Chromium runs every cell, the tests use the widgets and keep a screenshot."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LOOP = (
     "hint(weight_gib)",
     "progress_panel('00')",
 )
-"""A notebook in which one exercise is solved and another one is wrong, with a home of its own: other tests solve lab 00."""
+"""A notebook in which one exercise is solved and one is wrong. It has its own home, because other tests solve lab 00 too."""
 RUN_IN_A_NEW_CELL = """async source => {
     const notebook = window.jupyterapp.shell.currentWidget.content;
     notebook.activeCellIndex = notebook.widgets.length - 1;
@@ -55,7 +55,7 @@ LAST_CELL = """() => {
     return cells.get(cells.length - 1).sharedModel.getSource();
 }"""
 MILLISECONDS = 4e3 * PATIENCE
-"""For all cells of a lab, and for everything else."""
+"""The time limit for running all cells of a lab, and for everything else."""
 
 pytestmark = [
     pytest.mark.browser,
@@ -133,7 +133,7 @@ def open_and_run(browser: Any, server: str, notebook: str) -> Any:
 
 
 def saved_outputs(server: str, notebook: str) -> list[dict[str, Any]]:
-    """The outputs of the cells, as stored on disk."""
+    """The outputs of the cells, as saved on disk."""
     with open_url(f"{server}/api/contents/{notebook}?token={TOKEN}", timeout=PATIENCE) as answer:
         content = json.load(answer)["content"]
     return [output for cell in content["cells"] for output in cell.get("outputs", [])]
@@ -204,7 +204,7 @@ def test_solved_lab_00_draws_and_its_slider_redraws(browser: Any, server: str) -
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "solutions").glob("*.ipynb")))
 def test_a_solved_lab_shows_what_it_drew(browser: Any, server: str, name: str) -> None:
-    """The released notebook; `tests/labs` tests without a browser that it runs."""
+    """This uses the released notebook; `tests/labs` tests without a browser that the notebook runs."""
     page = new_page(browser)
     page.goto(f"{server}/lab/tree/solutions/{name}.ipynb?token={TOKEN}&reset")
     page.wait_for_selector(IDLE, timeout=MILLISECONDS)
@@ -215,7 +215,7 @@ def test_a_solved_lab_shows_what_it_drew(browser: Any, server: str, name: str) -
 
 
 def use_the_solution_button(page: Any, panel: Any) -> None:
-    """See the solution of the solved exercise at once, and that of another one only after a second button was pressed."""
+    """The solution of the solved exercise is shown at once, that of an unsolved one only after a second button is pressed."""
     menu = panel.query_selector("select")
     menu.select_option(label="0.3 The size of the cache")
     panel.query_selector("button:has-text('Solution')").click()
@@ -248,7 +248,7 @@ def test_a_learner_solves_fails_resets_and_submits(browser: Any, server: str) ->
     assert "loop.ipynb is ready to hand in: your checks reached 10 of 65 points." in said
     page.evaluate(RUN_IN_A_NEW_CELL, "def weight_gib(parameters, precision, group_size):\n    return 2.0")
     said = page.evaluate(RUN_IN_A_NEW_CELL, "submit()")
-    assert "does not hold the code that you ran: weight_gib." in said
+    assert "does not have the code that you ran: weight_gib." in said
     said = page.evaluate(RUN_IN_A_NEW_CELL, "reset(weight_gib)")
     page.wait_for_function(f"() => ({LAST_CELL})().includes('raise NotImplementedError')")
     assert page.evaluate(LAST_CELL) in said

@@ -1,4 +1,4 @@
-"""Random GPT-Js of uneven sizes in a folder, and comparisons for tests of the formats of other systems."""
+"""Folders with random GPT-J models of uneven sizes, and comparisons, for tests of the formats of other systems."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ CONFIG = GPTJConfig(
     bos_token_id=3,
     eos_token_id=7,
 )
-"""A vocabulary that nothing divides, an inner size that is not four times the hidden one."""
+"""The vocabulary size is a prime number, and the inner size is not four times the hidden size."""
 
 
 def random_weights(config: GPTJConfig, seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Weights that are all different, with which the answer changes from token to token."""
+    """Random weights that are all different, and with which the model's output changes from token to token."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in expected_shapes(config).items():
@@ -50,7 +50,7 @@ def write_source(folder: Path, seed: int, dtype: torch.dtype = torch.float32, co
 
 
 def same(checkpoint: Checkpoint, weights: dict[str, Tensor]) -> None:
-    """Check that every tensor is equal, in its dtype and bit by bit, also if only some rows, columns or both are read."""
+    """Check that every tensor has the same dtype and the same bits, also when only some rows, columns or both are read."""
     for name, expected in weights.items():
         assert expected.float().std() > 0
         found = checkpoint.read(name)
@@ -66,7 +66,7 @@ def same(checkpoint: Checkpoint, weights: dict[str, Tensor]) -> None:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file."""
+    """The content of every file in a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

@@ -1,4 +1,4 @@
-"""A model hub on loopback. It has the part of the Hugging Face hub's interface that downloads need, and can make faults.
+"""A model hub on loopback. It has the part of the Hugging Face hub's interface that downloads need, and can inject faults.
 
 It answers `GET /api/models/REPO/revision/BRANCH` and `GET` or `HEAD /REPO/resolve/REVISION/FILE`, with byte ranges. A test
 can set faults for the next few requests for a file.
@@ -30,16 +30,16 @@ BRANCH = "float16"
 WEIGHTS = "pytorch_model.bin"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PIECE = 16 * 1024
-"""Bytes sent at a time, so that a client has seen what came before a break."""
+"""The number of bytes sent at a time, so that a client has received what was sent before a fault."""
 
 
 @dataclass
 class Fault:
     """A fault in the answer to a request for a file.
 
-    kind: `drop` closes the connection after `after` bytes. `stall` stops sending at that byte for `seconds`. `truncate` ends
-    the answer there, as if the file ended there. `corrupt` changes that byte. `refuse` answers 503. From that byte on, `slow`
-    waits `seconds` before each piece. `ignore-range` sends the whole file for every request.
+    kind: `drop` closes the connection after `after` bytes. `stall` stops sending for `seconds` after `after` bytes. `truncate`
+    ends the answer there, as if the file ended there. `corrupt` changes the byte there. `refuse` answers 503. From there on,
+    `slow` waits `seconds` before each piece. `ignore-range` sends the whole file for every request.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Fault:
 
 @dataclass
 class Request:
-    """The request of a client, and the number of bytes of the body that were sent to it."""
+    """A client's request, and the number of bytes of the body that were sent to the client."""
 
     method: str
     path: str
@@ -67,7 +67,7 @@ class Hub:
     requests: list[Request] = field(default_factory=list)
 
     def misbehave(self, file: str, *faults: Fault) -> None:
-        """Make these faults, one for each request for `file`."""
+        """Inject these faults, one into each of the next requests for `file`."""
         self.faults[file] = list(faults)
 
     def requests_for(self, file: str) -> list[Request]:
@@ -141,13 +141,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _end_headers(self) -> None:
-        """Say whether the connection closes; a client that is not told may send its next request into the closing one."""
+        """Announce if the connection will close: otherwise a client may send its next request over it."""
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
 
     def _send_file(self, request: Request, name: str) -> None:
-        """Send a file, or the requested range of it, and make the file's next fault."""
+        """Send a file or the requested range of it, and inject the file's next fault."""
         content = self.hub.files[name]
         due = self.hub.faults.get(name) if self.command == "GET" else None
         fault = due.pop(0) if due else Fault("none")
@@ -207,12 +207,12 @@ def serve(files: dict[str, bytes]) -> Iterator[Hub]:
 
 
 def write_model(directory: Path) -> transformers.GPTJForCausalLM:
-    """A random GPT-J with the same files as gpt-j-6b's repository: a half-precision `pytorch_model.bin` and the others."""
+    """Write a random GPT-J with the files of gpt-j-6b's repository: a half-precision `pytorch_model.bin` and the others."""
     config = transformers.GPTJConfig.from_pretrained(TINY, n_layer=1, n_embd=64, n_head=2, rotary_dim=16, n_positions=64)
     torch.manual_seed(6)
     model = transformers.GPTJForCausalLM(config).half().eval()
     config.save_pretrained(directory)
-    # the file on the real hub also holds the causal mask of each layer, which is not a weight
+    # the file on the real hub also holds each layer's causal mask, which is not a weight
     masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()}
     torch.save(model.state_dict() | masks, directory / WEIGHTS)
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -1,4 +1,4 @@
-"""Packed integers against a slow reference that writes the bits of a row as one long number."""
+"""Bit packing is compared with a slow reference that writes the bits of a row as one long number."""
 
 from __future__ import annotations
 

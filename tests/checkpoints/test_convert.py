@@ -1,4 +1,4 @@
-"""Converting: any source can become Hugging Face's format, and a target appears completely or not at all."""
+"""Conversion: any source can be converted to Hugging Face's format, and a target appears completely or not at all."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_killed_conversion_leaves_nothing_that_opens(tmp_path: Path, source: P
     for path in [*left, tmp_path / "out"]:
         with pytest.raises((CheckpointError, InvalidRequest)):
             open_checkpoint(path)
-    convert(source, tmp_path / "out", form)  # files that are left over do not disturb a new conversion
+    convert(source, tmp_path / "out", form)  # leftover files do not disturb a new conversion
 
 
 @pytest.mark.parametrize("form", ["hf", "fastertransformer", "megatron"])
@@ -231,4 +231,4 @@ def test_writing_holds_about_one_tensor(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert config.parameter_count * 4 > 100e6
-    assert int(done.stdout) < 40e6  # the largest tensor is 4 MB, a fused one of one rank is 1.5 MB
+    assert int(done.stdout) < 40e6  # the largest tensor has 4 MB, a fused tensor of one rank has 1.5 MB

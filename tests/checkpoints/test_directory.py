@@ -1,4 +1,4 @@
-"""Directories of weights: every layout gives the weights of its source, and the error for a defect names it."""
+"""Directories of weights: every layout gives the weights of its source, and each defect gives an error that names it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def save(peer: Any, directory: Path, layout: str = "one file") -> Path:
 
 
 def rewrite(directory: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
-    """Change the tensors in a directory that holds one file of weights."""
+    """Change the tensors in a directory with a single weights file."""
     path = directory / "model.safetensors"
     weights = load_file(path)
     change(weights)
@@ -317,7 +317,7 @@ def test_no_config_and_no_weights(whole: Path) -> None:
 
 
 class Malice:
-    """If this is unpickled without care, it creates a file."""
+    """An object that creates a file when a careless reader unpickles it."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -1,4 +1,4 @@
-"""FasterTransformer's format: the exact files, in both directions, at every size. The error for a defect names it."""
+"""FasterTransformer's format: the exact files, in both directions, at every size. Each defect gives an error that names it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @pytest.fixture(autouse=True)
 def do_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for the disk after each of hundreds of small files; the tests of the conversion cover crashes."""
+    """Skip the wait for the disk after each of hundreds of small files; the tests of the conversion cover crashes."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

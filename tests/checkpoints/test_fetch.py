@@ -1,4 +1,4 @@
-"""Downloads from a hub on loopback: complete, interrupted, killed, stalled, too short, corrupted and refused ones."""
+"""Downloads from a hub on loopback that are complete, interrupted, killed, stalled, too short, corrupted or refused."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def running_hub(source: tuple[Any, dict[str, bytes]]) -> Iterator[Hub]:
 
 @pytest.fixture
 def hub(running_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """A hub without faults, an empty home, and settings that make downloads use this hub without pauses."""
+    """A hub without faults. The home is empty, and downloads use this hub without pauses between retries."""
     running_hub.reset()
     for name in OFFLINE:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))  # what this machine has there is not looked at
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))  # ignore this machine's real cache
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LABKIT_HUB_ENDPOINT", running_hub.endpoint)
     monkeypatch.setenv("LABKIT_RETRY_SECONDS", "0")

@@ -1,4 +1,4 @@
-"""A `config.json` that does not fit: every field with values that it cannot have, and weights of another model."""
+"""A `config.json` that is wrong: each field has values that it cannot have, or the weights are those of another model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BAD: dict[str, list[Any]] = {
     "scale_attn_by_inverse_layer_idx": [True, "x"],
     "add_cross_attention": [True, "x"],
 }
-"""Values of each field that no GPT-J can have, whatever its weights."""
+"""For each field, values that no GPT-J can have, whatever its weights."""
 NAMED = {"model_type": "model_type is 'gptj'"}
 
 
@@ -65,7 +65,7 @@ def change(folder: Path, **tensors: Tensor) -> Path:
 
 @pytest.mark.parametrize("field", BAD)
 def test_no_field_takes_what_it_cannot_have(copy: Path, field: str) -> None:
-    """labkit raises one of its own errors. Its single line names the file and the field and says what is accepted."""
+    """labkit raises one of its own errors, whose single line names the file and the field and says what is accepted."""
     before = (copy / "config.json").read_text()
     for value in BAD[field]:
         edit(copy, **{field: value})
@@ -85,7 +85,7 @@ def test_no_field_takes_what_it_cannot_have(copy: Path, field: str) -> None:
 
 
 def test_random_values_end_in_a_model_or_in_an_error_of_labkits_own(copy: Path) -> None:
-    """Several fields at once have values of any kind. If a model loads, its answers are numbers."""
+    """Several fields have random values at once. If a model loads, its logits are finite numbers."""
     rng = random.Random(7)
     good = [None, 1, 2, 3, 4, 6, 12, 37, 48, 88, 211, 50256, 1e-5, "gptj", "gelu_new", [0, 5], []]
     values = [*NO_SIZES, *good, *good, "\ud800", "x" * 10**4]
@@ -101,7 +101,7 @@ def test_random_values_end_in_a_model_or_in_an_error_of_labkits_own(copy: Path) 
 
 
 def refusal(folder: Path) -> str:
-    """labkit's error for a folder. If the folder loads, check that the answers are numbers and return an empty text."""
+    """Return labkit's error for a folder. If the folder loads, check that the logits are finite and return an empty text."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -143,7 +143,7 @@ def test_a_config_that_is_no_file(copy: Path) -> None:
     import os
 
     (copy / "config.json").unlink()
-    os.mkfifo(copy / "config.json")  # reading it would wait for ever
+    os.mkfifo(copy / "config.json")  # reading it would wait forever
     with pytest.raises(InvalidRequest, match="it is not a regular file"):
         labkit.load(copy, device="cpu")
 
@@ -207,7 +207,7 @@ def test_a_head_that_is_tied_or_has_no_bias(copy: Path) -> None:
 
 
 def test_what_takes_more_memory_than_there_is_says_so(tmp_path: Path) -> None:
-    """The largest values that are accepted end in labkit's error, not in the allocator's."""
+    """The largest accepted values give an error of labkit, not of the memory allocator."""
     config = CONFIG.to_dict() | {"n_embd": 2**15, "n_head": 1, "rotary_dim": 2**15, "n_layer": 1, "n_positions": 2**20}
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 8, "n_inner": 8}))
     with pytest.raises(InsufficientResources, match=r"needs \d+\.\d GB on cpu"):

@@ -1,4 +1,4 @@
-"""`labkit.load`: what it refuses before it reads weights, and its choices for arguments that are left out."""
+"""`labkit.load`: what it refuses before it reads weights, and the defaults of its arguments."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ HEAD_DIM = CONFIG.head_dim
 
 @pytest.fixture(autouse=True)
 def do_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for the disk after each of hundreds of small files; the tests of the conversion cover crashes."""
+    """Skip the wait for the disk after each of hundreds of small files; the tests of the conversion cover crashes."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -76,7 +76,7 @@ def test_there_and_back_is_bit_equal(tmp_path: Path, model: tuple[Path, dict[str
 
 
 def test_the_files_hold_what_megatron_has(tmp_path: Path, model: tuple[Path, dict[str, Tensor]]) -> None:
-    """Made here in the published layout: interleaved heads, zero padding, and pairs of matrices that are cut between ranks.
+    """The test builds the published layout: interleaved heads, zero padding, and pairs of matrices that are cut between ranks.
 
     The first matrix of a pair is cut by rows, the second by columns.
     """
@@ -129,7 +129,7 @@ def test_greedy_tokens_are_those_of_the_source(tmp_path: Path, model: tuple[Path
 
 
 def half_split(folder: Path, size: int) -> Path:
-    """Store rotary pairs as Megatron does by default: the first of each pair, then the second of each."""
+    """Store rotary pairs as Megatron does by default: first the first elements of all pairs, then the second elements."""
 
     def edit(content: dict[str, Any]) -> None:
         content["args"].rotary_interleaved = False
@@ -176,7 +176,9 @@ def test_rotary_halves_become_pairs(tmp_path: Path, model: tuple[Path, dict[str,
 def test_what_training_leaves_in_a_checkpoint_is_no_hindrance(
     tmp_path: Path, model: tuple[Path, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Random states, optimizer, an iteration's folder, zero biases in attention, none in the head, self_attention's name."""
+    """The checkpoint has random states, an optimizer, an iteration's folder, zero biases in attention, no bias in the head,
+    and the name `self_attention`.
+    """
     source, weights = model
     convert(source, tmp_path / "mg", "megatron", tensor_parallel=2)
     enums = types.ModuleType("megatron.core.enums")
@@ -351,7 +353,7 @@ def test_a_weight_that_is_no_number(tmp_path: Path, model: tuple[Path, dict[str,
 
 # NeMo -------------------------------------------------------------------------------------------------------------------
 def write_nemo(tmp_path: Path, source: Path, size: int, stages: int = 1, *, packed: str = "", **config: Any) -> Path:
-    """A NeMo checkpoint: a folder, a tar file or a compressed tar file."""
+    """Write a NeMo checkpoint: a folder, a tar file or a compressed tar file."""
     convert(source, tmp_path / "mg", "megatron", tensor_parallel=size, pipeline_parallel=stages)
     folder = tmp_path / "nemo"
     folder.mkdir()
@@ -431,7 +433,7 @@ def test_a_nemo_that_is_cut_off(tmp_path: Path, model: tuple[Path, dict[str, Ten
 
 # Hostile files ----------------------------------------------------------------------------------------------------------
 class Bomb:
-    """Runs a command when a careless reader unpickles it."""
+    """An object that runs a command when a careless reader unpickles it."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

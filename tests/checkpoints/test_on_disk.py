@@ -1,4 +1,4 @@
-"""Models as found on disks: in the hub's cache, in read-only homes, as shards of PyTorch, and in formats that are refused."""
+"""Models as found on disks: in the hub's cache, in read-only homes, as PyTorch shards, and in formats that are refused."""
 
 from __future__ import annotations
 
@@ -294,5 +294,5 @@ def test_files_of_other_programs_are_named(tmp_path: Path, file: str, named: str
 
 def test_a_file_of_weights_in_place_of_its_directory(tmp_path: Path) -> None:
     write_source(tmp_path / "model", 3)
-    with pytest.raises(InvalidRequest, match=r"model\.safetensors is a file of another kind; give a directory"):
+    with pytest.raises(InvalidRequest, match=r"model\.safetensors is a file that labkit does not read; give a directory"):
         labkit.load(tmp_path / "model" / "model.safetensors", device="cpu")

@@ -1,4 +1,4 @@
-"""Directories of integers that others wrote: the GPTQ layout and compressed-tensors, built here tensor by tensor."""
+"""Directories of quantized weights from other programs: the GPTQ layout and compressed-tensors, built here tensor by tensor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GROUP = 32
 
 
 def gptq_directory(path: Path, *, bits: int, version: str, symmetric: bool, reordered: bool) -> tuple[Path, dict[str, Tensor]]:
-    """A directory as AutoGPTQ writes it, and the dense matrices that it stands for: w = scale * (q - zero)."""
+    """Write a directory as AutoGPTQ does. Return it, and the dense matrices that it represents: w = scale * (q - zero)."""
     dense_directory(path)
     tensors, chooser, meant = load_file(path / "model.safetensors"), torch.Generator().manual_seed(0), {}
     for name in [name for name in tensors if name.endswith(("_proj.weight", "fc_in.weight", "fc_out.weight"))]:

@@ -1,4 +1,4 @@
-"""Synthetic weights: they depend only on seed and name, and their size makes the logits of a model realistic."""
+"""Synthetic weights: they depend only on the seed and the name, and their magnitude gives realistic logits."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_a_file_that_is_none(tmp_path: Path, content: bytes | None) -> None:
         Tokenizer(path)
 
 
-# What else a tokenizer.json may hold -------------------------------------------------------------------------------------
+# What else a tokenizer.json can hold -------------------------------------------------------------------------------------
 END = "<|endoftext|>"
 FIXED = {"strategy": {"Fixed": 8}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": END}
 BEGINNING = {

@@ -1,6 +1,6 @@
-"""A tokenizer from `vocab.json` and `merges.txt` equals transformers' GPT-2.
+"""A tokenizer from `vocab.json` and `merges.txt` equals transformers' GPT-2 tokenizer.
 
-If it does not fit its model, an error names it.
+If the tokenizer does not fit its model, an error names it.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def test_neither_form(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
-    """More tokens than the model has are refused; far fewer are allowed with a warning. Both sizes are named."""
+    """A tokenizer with more tokens than the model is refused; one with far fewer gives a warning. Both name both sizes."""
     random_peer("head of 32, rotary of all", 1).save_pretrained(tmp_path)
     shutil.copy(TINY / "tokenizer.json", tmp_path)
     highest = Tokenizer(TINY / "tokenizer.json").highest_ids[1]
@@ -138,7 +138,7 @@ def test_an_added_token_beyond_the_model(older: Path) -> None:
     vocab_size = open_checkpoint(older).config.vocab_size
     if vocab_size > size:
         pytest.skip("the built-in model's vocabulary is padded")
-    with pytest.warns(UserWarning, match="a prompt with one of the added tokens beyond that is refused"):
+    with pytest.warns(UserWarning, match="prompts that contain an added token above that are refused"):
         engine = labkit.load(older, device="cpu", num_slots=256)
     with pytest.raises(labkit.errors.InvalidRequest, match=f"a prompt holds {size}"):
         engine.generate("a <pad>")

@@ -34,7 +34,7 @@ for arguments in json.loads(sys.argv[1]):
     found.append([status, out.getvalue(), err.getvalue(), "torch" in sys.modules])
 print(json.dumps(found))
 """
-"""Several commands in one process, since each process costs an import of torch."""
+"""A program that runs several commands in one process, because each new process has to import torch."""
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -234,12 +234,12 @@ KeptRuns("00").keep("limits", lambda: {"disturbed": "another program ran"})
 # %%
 KeptRuns("00").keep("decode", lambda: {"disturbed": ""})
 """
-"""A lab with the rungs of two tasks. One rung and one kept measurement were disturbed."""
+"""A lab with ladder rungs for two tasks. One rung and one kept measurement were disturbed."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the inputs of the commands: a text, two learners' notebooks, two courses."""
+    """A folder with the inputs of the commands: a text, the notebooks of two learners, and two courses."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "text.txt").write_text("It was the best of times, it was the worst of times. " * 8)
     for name, factor in (("right", "2"), ("wrong", "16")):
@@ -558,7 +558,7 @@ for name, arguments in json.loads(sys.argv[1]).items():
 
 
 def test_a_terminal_that_knows_ascii_only(place: Path, done: dict[str, Done]) -> None:
-    """A character that the encoding lacks is written as its number. No command ends with a traceback."""
+    """A character that the encoding lacks is printed as its code. No command ends with a traceback."""
     (place / "na\u00efve.txt").write_text("caf\u00e9 \u2014 \U0001f40b", "utf-8")
     run = subprocess.run(
         [sys.executable, "-c", IN_TURN, json.dumps(ASCII)],

@@ -1,4 +1,4 @@
-"""Every command without the packages of labkit's extras: it runs, or one sentence names the missing extra."""
+"""Without the packages of labkit's extras, every command either runs or names the missing extra in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every option of `labkit generate` sets the parameter of its name, and the printed text is the generated text."""
+"""Every option of `labkit generate` sets the parameter of the same name, and the printed text is the generated text."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ NEEDED = {
     "--diversity-penalty": ["--num-beams", "4", "--num-beam-groups", "2"],
 }
 NOT_TYPED = {"soft_prompt", "prefix_prompt", "prompt_logprobs"}
-"""Parameters without an option: tensors, and a report that the command does not print."""
+"""Parameters without an option: two are tensors, and one asks for a report that the command does not print."""
 
 app = typer.Typer()
 app.command()(generate)
 
 
 class Seen(Exception):
-    """Holds the parameters with which the engine would have run."""
+    """Raised instead of running the engine. It holds the parameters that the engine would have used."""
 
 
 class FakeEngine:

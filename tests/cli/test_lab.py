@@ -1,4 +1,4 @@
-"""`labkit lab`: who may use the JupyterLab that it starts. Anybody who may use it can run programs as its user."""
+"""`labkit lab`: who can use the JupyterLab that it starts. Whoever can use it can run programs with its user's rights."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[psutil.Proce
 
 
 def listens(port: int) -> bool:
-    """Whether a process listens on a port."""
+    """Whether a process is listening on a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def get(port: int, path: str, **headers: str) -> tuple[int, str]:
-    """The status of an answer, and the cookies that it sets."""
+    """Send a GET request. Return the status of the answer, and the cookies that it sets."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request("GET", path, headers=headers)
@@ -89,7 +89,7 @@ def test_without_its_token_nobody_gets_in(lab: tuple[psutil.Process, int, str]) 
 def test_a_page_under_another_name_does_not_get_in(lab: tuple[psutil.Process, int, str]) -> None:
     """Two attacks fail even with the browser's cookie.
 
-    One uses a foreign name that resolves to this machine; the other opens a channel from another origin.
+    One attack uses a foreign host name that resolves to this machine; the other opens a channel from another origin.
     """
     _, port, token = lab
     status, cookies = get(port, f"/lab?token={token}")

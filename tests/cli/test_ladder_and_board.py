@@ -17,7 +17,7 @@ FILE = "ada.ladder.json"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with a ladder, and a folder with the files of others."""
+    """A home with a ladder, and a folder with the files of other learners."""
     folder = tmp_path_factory.mktemp("ladders")
     own = Ladder(folder / "ladder.json")
     for name, speed in (("Hugging Face", 10.0), ("cache", 30.0)):

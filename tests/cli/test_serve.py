@@ -103,7 +103,7 @@ def test_an_interruption_while_a_model_loads_leaves_nothing(tmp_path: Path) -> N
     (tmp_path / "slow" / "1" / "model.py").write_text(SLOW_MODEL)
     with subprocess.Popen([*COMMAND, str(tmp_path), *ANY_PORTS], stderr=subprocess.PIPE, text=True) as command:
         assert command.stderr is not None
-        while command.stderr.readline() != "slow is loaded\n":
+        while command.stderr.readline() != "slow is being loaded\n":
             assert command.poll() is None
         wait_for((tmp_path / "begun").exists, "the model's code")
         family = psutil.Process(command.pid).children(recursive=True)

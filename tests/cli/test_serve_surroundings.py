@@ -1,6 +1,6 @@
 """`labkit serve` in unusual surroundings.
 
-In each of these cases, an earlier version waited for ever or ended without a reason.
+In each of these cases, an earlier version waited forever or ended without giving a reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(find_server() is None, reason="not measured here
 
 COMMAND = [sys.executable, "-m", "labkit", "serve", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
 NO_PROXY = "http://127.0.0.1:9"
-"""Where nobody listens."""
+"""An address at which no program is listening."""
 
 ASK = """
 import sys, time
@@ -59,7 +59,7 @@ grpc_client(grpc).load_model("preprocessing")
 
 @pytest.mark.long
 def test_odd_folders_names_and_proxies(tmp_path: Path) -> None:
-    """A relative model, spaces and quotes and 120 characters in TMPDIR, a relative LABKIT_HOME, and proxies for everything."""
+    """The model's path and LABKIT_HOME are relative, TMPDIR has spaces, quotes and 120 characters, and there are proxies."""
     (tmp_path / "models" / "plain").mkdir(parents=True)
     for file in ("config.json", "model.safetensors", "tokenizer.json"):
         (tmp_path / "models" / "plain" / file).symlink_to(BUILT_IN["gptj-tiny"] / file)
@@ -94,7 +94,7 @@ def test_odd_folders_names_and_proxies(tmp_path: Path) -> None:
 
 
 def test_a_process_that_ends_as_it_begins_is_told(tmp_path: Path) -> None:
-    """A model whose libraries are missing does this, and Triton would wait for it for ever."""
+    """The process of a model whose libraries are missing ends at its start, and Triton itself would wait for it forever."""
     program = find_server()
     assert program is not None
     option = next((one for one in program.arguments if one.startswith("--backend-directory=")), None)

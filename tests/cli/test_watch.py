@@ -26,7 +26,7 @@ def weight_gib(parameters, precision, group_size):
 
 
 def save(path: Path, *sources: str) -> None:
-    """Save a notebook as JupyterLab does: a new file takes the place of the old one."""
+    """Save a notebook as JupyterLab does: a new file replaces the old one."""
     new = path.with_suffix(".new")
     new.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source} for source in sources]}))
     new.replace(path)
@@ -40,7 +40,7 @@ class Watching:
         self._out_read, self._errors_read, self._rounds = 0, 0, 0
 
     def next_round(self) -> tuple[str, list[str]]:
-        """Wait until the command waits again. Returns its new output, and the numbers of the exercises that it checked."""
+        """Wait until the command waits for a change again. Return its new output and the numbers of the checked exercises."""
         self._rounds += 1
         waits = "waiting for a change"
         wait_for(

@@ -1,4 +1,4 @@
-"""The files for clusters are valid for the tools that read them, and name only files and programs that the images have."""
+"""The files for clusters are valid for the tools that read them, and name only files and programs that are in the images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def schema(name: str) -> Any:
 
 
 def validate(resource: dict[str, Any]) -> None:
-    """Compare a resource with Kubernetes's schema. Unknown fields are refused."""
+    """Validate a resource against Kubernetes's schema. Unknown fields are refused."""
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="not measured here: no kubernetes-validate")
     if resource["kind"] != "LeaderWorkerSet":
         kubernetes_validate.validate(resource, "1.35", strict=True)
@@ -109,7 +109,7 @@ def test_what_the_containers_run_is_in_the_image() -> None:
 
 
 def probes_of(container: dict[str, Any]) -> list[str]:
-    """The words of a container's probes."""
+    """The command-line words of a container's probes."""
     probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness") if f"{kind}Probe" in container]
     return [word for probe in probes for word in probe["exec"]["command"]]
 

@@ -1,4 +1,4 @@
-"""AWQ: the folds change nothing before rounding, and the searched factors lower the error."""
+"""AWQ: folding the factors into the weights changes no result before rounding, and the factors found lower the error."""
 
 from __future__ import annotations
 

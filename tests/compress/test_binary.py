@@ -1,4 +1,4 @@
-"""Signs: the stored pair of numbers is the best one for a group, and the engine runs the directory."""
+"""Binary weights: the stored pair of opposite numbers is the best one for a group, and the engine runs the directory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_no_other_pair_of_opposite_numbers_is_closer() -> None:
 def test_a_directory_of_signs_runs(tmp_path: Path) -> None:
     dense = dense_directory(tmp_path / "dense")
     result = compress(dense, tmp_path / "signs", method_named("int1-rtn", group_size=32))
-    assert result.bits_per_weight == 2.5  # stored in two bits, with a scale for 32 weights
+    assert result.bits_per_weight == 2.5  # a weight is stored in two bits, and 32 weights share a 16-bit scale
     before = labkit.load(dense, device="cpu", dtype="fp32").logits([3, 5, 7])
     found = labkit.load(tmp_path / "signs", device="cpu", dtype="fp32").logits([3, 5, 7])
     assert torch.isfinite(found).all()

@@ -1,4 +1,4 @@
-"""Calibration text: it is not the held-out text, its windows are seeded, and text that shows nothing is refused."""
+"""Calibration text: it is not the held-out text, its windows depend on the seed, and text without information is refused."""
 
 from __future__ import annotations
 

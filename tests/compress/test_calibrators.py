@@ -1,4 +1,4 @@
-"""The four calibrators, on inputs whose best clipping is known."""
+"""The four calibrators are tested on inputs whose best clipping is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def magnitudes(*windows: Tensor) -> Magnitudes:
 
 
 def heavy_tailed() -> Tensor:
-    """Student's t with 3 degrees of freedom: the largest of 200,000 numbers is far outside."""
+    """Samples of Student's t with 3 degrees of freedom: the largest of 200,000 numbers is an extreme outlier."""
     chooser = torch.Generator().manual_seed(1)
     normal = torch.randn(4, 1000, 200, generator=chooser)
     return normal[0] / (normal[1:].square().mean(0)).sqrt()

@@ -1,4 +1,4 @@
-"""Channel permutations: the best division of two stripes is found, nothing gets worse, and the model stays the same."""
+"""Channel permutations: the best division of two stripes is found, no result gets worse, and the model computes the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`labkit.compress`: directories that the engine runs with the stored numbers, also after an interruption and on two ranks."""
+"""`labkit.compress`: the engine runs its directories with the stored numbers, also after an interruption and on two ranks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_kernels_run_the_stored_numbers(made: dict[str, Path], name: str) -> Non
     kernels = logits(made[name])
     spread = float(dense.std())
     assert float((kernels - dense).abs().mean()) < 0.06 * spread  # kernels round activations to 8 bits and the cache to bf16
-    if name != "int8":  # quantizing the numbers again, from the dense values, would be further away
+    if name != "int8":  # quantizing again from the dequantized values would give results that are further away
         again = logits("gptj-tiny", dtype="int4")
         assert float((again - dense).abs().mean()) > 2 * float((kernels - dense).abs().mean())
 
@@ -71,7 +71,7 @@ def test_stored_integers_are_not_quantized_again(made: dict[str, Path]) -> None:
     said = "precision int8 was asked for, but .* is quantized already .*; int4 or one of fp32"
     with pytest.raises(InvalidRequest, match=said):
         labkit.load(made["int4-gptq"], device="cpu", dtype="int8")
-    with pytest.raises(InvalidRequest, match="is quantized already; give the model with dense weights"):
+    with pytest.raises(InvalidRequest, match="is already quantized; give the model with dense weights"):
         compress(made["int8"], made["int8"].with_name("again"), method_named("int8"))
 
 
@@ -98,7 +98,7 @@ def test_an_interrupted_call_goes_on(made: dict[str, Path], tmp_path: Path) -> N
     assert len(parts) == 3
     names: list[str] = []
     compress("gptj-tiny", target, method_named("int4-gptq"), progress=lambda done, total, name: names.append(name), **FEW)
-    assert [name.endswith("finished already") for name in names[:5]] == [True, True, True, False, False]
+    assert [name.endswith("already finished") for name in names[:5]] == [True, True, True, False, False]
     for file in sorted(made["int4-gptq"].glob("*.safetensors")):
         assert (target / file.name).read_bytes() == file.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -141,7 +141,7 @@ def test_methods_that_do_not_exist(name: str) -> None:
 
 
 def broken(source: Path, target: Path, change: str) -> Path:
-    """A copy of a compressed directory whose first file lacks a tensor or holds one of a wrong shape."""
+    """Copy a compressed directory. In the copy's first file, a tensor is missing or has a wrong shape or wrong values."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(source, target)

@@ -1,4 +1,4 @@
-"""Distillation: losses and gradients are those of an independent model, the loss falls, and a killed training goes on."""
+"""Distillation: losses and gradients are those of an independent model, the loss falls, and a killed training run resumes."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def peer_loss(folder: Path, student: Any, window: list[int], options: DistillOpt
 
 
 def test_gradients_are_those_of_transformers(tmp_path: Path) -> None:
-    """Products in bfloat16 round, so the directions of the gradients are compared, tensor by tensor."""
+    """Matrix products in bfloat16 are rounded, so only the directions of the gradients are compared, tensor by tensor."""
     folder = dense_directory(tmp_path / "dense", torch.float32)
     options = DistillOptions(1, windows=2, soft=0.7, hard=0.6, hidden=2.0, temperature=1.5)
     windows = [[(5 * each * each + start) % 97 for each in range(40)] for start in (3, 8)]
@@ -262,8 +262,8 @@ def test_refusals(tmp_path: Path) -> None:
         ({"steps": 0}, "steps of distill is 0"),
         ({"minutes": 1.0}, "steps 26 and minutes 1.0 were both given"),
         ({"temperature": -1.0}, "temperature of distill is -1.0"),
-        ({"soft": 0.0, "hard": 0.0}, "nothing teaches the student"),
-        ({"hidden": -1.0}, "the weight of a loss is a number of at least 0"),
+        ({"soft": 0.0, "hard": 0.0}, "the student would learn no predictions"),
+        ({"hidden": -1.0}, "the weight of a loss must be at least 0"),
         ({"window": 1}, "window is 1"),
         ({"continuations": -1}, "continuations is -1; a number of at least 0"),
     ):

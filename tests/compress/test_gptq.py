@@ -1,4 +1,4 @@
-"""GPTQ, compared with a slow reference that computes the best change of the remaining columns again after every column."""
+"""GPTQ is compared with a slow reference that recomputes the best change of the remaining columns after every column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measures of a student's quality: 100 % for the teacher itself, and 0 % of the information for token frequencies."""
+"""Measures of a student's quality: the teacher itself scores 100 %, and mere token frequencies keep 0 % of the information."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ WINDOWS = text_windows(IDS, 40)
 
 
 def knowing(strength: float) -> Tensor:
-    """Logits after each token of the text: noise, and `strength` for the token that comes."""
+    """Logits after each token of the text: random noise, with `strength` added for the token that really follows."""
     logits = torch.randn(len(IDS), VOCAB, generator=torch.Generator().manual_seed(2))
     logits[torch.arange(len(IDS) - 1), torch.tensor(IDS[1:])] += strength
     return logits
 
 
 def model(logits: Tensor) -> object:
-    """A function that finds a window in the text."""
+    """Return a function that finds a window in the text and returns its rows of `logits`."""
 
     def found(seen: list[int]) -> Tensor:
         (place,) = [at for at in range(len(IDS)) if IDS[at : at + len(seen)] == seen]

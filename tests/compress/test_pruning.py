@@ -1,4 +1,4 @@
-"""Unstructured masks, heads and neurons: densities are exact, and pruned parts add nothing to the results."""
+"""Pruning of single weights, heads and neurons: densities are exact, and pruned parts add nothing to the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantization-aware training: gradients are those of the papers, the loss falls, and a killed training goes on."""
+"""Quantization-aware training: gradients are those of the papers, the loss falls, and a killed training run resumes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ IDS = [[(5 * each + shift) % 97 for each in range(24)] for shift in range(5)]
 
 
 def test_gradients_are_those_of_lsq() -> None:
-    """Inside the range the gradient of a weight is 1 and that of the scale is round(x) - x; outside they are 0 and the end."""
+    """Inside the range, a weight has the gradient 1 and the scale has round(x) - x.
+
+    Outside the range, a weight has the gradient 0, and the scale has the nearest end of the range.
+    """
     scale = torch.tensor([[0.5]], requires_grad=True)
     weight = torch.tensor([[0.6, -0.3, 9.0, -9.0]], requires_grad=True)
     out = fake_quantized(weight, scale, IntegerScheme(3))

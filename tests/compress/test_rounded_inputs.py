@@ -152,7 +152,7 @@ def test_matrices_that_disagree_on_their_inputs_are_dequantized(made: dict[str, 
     [
         ("w8a8", {"group_size": 64}, "group-size is not an option of w8a8"),
         ("int4-gptq", {"activations": "static"}, "activations is not an option of int4-gptq, which quantizes weights only"),
-        ("w8a8", {"alpha": 0.5}, "method w8a8 moves nothing; w8a8-smoothquant has alpha"),
+        ("w8a8", {"alpha": 0.5}, "method w8a8 does no smoothing; only w8a8-smoothquant has alpha"),
         ("w8a8", {"calibrator": "mse"}, "calibrator is 'mse', but activations are dynamic"),
         ("w8a8", {"activations": "both"}, "activations is 'both'; dynamic and static are accepted"),
         ("w8a8-smoothquant", {"alpha": 3.0}, "alpha is 3.0; a number from 0"),

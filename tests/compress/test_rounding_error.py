@@ -1,4 +1,4 @@
-"""The rounding error of a Gaussian matrix at equal bits, against the published errors of llama.cpp's formats."""
+"""The rounding error of a Gaussian matrix is compared with the published errors of llama.cpp's formats at equal bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WEIGHT = torch.randn(128, 1024, generator=torch.Generator().manual_seed(0))
 
 
 def percent(scheme: IntegerScheme, *, search: bool = True) -> float:
-    """The root mean square error in percent of the root mean square of the matrix."""
+    """The root mean square error, as a percentage of the root mean square of the matrix."""
     found = searched(WEIGHT, scheme).round(WEIGHT) if search else round_to_nearest(WEIGHT, scheme)
     return 100 * float((found.dequantize() - WEIGHT).norm() / WEIGHT.norm())
 

@@ -1,4 +1,4 @@
-"""Scales: the results of round to nearest and of the search, compared with formulas that are written out here."""
+"""Scales: the results of round-to-nearest and of the search are compared with formulas that are written out here."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ def test_int8_and_int4_agree_with_torchao(size: int) -> None:
         integers = primitives.quantize_affine(WEIGHT, (1, size), scales, zeros, torch.int8, **limits)
         theirs = primitives.dequantize_affine(integers, (1, size), scales, zeros, torch.int8, **limits)
         ours, steps = found.dequantize(), scales.view(found.scales.shape).repeat_interleave(size, 1)
-        # Our scales are rounded to float16, so a number or a zero point near the middle may go to the other side.
+        # Our scales are rounded to float16, so a value or a zero point near a tie may be rounded the other way.
         assert float(((ours - theirs) / steps).abs().max()) < 1.2
         assert float((ours - WEIGHT).square().mean()) == pytest.approx(float((theirs - WEIGHT).square().mean()), rel=0.03)

@@ -1,4 +1,4 @@
-"""Sensitivity and mixed precision: a damage is measured with one matrix replaced, and the chosen bits are the best choice."""
+"""Sensitivity and mixed precision: each damage is measured with one matrix replaced, and no choice of bits is better."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def states(count: int = 2) -> list[Tensor]:
 
 
 def peak(x: Tensor) -> float:
-    """The largest magnitude over the typical one."""
+    """The largest magnitude divided by the typical one."""
     channels = x.abs().amax(0)
     return float(channels.max() / channels.median())
 

@@ -69,7 +69,7 @@ def test_bitmasks_are_those_of_compressed_tensors() -> None:
 
 
 def test_magnitude_keeps_the_largest_and_nothing_else(made: dict[str, Path]) -> None:
-    """The directory holds exactly the masked weights, in half of the numbers, and dense tensors as they were."""
+    """The directory holds exactly the masked weights, in half as many numbers, and the dense tensors unchanged."""
     dense, found = open_checkpoint("gptj-tiny"), opened(made["2:4-magnitude"])
     weight = dense.read(f"{MODULE}.weight")
     expected = weight * two_four_mask(magnitude_scores(weight.float()))
@@ -131,7 +131,7 @@ def test_files_are_smaller_by_what_the_method_says(made: dict[str, Path]) -> Non
 
 
 def damaged(source: Path, target: Path, change: dict[str, Any]) -> Path:
-    """A copy in which one tensor of a module is changed or missing."""
+    """Copy a directory; in the copy, one tensor of a module is changed or missing."""
     shutil.copytree(source, target)
     for path in target.glob("*.safetensors"):
         file = SafetensorsFile(path)
@@ -251,7 +251,7 @@ def test_a_recovered_directory(tmp_path: Path) -> None:
         ("2:4-wanda", {"damping": 0.1}, "2:4-sparsegpt has damping"),
         ("2:4-sparsegpt", {"damping": 0.0}, "a number above 0"),
         ("2:4-sparsegpt", {"steps": 5}, "2:4-sparsegpt-recovered has steps"),
-        ("2:4-wanda+int8", {"group_size": 64}, r"2:4-\.\.\.\+int4 has them"),
+        ("2:4-wanda+int8", {"group_size": 64}, r"only 2:4-\.\.\.\+int4 has groups"),
         ("2:4-wanda", {"alpha": 0.5}, "alpha is not an option of 2:4-wanda, which prunes weights"),
         ("int8", {"permute": True}, "permute is not an option of int8, which quantizes weights only"),
         ("2:4-wanda-recovered", {"steps": -1}, "steps of the recovery is -1"),

@@ -1,4 +1,4 @@
-"""2:4 masks compared with ASP's algorithm and a simple loop; SparseGPT compared with a slow solution of the same problem."""
+"""2:4 masks are compared with ASP's algorithm and a simple loop, SparseGPT with a slow solution of the same problem."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HESSIAN = INPUTS.T @ INPUTS / len(INPUTS)
 
 
 def m4n2_1d(weight: Tensor) -> Tensor:
-    """ASP's published algorithm: of the six patterns with two ones, the one with the largest sum of kept magnitudes."""
+    """ASP's published algorithm: of the six patterns with two ones, take the one that keeps the largest sum of magnitudes."""
     patterns = torch.zeros(6, 4)
     for row, places in enumerate(combinations(range(4), 2)):
         patterns[row, list(places)] = 1
@@ -46,7 +46,7 @@ def test_magnitude_masks_are_those_of_asp(shape: tuple[int, int], seed: int) -> 
 
 def test_of_equal_scores_the_left_one_is_kept() -> None:
     assert two_four_mask(torch.tensor([[1.0, 1, 1, 1, 0, 2, 2, 2]])).int().tolist() == [[1, 1, 0, 0, 0, 1, 1, 0]]
-    with pytest.raises(InvalidRequest, match="6 inputs, which are not groups of four"):
+    with pytest.raises(InvalidRequest, match="6 inputs, which cannot be divided into groups of four"):
         two_four_mask(torch.ones(1, 6))
 
 
@@ -59,7 +59,7 @@ def test_wanda_weighs_magnitudes_by_the_norm_of_the_inputs() -> None:
 
 
 def slow(mask: Tensor | None, scheme: IntegerScheme | None) -> tuple[Tensor, Tensor]:
-    """Column after column; the free columns are solved for anew in float64, row by row, and so is the error of each choice."""
+    """Prune column by column. After each, solve for the free columns in float64; each choice's error is also computed anew."""
     damped = HESSIAN.double() + DAMPING * HESSIAN.double().diagonal().mean() * torch.eye(64, dtype=torch.float64)
     grid = None if scheme is None else searched(WEIGHT, scheme)
     target, work = WEIGHT.double(), WEIGHT.double().clone()

@@ -1,4 +1,4 @@
-"""The wide teacher of the benchmark computes the same as the narrow model."""
+"""The wide teacher of the benchmark computes the same function as the narrow model."""
 
 from __future__ import annotations
 

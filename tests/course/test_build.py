@@ -1,4 +1,4 @@
-"""How a course is built (with a small wheel instead of the real one): its contents, and when nothing is written."""
+"""Building a course, with a small wheel instead of the real one: its contents, and the cases in which nothing is written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOURCE = (ROOT / "solutions/00_class_environment.py").read_text()
 
 
 def small_wheel(root: Path, out: Path, work: Path, *, readme: str, sheet: Path | None) -> Path:
-    """Takes the place of `build_wheel`: a wheel with few files."""
+    """Replace `build_wheel`: make a wheel with few files."""
     path = out / "labkit-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         files = {"labkit/__init__.py": b"", "labkit-0.1.0.dist-info/METADATA": readme.encode()}
@@ -156,7 +156,7 @@ def test_an_existing_folder_is_replaced_only_if_it_is_a_course(tmp_path: Path) -
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    """Call `change` with the learner's folder after the files were copied to it."""
+    """Make a build call `change` with the learner's folder after the files were copied to it."""
 
     def copy_and_change(root: Path, folder: Path, labs: Any, track: str) -> None:
         copy_contents(root, folder, labs, track)

@@ -1,4 +1,4 @@
-"""The real wheel of a course, and a labkit that was installed from it. The CPU kernels, which take a minute, are left out."""
+"""The real wheel of a course and a labkit installed from it, without the CPU kernels, which take a minute to compile."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def wheel_file(out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a new environment: the labkit of the wheel, and all other packages from this environment."""
+    """The Python of a new environment, with the labkit of the wheel and all other packages of this environment."""
     folder = tmp_path_factory.mktemp("learner")
     venv.create(folder, with_pip=False, symlinks=True)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
@@ -115,7 +115,7 @@ def test_the_wheel_has_everything_but_the_answers(wheel_file: Path) -> None:
 
 
 def test_answers_that_get_into_a_real_wheel_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One build with a leak of each kind: a folder that is not left out, a data file of the package, and a copied reference."""
+    """One build has a leak of each kind: a folder that was not left out, a data file, and a copied reference solution."""
     real = wheel.copy_sources
 
     def copy_and_plant(root: Path, work: Path, *, readme: str, sheet: Path | None) -> None:

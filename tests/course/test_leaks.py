@@ -1,6 +1,6 @@
-"""Answers that are planted in a release: each is found, with its place.
+"""Answers are planted in a release: the check finds each of them and names its place.
 
-Texts that may be released are not taken for answers.
+The check does not take texts that may be released for answers.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def places(leaks: list[Leak]) -> set[str]:
 
 
 class Renamed(ast.NodeTransformer):
-    """Gives every variable and every function another name."""
+    """Renames every variable and every function."""
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
         return node if hasattr(builtins, node.id) else ast.Name(f"{node.id}_", node.ctx)
@@ -253,13 +253,13 @@ def test_what_nobody_can_search_is_refused(tmp_path: Path, forbidden: Forbidden)
         "labs/01.ipynb",
         "labs/02.ipynb",
     }
-    assert "nobody can search" in found["labkit/ops/__pycache__/gelu.cpython-311.pyc"]
+    assert "cannot be searched" in found["labkit/ops/__pycache__/gelu.cpython-311.pyc"]
     assert "a picture" in found["labs/00.ipynb, cell 2"]
     assert "cannot be read" in found["labs/01.ipynb"]
 
 
 def test_what_the_library_may_have_is_no_leak(tmp_path: Path, forbidden: Forbidden) -> None:
-    """The library does some of what exercises ask for: the file that is nearest to answers in each part of it."""
+    """The library does some of what exercises ask for. These are the files that are most similar to answers."""
     near = ("ops/rotary_cache_write.py", "serving/python_backend/preprocessing.py", "serving/python_backend/word_lists.py")
     files = {f"labkit/{name}": (ROOT / "labkit" / name).read_text() for name in near}
     assert leaks_in(tmp_path, forbidden, dict(files)) == []

@@ -1,4 +1,4 @@
-"""The normal form of code: equal for a copy with other names, different for other code."""
+"""The normal form of code: it is equal for a copy with other names and different for other code."""
 
 from __future__ import annotations
 

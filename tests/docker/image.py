@@ -1,4 +1,4 @@
-"""Builds the learner's image with buildah on a bare Debian, and makes a container of it.
+"""Builds the learner's image with buildah on a bare Debian, and makes a container from it.
 
 Buildah keeps everything in a temporary folder that is deleted at the end. The bare Debian is made once and kept in the
 user's cache. The settings of pip and apt on this machine (indexes, certificates, a proxy) are used inside the image as well.
@@ -31,13 +31,13 @@ CERTIFICATES = "/mnt/certificates.pem"
 
 
 def can_build() -> bool:
-    """Whether this machine has what builds the image: buildah, debootstrap and the right to use them."""
+    """Whether this machine can build the image: it needs buildah, debootstrap and the permission to use them."""
     tools = ("buildah", "debootstrap", "apt-get", "dpkg", "unshare", "ip")
     return sys.platform == "linux" and os.geteuid() == 0 and all(shutil.which(tool) for tool in tools)
 
 
 def output(*command: str | Path) -> str:
-    """The output of a command. If the command fails, the test fails with the end of the output."""
+    """Return the output of a command. If the command fails, fail the test with the end of the output."""
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -45,7 +45,7 @@ def output(*command: str | Path) -> str:
 
 # The bare Debian ------------------------------------------------------------------------------------------------------
 def bare_debian() -> Path:
-    """Debian's smallest system as a tar file. It is taken from the user's cache or made now."""
+    """Debian's smallest system as a tar file, taken from the user's cache or made now."""
     architecture = output("dpkg", "--print-architecture").strip()
     packed = KEPT / f"{RELEASE}-{architecture}.tar"
     if not packed.exists():
@@ -72,9 +72,9 @@ def apt_settings() -> str:
     return "".join(f"{line}\n" for line in lines if re.match(r"Acquire::(https?::proxy|check-)", line, re.IGNORECASE))
 
 
-# What pip is told -----------------------------------------------------------------------------------------------------
+# pip's options --------------------------------------------------------------------------------------------------------
 def pip_settings() -> dict[str, str]:
-    """pip's options on this machine, by the names of their environment variables. Later sections of pip's list win."""
+    """pip's options on this machine, by their environment variables. Later sections of pip's list take priority."""
     found: dict[str, dict[str, str]] = {}
     for line in output(sys.executable, "-m", "pip", "config", "list").splitlines():
         if match := re.match(r"(global|install|:env:)\.([\w-]+)=(.+)", line):
@@ -100,9 +100,9 @@ def pip_arguments() -> list[str]:
 
 
 def folder_of(word: str) -> Path | None:
-    """The folder that an option of pip names.
+    """The folder that a value of a pip option names, or None.
 
-    For an index it is the parent, because the pages refer to files beside the index.
+    For an index it is the parent folder, because the index's pages refer to files beside the index.
     """
     is_url = word.startswith("file:")
     path = Path(urlsplit(word).path if is_url else word)
@@ -111,10 +111,10 @@ def folder_of(word: str) -> Path | None:
     return path.parent if is_url else path
 
 
-# The image and a container of it --------------------------------------------------------------------------------------
+# The image and a container from it ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Container:
-    """A container of the learner's image: the commands of its start and of its health check, and the folder of the volume."""
+    """A container of the learner's image, with its start command, its health check and the folder of its volume."""
 
     buildah: tuple[str | Path, ...]
     name: str
@@ -141,7 +141,7 @@ class Container:
 
 @contextmanager
 def built_container() -> Iterator[Container]:
-    """A container of the image, which is built for it. At the end, all files of buildah are deleted."""
+    """Build the image and make a container from it. At the end, delete all files of buildah."""
     folder = Path(tempfile.mkdtemp(prefix="labkit-image-"))
     buildah = ("buildah", "--storage-driver", "vfs", "--root", folder / "storage", "--runroot", folder / "run")
     try:

@@ -20,7 +20,7 @@ def metrics_in(text: str) -> set[str]:
 
 
 def rules_of_the_adapter() -> list[dict[str, Any]]:
-    """The rules by which Prometheus's adapter makes the metrics of the autoscaler."""
+    """The rules by which Prometheus's adapter computes the autoscaler's metrics."""
     adapter = yaml.safe_load((ROOT / "environment/cluster/prometheus_adapter.yaml").read_text("utf-8"))
     return list(adapter["rules"]["external"])
 

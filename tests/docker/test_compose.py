@@ -36,7 +36,7 @@ SERIES = {
     "labkit_free_slots": "250+0x40",
     'labkit_refused_total{model="gptj",reason="overloaded"}': "0+6x40",
 }
-"""A server's metrics every 5 seconds: 60 tokens, 20 steps and 4 requests in each, which waited one second in all."""
+"""A server's metrics at intervals of 5 seconds, each with 60 tokens, 20 steps and 4 requests that waited 1 second in total."""
 
 SHOWN = {
     "Queue time": [0.25],
@@ -47,7 +47,7 @@ SHOWN = {
     "Sequences in a step": [3.0],
     "Refused requests a second": [1.2],
 }
-"""What the panels show for these metrics."""
+"""The values that the panels show for these metrics."""
 
 
 def test_the_compose_file_is_valid() -> None:
@@ -82,7 +82,7 @@ def test_the_parts_find_each_other() -> None:
 
 
 def without_loss(written: Any, read: Any) -> bool:
-    """Whether everything that was written was read. What was read may have more: defaults."""
+    """Whether everything that was written was read. What was read can have more, namely defaults."""
     if isinstance(written, dict):
         return all(key in read and without_loss(value, read[key]) for key, value in written.items())
     if isinstance(written, list):

@@ -1,4 +1,4 @@
-"""The learner's image: an ordinary user starts it, with and without a network, and a client uses it over HTTP."""
+"""The learner's image: an ordinary user starts it with and without a network, and a client uses it over HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.docker.image import DOCKERFILE, ROOT, Container, built_container, can
 from tests.patience import PATIENCE
 
 BUSY = "sealing memfd copy: Device or resource busy"
-"""What buildah says now and then when it starts itself anew, before anything of the image runs: then it is asked once more."""
+"""buildah sometimes fails with this message when it restarts itself, before the image runs: then the command is repeated."""
 
 pytestmark = [
     pytest.mark.long,
@@ -47,7 +47,7 @@ class Server:
     token: str
 
     def ask(self, path: str, *, method: str = "GET", body: Any = None, token: str | None = None) -> tuple[int, Any]:
-        """Status and JSON (or text) of an answer. `token=""` sends the request without a token."""
+        """Send a request. Return the status and the JSON (or text) of the answer. `token=""` sends no token."""
         token = self.token if token is None else token
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"token {token}"} if token else {})
         data = None if body is None else json.dumps(body).encode()
@@ -76,7 +76,7 @@ def begun(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 @contextmanager
 def running(container: Container, log: Path, port: int | None = None) -> Iterator[Server]:
-    """JupyterLab, started by the image's own command. At the end it is asked to stop, and killed if it does not."""
+    """Start JupyterLab with the image's own command. At the end, ask it to stop, and kill it if it does not."""
     port = port or free_port()
     command = container.command(*container.start, "--port", str(port))
     process, token = begun(command, log)
@@ -95,7 +95,7 @@ def running(container: Container, log: Path, port: int | None = None) -> Iterato
 
 
 def wait_for_token(process: subprocess.Popen[bytes], log: Path) -> str:
-    """The token from the address that JupyterLab prints, if JupyterLab answers there; empty if it does not."""
+    """Return the token in the address that JupyterLab prints if JupyterLab answers at this address; else an empty text."""
     end = time.monotonic() + 3 * PATIENCE
     while time.monotonic() < end and process.poll() is None:
         if match := re.search(r"http://127\.0\.0\.1:(\d+)/\S*token=(\w+)", log.read_text()):

@@ -1,4 +1,4 @@
-"""The page about a million requests a day has the table and the sums of its record."""
+"""The page about a million requests a day has the same table and figures as its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation site: it is built from scratch without a warning, needs no other host, and gives no answer away."""
+"""The documentation site is built from scratch without a warning, needs no other host, and gives no answers away."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_page_of_a_lab_has_figures_and_no_verdicts(name: str, tmp_path: Path
 
 
 def test_the_pages_of_the_labs_give_nothing_away(tmp_path: Path) -> None:
-    """What `labkit release --course` refuses to give to learners is not on the pages either."""
+    """The pages contain nothing that `labkit release --course` refuses to give to learners."""
     archive = tmp_path / "pages.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for name, lab in LABS.items():
@@ -84,11 +84,11 @@ def test_the_pages_of_the_labs_give_nothing_away(tmp_path: Path) -> None:
 
 
 _LIST = re.compile(r"<p>(?:(?!</p>).)*\n- [^\n]*", re.DOTALL)
-"""A list that Markdown made a part of a paragraph."""
+"""A pattern for a list that Markdown made part of a paragraph."""
 
 
 class Loaded(HTMLParser):
-    """What a page loads when it is opened, and its pictures without an alternative text."""
+    """Finds what a page loads when it is opened, and its pictures without an alternative text."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -24,9 +24,9 @@ from tests.engine import strategies
 from tests.models import engine_of, random_peer
 
 SHAPE = (64, 2, 2, 16, 256, 8192)
-"""Of a model with random weights, so small that a step takes a millisecond, with the tokenizer of gptj-tiny."""
+"""The shape of a random model that is so small that a step takes a millisecond. Its tokenizer is that of gptj-tiny."""
 STEPS = 30
-"""Steps that a random request runs at most; then it is cancelled."""
+"""The most steps that a random request runs before it is cancelled."""
 BYSTANDERS = [
     ("In the beginning", {"max_new_tokens": 60, "ignore_eos": True}),
     ("Call me", {"max_new_tokens": 50, "temperature": 0.9, "top_p": 0.9, "seed": 7, "ignore_eos": True}),
@@ -36,7 +36,7 @@ BYSTANDERS = [
 
 
 class Batch:
-    """An engine with bystanders: requests that run all the time. A bystander that has ended begins again."""
+    """An engine with bystanders, which are requests that run all the time: when a bystander ends, it starts again."""
 
     def __init__(self, counts: collections.Counter[str]) -> None:
         tokenizer = open_checkpoint("gptj-tiny").tokenizer()
@@ -74,7 +74,7 @@ class Batch:
         for _ in range(STEPS):
             if (end := self._step().get(request)) is not None:
                 if end.error is not None:
-                    # A cause that is not a LabkitError was not foreseen: the request should have been refused.
+                    # A cause that is not a LabkitError is a bug: the request should have been refused.
                     assert isinstance(end.error.__cause__, LabkitError), repr(end.error.__cause__)
                     self.counts["failed"] += 1
                 else:
@@ -111,14 +111,14 @@ class Batch:
 
 
 class Fuzz:
-    """Random cases for a `Batch`. After a fault there is a new `Batch`, so that the faulty case can be made smaller."""
+    """Random cases for a `Batch`. After a failure it makes a new `Batch`, so that Hypothesis can shrink the failing case."""
 
     def __init__(self) -> None:
         self.counts: collections.Counter[str] = collections.Counter()
         self.batch = Batch(self.counts)
 
     def run(self, cases: int, number: int | None = None) -> collections.Counter[str]:
-        """Run this many cases, which depend only on the seed `number`. Raises the error of the smallest faulty case."""
+        """Run `cases` cases, which depend only on the seed `number`. Raise the error of the smallest failing case."""
         config = self.batch.engine.config
         prefix = config.num_layers, config.num_heads, config.head_dim
         asked = strategies.params(config.vocab_size, hidden=config.hidden_size, prefix=prefix)

@@ -2,7 +2,7 @@
 
     python -m tests.engine.global_states
 
-This is a separate program, because a fault here may end the process.
+This is a separate program, because a fault can end the process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import labkit
 from labkit.engine import Engine, SamplingParams
 
 MODEL = os.environ.get("MODEL", "")
-"""A folder with a config.json of `CONFIG`."""
+"""A folder whose config.json holds `CONFIG`."""
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 CONFIG: dict[str, Any] = {
     "architectures": ["GPTJForCausalLM"],
@@ -38,14 +38,14 @@ CONFIG: dict[str, Any] = {
 
 
 class PassedOn(TorchFunctionMode):
-    """Receives every call of a torch function."""
+    """Intercepts every call of a torch function and passes it on."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
 
 
 class PassedOnBelow(TorchDispatchMode):
-    """Receives every torch operation."""
+    """Intercepts every torch operation and passes it on."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
@@ -53,7 +53,7 @@ class PassedOnBelow(TorchDispatchMode):
 
 @contextlib.contextmanager
 def switched(set_to: Callable[[Any], Any], value: Any, before: Any) -> Iterator[None]:
-    """A block in which a function sets a setting."""
+    """Set a setting to `value` with the function `set_to` in this block, and to `before` after it."""
     set_to(value)
     try:
         yield
@@ -139,7 +139,7 @@ def everything() -> Iterator[None]:
 
 
 def params() -> list[SamplingParams]:
-    """Parameters for every way to choose a token."""
+    """Parameters that together use every way to choose a token."""
     some: dict[str, Any] = {"max_new_tokens": 4, "seed": 5, "ignore_eos": True}
     soft = torch.linspace(-1, 1, 2 * CONFIG["n_embd"], dtype=torch.float32, device="cpu").view(2, -1)
     prefix = torch.linspace(-1, 1, 2 * 2 * 2 * 3 * 16, dtype=torch.float32, device="cpu").view(2, 2, 2, 3, 16)
@@ -156,7 +156,7 @@ def params() -> list[SamplingParams]:
 
 
 def answers(engine: Engine) -> list[Any]:
-    """The tokens of every request, and log-probabilities rounded to two digits."""
+    """Return the tokens of every request, log probabilities rounded to two digits, and the most probable tokens."""
     chosen = params()
     outputs = engine.generate([[1 + number, 2, 3, 4, 5] for number in range(len(chosen))], chosen)
     found: list[Any] = [[c.token_ids for c in output.completions] for output in outputs]
@@ -166,7 +166,7 @@ def answers(engine: Engine) -> list[Any]:
 
 
 def greedy(engine: Engine) -> Any:
-    """The first of the answers."""
+    """Return the tokens of the first request in `answers`."""
     return [c.token_ids for c in engine.generate([[1, 2, 3, 4, 5]], params()[0])[0].completions]
 
 
@@ -187,7 +187,10 @@ def weights(engine: Engine) -> str:
 
 
 def of_state(name: str, precision: str, loaded: Engine) -> dict[str, Any]:
-    """Answers of an engine loaded before, of an engine loaded under the state, and of the first engine again afterwards."""
+    """Return answers under the state, from an engine loaded before it and from one loaded under it.
+
+    Also return what the second engine answers after the state has ended.
+    """
     before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
     with STATES[name]():
         inside = greedy(loaded)

@@ -1,4 +1,4 @@
-"""Random requests: most can be served, some have values that must be refused, in every form that a person may write.
+"""Random requests: most can be served, some have values that must be refused, in every form that a person might write.
 
 The fuzz tests of the engine and of the server share this module. Use `prompts` and `params` (the arguments of
 `SamplingParams`). With `plain_only`, JSON can hold every value.
@@ -42,7 +42,7 @@ texts = st.one_of(st.sampled_from(TEXTS), st.text(max_size=12))
 
 
 def formed(numbers: SearchStrategy[Any]) -> SearchStrategy[Any]:
-    """The same numbers, sometimes as a number of numpy or torch, or as another kind of Python number."""
+    """The same numbers, sometimes as numbers of NumPy or torch, or as another Python type."""
 
     def forms(number: Any) -> SearchStrategy[Any]:
         kinds = [number]
@@ -58,7 +58,7 @@ def formed(numbers: SearchStrategy[Any]) -> SearchStrategy[Any]:
 
 
 def ids_of(vocab_size: int) -> SearchStrategy[list[int]]:
-    """Lists of token ids that exist."""
+    """Lists of valid token ids."""
     return st.lists(st.integers(0, vocab_size - 1), max_size=6)
 
 
@@ -133,7 +133,7 @@ def wild_values(plain_only: bool) -> SearchStrategy[Any]:
 
 
 def rarely(one_in: int, rare: SearchStrategy[Any], usual: SearchStrategy[Any]) -> SearchStrategy[Any]:
-    """`rare` in one of this many cases, `usual` in the others."""
+    """`rare` in one of `one_in` cases, `usual` in the others."""
     return st.integers(1, one_in).flatmap(lambda number: rare if number == one_in else usual)
 
 
@@ -150,9 +150,9 @@ def several(plain_only: bool) -> SearchStrategy[dict[str, Any]]:
 def params(
     vocab_size: int, *, hidden: int = 0, prefix: tuple[int, int, int] | None = None, plain_only: bool = False
 ) -> SearchStrategy[dict[str, Any]]:
-    """Arguments of `SamplingParams`: some valid ones, and in a third of the cases also one or two with any value.
+    """Arguments of `SamplingParams`: some valid ones, and in a third of the cases also one or two with arbitrary values.
 
-    hidden: the hidden size of a model for soft prompts. prefix: the layers, heads and head_dim of a model for prefix prompts.
+    hidden: the model's hidden size, for soft prompts. prefix: the model's layers, heads and head_dim, for prefix prompts.
     """
     good = good_params(vocab_size, plain_only)
     names = sorted([*good, "max_new_tokens", "num_samples", "num_beams", "num_beam_groups", "soft_prompt", "prefix_prompt"])

@@ -1,4 +1,4 @@
-"""Arguments as people write them: every unambiguous form gives the same request, and errors name the refused ones."""
+"""Arguments as people write them: every unambiguous form gives the same request, and errors name the refused arguments."""
 
 from __future__ import annotations
 

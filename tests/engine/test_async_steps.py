@@ -1,4 +1,4 @@
-"""Streams in an event loop: they do not block the loop, they share the running batch, and abandoned ones free their slots."""
+"""Streams in an event loop do not block the loop, share the running batch, and free their slots when they are abandoned."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_streams_share_the_batch_with_each_other_and_with_threads(peer: Any, pro
 
 
 def test_the_event_loop_goes_on_while_a_step_runs(peer: Any, prompts: list[list[int]], expected: Any) -> None:
-    """A step waits until the event loop has done something. If the loop waited for the step, both would wait for ever."""
+    """A step waits until the event loop has done something. If the loop waited for the step, both would wait forever."""
     engine = engine_of(peer)
     forward = engine._forward
     beat = threading.Event()

@@ -1,6 +1,6 @@
-"""A bad word given as text never appears, however it is cut into tokens.
+"""A bad word given as text never appears, however the text is cut into tokens.
 
-A text that would not contain the bad word anyway does not change.
+A text that would not have contained the bad word stays the same.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def test_what_a_set_of_words_keeps_has_a_bound(monkeypatch: pytest.MonkeyPatch) 
 # Through the engine -----------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def free(engine: Engine) -> list[RequestOutput]:
-    """The text that each way of generating writes without bans."""
+    """The output of each way of generating without bans."""
     params = [SamplingParams(max_new_tokens=20, ignore_eos=True, **way) for way in WAYS.values()]
     return engine.generate([PROMPT] * len(WAYS), params)
 
@@ -104,7 +104,7 @@ def free(engine: Engine) -> list[RequestOutput]:
 def test_the_word_is_never_written_and_other_words_change_nothing(
     engine: Engine, free: list[RequestOutput], data: st.DataObject
 ) -> None:
-    """Words cut anywhere out of the model's own text, and words of any characters, in all ways at once."""
+    """The words are arbitrary, or cut anywhere out of the model's own text. All ways of generating run in one batch."""
     params = []
     for way, output in zip(WAYS.values(), free, strict=True):
         text = data.draw(st.sampled_from([one.text for one in output.completions]))
@@ -194,7 +194,7 @@ def test_with_every_token_banned_the_text_ends_with_that_reason(engine: Engine, 
 
 
 def test_banned_in_the_middle_of_a_text(engine: Engine) -> None:
-    """Tokens may be made once; then nothing is left, and what was held back for a stop string is shown."""
+    """After three tokens, all tokens are banned: the text ends, and characters held back for a stop string are shown."""
     free = made(engine, count=3)
     others = [[token] for token in range(engine.config.vocab_size) if token not in free.token_ids]
     pairs = [[one, two] for one in free.token_ids[2:] for two in free.token_ids]

@@ -1,4 +1,4 @@
-"""Beam searches as requests find what transformers finds, also next to others, in a small pool, and after failures."""
+"""Requests with beam search find what transformers finds, also beside other requests, in a small pool and after failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Beam search: the same hypotheses as in transformers, diverse groups by definition, and a cache that is never copied."""
+"""Beam search: hypotheses are those of transformers, diverse groups follow their definition, and the cache is never copied."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.models import FunctionForward, engine_of, random_peer, random_prompts
 
 
 def peer_with_ends(shape: str, seed: int, bias: float, dtype: torch.dtype = torch.float32) -> Any:
-    """A random transformers model whose end of text (token 0) is likely enough to occur."""
+    """A random transformers model in which the end of text (token 0) is probable enough to occur."""
     peer = random_peer(shape, seed, dtype)
     with torch.no_grad():
         peer.lm_head.bias[0] += bias
@@ -50,14 +50,14 @@ def sequences(engine: Engine, prompts: list[list[int]], params: list[SamplingPar
 
 
 def search_of(forward: Forward, engine: Engine, cache: KVCache, asked: list[Sequence], **options: Any) -> BeamSearch:
-    """A search that may use all slots of the cache. Its rows lie between rows of other sequences."""
+    """A search that may use all slots of the cache. There are unused sampler rows before and after its rows."""
     rows = range(2, 2 + sum(sequence.params.num_beams for sequence in asked))
     sampler = Sampler(rows.stop + 1, engine.config.vocab_size, engine.device)
     return BeamSearch(forward, cache, sampler, rows, range(cache.num_slots), asked, **options)
 
 
 def searched(engine: Engine, prompts: list[list[int]], params: list[SamplingParams], **options: Any) -> list[list[Hypothesis]]:
-    """The hypotheses of each prompt. Every free slot of the cache is filled with NaN."""
+    """Run a search whose cache is filled with NaN. Return the hypotheses of each prompt."""
     asked = sequences(engine, prompts, params)
     cache = KVCache(engine.config, sum(map(slots_needed, asked)), device=engine.device, dtype=engine.dtype)
     cache.keys.fill_(math.nan)
@@ -153,7 +153,7 @@ def test_penalties_bans_and_ends_are_those_of_transformers(ours: dict[str, Any],
 def slow_beams(
     logits_of: Callable[[list[int]], torch.Tensor], params: SamplingParams, limit: int
 ) -> list[tuple[list[int], float]]:
-    """Beam search with groups and sibling ranks in plain Python. Every branch is computed again from its tokens."""
+    """Beam search with groups and sibling ranks in plain Python. Every branch is recomputed from its tokens."""
     size = params.num_beams // params.num_beam_groups
     running: list[list[tuple[list[int], float]]] = [[([], 0.0)] for _ in range(params.num_beam_groups)]
     pools: list[list[tuple[list[int], float]]] = [[] for _ in running]
@@ -226,7 +226,7 @@ def test_more_beams_never_score_worse_than_greedy_and_one_prompt_does_not_distur
 
 
 def test_beams_to_the_end_of_the_context_are_those_of_transformers() -> None:
-    """The last token takes no slot and no position: a full context still yields it."""
+    """The last token needs no slot and no position, so it can still be generated when the context is full."""
     peer = random_peer("one head of 80", 14)
     (prompt,) = random_prompts(59, [26], 14)
     params = SamplingParams(num_beams=3, num_samples=3, max_new_tokens=33 - 26, ignore_eos=True)
@@ -238,7 +238,7 @@ def test_beams_to_the_end_of_the_context_are_those_of_transformers() -> None:
 
 # The cache --------------------------------------------------------------------------------------------------------------
 def test_no_key_or_value_is_ever_moved() -> None:
-    """Each forward pass writes one slot per beam, and no other beam holds that slot. Between passes nothing is written."""
+    """Each forward pass writes one slot per beam, which no other beam holds. Between passes, no slot is written."""
     engine = engine_of(random_peer("rotary below the head", 7))
     asked = sequences(engine, random_prompts(211, [6, 11], 7), [SamplingParams(num_beams=5, max_new_tokens=12)] * 2)
     cache = KVCache(engine.config, sum(map(slots_needed, asked)), device=engine.device, dtype=engine.dtype)

@@ -1,4 +1,4 @@
-"""Requests that arrive, end, wait, share prefixes and are preempted get exactly the tokens that they get alone."""
+"""Requests that arrive, wait, share prefixes, are preempted and end get exactly the tokens that they get alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def peer() -> Any:
 
 
 def poison(engine: Engine) -> None:
-    """Fill every slot that was not written yet with NaN, so that reading such a slot is noticed."""
+    """Fill the cache with NaN, so that reading a slot before it is written gives wrong results."""
     loop = engine._ready()
     loop.add([])
     loop.scheduler.waiting.clear()
@@ -58,7 +58,10 @@ def alone(peer: Any, prompts: list[list[int]], params: list[SamplingParams]) -> 
 
 
 def requests(draw: random.Random, count: int) -> tuple[list[list[int]], list[SamplingParams]]:
-    """Requests with prompts that often have equal beginnings: greedy or sampled, some with samples, guesses or short memory."""
+    """Make random greedy and sampled requests whose prompts often begin alike.
+
+    Some have several samples, guesses or a short memory.
+    """
     stems = random_prompts(211, [5, 40], draw.randrange(1000))
     prompts, params = [], []
     for number in range(count):
@@ -196,7 +199,7 @@ def test_a_swapped_operation_uses_nothing_that_another_one_computed(peer: Any) -
     engine.step()
     assert engine.stats.running == 2
     with ops.use(layer_norm=wrong):
-        # A sequence that began under one setting and ends under the other cannot be reused, in prefill or in decode.
+        # The keys of a sequence that began under one setting and ends under the other are not reused in prefill or decode.
         list(decoding)
         while engine.has_unfinished:
             engine.step()
@@ -267,7 +270,7 @@ def test_threads_that_generate_at_once_share_the_steps_and_get_their_own_tokens(
 
 
 def test_a_step_that_is_interrupted_ends_its_caller_alone(peer: Any) -> None:
-    """The step may be interrupted in the forward pass, in sampling, or between two tokens."""
+    """The step is interrupted in the forward pass, in sampling, or between two tokens."""
     params = SamplingParams(max_new_tokens=12, temperature=0.9, seed=3, ignore_eos=True)
     prompts = random_prompts(211, [6, 11], 14)
     expected = [engine_of(peer).generate([p], params)[0].token_ids for p in prompts]
@@ -339,7 +342,7 @@ def test_the_caches_memory_can_be_taken_before_the_first_request(peer: Any) -> N
 
 @pytest.mark.parametrize("step", [200, 7])
 def test_log_probabilities_of_prompts_are_the_models_own(peer: Any, step: int) -> None:
-    """In chunks or whole, beside others, of a prompt that is known already, and with several samples."""
+    """The prompts are computed in chunks or whole, beside others; some are cached already, and one has several samples."""
     prompts = random_prompts(211, [20, 9, 1, 31], 13)
     prompts.append([*prompts[0], 5])
     params = [

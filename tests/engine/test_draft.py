@@ -18,7 +18,7 @@ from tests.models import engine_of, peer_greedy, random_peer, random_prompts
 
 SHAPE = "rotary below the head"  # context 61, vocabulary 211
 ANYTHING = 4
-"""A number of guesses that the tests impose, so that they do not depend on times."""
+"""The number of guesses that the tests impose, so that they do not depend on measured times."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def peer() -> Any:
 
 
 def drafted(peer: Any, draft: Any, guesses: int | None = ANYTHING, **options: Any) -> Engine:
-    """An engine whose draft model has the weights of another transformers model and always makes `guesses` guesses."""
+    """An engine with a draft model that has the weights of `draft`. If `guesses` is given, it always makes so many guesses."""
     engine = engine_of(peer, draft=engine_of(draft).model, **options)
     poison(engine)
     if guesses is not None:
@@ -44,7 +44,7 @@ def draft_of(engine: Engine) -> Draft:
 
 
 def damaged(peer: Any, share: float, seed: int) -> Any:
-    """The same model with noise on its head, so that some of its tokens differ."""
+    """A copy of a model with noise added to its head, so that some of its tokens differ."""
     other = random_peer(SHAPE, 21)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_any_requests_get_the_tokens_that_they_get_alone(peer: Any, seed: int, n
 @pytest.mark.parametrize("wishes", [{}, {"temperature": 0.9, "top_p": 0.9, "seed": 4}, {"temperature": 0.7, "num_samples": 3}])
 @pytest.mark.parametrize("prefix_reuse", [True, False])
 def test_a_draft_that_is_the_model_itself_is_always_right(peer: Any, prefix_reuse: bool, wishes: dict[str, Any]) -> None:
-    """Wrong keys in the draft's cache, or draws with other random numbers, would make wrong guesses."""
+    """Wrong keys in the draft's cache, or draws with different random numbers, would give wrong guesses."""
     engine = drafted(peer, peer, prefix_reuse=prefix_reuse, max_batch_size=4, num_slots=140)
     (stem,) = random_prompts(211, [20], 3)
     prompts = [stem + tail for tail in random_prompts(211, [3, 1, 7, 2], 9)]
@@ -121,12 +121,12 @@ def test_plain_steps_between_guesses_leave_the_drafts_cache_right(peer: Any) -> 
     draft_of(wrong).length.choose = lambda sequences: next(again)  # type: ignore[method-assign]
     assert engine.generate([prompt], params)[0].token_ids == wrong.generate([prompt], params)[0].token_ids
     assert engine.stats.guesses_right == engine.stats.tokens_guessed > 5
-    # The other engine goes on with the model itself as its draft: whatever it finds in the cache must be right or be marked.
+    # The first engine's draft is the model itself, so all its guesses are right if its cache is. The second draft errs.
     assert wrong.stats.guesses_right < wrong.stats.tokens_guessed
 
 
 def test_samples_with_a_draft_have_the_models_distribution() -> None:
-    """Chi-square over all texts of three tokens, against the probabilities that transformers' logits give."""
+    """A chi-square test over all texts of three tokens, against the probabilities that transformers' logits give."""
     peer, bad = random_peer("one head of 80", 5), random_peer("one head of 80", 6)
     temperature, top_k, top_p, count = 1.6, 5, 0.95, 3000
     (prompt,) = random_prompts(59, [6], 11)
@@ -162,7 +162,7 @@ def test_samples_with_a_draft_have_the_models_distribution() -> None:
 
 
 def _chances(peer: Any, text: list[int], temperature: float, top_k: int, top_p: float) -> list[float]:
-    """The probabilities of the next token: of the k highest logits, the fewest that together have the share p."""
+    """The probabilities of the next token: of the k highest logits, keep the fewest whose probabilities add up to p."""
     with torch.no_grad():
         logits = peer(torch.tensor([text])).logits[0, -1].double() / temperature
     order = logits.argsort(descending=True)[:top_k].tolist()
@@ -213,7 +213,7 @@ def test_a_shorter_context_of_the_draft_ends_its_guesses(peer: Any) -> None:
 
 
 def test_the_engine_measures_and_guesses_by_itself() -> None:
-    """Without imposed numbers: guesses are made or not, and the text is the same."""
+    """The test imposes no number of guesses: whether or not the engine guesses, the text is the same."""
     plain, engine = labkit.load("gptj-tiny", device="cpu"), labkit.load("gptj-tiny", device="cpu", draft="gptj-tiny")
     params = SamplingParams(max_new_tokens=60, ignore_eos=True)
     text = "In the beginning"

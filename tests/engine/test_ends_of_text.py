@@ -1,4 +1,4 @@
-"""Ends of text: one, several, none or impossible ones, from both configs of a directory, as in transformers."""
+"""End-of-text tokens: one, several, none or impossible ones, from both configs of a directory, as in transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEW_TOKENS = 18
 
 
 def folder_with(source: Path, target: Path, config: dict[str, Any], generation: dict[str, Any] | None) -> Path:
-    """A copy of a model with a changed config, and with this `generation_config.json` or without one."""
+    """Copy a model and change its config. The copy has `generation` as its `generation_config.json`, or no such file."""
     shutil.copytree(source, target)
     values = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps(values | config))
@@ -98,7 +98,7 @@ def test_ignored_they_all_are_text(several: tuple[Any, labkit.Engine, Path]) -> 
 
 
 def test_guessed_tokens_and_a_single_end(several: tuple[Any, labkit.Engine, Path]) -> None:
-    """Speculation changes nothing; `end_token_id` takes the place of all of them."""
+    """Speculation changes no token; `end_token_id` replaces all ends of text of the model."""
     peer, engine, _ = several
     plain = [output.token_ids for output in engine.generate(PROMPTS, SamplingParams(max_new_tokens=NEW_TOKENS))]
     guessed = engine.generate(PROMPTS, SamplingParams(max_new_tokens=NEW_TOKENS, speculate=4))
@@ -108,7 +108,7 @@ def test_guessed_tokens_and_a_single_end(several: tuple[Any, labkit.Engine, Path
 
 
 def test_every_form_keeps_them(several: tuple[Any, labkit.Engine, Path], tmp_path: Path) -> None:
-    """Each format that `convert` writes is read back with the same ends, and one leads to the other."""
+    """The model is converted from format to format; each is read back with the same end-of-text tokens."""
     folder, last = several[2], several[2]
     for form in ("fastertransformer", "megatron", "hf"):
         last = convert(last, tmp_path / form, form).path
@@ -116,7 +116,7 @@ def test_every_form_keeps_them(several: tuple[Any, labkit.Engine, Path], tmp_pat
         assert config_of(last).end_token_ids == tuple(ENDS)
     assert json.loads((last / "config.json").read_text())["eos_token_id"] == ENDS
     ini = next((tmp_path / "fastertransformer").rglob("config.ini")).read_text()
-    assert "end_id = 0\n" in ini, "FasterTransformer itself takes one"
+    assert "end_id = 0\n" in ini, "FasterTransformer itself accepts only one end"
 
 
 def test_a_served_model_has_them(several: tuple[Any, labkit.Engine, Path], tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_ends_that_are_no_token_ids(ends: Any) -> None:
 
 
 def test_each_warning_comes_once(source: Path, tmp_path: Path) -> None:
-    """The config is read several times on the way to an engine; the user is told once, on one line."""
+    """The config is read several times while an engine is built, but each warning is printed once, on one line."""
     import subprocess
     import sys
 

@@ -31,7 +31,7 @@ def test_short_text_scores_as_transformers_does(engine: Engine) -> None:
     with torch.no_grad():
         loss = float(peer(ids, labels=ids).loss)
     found = evaluate(engine, text)
-    assert found.interval is None, "of one window nothing can be drawn"
+    assert found.interval is None, "one window gives no interval"
     assert found.tokens == ids.shape[1] - 1
     assert found.perplexity == pytest.approx(math.exp(loss), rel=1e-4)
     assert found.bits_per_byte == pytest.approx(loss * found.tokens / math.log(2) / len(text.encode()), rel=1e-4)
@@ -67,7 +67,10 @@ def test_a_tokenizer_that_was_saved_with_truncation_and_padding_scores_the_same(
 
 
 def test_a_model_beside_its_reference(engine: Engine) -> None:
-    """Against formulas that are written out here, with the reference's logits made warmer and one place changed."""
+    """The results are compared with formulas written out here, for a model that is the reference with changed logits.
+
+    Its logits have a higher temperature, and one of them is replaced.
+    """
     text = (TINY / "held_out_sample.txt").read_text("utf-8")[:3000]
     assert engine.tokenizer is not None
     ids = engine.tokenizer.encode(text)

@@ -1,4 +1,4 @@
-"""The engine computes what Hugging Face's GPT-J computes: same greedy tokens, same logits."""
+"""The engine computes what Hugging Face's GPT-J computes: the same greedy tokens and the same logits."""
 
 from __future__ import annotations
 

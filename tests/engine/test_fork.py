@@ -1,4 +1,4 @@
-"""Forked children: they generate the same tokens, on one thread, and they do not touch the objects of their parent."""
+"""Forked children generate the same tokens, on one thread, and do not touch the objects of their parent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from labkit.errors import NotAvailable, RequestFailed
 from labkit.parallel import Layout, load_parallel
 
 PATIENCE = 120.0
-"""Seconds until a child is taken to hang; it needs one or two."""
+"""The seconds after which a child is considered to hang; it needs one or two."""
 
 PROMPT = "In the beginning"
 PARAMS = SamplingParams(max_new_tokens=12)
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="not measured he
 
 
 def in_child(do: Callable[[], Any]) -> Any:
-    """The result of `do` in a forked child, as JSON, or the message of its exception."""
+    """Call `do` in a forked child. Return its result, passed as JSON, or the message of its exception."""
     reader, writer = os.pipe()
     if not (child := os.fork()):
         gc.disable()  # objects of gRPC that earlier tests left behind must not be freed without gRPC's threads
@@ -78,7 +78,7 @@ def test_a_child_without_the_native_library_generates_too() -> None:
 
 
 def test_a_fork_in_the_middle_of_other_threads_steps() -> None:
-    """The lock may be held, and a step half done, when the process is copied."""
+    """When the process is copied, another thread may hold the lock and may be in the middle of a step."""
     with labkit.load("gptj-tiny", device="cpu") as engine:
         expected = engine.generate(PROMPT, PARAMS)[0].token_ids
         over = threading.Event()

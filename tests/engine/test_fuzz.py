@@ -1,4 +1,4 @@
-"""Random requests next to others. `tests.engine.fuzz` runs more of them; LABKIT_FUZZ_CASES sets the number of cases here."""
+"""Random requests beside others. `tests.engine.fuzz` runs more of them; LABKIT_FUZZ_CASES sets the number of cases here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Soft and prefix prompts and `memory_len`, compared with Hugging Face and with a simple model in float64."""
+"""Soft prompts, prefix prompts and `memory_len` are compared with Hugging Face and with a simple model in float64."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:
 
 @torch.no_grad()
 def logits_behind(peer: Any, soft: Tensor | None, prefix: Tensor | None, tokens: list[int]) -> Tensor:
-    """Hugging Face's logits after the last token, with embeddings (`inputs_embeds`) and a cache (`past_key_values`)."""
+    """Hugging Face's logits after the last token. It gets the soft prompt in `inputs_embeds` and the prefix prompt in
+    `past_key_values`.
+    """
     embeddings = peer.transformer.wte(torch.tensor([tokens]))
     if soft is not None:
         embeddings = torch.cat((soft[None], embeddings), dim=1)
@@ -52,7 +54,9 @@ def greedy_behind(peer: Any, soft: Tensor | None, prefix: Tensor | None, prompt:
 
 @pytest.mark.parametrize("step", [1024, 7])
 def test_soft_prompts_are_inputs_embeds_and_prefix_prompts_are_past_key_values(peer: Any, step: int) -> None:
-    """All kinds in one batch, whole and in chunks of up to 7 tokens; two prompts of equal tokens share nothing by mistake."""
+    """One batch has all kinds, whole and in chunks of up to 7 tokens. Prompts with equal tokens but different fronts share
+    no keys by mistake.
+    """
     prompts = random_prompts(211, [6, 6, 1, 20], 21)
     prompts[1] = prompts[0]
     softs = [random(3, 96, seed=1), random(9, 96, seed=2), None, None, random(1, 96, seed=3)]
@@ -81,7 +85,7 @@ def test_samples_of_a_prompt_share_what_stands_in_front(peer: Any) -> None:
 
 @torch.no_grad()
 def windowed_logits(peer: Any, tokens: list[int], window: int) -> Tensor:
-    """The logits after the last token, by the formulas, in float64. Each token attends to the last `window` tokens."""
+    """The logits after the last token, computed by the formulas in float64. Each token attends to the last `window` tokens."""
     weights = {name: tensor.double() for name, tensor in peer.state_dict().items()}
     heads, width, rotary = peer.config.n_head, peer.config.n_embd, peer.config.rotary_dim
     count = len(tokens)

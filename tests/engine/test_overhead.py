@@ -1,4 +1,4 @@
-"""The benchmark of a step's overhead: every timed step decodes every sequence, and the output says what was measured."""
+"""The benchmark of the overhead of a step: every timed step decodes every sequence, and the output says what was measured."""
 
 from __future__ import annotations
 

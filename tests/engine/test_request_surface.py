@@ -1,4 +1,4 @@
-"""Each parameter of a request does what its description says, and is refused where this is impossible."""
+"""Each parameter of a request does what its description says, or is refused where this is impossible."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sequence(prompt: list[int] | None = None, *, limit: int = 100, **params: Any
 
 
 def run(one: Sequence, tokens: list[int]) -> tuple[str, str | None, Any, int]:
-    """The text, the finish reason, the stop reason, and the number of tokens that were used."""
+    """Feed tokens to a sequence. Return the text, the finish reason, the stop reason, and the number of tokens used."""
     text = ""
     for count, token in enumerate(tokens, 1):
         event = one.append(token, None)
@@ -50,7 +50,7 @@ def test_a_sequence_of_tokens_ends_the_text_just_before_it() -> None:
     assert run(sequence(stop=[[7, 8]]), [5, 7, 7, 8, 9]) == ("<5><7>", "stop", (7, 8), 4)
     assert run(sequence(stop=[[7]]), [5, 7]) == ("<5>", "stop", (7,), 2)
     assert run(sequence(stop=[[8], [6, 7, 8]]), [5, 6, 7, 8]) == ("<5>", "stop", (6, 7, 8), 4)
-    assert run(sequence([7], stop=[[7, 8]]), [8, 9]) == ("<8><9>", None, None, 2)  # the prompt is no part of the text
+    assert run(sequence([7], stop=[[7, 8]]), [8, 9]) == ("<8><9>", None, None, 2)  # the prompt is not part of the text
 
 
 def test_the_beginning_of_a_stop_sequence_is_held_until_it_is_none() -> None:
@@ -97,7 +97,7 @@ def test_end_token_takes_the_place_of_the_models_end_of_text() -> None:
 # Factual-nucleus sampling -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("resets", [[], [2], [2, 5]])
 def test_top_p_decays_to_its_floor_and_is_reset(resets: list[int]) -> None:
-    """Which tokens can be drawn at each step is what top_p = max(floor, p * decay^n) keeps, n counted from the last reset."""
+    """At each step, only tokens kept by top_p = max(floor, p * decay^n) are drawn, where n counts from the last reset."""
     logits = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.04]).log()[None]
     params = {"temperature": 1.0, "top_p": 0.88, "top_p_decay": 0.7, "top_p_min": 0.3, "top_p_reset_ids": resets}
     visits, at_the_edge, later_resets = [0] * 7, [0] * 7, 0

@@ -1,4 +1,4 @@
-"""Requests that speculate: the same tokens in fewer steps next to any other requests, and wrong guesses lose no slots."""
+"""Requests that speculate get the same tokens in fewer steps beside any other requests, and wrong guesses lose no slots."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_stop_among_right_guesses_ends_the_text_there() -> None:
 
 
 def test_a_prefix_kept_by_a_request_that_guessed_holds_no_wrong_guess() -> None:
-    """The dialogue continues from the cache that speculation left: the kept keys must be those of the accepted tokens."""
+    """The dialogue continues from the cache that speculation left, so the kept keys must be those of the accepted tokens."""
     peer = random_peer("one head of 80", 5)
     (stem,) = random_prompts(59, [4], 2)
     engine, fresh = engine_of(peer), engine_of(peer, prefix_reuse=False)

@@ -1,4 +1,4 @@
-"""A failure in a step ends only the request that caused it, with the reason. The tokens of all other requests do not change."""
+"""A failure in a step ends only the request that caused it, with the reason. The tokens of other requests stay the same."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.engine.test_continuous_batching import check_idle
 from tests.models import engine_of, random_peer, random_prompts
 
 MARK = 200
-"""A token that only the culprit's prompt holds; nobody else is given it or makes it."""
+"""A token that only the culprit's prompt holds: no other request gets it or generates it."""
 BAN = {"bad_words": [[MARK]], "ignore_eos": True}
 BYSTANDERS = [
     SamplingParams(max_new_tokens=14, **BAN),
@@ -69,7 +69,9 @@ def is_marked(sequence: Sequence) -> bool:
 
 
 def broken(engine: Engine, place: str, error: Exception) -> tuple[Any, str, Fails]:
-    """For a place where work for one request is done: the object, its method's name, and a method that fails if marked."""
+    """For a place where work for one request is done, return the object and its method's name, and a method to replace it
+    that fails for the marked request.
+    """
     loop = engine._ready()
     sampler = loop._sampler
 
@@ -257,7 +259,7 @@ def ctrl_c() -> Iterator[None]:
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_at_any_moment_ends_its_caller_alone(peer: Any, prompts: list[list[int]], expected: Any) -> None:
-    """Signals that arrive in the middle of steps; a request of another caller loses no token and no slot."""
+    """Signals arrive in the middle of steps, but a request of another caller loses no token and no slot."""
     engine = engine_of(peer)
     draw = random.Random(4)
     long = SamplingParams(max_new_tokens=45, temperature=0.8, seed=2, num_samples=3, ignore_eos=True)

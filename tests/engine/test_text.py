@@ -1,4 +1,4 @@
-"""Text arrives in whole characters, stops where it should, and its reason for ending is reported."""
+"""Text arrives in whole characters and stops where it should, and the reason for its end is reported."""
 
 from __future__ import annotations
 

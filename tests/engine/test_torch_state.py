@@ -1,4 +1,4 @@
-"""torch's process-wide states change neither the engine's tokens nor its weights, with and without the native library."""
+"""torch's process-wide states change neither the engine's tokens nor its weights, whether or not the native library is used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["native", "torch alone"])
 def found(request: pytest.FixtureRequest, model: Path) -> dict[str, Any]:
-    """The answers of a separate process, by state."""
+    """The answers of a separate process under each state, by the state's name."""
     if request.param == "native" and not native.available():
         pytest.skip(f"not measured here: no native library ({native.why_not()})")
     environment = {**os.environ, "MODEL": str(model), "LABKIT_NATIVE": "0" if request.param == "torch alone" else "1"}

@@ -1,6 +1,6 @@
 """Judges kernel exercises in one process with Triton's interpreter.
 
-It reads JSON of [exercise, source, seeds] and prints verdicts.
+It reads a JSON list of [exercise, source, seeds] and prints the verdicts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The course's own answers as if a learner had written them, so that contracts do not take them for functions of labkit."""
+"""Presents the course's answers as if a learner had written them: contracts must not take them for functions of labkit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOLUTIONS = Path(__file__).parents[2] / "solutions"
 
 
 def solution_source(lab: str) -> str:
-    """The source of a lab's solved and unsolved notebook; lab: "02"."""
+    """The source from which a lab's solved and unsolved notebooks are made; `lab` is its number, such as "02"."""
     (path,) = SOLUTIONS.glob(f"{lab}_*.py")
     return path.read_text("utf-8")
 
@@ -27,7 +27,7 @@ def solved_cells(lab: str) -> list[str]:
 
 
 def as_learners(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function from a second copy of its module. The name of the copy does not begin with `labkit`.
+    """Return the same function from a second copy of its module, whose name does not begin with `labkit`.
 
     The functions of labkit that the module imports are copied too.
     """

@@ -1,4 +1,4 @@
-"""Where the answers are: in folders that the sandbox hides from a learner's function."""
+"""The answers are in folders that the sandbox hides from a learner's function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.grading.find_answer import answer_to
 from labkit.grading.sandbox import HIDDEN
 
 LIBRARY = ("labkit.ops.",)
-"""Specifications that labkit's users import too. The contract of lab 02 watches for calls of them."""
+"""Reference implementations that users of labkit import too. They are not hidden; lab 02's contract detects calls of them."""
 
 
 def module_of(function: Callable[..., Any]) -> str:

@@ -1,4 +1,4 @@
-"""If a kernel raises an error, a notebook shows the learner's lines and the error, not the inside of Triton's interpreter."""
+"""If a kernel raises an error, a notebook shows the learner's lines and the error, not the frames of Triton's interpreter."""
 
 from __future__ import annotations
 

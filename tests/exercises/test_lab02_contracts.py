@@ -1,4 +1,4 @@
-"""Right values from a forbidden method fail, and the message says so. Honest solutions pass."""
+"""Right values from a forbidden method fail, and the message names the method. Honest solutions pass."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def copy(a, b, size, BLOCK: tl.constexpr):
 
 
 def by(name: str, arguments: str, body: str, helpers: str = EMPTY) -> tuple[str, str]:
-    """An exercise and the source of a function that solves it in this way."""
+    """An exercise's name, and the source of a function with this body."""
     lines = "".join(f"    {line}\n" for line in body.split("; "))
     return name, f"{helpers}def {name}({arguments}):\n{lines}"
 
 
 def changed(name: str, **changes: str) -> tuple[str, str]:
-    """An exercise and its solution, in which each `old` is replaced by `new`."""
+    """An exercise's name and its solution, in which each key of `changes` is replaced by its value."""
     return name, source_of(name, changes)
 
 
@@ -70,7 +70,7 @@ BY_KERNEL = (
 
 
 def looped(name: str, parameters: str, loop: str, **changes: str) -> tuple[str, str]:
-    """An exercise with a changed solution: a single program calls the solution's kernel in a loop over the whole grid."""
+    """An exercise's name and a changed solution, in which one program calls the solution's kernel in a loop over the grid."""
     source = source_of(name, changes)
     indented = textwrap.indent(textwrap.dedent(loop), "    ")
     return name, f"{source}\n\n\n@triton.jit\ndef all_of_them({parameters}):\n{indented}\n"
@@ -406,7 +406,7 @@ def test_a_write_to_a_clone_of_the_cache_is_named() -> None:
 
 
 def test_what_was_allocated_and_not_written_is_always_nan() -> None:
-    """Memory that held a right answer a moment ago must not make an empty kernel look nearly right."""
+    """An empty kernel must not look nearly right because its output memory held a right answer a moment ago."""
     held: list[Any] = []
 
     def allocates(*args: Any) -> Any:

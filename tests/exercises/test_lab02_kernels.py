@@ -1,6 +1,6 @@
-"""Real kernels: the solution's kernels pass. A kernel with a planted mistake fails with the sentence for that mistake.
+"""Real kernels: the kernels of the solution pass, and a kernel with a planted mistake fails with that mistake's message.
 
-`test_proof.py` does the same with mistakes in torch. Here the mistakes are in kernels, as a learner would write them.
+`test_proof.py` does the same with mistakes in torch. Here the mistakes are in kernels as a learner would write them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         {"other=0.0).to(tl.float32)": "other=0.0)", "    tl.store(hidden": "    x = x.to(tl.float32)\n    tl.store(hidden"},
         "You add the three tensors in half precision",
     ),
-    (NORM, {"return hidden, normed": "return normed, hidden"}, "You exchanged hidden and normed"),
+    (NORM, {"return hidden, normed": "return normed, hidden"}, "You swapped hidden and normed"),
     (NORM, {"BLOCK=triton.next_power_of_2(size)": "BLOCK=size"}, "take BLOCK=triton.next_power_of_2(size)"),
     (NORM, {"norm_kernel[(count,)]": "norm_kernel[(count)]"}, "one number needs a comma: kernel[(count,)]"),
     (NORM, {"centred * centred)": "centred ** 2)"}, "Triton has no **: write z * z"),
@@ -65,7 +65,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (
         NORM,
         {"tl.rsqrt(tl.sum(centred * centred) / size + epsilon)": "1 / (tl.sqrt(tl.sum(centred * centred) / size) + epsilon)"},
-        "You add epsilon to the root",
+        "You add epsilon to the square root",
     ),
     (NORM, {"/ size + epsilon": "/ (size - 1) + epsilon"}, "You divide the variance by size - 1"),
     (NORM, {"tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)": "0.0"}, "The residual is missing"),
@@ -108,7 +108,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (ROTARY, {"(q + width": "(q + head_dim", "q + 2 * width": "q + 2 * head_dim"}, "You read key and value head_dim and"),
     (ROTARY, {"sin + angle, mask=turned, other=0.0": "sin + angle + 31 * (rotary_dim // 2)"}, "of `sin`"),
     (ROTARY, {"slots + token": "slots + token + 4"}, "of `slots`"),
-    (ROTARY, {"mask=inside": "mask=pair < BLOCK"}, "You do not mask pairs from head_dim // 2 on"),
+    (ROTARY, {"mask=inside": "mask=pair < BLOCK"}, "You do not mask the pairs from head_dim // 2 on"),
     (
         ROTARY,
         {"2 * pair": "pair", "q + 1": "q + head_dim // 2", "even + 1": "even + head_dim // 2"},
@@ -210,7 +210,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     ),
     (ROTARY, {"tl.load(slots + token)": "slots[token]"}, "in a kernel, you cannot take an element of a tensor by an index"),
     (ATTENTION, {"tl.store(tops + here, top)": "tops[here] = top"}, "write with tl.store(x + i, value)"),
-    (ATTENTION, {"tl.max(score, axis=0)": "max(score)"}, "Python's max, min, sum and for do not go through a block"),
+    (ATTENTION, {"tl.max(score, axis=0)": "max(score)"}, "Python's max, min, sum and for do not work on a block"),
     (ATTENTION, {ROOT_OF: "math.sqrt(head_dim)"}, "math and numpy, float and int do not work on an argument or a block"),
     (ATTENTION, {ROOT_OF: "__import__('numpy').sqrt(head_dim)"}, "math and numpy, float and int do not work on an argument"),
     (ATTENTION, {ROOT_OF: "math.sqrt(DIM)"}, "You scale by the padded size"),  # a constant stays a number of Python
@@ -241,7 +241,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     ),
     (INT8, {"total += ": "total = "}, "You return only the sum of the last block"),
     (INT8, {"x + token * SIZE + k": "x + k"}, "Every token gets the answer of token 0"),
-    (INT8, {"mask=both, other=0": "other=None"}, "You do not mask the rows or the inputs after the end"),
+    (INT8, {"mask=both, other=0": "other=None"}, "You do not mask the rows or the inputs past the end"),
     (INT8, {"\n    total *= tl": "\n        total *= tl"}, "You scale the running sum in every block"),
 ]
 
@@ -249,7 +249,7 @@ pytestmark = pytest.mark.skipif(not has_triton(), reason="not measured here: the
 
 
 def source_of(function: str, changes: dict[str, str] | None = None) -> str:
-    """The changed cell of an exercise's solution, with the code that the cell needs."""
+    """The solution cell of an exercise, with `changes` applied, and the code that the cell needs."""
     cell = next(cell for cell in CELLS if cell.startswith(f"def {function}("))
     cell = "\n\n".join((LOADS, LAUNCH, cell)) if function == ATTENTION else cell
     for old, new in (changes or {}).items():
@@ -259,7 +259,7 @@ def source_of(function: str, changes: dict[str, str] | None = None) -> str:
 
 
 def judged(sources: list[list[object]]) -> list[list[str]]:
-    """The verdicts on rows of exercise, source and seeds. All rows are judged in one process."""
+    """Judge rows of [exercise, source, seeds] in one process. Return their verdicts."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.exercises.judge_kernels"],
         cwd=ROOT,
@@ -276,7 +276,7 @@ def judged(sources: list[list[object]]) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def verdicts(request: pytest.FixtureRequest) -> dict[str | int, list[str]]:
-    """The verdicts on solutions, by name, and on members of `PLANTED`, by index: those that a test of this run asks for."""
+    """The verdicts that the tests of this run need: on solutions, by name, and on members of `PLANTED`, by index."""
     names, indices = chosen("name", request), chosen("index", request)
     sources: list[list[object]] = [[name, source_of(name), SEEDS] for name in names]
     sources += [[PLANTED[index][0], source_of(*PLANTED[index][:2]), SEEDS[:1]] for index in indices]

@@ -1,4 +1,4 @@
-"""Helpers of lab 02: timed forms compute the right values; replaced functions run and are compared with the originals."""
+"""Helpers of lab 02: the timed forms compute the right values; the learner's functions run in the engine and are compared."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def engine() -> swaps.EngineSwaps:
 
 
 def values_of(form: Any, args: tuple[Any, ...]) -> list[Tensor]:
-    """The return values of a form, and its arguments after the call."""
+    """Call a form. Return its return values, and its arguments after the call."""
     own = [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]
     given = form(*own)
     given = [given] if isinstance(given, Tensor) else list(given)
@@ -54,7 +54,7 @@ def test_together_gives_what_apart_gives(name: str, with_library: bool, monkeypa
     monkeypatch.setattr(native, "available", lambda: with_library)
     torch.manual_seed(3)
     made = examples.example(name, 9, CPU)
-    tolerance = 1e-2 if name == "int8" else 1e-5  # the int8 weight has other values, and its torch form computes in bf16
+    tolerance = 1e-2 if name == "int8" else 1e-5  # the int8 weight is rounded, and its torch form computes in bf16
     for found, expected in zip(values_of(made.together, made.args), values_of(made.apart, made.args), strict=True):
         assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
@@ -62,7 +62,7 @@ def test_together_gives_what_apart_gives(name: str, with_library: bool, monkeypa
 def test_torchs_attention_looks_at_ragged_lengths() -> None:
     args = torch.randn(3, 2, 6), torch.randn(40, 2, 6), torch.randn(40, 2, 6)
     table, lengths = torch.randperm(40)[:39].view(3, 13).int(), torch.tensor([5, 13, 1], dtype=torch.int32)
-    table[0, 5:] = 10_000  # after its length, a row may hold any number
+    table[0, 5:] = 10_000  # past its length, a row can hold any number
     torch.testing.assert_close(
         examples.attention_by_torch(*args, table, lengths), decode_attention_reference(*args, table, lengths)
     )
@@ -231,7 +231,7 @@ def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monk
         ("write_then_read", "Your result is right, but you did not change `cache`", "cache"),
         ("fused_residual_layer_norm", "The residual is missing", "hidden"),
         ("fused_residual_layer_norm", "You divide the mean by BLOCK", "normed"),
-        ("fused_rotary_cache_write", "You rotate the value too", "values"),
+        ("fused_rotary_cache_write", "You also rotate the value", "values"),
         ("split_decode_attention", "The scores are not multiplied", "your answer"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Lab 03's contracts: right values with wrong traffic fail, honest solutions pass, and references equal one process."""
+"""Lab 03's contracts: right values with wrong traffic fail, honest solutions pass, references compute what one process does."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SEEDS = (11,)
 
 @pytest.fixture(autouse=True)
 def without_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other program counts as busy, so ranks that wait for each other in vain never make a verdict inconclusive."""
+    """Let no other program count as busy, so that ranks that wait in vain for each other never give an inconclusive verdict."""
     no_other_programs(monkeypatch)
 
 
@@ -72,7 +72,7 @@ def column_outside_of_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def row_by_gathering(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Every rank receives everything and computes the whole product."""
+    """Every rank gathers all shares and computes the whole matrix product."""
     ranks = dist.get_world_size()
     widths = [torch.empty(1, dtype=torch.int64) for _ in range(ranks)]
     dist.all_gather(widths, torch.tensor([x.shape[1]]))
@@ -121,7 +121,7 @@ def argmax_of_gathered_logits(hidden: Tensor, head: Tensor, bias: Tensor, first:
 
 
 def stage_that_collects(pieces: list[Tensor], shapes: list[list[int]], layers: list[Tensor]) -> list[Tensor]:
-    """A stage receives all micro-batches, computes all, and sends all, so no two stages work at the same time."""
+    """A stage first receives all micro-batches, then computes and sends them all, so no two stages compute at the same time."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     held = list(pieces) if rank == 0 else [torch.empty(shape) for shape in shapes]
     if rank:
@@ -274,7 +274,7 @@ def test_who_is_waited_for_in_vain_is_said() -> None:
     assert "rank 1 had already reached the end of the function" in verdict.message
 
 
-# What a wrong answer is told -------------------------------------------------------------------------------------------
+# Messages on wrong answers ---------------------------------------------------------------------------------------------
 def wait_in_vain_for_a_tensor(pieces: list[Tensor], shapes: list[list[int]], layers: list[Tensor]) -> list[Any]:
     rank, ranks = dist.get_rank(), dist.get_world_size()
     done = []
@@ -405,12 +405,12 @@ TOLD: tuple[tuple[Any, Callable[..., Any], str], ...] = (
         r"^You count 1 x send, which is right, but 16,384 bytes .*: each call carries 8 x 1024 numbers of 4",
     ),
     (STEP_TRAFFIC, two_sends, r"^You count 2 x send; stage 0 of 2 sends the hidden state once to the next\.$"),
-    (STEP_TRAFFIC, sends_in_the_last, r"^You count 3 x send; stage 0 of 1 is the last, and sends nothing\.$"),
+    (STEP_TRAFFIC, sends_in_the_last, r"^You count 3 x send; stage 0 of 1 is the last and sends nothing\.$"),
     (PIPELINE_SCHEDULE, busy_is_forgotten, r"^begins\[0\]\[1\] is 0\.5: stage 0 is still busy with micro-batch 0 then\.$"),
-    (PIPELINE_SCHEDULE, front_is_forgotten, r"^begins\[1\]\[0\] is 0\.5: stage 0 has not done micro-batch 0 by then\.$"),
+    (PIPELINE_SCHEDULE, front_is_forgotten, r"^begins\[1\]\[0\] is 0\.5: stage 0 has not finished micro-batch 0 by then\.$"),
     (PIPELINE_SCHEDULE, later_than_it_could, r"^begins\[1\]\[0\] is 1\.25: stage 1 could begin earlier"),
-    (PIPELINE_SCHEDULE, idle_in_percent, r"^Your begins are right, but idle is in percent"),
-    (PIPELINE_SCHEDULE, idle_of_nothing, r"^Your begins are right, but idle is 0\.9, too large"),
+    (PIPELINE_SCHEDULE, idle_in_percent, r"^Your `begins` are right, but `idle` is in percent"),
+    (PIPELINE_SCHEDULE, idle_of_nothing, r"^Your `begins` are right, but `idle` is 0\.9, too large"),
     (CHOOSE_LAYOUT, more_than_there_are, r"^2 shards times 8 stages make 16 ranks, but the machine has 8 GPUs\.$"),
     (CHOOSE_LAYOUT, every_layer_a_stage, r"^1 shard times 29 stages make 29 ranks"),
     (CHOOSE_LAYOUT, seven_shards, r"^16 heads cannot be divided evenly by your 7 shards\.$"),

@@ -1,4 +1,4 @@
-"""Lab 04 in the real server: planted mistakes are recognised, cheats fail, honest solutions pass, and nothing is left over."""
+"""Lab 04 in the real server: mistakes are recognised, cheats fail, honest solutions pass, and no process is left over."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ ON_PAPER = (config, prompts, texts_back, ensemble, together, failure, streaming)
 PLANTED = [
     (e.function, number) for e in EXERCISES if e.requires and e != STREAM_TEXT for number in range(len(answer_to(e).mistakes))
 ]
-"""Mistakes that are checked on paper otherwise; a client that streams always talks to the server."""
+"""Mistakes that other tests check without a server. Those of streaming clients are not included: they always use the server."""
 with_server = pytest.mark.skipif(find_server() is None, reason="not measured here: no tritonserver")
 
 
@@ -68,7 +68,7 @@ def one_server() -> Iterator[None]:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other program counts as busy, so a time limit in an exercise never makes a verdict inconclusive."""
+    """Let no other program count as busy, so that a time limit in an exercise never gives an inconclusive verdict."""
     no_other_programs(monkeypatch)
 
 
@@ -76,7 +76,7 @@ def verdict_on(exercise: Any, function: Callable[..., Any], seeds: tuple[int, ..
     return judge(answer_to(exercise), run_seeds(function, exercise, seeds))
 
 
-# What is planted, through the server ------------------------------------------------------------------------------------
+# Planted mistakes in the server ------------------------------------------------------------------------------------------
 def in_the_server(monkeypatch: pytest.MonkeyPatch, exercise: Any, function: Callable[..., Any]) -> Verdict:
     with monkeypatch.context() as patched:
         for module in ON_PAPER:
@@ -102,7 +102,7 @@ def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPa
         lambda found: found.message == mistake.message,
     )
     assert verdict.verdict == FAILED
-    if name != "answer_together":  # the server may join simultaneous requests differently than the test without a server
+    if name != "answer_together":  # the server may batch simultaneous requests differently than the test without a server
         assert verdict.message == mistake.message
 
 
@@ -110,7 +110,7 @@ def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPa
 @with_server
 @pytest.mark.long
 def test_a_repaired_model_answers_in_the_sandbox_too() -> None:
-    """The sandbox hides labkit's own functions, so the model in the check needs something in their place."""
+    """The sandbox hides labkit's own functions, so the model that the check serves needs replacements for them."""
     submission = read_submission(ROOT / "solutions/04_triton_deployment.ipynb")
     with Workers(sandbox=sandbox_or_skip()) as workers:
         verdict = check_submission(KEEP_ALIVE, submission, workers)
@@ -283,7 +283,7 @@ def test_a_model_that_ends_its_process_or_hangs_is_said_and_the_next_one_is_serv
 @with_server
 @pytest.mark.long
 def test_a_model_that_other_programs_keep_waiting_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process shares a core with other programs."""
+    """The model's process shares a core with other programs."""
 
     def computes(texts: Any, encode: Any, pad: int) -> Any:
         import os
@@ -514,7 +514,7 @@ def test_an_answer_that_says_it_all_is_judged_after_one_case() -> None:
 @with_server
 def test_an_error_that_is_ignored_is_named() -> None:
     said = verdict_on(STREAM_TEXT, client_that_ignores_errors).message
-    assert "when an error comes, `result` is None: look at `error` first" in said
+    assert "when an error arrives, `result` is None: look at `error` first" in said
 
 
 @with_server

@@ -1,4 +1,4 @@
-"""Lab 04's measurements: loads that alternate are compared turn by turn, and requests that were sent too late are noticed."""
+"""Lab 04's measurements: alternating loads are compared turn by turn, and requests that were sent too late are reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUSY = "other programs kept this one waiting for a core for 45% of the time"
 
 
 def load(seconds: list[float]) -> list[Answered]:
-    """One request of 10 tokens per turn; each takes the given number of seconds."""
+    """A load with one request of 10 tokens per turn. `seconds` has the time that each request takes."""
     return [Answered(100.0 * turn, ("a", 10), ended=100.0 * turn + took, turn=turn) for turn, took in enumerate(seconds)]
 
 

@@ -1,4 +1,4 @@
-"""Lab 04's rungs of the speed ladder: the engine with and without a server does lab 01's task, and makes the same tokens."""
+"""Lab 04's rungs of the speed ladder: the engine does lab 01's task with and without a server, and makes the same tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAB_01 = Path(__file__).parents[2] / "solutions" / "01_huggingface_baseline.py"
 
 
 class FakeClient:
-    """A client whose server is a fake engine. It makes the tokens of the real engine, and then `wrong` more."""
+    """A client that calls an engine in place of a server. Its answers are the engine's tokens, followed by those in `wrong`."""
 
     wrong: tuple[int, ...] = ()
     asked: list[tuple[list[int], dict[str, Any]]] = []  # noqa: RUF012 - shared on purpose, and new in each test
@@ -88,7 +88,7 @@ def test_every_rung_does_the_whole_task_and_the_ladder_and_its_file_have_them(de
 
 def test_a_server_that_makes_other_tokens_is_no_rung(deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeClient, "wrong", (1,))
-    with pytest.raises(NotAvailable, match=r"'lab 04: served' has not made the 64 tokens of the rung 'lab 04: engine'"):
+    with pytest.raises(NotAvailable, match=r"'lab 04: served' has not made the same 64 tokens as the rung 'lab 04: engine'"):
         what_serving_costs(deployment, seconds=0.01)
 
 

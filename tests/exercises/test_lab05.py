@@ -1,4 +1,4 @@
-"""Measurements of lab 05: a learner's quantizer makes a model, and the helpers of the figures compute the right values."""
+"""Measurements of lab 05: a learner's quantizer makes a model, and the helper functions for figures compute right values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from labkit.measure import Timing
 
 @pytest.fixture(scope="module")
 def model() -> Path:
-    """A directory with 4 bits in groups of 64, made by a quantizer that a learner could have written."""
+    """A directory with 4-bit weights in groups of 64, made by a quantizer that a learner could have written."""
     return own_model.make(quantize_weight, 4, 64).path
 
 
@@ -43,7 +43,7 @@ def test_the_directory_says_whose_rounding_it_has(model: Path) -> None:
     said = json.loads((model / "compression.json").read_text("utf-8"))
     assert said["method"] == "int4-own"
     again = json.loads((own_model.make(quantize_weight, 4, 64).path / "compression.json").read_text("utf-8"))
-    assert said["rounding"] != again["rounding"]  # so unfinished parts of another function are never used
+    assert said["rounding"] != again["rounding"]  # so the unfinished files of another function are never reused
 
 
 def no_scales(weight: Tensor, bits: int, group_size: int) -> Any:

@@ -1,4 +1,4 @@
-"""Wrong answers to lab 05 as beginners write them: none passes, and each one gets a message about its mistake."""
+"""Wrong answers to lab 05 as beginners write them: none of them passes, and each gets a message about its mistake."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ SLIPS: tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...] = (
     ("quantize_weight", quantizer(magnitude=False), ("A negative number may be the largest",)),
     ("pack_int4", other_way_round_and_no_padding, ("belongs in the low four bits", "add a column of 8")),
     ("unpack_int4", signed_before_the_shift, ("before the shift",)),
-    ("gptq_column", column_twice, ("begin at column j + 1",)),
-    ("fp8_cast", cast(int), ("cuts a negative logarithm",)),
+    ("gptq_column", column_twice, ("begin at j + 1",)),
+    ("fp8_cast", cast(int), ("rounds a negative logarithm",)),
     ("fp8_cast", cast(round), ("nearest power of two",)),
-    ("fp8_cast", cast(math.floor, looks_at_x=True), ("looks at x as well",)),
+    ("fp8_cast", cast(math.floor, looks_at_x=True), ("depends on x and on the history",)),
     ("fp8_cast", cast(math.floor, magnitude=False), ("The history holds magnitudes",)),
 )
 

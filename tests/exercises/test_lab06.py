@@ -1,4 +1,4 @@
-"""What lab 06 measures: models made from a learner's masks and students, trainings that keep zeros, and figures."""
+"""What lab 06 measures: models made from a learner's masks, a learner's students, training that keeps zeros, and figures."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def student_path() -> Path:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Less held-out text, and short windows of training."""
+    """Use less held-out text and short training windows."""
     for cached in (quality.windows, quality._teacher, training.all_windows):
         cached.cache_clear()
     monkeypatch.setattr(quality, "LETTERS", 1500)
@@ -154,7 +154,7 @@ def test_a_training_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch, 
     rates = [rate for _, rate in training.steps("steps", 50, rate=1.0, seconds=35)]
     assert len(rates) == 3
     assert rates == sorted(rates, reverse=True)
-    assert "3 of 50 steps, because the time of 35 s was over" in capsys.readouterr().out
+    assert "3 of 50 steps, because the time limit of 35 s was reached" in capsys.readouterr().out
 
 
 def test_the_rate_rises_and_falls() -> None:
@@ -204,7 +204,7 @@ def test_the_drawn_text_is_that_of_the_target_only_with_the_right_rule() -> None
     assert float((draft - target).abs().sum()) > 0.3
     right = speculation.drawn(accept_or_reject, draft, target, 2000)
     assert sum(right) == 2000
-    assert speculation.chi_square(right, target.tolist()) < 20  # 99.9 % of right rules, with this seed always the same number
+    assert speculation.chi_square(right, target.tolist()) < 20  # 99.9 % of right rules pass, and the seed fixes the value
 
     def always(draft: Tensor, target: Tensor, token: int, number: float, other: float) -> int:
         return token
@@ -224,7 +224,7 @@ def test_the_accepted_share_is_what_both_distributions_have_in_common() -> None:
     assert (low + high) / 2 == pytest.approx(share)
     assert abs(found - share) <= high - share  # with this seed
     guesses = len(draft) * speculation.DRAWS
-    assert (high - share) / 2 <= (share * (1 - share) / guesses) ** 0.5  # rows that differ scatter less than equal ones
+    assert (high - share) / 2 <= (share * (1 - share) / guesses) ** 0.5  # rows that differ have less variance than equal ones
     assert speculation.accepted(accept_or_reject, target, target) == 1.0
 
 
@@ -268,7 +268,7 @@ def test_the_table_marks_disturbed_seconds() -> None:
 def test_the_report_says_whether_the_engine_guessed() -> None:
     timings = {"plain": Timing((0.5, 0.5, 0.5)), "with a draft": Timing((0.25, 0.25, 0.25))}
     assert speculation.report(timings, 0.5).splitlines() == [
-        "Without a draft against with one: 500.000 ms against 250.000 ms: 2.00 x (2.00 to 2.00)",
+        "Without a draft compared with a draft: 500.000 ms against 250.000 ms: 2.00 x (2.00 to 2.00)",
         "50% of the engine's guesses were right.",
     ]
     assert "made no guess" in speculation.report(timings, None)

@@ -1,4 +1,4 @@
-"""What lab 07 shows: its examples are right, and gptj-tiny's graph and the figures have the groups and seams it names."""
+"""Lab 07: its examples are right, and gptj-tiny's graph and the figures have the groups and seams that the lab names."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_maps_of_a_wrong_form_are_named(maps: Any, said: str) -> None:
     ("maps", "said"),
     [
         ({"a": ({"x": "t"}, {"y": "s"}), "b": ({"x": "s"}, {"y": "y"})}, "a reads the wire t"),
-        ({"a": ({"x": "x"}, {"y": "x"}), "b": ({"x": "x"}, {"y": "y"})}, "a writes the wire x, but it is written already"),
+        ({"a": ({"x": "x"}, {"y": "x"}), "b": ({"x": "x"}, {"y": "y"})}, "a writes the wire x, but this wire already carries"),
         ({"a": ({"x": "x"}, {"y": "s"}), "b": ({"x": "s"}, {"y": "z"})}, "no part writes y"),
     ],
 )
@@ -220,7 +220,7 @@ def test_both_models_generate_the_same_and_are_measured() -> None:
         served_parts.ServedParts(lambda parts: {})
 
 
-# What beginners write, and what they are told. ----------------------------------------------------------------------------
+# What beginners write, and the messages that they get ---------------------------------------------------------------------
 def told(name: str, function: Any) -> str:
     exercise = find(f"lab07.{name}")
     verdict = judge(answer_to(exercise), {seed: run_cases(function, exercise, seed) for seed in SEEDS})
@@ -289,7 +289,7 @@ def choosing_first(table: Any, steps: int, most: float) -> Any:
         ("crossing_tensors", lambda nodes, first: [nodes[0][0]], "which no node of part 2 reads"),
         ("crossing_tensors", lambda nodes, first: [], "lacks"),
         ("best_seam", lambda nodes, *rest: 3, "your cut sends"),
-        ("best_seam", lambda nodes, *rest: -1, "each part has at least one"),
+        ("best_seam", lambda nodes, *rest: -1, "each part must have at least one"),
         ("pipelined_rate", lambda s, latency, users, cores: min(users / latency, 1 / max(s), cores / max(s)), "too high"),
         (
             "pipelined_rate",
@@ -305,9 +305,9 @@ def choosing_first(table: Any, steps: int, most: float) -> Any:
         (
             "choose_compiler",
             fastest_step,
-            "The time to compile is missing in your sum; for a few steps it decides. Second: If no way",
+            "The compile time is missing from your sum; for a few steps it decides. Second: If no way",
         ),
-        ("choose_compiler", choosing_first, "test its error then"),
+        ("choose_compiler", choosing_first, "only then test its error"),
         ("choose_compiler", lambda table, steps, most: min(table), "you choose"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What lab 08 shows: tables of plans agree with the planner and the published rows, and the page answers every choice."""
+"""Lab 08: its tables of plans agree with the planner and the published rows, and its page answers every choice."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_the_first_and_the_last_batch_predict_those_between(capsys: pytest.Captu
 
 
 def test_each_call_has_new_prompts() -> None:
-    """The engine keeps the cache of prompts that it has seen, so with the same prompts a prefill would take no time."""
+    """The engine keeps the KV cache of prompts that it has seen, so a prefill of the same prompts would take no time."""
     seen: list[tuple[int, ...]] = []
     engine = SimpleNamespace(
         config=SimpleNamespace(vocab_size=8192), generate=lambda prompts, params: seen.extend(map(tuple, prompts))

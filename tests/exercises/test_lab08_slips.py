@@ -1,4 +1,4 @@
-"""Wrong answers to lab 08 as beginners write them: none passes, and each is told what is wrong with it."""
+"""Wrong answers to lab 08 as beginners write them: none of them passes, and each gets a message that says what is wrong."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ def all_slow(plans: list[Plan], bound_ms: float, gpu_gib: float) -> dict[str, st
 @pytest.mark.parametrize(
     ("name", "function", "said"),
     [
-        ("stored_gib", scale_as_wide_as_a_value, "whatever a value has"),
+        ("stored_gib", scale_as_wide_as_a_value, "but a scale always has 16 bits"),
         ("largest_batch", batch(lambda count: max(0.0, count)), "Only whole sequences count"),
         ("largest_batch", batch(lambda count: max(0, round(count))), "You round to the nearest number"),
         ("largest_batch", batch(int), "int(...) of a negative number"),
-        ("turning_batch", turning(lambda rest: False), "or longer, no batch is enough"),
-        ("turning_batch", turning(lambda rest: rest < 0), "exactly as long to read as to compute"),
+        ("turning_batch", turning(lambda rest: False), "takes at least as long to read as to compute"),
+        ("turning_batch", turning(lambda rest: rest < 0), "takes exactly as long as computing"),
         ("turning_batch", turning(lambda rest: rest == 0), "only if both times of a sequence are equal"),
         ("all_reduce_ms", one_hop, "You count it once, even for a single GPU"),
         ("request_ms", request(gap_unit=1e-3), "`gap` is in seconds"),
@@ -110,18 +110,18 @@ def all_slow(plans: list[Plan], bound_ms: float, gpu_gib: float) -> dict[str, st
         ("request_ms", request(sum_unit=1e3), "those of 8.4, for example"),
         ("request_ms", request(gap_unit=1e-3, sum_unit=1e-3), "Two things are wrong. First: `gap` is in seconds"),
         ("request_ms", request(sums=False), "you count those of one layer"),
-        ("request_ms", request(gaps=False, sums=False), "First: The gap belongs to each layer"),
+        ("request_ms", request(gaps=False, sums=False), "First: Each layer has its gap"),
         ("choose_plan", choose(lambda tensor, stages: tensor + stages), "you add the two"),
         ("choose_plan", choose(lambda tensor, stages: stages), "you divide by PP only"),
         ("choose_plan", choose(lambda tensor, stages: tensor * stages, lambda: max([])), "`max` of an empty list"),
         ("choose_plan", choose(lambda tensor, stages: tensor * stages, lambda: [][0]), "has no first element"),
         ("choose_plan", last_allowed, "You choose TP "),
-        ("price_per_million", price(lambda gpus: gpus), "has no influence on your price"),
+        ("price_per_million", price(lambda gpus: gpus), "does not change your price"),
         ("price_per_million", price(lambda gpus: 1 / gpus), "You count the GPUs twice"),
         ("instances_needed", instances(lambda count: int(count) + 1), "You add one more"),
         ("instances_needed", instances(float), "A fraction of an instance cannot run"),
-        ("instances_needed", instances(math.ceil, day=3600), "those of an hour"),
-        ("instances_needed", instances(math.ceil, day=1), "those of a whole day"),
+        ("instances_needed", instances(math.ceil, day=3600), "the seconds of an hour"),
+        ("instances_needed", instances(math.ceil, day=1), "for a whole day"),
         ("defend", all_slow, "'too slow' is not right; the limits are 300 ms and 80 GiB"),
     ],
 )

@@ -13,7 +13,7 @@ from tests.exercises.learners import solved_cells
 
 WORD = re.compile(r"[A-Za-z_]\w*|\d+(?:\.\d+)?|\S")
 LONGEST_IN_MESSAGE, LONGEST_IN_HINT = 4, 7
-"""The largest number of neighbouring words and signs of a solution in a message, and in one of the first two hints."""
+"""The most consecutive tokens of a solution that a message may contain, and that one of the first two hints may contain."""
 
 
 def words_of(text: str) -> list[str]:
@@ -21,13 +21,13 @@ def words_of(text: str) -> list[str]:
 
 
 def solution_of(exercise: Exercise) -> list[str]:
-    """The words and signs of the solution's cell, without its comments and descriptions."""
+    """The tokens of the solution's cell, without its comments and docstrings."""
     (cell,) = (cell for cell in solved_cells(exercise.lab) if f"def {exercise.function}(" in cell)
     return words_of(re.sub(r'""".*?"""|#.*', "", cell, flags=re.DOTALL))
 
 
 def longest_part(text: str, code: list[str]) -> list[str]:
-    """The longest run of words and signs that stands in the text and also in the code."""
+    """The longest run of tokens that is both in the text and in the code."""
     said = words_of(text)
     best: list[str] = []
     for start in range(len(said)):

@@ -84,7 +84,7 @@ def test_only_different_options_of_one_function_compose() -> None:
 
 
 def test_a_wrong_answer_of_no_known_kind_costs_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most candidates are ruled out by their first input, so a check stays quick."""
+    """The first input rules out most candidates for the mistake, so a check stays quick."""
     calls = []
     real = call_and_observe
     monkeypatch.setattr(judging, "call_and_observe", lambda *given: calls.append(1) or real(*given))

@@ -1,4 +1,4 @@
-"""A function that lets labkit do its work fails. A function that works with its own arguments passes."""
+"""A function that lets labkit do the work fails. A function that computes from its own arguments passes."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ CALLED_HERE = [one for one in all_exercises() if one.run is directly and "triton
 @pytest.mark.parametrize("exercise", one_in(3, CALLED_HERE), ids=lambda one: one.function)
 def test_the_course_solutions_are_own_work(exercise: Exercise) -> None:
     scope: dict[str, Any] = {"__name__": "__main__"}
-    with torch.enable_grad():  # a set-up cell switches gradients off; after the block they are on again
+    with torch.enable_grad():  # the lab's set-up cell switches gradients off; this block switches them on again at its end
         failed = define(submission_of(*solved_cells(exercise.lab)).needed_for(exercise.function), scope)
         assert exercise.function in scope, failed
         verdict = judge(answer_to(exercise), run_seeds(scope[exercise.function], exercise, SEEDS[:1]))

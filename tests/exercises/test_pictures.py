@@ -77,7 +77,7 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "division": lab08.division,
     "division, many stages": lambda: lab08.division(2, 4),
 }
-"""Every drawing as its lab shows it, and some with the arguments of a learner who tries others."""
+"""Every drawing as its lab shows it, and some drawings with other arguments that a learner might try."""
 
 
 def words(figure: Any) -> list[str]:
@@ -90,7 +90,7 @@ def boxes(figure: Any, *colours: str) -> list[Rectangle]:
 
 
 def written(figure: Any) -> dict[Text, Bbox]:
-    """The title, the caption and every text of a figure, each with the pixels that it covers.
+    """The title, the caption and every text of a figure, each with its bounding box in pixels.
 
     The figure must be drawn first.
     """
@@ -100,7 +100,7 @@ def written(figure: Any) -> dict[Text, Bbox]:
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_drawing_can_be_read(name: str) -> None:
-    """It has ink and no small letters; no text is cut off, lies on another text or crosses the edge of a box."""
+    """The drawing is not blank and has no small letters. No text is cut off, overlaps another text or crosses a box's edge."""
     figure = PICTURES[name]()
     pixels = image.imread(io.BytesIO(figure._repr_png_()[0]), format="png")[..., :3]
     assert 0.02 < (pixels.min(-1) < 0.9).mean() < 0.9
@@ -122,7 +122,7 @@ def test_a_drawing_can_be_read(name: str) -> None:
 def test_the_address_is_that_of_torch(token: int, head: int, dim: int, heads: int, head_dim: int) -> None:
     tensor = torch.arange(3 * heads * head_dim).view(3, heads, head_dim)
     figure = lab02.address(token, head, dim, heads=heads, head_dim=head_dim)
-    assert words(figure)[0].endswith(f"element ({token}, {head}, {dim}) lies at place {int(tensor[token, head, dim])}")
+    assert words(figure)[0].endswith(f"element ({token}, {head}, {dim}) is at place {int(tensor[token, head, dim])}")
 
 
 def test_a_grid_has_a_program_for_each_row_and_masks_the_rest() -> None:
@@ -150,7 +150,7 @@ def test_a_cache_has_a_square_for_each_token() -> None:
 def test_every_part_has_a_program() -> None:
     said = words(lab02.parts(length=10, block=4))
     assert sum(text.startswith("program (s, head, ") for text in said) == 3
-    assert said.count("?") == 2  # positions after the sequence's length
+    assert said.count("?") == 2  # positions past the sequence's length
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
@@ -213,7 +213,7 @@ def test_the_drawn_mask_and_places_are_those_of_the_exercises(scores: tuple[int,
     figure = lab06.two_four(scores)
     assert len(boxes(figure, BLUE)) == int(mask.sum())
     padded = torch.nn.functional.pad(mask, (0, -len(scores) % 8))
-    padded[:, len(scores) : len(scores) + 2] = True  # a four of padding keeps its first two places
+    padded[:, len(scores) : len(scores) + 2] = True  # a group of four that is only padding keeps its first two places
     byte = int(compress_two_four(torch.zeros_like(padded, dtype=torch.float32), padded)[1][0, 0])
     bits = [text.split("bits ")[1].replace(" ", "") for text in words(figure) if "bits " in text]
     assert bits == [f"{byte >> 4 * place & 15:04b}" for place in range(len(scores) // 4)]
@@ -235,7 +235,7 @@ def test_the_drawn_share_of_accepted_guesses_is_that_of_the_rule() -> None:
 
 
 def test_the_sparse_row_is_the_dense_one() -> None:
-    """From values and indexes, as drawn, the row of weights can be made again."""
+    """The row of weights can be rebuilt from the drawn values and indexes."""
     said = words(lab08.two_of_four())
     numbers = [text for text in said[1:] if re.fullmatch(r"-?[\d.]+", text)]
     dense, stored = [float(text) for text in numbers[:8]], numbers[8:]

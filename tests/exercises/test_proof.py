@@ -1,4 +1,4 @@
-"""Every exercise in three ways: a message names the stub, the reference passes, and each planted mistake has its sentence."""
+"""Every exercise: an unsolved stub is named as such, the reference passes, and each planted mistake gets its own message."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.sampled import as_long
 EXERCISES = {exercise.name: exercise for exercise in all_exercises()}
 OTHER_SEEDS = (5, 600)
 REAL_PROCESSES = ("03", "04")
-"""Labs whose checks take seconds: what is planted there is tried with one set of seeds."""
+"""Labs whose checks take seconds: their mistakes are tested with only one set of seeds."""
 
 
 def is_long(exercise: Exercise, index: int, seeds: tuple[int, ...]) -> bool:
-    """Whether only `make test-all` plants this mistake. In slow exercises, `make test` plants only the first mistake."""
+    """Whether only `make test-all` tests this mistake. Of a slow exercise, `make test` tests only the first mistake."""
     return seeds != SEEDS or (exercise.lab in REAL_PROCESSES and index > 0)
 
 
@@ -40,7 +40,7 @@ MISTAKES = [
 
 @pytest.fixture(autouse=True)
 def has_what_it_needs(request: pytest.FixtureRequest) -> None:
-    """Skip an exercise that needs a server if the machine has none, and say so."""
+    """Skip an exercise that needs a server if the machine has none, and report it."""
     name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
     if name and "triton_server" in EXERCISES[name].requires and find_server() is None:
         pytest.skip("not measured here: no tritonserver")

@@ -1,7 +1,7 @@
-"""The first hour of each kind of reader: the commands of the documentation run as they stand on its pages.
+"""The first hour of each kind of reader: the commands of the documentation are run exactly as its pages show them.
 
-`test_learner.py`, `test_instructor.py`, `test_engineer.py` and `test_operator.py` share one copy of the repository, in a folder
-with spaces and letters outside ASCII, with an environment from `make env`, on a network that is a loopback alone.
-`test_author.py` changes its copy, so it has its own. `test_set_up.py` and `test_odd_machines.py` are about machines that lack
-something.
+`test_learner.py`, `test_instructor.py`, `test_engineer.py` and `test_operator.py` share one copy of the repository. It is in a
+folder whose name has spaces and letters outside ASCII, with an environment from `make env` and a network that consists only of
+loopback. `test_author.py` changes the repository, so it has a copy of its own. `test_set_up.py` and `test_odd_machines.py` are
+about machines that lack something.
 """

@@ -24,7 +24,7 @@ from tests.first_hour.machine import (
 
 @dataclass(frozen=True)
 class Course:
-    """The course that was set up: where it is, what the set-up said, and what `labkit doctor` said before it had kernels."""
+    """A course after its set-up: its machine, the output of the set-up, and that of `labkit doctor` before it had kernels."""
 
     machine: Machine
     set_up: str
@@ -35,7 +35,7 @@ class Course:
 def course() -> Iterator[Course]:
     """A copy of the repository, set up by `make env` without a compiler and without a network.
 
-    All users can read its folder.
+    All users can read the folder of the copy.
     """
     folder = Path(tempfile.mkdtemp(prefix="labkit-first-hour-"))
     folder.chmod(0o755)

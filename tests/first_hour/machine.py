@@ -20,20 +20,20 @@ from tests.patience import PATIENCE
 NOT_COPIED = (".venv", "build", "dist", ".git", ".*_cache", "__pycache__", "*.egg-info", "_native.so", "submitted")
 KERNELS = Path("labkit", "native", "_native.so")
 FORGOTTEN = ("PYTHON", "PIP_", "LABKIT", "JUPYTER", "XDG_", "VIRTUAL_ENV", "DISPLAY", "WAYLAND", "MAKE", "MFLAGS")
-"""How the names of environment variables begin that a newcomer does not have."""
+"""The beginnings of the names of environment variables that a newcomer does not have."""
 
 DOWNLOADS_NOTHING = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_CONFIG_FILE": os.devnull}
-"""pip uses what is installed, also to build. (For pip, this 0 means that there is no isolation.)"""
+"""With these variables, pip only uses installed packages, also for builds. (For pip, this 0 switches build isolation off.)"""
 NO_COMPILER = {"CXX": "no-compiler"}
 READS_ALL = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
-"""Options of `setpriv`: the user may read everything, because the Python of the tests may lie in the home of root."""
+"""Options of `setpriv` that let the user read everything, because the Python of the tests may be in the home of root."""
 ORDINARY = 12345
-"""The id of a user who owns nothing and has no name."""
+"""The id of a user who owns no files and has no name."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A folder with a course, a home, and words before each command that put it into other surroundings."""
+    """A folder with a course, a home, and `before`: a command prefix that can run a command as another user or in a network."""
 
     folder: Path
     home: Path
@@ -47,7 +47,7 @@ class Machine:
         return kept | {"HOME": str(self.home), "COLUMNS": "150", "BROWSER": "true"} | self.more
 
     def start(self, line: str, log: Path) -> subprocess.Popen[bytes]:
-        """Start a line of the documentation in a process group of its own; its output goes to a file."""
+        """Start a line of the documentation in a process group of its own, with its output in a file."""
         with log.open("wb") as file:
             return subprocess.Popen(
                 [*self.before, "bash", "-c", line],
@@ -60,7 +60,7 @@ class Machine:
             )
 
     def run(self, line: str, status: int = 0) -> str:
-        """Run a line of the documentation, and return its output. If the exit status is another one, the test fails."""
+        """Run a line of the documentation and return its output. Fail the test if the exit status is not `status`."""
         process = subprocess.run(
             [*self.before, "bash", "-c", line],
             cwd=self.folder,
@@ -77,7 +77,7 @@ class Machine:
 
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
-    """End a process that `start` started, and its children, with a signal; kill them if they do not end."""
+    """End a process that `start` started, and its children, with a signal. Kill them if they do not end."""
     if process.poll() is not None:
         return
     try:
@@ -94,9 +94,9 @@ NO_NETWORK_OF_ITS_OWN = "not measured here: no network of its own can be made (u
 # The network ----------------------------------------------------------------------------------------------------------
 @contextmanager
 def loopback_alone() -> Iterator[tuple[str, ...]]:
-    """A network that is a loopback alone; yields the words that put a command into it. No words: none can be made here.
+    """Make a network that consists only of loopback, on which all ports are free. A process keeps it while the block runs.
 
-    All ports are free there. A process keeps it as long as the block runs.
+    Yields the command prefix that runs a command in this network. It is empty if this machine cannot make a network.
     """
     own = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     script = "ip link set lo up && echo up && exec sleep infinity"
@@ -116,7 +116,7 @@ def loopback_alone() -> Iterator[tuple[str, ...]]:
 
 # The copy -------------------------------------------------------------------------------------------------------------
 def copy_repository(folder: Path) -> None:
-    """Copy the files of the repository, without anything that was built."""
+    """Copy the files of the repository, without build outputs."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
 
 
@@ -131,7 +131,7 @@ def copy_set_up(folder: Path) -> None:
 
 
 def packages_without_downloads(environment: Path) -> None:
-    """Make a virtual environment whose packages, except labkit, are links to those of the environment that runs the tests."""
+    """Make a virtual environment without labkit whose packages are links to those of the environment that runs the tests."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     here, there = Path(sysconfig.get_path("purelib")), environment / "lib" / PYTHON / "site-packages"
     for entry in here.iterdir():
@@ -145,13 +145,13 @@ def packages_without_downloads(environment: Path) -> None:
 
 
 def environment_with_pip(environment: Path) -> None:
-    """Make a virtual environment with pip alone, which is a link to that of the environment that runs the tests."""
+    """Make a virtual environment with only pip, which is a link to the pip of the environment that runs the tests."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     (environment / "lib" / PYTHON / "site-packages" / "pip").symlink_to(Path(sysconfig.get_path("purelib")) / "pip")
 
 
 def copy_program(program: Path, target: Path) -> None:
-    """Copy a program of an environment, so that it runs with another environment's Python. Its path may have spaces."""
+    """Copy a program of an environment so that it runs with another environment's Python. Its path can have spaces."""
     lines = program.read_text("utf-8").split("\n")
     if "python" in lines[0]:
         lines[0] = f"#!/bin/sh\n'''exec' \"{target.parent / 'python'}\" \"$0\" \"$@\"\n' '''"

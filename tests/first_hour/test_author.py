@@ -19,14 +19,14 @@ pytestmark = pytest.mark.long
 PAGE = (ROOT / "docs" / "new_lab.md").read_text("utf-8")
 SECTION = PAGE.split("## Add an exercise in 15 minutes")[1].split("\n## ")[0]
 STEPS = re.findall(r"Add\s+this\s+at\s+the\s+end\s+of\s+`([^`]+)`:\n\n```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
-"""The files that the section adds to, and what it adds."""
+"""The files to which the section adds code, and that code."""
 COMMANDS = re.findall(r"^```sh\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)[0].splitlines()
 COPIED = ("labkit", "labs", "solutions", "tests", "environment", "pyproject.toml", "Makefile")
 
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The output of each command of the section, after its steps."""
+    """Do the steps of the section. Return the output of each of its commands."""
     folder = tmp_path_factory.mktemp("repository")
     for name in COPIED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -35,7 +35,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, text in STEPS:
         with (folder / name).open("a", encoding="utf-8") as file:
             file.write(f"\n\n{text}")
-    # The environment's labkit is the one of this repository. In a checkout of an author it is the one that was changed.
+    # The environment has the labkit of this repository. An author's environment would have the changed labkit of the copy.
     environment = os.environ | {"PYTHONPATH": str(folder), "LABKIT_HOME": str(folder / "home")}
     outputs = {"folder": str(folder)}
     for command in COMMANDS:

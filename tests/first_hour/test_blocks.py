@@ -1,4 +1,4 @@
-"""Every code block of the README and of `docs/` is run by a test, or there is a reason why not."""
+"""Every code block of the README and of `docs/` is either run by a test or listed here with the reason why not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RUN_BY = {
     ("docs/new_lab.md", "# %% [markdown]"): AUTHOR,
     ("docs/new_lab.md", "-m pytest"): AUTHOR,
 }
-"""Blocks, by a page and by words that occur in one of its blocks alone, with the test that takes them from the page."""
+"""The test that runs each block. The key is a page, and words that only one of its blocks contains."""
 
 NOT_RUN = {
     ("docs/CONTRIBUTING.md", "make test-all"): "these are all tests themselves, lint and the site",
@@ -55,7 +55,7 @@ NOT_RUN = {
     ("docs/gradebook.md", "labextension"): "changes JupyterLab",
     ("docs/gradebook.md", "most_attempts"): "a file of settings; tests/gradebook/ reads policies",
 }
-"""Blocks that no test takes from their page, with the reason."""
+"""The reason why no test runs a block. The key is a page, and words that only one of its blocks contains."""
 
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
 
@@ -75,5 +75,5 @@ def test_the_tests_read_the_pages(page: str) -> None:
     name = page.rpartition("/")[2]
     for file in {file for (where, _), file in RUN_BY.items() if where == page} - {
         INSTALLED
-    }:  # that one reads PAGE of the other
+    }:  # this test imports PAGE from the other test
         assert name in (ROOT / file).read_text("utf-8"), file

@@ -45,7 +45,7 @@ def test_a_course_of_two_labs_is_released(machine: Machine) -> None:
 
 
 def test_a_class_is_graded(tmp_path: Path) -> None:
-    """In the environment of the tests: the sandbox does not see what the packages of the copy are links to."""
+    """This uses the tests' environment: the copy's packages are links, and the sandbox does not see their targets."""
     sandbox_or_skip()
     for learner, folder in (("ada", "labs"), ("grace", "solutions")):
         place = tmp_path / "submissions" / learner

@@ -37,14 +37,14 @@ def test_the_set_up_shows_its_steps_and_an_end(course: Course) -> None:
 
 
 def test_without_a_compiler_the_machine_is_described_with_what_to_do(course: Course) -> None:
-    row = course.doctor.split("labkit's CPU kernels")[1].split("│ memory")[0]  # of a table, which breaks its lines
+    row = course.doctor.split("labkit's CPU kernels")[1].split("│ memory")[0]  # a row of a table with wrapped lines
     assert "not used: it was not built" in row
     assert "labkit.native.build" in row
     assert ".venv/bin/python -m labkit.native.build" in (ROOT / PAGE).read_text("utf-8")
 
 
 def test_make_lab_twice_on_a_busy_port(course: Course, tmp_path: Path) -> None:
-    """JupyterLab takes the next port, and the second call finds it. `test_odd_machines.py` has the usual port."""
+    """JupyterLab takes the next port, and a second call finds JupyterLab there. `test_odd_machines.py` uses the usual port."""
     machine = course.machine
     started = []
     try:
@@ -66,7 +66,7 @@ def test_make_lab_twice_on_a_busy_port(course: Course, tmp_path: Path) -> None:
 
 
 def wait_for_address(log: Path) -> tuple[str, str]:
-    """The port and the token that JupyterLab prints, when it answers."""
+    """Wait until JupyterLab prints its address. Return its port and its token."""
     found = wait_for(lambda: re.search(r"http://127\.0\.0\.1:(\d+)/\S*token=(\w+)", log.read_text()), "JupyterLab's address")
     return found[1], found[2]
 
@@ -95,7 +95,7 @@ def test_the_commands_without_a_notebook(course: Course, tmp_path: Path) -> None
 
 
 def run_one(machine: Machine, line: str, log: Path) -> str:
-    """The output of a command of the table. `watch` is ended with Ctrl-C after its first verdicts."""
+    """Run a command of the table and return its output. `watch` is ended with Ctrl-C after its first verdicts."""
     line = line.replace("labs/NOTEBOOK", LAB).replace("EXERCISE", "parameter_count")
     if " watch " not in line:
         return machine.run(line)
@@ -108,7 +108,7 @@ def run_one(machine: Machine, line: str, log: Path) -> str:
 
 
 def test_a_notebook_is_worked_on(course: Course) -> None:
-    """The calls of the section "Work on a lab", with `parameter_count` for `my_function`, after the lab's import cell."""
+    """Run the calls of the section "Work on a lab" after the lab's import cell, with `parameter_count` for `my_function`."""
     section = (ROOT / PAGE).read_text("utf-8").split("## Work on a lab")[1].split("\n## ")[0]
     calls = re.findall(r"`((?:check|hint|reset|solution|submit)\([a-z_]*\))`", section)
     assert calls == [*(f"{name}(my_function)" for name in ("check", "hint", "reset", "solution")), "submit()"]
@@ -134,6 +134,6 @@ def test_a_notebook_is_printed(course: Course, tmp_path: Path) -> None:
     assert "Class environment" in page.read_text("utf-8")
     if not shutil.which("chromium"):
         pytest.skip("not measured here: no chromium; the page was made")
-    no_sandbox = "chromium --no-sandbox" if os.geteuid() == 0 else "chromium"  # Chromium has none for root
+    no_sandbox = "chromium --no-sandbox" if os.geteuid() == 0 else "chromium"  # as root, Chromium has no sandbox
     course.machine.run(to_pdf.replace("chromium", no_sandbox))
     assert (course.machine.folder / "lab00.pdf").read_bytes().startswith(b"%PDF")

@@ -1,6 +1,6 @@
-"""A course that is set up, on unusual machines.
+"""A course that was set up is used on unusual machines.
 
-Another user starts it; a home or a disk cannot be written; there is little memory.
+Another user starts it, the home is read-only, the disk is full, or there is little memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def user(course: Course) -> Machine:
-    """The course as the files of a user without any rights."""
+    """The course, owned and run by a user without any rights."""
     home = course.machine.home.with_name("user")
     home.mkdir()
     owned = [home, course.machine.folder, *course.machine.folder.rglob("*")]
@@ -57,7 +57,7 @@ def test_an_ordinary_user_gets_jupyterlab(user: Machine, tmp_path: Path) -> None
 
 @pytest.fixture
 def read_only(user: Machine) -> Iterator[Machine]:
-    """The same user, whose home can only be read."""
+    """The same user with a read-only home."""
     home = user.home.with_name("read-only")
     home.mkdir(mode=0o555)
     yield replace(user, home=home)
@@ -84,7 +84,7 @@ def test_with_a_full_disk_progress_is_refused_in_one_sentence(user: Machine) -> 
 
 
 def test_a_machine_with_4_gib(user: Machine, tmp_path: Path) -> None:
-    """The script of the README and the description of the machine, in a group that may use 4 GiB."""
+    """Run the script of the README and the description of the machine in a control group that is limited to 4 GiB."""
     (user.folder / "mine.py").write_text(block("README.md", "import labkit"), "utf-8")
     with real_group("memory", {1: {"memory.limit_in_bytes": 4 * GIB}, 2: {"memory.max": 4 * GIB}}) as group:
         enter = ("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")

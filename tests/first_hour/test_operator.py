@@ -28,9 +28,9 @@ SERVE, CURL = block(PAGE, "labkit serve").splitlines()
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A folder with spaces and the environment of the tests, on a network with free ports.
+    """A folder with spaces in its name and the environment of the tests, on a network with free ports.
 
-    The copy of the course lies in a folder that the server cannot read.
+    The shared copy of the course is not used, because the server cannot read its folder.
     """
     folder, home = tmp_path_factory.mktemp("operator") / "a folder with spaces", tmp_path_factory.mktemp("home")
     folder.mkdir()
@@ -51,7 +51,7 @@ def test_a_folder_that_the_server_cannot_read_is_named(course: Course) -> None:
 
 @pytest.fixture(scope="module")
 def served(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """What `labkit serve` has said, when it serves."""
+    """The output of `labkit serve` up to the moment when it serves."""
     log = tmp_path_factory.mktemp("serve") / "log"
     process = machine.start(SERVE, log)
     try:

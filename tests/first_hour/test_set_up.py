@@ -1,6 +1,6 @@
-"""`make env` on machines that lack something: it ends with one sentence that says what to do.
+"""`make env` on machines that lack something ends with a message that says what to do.
 
-The files that the set-up reads lie in a folder with spaces and letters outside ASCII.
+The files that the set-up reads are in a folder whose name has spaces and letters outside ASCII.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def sentences(said: str) -> list[str]:
-    """The lines of an output, without the steps, the signs of life and make's own line about the status."""
+    """The lines of an output, without the numbered steps, the lines that show progress, and make's line about the status."""
     return [line for line in said.splitlines() if line and not re.match(r"\[\d/\d\] | +\d+ s: |make: ", line)]
 
 
 def on_a_small_disk(machine: Machine, size: str, variable: str = "PLACE") -> str:
-    """What `make env` says if a disk of this size holds the course (`PLACE`), or its temporary files (`TMPDIR`)."""
+    """The output of `make env` if a disk of this size holds the course (`PLACE`) or the temporary files (`TMPDIR`)."""
     disk = machine.home / "disk"
     disk.mkdir()
     course = 'cp -r . "$DISK" && cd "$DISK"' if variable == "PLACE" else 'export TMPDIR="$DISK"'
@@ -101,7 +101,7 @@ def test_no_folder_for_temporary_files(machine: Machine) -> None:
 
 
 def test_without_a_network(machine: Machine) -> None:
-    """The environment is made, but nothing is installed. The next run goes on there."""
+    """The environment is made, but nothing is installed. The next run continues from there."""
     probe = subprocess.run([*NO_NETWORK, "true"], capture_output=True, check=False)
     if probe.returncode:
         pytest.skip("not measured here: no network of its own can be made")
@@ -126,7 +126,7 @@ def test_a_package_that_cannot_be_installed_is_shown_with_what_pip_said(machine:
 
 
 def test_the_pages_name_the_sentences() -> None:
-    """`docs/learner.md` has an entry for what a learner meets most often."""
+    """`docs/learner.md` has an entry for each of the problems that learners have most often."""
     entries = re.findall(
         r"^- \*\*([^*]+)\*\*", (ROOT / "docs/learner.md").read_text("utf-8").split("## If something fails")[1], re.M
     )

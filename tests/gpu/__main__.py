@@ -1,12 +1,13 @@
 """`python -m tests.gpu` runs all GPU tests and benchmarks and writes their records.
 
-Records are written to the folder named by `OUT`, else to tests/benchmarks/results/. Without a GPU it prints that nothing was
-measured and exits with status 1. Ranks need two GPUs; with one GPU, the step for ranks says so.
+Records are written to the folder that the environment variable `OUT` names, or to tests/benchmarks/results/. Without a GPU, the
+program prints that nothing was measured and exits with status 1. Ranks need two GPUs; with one GPU, the step for ranks says so.
 
-GPU time is expensive, and most of a first run is spent compiling kernels. Several processes compile the tests and the
-candidates of the linear kernels before anything is timed. Then the linear kernels are tuned, in a temporary home or in
-`LABKIT_HOME`, so the figures of the 6B model are those of tuned kernels. The most important steps come first. After `--budget
-SECONDS` the running step is ended, the remaining steps are listed as left out, and the whole run counts as failed.
+GPU time is expensive, and most of a first run is spent compiling kernels. So several processes first compile the kernels of the
+tests and the candidates of the linear kernels, before anything is timed. Then the linear kernels are tuned, with the results in
+a temporary home or in `LABKIT_HOME`, so that the figures of the 6B model are those of tuned kernels. The most important steps
+come first. After `--budget SECONDS` the running step is ended, the remaining steps are listed as left out, and the whole run
+counts as failed.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def main() -> int:
 
 
 def ended(process: subprocess.Popen[bytes], until: float) -> int | str:
-    """The exit status of a process, or a sentence if the process was killed because its time was over."""
+    """Wait for a process. Return its exit status, or a sentence if the process was killed because its time was over."""
     try:
         return process.wait(max(1.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -98,7 +99,7 @@ def prepare(until: float) -> dict[str, object]:
 
 
 def steps(gpu: str) -> dict[str, list[str]]:
-    """Modules and their arguments by step, the most important first; records are named after the GPU."""
+    """For each step, the module to run and its arguments. The most important step is first; records are named after the GPU."""
 
     def save(step: str) -> list[str]:
         return ["--save", str(RESULTS / f"gpu_{gpu}_{step}.json")]

@@ -20,7 +20,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_graphs_change_no_token_in_a_batch_that_grows_shrinks_and_is_preempted(seed: int) -> None:
-    """Requests in fp32 with chunked prompts, shared prefixes, speculative tokens and small caches."""
+    """The requests run in fp32 with chunked prompts, shared prefixes, speculative tokens and small caches."""
     peer = random_peer(SHAPE, 21).to("cuda")
     prompts, params = requests(random.Random(seed), 16)
     options = {"num_slots": 150, "max_batch_size": 6, "max_step_tokens": 24}
@@ -33,7 +33,7 @@ def test_graphs_change_no_token_in_a_batch_that_grows_shrinks_and_is_preempted(s
 
 
 def test_a_full_batch_of_long_prompts_fits_the_memory_that_was_left_for_it() -> None:
-    """All cache slots are used, with the largest steps, while a text is scored."""
+    """All cache slots are in use, the steps are as large as possible, and a text is scored at the same time."""
     engine = labkit.load("gpt-j-405m-synthetic", device="cuda", dtype="fp16")
     context = engine.config.context_length
     prompts = torch.randint(1, 50000, (64, context - 8)).tolist()

@@ -1,4 +1,4 @@
-"""Captured decode steps on a GPU: same logits as the plain model, same tokens as transformers, and no stray writes."""
+"""Captured decode steps on a GPU: logits of the plain model, tokens of transformers, and no writes to slots of others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BOUNDS = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 class Decoding:
-    """Prefilled sequences in a cache. Unused slots are filled with poison, and no sequence owns the last slot of the cache."""
+    """Prefilled sequences in a cache. Unused slots are filled with NaN, and no sequence owns the last slot of the cache."""
 
     def __init__(self, lengths: list[int], shape: str = "head of 256", dtype: torch.dtype = torch.float32) -> None:
         self.peer = random_peer(shape, 3)

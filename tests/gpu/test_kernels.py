@@ -1,4 +1,4 @@
-"""The Triton kernels on a GPU compared with float64: every dtype, the shapes of GPT-J 6B and odd ones, CUDA graphs."""
+"""The Triton kernels on a GPU are compared with float64: every dtype, GPT-J 6B's shapes and odd shapes, and CUDA graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear layers on a GPU compared with float64: all kinds of weight, plans and dtypes, GPT-J 6B's shapes, CUDA graphs."""
+"""Linear layers on a GPU are compared with float64: all kinds of weight, plans, dtypes, GPT-J 6B's shapes, and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def bound_of(kind: str, dtype: torch.dtype) -> float:
 
 
 def given(rows: int, num_in: int, num_out: int, kind: str, dtype: torch.dtype) -> tuple[torch.Tensor, GPUWeight, torch.Tensor]:
-    """Input, weight and bias on the GPU; large ones are created there."""
+    """A random input, weight and bias on the GPU. The weight is created there, because it can be large."""
     generator = torch.Generator(DEVICE).manual_seed(rows + num_in + num_out)
     dense = torch.randn(num_out, num_in, generator=generator, device=DEVICE) * num_in**-0.5
     return random(rows, num_in).to(DEVICE, dtype), QUANTIZE[kind](dense.to(dtype)), random(num_out).to(DEVICE, dtype)
 
 
 def expected(x: torch.Tensor, weight: GPUWeight, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
-    """The result in float64, from the same inputs as the kernel. Activations are rounded if the format rounds them."""
+    """The result in float64 for the inputs of the kernel. Activations are rounded if the format rounds them."""
     wide = x.double()
     dense = weight.double() if isinstance(weight, torch.Tensor) else weight.dequantize(torch.float64)
     if isinstance(weight, RoundedInputsWeight):

@@ -1,4 +1,4 @@
-"""Ranks with one GPU each: same tokens as on one GPU, and the error names a lost rank. Needs at least two GPUs."""
+"""Ranks with one GPU each make the same tokens as one GPU, and an error names a lost rank. Needs at least two GPUs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 @pytest.fixture(scope="module", params=[Layout(2, 1), Layout(1, 2), Layout(2, 2), Layout(1, 4)], ids=str)
 def engines(request: pytest.FixtureRequest, folder: tuple[Path, Any]) -> Iterator[tuple[Engine, Engine]]:
-    """The same model on one GPU and on several, with few tokens per step, so prompts are split into chunks."""
+    """The same model on one GPU and on several. A step has few tokens, so prompts are split into chunks."""
     if request.param.ranks > GPUS:
         pytest.skip(f"not measured here: needs {request.param.ranks} GPUs, {GPUS} found")
     options: dict[str, Any] = {"max_batch_size": 5, "max_step_tokens": 32}
@@ -125,7 +125,7 @@ def test_a_rank_that_goes_is_named(folder: tuple[Path, Any], layout: Layout, har
 
 
 def test_more_ranks_than_gpus_are_refused() -> None:
-    with pytest.raises(NotAvailable, match=f"{GPUS + 1} ranks were asked for, one GPU each, but {GPUS} GPUs are here"):
+    with pytest.raises(NotAvailable, match=f"{GPUS + 1} ranks were asked for, one GPU each, but {GPUS} GPUs are available"):
         load_parallel("gptj-tiny", Layout(1, GPUS + 1), device="cuda")
 
 

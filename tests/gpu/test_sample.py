@@ -1,4 +1,4 @@
-"""Sampling on a GPU: same draws as the torch form in float64, with GPT-J's vocabulary and in a CUDA graph."""
+"""Sampling on a GPU: the draws are those of the torch form in float64, with GPT-J's vocabulary, and in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS, VOCAB = 64, 50400
 
 
 def given(seed: int) -> tuple[torch.Tensor, ...]:
-    """Temperature, top-k, top-p and counters for `ROWS` rows of mixed kinds."""
+    """Temperatures, top-k, top-p and counters for `ROWS` rows of mixed kinds."""
     draw = torch.Generator().manual_seed(seed)
 
     def chosen(values: list[float]) -> torch.Tensor:
@@ -37,7 +37,10 @@ def given(seed: int) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_draws_are_those_of_the_torch_form(dtype: torch.dtype) -> None:
-    """Sums in float32 can change a draw within 1e-6 of the border of two tokens: 1 of 640 may differ, and usually none does."""
+    """float32 sums can change a draw that is within 1e-6 of the border between two tokens.
+
+    So 1 of 640 draws may differ; usually none does.
+    """
     different = 0
     for seed in range(10):
         logits = (2 * torch.randn(ROWS, VOCAB, generator=torch.Generator().manual_seed(seed))).to("cuda", dtype)

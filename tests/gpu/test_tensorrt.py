@@ -1,4 +1,4 @@
-"""TensorRT on an exported part, where TensorRT and a GPU are: plan, run, CUDA graph, timing cache, sparse kernels, INT8."""
+"""TensorRT runs an exported part, if TensorRT and a GPU are there: plan, CUDA graph, timing cache, sparse kernels, INT8."""
 
 from __future__ import annotations
 

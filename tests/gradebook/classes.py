@@ -23,18 +23,18 @@ HALF = f"{HEAD}return config.num_layers * config.hidden_size * sum(lengths) * el
 HALF_SAYS = next(
     mistake.message for mistake in answer_to(EXERCISE).mistakes if mistake.message.startswith("Your number is half")
 )
-"""What the course says about the planted mistake `HALF`."""
+"""The course's message about the planted mistake `HALF`."""
 
 
 def notebook(*cells: str, text_cells: tuple[str, ...] = (), **more: Any) -> str:
-    """The text of a notebook with these code cells, and these text cells after them."""
+    """The text of a notebook with these code cells, followed by these text cells."""
     rows = [{"cell_type": "code", "source": cell, "metadata": {}, "outputs": []} for cell in cells]
     rows += [{"cell_type": "markdown", "source": cell, "metadata": {}} for cell in text_cells]
     return json.dumps({"cells": rows, "metadata": {}, "nbformat": 4, "nbformat_minor": 5} | more)
 
 
 def write(path: Path, text: str) -> Path:
-    """Write a file and make its folder."""
+    """Make a file's folder, and write the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
     return path
@@ -51,7 +51,7 @@ def has_sandbox() -> bool:
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    """Start `labkit grade`; with `--unsafe`, if this machine has no sandbox."""
+    """Start `labkit grade`, with `--unsafe` if this machine has no sandbox."""
     return subprocess.Popen(
         [sys.executable, "-m", "labkit", "grade", *map(str, arguments), *([] if has_sandbox() else ["--unsafe"])],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The class board: one table for each device and task, speeds relative to the learner's own baseline, and bad files."""
+"""The class board: a table for each device and task, speeds relative to each learner's own baseline, and bad files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rung(name: str, speed: float, device: str = "EPYC", task: dict[str, Any] = T
 
 
 def ladder(name: str, *rungs: dict[str, Any]) -> str:
-    """The text of a learner's file."""
+    """The text of a learner's ladder file."""
     about = {"kind": "labkit ladder", "version": 1, "unit": "tokens per second", "name": name}
     versions = {"labkit": "0.1.0", "torch": "2.13.0", "numpy": "2.1"}
     return json.dumps(about | {"created": "2026-10-05T10:00:00+00:00", "versions": versions, "rungs": rungs})
@@ -69,7 +69,7 @@ def test_a_table_for_each_device_and_task(files: list[Path]) -> None:
     assert (bob["int8"].times, bob["fused"].disturbed) == (20, BUSY)
     assert math.isnan(bob["fused"].times)
     assert "cache" not in eve
-    assert eve["fused"].times == 2  # the own baseline, not that of the class
+    assert eve["fused"].times == 2  # relative to eve's own baseline, not to that of the class
     assert (ada["cache"].speed, ada["cache"].low, ada["cache"].high) == (30, 27, pytest.approx(33))
 
 

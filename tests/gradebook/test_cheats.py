@@ -38,13 +38,13 @@ NAMES = (
     f"$(touch {WRITTEN})",
     "'; DROP TABLE result; --",
 )
-"""Names of learners that are tricks. Their notebooks hold the stub."""
+"""Malicious names of learners. The notebooks of these learners hold the stub."""
 NO_TEXT = b"honest\xff"
 
 
 @dataclass(frozen=True)
 class Graded:
-    """What there is after the run: its folders, the verdicts by learner, and the files before and after."""
+    """The outcome of a run: its folder and summary, the verdicts by learner, and the files before and after."""
 
     root: Path
     summary: Summary
@@ -55,7 +55,7 @@ class Graded:
 
 
 class _Keeper:
-    """Watches a run, and keeps the verdicts on the exercise."""
+    """Watches a run and records the verdicts on the exercise."""
 
     def __init__(self) -> None:
         self.verdicts: dict[str, Verdict] = {}
@@ -85,7 +85,7 @@ def files_of(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory: pytest.TempPathFactory) -> Graded:
-    """The class, graded with two jobs. Its learners are the cheats, those with tricks in their names, and two honest ones."""
+    """The class, graded with two jobs. Its learners are the cheats, those with malicious names, and two honest learners."""
     sandbox_or_skip()
     root = tmp_path_factory.mktemp("class")
     submissions = root / "submissions"
@@ -99,7 +99,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Graded:
     write(Path(os.fsdecode(os.fsencode(submissions) + b"/" + NO_TEXT)) / "00.ipynb", notebook(STUB))
     write(submissions / "large" / "00.ipynb", notebook(SOLVED))
     with (submissions / "large" / "00.ipynb").open("r+b") as file:
-        file.truncate(2 * MOST_NOTEBOOK_BYTES)  # a file with a hole, which takes no space
+        file.truncate(2 * MOST_NOTEBOOK_BYTES)  # a sparse file, which takes no space on disk
     (submissions / "linked").mkdir()
     (submissions / "linked" / "00.ipynb").symlink_to(submissions / HONEST / "00.ipynb")
     (submissions / "linked-whole").symlink_to(submissions / HONEST)
@@ -135,7 +135,7 @@ def test_a_mistake_gets_its_own_sentence(graded: Graded) -> None:
 
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_cheat_gains_nothing(name: str, graded: Graded) -> None:
-    """The words in the verdict show that the cheat came as far as it can, and did not fail at something else."""
+    """The words in the verdict show that the cheat came as far as it can and did not fail for another reason."""
     verdict = graded.verdicts[name]
     assert (verdict.points, verdict.verdict == "passed") == (0, False), verdict
     assert CHEATS[name].says in verdict.message + verdict.details, verdict

@@ -22,7 +22,7 @@ SEEDS = (101,)
 
 
 def verdict_on(asked: Exercise, *cells: str) -> Verdict:
-    """The verdict on these cells in the sandbox, on the inputs of one seed."""
+    """Judge these cells in the sandbox on the inputs of one seed. Return the verdict."""
     sandbox = sandbox_or_skip()
     if why := missing(asked):
         pytest.skip(f"not measured here: {asked.function} {why}")
@@ -105,7 +105,7 @@ def test_a_stage_works_in_the_sandbox() -> None:
 
 
 def test_an_ensemble_has_the_stages_that_it_needs() -> None:
-    """Exercise 4.5 is the only one that sees labkit's own functions for the stages."""
+    """Exercise 4.5 is the only exercise whose sandbox shows labkit's own functions for the stages."""
     verdict = verdict_on(
         exercise("lab04.ensemble_maps"), "from __future__ import annotations", inspect.getsource(ensemble_maps)
     )

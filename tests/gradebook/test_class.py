@@ -1,4 +1,4 @@
-"""A class is graded by the command: every way to submit ends with its verdict, and a run that is killed goes on."""
+"""A class is graded by the command: every way to submit gets its verdict, and a run continues after it was killed."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def whole(submissions: Path) -> Graded:
 
 @pytest.fixture(scope="module")
 def killed(submissions: Path) -> tuple[Path, int]:
-    """The class, graded with two jobs in a run that is killed by SIGKILL, and then in another run.
+    """The class, graded with two jobs: a first run is killed by SIGKILL, and a second run grades the rest.
 
-    Returns the folder of grades, and the number of submissions that were in the gradebook after the kill.
+    Returns the folder of grades, and the number of submissions that were in the gradebook when the first run was killed.
     """
     out = submissions.parent / "killed"
     process = start(submissions, "--out", out, "--jobs", "2")
@@ -184,7 +184,7 @@ def test_two_jobs_and_a_kill_give_the_same_gradebook(whole: Graded, killed: tupl
 def test_a_changed_notebook_is_an_attempt_and_a_regrade_is_history(
     submissions: Path, whole: Graded, killed: tuple[Path, int]
 ) -> None:
-    """The folder of the killed run is used on, after both runs were compared."""
+    """This changes the folder of the killed run, so it comes after the comparison of both runs."""
     out, _ = killed
     later = submissions / "bert" / "lab00" / "00.ipynb"
     text, times = later.read_text(), later.stat()
@@ -209,7 +209,7 @@ def test_a_changed_notebook_is_an_attempt_and_a_regrade_is_history(
 
 REFUSED: dict[str, tuple[Callable[[Path], list[str | Path]], str]] = {
     "no folder": (lambda root: [root / "gone"], "cannot be read"),
-    "no learner": (lambda root: [root.parent / "none"], "has no folder of a learner"),
+    "no learner": (lambda root: [root.parent / "none"], "has no learner's folder"),
     "no lab": (lambda root: [root, "--lab", "77"], "there is no lab '77'"),
     "no jobs": (lambda root: [root, "--jobs", "0"], "jobs is 0"),
     "no policy": (lambda root: [root, "--policy", root / "gone.toml"], "cannot be read"),

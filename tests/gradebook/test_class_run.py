@@ -1,6 +1,6 @@
 """Decisions of a run: which notebook is graded, which items are graded again, and what happens when a grader sends nothing.
 
-The notebooks here name the exercises only in text cells. So their items are not attempted, and no function has to run.
+The notebooks here name the exercises only in text cells, so their items are not attempted, and no function has to run.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tests.gradebook.classes import notebook, write
 
 FEW = notebook(text_cells=("def kv_cache_bytes():", "def greedy_decode():"))
 grade_class = partial(class_run.grade_class, sandboxed=False)
-"""No code of a learner runs here."""
+"""`grade_class` without a sandbox: none is needed, because no learner's code runs here."""
 MANY = notebook(text_cells=("def kv_cache_bytes():", "def weight_gib():", "def gpus_needed():"))
 
 
 class Watcher:
-    """Keeps what a run tells."""
+    """Records what a run reports."""
 
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
@@ -47,7 +47,7 @@ class Watcher:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with the submissions of two learners. One has two notebooks of lab 00, the other none."""
+    """A folder with the submissions of two learners. One learner has two notebooks of lab 00, the other has none."""
     write(tmp_path / "submissions" / "ada" / "few.ipynb", FEW)
     write(tmp_path / "submissions" / "ada" / "many" / "many.ipynb", MANY)
     (tmp_path / "submissions" / "bert").mkdir()
@@ -88,7 +88,7 @@ def test_a_regrade_of_nothing_is_said(place: Path) -> None:
 
 
 def test_a_grader_that_says_nothing_costs_its_submission_the_points(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The grader reads the notebooks. Then it is stopped before it gets the next task."""
+    """The grader reads the notebooks and is then stopped before it gets the next task."""
     real = graders_module._Grader.give
 
     def stop_and_give(grader: Any, number: int, task: Any) -> None:

@@ -1,4 +1,4 @@
-"""Folders of submissions in every form: what is found, what is left out with a note, and names that are only data."""
+"""Folders of submissions in every form: what is found, what is left out with a note, and odd names, which are only data."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_is_left_out_has_a_note(tmp_path: Path) -> None:
     os.mkfifo(ada / "fifo.ipynb")
     (ada / "named.ipynb").mkdir()
     with (ada / "large.ipynb").open("wb") as file:
-        file.truncate(2 * MOST_NOTEBOOK_BYTES)  # a file with a hole, which takes no space
+        file.truncate(2 * MOST_NOTEBOOK_BYTES)  # a sparse file, which takes no space on disk
     write(ada / "a/b/c/d/e/f/g/deep.ipynb", "{}")
     found = collect(tmp_path)
     assert (found.learners, found.notebooks) == (["ada"], [])
@@ -62,7 +62,7 @@ def test_what_is_left_out_has_a_note(tmp_path: Path) -> None:
         assert line in notes
     of_class = said(tmp_path, "")
     assert "eve: This is a symbolic link" in of_class
-    assert "secret.ipynb: This notebook is in no learner's folder" in of_class
+    assert "secret.ipynb: This notebook is not in a learner's folder" in of_class
 
 
 def test_a_folder_with_too_many_files_is_read_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,9 @@ def test_a_folder_without_learners_is_refused(tmp_path: Path) -> None:
 
 
 ALIKE = ["ada", "\u0430da", "Ada", "ad\u00e1", "ada\u0301", "a\u200bda", "\uff41da"]
-"""Seven different names that look like one: Cyrillic, capital, accent (composed and not), an invisible space, full width."""
+"""Seven different names that look alike: with a Cyrillic letter, a capital, an accent (composed or not), an invisible space,
+and full-width letters.
+"""
 
 
 def test_look_alike_names_stay_apart(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Grading by executors: equal verdicts, lost processes that cost only their own notebook points, and runs that continue."""
+"""Grading by executors: verdicts are equal, a lost process costs only its own notebook its points, and runs can continue."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def submissions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A Dask cluster on this machine: two processes with one thread each. A task is not tried again."""
+    """A Dask cluster on this machine with two processes of one thread each. A task that fails is not tried again."""
     import dask
     from distributed import LocalCluster
 
@@ -76,7 +76,7 @@ def verdicts(summary: Summary) -> dict[tuple[str, str], tuple[str, float, str]]:
 
 
 def gradings(out: Path) -> list[tuple[str, int]]:
-    """For each learner that was graded: how often."""
+    """How often each learner was graded, for those who were graded."""
     text = (
         "SELECT name, count(*) FROM grading JOIN attempt ON attempt.id = attempt JOIN learner ON learner.id = learner"
         " GROUP BY name ORDER BY name"
@@ -178,7 +178,7 @@ def test_other_addresses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
             pass
     left = [each.status for each in gc.get_objects() if issubclass(type(each), Client)]
     assert all(status == "closed" for status in left), (
-        "Dask waits for ever if an open client is collected while a cluster starts"
+        "Dask waits forever if an open client is garbage-collected while a cluster starts"
     )
 
 
@@ -191,7 +191,7 @@ def test_a_cluster_that_does_not_see_the_submissions_is_refused(cluster: Any, tm
 
 
 def test_a_notebook_is_lost_with_its_dask_worker(cluster: Any, tmp_path: Path) -> None:
-    """The worker is killed while the learner's function runs. The processes that the worker started end, too."""
+    """The worker is killed while the learner's function runs. The processes that the worker started end too."""
     write(tmp_path / "00.ipynb", notebook(SLOW))
     found: list[psutil.Process] = []
 
@@ -223,7 +223,7 @@ def test_a_run_on_a_dask_cluster_is_stopped_and_goes_on(cluster: Any, submission
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert "stopped; run the same command again to go on" in errors
+    assert "stopped; run the same command again to continue" in errors
     assert "Traceback" not in errors
     grade(*command)
     assert gradings(out) == [(learner, 1) for learner in LEARNERS]

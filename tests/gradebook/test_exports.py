@@ -1,4 +1,4 @@
-"""CSV files that no spreadsheet runs and that Canvas and Moodle read, and pages that say everything in words."""
+"""CSV files whose texts no spreadsheet runs as formulas and that Canvas and Moodle read; pages that say everything in words."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_lab_has_a_row_for_each_learner(tmp_path: Path) -> None:
 
 
 def test_canvas(tmp_path: Path) -> None:
-    """The columns and the row of points as Canvas's importer looks for them."""
+    """The columns and the row of points are as Canvas's importer expects them."""
     write_canvas(tmp_path / "canvas.csv", report("ada", "Points Possible"))
     header, points, ada, odd = rows_of(tmp_path / "canvas.csv")
     assert header[:5] == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section"]
@@ -114,7 +114,7 @@ def test_on_the_core_track_every_file_counts_the_core_path_and_shows_all_points(
 
 
 class Reader(HTMLParser):
-    """What a screen reader meets: the text of a page without the parts that are hidden from it, and the tags."""
+    """What a screen reader finds in a page: the tags, and the text without the parts that are hidden from screen readers."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from tests.patience import PATIENCE, is_running, wait_for
 
 
 def test_a_task_whose_grader_dies_ends_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The grader is killed as soon as it has the first task. The second task gets a new grader."""
+    """The grader is killed as soon as it has the first task, so the second task gets a new grader."""
     paths = [write(tmp_path / f"{name}.ipynb", notebook(STUB)) for name in ("one", "two")]
     real = graders_module._Grader.give
 

@@ -1,4 +1,4 @@
-"""The real nbgrader makes an assignment of lab 00, validates and grades it; labkit writes scores to its gradebook."""
+"""The real nbgrader makes an assignment from lab 00, validates it and grades it; labkit writes scores to its gradebook."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def scores(book: Path, assignment: str, notebook: str, learner: str) -> dict[str
 
 
 def comment(book: Path, assignment: str, notebook: str, learner: str) -> str:
-    """The comment on the answer to the exercise of `classes.EXERCISE`."""
+    """The comment on the answer to the exercise `classes.EXERCISE`."""
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{book}", course_id="") as found:
@@ -48,7 +48,9 @@ def comment(book: Path, assignment: str, notebook: str, learner: str) -> str:
 
 # Filling without any execution ------------------------------------------------------------------------------------------
 def report(verdicts: dict[str, str], days_late: int = 0, track: str = "full") -> Report:
-    """A class in which each learner has one verdict on all exercises of lab 00. Those without a verdict submitted nothing."""
+    """A class in which each learner has the same verdict on all exercises of lab 00. With an empty verdict, a learner has
+    submitted nothing.
+    """
     deadline = datetime(2026, 10, 5, 12, tzinfo=UTC)
     policy = Policy({"00": deadline}, 10, track=track)
     rows = []
@@ -150,7 +152,7 @@ def solved(notebook: Any) -> None:
 
 
 def one_wrong(notebook: Any) -> None:
-    """Solve everything but one exercise, in whose answer is a known mistake. The check cell of this exercise is changed."""
+    """Solve all exercises but one: its answer has a known mistake, and its check cell was changed."""
     solved(notebook)
     for cell in notebook.cells:
         if cell.metadata.get("nbgrader", {}).get("grade_id") == answer_id(EXERCISE):

@@ -1,4 +1,4 @@
-"""One notebook is read without running it: labs, hash, time, and a note for each odd form."""
+"""A notebook is read without running it: its labs, hash and time are found, and each oddity gives a note."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHECK = "check(kv_cache_bytes)"
 
 
 def read(tmp_path: Path, text: str) -> str:
-    """The notes on a notebook and its problem, one a line."""
+    """The notes on a notebook and its problem, one per line."""
     reading = read_notebook(write(tmp_path / "00.ipynb", text))
     return "\n".join([*reading.notes, reading.problem])
 
@@ -53,7 +53,7 @@ FORMS = {
         json.dumps({"nbformat": 3, "worksheets": [{"cells": [{"cell_type": "code", "language": "python", "input": SOLVED}]}]}),
         "The notebook is in the old format nbformat 3",
     ),
-    "a strange receipt": (notebook(SOLVED), "timestamp.txt contains 'yesterday', which is no time with UTC or an offset"),
+    "a strange receipt": (notebook(SOLVED), "timestamp.txt contains 'yesterday', which is not a time with UTC or an offset"),
 }
 
 

@@ -1,6 +1,6 @@
-"""A run needs a sandbox. A second run with the same secret grades nothing again.
+"""A run needs a sandbox. A second run with the same secret does not grade anything again.
 
-The notebooks here name the exercises only in text cells. So their items are not attempted, and no function has to run.
+The notebooks here name the exercises only in text cells, so their items are not attempted, and no function has to run.
 """
 
 from __future__ import annotations

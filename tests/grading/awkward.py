@@ -1,4 +1,4 @@
-"""Unusual notebooks that learners may write, each under a name for its problem. Each has a function that is right or wrong."""
+"""Unusual notebooks that learners might write, each named after what is unusual. Its function is right or wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WRONG = f"{SIGNATURE}\n    return 7"
 
 
 def using(expression: str) -> str:
-    """A definition of a function that is right only if this expression is 1 when the function is called."""
+    """Code that defines a function which is right only if `expression` is 1 when the function is called."""
     return f"{SIGNATURE}\n    return ({expression}) * 2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes"
 
 
@@ -148,5 +148,5 @@ FAILING: dict[str, list[str]] = {
     "a long error": [f"{SIGNATURE}\n    raise ValueError('x' * 300_000)"],
 }
 LAST = {"future": ["from __future__ import annotations", f"def {NAME}(config: Unknown, lengths, element_bytes):\n    {BODY}"]}
-"""In one kernel, what this imports holds for all cells that follow."""
+"""In a kernel, this import affects all cells that follow, so this notebook must come last."""
 CASES = {**PASSING, **FAILING, **LAST}

@@ -23,7 +23,7 @@ def cases(seed: int) -> list[Case]:
 
 
 def an_exercise(cases: Callable[[int], list[Case]] = cases, **changes: Any) -> Exercise:
-    """An exercise with these cases (default: tensors)."""
+    """An exercise with these cases; by default, their arguments are tensors."""
     form: dict[str, Any] = {
         "name": "lab99.row_sums",
         "lab": "99",
@@ -46,9 +46,9 @@ def an_answer(
     mistakes: tuple[Callable[..., Any], ...] = (),
     **changes: Any,
 ) -> Answer:
-    """An answer with this reference (default: one on tensors) to an exercise with these cases.
+    """An answer with this reference to an exercise with these cases. By default, both work on tensors.
 
-    More mistakes are added up to the required number. `changes` may name fields of the answer and of the exercise.
+    Further mistakes are added until there are as many as required. `changes` can name fields of the answer and the exercise.
     """
     known = [Mistake(f"mistake {number}", wrong) for number, wrong in enumerate(mistakes)]
     never = [Mistake(f"never {number}", lambda *arguments: "never") for number in range(4 - len(known))]
@@ -58,7 +58,7 @@ def an_answer(
 
 
 def on(*values: Any) -> Callable[[int], list[Case]]:
-    """Cases with one argument each, the same for every seed. Lists and dictionaries are new objects in every call."""
+    """Cases with one argument each, equal for every seed. Lists and dictionaries are new objects in every call."""
     return lambda seed: [Case(f"input {number}", (_fresh(value),)) for number, value in enumerate(values)]
 
 

@@ -1,4 +1,4 @@
-"""A course copy of labkit, which has an answer sheet instead of the references, or neither of them."""
+"""A course copy of labkit, which has no references: it has an answer sheet instead, or no answers at all."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def sheet(folder: Path, made: MadeSheet) -> Sheet:
 
 @pytest.fixture
 def become(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Sheet | None], None]]:
-    """Makes this labkit a course copy with this sheet, or with none, until the end of the test."""
+    """A function that makes this labkit a course copy with a given sheet, or with none, until the end of the test."""
 
     def change(sheet: Sheet | None) -> None:
         monkeypatch.setattr(find_answer, "_answers_of", lambda lab: None)
@@ -135,7 +135,7 @@ def test_each_known_mistake_fails_by_the_sheet_without_its_sentence(exercise: Ex
 
 @dataclass(frozen=True)
 class Looser(Comparison):
-    """A comparison that is code of its own."""
+    """A comparison with code of its own, which a sheet cannot hold."""
 
     def difference(self, found: Any, expected: Any, path: str = "") -> None:
         return None

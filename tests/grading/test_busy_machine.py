@@ -1,6 +1,6 @@
-"""If a time limit passes on a busy machine, the verdict is inconclusive: no failure, and no points are lost.
+"""If a time limit passes on a busy machine, the verdict is inconclusive: it is not a failure, and no points are lost.
 
-What the learner's own processes do is never excused.
+Time that the learner's own processes use is never an excuse.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ print("ready", flush=True)
 input()
 {FIRST_CORE}
 """
-"""Source text with functions that do not end, in a process that shares the first core with other programs."""
+"""Source code of a process that shares the first core with other programs, with functions that do not end."""
 
 HIDES = """
 pids, notes = [], Path(sys.argv[1])
@@ -79,11 +79,11 @@ finally:
     for pid in pids:
         os.kill(pid, 9)
 """
-"""Three children spin; the parent of the third one has ended. No other program runs on this machine."""
+"""In this source, three children spin, and the parent of the third has ended. To the check, no other program seems to run."""
 
 
 def said_by(source: str, *arguments: str, others: int = 0) -> list[str]:
-    """The lines that this source prints while so many other programs use the first core."""
+    """The lines that this source prints while `others` other programs use the first core."""
     command = [sys.executable, "-c", SHARED + source, *arguments]
     root, pipe = Path(__file__).parents[2], subprocess.PIPE
     with subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process, ExitStack() as busy:
@@ -120,7 +120,7 @@ def test_waiting_for_the_own_children_fails_even_if_they_hide(tmp_path: Path) ->
 
 
 def of_worker(source: str, patch: pytest.MonkeyPatch) -> Verdict:
-    """The verdict of `labkit check` on a function whose definition runs this source, for at most three seconds."""
+    """The verdict of `labkit check` on a function whose definition runs this source, with a time limit of three seconds."""
     patch.setattr(notebook_check, "START_SECONDS", 3 - int(3 * all_exercises()[0].seconds))
     code = f"SOURCE = {FIRST_CORE + source!r}\ndef parameter_count(config, ran=exec(SOURCE)): return 5"
     return run_apart(all_exercises()[0], submission_of(code))

@@ -300,8 +300,8 @@ def test_an_exercise_may_say_what_is_wrong_with_an_answer() -> None:
         return verdict_on(lambda x: answer, reference=lambda x: (1, 2), cases=on(7), explain=explain)
 
     assert verdict((1, 3)).message == "input 0: 3 of (1, 2)"
-    assert verdict((1, 4)).message.startswith("The value at [1] is not right")  # it has nothing to say
-    assert verdict((1, "x")).message.startswith("The answer at [1] is a string")  # of another kind
+    assert verdict((1, 4)).message.startswith("The value at [1] is not right")  # `explain` returns ""
+    assert verdict((1, "x")).message.startswith("The answer at [1] is a string")  # the answer has the wrong type
     assert verdict((2, object())).message.startswith("input 0")
     assert verdict((1, 3, 4)).message == "Your function returns 3 items; it should return 2 items."
 

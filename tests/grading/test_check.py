@@ -137,7 +137,7 @@ def test_states_after_a_pass_and_without_one() -> None:
 
 
 def test_points_kept_do_not_count_for_a_notebook_as_it_is_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`labkit check` and graders judge the file. They neither use nor change the progress that the notebook has recorded."""
+    """`labkit check` and graders judge the file. They neither use nor change the recorded progress of the learner."""
     from labkit.cli.check import check as check_command
 
     check(kv_cache_bytes)

@@ -1,4 +1,4 @@
-"""When an answer counts as right: this depends on its size, precision and kind. Zero is no right answer for a small number."""
+"""When an answer counts as right: this depends on its size, precision and type. Zero is never right for a small number."""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ def test_marks_become_text_and_metadata() -> None:
     assert f"*{size_of('00', FULL)}; a good place for a break is after 0.1 · runs on any machine*" in cells[0].source
     assert core_words("00") in cells[0].source
     assert cells[2].source == (
-        "**On the core path, go on at exercise 0.3: [The cache, and more](#The-cache,-and-more).** Exercise 0.1 is an extra."
+        "**On the core path, continue with exercise 0.3: [The cache, and more](#The-cache,-and-more).** "
+        "Exercise 0.1 is an extra."
     )
     assert cells[3].metadata["labkit"] == {"exercise": "lab00.parameter_count", "core": EXTRA}
     assert "{{" not in "".join(cell.source for cell in cells)

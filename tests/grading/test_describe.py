@@ -1,4 +1,4 @@
-"""Descriptions of a wrong answer, in words and as a map: the place, the factor, the kind of error; never the right numbers."""
+"""A wrong answer is described in words and as a map: the place, the factor and the kind of error, but not the right numbers."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_a_cell_of_the_map_says_how_many_elements_it_covers() -> None:
     found[5, 40] += 9
     description = described(found, expected)
     assert map_of(description) == ["." * 32, "." * 20 + "+" + "." * 11, *["." * 32] * 5]
-    assert "; a sign covers 3 rows and 2 columns\n" in description.details
-    assert "a sign covers" not in described(expected[:8, :48] * 2, expected[:8, :48]).details
+    assert "; each character covers 3 rows and 2 columns\n" in description.details
+    assert "each character covers" not in described(expected[:8, :48] * 2, expected[:8, :48]).details
 
 
 def test_one_number_has_no_map_and_no_factor() -> None:

@@ -1,4 +1,4 @@
-"""The limits of a learner's process hold in the sandbox too, where the process and its children have ids of their own."""
+"""The limits of a learner's process hold in the sandbox too, where the process and its children have other process ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 
 HEAD = "def kv_cache_bytes(config, lengths, element_bytes):\n    import mmap, signal, subprocess, time\n"
 MARKER = "98765.1234"
-"""The number of seconds that a child wants to sleep. It also identifies the child."""
+"""The number of seconds for which a child process sleeps. This number identifies the child."""
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def sandbox() -> Sandbox:
 
 
 def verdict_on(body: str, sandbox: Sandbox) -> Verdict:
-    """The verdict on a function with this body, on the inputs of one seed."""
+    """Judge a function with this body on the inputs of one seed. Return the verdict."""
     with Workers(sandbox=sandbox) as workers:
         verdict = run_apart(exercise("lab00.kv_cache_bytes"), submission_of(HEAD + body), workers, (1,))
     assert verdict.points == 0
@@ -52,7 +52,7 @@ def test_too_many_processes_are_ended(sandbox: Sandbox, monkeypatch: pytest.Monk
 
 
 def test_shared_memory_counts(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit that the worker sets for itself does not count memory that processes share. The watch outside does."""
+    """The worker's own memory limit does not count shared memory, but the watching process outside the sandbox does."""
     monkeypatch.setattr(workers, "MOST_MEMORY_BYTES", 2 * 2**30)
     body = "    memory = mmap.mmap(-1, 2**31)\n    for _ in range(8):\n        memory.write(bytes(2**28))\n    time.sleep(600)"
     verdict = verdict_on(body, sandbox)
@@ -63,7 +63,7 @@ def test_shared_memory_counts(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_loop_that_catches_everything_is_ended(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limits in the process do not end it, so the process outside does. Its limit is made shorter for the test."""
+    """The limits inside the process do not end it, so the process outside the sandbox does, after a limit shortened here."""
     monkeypatch.setattr(notebook_check, "START_SECONDS", 20)
     body = "    signal.signal(signal.SIGALRM, signal.SIG_IGN)\n    while True:\n        time.sleep(1)"
     verdict = verdict_on(body, sandbox)

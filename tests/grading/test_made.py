@@ -1,4 +1,4 @@
-"""A cell says which earlier value it lacks."""
+"""A cell says which values from earlier cells it lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a lab's notebook that nbgrader uses: metadata in its cells, and a check that gives points or raises an error."""
+"""The parts of a lab's notebook that nbgrader uses: the cells' metadata, and a check that gives points or raises an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_exercise_has_an_answer_cell_and_a_check_cell() -> None:
-    """The ids are unique over all labs, and accepted by nbgrader's own validator."""
+    """The ids are unique over all labs, and nbgrader's own validator accepts them."""
     from nbgrader.nbgraderformat import MetadataValidator
 
     found: dict[str, Any] = {}
@@ -44,7 +44,7 @@ def test_every_exercise_has_an_answer_cell_and_a_check_cell() -> None:
 
 @pytest.fixture
 def nbgrader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if nbgrader executed the code."""
+    """Let the code run as if nbgrader executed it."""
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
     monkeypatch.setenv(EXECUTION, "autograde")
 

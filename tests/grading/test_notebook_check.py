@@ -1,4 +1,4 @@
-"""A notebook is checked from another process.
+"""A notebook is checked by another process.
 
 Honest answers pass, and no trick of a function in its own process earns points.
 """
@@ -42,7 +42,7 @@ CELLS = {
             pass""",
     "decode_floor_ms": """
         return bytearray(9 * 2**30)""",
-    # writes outcomes in the right form, and exits before the worker can write its own
+    # writes outcomes in the right form and exits before the worker can write the real ones
     "positions_processed": """
         import json, os, sys
         from pathlib import Path
@@ -53,7 +53,7 @@ CELLS = {
         text = json.dumps({"runs": {seed: [row] * 14 for seed in (11, 23, 47)}, "notes": []})
         Path(sys.argv[2]).write_bytes(pack_frame(text.encode(), save({"0": torch.zeros(1)})))
         os._exit(0)""",
-    # the same with no answers at all
+    # does the same, with no answers at all
     "cache_bytes": """
         import os, sys
         from pathlib import Path
@@ -61,7 +61,7 @@ CELLS = {
         from labkit.frames import pack_frame
         Path(sys.argv[2]).write_bytes(pack_frame(b'{"runs": {}, "notes": []}', save({})))
         os._exit(0)""",
-    # changes the comparisons and the reference in its own process so that they agree with it
+    # changes the comparisons and the reference in its own process so that they agree with its answer
     "throughput": """
         import torch, labkit.answers.lab01, labkit.exercises.comparison, labkit.grading.judge, labkit.plain_values
         from labkit.exercises.answer import Answer
@@ -72,7 +72,7 @@ CELLS = {
         labkit.grading.judge.judge = lambda *a, **k: None
         torch.equal = torch.allclose = lambda *a, **k: True
         return answer""",
-    # keeps writing after its process is gone
+    # leaves a child process running
     "roofline_fraction": """
         import os, time
         if os.fork() == 0:
@@ -88,11 +88,11 @@ CELLS = {
 
 ENDLESS = "weight_gib"
 HOST_BYTES = 2e9
-"""More than the resident memory of the processes that have imported torch."""
+"""A memory limit above the resident memory of the processes that have imported torch."""
 JOBS: list[Path] = []
-"""The jobs of the checked notebook."""
+"""The job files of the checked notebook."""
 MARK = "LABKIT_TEST_OF_PROCESSES"
-"""An environment variable that the processes of the checked notebook have."""
+"""An environment variable that identifies the processes of the checked notebook."""
 
 
 def cell(exercise: Any, body: str) -> str:
@@ -110,7 +110,7 @@ def write(path: Path, cells: list[str]) -> Path:
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
-    """The verdicts on one notebook with a function of each kind. It is checked once, and the endless call has one second."""
+    """The verdicts on one notebook with a function of each kind. It is checked once; the endless call is given one second."""
     path = tmp_path_factory.mktemp("check") / "lab.ipynb"
     quick = tuple(replace(one, seconds=1.0) if one.function == ENDLESS else one for one in all_exercises())
     write(path, [cell(exercise, CELLS[exercise.function]) for exercise in quick if exercise.function in CELLS])
@@ -180,7 +180,7 @@ def at_its_definition(source: str) -> Verdict:
 
 
 def test_a_process_that_outlives_its_time_is_ended_with_all_it_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """This includes a process that has left its session. With a longer limit, the process has started it on any machine."""
+    """This includes a child that left the session. On a slow machine, the child may only start within the longer time limit."""
     no_other_programs(monkeypatch)
     mark = tmp_path / "child"
     write = f"open({str(mark)!r}, 'w').write(str(os.getpid()))"
@@ -213,7 +213,7 @@ def test_the_job_states_what_is_asked_for_and_no_answers(tmp_path: Path) -> None
 
 
 def test_a_function_finds_nothing_of_the_function_before_it() -> None:
-    """Each function has a process of its own, and what it leaves behind is ended."""
+    """Each function runs in a process of its own, and the processes that it leaves behind are ended."""
     leaves = "import os, sys, torch\ntorch.left = 1\nif os.fork() == 0:\n    os.setsid()\n    import time; time.sleep(600)"
     looks = (
         "import psutil, torch\nothers = [one.pid for one in psutil.Process().parent().children() if one.status() != 'zombie']"

@@ -1,4 +1,4 @@
-"""The files beside a notebook that a learner's code may read."""
+"""The files beside a notebook, which a learner's code may read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from labkit.grading.notebook_folder import copy_files
 
 
 def test_links_are_not_copied(tmp_path: Path) -> None:
-    """The target of a link may be any file of the person who runs the check."""
+    """A link could lead to any file of the person who runs the check."""
     own = tmp_path / "own"
     own.mkdir()
     (tmp_path / "private.txt").write_text("private")

@@ -1,4 +1,4 @@
-"""From a lab's source to its notebooks: the parts that are cut, sources that are refused, and equal bytes for equal sources."""
+"""A lab's source becomes its notebooks: solutions are cut, bad sources are refused, and equal sources give equal bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One exercise goes back to its stub: in the file of a notebook, and in a kernel. The rest, and the old text, are kept."""
+"""One exercise is reset to its stub, in a notebook's file or in a kernel. All other code, and the old text, are kept."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def texts(path: Path) -> list[str]:
 
 
 def write(path: Path, *cells: str, **more: Any) -> Path:
-    """A notebook whose metadata holds the stub above as the one of `kv_cache_bytes`, which it calls f."""
+    """Write a notebook whose metadata has `STUB`, with f renamed to `kv_cache_bytes`, as the stub of this exercise."""
     stub = STUB.replace("f(", "kv_cache_bytes(").replace('"f"', '"kv_cache_bytes"')
     rows = [{"cell_type": "code", "source": cell, "outputs": [], "metadata": {}} for cell in cells]
     path.write_text(json.dumps({"cells": rows, "metadata": {"labkit": {"stubs": {"kv_cache_bytes": stub}}}} | more))
@@ -44,7 +44,7 @@ def write(path: Path, *cells: str, **more: Any) -> Path:
 
 
 def after_reset(path: Path, *cells: str) -> list[str]:
-    """The texts of these cells after a reset of f. In the file, f has the name of an exercise."""
+    """The texts of these cells after a reset of f. In the file, f is renamed to the function of an exercise."""
     write(path, *(cell.replace("f(", "kv_cache_bytes(").replace("f =", "kv_cache_bytes =") for cell in cells))
     reset_in_file(path, find("kv_cache_bytes"))
     return [text.replace("kv_cache_bytes", "f") for text in texts(path)]
@@ -162,7 +162,7 @@ def test_in_a_kernel_the_stub_comes_in_a_new_cell_and_no_cell_changes(tmp_path: 
     said = notebook.cells[0].outputs[0].text
     assert f"new cell below this one:\n\n{stub}\n" in said
     (kept,) = (tmp_path / "home" / "old_answers").iterdir()
-    assert f"Your old text, as the file has it, is also in {kept}." in said
+    assert f"Your old text, as it was last saved in the notebook, is also in {kept}." in said
     assert "return 5" in kept.read_text()
     assert path.read_bytes() == before
 

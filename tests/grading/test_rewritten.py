@@ -1,4 +1,4 @@
-"""The solved notebooks, rewritten in forms with the same meaning. No verdict changes, also for wrong answers."""
+"""The solved notebooks are rewritten in forms with the same meaning. No verdict changes, not even for wrong answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def renamed(name: str, cell: str) -> str:
 
 
 Form = Callable[[str, str], list[str]]
-"""The name of a function and the cell that defines it, as the cells that take its place."""
+"""Each form turns a function's name and the cell that defines it into the cells that replace this cell."""
 
 FORMS: dict[str, Form] = {
     "if": lambda name, cell: ["ONE = 2 - 1", f"if ONE:\n{indented(cell)}\nelse:\n    {name} = None"],
@@ -75,7 +75,7 @@ FORMS: dict[str, Form] = {
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
-    """One host for all functions of this file."""
+    """One host process for all functions of this file."""
     with Workers() as found:
         yield found
 
@@ -93,7 +93,7 @@ def solved() -> dict[str, list[str]]:
 
 
 def rewritten(name: str, cells: list[str], form: str) -> Submission:
-    """The notebook with the last cell in this form."""
+    """The notebook with its last cell rewritten in this form."""
     *before, cell = cells
     return submission_of(*before, *FORMS[form](name, cell.strip()))
 
@@ -128,7 +128,7 @@ def test_the_names_of_a_labs_set_up_are_there(solved: dict[str, list[str]], work
     code = submission_of(*before, uses)
     assert check_submission(find("time_runs"), code, workers).verdict == PASSED
     kept = "\n".join(line for piece in code.needed_for("time_runs") for line in piece.source.splitlines())
-    assert "model = AutoModelForCausalLM" in kept  # it is in the cell, but it is not one of the statements that run
+    assert "model = AutoModelForCausalLM" in kept  # the cell has this statement, but it is not among those that run
     assert sum(len(piece.statements) for piece in code.needed_for("time_runs")) < 14
 
 

@@ -24,7 +24,7 @@ for _ in set(globals()) - {"In", "Out", "get_ipython", "exit", "quit", "open"}:
     if not _.startswith("_"):
         del globals()[_]
 """
-"""A new notebook's names; `%reset` collects garbage too, which takes long beside torch."""
+"""Code that removes all names but those of a new notebook. `%reset` would also collect garbage, which is slow with torch."""
 ASK = f"""from labkit.grading import check
 print("verdict", __import__("json").dumps((lambda v: [v.verdict, v.points, v.message])(check({NAME}))))"""
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def in_jupyter(folder: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The result of `check` in a kernel, as [verdict, points, message], or the error that it raised."""
+    """For each notebook, the result of `check` in a kernel, as [verdict, points, message], or the error that it raised."""
     notebook = nbformat.v4.new_notebook()
     last: dict[str, int] = {}
     for name in chosen("name", request):

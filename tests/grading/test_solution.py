@@ -1,4 +1,4 @@
-"""The solution of an exercise: shown after a pass, or after a give-up that is recorded, and nowhere else."""
+"""The solution of an exercise is only shown after a pass, or after the learner gives up, which is recorded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def defined(text: str) -> set[str]:
 
 
 def no_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As in a wheel: nothing is beside the package."""
+    """Let labkit run as from a wheel, with no course files beside the package."""
     monkeypatch.setattr("labkit.__file__", str(tmp_path / "site-packages" / "labkit" / "__init__.py"))
     (tmp_path / "labs").mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path / "labs")

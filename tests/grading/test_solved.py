@@ -1,4 +1,6 @@
-"""`solved("name")`: the learner's function if it passes, otherwise None and a sentence, and the cell goes on without it."""
+"""`solved("name")` returns the learner's function if it passes. Otherwise it prints a sentence and returns None, and the cell
+continues without the function.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(cell: str) -> tuple[Any, dict[str, Any]]:
-    """What `solved` returns in a notebook with this cell, and the names of the notebook."""
+    """Call `solved` in a notebook with this cell. Return its result, and the names of the notebook."""
     names: dict[str, Any] = {"solved": solved}
     exec(f"{cell}\nfound = solved('kv_cache_bytes')", names)
     return names["found"], names

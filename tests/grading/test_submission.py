@@ -1,4 +1,4 @@
-"""A notebook as a submission: the parts that are read, the code that a function needs, and that reading runs nothing."""
+"""A notebook as a submission: which parts are read, and which code a function needs. Reading runs no code."""
 
 from __future__ import annotations
 

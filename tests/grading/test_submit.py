@@ -1,4 +1,4 @@
-"""`submit()` in a real kernel: a saved notebook gives a copy and a receipt, and an unsaved one is named and refused."""
+"""`submit()` in a real kernel: a saved notebook gives a copy and a receipt; one with unsaved functions is refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(path: Path, cells: list[str]) -> Path:
 
 
 def said(notebook: Any) -> list[str]:
-    """What each cell printed."""
+    """The output that each cell printed."""
     return ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells]
 
 
@@ -51,7 +51,7 @@ Run = Callable[..., list[str]]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run these cells in a kernel that Jupyter started for the notebook `lab.ipynb`, and return what each cell printed."""
+    """A function that runs cells in a kernel that Jupyter started for `lab.ipynb`, and returns what each cell printed."""
     from nbformat import v4
 
     from labkit.grading.notebook_kernel import run_cells
@@ -94,11 +94,11 @@ def test_a_saved_notebook_gives_a_copy_and_a_receipt_and_keeps_older_ones(run: R
 
 @pytest.mark.long
 def test_functions_that_are_not_saved_are_named(run: Run, tmp_path: Path) -> None:
-    """Unsaved are: a default value of a helper, and a function that is not in the file at all."""
+    """A helper's new default value is not saved, and a second function is not in the file at all."""
     write(tmp_path / "lab.ipynb", FILE[:-1])
     output = run(SET_UP, SCALE.replace("factor=2", "factor=1"), RIGHT, STUB, "submit()")
     assert output[-1].startswith(
-        "Nothing was written: the file lab.ipynb does not hold the code that you ran: scaled, weight_gib. "
+        "Nothing was written: the file lab.ipynb does not have the code that you ran: scaled, weight_gib. "
         "Run the cells of these functions, save the notebook (Ctrl+S), then run submit() again."
     )
     assert not (tmp_path / "submitted").exists()
@@ -112,7 +112,7 @@ def test_after_a_restart_it_says_what_was_not_compared_and_what_is_gone(run: Run
     assert "because this kernel has not run their code: kv_cache_bytes. Is the notebook saved?" in output[-1]
     write(tmp_path / "lab.ipynb", [*FILE, f"{LOST}  # not saved"])
     output = run(SET_UP, "submit()")
-    assert "Passed before, but the file holds no answer now: kv_cache_bytes. Is the notebook saved?" in output[-1]
+    assert "Passed before, but the file has no answer now: kv_cache_bytes. Is the notebook saved?" in output[-1]
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Exports that are damaged or do not fit: one sentence each."""
+"""Exports that are damaged or do not fit are refused with one sentence each."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ["model.onnx.data is missing", "needs"],
     ),
     "weights are cut off": (cut_off, ["model.onnx.data has 1,000 bytes", "needs"]),
-    "a graph is text": (lambda folder: (folder / "part_0/model.onnx").write_text("hello"), ["is not a graph in ONNX"]),
-    "a graph is empty": (lambda folder: (folder / "part_0/model.onnx").write_bytes(b""), ["is not a graph in ONNX"]),
+    "a graph is text": (lambda folder: (folder / "part_0/model.onnx").write_text("hello"), ["is not an ONNX graph"]),
+    "a graph is empty": (lambda folder: (folder / "part_0/model.onnx").write_bytes(b""), ["is not an ONNX graph"]),
     "another model": (other_model, ["has no input input_ids", "it has image"]),
     "parts are exchanged": (exchanged, ["has no input input_ids", "another part"]),
     "a seam has another name": (rename_seam, ["has no input hidden_1", "the seam to its neighbour", "middle_tensor"]),

@@ -25,7 +25,7 @@ from tests.models import peer_greedy, random_peer, random_prompts
 from tests.refusals import refused
 
 SIZES = [(1, 1), (1, 7), (3, 5), (2, 30)]
-"""Batches and lengths of prompts."""
+"""Pairs of the batch size and the length of the prompts."""
 
 
 def reference(peer: Any, rows: np.ndarray) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_a_verified_export_agrees_with_the_engine(in_parts: ExportedModel, sourc
 
 
 def test_the_comparison_can_fail(in_parts: ExportedModel, tmp_path: Path, peer: Any) -> None:
-    """Another model of the same shapes opens, but does not verify."""
+    """An export with the weights of another model of the same shape can be opened, but fails verification."""
     other = random_peer(SHAPE, seed=4)
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(CheckpointError, match="does not compute what the engine computes"):
@@ -108,7 +108,7 @@ def test_sizes_stay_variable_and_weights_are_outside(in_parts: ExportedModel) ->
 
 
 def test_a_graph_is_made_without_weights() -> None:
-    """A model of 6 billion parameters is traced in little memory: its weights have no values."""
+    """A model with 6 billion parameters is traced in little memory, because its weights have no values."""
     config = GPTJConfig(hidden_size=4096, num_layers=28, num_heads=16, rotary_dim=64, context_length=2048, vocab_size=50400)
     graph = build_graph(config, Part(stage=27, stages=28), "fp32", 20)
     assert graph.graph.initializers["lm_head.weight"].shape.numpy() == (4096, 50400)
@@ -138,7 +138,7 @@ def test_weights_are_read_once_and_one_at_a_time(source: Path, tmp_path: Path, m
 
 
 def test_the_plain_model_in_torch_is_transformers_in_float64(source: Path, peer: Any) -> None:
-    """The formulas alone, without ONNX, to the accuracy of float64."""
+    """This tests only the formulas, without ONNX, to the accuracy of float64."""
     checkpoint = open_checkpoint(source)
     model = PlainGPTJ(checkpoint.config, dtype=torch.float64, device="cpu")
     load_weights(model, weight_reader(checkpoint.config, lambda name: checkpoint.read(name, dtype=torch.float64)))

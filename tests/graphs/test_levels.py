@@ -1,4 +1,4 @@
-"""Optimised graphs read back: fusions, kernels and bytes; INT8; torch.compile; figures."""
+"""Optimised graphs that are read back: their fusions, kernels and bytes. Also INT8, torch.compile, and figures."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ def _nothing() -> Any:
 
 
 def test_the_layer_norms_become_one_node_each(levels: list[LevelFound]) -> None:
-    """The lecture's first fusion: reductions, powers and the rest of a layer norm. Two blocks and the last norm have one."""
+    """This is the lecture's first fusion: all operations of a layer norm become one. Each of two blocks has a norm, and there
+    is
+    a final norm.
+    """
     joined = [one for one in levels[2].fusions if {"ReduceMean", "Pow", "Sqrt"} <= set(one.replaced)]
     assert sum(one.count for one in joined) == 3
     assert {one.kind for one in joined} <= {"LayerNormalization", "SkipLayerNormalization"}
@@ -88,7 +91,7 @@ def test_a_step_that_does_not_fit_is_refused(batch: int, past: int, in_parts: Ex
 
 
 def test_the_lectures_list(levels: list[LevelFound]) -> None:
-    """What ONNX Runtime did on a CPU, point by point; without optimisation it did nothing."""
+    """The optimisations of the lecture's list that ONNX Runtime made on a CPU. Without optimisation it made none."""
     done = {item.what: (item.done, item.places) for item in lecture_list(levels[0], levels[2])}
     assert done.pop("transpositions gone")[1] == levels[0].operators["Transpose"]
     assert list(done.values()) == [(3, 3), (2, 2), (2, 2), (0, 2), (0, 2)]
@@ -96,7 +99,7 @@ def test_the_lectures_list(levels: list[LevelFound]) -> None:
 
 
 def test_bytes_of_weights_are_those_of_the_model(levels: list[LevelFound], in_parts: ExportedModel) -> None:
-    """A step reads every matrix once, however the graph is cut and fused; of the embedding it needs some rows only."""
+    """A step reads every matrix once, however the graph is cut and fused, and only some rows of the embedding."""
     config = in_parts.config
     matrices = config.num_layers * 12 * config.hidden_size**2 + config.hidden_size * config.vocab_size
     for level in levels:

@@ -1,4 +1,4 @@
-"""The TensorRT module without TensorRT: it imports nothing, says what is missing, and checks its settings."""
+"""Without TensorRT, the TensorRT module does not import it, says what is missing, and checks its settings."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_without_tensorrt_one_sentence_says_so(in_parts: ExportedModel, tmp_path
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"batch": (0, 1, 2)}, ["batch is (0, 1, 2)", "from 1 on"]),
+        ({"batch": (0, 1, 2)}, ["batch is (0, 1, 2)", "at least 1"]),
         ({"tokens": (1, 9, 8)}, ["tokens is (1, 9, 8)"]),
-        ({"past": (-1, 0, 1)}, ["past is (-1, 0, 1)", "from 0 on"]),
+        ({"past": (-1, 0, 1)}, ["past is (-1, 0, 1)", "at least 0"]),
     ],
 )
 def test_sizes_out_of_order(settings: dict[str, tuple[int, int, int]], words: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Notebooks can be read without seeing figures or widgets, and keep this information when they are exported to HTML and PDF."""
+"""Notebooks describe their figures and widgets in text, also when they are exported to HTML and PDF."""
 
 from __future__ import annotations
 

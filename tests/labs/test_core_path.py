@@ -26,7 +26,7 @@ LEAST_EXERCISES = 2
 
 @pytest.fixture(params=LABS)
 def name(request: pytest.FixtureRequest) -> str:
-    """The file name of each lab, without its ending."""
+    """The file name of each lab, without its suffix."""
     return str(request.param)
 
 
@@ -55,7 +55,9 @@ def test_headings_and_the_head_of_the_lab_say_what_is_core(student: Any, name: s
 
 
 def test_a_note_before_extras_says_where_to_go_on(student: Any) -> None:
-    """The cells after a note, up to the section that it names, are extras. They have all extra exercises and no other exercise."""
+    """The cells after each note, up to the section that the note names, are extras. Together they have all extra exercises and
+    no other exercise.
+    """
     cells = student.cells
     for place, cell in enumerate(cells):
         if exercise := exercise_of(cell):
@@ -67,14 +69,14 @@ def test_a_note_before_extras_says_where_to_go_on(student: Any) -> None:
             title = cells[end].source.splitlines()[0].lstrip("# ")
             core = [exercise for later in cells[end:] if (exercise := exercise_of(later)) and exercise.core]
             number = f"exercise {core[0].number}: " if core else ""
-            assert note.source.startswith(f"**On the core path, go on at {number}[{title}](#{title.replace(' ', '-')}).**")
+            assert note.source.startswith(f"**On the core path, continue with {number}[{title}](#{title.replace(' ', '-')}).**")
     notes = [place for place, cell in enumerate(cells) if kind_of(cell) == SKIP]
     assert notes
     assert all(kind_of(cells[place + 1]) == EXTRA for place in notes)
 
 
 def test_no_cell_of_the_core_path_uses_a_name_of_an_extra(student: Any) -> None:
-    """So the core path also runs if the cells of the extras are never run, or are not in the notebook."""
+    """Because of this, the core path runs even if the cells of the extras are never run or are not in the notebook."""
     known = {*dir(builtins), "display"}
     for cell in core_notebook(student).cells:
         if cell.cell_type == "code":
@@ -84,7 +86,7 @@ def test_no_cell_of_the_core_path_uses_a_name_of_an_extra(student: Any) -> None:
 
 
 def read_outside(table: symtable.SymbolTable) -> set[str]:
-    """The names that a cell reads, in its functions too, and that are not local names of a function."""
+    """The names that a cell or its functions read, except local names of a function."""
     is_cell = table.get_type() == "module"
     names = {one.get_name() for one in table.get_symbols() if one.is_referenced() and (is_cell or one.is_global())}
     return names.union(*(read_outside(child) for child in table.get_children()))
@@ -98,7 +100,7 @@ def test_the_notebook_with_only_the_core_path(student: Any, name: str) -> None:
     code = "\n".join(cell.source for cell in core.cells if cell.cell_type == "code")
     assert "**This notebook contains only the core path.**" in core.cells[0].source
     assert f"About {minutes_of(name[:2], CORE)} minutes · " in core.cells[0].source
-    assert "go on at" not in text
+    assert "On the core path, continue with" not in text
     assert "good place for a break" not in text
     for exercise in of_lab(name[:2]):
         assert (exercise.heading() in text) == exercise.core
@@ -111,7 +113,9 @@ def test_the_notebook_with_only_the_core_path(student: Any, name: str) -> None:
 
 
 def only_core_solved(name: str) -> Any:
-    """The notebook of a learner on the core path: its exercises are solved, its predictions made; the extras are as they were."""
+    """The notebook of a learner who has solved the core path's exercises and made its predictions, but left the extras as they
+    were.
+    """
     source = LABS[name].source.read_text("utf-8")
     notebook, solutions = student_notebook(source), solved_notebook(source)
     for cell, other in zip(notebook.cells, solutions.cells, strict=True):
@@ -121,9 +125,10 @@ def only_core_solved(name: str) -> Any:
 
 
 def run_in_full() -> list[str]:
-    """The labs whose core path is run: one that the texts of all sources choose, and those in which a core cell uses an extra.
+    """The labs whose core path this test runs: those in which a core cell uses an extra, and one lab chosen by the sources'
+    hash.
 
-    A run takes up to two minutes. In the other labs no core cell uses an extra (see above), and other tests run the solved
+    A run takes up to two minutes. In the remaining labs, no core cell uses an extra (see above), and other tests run the solved
     notebook and the unsolved one.
     """
     sources = {name: lab.source.read_text("utf-8") for name, lab in LABS.items()}

@@ -28,18 +28,18 @@ def section(title: str) -> str:
 
 
 def tables(text: str) -> list[list[list[str]]]:
-    """The tables in a text: their rows, without the header, as lists of cells."""
+    """The tables in a text, as lists of rows without the header; a row is a list of cells."""
     found = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     return [[[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]] for table in found]
 
 
 def parts_of(cell: str) -> list[tuple[str, str]]:
-    """The labs in a cell, each with what it does of them: "core path", "all of it", or the numbers of exercises."""
+    """The labs in a cell, each with the part of it to do: "core path", "all of it", or the numbers of exercises."""
     return [(lab, what) for lab, what in re.findall(r"lab (\d\d), (core path|all of it|exercises? [\d., and]+\d)", cell)]
 
 
 def minutes_in(cell: str) -> int:
-    """The minutes of everything that a cell names."""
+    """The sum of the minutes of all parts that a cell names."""
     total = 0
     for lab, what in parts_of(cell):
         if what in ("core path", "all of it"):
@@ -128,7 +128,7 @@ def test_what_labs_need_is_what_doctor_says() -> None:
 
 
 def test_every_exercise_on_a_core_path_has_a_slide_or_follows_one() -> None:
-    """The table names exercises of the core path only, at least two for each lab, and labs."""
+    """The table names only labs and exercises on the core path, at least two for each lab."""
     (rows,) = tables(section("What to say where"))
     named = [row[0] for row in rows]
     assert {name for name in named if "." in name} <= CORE_NUMBERS

@@ -27,7 +27,7 @@ def cells(path: Path, kind: str) -> list[str]:
 
 
 def run_notebook(path: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run all cells. Each cell may take as long as a busy machine needs for all cells."""
+    """Run all cells of a notebook. The time limit of each cell is long enough for all cells on a busy machine."""
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=1200", "-q"]
     command += ["-p", "no:cacheprovider", "-o", "addopts=", "-o", "timeout=0", "-p", "no:xdist", str(path)]
     environment = os.environ | {"LABKIT_HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -48,7 +48,7 @@ def test_form_of_a_lab(name: str) -> None:
     student = LABS[name].student
     text, code = cells(student, "markdown"), cells(student, "code")
     assert 25 <= len(text) + len(code) <= 80
-    assert 900 <= sum(len(cell.split()) for cell in text) <= 3200  # of them, marks of the core path take about 100
+    assert 900 <= sum(len(cell.split()) for cell in text) <= 3200  # about 100 of these words are marks of the core path
     assert 4 <= len(of_lab(name[:2])) <= 10
     assert "After this lab you can" in text[0]
     assert re.search(r"\d+ minutes", text[0])
@@ -99,7 +99,7 @@ def test_every_function_of_lab_02_ran_in_the_engine_with_the_same_tokens() -> No
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A learner's home. The solved labs store their points and their measurements of the machine in it."""
+    """A learner's home, in which the solved labs store their points and their measurements of the machine."""
     return tmp_path_factory.mktemp("home")
 
 

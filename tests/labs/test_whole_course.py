@@ -1,4 +1,4 @@
-"""`make course`: the results that it expects, and a run of one lab."""
+"""`make course`: the results that it expects, and a run of a single lab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`launch` runs a function on several processes: the names it can use, its results, and its failures."""
+"""`launch` runs a function on several processes: the names that the function can use, its results, and its failures."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_what_cannot_be_sent_is_refused_in_words() -> None:
 def keeps_rank_0_waiting(kind: str) -> None:
     until = time.monotonic() + PATIENCE
     if kind == "sleeps" and dist.get_rank() == 1:
-        time.sleep(PATIENCE)  # in one piece: each time a sleeper wakes on a busy machine, it waits for a core
+        time.sleep(PATIENCE)  # a single sleep: after each sleep on a busy machine, the process waits for a core
     while dist.get_rank() == 1 and time.monotonic() < until:
         pass
     dist.barrier()
@@ -253,7 +253,7 @@ def keeps_rank_0_waiting(kind: str) -> None:
 @COUNTED
 @pytest.mark.parametrize(("kind", "timeout"), [("computes", 3.0), as_long("sleeps", 8.0)])
 def test_a_wait_in_vain_is_excused_only_if_other_programs_kept_a_rank_waiting(kind: str, timeout: float) -> None:
-    for pid in launch(os.getpid, 2, timeout=timeout).values:  # The next call uses the same group, so the ranks need not meet.
+    for pid in launch(os.getpid, 2, timeout=timeout).values:  # the next call uses the same group, which is connected already
         psutil.Process(pid).cpu_affinity([min(os.sched_getaffinity(0))])
     with busy_core(), busy_core(), BusyMachine() as machine, pytest.raises(RankFailed, match="rank 1 of 2"):
         launch(keeps_rank_0_waiting, 2, kind, timeout=timeout)

@@ -1,4 +1,4 @@
-"""The processes of ranks end when the process that started them ends, even if it ends before they can watch it."""
+"""Rank processes end when the process that started them ends, even if it ends before they can watch it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ raise SystemExit(7)
 
 @pytest.mark.parametrize(("parent", "seconds", "status"), [(os.getpid(), 1, 7), (1, 600, 1)], ids=["runs", "has ended"])
 def test_a_rank_ends_if_its_parent_ended_before_it_looked(parent: int, seconds: int, status: int) -> None:
-    """The first imports of a rank take seconds. If its parent ends during this time, the rank gets another parent."""
+    """The first imports of a rank take seconds. If its parent ends during this time, the system gives the rank a new parent."""
     program = PROGRAM.format(seconds=seconds)
     assert subprocess.run([sys.executable, "-c", program], env=os.environ | {PARENT: str(parent)}).returncode == status

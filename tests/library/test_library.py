@@ -16,12 +16,12 @@ from tests.library.bare import PYTHON, ROOT, bare_environment
 
 PAGE = (ROOT / "docs" / "library.md").read_text("utf-8")
 BLOCKS = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
-"""The Python of each section of the page."""
+"""The Python code block of each section of the page, by the section's title."""
 IN_THE_BARE_ENVIRONMENT = ("Load and generate", "Stream", "Bench")
 
 
 def run(python: Path, code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run code in another Python, in a folder of its own, without what this process has set for imports."""
+    """Run code with another Python in this folder, without this process's settings for imports."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment["LABKIT_HOME"] = str(folder / "home")
     file = folder / "mine.py"
@@ -43,7 +43,7 @@ def test_import_labkit_loads_nothing_but_the_standard_library() -> None:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bare environment in which labkit itself is a link to this repository's."""
+    """A bare environment in which labkit itself is a link to this repository."""
     folder = tmp_path_factory.mktemp("bare")
     found = bare_environment(folder)
     (folder / "lib" / PYTHON / "site-packages" / "labkit").symlink_to(ROOT / "labkit")

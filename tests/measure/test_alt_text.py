@@ -1,4 +1,4 @@
-"""The text of a figure says what the figure shows, and figures can be read without colour."""
+"""The alternative text of a figure says what the figure shows, and figures can be read without colour."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_notebook_gets_the_text_with_the_picture() -> None:
 
 
 def looks(figure: Any) -> list[Any]:
-    """What tells the named lines and rows of bars of a figure apart, without their colours."""
+    """The features other than colour that distinguish the named lines and the rows of bars of a figure."""
     (axes,) = figure.axes
     lines = [(line.get_marker(), line.get_linestyle()) for line in axes.get_lines() if not line.get_label().startswith("_")]
     return lines + [bars.patches[0].get_hatch() for bars in axes.containers if hasattr(bars, "patches")]

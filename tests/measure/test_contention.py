@@ -1,4 +1,4 @@
-"""Measurements on a really busy core: another process uses all the time of the same core."""
+"""Measurements on a core that is really busy: another process spins on the same core."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ kept()
 
 @pytest.fixture
 def spinner() -> Iterator[int]:
-    """The id of a process that uses all the time of the first core."""
+    """The id of a process that spins on the first core."""
     with busy_core() as process:
         yield process
 
@@ -64,7 +64,7 @@ def test_what_is_measured_on_a_busy_core_says_so(tmp_path: Path) -> None:
 @COUNTED
 @pytest.mark.usefixtures("spinner")
 def test_a_child_that_waits_for_a_core_counts_as_waiting() -> None:
-    """This process sleeps, and the child shares the core of the spinner."""
+    """This process sleeps, and its child shares a core with the spinning process."""
     with subprocess.Popen([sys.executable, "-c", f"{FIRST_CORE}\nwhile True: pass"]) as child, Contention() as found:
         _wait_for_processor_time(child.pid, 1.0)
         seen = found.so_far()
@@ -94,7 +94,7 @@ def test_waiting_for_the_own_child_counts_only_if_others_used_the_processor(
 
 
 def _share_the_core(seconds: float) -> None:
-    """Compute until this thread has been ready for so many seconds while another thread had its core."""
+    """Compute until this thread has waited, ready to run, for `seconds` seconds because another thread had its core."""
     path = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
     before = int(path.read_text().split()[1])
     while int(path.read_text().split()[1]) - before < seconds * 1e9:
@@ -111,7 +111,7 @@ def compute():
     while time.process_time() < end:
         pass
 
-# For this clock hardly any time passes, and each run is slower than the last: only a disturbed machine ends the rounds.
+# By this clock hardly any time passes, and each run is slower than the last: only a disturbance can end the rounds.
 clock = (1e-15 * n * n for n in itertools.count())
 timing = time_call(compute, max_runs=10**6, max_seconds=2.0, clock=lambda: next(clock))
 print(timing.runs < 10**6, timing.disturbed)
@@ -122,7 +122,7 @@ print(timing.runs < 10**6, timing.disturbed)
 @COUNTED
 @pytest.mark.usefixtures("spinner")
 def test_a_measurement_ends_when_it_is_clear_that_it_was_disturbed() -> None:
-    with busy_core():  # a second one, so that more than half of the time is waited
+    with busy_core():  # a second one, so that the program waits for more than half of the time
         done = subprocess.run([sys.executable, "-c", ENDLESS], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("True other programs kept this one waiting for a core for")
@@ -154,7 +154,7 @@ def test_of_a_program_in_turn_the_waiting_of_all_processes_counts(in_turn: bool,
 
 
 def test_processor_time_of_descendants_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also after a descendant has ended."""
+    """This also holds after a descendant has ended."""
     monkeypatch.setattr(contention, "_used_by_all", lambda: 0.0)
     before = contention._read(os.getpid()).others
     grandchild = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
@@ -164,7 +164,7 @@ def test_processor_time_of_descendants_is_not_that_of_others(monkeypatch: pytest
 
 
 def test_a_program_may_consist_of_several_processes(spinner: int) -> None:
-    """The processor time of each process counts once."""
+    """The processor time of each process is counted once."""
     used = psutil.Process(spinner).cpu_times().user
     _wait_for_processor_time(spinner, 0.5)
     alone, twice = contention._read(os.getpid()), contention._read(os.getpid(), os.getpid())
@@ -175,7 +175,7 @@ def test_a_program_may_consist_of_several_processes(spinner: int) -> None:
 def test_without_counts_of_the_kernel_others_are_seen_by_their_processor_time(
     spinner: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program that sleeps has lost nothing, although its waiting is not counted."""
+    """A sleeping program has not lost any time to other programs, even if the kernel does not count its waiting."""
     monkeypatch.setattr(contention, "_waited_by_thread", lambda program: {})
     monkeypatch.setattr(contention, "usable_cores", lambda: 1)
     with busy_core() as works, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as sleeps:
@@ -187,7 +187,7 @@ def test_without_counts_of_the_kernel_others_are_seen_by_their_processor_time(
 
 
 def _wait_for_processor_time(pid: int, seconds: float) -> None:
-    """Sleep until the other process has used this many seconds of processor time."""
+    """Sleep until another process has used this many more seconds of processor time."""
     process = psutil.Process(pid)
     before = process.cpu_times().user
     while process.cpu_times().user - before < seconds:

@@ -1,4 +1,4 @@
-"""A figure with a prediction says how far the prediction was off, so that a careless guess gets an answer too."""
+"""A figure with a prediction says how far off the prediction was, so that even a careless guess gets an answer."""
 
 from __future__ import annotations
 

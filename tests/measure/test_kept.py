@@ -113,7 +113,7 @@ def lines_of(figure: Any) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def assert_drawn(figure: Any, path: Path) -> None:
-    """Check that the picture has more than one colour in every part of its inside."""
+    """Check that the figure's picture has more than one colour in every part of its inner area."""
     figure.savefig(path)
     pixels = image.imread(path)[..., :3]
     assert pixels.shape[0] > 100

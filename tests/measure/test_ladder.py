@@ -1,4 +1,4 @@
-"""The speed ladders: one for each task, on disk, as text and as a figure. Disturbed rungs have a mark and no ratio."""
+"""Speed ladders, one for each task: on disk, as text and as a figure. Disturbed rungs have a mark and no ratio."""
 
 from __future__ import annotations
 

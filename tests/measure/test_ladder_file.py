@@ -1,4 +1,4 @@
-"""The file to share a ladder: what it contains, and that a file of unknown origin is refused in one sentence."""
+"""The file in which a learner shares a ladder: what it contains, and the refusal of bad files in one sentence."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_cannot_be_written_is_refused(shared: Path, tmp_path: Path) -> None
 
 # Files of unknown origin ------------------------------------------------------------------------------------------------
 def rung(**changes: Any) -> Callable[[dict[str, Any]], object]:
-    """A change of the first rung."""
+    """Return a function that changes the first rung."""
     return lambda found: found["rungs"][0].update(changes)
 
 

@@ -1,4 +1,4 @@
-"""Ceilings, the roofline (compared with figures that were computed by hand), and peaks of memory."""
+"""The machine's limits, the roofline (compared with figures that were computed by hand), and peaks of memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULE = importlib.import_module("labkit.measure.ceilings")  # the package has a
 
 
 def of_reading(gigabytes_per_second: float) -> Ceilings:
-    """A machine that reads at this rate and computes infinitely fast."""
+    """A machine with this memory bandwidth that computes infinitely fast."""
     return Ceilings("cuda:0", 1, gigabytes_per_second * 1e9, dict.fromkeys(("fp32", "bf16", "fp16"), 1e30))
 
 
@@ -53,7 +53,7 @@ def test_ceilings_are_the_best_run_of_the_larger_product_that_fits(monkeypatch: 
     cpu = torch.device("cpu")
     assert MODULE.read_rate(cpu) == 4000 / 0.25
     assert MODULE.matrix_rate(cpu, "fp32", seconds=1e6) == 2 * 100**3 / 0.25
-    assert MODULE.matrix_rate(cpu, "bf16", seconds=1.0) == 2 * 20**3 / 0.25  # the large product would take 31 seconds
+    assert MODULE.matrix_rate(cpu, "bf16", seconds=1.0) == 2 * 20**3 / 0.25  # the large matrix product would take 31 seconds
     products = sums[1:]
     assert [(tuple(product.shape), product.dtype) for product in products] == [
         ((20, 20), torch.float32),
@@ -65,7 +65,7 @@ def test_ceilings_are_the_best_run_of_the_larger_product_that_fits(monkeypatch: 
 
 
 def test_threads_that_wait_for_one_another_do_not_hide_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a small product with two threads may take as long as a large one."""
+    """On a busy machine, a small matrix product can take as long with two threads as a large one."""
     tried: list[tuple[int, int]] = []
 
     def fake(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:

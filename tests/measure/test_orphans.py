@@ -1,4 +1,4 @@
-"""A process adopts the orphans of its descendants in a block, and blocks of several threads may overlap."""
+"""In a block, a process adopts the orphans of its descendants. The blocks of several threads can overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The timeline shows every bar at its time, in one row per worker. A bar of parts shows each part and the sum."""
+"""The timeline shows every bar at its time, in one row per worker. A bar made of parts shows each part and their sum."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from labkit.measure.timing import waiter
 
 
 class VirtualDevice:
-    """A device that starts work later than it is launched, as a GPU does.
+    """A device that queues work and starts it after its launch, as a GPU does.
 
-    Time passes only in its methods, so figures are exact.
+    Time passes only in its methods, so the figures are exact.
     """
 
     LAUNCH = 0.001
@@ -44,7 +44,10 @@ class VirtualDevice:
 
 @pytest.fixture(autouse=True)
 def found(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What other programs do to each attempt; "" after its last item. So no test depends on how busy this machine is."""
+    """The disturbances by other programs, one for each attempt; after the last, there are none.
+
+    So no test depends on how busy this machine is.
+    """
     words: list[str] = []
     monkeypatch.setattr(Contention, "so_far", lambda *_: words.pop(0) if words else "")
     return words
@@ -71,7 +74,7 @@ def test_every_run_holds_its_own_work_and_nothing_else() -> None:
     assert timings["long"].samples == pytest.approx([3.001, 5.001, 4.001])
     blind = VirtualDevice()
     wrong = time_call(lambda: blind.launch("a", 2.0), clock=blind.clock, synchronise=lambda: None, max_runs=5)
-    assert max(wrong.samples) == pytest.approx(VirtualDevice.LAUNCH)  # the device does catch a timer that does not wait
+    assert max(wrong.samples) == pytest.approx(VirtualDevice.LAUNCH)  # this shows that the device detects a missing wait
 
 
 def test_the_queue_is_waited_for_before_each_clock_reading() -> None:

@@ -1,4 +1,4 @@
-"""The base class of forward passes: its defaults, and that every way to run a model is derived from it."""
+"""The base class of forward passes: its defaults, and a check that every way to run a model is derived from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A KV cache in 8 bits: the numbers that it holds, the native pass against the one operation by operation, and its memory."""
+"""An 8-bit KV cache: its values, its memory, and the native forward pass compared with one that runs single operations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.ops.test_ops import relative
 CPU = torch.device("cpu")
 PROMPT = "In the beginning of the year"
 SPANS = [(1, 40), (1, 3), (3, 6), (9, 0), (20, 15)]
-"""New tokens, and tokens before them: decodes, and chunks of few and of many tokens."""
+"""Pairs of the number of new tokens and of earlier tokens: decode steps, and chunks of few and of many tokens."""
 
 
 @pytest.mark.parametrize("name", ["int8", "fp8"])
@@ -59,7 +59,7 @@ def test_the_native_pass_reads_and_writes_the_same_cache(instruction_set: str, p
 
 
 def compare(shape: str, precision: str, name: str) -> None:
-    """Two passes over the same sequences, the second one with what the first has cached; caches start with other numbers."""
+    """Compare a plain and a native pass over the same batch. Their caches start with the same random numbers."""
     _, model = models(shape, precision)
     batch, slots = scattered_batch(model, SPANS, seed=4)
     size = int(slots.max()) + 6

@@ -1,4 +1,4 @@
-"""The instruction sets of this machine's architecture, the best first. A CPU may lack some of them."""
+"""The instruction sets of this machine's architecture, the best first. Its CPU can lack some of them."""
 
 from __future__ import annotations
 

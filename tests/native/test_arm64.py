@@ -1,7 +1,7 @@
-"""The kernels for 64-bit ARM on emulated CPUs: the tests of the native kernels, with the same references and tolerances.
+"""The kernels for 64-bit ARM run on emulated CPUs and pass the tests of the native kernels, with the same tolerances.
 
-The CPU models differ in their extensions, and each runs the best instruction set that it has (`RUNS`). The speed on a real ARM
-CPU is not measured here.
+The CPU models differ in their extensions, and each chooses the best instruction set that it has. `RUNS` lists the models and
+sets on which all kernels run. The speed on a real ARM CPU is not measured here.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ BEST = {
     "neoverse-v1": "neon_bf16",
     "max": "neon_bf16",
 }
-"""CPU models of qemu, and the instruction set that each must choose."""
+"""CPU models of qemu, and the instruction set that each of them must choose."""
 
 RUNS = [("cortex-a72", "neon"), ("neoverse-n1", "neon_dotprod"), ("max", "neon_bf16"), ("max", "portable")]
-"""The CPU models and instruction sets that run all kernels."""
+"""The CPU models and instruction sets with which all kernels are tested."""
 
 PRECISIONS = list(forward.BOUNDS)
 
@@ -46,7 +46,7 @@ pytestmark = [
 
 @contextmanager
 def emulated(program: Path, cpu: str, folder: Path) -> Iterator[None]:
-    """Native calls run on an emulated CPU inside the block."""
+    """Run native calls on an emulated CPU inside the block."""
     if cpu not in machine.cpu_models():
         pytest.skip(f"not measured here: this version of qemu has no CPU model {cpu}")
     library = machine.EmulatedLibrary(program, cpu, folder)
@@ -118,7 +118,7 @@ def test_a_whole_forward_pass(instruction_set: str, precision: str) -> None:
 
 
 def same_bits_with_any_number_of_threads(precision: str) -> None:
-    """One pass that is just large enough to use its threads (`worthwhile` in src/piece.h): emulated floats are slow."""
+    """The pass is just large enough to use several threads (`worthwhile` in src/piece.h), because emulated floats are slow."""
     exact, stored = forward.models((256, 1, 2, 32, 48, 130), precision, seed=11)
     batch = forward.scattered_batch(exact, [(1, 38), (5, 7)], 11)
     alone = threads.logits(stored, batch, 1)

@@ -1,4 +1,4 @@
-"""How the native library is built for other machines; a script plays the compiler and notes its commands."""
+"""The native library is built for other machines. A script takes the place of the compiler and logs its commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ echo made > "$2"
 
 
 def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, target: str, openmp: str = "true") -> dict[str, list[str]]:
-    """Build with a compiler for `target`; the words of the command that compiles each source, and of the one that links."""
+    """Build with a compiler for `target`. Return the words of the command for each source, and of the link command."""
     script, log = folder / "compiler.sh", folder / "log"
     script.write_text(COMPILER.format(target=target, openmp=openmp, log=log))
     monkeypatch.setenv("CXX", f"sh '{script}'")

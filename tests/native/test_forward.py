@@ -1,4 +1,4 @@
-"""The whole forward pass in one native call, compared with float64 for every shape, precision and batch."""
+"""The whole forward pass in one native call is compared with float64 for every shape, precision and batch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def models(shape: str | tuple[int, ...], precision: str, seed: int = 3) -> tuple
 
 
 def scattered_batch(model: GPTJ, spans: list[tuple[int, int]], seed: int) -> tuple[Batch, Tensor]:
-    """A batch of new tokens after `past` older ones, with slots in random order; and all slots, sequence by sequence."""
+    """Make a batch of `new` tokens after `past` older tokens for each span, with slots in random order.
+
+    Return it, and all slots, sequence by sequence.
+    """
     generator = torch.Generator().manual_seed(seed)
     lengths = [new + past for new, past in spans]
     order = torch.randperm(sum(lengths) + 5, generator=generator)
@@ -66,7 +69,7 @@ def scattered_batch(model: GPTJ, spans: list[tuple[int, int]], seed: int) -> tup
 
 
 def run(forward: Forward, model: GPTJ, batch: Batch, slots: int, seed: int) -> tuple[Tensor, KVCache]:
-    """The logits over a cache of random numbers. Slots that no sequence uses are filled with NaN."""
+    """Run a pass over a cache of random numbers; slots that no sequence uses are filled with NaN. Return logits and cache."""
     cache = KVCache(model.config, slots, device=CPU, dtype=model.dtype)
     named = torch.cat([batch.slot_table[row, : int(length)] for row, length in enumerate(batch.lengths)]).long()
     for tensor, number in ((cache.keys, seed), (cache.values, seed + 1)):

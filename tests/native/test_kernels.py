@@ -1,4 +1,4 @@
-"""The native kernels in every instruction set of this CPU, compared with float64, on awkward shapes and with canaries."""
+"""The native kernels in every instruction set of this CPU are compared with float64, on awkward shapes and with canaries."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_product_writes_its_output_and_nothing_else(instruction_set: str) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "head_dim"), [(1, 1), (3, 33), (2, 80), (4, 64), (1, 256)])
 def test_attention_over_scattered_slots(instruction_set: str, dtype: torch.dtype, heads: int, head_dim: int) -> None:
-    """Decode, and chunks of few and of many queries. Slots that no sequence holds are filled with 1e30 and NaN."""
+    """A batch has decodes, and chunks of few and of many queries. Slots that no sequence holds are filled with 1e30 and NaN."""
     spans = [(1, 0), (1, 44), (2, 7), (5, 12), (33, 0), (3, 0), (1, 130)]
     lengths = [new + past for new, past in spans]
     keys, values, table = scattered_cache(lengths, heads, head_dim)

@@ -1,4 +1,4 @@
-"""The choice between working alone and with helpers, on simulated machines: only the times of calls are made up."""
+"""The choice whether a call uses helper threads, tested on simulated machines. Only the times of the calls are made up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from labkit.native.library import library
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: no native library ({native.why_not()})")
 
 Machine = Callable[[bool], tuple[float, float]]
-"""Takes whether a call uses helpers; returns its time, and the part of it that the calling thread lost, in milliseconds."""
+"""A function that is told whether a call uses helpers. It returns the call's time and the time that the calling thread lost
+in it, in milliseconds.
+"""
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def pace() -> Iterator[c_void_p]:
 
 
 def run(pace: c_void_p, machine: Machine, milliseconds: float, work: int = 10_000_000) -> tuple[float, float]:
-    """Make calls for some time. Returns the mean time of a call, and the share of the calls that used helpers."""
+    """Simulate calls for some time. Return the mean time of a call, and the share of the calls that used helpers."""
     passed, calls, helped = 0.0, 0, 0
     while passed < milliseconds:
         helpers = bool(library().lk_pace_with_helpers(pace, work))
@@ -73,7 +75,7 @@ def test_helpers_return_when_the_core_is_free_again(pace: c_void_p, step: float)
 
 
 def test_helpers_that_lose_time_but_still_make_calls_faster_stay(pace: c_void_p) -> None:
-    """As with long calls: the helper has its core half of the time."""
+    """This is a machine with long calls, where the helper has its core half of the time."""
     mean, helped = run(pace, lambda helpers: (30.0, 6.0) if helpers else (40.0, 0.0), 20_000)
     assert mean < 31
     assert helped > 0.95

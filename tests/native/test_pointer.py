@@ -1,4 +1,4 @@
-"""Arguments of the native library: a tensor that does not fit is refused with a message, and its data is not touched."""
+"""Arguments of the native library: a tensor that does not fit is refused with a message, and its data is not accessed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured he
 
 
 class Own(torch.Tensor):
-    """A subclass of tensors. It may store its numbers anywhere."""
+    """A subclass of tensors, which could store its numbers anywhere."""
 
 
 @pytest.mark.parametrize(

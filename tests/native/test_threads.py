@@ -1,4 +1,4 @@
-"""The threads of a native call: the same bits with any number of threads, on a busy machine too, and nothing is left behind."""
+"""Threads of native calls: any number gives the same bits, on a busy machine too, and no changed setting is left behind."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.ops.test_ops import relative
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: no native library ({native.why_not()})")
 
 SPANS = [(1, 38), (1, 7), *6 * [(33, 0), (20, 17), (37, 3)]]
-"""Long enough that each call uses its threads (`worthwhile` in src/piece.h)."""
+"""A batch that is large enough for each call to use its threads (`worthwhile` in src/piece.h)."""
 
 
 @pytest.fixture
 def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls use as many threads as torch, even if there are fewer cores."""
+    """Let calls use as many threads as torch, even if there are fewer cores."""
     monkeypatch.setattr(library, "cores_at_start", lambda: 64)
 
 
@@ -43,7 +43,7 @@ def logits(model: GPTJ, batch: tuple[Batch, Tensor], threads: int) -> Tensor:
 
 
 def threads_pinned(allowed: set[int]) -> set[tuple[str, str]]:
-    """Number and name of each thread of this process that may use only some of the `allowed` cores."""
+    """The id and name of each thread of this process that can use only some of the `allowed` cores."""
     tasks = [task for task in Path("/proc/self/task").iterdir() if os.sched_getaffinity(int(task.name)) != allowed]
     return {(task.name, (task / "comm").read_text().strip()) for task in tasks}
 
@@ -74,11 +74,11 @@ def test_calls_at_the_same_time_do_not_meet() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="not measured here: the system lists no threads")
 def test_threads_that_were_moved_to_another_core_may_use_all_cores_again() -> None:
-    """With more threads than cores and busy cores, threads lose their core within a piece."""
+    """With more threads than cores, and with busy cores, threads lose their core in the middle of a piece of work."""
     exact, stored = models("head of 256", "fp32")
     batch = scattered_batch(exact, SPANS, 3)
     alone, allowed = logits(stored, batch, 1), os.sched_getaffinity(0)
-    pinned_before = threads_pinned(allowed)  # another library of an earlier test may pin its own threads
+    pinned_before = threads_pinned(allowed)  # another library, used by an earlier test, may have pinned its own threads
     with busy_processes(len(allowed)):
         for _ in range(20):
             assert torch.equal(logits(stored, batch, 5), alone)

@@ -1,4 +1,4 @@
-"""Each operation, compared with a simple implementation of its formula in float64, on awkward shapes."""
+"""Each operation is compared with a simple implementation of its formula in float64, on awkward shapes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_rotary_table_is_the_one_of_transformers() -> None:
 
 
 def attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """One query `[num_heads, head_dim]` over `key`, `value` `[length, num_heads, head_dim]`, head by head."""
+    """Attention of one query `[num_heads, head_dim]` over `key` and `value` `[length, num_heads, head_dim]`, head by head."""
     rows = []
     for head in range(query.shape[0]):
         scores = key[:, head] @ query[head] / math.sqrt(query.shape[1])
@@ -155,7 +155,7 @@ def test_int8_and_int4_stand_within_half_a_step(shape: tuple[int, int]) -> None:
     assert int4.shape == shape
     steps = int4.scales.double().abs().repeat_interleave(32, 1)[:, : shape[1]]
     off = (int4.dequantize(torch.float64) - weight).abs() / steps
-    assert float(off.max()) <= 1.01  # numbers with the opposite sign of the largest one are clipped by up to one step
+    assert float(off.max()) <= 1.01  # numbers whose sign is opposite to that of the largest are clipped by up to one step
     assert float(off.median()) <= 0.5
 
 

@@ -1,4 +1,4 @@
-"""Penalties, kept sets and draws, compared row by row with simple implementations in Python numbers."""
+"""Penalties, kept sets and draws are compared row by row with simple implementations in plain Python."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MASK = (1 << 64) - 1
 
 
 def plain_uniform(seed: int, sample: int, position: int) -> float:
-    """SplitMix64's mixer, chained over the three words, in Python's integers."""
+    """A uniform random number from SplitMix64's mixer, chained over the three words, in Python's integers."""
     state = 0
     for word in (seed, sample, position):
         z = ((state ^ word) + 0x9E3779B97F4A7C15) & MASK
@@ -31,7 +31,7 @@ def plain_uniform(seed: int, sample: int, position: int) -> float:
 
 
 def plain_sample(logits: Sequence[float], temperature: float, top_k: int, top_p: float, point: float) -> int:
-    """The token that is drawn, by the definition of each parameter."""
+    """The token that is drawn according to the definition of each parameter."""
     order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
     if temperature == 0:
         return order[0]
@@ -99,7 +99,7 @@ def test_sample_is_the_definition_row_by_row(dtype: torch.dtype, vocab: int, tie
 @pytest.mark.parametrize("spread", [20.0, 2.0, 1e-3, 0.0])
 @pytest.mark.parametrize("vocab", [1, 255, 257, 4099, 50_400])
 def test_the_native_sampler_gives_the_specifications_tokens(isa: str, spread: float, vocab: int) -> None:
-    """Peaked rows, flat rows, rows of equal logits, and banned tokens; kept sets of one token up to nearly all tokens."""
+    """Rows are peaked, flat or have equal logits or banned tokens, and kept sets have from one token to nearly all tokens."""
     if not native.available():
         pytest.skip(f"not measured here: {native.why_not()}")
     rows, before, draw = 24, native.instruction_set(), random.Random(vocab)

@@ -1,4 +1,4 @@
-"""2:4 sparse weights: the same values and metadata as torch's reference conversion, and every value is kept."""
+"""2:4 sparse weights have the same values and metadata as in torch's reference conversion, and keep every nonzero value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def pruned(weight: Tensor) -> Tensor:
-    """The two largest magnitudes of every four neighbours, found by a plain loop."""
+    """The weight with only the two largest magnitudes of every four neighbours, found by a plain loop."""
     kept = torch.zeros_like(weight)
     for row in range(len(weight)):
         for begin in range(0, weight.shape[1], 4):

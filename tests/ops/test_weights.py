@@ -1,4 +1,4 @@
-"""The scales of int4: never worse than plain absmax, better where it matters, and finite for unusual matrices."""
+"""The scales of int4 are never worse than plain absmax, are better for normal weights, and are finite for unusual matrices."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def with_outliers(weight: Tensor, factor: float) -> Tensor:
-    """The matrix with every 37th weight made larger."""
+    """The matrix with every 37th weight multiplied by `factor`."""
     weight.view(-1)[::37] *= factor
     return weight
 
 
 def absmax(weight: Tensor, group: int) -> Tensor:
-    """A matrix after rounding with plain absmax, in float64. A group's largest magnitude is -8 steps; scales are float16."""
+    """A matrix rounded with plain absmax, in float64. A group's largest magnitude becomes -8 steps; the scales are float16."""
     rows, columns = weight.shape
     groups = torch.nn.functional.pad(weight.double(), (0, -columns % group)).view(rows, -1, group)
     largest = groups.gather(2, groups.abs().argmax(2, keepdim=True))

@@ -1,4 +1,4 @@
-"""A GPT-J that can be cut in every way. It is a directory on disk, because ranks read their parts from there."""
+"""A GPT-J that can be divided in every way. It is a directory on disk, because ranks read their parts from there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONTEXT = 96
 
 
 def save_peer(path: Path, *, layers: int = 5, seed: int = 3) -> Any:
-    """Write random weights with unusual sizes: 4 heads of 24, 5 layers, 211 tokens. Return transformers' model of them."""
+    """Write random weights with unusual sizes: 4 heads of 24, 5 layers, 211 tokens. Return the transformers model."""
     peer = random_peer((96, layers, 4, 8, CONTEXT, 211), seed)
     peer.save_pretrained(path)
     return peer

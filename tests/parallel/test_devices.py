@@ -1,4 +1,4 @@
-"""More ranks than GPUs are refused with a message, before a process starts and before a file of the model is read."""
+"""More ranks than GPUs are refused with a message before a process is started and before a file of the model is read."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
 
 
 WORDS = {
-    0: "no GPUs are here; choose device cpu",
-    1: "1 GPU is here; choose tensor_parallel x pipeline_parallel = 1, or device cpu",
-    2: "2 GPUs are here; choose tensor_parallel x pipeline_parallel = 1 or 2, or device cpu",
-    5: "5 GPUs are here; choose tensor_parallel x pipeline_parallel = 1 to 5, or device cpu",
+    0: "no GPUs are available; choose device cpu",
+    1: "1 GPU is available; choose tensor_parallel x pipeline_parallel = 1, or device cpu",
+    2: "2 GPUs are available; choose tensor_parallel x pipeline_parallel = 1 or 2, or device cpu",
+    5: "5 GPUs are available; choose tensor_parallel x pipeline_parallel = 1 to 5, or device cpu",
 }
 
 

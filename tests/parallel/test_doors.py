@@ -16,7 +16,7 @@ from labkit.parallel import Layout, load_parallel
 
 
 def addresses() -> list[str]:
-    """The addresses on which this rank listens or is connected, in the middle of its work."""
+    """The local addresses of this rank's listening or connected sockets in the middle of its work."""
     import psutil
     import torch
     from torch import distributed as dist

@@ -1,4 +1,4 @@
-"""The engine on several ranks: the same tokens as in one process while requests join and leave, and logits near float64."""
+"""The engine on several ranks: requests join and leave and get the tokens of a single process; logits are near float64."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_soft_and_prefix_prompts_work_and_what_other_ranks_cannot_see_is_refused
 
 @pytest.mark.parametrize("layout", one_in(3, [Layout(2, 2), Layout(1, 2), Layout(1, 3)]))
 def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tuple[Path, Any]) -> None:
-    """Steps of hundreds of tokens, most of which need no logits."""
+    """The steps have hundreds of tokens, and most of these tokens need no logits."""
     prompts = random_prompts(211, [70, 61, 66, 72, 5, 64], seed=7)
     one = labkit.load(folder[0], dtype="fp32").generate(prompts, GREEDY)
     with load_parallel(folder[0], layout, dtype="fp32") as engine:
@@ -115,7 +115,7 @@ def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tupl
 
 @pytest.mark.parametrize("stages", one_in(2, [4, 3]))
 def test_several_long_steps_in_flight_wait_for_nobody_in_a_circle(stages: int, folder: tuple[Path, Any]) -> None:
-    """More pieces than fit between two stages, while the next steps are already submitted."""
+    """There are more pieces than fit between two stages, and the next steps have already been submitted."""
     options: dict[str, Any] = {"max_batch_size": 64, "max_step_tokens": 1024}
     prompts, params = random_prompts(211, [88] * 48, seed=8), replace(GREEDY, max_new_tokens=4)
     one = labkit.load(folder[0], dtype="fp32", **options).generate(prompts, params)
@@ -126,7 +126,7 @@ def test_several_long_steps_in_flight_wait_for_nobody_in_a_circle(stages: int, f
 
 @pytest.mark.parametrize("precision", one_in(2, ["int4", "int8", "bf16"]))
 def test_other_precisions_are_sharded_the_same_way(precision: str, folder: tuple[Path, Any]) -> None:
-    """A shard has its own scales, so numbers differ a little; they stay as near to float64 as those of one process."""
+    """A shard has its own scales, so the logits differ a little, but are as near to float64 as those of one process."""
     tokens = random_prompts(211, [60], seed=6)[0]
     with torch.no_grad():
         expected = folder[1].double()(torch.tensor([tokens])).logits[0]

@@ -1,4 +1,4 @@
-"""A rank raises an error, is killed or stops: one error names it, and no process or file is left over."""
+"""If a rank raises an error, is killed or stops, one error names it, and no process or file is left over."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LONG = labkit.SamplingParams(max_new_tokens=60, ignore_eos=True)
 
 @pytest.fixture(scope="module", autouse=True)
 def own_shared_memory() -> Iterator[Path]:
-    """A folder in shared memory only for the files of these tests, because other processes create and delete files too."""
+    """A folder in shared memory for these tests only, because other processes create and delete files in shared memory too."""
     shared = shared_group.FOLDER if shared_group.FOLDER.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="labkit-test-", dir=shared) as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_group, "FOLDER", Path(name))
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def left_behind(pids: list[int]) -> list[str]:
-    """The processes and the files in shared memory that are left of a run."""
+    """The processes and the files in shared memory that a run has left behind."""
     found = [f"process {pid}" for pid in pids if is_running(pid)]
     return found + [path.name for path in shared_group.FOLDER.glob("labkit-*")]
 
@@ -99,7 +99,7 @@ def test_a_rank_that_goes_is_named(folder: Path, layout: Layout, harm: Callable[
 
 
 def test_what_a_rank_raises_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """A rank runs out of disk, memory or luck while it reads; here the file lacks a tensor that only rank 1 reads."""
+    """A rank raises an error while it reads the weights: the file has a NaN in a tensor that only rank 1 reads."""
     import safetensors.torch
 
     broken = folder.parent / "broken"
@@ -119,7 +119,7 @@ def test_what_a_rank_raises_is_told(folder: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="not measured here: only Linux limits another process's memory")
 @pytest.mark.parametrize("when", ["prefill", "decode"])
 def test_what_a_rank_raises_in_the_middle_is_told(folder: Path, when: str) -> None:
-    """A rank has no memory left for the cache of a second engine, which gets a request while the first engine decodes."""
+    """A rank runs out of memory in the middle of a run, because its process gets a memory limit."""
     before = left_behind([])
     first = load_parallel(folder, Layout(1, 2), dtype="fp32", num_slots=500)
     (pid,) = first.forward.ranks.process_ids.values()  # type: ignore[attr-defined]

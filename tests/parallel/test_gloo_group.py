@@ -16,7 +16,7 @@ from tests.patience import PATIENCE, wait_for
 
 
 def groups(folder: Path, timeout: float) -> list[GlooGroup]:
-    """Both members, in this process."""
+    """The two members of a group, both in this process."""
     store = dist.FileStore(str(folder / "store"), 2)  # type: ignore[attr-defined]
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda rank: GlooGroup(store, "sums", rank, 2, timeout=timeout), range(2)))
@@ -25,7 +25,7 @@ def groups(folder: Path, timeout: float) -> list[GlooGroup]:
 def gloo_threads() -> int:
     found = 0
     for thread in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread may end at this moment
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread can end at this moment
             found += "gloo" in thread.joinpath("comm").read_text()
     return found
 
@@ -49,7 +49,7 @@ def test_close_does_not_wait_for_a_member_that_does_not_come(tmp_path: Path) -> 
     here, late = groups(tmp_path, timeout=0.2)
     with pytest.raises(RankFailed, match=r"the other ranks did not join within 0.2 s \(all_reduce of rank 0\)"):
         here.all_reduce(torch.ones(3))
-    here.timeout = 1e6  # if `close` waited, it would wait for ever
+    here.timeout = 1e6  # if `close` waited, it would wait forever
     here.close()
     late.timeout = PATIENCE
     late.all_reduce(torch.ones(3))  # without this, gloo would wait for it at the end of the tests

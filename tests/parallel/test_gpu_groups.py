@@ -1,4 +1,4 @@
-"""The groups of ranks on GPUs, and that these ranks use the same operations as a single GPU. No test here runs NCCL."""
+"""The groups of ranks on GPUs; these ranks use the same operations as a single GPU. No test here runs NCCL."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_without_nccl_ranks_on_gpus_are_refused() -> None:
 def test_what_lies_on_gpus_goes_over_nccl_and_tasks_do_not(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    """Both ends of each group agree on what it is called, and every member is in it once."""
+    """The members of each group agree on its name, and each member is in the group exactly once."""
     opened: dict[str, list[tuple[int, torch.device, tuple[str, ...]]]] = {}
 
     def note(store: Any, name: str, rank: int, ranks: int, *, device: torch.device, names: tuple[str, ...]) -> None:
@@ -108,7 +108,7 @@ def test_a_batch_goes_to_a_device_whole(soft: bool) -> None:
 
 
 def together(layout: Layout, paths: dict[str, Path], work: Callable[[Links], Any]) -> list[Any]:
-    """The result of `work` for each rank. Threads take the place of processes."""
+    """The result of `work` for each rank, run in threads instead of processes."""
     found: list[Any] = [None] * layout.ranks
 
     def rank(number: int) -> None:
@@ -129,7 +129,7 @@ def together(layout: Layout, paths: dict[str, Path], work: Callable[[Links], Any
 def test_operation_by_operation_ranks_give_the_logits_of_one_process(
     layout: Layout, folder: Path, request: pytest.FixtureRequest
 ) -> None:
-    """As ranks on GPUs compute: no native pass, the sums by `add_up`, the hidden state in the model's own dtype."""
+    """The ranks compute as on GPUs: without the native pass, with sums by `add_up` and hidden states in the model's dtype."""
     checkpoint = open_checkpoint(folder)
 
     shapes = expected_shapes(checkpoint.config)

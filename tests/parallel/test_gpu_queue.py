@@ -1,4 +1,4 @@
-"""Passes in a queue that this process cannot inspect: it waits for them and gives up in time. This needs no GPU."""
+"""A process waits for passes in a queue that it cannot inspect, and gives up after a time limit. This needs no GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def links() -> Iterator[Links]:
 
 
 class Stream:
-    """A queue of work that is done when the test says so."""
+    """A queue whose work is done when the test says so."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -70,7 +70,7 @@ def test_a_pass_that_takes_too_long_ends_for_everybody(links: Links) -> None:
 
 
 def test_who_finds_no_room_on_the_queue_is_released_as_well(links: Links) -> None:
-    """When the time is over, the main thread is inside a call. Only `abort` makes this call return."""
+    """When the time is over, the main thread is still inside a call, which only `abort` makes return."""
     queue = GpuQueue(links, 0.2, mark=Stream().mark)
     with queue.queueing():
         assert links.aborted.wait(PATIENCE)
@@ -90,7 +90,7 @@ def test_other_ranks_failure_releases_who_waits_and_lets_nothing_be_queued(links
 
 
 def test_what_was_done_after_an_abort_is_not_used(links: Links) -> None:
-    """Collectives that were aborted end as well, with anything in their tensors."""
+    """Aborted collectives also count as done, but their tensors can hold anything."""
     stream = Stream()
     queue = GpuQueue(links, mark=stream.mark)
     with queue.queueing() as queued:

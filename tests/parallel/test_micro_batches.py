@@ -1,4 +1,4 @@
-"""A batch that is cut into pieces gives the same results as the whole batch, for all places of the cuts."""
+"""A batch that is cut into pieces gives the same results as the whole batch, wherever it is cut."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7, 41, 100])
 @pytest.mark.parametrize("all_logits", [False, True])
 def test_pieces_run_in_turn_give_the_whole_batch(pieces: int, all_logits: bool) -> None:
-    """Prompts of different lengths after others that are already in the cache, then one step of all sequences."""
+    """Prompts of different lengths are followed by further tokens of each sequence, and then by one decode step of all."""
     model = engine_of(random_peer("rotary below the head", seed=2)).model
     prompts = [torch.tensor(row) for row in random_prompts(211, [13, 1, 20, 7], seed=pieces)]
     more = [torch.tensor(row) for row in random_prompts(211, [4, 9, 1, 12], seed=pieces + 1)]

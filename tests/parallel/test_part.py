@@ -1,4 +1,4 @@
-"""The part of a model that a rank holds: the parts cover the model once, ranks read nothing else; layouts that are refused."""
+"""The parts of a model that ranks hold: they cover the model once, and ranks read nothing else. Bad layouts are refused."""
 
 from __future__ import annotations
 

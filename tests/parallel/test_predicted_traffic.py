@@ -1,4 +1,4 @@
-"""The predicted traffic is equal to the traffic in the ledgers of the ranks."""
+"""The predicted traffic equals the traffic in the ranks' ledgers."""
 
 from __future__ import annotations
 

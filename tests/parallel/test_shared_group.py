@@ -1,4 +1,4 @@
-"""Collectives through shared memory: right for every size, the same bits on all members, and no member waits for ever."""
+"""Collectives through shared memory are right for every size and give all members the same bits; no member waits forever."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured he
 
 
 def together(ranks: int, work: Callable[[SharedGroup], Any], timeout: float = PATIENCE) -> list[Any]:
-    """The result of `work` for each member. Threads take the place of processes; for a group there is no difference."""
+    """The result of `work` for each member, run in threads instead of processes; for a group this makes no difference."""
     path, found = SharedGroup.create(ranks), [None] * ranks
 
     def member(rank: int) -> None:

@@ -1,4 +1,4 @@
-"""Several steps of different sequences in flight: which sequences take part, and what happens when the plan changes."""
+"""Several steps in flight, with different sequences: which sequences take part, and what happens when the plan changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Queue(Forward):
-    """A forward pass in one process that computes late: passes run in order, and only when their logits are needed."""
+    """A forward pass in one process that is delayed: passes run in order, and only when their logits are needed."""
 
     def __init__(self, model: GPTJ, steps: int) -> None:
         self._steps = steps
@@ -86,7 +86,7 @@ def tokens_of(engine: Engine, prompts: list[list[int]], params: Any = GREEDY) ->
 @pytest.mark.parametrize("steps", one_in(2, [2, 1, 4, 3]))
 @pytest.mark.parametrize("options", [{}, {"max_batch_size": 5, "max_step_tokens": 24}, {"max_batch_size": 6, "num_slots": 110}])
 def test_tokens_are_those_of_one_step_at_a_time(folder: Path, steps: int, options: dict[str, Any]) -> None:
-    """Whole and chunked prompts, and so few slots that sequences are preempted."""
+    """Prompts run whole and in chunks, and there are so few slots that sequences are preempted."""
     one, several, queue = engines(folder, steps, **options)
     prompts = random_prompts(211, [1, 2, 40, 17, 33, 5, 29, 8], seed=1)
     for params in (

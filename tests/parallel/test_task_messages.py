@@ -1,4 +1,4 @@
-"""Steps, prefixes and headers do not change when they are written as bytes and read again."""
+"""Steps, prefixes and headers do not change when they are written as bytes and read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks that torchrun starts, on one host and on two (two network namespaces with a virtual cable between them)."""
+"""torchrun starts ranks on one host and on two (two network namespaces with a virtual cable between them)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_another_number_of_ranks_than_the_layout_has_is_refused() -> None:
 
 
 def rank_of(process: psutil.Process) -> str:
-    """The rank of a process that torchrun started; empty if the process is no rank, not yet a rank, or has ended."""
+    """The rank of a process that torchrun started; empty if the process is not a rank, is not yet a rank, or has ended."""
     return if_alive(process.environ, {}).get("RANK", "")
 
 

@@ -1,4 +1,4 @@
-"""The fit finds the efficiencies from which measurements were made, states its uncertainty, and reports extrapolation."""
+"""The fit recovers the efficiencies behind simulated measurements, states its uncertainty, and reports extrapolation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRUE = replace(Efficiencies(), read=0.75, layer_seconds=120e-6, compute=0.5)
 
 
 def rows_of(model: str, tensor: tuple[int, ...] = (1,)) -> list[Measurement]:
-    """What a machine with the efficiencies `TRUE` would measure."""
+    """The times that would be measured on a machine with the efficiencies `TRUE`."""
     plans = [
         Deployment(named_shape(model), named_gpu("a100-80gb"), split, 1, "fp16", batch, length, 16)
         for split in tensor
@@ -36,7 +36,7 @@ def found() -> Fit:
 
 
 def test_the_fit_finds_what_made_the_measurements(found: Fit) -> None:
-    """Six rows pull the typical values most of the way; the rest is held back because it is implausible."""
+    """Six rows pull the typical values most of the way to the true ones, but not all, because the true ones are implausible."""
     untouched = replace(found, found=Efficiencies())
     for model in ("gpt-6.7b", "gpt-20b"):
         rows = rows_of(model)
@@ -48,7 +48,7 @@ def test_the_fit_finds_what_made_the_measurements(found: Fit) -> None:
 
 
 def test_what_is_not_measured_stays_typical(found: Fit) -> None:
-    """No row has two GPUs, so the link cannot be known."""
+    """No row has two GPUs, so the rows say nothing about the link."""
     assert found.found.link == pytest.approx(Efficiencies().link)
     assert found.found.hops == pytest.approx(1.0)
 

@@ -1,4 +1,4 @@
-"""Many instances: one behaves as in the simulation of a server, more are faster, and failures lose no request."""
+"""Fleets: one instance behaves as in the simulation of a server, more instances are faster, and failures lose no request."""
 
 from __future__ import annotations
 

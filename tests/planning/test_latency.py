@@ -1,4 +1,4 @@
-"""Predicted seconds: they follow from bytes, FLOPs, messages and bubbles, and are divided among these causes."""
+"""Predicted seconds follow from bytes, FLOPs, messages and bubbles, and are divided among these causes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plan_of(model: str = "gpt-j-6b", **values: object) -> Deployment:
 
 
 def test_a_decode_step_of_gpt_j_reads_its_weights_once() -> None:
-    """11.69 GB at 2,039 GB/s are 5.7 ms (weights without the embedding), plus the cache of 144 tokens."""
+    """11.69 GB (the weights without the embedding) at 2,039 GB/s take 5.7 ms; the cache of 144 tokens is added."""
     parts = decode_parts(plan_of(), PERFECT)
     cache = 144 * 458_752 / 2.039e12
     assert parts.total == pytest.approx(11.688e9 / 2.039e12 + cache, rel=0.005)
@@ -45,7 +45,9 @@ def test_a_long_prefill_is_bound_by_flops() -> None:
 
 
 def test_the_batch_at_which_decode_turns_compute_bound() -> None:
-    """With weights alone, the two meet at FLOPs per second over bytes per second: 312e12 / 2.039e12 = 153 sequences."""
+    """Counting only the weights, reading and computing take equally long at FLOPs per second divided by bytes per second:
+    312e12 / 2.039e12 = 153 sequences.
+    """
     few = decode_parts(plan_of(batch=100, input_tokens=1, output_tokens=1), PERFECT)
     many = decode_parts(plan_of(batch=240, input_tokens=1, output_tokens=1), PERFECT)
     assert few.dominated_by == "bytes"
@@ -86,7 +88,7 @@ def test_gpt_j_needs_one_sum_a_layer_and_gpt_3_two() -> None:
 
 
 def test_the_bubble_is_that_of_gpipe() -> None:
-    """m micro-batches through p stages: a fraction (p - 1) / (m + p - 1) of the time is idle (Huang et al. 2019)."""
+    """With m micro-batches through p stages, a fraction (p - 1) / (m + p - 1) of the time is idle (Huang et al. 2019)."""
     parts = Parts(read=1.0, flops=2.0).in_a_pipeline(4, 3)
     assert parts.bubble / parts.total == pytest.approx(2 / 6)
     assert parts.total == 3.0 * 6

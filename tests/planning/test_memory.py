@@ -1,4 +1,4 @@
-"""The memory of a rank: the lecture's arithmetic, sparsity and quantization, division among ranks, and what does not divide."""
+"""The memory of a rank: the lecture's arithmetic, sparsity and quantization, division among ranks, and impossible divisions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_shape_for_a_number_of_parameters_has_about_that_many(parameters: floa
 
 
 def test_175b_in_16_bits_takes_what_the_lecture_says() -> None:
-    """175e9 x 2 bytes are 325.96 GiB; 2:4, int8 and int4 make less of the layers' matrices."""
+    """175e9 x 2 bytes are 325.96 GiB; 2:4 sparsity, int8 and int4 make the layers' matrices smaller."""
     whole = plan_of("gpt-175b")
     assert weight_bytes(whole) / 2**30 == pytest.approx(325.96, rel=0.005)
     assert weight_bytes(replace(whole, precision="int8")) == pytest.approx(weight_bytes(whole) / 2, rel=0.01)

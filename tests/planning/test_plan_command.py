@@ -1,4 +1,4 @@
-"""`labkit plan`: what it prints, writes and draws."""
+"""The output, files and figures of `labkit plan`."""
 
 from __future__ import annotations
 

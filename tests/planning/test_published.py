@@ -1,4 +1,4 @@
-"""Predictions against published tables, with the limits that docs/planning.md promises; and tables of a user's own."""
+"""Predictions agree with published tables within the limits that docs/planning.md promises. Also tables of a user's own."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_memory_says_which_rows_ran_out_of_it(report: Report) -> None:
 
 
 def test_another_size_predicts_the_tables_too() -> None:
-    """The goal is not an accident of the 20B rows: the fit to 6.7B on one GPU has a median error within it as well."""
+    """That the fit meets the goal is not an accident of the 20B rows: a fit to 6.7B on one GPU meets it as well."""
     part = validate("gpt-6.7b").parts[0]
     assert np.median(np.abs(part.errors())) <= GOAL_MEDIAN, part.summary()
     assert np.max(np.abs(part.errors())) <= GOAL_WORST, part.summary()

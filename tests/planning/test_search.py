@@ -1,4 +1,4 @@
-"""The search: every plan fits and meets the bound, the best is first, and if there is none, the nearest plan is named."""
+"""The search: every plan fits and meets the bound, and the best is first. If there is no plan, the nearest one is named."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_plan_fits_and_meets_the_bound(answer: Answer) -> None:
 
 
 def test_the_published_division_of_530b_is_found(answer: Answer) -> None:
-    """FasterTransformer's tables have TP 16, TP 32 and TP 8 x PP 3; one node of eight is too small in 16 bits."""
+    """FasterTransformer's tables have TP 16, TP 32 and TP 8 x PP 3; one node of eight GPUs is too small for 16-bit weights."""
     layouts = {(one.plan.tensor_parallel, one.plan.pipeline_parallel) for one in answer.all_plans}
     assert {(16, 1), (32, 1), (8, 3)} <= layouts
     assert (8, 1) not in layouts
@@ -61,7 +61,7 @@ def test_the_best_is_first(ranking: str) -> None:
 
 
 def test_giving_up_early_loses_no_plan(answer: Answer) -> None:
-    """Each batch asked for alone, so that nothing can be given up, leads to the same plans."""
+    """A search for each batch on its own, in which no batch can be skipped, finds the same plans."""
     alone = [
         (one.plan.tensor_parallel, one.plan.pipeline_parallel, one.plan.batch)
         for batch in QUESTION.batches

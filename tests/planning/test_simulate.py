@@ -1,4 +1,4 @@
-"""The simulation runs the engine's scheduler: idle servers answer as predicted, full ones queue, and nothing is lost."""
+"""The simulation runs the engine's scheduler: idle servers answer as predicted, full servers queue, and no request is lost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_handling_is_added_to_the_steps() -> None:
 
 
 def in_turn(users: int, handling: Handling, requests: int = 400) -> Served:
-    """Simulated users who each wait for their answer before they ask again."""
+    """Simulate users who each wait for their answer before they ask again. Return their median times."""
     server = Instance(PLAN, default_fit(), handling=handling)
     began, first, latency = {}, [], []
     for number in range(users):
@@ -102,7 +102,7 @@ def test_the_seed_decides_the_arrivals() -> None:
 
 
 def test_a_small_cache_preempts_and_still_ends_every_request() -> None:
-    """The cache of a GPU that holds two and a half requests: the scheduler preempts, and all tokens are still made."""
+    """The cache has room for two and a half requests, so the scheduler preempts, but all tokens are still made."""
     weights = Deployment(named_shape("gpt-6.7b"), named_gpu("a100-80gb"), batch=64, input_tokens=16, output_tokens=512)
     small = replace(weights.device, memory_bytes=19.0e9, runtime_bytes=1e9)
     load = simulate(replace(weights, device=small), default_fit(), rate=100, requests=60)
@@ -123,7 +123,7 @@ def test_impossible_loads_are_refused() -> None:
 
 
 def test_a_pipeline_is_kept_full() -> None:
-    """Three stages with many sequences make almost the steps of one stage: no bubble, as with steps in flight."""
+    """Three stages with many sequences have no bubble, as with steps in flight: they are faster than a single batch alone."""
     plan = Deployment(named_shape("gpt-530b"), named_gpu("a100-80gb"), 8, 3, batch=48, input_tokens=60, output_tokens=20)
     load = simulate(plan, default_fit(), rate=1000, requests=200)
     alone = plan.batch * plan.output_tokens / request_parts(plan, default_fit().found).total

@@ -1,4 +1,4 @@
-"""Fixtures: a real Triton Inference Server, where one is installed."""
+"""Fixtures: a real Triton Inference Server, if one is installed."""
 
 from __future__ import annotations
 
@@ -43,11 +43,13 @@ class TritonPythonModel:
         dtype = pb_utils.triton_string_to_numpy(output["data_type"])
         return pb_utils.Tensor(output["name"], np.full(shape, b"") if dtype is np.object_ else np.zeros(shape, dtype))
 """
-"""A model that answers with zeros, whatever it is given."""
+"""The code of a model that answers every request with zeros."""
 
 
 HANG_SECONDS = 30.0
-"""A load takes two seconds. Now and then one never ends, and from then on the server answers nobody."""
+"""After this time, a load counts as hanging. A load takes two seconds, but occasionally one never ends, and from then on the
+server does not answer any request.
+"""
 
 
 class Server:
@@ -101,7 +103,7 @@ class Server:
         self._process.wait(timeout=PATIENCE)
 
     def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float = PATIENCE) -> bytes:
-        """The answer to a GET, or to a POST of the body as JSON."""
+        """The answer to a GET request, or to a POST request with `body` as JSON."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.ports[0]}/{path}", data=data)
         with open_url(request, timeout=timeout) as answer:
@@ -115,7 +117,7 @@ class Server:
         (version.parent / "config.pbtxt").write_text(config)
 
     def load(self, name: str) -> str:
-        """Loads a model. Returns the server's error, or an empty text. A server that hangs is started again, once."""
+        """Loads a model. Returns the server's error, or an empty text. If the server hangs, it is restarted once."""
         path = f"v2/repository/models/{name}/load"
         try:
             return self.try_to(path, {}, timeout=HANG_SECONDS)
@@ -132,7 +134,7 @@ class Server:
             self._begin_anew(path)
 
     def complaint(self, name: str) -> str:
-        """The server's error about a model, which is unloaded afterwards; empty if there is none."""
+        """Loads and unloads a model. Returns the server's error about it, or an empty text."""
         found = self.load(name)
         self.unload(name)
         return found
@@ -145,7 +147,7 @@ class Server:
         self._begin()
 
     def try_to(self, path: str, body: dict[str, Any], answer: list[str] | None = None, timeout: float = PATIENCE) -> str:
-        """The server's error, or an empty text; in this case, the server's answer is appended to `answer`."""
+        """Sends a request. Returns the server's error, or an empty text after appending the server's answer to `answer`."""
         try:
             answered = self.ask(path, body, timeout)
         except urllib.error.HTTPError as error:
@@ -156,7 +158,7 @@ class Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that were free a moment ago."""
+    """Ports on loopback that were free a moment ago."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [opened.getsockname()[1] for opened in sockets]
     for opened in sockets:

@@ -35,7 +35,7 @@ from tests.serving.live.test_malformed import refusal
 from tests.serving.strategies import grpc_requests, http_requests
 
 AT_A_TIME = 4
-"""Requests that are sent together."""
+"""The number of requests that are sent together."""
 
 NEW_TOKENS = 24
 SAMPLED = {"temperature": 1.0, "top_k": 20, "seed": 5}
@@ -98,10 +98,10 @@ def _same_processes(server: Server) -> Iterator[None]:
 
 
 def outcome(server: Server, request: Any) -> str:
-    """The outcome of a request: a status of HTTP or gRPC, or `answered`. Raises `AssertionError` for an error without text."""
+    """The outcome of a request: its HTTP or gRPC status, or `answered`. Raises `AssertionError` for an error without text."""
     if isinstance(request, tuple):
         status, text = post(server, *request)
-        # Triton writes an error within a stream as an event, after the status 200.
+        # Triton sends an error inside a stream as an event, after the status 200.
         assert status == 200 or "error" in text, (status, text[:200])
         assert "Traceback" not in text, text[:2000]
         return f"HTTP {status}"
@@ -111,7 +111,7 @@ def outcome(server: Server, request: Any) -> str:
 
 
 def fuzz(server: Server, offline: Engine, cases: int, number: int) -> Counter[str]:
-    """The number of times that each outcome occurred. Raises `AssertionError` with the wrong request or bystander's text."""
+    """Count how often each outcome occurs. Raises `AssertionError` with the failing request or the bystander's wrong text."""
     seen: Counter[str] = Counter()
 
     @seed(number)
@@ -119,7 +119,7 @@ def fuzz(server: Server, offline: Engine, cases: int, number: int) -> Counter[st
         max_examples=max(1, cases // AT_A_TIME),
         database=None,
         deadline=None,
-        phases=[Phase.generate],  # a request that ended a server is not sent again to make it shorter
+        phases=[Phase.generate],  # no shrinking: a request that ended a server is not sent again
         suppress_health_check=list(HealthCheck),
     )
     @given(st.lists(http_requests() | grpc_requests(), min_size=AT_A_TIME, max_size=AT_A_TIME))

@@ -1,4 +1,4 @@
-"""Mistakes to plant in correct configurations: the change, the wrong line, and the reaction of the server."""
+"""Mistakes to plant in correct configurations, each with the change, the wrong line, and the reaction of the server."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ REFUSED = "the server refuses"
 SILENT = "the server takes it silently"
 
 END = "<the end>"
-"""For `at`: the file's end."""
+"""A value of `at` that stands for the end of the file."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """In a model's text, `old` becomes `new`. The reported fault has the line that contains `at`, and all of `words`."""
+    """In a model's configuration text, `old` becomes `new`. The reported fault names the line with `at` and has all `words`."""
 
     name: str
     model: str
@@ -36,7 +36,7 @@ class Mistake:
         return text.replace(self.old, self.new, 1)
 
     def line(self) -> int:
-        """The number of the wrong line: the first line with `at` from the mistake on, or else in the whole text."""
+        """The number of the wrong line: the first line with `at` from the mistake's line on, or else in the whole text."""
         text = self.planted()
         if self.at == END:
             return text.count("\n") + 1
@@ -96,7 +96,7 @@ OF_FORM = (
         REFUSED,
     ),
 )
-"""What protobuf refuses; the server then says only that it failed to poll."""
+"""Mistakes that protobuf refuses; the server then says only that it failed to poll."""
 
 OF_MODELS = (
     Mistake("no name of a tensor", PRE, QUERY, QUERY.replace('name: "QUERY"', ""), PROMPT, ("an input has no name",), REFUSED),
@@ -139,7 +139,7 @@ OF_MODELS = (
     Mistake("another model's name", PRE, '"preprocessing"', '"before"', "name:", ("before", "folder"), REFUSED),
     Mistake("a parameter twice", FT, '"precision"', '"model"', '"model"', ("model is given already",), SILENT),
 )
-"""What needs no knowledge of the model's code."""
+"""Mistakes that can be found without knowledge of the model's code."""
 
 OF_CODE = (
     Mistake("no max_batch_size", PRE, BATCH, "", "# Text", ("not given", "takes batches", "1024"), SILENT),
@@ -191,7 +191,7 @@ OF_CODE = (
     Mistake("decoupled false", GPTJ, "decoupled: true", "decoupled: false", "decoupled", ("streams",), SILENT),
     Mistake("decoupled for one answer", PRE, *_insert("input [", STREAMS), "decoupled: true", ("answers once",), SILENT),
 )
-"""What only the model's code can tell; the server does not know it."""
+"""Mistakes that only the model's code can reveal, which the server does not know."""
 
 
 def _wire(name: str, old: str, new: str, at: str, *words: str, server: str = REFUSED) -> Mistake:
@@ -261,6 +261,6 @@ OF_ENSEMBLES = (
     _wire("instances of an ensemble", "ensemble_scheduling {", GROUP + "\nensemble_scheduling {", "{", "no instances"),
     _wire("ensemble as a backend", "platform:", "backend:", "backend:", "no backend", 'platform: "ensemble"'),
 )
-"""What is wrong between models."""
+"""Mistakes in the connections between models."""
 
 MISTAKES = (*OF_FORM, *OF_MODELS, *OF_CODE, *OF_ENSEMBLES)

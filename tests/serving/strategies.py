@@ -1,4 +1,4 @@
-"""Random inputs for the served models, drawn by hypothesis: requests that are right, nearly right, or completely wrong."""
+"""Random inputs for the served models, drawn by Hypothesis: requests that are right, nearly right, or completely wrong."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ json_values = st.recursive(
 
 
 def rarely(draw: st.DrawFn, times: int) -> bool:
-    """True in one of this many cases."""
+    """True in one of `times` cases."""
     return draw(st.integers(1, times)) == times
 
 
 def likely(spec: TensorSpec) -> st.SearchStrategy[Any]:
-    """A value that the tensor could have."""
+    """A value that is plausible for the tensor."""
     if spec.name in ("max_new_tokens", "request_output_len", "INPUT_1", "REQUEST_OUTPUT_LEN"):
         return st.integers(1, 12)
     if spec.name in ("input_lengths", "SEQUENCE_LENGTH"):
@@ -70,7 +70,7 @@ def likely(spec: TensorSpec) -> st.SearchStrategy[Any]:
 
 @st.composite
 def generate_bodies(draw: st.DrawFn) -> Any:
-    """Bodies of Triton's generate extension: inputs by name, some unlikely, some unknown."""
+    """Bodies of Triton's generate extension: inputs by name, some with unlikely values and some with unknown names."""
     body: dict[str, Any] = {"text_input": draw(st.sampled_from(TEXTS[:6])), "max_new_tokens": draw(st.integers(1, 12))}
     for spec in draw(st.lists(st.sampled_from(GPTJ_INPUTS), max_size=5)):
         value = likely(spec)
@@ -85,13 +85,13 @@ def generate_bodies(draw: st.DrawFn) -> Any:
 
 @st.composite
 def given_to(draw: st.DrawFn, model: str) -> list[TensorSpec]:
-    """The inputs of a request to a model: those that it needs, and some others."""
+    """The inputs of a request to a model: those that the model needs, and some others."""
     needed = ("text_input",) if model == "gptj" else ()
     return [spec for spec in INPUTS[model] if not spec.optional or spec.name in needed or rarely(draw, 4)]
 
 
 def shape_of(spec: TensorSpec, count: int, batched: bool) -> list[int]:
-    """A shape that the model takes, for `count` values along the last dimension that is free."""
+    """A shape that the model accepts. If the last dimension is variable, it has the size `count`."""
     dims = [1 if dim < 0 else dim for dim in spec.dims]
     if spec.dims[-1] < 0:
         dims[-1] = count
@@ -100,7 +100,7 @@ def shape_of(spec: TensorSpec, count: int, batched: bool) -> list[int]:
 
 @st.composite
 def some_values(draw: st.DrawFn, spec: TensorSpec, batched: bool) -> tuple[list[int], list[Any]]:
-    """A shape and its number of values; sometimes a different number than the model accepts."""
+    """A shape and as many values as it holds; sometimes this is a different number than the model accepts."""
     count = draw(st.integers(0, 3)) if rarely(draw, 10) else 1
     shape = shape_of(spec, count, batched)
     size = int(np.prod(shape))

@@ -1,4 +1,4 @@
-"""Clients of `gptj`: texts and pieces, refusals by client and server, all kinds of ends, and no caller that waits for ever."""
+"""Clients of `gptj`: texts and pieces, refusals by client and server, and all kinds of ends. No caller waits forever."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def client(gptj_server: Server) -> Iterator[Client]:
 
 @pytest.fixture
 def nobody() -> str:
-    """An address at which nothing listens."""
+    """An address at which no program is listening."""
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
     return f"127.0.0.1:{port}"
@@ -188,10 +188,10 @@ def test_cancelling_a_task_ends_its_request(gptj_server: Server) -> None:
 def test_too_many_at_once_are_refused_and_asked_again(gptj_server: Server) -> None:
     async def ask() -> None:
         async with AsyncClient(gptj_server.grpc, timeout=PATIENCE, retries=0) as asking:
-            busy = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(24)]  # there is no place for four
+            busy = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(24)]  # there are places for 20
 
             async def keep_busy_until_refused() -> None:
-                while True:  # on a busy machine the first may end before the last have arrived
+                while True:  # on a busy machine, the first requests can end before the last have arrived
                     ended, _ = await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
                     for task in ended:
                         task.result()
@@ -221,7 +221,7 @@ def test_a_request_that_takes_too_long_says_what_had_come(client: Client) -> Non
         for _ in client.stream(PROMPT, timeout=seconds, **LONG):
             time.sleep(0.01)
 
-    for seconds in (0.4, 1.0, 2.5, 6.0):  # on a busy machine the first token needs longer, and so does the last
+    for seconds in (0.4, 1.0, 2.5, 6.0):  # on a busy machine, the first token takes longer, and so does the last
         with pytest.raises(NotAvailable, match=rf"did not finish within {seconds:g} s; ") as late:
             read_slowly(seconds)
         if re.search(r"; \d+ tokens? of the text had arrived", str(late.value)):

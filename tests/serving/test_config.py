@@ -1,4 +1,4 @@
-"""Configurations: the generated ones are right, and the error for every planted mistake names it and its line."""
+"""Configurations: generated configurations are right, and for every planted mistake an error names the mistake and its line."""
 
 from __future__ import annotations
 

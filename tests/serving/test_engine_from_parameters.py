@@ -1,4 +1,4 @@
-"""The engine of a served model: its threads, and its work before the first request."""
+"""The engine of a served model: its number of threads, and the work that it does before the first request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine's thread and its socket, without a server: jobs join, leave, come too late or are too many."""
+"""The engine's thread and its socket, without a server: jobs join, leave, miss their deadlines or are too many."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ SHORT = SamplingParams(max_new_tokens=5)
 
 
 class Kept:
-    """The messages that come back for a job. If it `is_held`, its first token stops the engine until `may_go_on` is set.
+    """Records the messages that come back for a job. With `is_held`, each token stops the engine until `may_go_on` is set.
 
-    A test that submits something while another job runs holds the engine: its own thread may get no time for a second.
+    A test that submits a job while another job runs must hold the engine, because the test's thread can be kept waiting for a
+    second.
     """
 
     def __init__(self, is_held: bool = False) -> None:
@@ -74,7 +75,7 @@ def test_requests_join_a_running_one_and_get_what_the_engine_gives_alone(host: E
     long, kept = submit(host, "Now", LONG, is_held=True)
     assert kept.began.wait(PATIENCE)
     others = [submit(host, text, SHORT)[1] for text in texts]
-    others[-1].may_go_on.clear()  # the long one cannot end before this test has looked
+    others[-1].may_go_on.clear()  # so that the long job cannot end before this test has looked at it
     kept.may_go_on.set()
     assert all(other.over.wait(PATIENCE) for other in others[:-1])
     assert others[-1].began.wait(PATIENCE)

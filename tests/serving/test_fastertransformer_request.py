@@ -15,7 +15,7 @@ from labkit.serving.python_backend.word_lists import from_word_lists, to_word_li
 
 
 def request(rows: int = 2, **more: Any) -> dict[str, NDArray[Any]]:
-    """A request of `rows` prompts of 1, 2, ... tokens, padded with 9. `more` holds inputs with one value per row."""
+    """A request with `rows` prompts of 1, 2, ... tokens, padded with 9. `more` holds inputs with one value per row."""
     ids = np.full((rows, rows + 1), 9, np.uint32)
     for row in range(rows):
         ids[row, : row + 1] = np.arange(row + 1) + 10 * row

@@ -1,4 +1,4 @@
-"""The generated configurations of exported parts: wires, platforms and files, checked by labkit's checker of repositories."""
+"""labkit's repository checker checks the generated configurations of exported parts: their wires, platforms and files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIG = GPTJConfig(hidden_size=96, num_layers=5, num_heads=3, rotary_dim=6, con
 
 
 def exported(folder: Path, count: int, precision: str = "fp32") -> ExportedModel:
-    """An export whose files hold no graphs: configurations are made from the description alone."""
+    """An export whose files hold no graphs, because configurations are made from the export's description alone."""
     parts = []
     for stage in range(count):
         layers = Part(stage=stage, stages=count).layers(CONFIG.num_layers)

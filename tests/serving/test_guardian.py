@@ -1,4 +1,4 @@
-"""The guardian of a server is a small process: it must not load the large libraries that the rest of labkit uses."""
+"""A server's guardian is a small process: it must not load the large libraries that the rest of labkit uses."""
 
 from __future__ import annotations
 

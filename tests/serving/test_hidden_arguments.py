@@ -1,4 +1,4 @@
-"""Arguments that a program gets but that the process list does not show."""
+"""Arguments that a program gets, but that the process list does not show."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def test_the_environment_in_which_they_lie_is_its_user_s_alone(told: tuple[int, 
 
 
 def test_where_it_cannot_be_done_nothing_runs(tmp_path: Path) -> None:
-    """A process can be traced by its parent once; what it did first stands for a machine that forbids it."""
+    """A process can ask only once to be traced by its parent. This one has asked already, which imitates a machine that forbids
+    tracing.
+    """
     before = psutil.Process().children()
     with pytest.raises(CannotHide):
         start_hidden(["touch", str(tmp_path / "ran")], SECRETS, dict(os.environ), _trace_once)

@@ -1,4 +1,4 @@
-"""Temporary folders of owners that have ended are deleted; those of owners that run are not."""
+"""Temporary folders whose owners have ended are deleted; those whose owners still run are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Which memory blocks return to the system when freed. Each test starts a process, since the allocator reads settings once."""
+"""Which memory blocks return to the system when they are freed. Each test starts a process, because the allocator reads its
+settings only once.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ def mapped(size):
 
 
 def mapped(code: str, size: int, environment: dict[str, str]) -> bool:
-    """Whether a block of this size is memory-mapped after some code has run. Mapped blocks return to the system when freed."""
+    """Whether a block of this size is memory-mapped after `code` has run. Mapped blocks return to the system when freed."""
     script = f"{MAPPED}{code}\nprint(mapped({size}))"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | environment
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Metrics: reading them from text, differences between two readings, batch sizes, and the metrics of a real server."""
+"""Metrics: parsing their text, differences between two readings, batch sizes, and the metrics of a real server."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_servers_own_metrics(gptj_server: Server) -> None:
         for _ in range(3):
             client.generate("a b c", max_new_tokens=2)
     found = read_metrics(gptj_server.metrics) - before
-    assert found.model("gptj").requests >= 3  # the watchdog asks as well
+    assert found.model("gptj").requests >= 3  # the watchdog sends requests too
     assert found.seconds > 0
 
 

@@ -1,4 +1,4 @@
-"""The reader of protobuf's text format: it accepts the same texts as protobuf, and knows the line of every value."""
+"""The reader of protobuf's text format accepts the same texts as protobuf and knows the line of every value."""
 
 from __future__ import annotations
 

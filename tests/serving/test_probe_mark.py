@@ -1,4 +1,4 @@
-"""The mark of probes: each server has one random mark, and only the server's user can read it."""
+"""The mark of probes: each server has one random mark, which only the server's user can read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A real Prometheus with the configuration of `docker/` reads a real server, and the queries of the dashboard return data.
 
-Debian's package `prometheus` has the program. One thing differs from `docker/compose.yaml`: the server has another address.
+The program is in Debian's package `prometheus`. Unlike in `docker/compose.yaml`, the server here has another address.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Prometheus:
             return None
 
     def ask(self, query: str) -> list[float]:
-        """The values of a query's result: one for each set of labels."""
+        """Run a query. Return the values of its result, one for each set of labels."""
         answer = self.get("/api/v1/query", query=query)
         assert answer is not None, f"Prometheus refused {query!r}, or does not answer"
         return [float(series["value"][1]) for series in answer["data"]["result"]]
@@ -58,7 +58,7 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def prometheus(gptj_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus, which reads the metrics of the server of gptj."""
+    """A Prometheus that reads the metrics of the server of gptj."""
     folder = tmp_path_factory.mktemp("prometheus")
     shipped = (ROOT / "docker" / "prometheus.yml").read_text("utf-8")
     assert shipped.count(COMPOSE_TARGET) == 1
@@ -81,7 +81,7 @@ def prometheus(gptj_server: Server, tmp_path_factory: pytest.TempPathFactory) ->
 
 @dataclass
 class Asked:
-    """What users got from the server: answers, tokens, and refusals."""
+    """The numbers of answers, tokens and refusals that users got from the server."""
 
     answers: int = 0
     tokens: int = 0
@@ -89,7 +89,7 @@ class Asked:
 
 
 def one_user(address: str, ended: threading.Event) -> Asked:
-    """Ask for text until `ended` is set."""
+    """Ask the server for texts until `ended` is set. Return what came back."""
     found = Asked()
     with Client(address) as client:
         while not ended.is_set():
@@ -102,43 +102,44 @@ def one_user(address: str, ended: threading.Event) -> Asked:
 
 
 def totals(prometheus: Prometheus) -> dict[str, float]:
-    """The sums of the engine's counters, as Prometheus has read them."""
+    """The sums of the engine's counters that Prometheus has read."""
     return {name: sum(prometheus.ask(f"labkit_{name}_total")) for name in ("requests", "tokens", "steps", "refused")}
 
 
 def finite(values: list[float]) -> bool:
-    """Whether there is a value, and no NaN."""
+    """Whether there is at least one value, and no value is NaN."""
     return bool(values) and all(map(math.isfinite, values))
 
 
 def shown(prometheus: Prometheus) -> dict[str, list[list[float]]]:
-    """What each panel shows now: the values of each of its queries."""
+    """The values that each panel shows now, for each of its queries."""
     return {title: [prometheus.ask(query) for query in queries] for title, queries in QUERIES.items()}
 
 
 def totals_of(server: Server) -> dict[str, float]:
-    """The same sums, read from the server itself."""
+    """The sums of the engine's counters, read from the server itself."""
     found = read_metrics(server.metrics)
     return {name: found.total(f"labkit_{name}_total") for name in ("requests", "tokens", "steps", "refused")}
 
 
 def in_step(prometheus: Prometheus, server: Server) -> dict[str, float] | None:
-    """The sums, if Prometheus has read the last counts of the server."""
+    """The sums that Prometheus has read if they are those of the server, otherwise None."""
     found = totals(prometheus)
     return found if prometheus.ask("labkit_steps_total") and found == totals_of(server) else None
 
 
 def complete(panels: dict[str, list[list[float]]]) -> bool:
-    """Whether every query of every panel has a number, and those that must be positive are."""
+    """Whether every query of every panel has a number, and the numbers that must be positive are positive."""
     has_data = all(finite(values) for queries in panels.values() for values in queries)
     return has_data and all(max(panels[title][0]) > 0 for title in NOT_ZERO)
 
 
 @dataclass
 class Busy:
-    """What Prometheus has read of a server that more users asked than it admits.
+    """What Prometheus has read from a server to which more users sent requests than it admits.
 
-    panels: the values of each query of each panel, in the middle. before, after: the counters. asked: what all users got.
+    panels: the values of each query of each panel during the load. before, after: the counters before and after the load.
+    asked: what all users got.
     """
 
     panels: dict[str, list[list[float]]]
@@ -149,7 +150,7 @@ class Busy:
 
 @pytest.fixture(scope="module")
 def busy(prometheus: Prometheus, gptj_server: Server) -> Busy:
-    """Users ask until all panels have numbers; then Prometheus reads the last counts."""
+    """Let users send requests until all panels have numbers, then wait until Prometheus has read the last counts."""
     ended = threading.Event()
     panels: dict[str, list[list[float]]] = {}
     before = wait_for(lambda: in_step(prometheus, gptj_server), "the first reading of the counters")
@@ -190,7 +191,10 @@ def test_every_query_of_the_dashboard_returns_data(busy: Busy) -> None:
 
 
 def test_the_gauges_keep_to_the_servers_settings(busy: Busy) -> None:
-    """16 sequences run, 4 wait, and a slot is free or in use. Rates are left out: two counters are read at two times."""
+    """At most 16 sequences run, at most 4 wait, and slots are either free or in use.
+
+    Rates are not compared, because two counters are read at different times.
+    """
     assert 0 <= busy.panels["Cache use"][0][0] <= 1
     assert 0 <= busy.panels["Sequences"][0][0] <= 16
     assert 0 <= busy.panels["Sequences"][1][0] <= 4

@@ -1,4 +1,4 @@
-"""Mistakes in configurations that the real server loads without an error: the first request fails, or no request ever does.
+"""Mistakes in configurations that the real server loads without an error: the first request fails, or none ever fails.
 
 Each configuration is for a model that returns its input A as B. labkit's check names the fault before the model is loaded.
 """
@@ -70,12 +70,12 @@ class TritonPythonModel:
 
 
 def request(**tensors: list[int]) -> dict[str, Any]:
-    """A request with tensors of these shapes."""
+    """The body of a request with tensors of these shapes."""
     return {"inputs": [{"name": n, "shape": s, "datatype": "FP32", "data": [1.0] * prod(s)} for n, s in tensors.items()]}
 
 
 def answer(server: Server, config: ModelConfig, body: dict[str, Any], code: str = CODE) -> str:
-    """The answer that a client gets from a model that loads without an error."""
+    """Load a model, which must give no error. Return the answer that a client gets from it."""
     server.put(config.name, config_text(config), code)
     assert server.load(config.name) == ""
     try:

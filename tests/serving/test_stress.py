@@ -1,4 +1,4 @@
-"""The load generator: its arithmetic, compared with figures computed by hand, and a run with a real server."""
+"""The load generator: its arithmetic is compared with figures computed by hand, and it runs against a real server."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def request(number: int, due: float, sent: float, pieces: list[float], **more: A
 
 
 def made_run() -> StressRun:
-    """Six requests; warm-up ends at 1 s, counting ends at 3 s.
+    """A run of six requests, in which the warm-up ends at 1 s and the counting ends at 3 s.
 
-    Two are good, one begins slowly, one has slow tokens, one is refused, and one belongs to the warm-up.
+    Two requests are good, one begins slowly, one has slow tokens, one is refused, and one belongs to the warm-up.
     """
     settings = StressSettings(users=2, seconds=2, warmup=1, ttft_limit=0.2, itl_limit=0.05)
     return StressRun(
@@ -79,12 +79,12 @@ def test_a_run_adds_up() -> None:
     assert (row["load"], row["requests"], row["answered"]) == ("2 users", 5, 4)
     assert row["errors"] == {"Overloaded": 1}
     assert row["error_words"] == {"Overloaded": "20 requests"}
-    assert row["ttft_ms"]["p50"] == pytest.approx(150)  # 100, 200, 500, 100: counted from the planned time of each
+    assert row["ttft_ms"]["p50"] == pytest.approx(150)  # 100, 200, 500, 100: each counts from its request's planned time
     assert row["itl_ms"]["count"] == 4
     assert row["itl_ms"]["max"] == pytest.approx(500)
     assert row["e2e_ms"]["max"] == pytest.approx(600)
-    assert row["tokens_per_second"] == (1 + 3 + 1 + 2) / 2  # all tokens that arrive in the counted time
-    assert row["requests_per_second"] == 4 / 2  # includes the request of the warm-up, because it ended after the warm-up
+    assert row["tokens_per_second"] == (1 + 3 + 1 + 2) / 2  # all tokens that arrive while requests are counted
+    assert row["requests_per_second"] == 4 / 2  # the request of the warm-up counts, because it ended after the warm-up
     assert row["goodput"] == 2 / 2
     assert row["good_share"] == 2 / 5
     assert row["queue_ms"]["max"] == pytest.approx(50)
@@ -108,7 +108,7 @@ def test_a_generator_that_is_late_says_so_and_flatters_nobody() -> None:
     late = StressRun(settings, [request(n, at, 2 * at, [2 * at + 0.01]) for n, at in enumerate(due)], [0.001] * 100)
     row = summarise(late)
     assert row["fell_behind"].startswith("the load generator itself was 1960 ms late with its requests (99th percentile)")
-    assert row["ttft_ms"]["p50"] == pytest.approx(1000, abs=15)  # not 10: counted from the planned time of each
+    assert row["ttft_ms"]["p50"] == pytest.approx(1000, abs=15)  # not 10: each counts from its request's planned time
     assert row["lag_ms"]["max"] == pytest.approx(1980)
     deaf = StressRun(settings, in_time.requests, [0.001] * 95 + [0.3] * 5)
     assert "300 ms late in noting tokens" in fell_behind(deaf)
@@ -295,7 +295,7 @@ def test_a_load_within_a_notebooks_event_loop(gptj_server: Server) -> None:
 
 
 def test_what_a_server_refuses_is_counted_by_kind(gptj_server: Server) -> None:
-    # The server takes 16 requests and a queue of 4. On a busy machine, the first must not end before the 21st has arrived.
+    # The server runs 16 requests and lets 4 wait. Even on a busy machine, the first must not end before the 21st has arrived.
     lengths: dict[str, Any] = {"prompt_tokens": Lengths(4, 8), "new_tokens": Lengths(400, 400)}
     row = summarise(run_stress(gptj_server.grpc, StressSettings(users=60, seconds=0.5, warmup=0, **lengths)))
     assert set(row["errors"]) == {"Overloaded"}, (row["answered"], row["errors"], row["error_words"])
@@ -313,9 +313,9 @@ def test_no_server_is_no_load() -> None:
 
 @pytest.mark.alone
 def test_perf_analyzer_finds_the_same(gptj_server: Server, tmp_path: Path) -> None:
-    """NVIDIA's own load generator, the same prompts' lengths, four at a time: requests a second of the same size.
+    """NVIDIA's load generator finds a similar number of requests per second, with equal prompt lengths and four users.
 
-    On an idle machine they are within a tenth of each other.
+    On an idle machine, the two numbers are within a tenth of each other.
     """
     program = shutil.which("perf_analyzer")
     if program is None:

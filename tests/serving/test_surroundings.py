@@ -1,4 +1,4 @@
-"""Names, folders and environments of a started server: they are resolved once, before the server has its own folder."""
+"""The names, folders and environment of a server are resolved once, before the server starts in a folder of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL = {"vocab_size": 256, "n_positions": 64, "n_embd": 32, "n_layer": 1, "n_he
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with models, which is the current folder of this process."""
+    """A folder with models that is the current folder of this process."""
     for name in ("plain", "models/plain", 'a "b" c;d', "gptj"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).mkdir()
@@ -95,13 +95,13 @@ def test_a_path_that_a_shell_would_take_apart_gets_a_plain_link(tmp_path: Path, 
 
 
 def test_the_private_folder_is_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder has the same place for every TMPDIR, unless another user has taken this place."""
+    """The folder is at the same place for every TMPDIR, unless another user has taken this place."""
     usual = user_folder()
     assert usual.parent == Path("/tmp")
     assert stat.S_IMODE(usual.stat().st_mode) == 0o700
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert user_folder() == usual
-    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # a user who owns none of the files that this test makes
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # a user who does not own the files that this test makes
     try:
         with pytest.raises(NotAvailable, match="belongs to somebody else"):
             user_folder()

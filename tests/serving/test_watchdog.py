@@ -1,4 +1,4 @@
-"""When the watchdog loads a model again: its two threads together, without a server."""
+"""When the watchdog reloads a model: a test of its two threads together, without a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.patience import wait_for
 
 
 class Probes:
-    """A server that gives the answers that the test sets. After a model is loaded again, it answers and has a process."""
+    """A fake server that answers as the test sets it. After a model is reloaded, it answers and has a process."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.silent: set[str] = set()
@@ -44,7 +44,7 @@ class Probes:
         self.silent.discard(model)
         self.gone.discard(model)
 
-    # and as `ModelProcesses`
+    # The methods of `ModelProcesses`.
     def have_ended(self, model: str) -> bool:
         return model in self.gone
 

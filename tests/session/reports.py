@@ -1,4 +1,4 @@
-"""Invented reports of machines, for tests."""
+"""Made-up reports of machines, for tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = (
 
 
 def machine_report(name: str = "ada", **changes: Any) -> SessionReport:
-    """The report of a machine like this one, with changes of its description (`labkit.environment.Machine`)."""
+    """The report of a machine like this one, with some fields of its description (`labkit.environment.Machine`) changed."""
     machine = replace(describe(), memory_bytes=8 * GIB, memory_available_bytes=7 * GIB, disk_free_bytes=50 * GIB, **changes)
     return SessionReport(
         *(name, "2026-10-05T08:00:00+00:00", "0.1.0", machine.system, machine.cpu.model, machine.cpu.usable_cores),
@@ -33,6 +33,6 @@ def machine_report(name: str = "ada", **changes: Any) -> SessionReport:
 
 
 def write_report(path: Path, report: SessionReport, **changes: Any) -> Path:
-    """Write a report as a JSON file, with changes of its values."""
+    """Write a report as a JSON file, with some values changed."""
     path.write_text(json.dumps(report.to_dict() | changes), "utf-8")
     return path

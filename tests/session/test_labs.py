@@ -1,4 +1,4 @@
-"""Which labs run on machines that lack something, and why not."""
+"""Which labs run on machines that lack something, and why the others do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report is read back unchanged, another file is refused in one sentence, and many reports become one room."""
+"""A report is read back unchanged, any other file is refused in one sentence, and many reports are merged into one room."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_this_machine_is_measured_and_its_output_is_a_report(tmp_path: Path) -> 
     (tmp_path / "here.json").write_text(done.stdout)
     report = read_report(tmp_path / "here.json")
     steps = {step.name: step for step in report.setup}
-    for name in ("import torch", "first cell of lab 02"):  # a very busy machine may need more than the limit
+    for name in ("import torch", "first cell of lab 02"):  # on a very busy machine these can exceed the time limit
         assert steps[name].seconds or steps[name].note.startswith("it took longer"), steps[name]
     assert "[1/" in done.stderr
     (lab,) = (lab for lab in room_of([tmp_path / "here.json"]).labs if lab.lab == "00")

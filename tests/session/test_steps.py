@@ -1,4 +1,4 @@
-"""Steps of a set-up: measured, estimated, done, or not measured here with the reason."""
+"""The steps of a set-up are measured, estimated, done already, or not measured here, with the reason."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_download_is_estimated_from_its_size_and_the_stated_speed() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is compiled, started or imported."""
+    """Let the steps compile, start and import nothing."""
     for name in ("_compile", "_start_server", "_start_kernel"):
         monkeypatch.setattr(module, name, lambda: "")
     monkeypatch.setattr(module, "program", lambda command: lambda: "")

@@ -10,7 +10,7 @@ from labkit.exercises.lab02.capture import STEP_SECONDS
 
 
 def step_seconds(kernel_seconds: list[float], launch_seconds: float, captured: bool) -> float:
-    """The reference of exercise 2.10."""
+    """The reference solution of exercise 2.10."""
     if captured:
         return launch_seconds + sum(kernel_seconds)
     done = 0.0
@@ -20,7 +20,7 @@ def step_seconds(kernel_seconds: list[float], launch_seconds: float, captured: b
 
 
 def _eager(change: Any) -> Any:
-    """A function that is right for a captured step and wrong for an uncaptured step."""
+    """Make a function that is right for a captured step and wrong for an uncaptured step."""
     return lambda kernels, launch, captured: step_seconds(kernels, launch, True) if captured else change(kernels, launch)
 
 
@@ -46,12 +46,12 @@ STEP_SECONDS_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You add the launching and the running times, but the host goes on launching while kernels run.",
+            "You add the launch times and the run times, but the host continues to launch kernels while kernels run.",
             _eager(lambda kernels, launch: launch * len(kernels) + sum(kernels)),
         ),
         Mistake(
-            "You take the longer of the two sums (launching and running), but the step can take even longer: each kernel also "
-            "waits for its own launch. Go kernel by kernel.",
+            "You take the longer of the two sums (launch and run times), but the step can take even longer: each kernel also "
+            "waits for its own launch. Go through the kernels one by one.",
             _eager(lambda kernels, launch: max(launch * len(kernels), sum(kernels))),
         ),
         Mistake("A captured step still needs one launch, but you count none.", _captured(lambda kernels, launch: sum(kernels))),
@@ -61,11 +61,11 @@ STEP_SECONDS_ANSWER = Answer(
         ),
         Mistake("The first kernel starts after its own launch, at 1 * launch_seconds: count i from 1.", _eager(_one_early)),
         Mistake(
-            "You exchanged the two cases of `captured`.",
+            "You swapped the two cases of `captured`.",
             lambda kernels, launch, captured: step_seconds(kernels, launch, not captured),
         ),
         Mistake(
-            "You take the longer of the two sums (launching and running) in all cases. In a captured step, one launch comes "
+            "You take the longer of the two sums (launch and run times) in all cases. In a captured step, one launch comes "
             "first, and then all kernels run. In an uncaptured step, go through the kernels one by one.",
             lambda kernels, launch, captured: max(launch * (1 if captured else len(kernels)), sum(kernels)),
         ),

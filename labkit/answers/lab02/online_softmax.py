@@ -16,7 +16,7 @@ Blocks = Iterator[tuple[Tensor, Tensor]]
 
 
 def online_softmax(blocks: Blocks) -> Tensor:
-    """The reference of exercise 2.5."""
+    """The reference solution of exercise 2.5."""
     return _one_pass(blocks)
 
 
@@ -35,7 +35,7 @@ def _one_pass(
     for scores, values in blocks:
         new = max(largest, float(scores.max()))
         if new == -math.inf and careful:
-            continue  # All keys so far are masked, and -inf - -inf would be NaN.
+            continue  # All keys so far are masked; -inf - -inf would be NaN.
         weights = torch.exp(new - scores if upside_down else scores - new)
         grown = grows == "always" or (grows == "after the first block" and largest > -math.inf)
         shrink = torch.exp(torch.tensor(new - largest if grown else largest - new))
@@ -71,11 +71,11 @@ ONLINE_SOFTMAX_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "When the maximum grows, the weighted sum so far must become smaller too; yours stays as it was.",
+            "When the maximum grows, the weighted sum so far must also become smaller; yours stays as it was.",
             lambda blocks: _one_pass(blocks, rescale_average=False),
         ),
         Mistake(
-            "When the maximum grows, the sum so far must become smaller too; yours stays as it was.",
+            "When the maximum grows, the sum so far must also become smaller; yours stays as it was.",
             lambda blocks: _one_pass(blocks, rescale_sum=False),
         ),
         Mistake(
@@ -84,7 +84,7 @@ ONLINE_SOFTMAX_ANSWER = Answer(
         ),
         Mistake("exp(scores) overflows in float32 above 88: subtract the running maximum before exp.", _no_maximum),
         Mistake(
-            "You average the softmaxes of the blocks; each block must be weighted with its sum of exponentials.",
+            "You average the softmaxes of the blocks; each block must be weighted by its sum of exponentials.",
             _mean_of_blocks,
         ),
         Mistake(

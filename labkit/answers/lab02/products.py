@@ -30,7 +30,7 @@ def _by_sigmoid(total: Tensor, twice: float = 2.0, cube: bool = True) -> Tensor:
 
 def _no_tile_mask(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if len(x) % ROWS or len(weight) % COLUMNS:
-        raise OutsideTensor("a program accesses memory after the end of a tensor")
+        raise OutsideTensor("a program accesses memory past the end of a tensor")
     return linear_gelu_reference(x, weight, bias)
 
 
@@ -62,7 +62,7 @@ FUSED_LINEAR_GELU_ANSWER = Answer(
 
 # 2.8 ------------------------------------------------------------------------------------------------------------------
 def int8_product(x: Tensor, values: Tensor, scales: Tensor, rows: int = 32, block: int = 256) -> Tensor:
-    """The reference for exercise 2.8. The result does not depend on `rows` and `block`, the sizes of a tile."""
+    """The reference solution of exercise 2.8. The result does not depend on `rows` and `block`, the sizes of a tile."""
     return F.linear(x, values.float() * scales[:, None])
 
 
@@ -80,7 +80,7 @@ def _last_block(x: Tensor, values: Tensor, scales: Tensor, rows: int, block: int
 
 def _no_mask(x: Tensor, values: Tensor, scales: Tensor, rows: int, block: int) -> Tensor:
     if len(values) % rows or x.shape[1] % block:
-        raise OutsideTensor("a program accesses memory after the end of a tensor")
+        raise OutsideTensor("a program accesses memory past the end of a tensor")
     return int8_product(x, values, scales)
 
 
@@ -115,7 +115,7 @@ INT8_PRODUCT_ANSWER = Answer(
             _rows_of(lambda x, v, s: int8_product(x[:1].expand_as(x), v, s)),
         ),
         Mistake(
-            "You do not mask the rows or the inputs after the end.",
+            "You do not mask the rows or the inputs past the end.",
             _no_mask,
         ),
     ),

@@ -12,7 +12,7 @@ from labkit.exercises.lab02.qkv_and_cache import FUSE_QKV, WRITE_THEN_READ
 
 # 2.1 ------------------------------------------------------------------------------------------------------------------
 def fuse_qkv(query_weight: Tensor, key_weight: Tensor, value_weight: Tensor) -> Tensor:
-    """The reference of exercise 2.1."""
+    """The reference solution of exercise 2.1."""
     return torch.cat((query_weight, key_weight, value_weight))
 
 
@@ -26,23 +26,23 @@ FUSE_QKV_ANSWER = Answer(
             lambda q, k, v: torch.cat((q, k, v), dim=1),
         ),
         Mistake("The order is query, key, value; yours begins with the key.", lambda q, k, v: torch.cat((k, q, v))),
-        Mistake("The order is query, key, value, but you exchanged key and value.", lambda q, k, v: torch.cat((q, v, k))),
+        Mistake("The order is query, key, value, but you swapped key and value.", lambda q, k, v: torch.cat((q, v, k))),
         Mistake(
-            "torch.stack makes a new dimension, [3, rows, hidden], but you must return one matrix.",
+            "torch.stack adds a dimension, [3, rows, hidden], but you must return one matrix.",
             lambda q, k, v: torch.stack((q, k, v)),
         ),
         Mistake(
             "You interleave the rows (q0, k0, v0, q1, ...), but all rows of the query must come first.",
             lambda q, k, v: torch.stack((q, k, v), dim=1).flatten(0, 1),
         ),
-        Mistake("You add the weights, but their products must stay separate.", lambda q, k, v: q + k + v),
+        Mistake("You add the weights, but query, key and value must stay separate.", lambda q, k, v: q + k + v),
     ),
 )
 
 
 # 2.2 ------------------------------------------------------------------------------------------------------------------
 def write_then_read(cache: Tensor, new_keys: Tensor, slot_mapping: Tensor, slot_table: Tensor, lengths: Tensor) -> list[Tensor]:
-    """The reference of exercise 2.2."""
+    """The reference solution of exercise 2.2."""
     cache[slot_mapping] = new_keys
     return [cache[slot_table[s, :length].long()] for s, length in enumerate(lengths.tolist())]
 
@@ -73,7 +73,7 @@ WRITE_THEN_READ_ANSWER = Answer(
     reference=write_then_read,
     comparison=Comparison(),
     mistakes=(
-        Mistake("You read before you write, so the newest key of each sequence is missing in your answer.", _read_first),
+        Mistake("You read before you write, so the newest key of each sequence is missing from your answer.", _read_first),
         Mistake(
             "You read consecutive slots, starting with the first slot of a sequence. Read the slots that the slot table names.",
             _neighbours,
@@ -89,7 +89,8 @@ WRITE_THEN_READ_ANSWER = Answer(
         ),
         Mistake(
             "You do not change `cache`, because you write to a copy of it. cache.clone() makes a copy, and so does reading "
-            "cache[slot_mapping]. So cache[slot_mapping].copy_(...) changes only this new tensor. Write into `cache`, in place.",
+            "cache[slot_mapping]. So cache[slot_mapping].copy_(...) changes only this new tensor. Write into `cache`, "
+            "in place.",
             _to_a_copy,
         ),
         Mistake(

@@ -21,10 +21,10 @@ def _block(size: int) -> int:
 
 
 def _norm(hidden: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any) -> Tensor:
-    """A layer norm. Each option makes one part of it wrong. If the value of an option is a function, the function gets the
-    hidden size.
+    """Compute a layer norm. Each option makes one part of it wrong; an option that is a function is called with the hidden
+    size.
 
-    The layer norm is computed in float64, because `F.layer_norm` in float32 is wrong by a thousandth where the mean is large.
+    The layer norm is computed in float64, because `F.layer_norm` in float32 is off by a thousandth where the mean is large.
     """
     x, size = hidden.float() if wrong.get("of_squares") else hidden.double(), hidden.shape[-1]
     mean = x.sum(-1, keepdim=True) / wrong.get("mean_over", int)(size)
@@ -47,22 +47,22 @@ def _padding(size: int) -> int:
 
 
 def residual_layer_norm(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
-    """The reference of exercise 2.3."""
+    """The reference solution of exercise 2.3."""
     return _faulty(residual, attention, mlp, weight, bias, epsilon)
 
 
 def _unmasked(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
     if _block(residual.shape[1]) != residual.shape[1]:
-        raise OutsideTensor("a program reads memory after the end of a tensor")
+        raise OutsideTensor("a program reads memory past the end of a tensor")
     return residual_layer_norm(residual, attention, mlp, weight, bias, epsilon)
 
 
 def _faulty(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any
 ) -> Pair:
-    """What a kernel with some mistakes returns; the options, those of `_norm` and `in_half`, name the mistakes.
+    """Return what a kernel with mistakes would return. The options are those of `_norm`, and `in_half`.
 
-    `in_half` says which sums are computed in the dtype of the arguments: "the three" tensors only, or "all".
+    `in_half` says which sums are computed in the dtype of the arguments: only the sum of "the three" tensors, or "all".
     """
     hidden = attention + mlp + residual
     if not wrong.get("in_half"):
@@ -74,7 +74,7 @@ def _faulty(
 
 
 def _wrong(**options: Any) -> Any:
-    """A wrong function that `Mistake.together` can combine with another wrong function."""
+    """Make a wrong function that `Mistake.together` can combine with another wrong function."""
     return partial(_faulty, **options)
 
 
@@ -94,7 +94,7 @@ def _no_other(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, 
 
 def _weight_by_place(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
     if len(residual) > 1:
-        raise OutsideTensor("the weight of the second row is read after the end of the weight tensor")
+        raise OutsideTensor("the weight of the second row is read past the end of the weight tensor")
     return residual_layer_norm(residual, attention, mlp, weight, bias, epsilon)
 
 
@@ -117,7 +117,7 @@ FUSED_RESIDUAL_LAYER_NORM_ANSWER = Answer(
             _wrong(padded=_padding),
         ),
         Mistake("You divide the mean by BLOCK, but the row has size elements.", _wrong(mean_over=_block)),
-        Mistake("You add epsilon to the root, but it belongs under the root.", _wrong(epsilon_is="outside")),
+        Mistake("You add epsilon to the square root, but it belongs under the root.", _wrong(epsilon_is="outside")),
         Mistake(
             "You divide the variance by size - 1, but layer norm divides it by size.",
             _wrong(variance_over=lambda size: size - 1),
@@ -128,13 +128,13 @@ FUSED_RESIDUAL_LAYER_NORM_ANSWER = Answer(
             "You add the three tensors in half precision, which rounds their sum: convert each one to float32 before you add.",
             _wrong(in_half="the three"),
         ),
-        Mistake("You exchanged hidden and normed: the sum comes first, then its layer norm.", _swapped),
+        Mistake("You swapped hidden and normed: the sum comes first, then its layer norm.", _swapped),
         Mistake(
             "Elements that a mask leaves out are undefined (NaN here) unless the load gives them a value, and your sums "
             "contain them.",
             _no_other,
         ),
-        Mistake("epsilon is missing; it belongs under the root.", _wrong(epsilon_is="missing")),
+        Mistake("epsilon is missing; it belongs under the square root.", _wrong(epsilon_is="missing")),
         Mistake(
             "weight and bias have only one row, which all tokens share, but you add the offset of the token's row to their "
             "addresses.",

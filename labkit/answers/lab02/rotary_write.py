@@ -16,7 +16,7 @@ from labkit.ops.rotary_cache_write import rotary_cache_write_reference
 
 
 def _split_halves(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotary positions as in GPT-NeoX and LLaMA: element i forms a pair with element i + rotary_dim / 2."""
+    """Rotate as GPT-NeoX and LLaMA do: element i forms a pair with element i + rotary_dim / 2."""
     pairs = sin.shape[-1]
     first, second, kept = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
     sin, cos = sin[:, None], cos[:, None]
@@ -37,7 +37,7 @@ def _wrong(
     position: Any = lambda positions, slots: positions,
     slot: Any = lambda positions, slots: slots,
 ) -> Any:
-    """A function in which only the named parts are wrong."""
+    """Make a function in which only the named parts are wrong."""
 
     def faulty(
         qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
@@ -59,7 +59,7 @@ def _unmasked(
 ) -> Tensor:
     half = keys.shape[2] // 2
     if half & (half - 1):
-        raise OutsideTensor("a program reads memory after the end of a tensor")
+        raise OutsideTensor("a program reads memory past the end of a tensor")
     return rotary_cache_write_reference(qkv, positions, sin, cos, keys, values, slot_mapping)
 
 
@@ -72,7 +72,7 @@ def _overwritten(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
 
 
 def _forgotten(which: int) -> Any:
-    """Like the right function, but the key (or the value) is not written."""
+    """Make a function that is right except that it does not write the key (or the value)."""
 
     def faulty(*args: Tensor) -> Tensor:
         own = list(args)
@@ -83,7 +83,7 @@ def _forgotten(which: int) -> Any:
 
 
 def _by_angle(stride: Any, pairs_turned: Any) -> Any:
-    """Wrong: the angles of a pair are read at `positions[token] * stride + pair`, and `pairs_turned` pairs are turned."""
+    """Wrong: reads the angles of a pair at `positions[token] * stride + pair`, and rotates `pairs_turned` pairs."""
 
     def faulty(
         qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
@@ -92,7 +92,7 @@ def _by_angle(stride: Any, pairs_turned: Any) -> Any:
         count = pairs_turned(pairs)
         place = positions[:, None] * stride(pairs) + torch.arange(count, device=positions.device)
         if int(place.max()) >= sin.numel():
-            raise OutsideTensor("an angle is read after the end of its table")
+            raise OutsideTensor("an angle is read past the end of its table")
         tables = sin.flatten()[place], cos.flatten()[place]
         return rotary_cache_write_reference(qkv, torch.arange(len(qkv), device=qkv.device), *tables, keys, values, slot_mapping)
 
@@ -108,7 +108,7 @@ def _key_after_head(qkv: Tensor, *rest: Tensor) -> Tensor:
 
 
 def _values_after_heads(qkv: Tensor, *rest: Tensor) -> Tensor:
-    """Wrong: query, key and value of a head are read as neighbours, head_dim apart, from the place of the query."""
+    """Wrong: query, key and value of a head are read as neighbours, head_dim apart, starting at the query."""
     heads, head_dim = rest[3].shape[1:]
     rows = qkv.view(len(qkv), -1, head_dim).clone()
     rows[:, heads:] = torch.cat((rows[:, 1 : heads + 1], rows[:, 2 : heads + 2]), dim=1)
@@ -134,7 +134,7 @@ FUSED_ROTARY_CACHE_WRITE_ANSWER = Answer(
             _wrong(turn=_split_halves),
         ),
         Mistake("You write the key before you rotate it, but the cache must hold rotated keys.", _wrong(key_turned=False)),
-        Mistake("You rotate the value too; rotate only query and key.", _wrong(value_turned=True)),
+        Mistake("You also rotate the value; rotate only query and key.", _wrong(value_turned=True)),
         Mistake(
             "You rotate by the angle of the row number in the batch; use the angle of positions[token].",
             _wrong(position=lambda positions, slots: torch.arange(len(positions), device=positions.device)),
@@ -144,8 +144,8 @@ FUSED_ROTARY_CACHE_WRITE_ANSWER = Answer(
             _wrong(slot=lambda positions, slots: positions),
         ),
         Mistake(
-            "Your elements after rotary_dim become 0: where the mask leaves out the angle, sine and cosine must be the values "
-            "of no rotation.",
+            "Your elements after rotary_dim become 0: where the mask leaves out the angle, sine and cosine must be those of "
+            "no rotation.",
             _wrong(turn=_zeroed),
         ),
         Mistake(
@@ -153,7 +153,7 @@ FUSED_ROTARY_CACHE_WRITE_ANSWER = Answer(
             _wrong(turn=lambda x, sin, cos: rotary(x, -sin, cos)),
         ),
         Mistake(
-            "You do not mask pairs from head_dim // 2 on: BLOCK is a power of two and extends past the end of the head.",
+            "You do not mask the pairs from head_dim // 2 on: BLOCK is a power of two and extends past the end of the head.",
             _unmasked,
         ),
         Mistake(
@@ -178,7 +178,8 @@ FUSED_ROTARY_CACHE_WRITE_ANSWER = Answer(
             _key_after_head,
         ),
         Mistake(
-            "You read key and value head_dim and 2 * head_dim after the query, but a row holds the query of all heads, then the "
+            "You read key and value head_dim and 2 * head_dim after the query, but a row holds the query of all "
+            "heads, then the "
             "key of all heads, then the value.",
             _values_after_heads,
         ),

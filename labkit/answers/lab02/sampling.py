@@ -13,7 +13,7 @@ from labkit.exercises.lab02.sampling import SAMPLE_TOKEN
 
 
 def sample_token(logits: Tensor, temperature: float, top_k: int, top_p: float, share: float) -> int:
-    """The reference of exercise 2.9."""
+    """The reference solution of exercise 2.9."""
     return _sample(logits, temperature, top_k, top_p, share)
 
 
@@ -32,7 +32,7 @@ def _sample(
     in_order: bool = True,
     passes: bool = True,
 ) -> int:
-    """The right function, with one option for each known mistake."""
+    """Sample a token correctly, or wrongly with one option for each known mistake."""
     logits = logits.double()
     probabilities = torch.softmax(scale(logits, temperature), 0)
     ordered, ids = (torch.softmax(logits, 0) if late else probabilities).sort(descending=True, stable=True)

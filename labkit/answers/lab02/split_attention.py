@@ -18,7 +18,7 @@ from labkit.ops.decode_attention import decode_attention_reference
 def split_decode_attention(
     query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor, block: int
 ) -> Tensor:
-    """The reference for exercise 2.6. The result does not depend on `block`."""
+    """The reference solution of exercise 2.6. The result does not depend on `block`."""
     return decode_attention_reference(query, keys, values, slot_table, lengths)
 
 
@@ -72,13 +72,13 @@ def _whole_table(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor
 
 
 def _one_too_many(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor, block: int) -> Tensor:
-    """position <= length."""
+    """Wrong: also reads the position `length` (position <= length)."""
     width, flat = table.shape[1], table.flatten()
     rows = []
     for s, length in enumerate(lengths.tolist()):
         seen = min(length + 1, -(-width // block) * block)
         if s * width + seen > len(flat):
-            raise OutsideTensor("a program reads a position after the end of the slot table")
+            raise OutsideTensor("a program reads a position past the end of the slot table")
         slots = flat[None, s * width : s * width + seen]
         rows.append(decode_attention_reference(q[s : s + 1], k, v, slots, torch.full_like(lengths[:1], seen)))
     return torch.cat(rows)
@@ -101,7 +101,7 @@ SPLIT_DECODE_ATTENTION_ANSWER = Answer(
     mistakes=(
         Mistake("The scores are not multiplied by 1/sqrt(head_dim).", _wrong(scale=lambda head_dim: 1.0)),
         Mistake(
-            "You scale by the padded size DIM, but you must take the root of head_dim.",
+            "You scale by the padded size DIM, but you must take the square root of head_dim.",
             _wrong(scale=lambda head_dim: math.sqrt(1 << (head_dim - 1).bit_length())),
         ),
         Mistake(
@@ -109,7 +109,7 @@ SPLIT_DECODE_ATTENTION_ANSWER = Answer(
             _wrong(weighted=False),
         ),
         Mistake(
-            "You divide each part by its own sum and take the mean, but parts with larger scores must weigh more: divide "
+            "You divide each part by its own sum and take the mean, but parts with larger scores must have more weight: divide "
             "once, after all parts are added up.",
             _wrong(normalised=True),
         ),

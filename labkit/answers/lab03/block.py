@@ -17,12 +17,12 @@ from labkit.exercises.lab03.small_gptj import BY_COLUMNS, BY_ROWS, Layer, attend
 
 # 3.3 ------------------------------------------------------------------------------------------------------------------
 def shard_layer(layer: Layer, rank: int, ranks: int) -> Layer:
-    """The reference of exercise 3.3."""
+    """The reference solution of exercise 3.3."""
     return small_gptj.cut(layer, rank, ranks)
 
 
 def _by_rows(layer: Layer, rank: int, ranks: int, names: tuple[str, ...], first_bias: bool = True) -> Layer:
-    """A shard in which the tensors `names` are cut by rows and `BY_COLUMNS` are cut by columns; all others are whole."""
+    """Make a shard in which the tensors `names` are cut by rows and `BY_COLUMNS` by columns; all others are whole."""
     shard = dict(layer)
     for name in names:
         held = stretch(len(layer[name]), rank, ranks)
@@ -92,16 +92,17 @@ SHARD_LAYER_ANSWER = Answer(
             _bias_shared,
         ),
         Mistake(
-            "You divide the bias by the number of ranks. The sum is right, but use the whole bias on rank 0 and zeros "
+            "You divide the bias by the number of ranks. The sum is right, but you should use the whole bias on rank "
+            "0 and zeros "
             "elsewhere.",
             _bias_divided,
         ),
         Mistake(
             "`fc_in_bias` has one number for each inner feature: cut it as you cut the rows of `fc_in`.", _whole_inner_bias
         ),
-        Mistake("`out` and `fc_out` read the features that a rank has: cut them by columns, not by rows.", _all_by_rows),
+        Mistake("`out` and `fc_out` read the features that a rank holds: cut them by columns, not by rows.", _all_by_rows),
         Mistake(
-            "You cut everything by rows. `out` and `fc_out` read the features that a rank has: cut their columns. "
+            "You cut everything by rows. `out` and `fc_out` read the features that a rank holds: cut their columns. "
             "`fc_out_bias` is whole on rank 0.",
             _everything_by_rows,
         ),
@@ -116,7 +117,7 @@ SHARD_LAYER_ANSWER = Answer(
 
 # 3.4 ------------------------------------------------------------------------------------------------------------------
 def parallel_block(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
-    """The reference of exercise 3.4."""
+    """The reference solution of exercise 3.4."""
     part = whole_block(normed, shard, head_dim)
     dist.all_reduce(part)
     return part
@@ -220,7 +221,7 @@ PARALLEL_BLOCK_ANSWER = Answer(
         Mistake(
             "Your MLP reads the output of attention, but in GPT-J it reads `normed`, as attention does.", _after_attention_alone
         ),
-        Mistake("GPT-J uses the tanh form of GELU: call the function `gelu` that is passed to you.", _other_gelu),
+        Mistake("GPT-J uses the tanh form of GELU: call the given function `gelu`.", _other_gelu),
         Mistake(
             "You sum the inner features of the MLP over the ranks, but each rank has different features: sum after fc_out.",
             _sum_before_gelu,

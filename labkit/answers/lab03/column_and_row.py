@@ -24,7 +24,7 @@ def _held(count: int) -> slice:
 
 # 3.1 ------------------------------------------------------------------------------------------------------------------
 def split_columns(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The reference of exercise 3.1."""
+    """The reference solution of exercise 3.1."""
     held = _held(len(weight))
     return F.linear(x, weight[held], bias[held])
 
@@ -71,7 +71,9 @@ SPLIT_COLUMNS_ANSWER = Answer(
     comparison=Comparison(),
     names=BY_RANK,
     mistakes=(
-        Mistake("Each of your ranks computes everything: cut the rows of weight and bias before the product.", _everything),
+        Mistake(
+            "Each of your ranks computes everything: cut the rows of weight and bias before the multiplication.", _everything
+        ),
         Mistake(
             "You give rank r the rows r, r + ranks, r + 2 ranks and so on, but the rows of a rank must be next to each other, "
             "so that it reads one block of memory.",
@@ -86,7 +88,7 @@ SPLIT_COLUMNS_ANSWER = Answer(
             "You lose rows when they cannot be divided evenly: each of the first ranks must get one row more.", _rest_dropped
         ),
         Mistake(
-            "You add the bias only on rank 0. Each output feature has its own bias, which the rank of that feature must add.",
+            "You add the bias only on rank 0. Each output feature has its own bias, which the rank with this feature must add.",
             _bias_once,
         ),
         Mistake(
@@ -103,7 +105,7 @@ SPLIT_COLUMNS_ANSWER = Answer(
 
 # 3.2 ------------------------------------------------------------------------------------------------------------------
 def split_rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The reference of exercise 3.2."""
+    """The reference solution of exercise 3.2."""
     out = x @ weight.T
     if dist.get_rank() == 0:
         out += bias

@@ -20,7 +20,7 @@ NUMBER = 4
 
 # 3.6 ------------------------------------------------------------------------------------------------------------------
 def step_traffic(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
-    """The reference of exercise 3.6."""
+    """The reference solution of exercise 3.6."""
     return _traffic(layers, hidden, tokens, shards, stages, stage)
 
 
@@ -52,7 +52,7 @@ def _traffic(
 
 
 def _miscounted(case: Case, found: Any, right: Any) -> str:
-    """A message about the first of the four numbers that is wrong, with the reason."""
+    """Return a message about the first of the four numbers that is wrong, with the reason."""
     layers, hidden, tokens, shards, stages, stage = case.args
     for what, (calls, size) in right.items():
         said, said_size = found[what]
@@ -66,11 +66,11 @@ def _miscounted(case: Case, found: Any, right: Any) -> str:
                 f"{'adds up after the embedding as well' if stage == 0 else 'no embedding'}."
             )
         if said != calls:
-            next_one = "sends the hidden state once to the next" if stage < stages - 1 else "is the last, and sends nothing"
+            next_one = "sends the hidden state once to the next" if stage < stages - 1 else "is the last and sends nothing"
             return f"You count {said} x send; stage {stage} of {stages} {next_one}."
         if said_size != size:
             return (
-                f"You count {said} x {what}, which is right, but {said_size:,} bytes for these calls together are wrong: each "
+                f"You count {said} x {what}, which is right, but {said_size:,} bytes for all these calls is wrong: each "
                 f"call carries {tokens} x {hidden} numbers of {NUMBER} bytes."
             )
     return ""
@@ -102,7 +102,7 @@ STEP_TRAFFIC_ANSWER = Answer(
             "You count two bytes for each number, but the hidden state is sent in float32, which takes four bytes.", number=2
         ),
         _mistake("You count the bytes of one token, but a step has several tokens.", per_token=False),
-        _mistake("Your last stage sends too, but no stage comes after it.", last_sends=True),
+        _mistake("Your last stage also sends, but no stage comes after it.", last_sends=True),
         _mistake(
             "You count all-reduces for a single shard. A single shard has no other parts to add: count no all_reduce.",
             alone=True,
@@ -113,7 +113,7 @@ STEP_TRAFFIC_ANSWER = Answer(
 
 # 3.9 ------------------------------------------------------------------------------------------------------------------
 def choose_layout(model: dict[str, int], machine: dict[str, Any]) -> tuple[int, int]:
-    """The reference of exercise 3.9."""
+    """The reference solution of exercise 3.9."""
     return _choose(model, machine)
 
 
@@ -169,8 +169,8 @@ def _choose(
 
 
 def _why_not(case: Case, found: Any, right: Any) -> str:
-    """A message with the condition that the layout breaks. If it breaks none, the message gives the parts of its time, and the
-    time of the fastest layout.
+    """Return a message with the condition that the layout breaks. If the layout breaks none, the message gives the parts of its
+    time, and the time of the fastest layout.
     """
     model, machine = case.args
     shards, stages = found
@@ -193,7 +193,7 @@ def _why_not(case: Case, found: Any, right: Any) -> str:
     best = 1e3 * sum(_seconds(model, machine, *right))
     idle = " and leaves GPUs idle" if right[0] * right[1] < gpus == shards * stages else ""
     return (
-        f"({shards}, {stages}) is possible, but takes {sum(parts):.4g} ms for a token: {parts[0]:.3g} ms for reading, "
+        f"({shards}, {stages}) is possible, but takes {sum(parts):.4g} ms for a token: {parts[0]:.3g} ms for reading weights, "
         f"{parts[1]:.3g} ms for all-reduces, {parts[2]:.3g} ms for sends. The fastest layout takes {best:.4g} ms{idle}."
     )
 
@@ -208,7 +208,7 @@ Kind = Callable[[tuple[int, int], dict[str, int], dict[str, Any]], bool]
 
 
 def _matters(**change: bool) -> Kind:
-    """A kind of case in which the answer changes if this rule is left out or applied wrongly."""
+    """Make a kind of case: one in which the answer changes if this rule is left out or applied wrongly."""
     return lambda best, model, machine: _choose(model, machine, **change) != best
 
 
@@ -245,7 +245,7 @@ def _drawn(seed: int) -> tuple[tuple[dict[str, int], dict[str, Any]], ...]:
                 "between": (draw.uniform(20e-6, 2e-3), draw.uniform(1e8, 25e9)),
             }
             if machine["memory"] * machine["nodes"] * machine["gpus"] < 2 * model["weight_bytes"]:
-                continue  # This machine is too small for the model, or nearly too small.
+                continue  # The machine is too small for the model, or nearly too small.
             if kind(_choose(model, machine), model, machine):
                 found.append((model, machine))
                 break

@@ -21,7 +21,7 @@ Shapes = list[list[int]]
 
 # 3.7 ------------------------------------------------------------------------------------------------------------------
 def pipeline_stage(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor]) -> list[Tensor]:
-    """The reference of exercise 3.7."""
+    """The reference solution of exercise 3.7."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     done = []
     for number, shape in enumerate(shapes):
@@ -37,7 +37,7 @@ def pipeline_stage(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor]) -
 
 
 def _staged(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor], **change: Any) -> list[Tensor]:
-    """A stage with one mistake, which `change` names."""
+    """Run a stage with one mistake, which `change` names."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     done = []
     for number, shape in enumerate(shapes):
@@ -86,7 +86,7 @@ PIPELINE_STAGE_ANSWER = Answer(
     mistakes=(
         Mistake("You send the tensor that you received; send the result of this stage.", _unchanged),
         Mistake(
-            "All your stages return results; only the last stage may do so, and the other stages must return [].", _all_give
+            "All your stages return results, but only the last stage may do so: the other stages must return [].", _all_give
         ),
         Mistake("Stage 0 sends its micro-batches without computing its own layers.", _first_idle),
         Mistake("You run each micro-batch through the layers of a stage twice.", _twice),
@@ -98,7 +98,7 @@ PIPELINE_STAGE_ANSWER = Answer(
 
 # 3.8 ------------------------------------------------------------------------------------------------------------------
 def pipeline_schedule(seconds: list[float], pieces: int) -> tuple[list[list[float]], float]:
-    """The reference of exercise 3.8."""
+    """The reference solution of exercise 3.8."""
     return _schedule(seconds, pieces)
 
 
@@ -137,10 +137,10 @@ def _equal_stages(seconds: list[float], pieces: int) -> tuple[list[list[float]],
 
 
 def _why_not(case: Case, found: Any, right: Any) -> str:
-    """A message about a wrong answer.
+    """Return a message about a wrong answer.
 
-    It names the first number in `begins` that is impossible or too late, with the reason. If all these numbers are right, it is
-    about the idle share.
+    It names the first number in `begins` that is impossible or too late, with the reason. If all these numbers are right, the
+    message is about the idle share.
     """
     seconds, _ = case.args
     begins, idle = right
@@ -155,12 +155,12 @@ def _why_not(case: Case, found: Any, right: Any) -> str:
             if piece and said < own[piece - 1] + seconds[stage] - 1e-9:
                 return f"{place}: stage {stage} is still busy with micro-batch {piece - 1} then."
             if stage and said < begins[stage - 1][piece] + seconds[stage - 1] - 1e-9:
-                return f"{place}: stage {stage - 1} has not done micro-batch {piece} by then."
+                return f"{place}: stage {stage - 1} has not finished micro-batch {piece} by then."
             return f"{place}: stage {stage} could begin earlier, because it is free and has micro-batch {piece}."
     if idle and abs(found[1] - 100 * idle) < 1e-6 * found[1]:
-        return "Your begins are right, but idle is in percent; return a share from 0 to 1."
+        return "Your `begins` are right, but `idle` is in percent; return a share from 0 to 1."
     return (
-        f"Your begins are right, but idle is {found[1]:.4g}, too {'large' if found[1] > idle else 'small'}: the total time "
+        f"Your `begins` are right, but `idle` is {found[1]:.4g}, too {'large' if found[1] > idle else 'small'}: the total time "
         "goes from 0 to the last end. For each stage, take the share of this time in which it does not work; idle is the mean "
         "of these shares."
     )
@@ -186,11 +186,14 @@ PIPELINE_SCHEDULE_ANSWER = Answer(
         _planned("Your stages begin with a micro-batch before the previous stage is done with it.", waits=False),
         _planned("You return the idle share of the slowest stage; take the average over all stages.", idle_of="slowest"),
         _planned(
-            "You use the formula for equal stages; instead, divide the working time of all stages by the time that they all "
-            "have.",
+            "You use the formula for equal stages; instead, divide the working time of all stages by the number of "
+            "stages times "
+            "the total time.",
             idle_of="formula",
         ),
-        _planned("You return the share of the time in which the stages work; the idle share is 1 minus that.", idle_of="busy"),
+        _planned(
+            "You return the share of the time in which the stages work; the idle share is 1 minus this share.", idle_of="busy"
+        ),
         Mistake("Your table holds the times at which the work ends; return the times at which it begins.", _ends),
         Mistake("Your table has one row for each micro-batch; it must have one row for each stage.", _by_piece),
     ),

@@ -16,7 +16,7 @@ from labkit.exercises.lab03.vocabulary import SHARDED_ARGMAX
 
 
 def sharded_argmax(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Tensor:
-    """The reference of exercise 3.5."""
+    """The reference solution of exercise 3.5."""
     value, place = F.linear(hidden, head, bias).max(-1)
     mine = torch.stack((value.double(), (place + first).double()))
     found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
@@ -26,7 +26,7 @@ def sharded_argmax(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Te
 
 
 def _gathered(hidden: Tensor, head: Tensor, bias: Tensor, first: int, *, best: bool) -> tuple[Tensor, Tensor]:
-    """For each rank and each row, the largest logit (with `best`, otherwise the smallest) and its token."""
+    """Return, for each rank and each row, the largest logit (with `best`, otherwise the smallest) and its token."""
     logits = F.linear(hidden, head, bias)
     value, place = logits.max(-1) if best else logits.min(-1)
     mine = torch.stack((value.double(), (place + first).double()))
@@ -81,7 +81,7 @@ SHARDED_ARGMAX_ANSWER = Answer(
     names=BY_RANK,
     mistakes=(
         Mistake("Each of your ranks returns the best token of its own part: compare the values of all ranks.", _own),
-        Mistake("You return the index in this rank's part, not the token: add `first`.", _no_first),
+        Mistake("You return the index within this rank's part, not the token: add `first`.", _no_first),
         Mistake("You return the number of the rank that holds the best token; return the token.", _whose),
         Mistake("You take the largest token number of the ranks' best tokens: compare their logits instead.", _largest_token),
         Mistake("The bias is missing: the logits are hidden @ head.T + bias.", _no_bias),

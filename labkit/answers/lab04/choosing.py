@@ -14,11 +14,11 @@ from labkit.exercises.lab04.choosing import CHOOSE_BATCHING
 from labkit.plurals import counted
 
 Plan = tuple[int, int, float, float]
-"""The number of copies, the size of a batch, the delay in seconds and the longest latency in seconds."""
+"""The number of copies, the batch size, the delay in seconds and the longest latency in seconds."""
 
 
 def choose_batching(rate: float, first: float, more: float, most: int, bound: float) -> Plan | None:
-    """The reference of exercise 4.9."""
+    """The reference solution of exercise 4.9."""
     return _choose(rate, first, more, most, bound)
 
 
@@ -86,7 +86,7 @@ def _milliseconds(*given: Any) -> Any:
 
 
 def make_cases(seed: int) -> list[Case]:
-    """The cases of exercise 4.9: one of each kind, in which rounding cannot change the answer."""
+    """Make the cases of exercise 4.9: one of each kind, such that rounding cannot change the answer."""
     draw = random.Random(seed)
     cases: list[Case] = []
     wanted: dict[str, Callable[[Any, Any], bool]] = {
@@ -149,10 +149,10 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     if copies * batch < rate * work - 1e-6:
         return f"{counted(copies, 'copy answers', 'copies answer')} {copies * batch / work:.4g} requests a second, but {rate:g} requests come in a second."
     if latency > bound:
-        return f"The latency of your plan, {latency:g} s, is over the bound of {bound:g} s."
+        return f"The latency of your plan, {latency:g} s, exceeds the bound of {bound:g} s."
     if copies != right[0]:
         return f"{copies} copies with batches of {batch} are enough, but another batch size needs fewer copies."
-    return f"With {copies} copies there is a plan with less latency than {latency:g} s."
+    return f"With {copies} copies there is a plan with a lower latency than {latency:g} s."
 
 
 CHOOSE_BATCHING_ANSWER = Answer(
@@ -176,9 +176,9 @@ CHOOSE_BATCHING_ANSWER = Answer(
             "You round the number of copies down, so the copies cannot keep up and the queue grows without end: round up.",
             _too_few,
         ),
-        Mistake("You choose the least latency, which a batch of 1 always has: choose the fewest copies first.", _fastest),
+        Mistake("You choose the lowest latency, which a batch of 1 always has: choose the fewest copies first.", _fastest),
         Mistake(
-            "You choose the largest batch within the bound, but a smaller batch may need as few copies and have a shorter "
+            "You choose the largest batch within the bound, but a smaller batch may need as few copies and have a lower "
             "latency.",
             _largest,
         ),

@@ -12,7 +12,7 @@ from labkit.exercises.lab04.config import STAGE_CONFIG, Tensor
 
 
 def stage_config(name: str, inputs: list[Tensor], outputs: list[Tensor], max_batch_size: int, count: int) -> str:
-    """The reference of exercise 4.1."""
+    """The reference solution of exercise 4.1."""
     return _text(name, inputs, outputs, max_batch_size, f"count: {count} kind: KIND_CPU")
 
 
@@ -107,12 +107,12 @@ STAGE_CONFIG_ANSWER = Answer(
     explain=_explain,
     mistakes=(
         Mistake(
-            "Your dims contain the batch. With a max_batch_size the server adds the batch, so your batch would be there "
-            "twice: leave it out.",
+            "Your dims contain the batch. With a max_batch_size the server adds the batch, so it would be there twice: leave "
+            "it out.",
             _batch_in_dims,
         ),
         Mistake(
-            "Your max_batch_size is 0, so the server expects no batch before dims: write the given size.",
+            "Your max_batch_size is 0, so the server expects no batch dimension before dims: write the given size.",
             _no_batch,
         ),
         Mistake(

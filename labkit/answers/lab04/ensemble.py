@@ -11,7 +11,7 @@ from labkit.exercises.lab04.ensemble import ENSEMBLE_MAPS, Maps
 
 
 def ensemble_maps() -> Maps:
-    """The reference of exercise 4.5."""
+    """The reference solution of exercise 4.5."""
     return {
         "preprocessing": (
             {"QUERY": "INPUT_0", "REQUEST_OUTPUT_LEN": "INPUT_1", "BAD_WORDS_DICT": "INPUT_2", "STOP_WORDS_DICT": "INPUT_3"},
@@ -38,7 +38,7 @@ def ensemble_maps() -> Maps:
 
 
 def _changed(name: str, inputs: dict[str, str] | None = None, outputs: dict[str, str] | None = None) -> Maps:
-    """The reference maps with changed entries for one model. An entry whose new wire is "" is removed."""
+    """Return the reference maps with changed entries for one model. An entry whose new wire is "" is removed."""
     maps = ensemble_maps()
     own_inputs, own_outputs = (
         {key: wire for key, wire in (given | (more or {})).items() if wire}

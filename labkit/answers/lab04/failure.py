@@ -12,7 +12,7 @@ from labkit.serving.channels import client_library
 
 
 def keep_alive(client: Any, model: str, inputs: list[Any]) -> bool:
-    """The reference of exercise 4.10."""
+    """The reference solution of exercise 4.10."""
     try:
         client.infer(model, inputs, client_timeout=ANSWER_SECONDS)
         return False
@@ -112,7 +112,7 @@ def _explain(case: Case, found: Any, right: Any) -> str:
         did, asked = (", then ".join(one) or "nothing" for one in (found["does"], right["does"]))
         return f"For {case.label} you call {did}; the right calls are: {asked}."
     if found["answers"] != right["answers"]:
-        return f"For {case.label}: the model does not answer after your function has returned."
+        return f"For {case.label}: after your function has returned, the model does not answer."
     return f"For {case.label} you return {found['says']!r}; return whether you repaired the model: {right['says']}."
 
 
@@ -134,8 +134,8 @@ KEEP_ALIVE_ANSWER = Answer(
             "A model that refuses a request is alive, but you repair it. The status of a refusal is INVALID_ARGUMENT.",
             _refusal_is_death,
         ),
-        Mistake("Your request to a hanging model waits for ever: pass client_timeout.", _no_time_limit),
-        Mistake("Your time limit is so short that you reload a model which is only busy: wait up to 2 seconds.", _impatient),
+        Mistake("Your request to a hanging model waits forever: pass client_timeout.", _no_time_limit),
+        Mistake("Your time limit is so short that you reload a model that is only busy: wait up to 2 seconds.", _impatient),
         Mistake(
             "You repair a hanging model, but not a model whose process is dead: for a dead process, the status is INTERNAL.",
             _only_time_outs,

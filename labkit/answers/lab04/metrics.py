@@ -11,7 +11,7 @@ from labkit.exercises.lab04.metrics import COMPUTE, FAMILIES, ITEMS, QUEUE, READ
 
 
 def read_metrics(before: str, after: str, model: str) -> tuple[float, float]:
-    """The reference of exercise 4.8."""
+    """The reference solution of exercise 4.8."""
     grown = _grown(before, after, model)
     return _share(grown[QUEUE] / 1e6, grown[SUCCESS]), _share(grown[ITEMS], grown[RUNS])
 
@@ -106,7 +106,7 @@ READ_METRICS_ANSWER = Answer(
             "Your batch is requests per execution; return inferences per execution, from nv_inference_count.",
             _requests_a_run,
         ),
-        Mistake("You take the time of the computation; the time in the queue is nv_inference_queue_duration_us.", _compute),
+        Mistake("You take the compute time; the time in the queue is nv_inference_queue_duration_us.", _compute),
         Mistake(
             "You take the whole time of the requests, which includes the computation; the time in the queue is "
             "nv_inference_queue_duration_us.",

@@ -223,7 +223,7 @@ WORD_LISTS_ANSWER = Answer(
     explain=_explain,
     mistakes=(
         Mistake(
-            "Your row 1 holds the length of each word, but an end counts all tokens from the first token on: use a running "
+            "Your row 1 holds the length of each word, but an end counts all tokens from the start of the list: use a running "
             "sum.",
             _own_lengths,
         ),
@@ -238,7 +238,7 @@ WORD_LISTS_ANSWER = Answer(
         Mistake("Every prompt gets the words of the first prompt, but each prompt has its own list.", _one_list),
         Mistake("Your array is [batch, n, 2], but it must be [batch, 2, n]: first all tokens, then all ends.", _turned),
         Mistake("Every prompt gets the words of all prompts, but each prompt has its own list.", _all_joined),
-        Mistake("You fill row 0 with -1, which is no token: fill row 0 with 0, and only row 1 with -1.", _minus_one_ids),
+        Mistake("You fill row 0 with -1, which is not a token: fill row 0 with 0, and only row 1 with -1.", _minus_one_ids),
         Mistake("Your array is not of type np.int32, so the engine refuses it.", _wide),
     ),
 )

@@ -14,7 +14,7 @@ from labkit.exercises.lab04.streaming import STREAM_TEXT
 
 
 def stream_text(client: Any, model: str, inputs: list[Any]) -> Iterator[str]:
-    """The reference of exercise 4.6."""
+    """The reference solution of exercise 4.6."""
     yield from _stream(client, model, inputs)
 
 
@@ -124,14 +124,14 @@ def _one_request(client: Any, model: str, inputs: list[Any]) -> Any:
 
 
 _BYTES = ("b'", 'b"', "[b'", '[b"', "array([b")
-"""How bytes, or an array of bytes, begin when they are written as text."""
+"""How the text form of bytes, or of an array of bytes, begins."""
 
 
 def _explain(case: Case, found: Any, right: Any) -> str:
     if found["error"] and not right["error"]:
         return ended(f"The server refuses your request: {found['error']}")
     if right["error"] and not found["error"]:
-        return "The server's error does not reach the reader: raise the error that the callback got."
+        return "The server's error does not reach the reader: raise the error that the callback received."
     if raw := next((piece for piece in found["pieces"] if piece.startswith(_BYTES)), ""):
         return f"Your pieces are bytes, such as {raw[:40]}, but a reader needs text: .decode() turns bytes into a str."
     if found["pieces"] != right["pieces"]:
@@ -139,10 +139,11 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     if not found["each piece before the next is made"]:
         return "The reader gets the pieces late: yield each piece as soon as it comes."
     if found["cancelled"] != right["cancelled"]:
-        return "The reader has left, but the model goes on: cancel its request in a finally: block."
+        return "The reader has left, but the model keeps generating: cancel its request in a finally: block."
     if not found["stopped"]:
         return (
-            "Your function has ended, but its stream is still open: stop it in a finally: block, which runs after an error too."
+            "Your function has ended, but its stream is still open: stop it in a finally: block, which also runs "
+            "after an error."
         )
     return ""
 
@@ -166,12 +167,12 @@ STREAM_TEXT_ANSWER = Answer(
             _error_swallowed,
         ),
         Mistake(
-            "Your client waits for ever. A last response without text is sent only if you pass enable_empty_final_response, "
+            "Your client waits forever. A last response without text is sent only if you pass enable_empty_final_response, "
             "and you do not pass it.",
             _no_final,
         ),
         Mistake(
-            "When the reader leaves, the model goes on: you do not cancel its request.",
+            "When the reader leaves, the model keeps generating: you do not cancel its request.",
             _not_cancelled,
         ),
         Mistake(

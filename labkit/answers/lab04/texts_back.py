@@ -58,8 +58,8 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     for row, (given, wanted) in enumerate(zip(found, right, strict=True)):
         for beam, (text, asked) in enumerate(zip(given, wanted, strict=True)):
             if text != asked:
-                longer = " It goes on after its length." if text.startswith(asked) else ""
-                return f"Your text of prompt {row}, beam {beam} is {text[:120]!r}, but its tokens say {asked[:120]!r}.{longer}"
+                longer = " It continues past its length." if text.startswith(asked) else ""
+                return f"Your text of prompt {row}, beam {beam} is {text[:120]!r}, but its tokens mean {asked[:120]!r}.{longer}"
     return ""
 
 
@@ -70,18 +70,18 @@ POSTPROCESS_ANSWER = Answer(
     explain=_explain,
     mistakes=(
         Mistake(
-            "You decode all tokens, also the tokens after the end of the text: take only as many of the first tokens as "
-            "lengths says.",
+            "You decode all tokens, even those after the end of the text: take only as many of the first tokens as "
+            "`lengths` says.",
             _all_of_it,
         ),
         Mistake(
-            "You stop at the first padding token, but a text may contain padding tokens: lengths says where the end is.",
+            "You stop at the first padding token, but a text may contain padding tokens: `lengths` says where the end is.",
             _to_first_padding,
         ),
         Mistake("Every beam gets the text of the first beam, but each beam has its own tokens.", _first_beam),
         Mistake("You cut every beam at the length of the first beam, but each beam has its own length.", _first_length),
         Mistake("You cut every beam at the length of the longest beam, but each beam has its own length.", _longest),
-        Mistake("The last token of each text is missing: `lengths` counts this token, too.", _one_short),
+        Mistake("The last token of each text is missing: `lengths` also counts this token.", _one_short),
         Mistake(
             "You decode the tokens one by one, but a character like 😀 may consist of several tokens: decode the whole list at "
             "once.",

@@ -29,7 +29,7 @@ class OneBatch(Watch):
         yield self
 
     def breach(self, value: Any) -> str:
-        """A message about a wrong number of calls, as the end of a sentence."""
+        """Return a message about a wrong number of calls, as the end of a sentence."""
         most = max(value["calls"])
         return (
             ""
@@ -104,16 +104,17 @@ ANSWER_TOGETHER_ANSWER = Answer(
         Mistake("You call generate once for each job, so there is no batch: pass all jobs of all requests.", _a_job_each),
         Mistake("You generate only the first job of each request, but a request may contain several jobs.", _first_jobs),
         Mistake(
-            "You split the texts as if all requests had equally many jobs: use the number of jobs of each request.", _even_split
+            "You split the texts as if all requests had the same number of jobs: use the number of jobs of each request.",
+            _even_split,
         ),
         Mistake("You give every job the largest number of new tokens, but each job has its own number.", _same_count),
-        Mistake("The texts go to the wrong requests, because the jobs in your batch are in another order.", _reversed),
+        Mistake("The texts go to the wrong requests, because the jobs in your batch are in a different order.", _reversed),
         Mistake(
             "You sort the jobs, so the texts are not in the order of the requests: do not sort.",
             _sorted,
         ),
         Mistake("You return all texts in one list; return one list for each request.", _flat),
-        Mistake("You answer only the first request, so the clients of the other requests would wait for ever.", _only_first),
+        Mistake("You answer only the first request, so the clients of the other requests would wait forever.", _only_first),
     ),
 )
 

@@ -14,7 +14,7 @@ from labkit.exercises.lab05.calibration import CLIP_DIVERGENCE, CLIP_LIMITS, STE
 
 # 5.2 ------------------------------------------------------------------------------------------------------------------
 def clip_limits(x: Tensor, bits: int) -> dict[str, float]:
-    """The reference of exercise 5.2."""
+    """The reference solution of exercise 5.2."""
     return _limits(x, bits)
 
 
@@ -32,7 +32,9 @@ def _limits(
     above: int = 0,
     gives_error: bool = False,
 ) -> dict[str, float]:
-    """The three limits. The options make mistakes: `power` is that of the error, and `above` is added to the highest integer."""
+    """Return the three limits. The options introduce the known mistakes: `power` is the power of the error, and `above` is
+    added to the highest integer.
+    """
     magnitude = x.abs().flatten()
     largest = float(magnitude.max())
     sizes = (x.flatten() if signed_quantile else magnitude).sort().values
@@ -66,7 +68,7 @@ CLIP_LIMITS_ANSWER = Answer(
         ),
         Mistake("percentile: 99.9 % is the quantile 0.999; you take 0.99.", partial(_limits, share=0.99)),
         Mistake(
-            "percentile: you take one of the magnitudes, but the quantile lies between two of them: see torch.quantile.",
+            "percentile: you take one of the magnitudes, but the quantile is between two of them: see torch.quantile.",
             partial(_limits, between=False),
         ),
         Mistake(
@@ -74,12 +76,12 @@ CLIP_LIMITS_ANSWER = Answer(
             partial(_limits, narrow=True),
         ),
         Mistake(
-            "mse: numbers beyond the limit must be clipped. Without that, the smallest limit always seems best.",
+            "mse: numbers beyond the limit must be clipped. Without clipping, the smallest limit always seems best.",
             partial(_limits, clip=False),
         ),
         Mistake("mse: square the differences; you take their magnitudes.", partial(_limits, power=1.0)),
         Mistake(
-            "mse: the limit becomes the highest integer, 127 for 8 bits; you divide by one more.",
+            "mse: the limit corresponds to the highest integer, 127 for 8 bits; you divide by one more.",
             partial(_limits, above=1),
         ),
         Mistake("mse: return the limit with the smallest error, not the error.", partial(_limits, gives_error=True)),
@@ -90,7 +92,7 @@ CLIP_LIMITS_ANSWER = Answer(
 
 # 5.3 ------------------------------------------------------------------------------------------------------------------
 def clip_divergence(counts: Tensor, kept: int, levels: int) -> float:
-    """The reference of exercise 5.3."""
+    """The reference solution of exercise 5.3."""
     return _divergence(counts, kept, levels)
 
 
@@ -106,7 +108,7 @@ def _divergence(
     shares: bool = True,
     base_two: bool = False,
 ) -> float:
-    """The divergence of a limit; the options make mistakes."""
+    """Return the divergence of a limit. The options introduce the known mistakes."""
     kept_counts = counts[:kept].double()
     p = kept_counts.clone()
     if tail_in_p:
@@ -129,15 +131,16 @@ CLIP_DIVERGENCE_ANSWER = Answer(
     comparison=Comparison(relative=1e-3),
     mistakes=(
         Mistake(
-            "P lacks the counts beyond the limit: add them to its last bin. Otherwise clipping seems to cost nothing.",
+            "The counts beyond the limit are missing from P: add them to its last bin. Otherwise clipping seems to "
+            "cost nothing.",
             partial(_divergence, tail_in_p=False),
         ),
         Mistake(
-            "Q contains the counts beyond the limit, but a quantized tensor keeps only what is within it.",
+            "Q contains the counts beyond the limit, but a quantized tensor keeps only the numbers within the limit.",
             partial(_divergence, tail_in_q=True),
         ),
         Mistake("Spread the sum of a group only over its bins that are not empty.", partial(_divergence, only_used=False)),
-        Mistake("You exchanged P and Q: the sum is over P log(P / Q).", partial(_divergence, swapped=True)),
+        Mistake("You swapped P and Q: the sum is over P log(P / Q).", partial(_divergence, swapped=True)),
         Mistake("Divide P and Q by their sums first, so that they are shares.", partial(_divergence, shares=False)),
         Mistake("Use the natural logarithm; you use the logarithm to base 2.", partial(_divergence, base_two=True)),
     ),

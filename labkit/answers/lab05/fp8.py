@@ -15,7 +15,7 @@ from labkit.exercises.lab05.fp8 import FP8_CAST
 
 
 def fp8_cast(x: Tensor, history: Tensor, dtype: torch.dtype) -> tuple[Tensor, float, Tensor]:
-    """The reference of exercise 5.10."""
+    """The reference solution of exercise 5.10."""
     return _cast(x, history, dtype)
 
 
@@ -26,7 +26,7 @@ WHOLE: dict[str, Callable[[float], float]] = {
     "cut": int,
     "no": float,
 }
-"""Ways to make an exponent whole."""
+"""Ways to round an exponent to a whole number."""
 
 
 def _cast(
@@ -43,8 +43,8 @@ def _cast(
     guard: bool = True,
     magnitude: bool = True,
 ) -> tuple[Tensor, float, Tensor]:
-    """Values, scale and history. The options make mistakes: `past` says where the scale comes from, `scaling` how it is rounded,
-    and `moves` what happens to the history.
+    """Return values, scale and history. The options introduce the known mistakes: `past` says where the scale comes from,
+    `scaling` how it is rounded, and `moves` what happens to the history.
     """
     most = most or torch.finfo(dtype).max
     now, newest = x.abs().max(), (x.abs() if magnitude else x).max()[None]
@@ -67,21 +67,21 @@ FP8_CAST_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "Your scale comes from x itself. Delayed scaling uses only the history, so that x need not be read twice.",
+            "Your scale comes from x itself. Delayed scaling uses only the history, so that x does not have to be read twice.",
             partial(_cast, past="now"),
         ),
         Mistake(
-            "Your scale looks at x as well as at the history. Delayed scaling uses only the history; larger numbers are clipped.",
+            "Your scale depends on x and on the history. Delayed scaling uses only the history; larger numbers are clipped.",
             partial(_cast, past="both"),
         ),
         Mistake(
-            "Your scale comes from the newest step only; use the largest number of the history.", partial(_cast, past="newest")
+            "Your scale comes only from the newest step; use the largest number of the history.", partial(_cast, past="newest")
         ),
         Mistake(
             "Numbers beyond the range became infinity or NaN: clamp x times scale before the conversion.",
             partial(_cast, clip=False),
         ),
-        Mistake("The scale must be a power of two: take floor of the logarithm.", partial(_cast, scaling="no")),
+        Mistake("The scale must be a power of two: take the floor of the logarithm.", partial(_cast, scaling="no")),
         Mistake(
             "Your scale is rounded up, so the largest number of the history does not fit: take floor, not ceil.",
             partial(_cast, scaling="up"),
@@ -91,17 +91,18 @@ FP8_CAST_ANSWER = Answer(
             partial(_cast, scaling="nearest"),
         ),
         Mistake(
-            "Below 1, your scale is too large: int() cuts a negative logarithm towards 0. Take floor.",
+            "Below 1, your scale is too large: int() rounds a negative logarithm towards 0. Take floor.",
             partial(_cast, scaling="cut"),
         ),
         Mistake("The history holds magnitudes: take the maximum of abs().", partial(_cast, magnitude=False)),
         Mistake(
-            "You use 448 for both formats; e5m2 reaches 57344. Ask torch for the largest number of the format.",
+            "You use 448 for both formats, but e5m2 goes up to 57344. Ask torch for the largest number of the format.",
             partial(_cast, most=448.0),
         ),
         Mistake("Divide the converted numbers by the scale, so that they can be compared with x.", partial(_cast, back=False)),
         Mistake(
-            "Return the history with the largest magnitude of x in front; yours did not change.", partial(_cast, moves="none")
+            "Return the history with the largest magnitude of x at the front; yours did not change.",
+            partial(_cast, moves="none"),
         ),
         Mistake("The newest magnitude comes first in the history; you put it last.", partial(_cast, moves="back")),
         Mistake("Drop the oldest magnitude: the history keeps its length.", partial(_cast, moves="longer")),

@@ -12,7 +12,7 @@ from labkit.exercises.lab05.gptq import GPTQ_COLUMN
 
 
 def gptq_column(weight: Tensor, factor: Tensor, column: int, scales: Tensor, bits: int) -> Tensor:
-    """The reference of exercise 5.8."""
+    """The reference solution of exercise 5.8."""
     return _column(weight, factor, column, scales, bits)
 
 
@@ -31,7 +31,7 @@ def _column(
     integers: bool = False,
     twice: bool = False,
 ) -> Tensor:
-    """One step; the options make mistakes."""
+    """Round one column. The options introduce the known mistakes."""
     new = weight.clone()
     rounded = (weight[:, column] / scales).round()
     rounded = rounded.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if clip else rounded
@@ -53,25 +53,26 @@ GPTQ_COLUMN_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "Clip the integers to the lowest and highest of this many bits after rounding; with 4 bits: -8 and 7.",
+            "After rounding, clip the integers to the lowest and highest integer of this many bits; with 4 bits: -8 and 7.",
             partial(_column, clip=False),
         ),
         Mistake("Divide the error by the diagonal element of the factor, U[j, j].", partial(_column, divide=False)),
         Mistake("You add the error; the later columns must change in the other direction.", partial(_column, sign=-1)),
         Mistake(
-            "Only column j changes. The later columns must make up for its error; row j of the factor says how much (below its "
-            "diagonal, the factor is 0).",
+            "You change only column j. The later columns must compensate for its error; row j of the factor says how "
+            "much (below "
+            "its diagonal, the factor is 0).",
             partial(_column, compensate=False),
         ),
         Mistake(
             "The later columns are right, but column j keeps its old numbers; put q there.", partial(_column, replace=False)
         ),
         Mistake(
-            "You store the integers in the column; store what they stand for, integer times scale.",
+            "You store the integers in the column; store the numbers that they stand for, integer times scale.",
             partial(_column, integers=True),
         ),
         Mistake(
-            "The later columns are right, but the error is also taken from column j, after q was put there; begin at column j + 1.",
+            "The later columns are right, but you also subtract the error from column j, where q already is: begin at j + 1.",
             partial(_column, twice=True),
         ),
     ),

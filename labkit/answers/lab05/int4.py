@@ -15,7 +15,7 @@ from labkit.exercises.lab05.int4 import PACK_INT4, UNPACK_INT4
 
 # 5.5 ------------------------------------------------------------------------------------------------------------------
 def pack_int4(values: Tensor) -> Tensor:
-    """The reference of exercise 5.5."""
+    """The reference solution of exercise 5.5."""
     return _pack(values)
 
 
@@ -30,7 +30,7 @@ def _pack(
     shift: int = 4,
     pads: bool = True,
 ) -> Tensor:
-    """Two numbers in a byte; the options make mistakes."""
+    """Pack two numbers into each byte. The options introduce the known mistakes."""
     nibbles = ((values + offset) & 15).to(torch.int16)
     if values.shape[1] % 2 and pads:
         nibbles = F.pad(nibbles, (0, 1), value=padding)
@@ -46,7 +46,8 @@ PACK_INT4_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "The number with the even index belongs in the low four bits; you put it in the high ones.", partial(_pack, low=1)
+            "The number with the even index belongs in the low four bits; you put it in the high four bits.",
+            partial(_pack, low=1),
         ),
         Mistake("Store v + 8; you store the low four bits of v itself.", partial(_pack, offset=0)),
         Mistake(
@@ -69,7 +70,7 @@ PACK_INT4_ANSWER = Answer(
 
 # 5.6 ------------------------------------------------------------------------------------------------------------------
 def unpack_int4(packed: Tensor, columns: int) -> Tensor:
-    """The reference of exercise 5.6."""
+    """The reference solution of exercise 5.6."""
     return _unpack(packed, columns)
 
 
@@ -84,7 +85,7 @@ def _unpack(
     wraps: bool = False,
     signed: bool = False,
 ) -> Tensor:
-    """The numbers of bytes; the options make mistakes."""
+    """Unpack the numbers in the bytes. The options introduce the known mistakes."""
     packed = packed.to(torch.int8) if signed else packed
     parts = packed & 15, packed >> 4
     pair = parts[first], parts[1 - first]
@@ -94,7 +95,7 @@ def _unpack(
 
 
 def _twos_complement(packed: Tensor, columns: int) -> Tensor:
-    """The halves read as signed numbers: 0 to 7, then -8 to -1."""
+    """Wrong: the halves are read as signed numbers, 0 to 7 and then -8 to -1."""
     numbers = _unpack(packed, columns, offset=0)
     return torch.where(numbers > 7, numbers - 16, numbers)
 
@@ -115,7 +116,7 @@ UNPACK_INT4_ANSWER = Answer(
             "uint8 has no negative numbers, so 0 - 8 is 248: convert to int8 before you subtract.", partial(_unpack, wraps=True)
         ),
         Mistake(
-            "You convert the byte to int8 before the shift, which then fills up with the sign; shift while it is uint8.",
+            "You convert the byte to int8 before the shift, which then fills up with the sign bit; shift while it is uint8.",
             partial(_unpack, signed=True),
         ),
         Mistake("The halves are not signed numbers: 0 stands for -8, and 15 for 7.", _twos_complement),

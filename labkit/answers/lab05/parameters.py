@@ -12,7 +12,7 @@ from labkit.exercises.lab05.parameters import QUANTIZATION_PARAMETERS
 
 
 def quantization_parameters(low: float, high: float, bits: int, symmetric: bool) -> tuple[float, float]:
-    """The reference of exercise 5.1."""
+    """The reference solution of exercise 5.1."""
     return _parameters(low, high, bits, symmetric)
 
 
@@ -31,9 +31,8 @@ def _parameters(
     whole: Callable[[float], float] = round,
     guard: bool = True,
 ) -> tuple[float, float]:
-    """Scale and zero point. The options make mistakes: `above` and `cells` are added to the numbers of steps, and `first` is the
-    lowest integer.
-    `whole` makes the zero point an integer.
+    """Return scale and zero point. The options introduce the known mistakes: `above` and `cells` are added to the numbers of
+    steps, `first` is the lowest integer, and `whole` makes the zero point an integer.
     """
     if symmetric:
         scale = (high if by_high else max(abs(low), abs(high))) / (2 ** (bits - 1) - 1 + above)
@@ -56,7 +55,7 @@ QUANTIZATION_PARAMETERS_ANSWER = Answer(
             partial(_parameters, above=1),
         ),
         Mistake(
-            "Symmetric: the largest magnitude may be that of `low`; you look only at `high`.",
+            "Symmetric: `low` may have the largest magnitude; you look only at `high`.",
             partial(_parameters, by_high=True),
         ),
         Mistake(
@@ -64,11 +63,11 @@ QUANTIZATION_PARAMETERS_ANSWER = Answer(
             partial(_parameters, cells=1),
         ),
         Mistake(
-            "Asymmetric: 0 must be in the range, because 0 must be stored without an error; widen the range first.",
+            "Asymmetric: 0 must be in the range, because it must be stored without an error; widen the range first.",
             partial(_parameters, widen=False),
         ),
         Mistake(
-            "Your zero point belongs to integers from 0 to 2^bits - 1, but the integers begin below 0: at -128 for 8 bits.",
+            "Your zero point is for integers from 0 to 2^bits - 1, but the integers begin below 0: at -128 for 8 bits.",
             partial(_parameters, first=0),
         ),
         Mistake(
@@ -76,8 +75,8 @@ QUANTIZATION_PARAMETERS_ANSWER = Answer(
             partial(_parameters, sign=1),
         ),
         Mistake("The zero point is an integer: round it.", partial(_parameters, whole=float)),
-        Mistake("The zero point is cut off: `int` drops the fraction. Round it.", partial(_parameters, whole=int)),
-        Mistake("The zero point is rounded down. Round it to the nearest integer.", partial(_parameters, whole=math.floor)),
+        Mistake("Your zero point is truncated: `int` drops the fraction. Round it.", partial(_parameters, whole=int)),
+        Mistake("Your zero point is rounded down. Round it to the nearest integer.", partial(_parameters, whole=math.floor)),
         Mistake(
             "If all numbers are 0, the scale must be 1.0; your scale is 0, and nothing can be divided by it.",
             lambda low, high, b, s: (
@@ -86,11 +85,11 @@ QUANTIZATION_PARAMETERS_ANSWER = Answer(
             ),
         ),
         Mistake(
-            "If all numbers are 0, your function divides by a scale of 0; the scale must be 1.0 then.",
+            "If all numbers are 0, your function divides by a scale of 0; in this case the scale must be 1.0.",
             partial(_parameters, guard=False),
         ),
         Mistake(
-            "You treat a range that is not symmetric like a symmetric one.",
+            "You treat an asymmetric range like a symmetric one.",
             lambda low, high, bits, symmetric: quantization_parameters(low, high, bits, True),
         ),
     ),

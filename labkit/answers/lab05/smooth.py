@@ -13,7 +13,7 @@ from labkit.exercises.lab05.smooth import SMOOTH
 
 
 def smooth(weight: Tensor, largest: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """The reference of exercise 5.7."""
+    """The reference solution of exercise 5.7."""
     return _smooth(weight, largest, alpha)
 
 
@@ -30,7 +30,7 @@ def _smooth(
     only_inputs: bool = False,
     unchanged: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Factors and weight; the options make mistakes."""
+    """Return the factors and the new weight. The options introduce the known mistakes."""
     columns = weight.abs().amax(0) if magnitude else weight.amax(0)
     power = 1 - alpha if exchanged else alpha
     factors = largest.pow(power) if only_inputs else largest.pow(power) / columns.pow(1 - power)
@@ -51,9 +51,7 @@ SMOOTH_ANSWER = Answer(
             "The inputs are divided by the factors, so the columns of the weight must be multiplied.",
             partial(_smooth, divides=True),
         ),
-        Mistake(
-            "You exchanged alpha and 1 - alpha: a large alpha moves more into the weight.", partial(_smooth, exchanged=True)
-        ),
+        Mistake("You swapped alpha and 1 - alpha: a large alpha moves more into the weight.", partial(_smooth, exchanged=True)),
         Mistake(
             "Your factors are upside down: an input with large numbers needs a large factor.",
             partial(_smooth, upside_down=True),
@@ -63,7 +61,7 @@ SMOOTH_ANSWER = Answer(
             "Take the largest magnitude of each column; a negative number may be the largest.",
             partial(_smooth, magnitude=False),
         ),
-        Mistake("The magnitudes of the weight's columns are missing in the formula.", partial(_smooth, only_inputs=True)),
+        Mistake("The magnitudes of the weight's columns are missing from your formula.", partial(_smooth, only_inputs=True)),
         Mistake("You return the old weight; multiply its columns by the factors.", partial(_smooth, unchanged=True)),
     ),
     names={"[0]": "factors", "[1]": "new_weight"},

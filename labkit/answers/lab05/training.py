@@ -10,7 +10,7 @@ from labkit.exercises.lab05.training import FAKE_QUANTIZE
 
 
 def fake_quantize(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
-    """The reference of exercise 5.9."""
+    """The reference solution of exercise 5.9."""
     x = (weight / scales).clamp(*_ends(bits))
     return (x + (x.round() - x).detach()) * scales
 
@@ -57,16 +57,17 @@ FAKE_QUANTIZE_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "The values are right, but no gradient passes: the gradient of round is 0. Add to x what rounding changes, detached.",
+            "The values are right, but no gradient passes: the gradient of round is 0. Add round(x) - x to x, detached.",
             _rounded,
         ),
         Mistake(
-            "The values are right, but a clipped number gets a gradient too; it cannot move the result, so its gradient is 0.",
+            "The values are right, but a clipped number also gets a gradient; it cannot change the result, so its "
+            "gradient is 0.",
             _passes_everywhere,
         ),
         Mistake("Clip the numbers to the lowest and highest integer of this many bits; with 4 bits: -8 and 7.", _no_clip),
         Mistake("You return integers; multiply by the scales again.", _integers),
-        Mistake("You detached the wrong part: detach the difference of round(x) and x, not x.", _wrong_part_detached),
+        Mistake("You detached the wrong part: detach the difference between round(x) and x, not x.", _wrong_part_detached),
         Mistake("Nothing is rounded: the values must be those after quantization.", _as_if_not_rounded),
         Mistake("The lowest integer is -8 for 4 bits; you clip one integer too early.", _narrow),
     ),

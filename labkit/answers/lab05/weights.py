@@ -13,7 +13,7 @@ from labkit.exercises.lab05.weights import QUANTIZE_WEIGHT
 
 
 def quantize_weight(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
-    """The reference of exercise 5.4."""
+    """The reference solution of exercise 5.4."""
     return _quantize(weight, bits, group_size)
 
 
@@ -31,8 +31,8 @@ def _quantize(
     dense: bool = False,
     clipped: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Integers and scales. The options make mistakes: `over` says which numbers share a scale, and `guard` is the scale of a
-    group of zeros. Without `clipped`, integers beyond int8 wrap around in the conversion.
+    """Return integers and scales. The options introduce the known mistakes: `over` says which numbers share a scale, and
+    `guard` is the scale of a group of zeros. Without `clipped`, integers beyond int8 wrap around in the conversion.
     """
     highest = 2 ** (bits - 1) - 1 + above
     groups = weight.reshape(len(weight), -1, group_size)
@@ -56,7 +56,7 @@ def _quantize(
 
 
 def _last_dimension(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
-    """Groups of numbers that lie `in / group_size` apart, instead of neighbours."""
+    """Wrong: the numbers of a group are `in / group_size` apart, instead of neighbours."""
     strided = weight.reshape(len(weight), group_size, -1).transpose(1, 2).flatten(1)
     integers, scales = quantize_weight(strided, bits, group_size)
     return integers.view(len(weight), -1, group_size).transpose(1, 2).flatten(1), scales
@@ -69,7 +69,8 @@ QUANTIZE_WEIGHT_ANSWER = Answer(
     mistakes=(
         Mistake("The highest integer is 7 for 4 bits. You divide by one more.", partial(_quantize, above=1)),
         Mistake(
-            "The highest integer is 127 for 8 bits. You divide by one more, so the largest number becomes 128, which int8 lacks.",
+            "The highest integer is 127 for 8 bits. You divide by one more, so the largest number becomes 128, too "
+            "large for int8.",
             partial(_quantize, above=1, clipped=False),
         ),
         Mistake("All groups of a row share a scale; each group has a scale of its own.", partial(_quantize, over="row")),
@@ -97,8 +98,9 @@ QUANTIZE_WEIGHT_ANSWER = Answer(
         ),
         Mistake("You return the numbers that the integers stand for; return the integers.", partial(_quantize, dense=True)),
         Mistake(
-            "A group has neighbours: numbers 0 to group_size - 1 of a row, and so on. Yours are far apart: view the row as "
-            "[groups, group_size].",
+            "A group consists of neighbours: numbers 0 to group_size - 1 of a row, and so on. Yours are far apart: "
+            "view the row "
+            "as [groups, group_size].",
             _last_dimension,
         ),
     ),

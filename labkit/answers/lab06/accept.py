@@ -14,7 +14,7 @@ from labkit.exercises.lab06.accept import ACCEPT_OR_REJECT
 
 
 def accept_or_reject(draft: Tensor, target: Tensor, token: int, number: float, other: float) -> int:
-    """The reference of exercise 6.8."""
+    """The reference solution of exercise 6.8."""
     return int(_token(draft, target, token, number, other))
 
 
@@ -31,7 +31,7 @@ def _token(
     greedy: bool = False,
     swapped: bool = False,
 ) -> Any:
-    """The token; the options make mistakes."""
+    """Return the accepted or drawn token. The options introduce the known mistakes."""
     if swapped:
         number, other = other, number
     limit = {
@@ -58,20 +58,20 @@ def _token(
 
 
 def _beyond_the_end(draft: Tensor, target: Tensor, token: int, number: float, other: float) -> int:
-    """Like the answer, but without the division, and written so that it fails if no sum is above the number."""
+    """Wrong: like the reference, but without the division, so that it fails if no sum is above the number."""
     if number < target[token] / draft[token]:
         return token
     return int(((target - draft).clamp_min(0).cumsum(0) > other).nonzero()[0])
 
 
 def _explain(case: Case, found: Any, right: Any) -> str:
-    """What is wrong if a token is the first or none, because without the division no sum is above the number."""
+    """Return a message if the token is the first, or past the last, because no sum is above the number without the division."""
     draft, target, _, _, other = case.args
     sums = (target - draft).clamp_min(0).cumsum(0)
     return UNDIVIDED if float(sums[-1]) <= other and int(found) in (0, len(target)) else ""
 
 
-UNDIVIDED = "No sum of yours is above the second number, because they do not end at 1: divide what is left by its sum."
+UNDIVIDED = "None of your sums is above the second number, because they do not end at 1: divide what is left by its sum."
 
 
 def _whether(draft: Tensor, target: Tensor, token: int, number: float, other: float) -> bool:
@@ -84,11 +84,13 @@ ACCEPT_OR_REJECT_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "Your quotient is upside down: a guess that the target likes better than the draft does is always accepted.",
+            "Your quotient is upside down: a guess to which the target gives a higher probability than the draft is "
+            "always accepted.",
             partial(_token, accepts="upside down"),
         ),
         Mistake(
-            "You reject every guess that the draft likes better; some of these must be accepted, as the first number decides.",
+            "You reject every guess to which the draft gives a higher probability; accept some of these, as the first "
+            "number decides.",
             partial(_token, accepts="likelier"),
         ),
         Mistake(
@@ -101,12 +103,17 @@ ACCEPT_OR_REJECT_ANSWER = Answer(
             partial(_token, rest="target"),
         ),
         Mistake("After a rejection you draw from the draft.", partial(_token, rest="draft")),
-        Mistake("You draw from what the draft has more; draw from what the target has more.", partial(_token, rest="less")),
-        Mistake("Negative differences become 0, not positive.", partial(_token, rest="distance")),
+        Mistake(
+            "You draw where the draft's probability is higher; draw where the target's is higher.", partial(_token, rest="less")
+        ),
+        Mistake("Negative differences must become 0, not positive.", partial(_token, rest="distance")),
         Mistake("Divide what is left by its sum, so that it is a distribution again.", partial(_token, divided=False)),
         Mistake(UNDIVIDED, _beyond_the_end),
         Mistake("After a rejection you take the likeliest token; the second number must decide.", partial(_token, greedy=True)),
-        Mistake("The two random numbers are exchanged: the first accepts, the second draws.", partial(_token, swapped=True)),
+        Mistake(
+            "You swapped the two random numbers: the first decides whether the guess is accepted, the second draws.",
+            partial(_token, swapped=True),
+        ),
         Mistake("You return whether the guess is accepted; return the token.", _whether),
     ),
     explain=_explain,

@@ -14,7 +14,7 @@ from labkit.exercises.lab06.distillation import SOFT_TARGET_LOSS
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """The reference of exercise 6.6."""
+    """The reference solution of exercise 6.6."""
     return _loss(student, teacher, temperature)
 
 
@@ -32,7 +32,7 @@ def _loss(
     sign: int = 1,
     detached: bool = False,
 ) -> Tensor:
-    """The loss; the options make mistakes."""
+    """Return the loss. The options introduce the known mistakes."""
     of_teacher = 1.0 if softened in ("none", "student") else temperature
     of_student = 1.0 if softened in ("none", "teacher") else temperature
     if softened == "upside down":
@@ -54,7 +54,9 @@ def _log_of_softmax(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 
 
 def _exchanged(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`F.kl_div` with its arguments exchanged: the first must be the student's logarithms, the second the teacher's shares."""
+    """Wrong: the arguments of `F.kl_div` are swapped. The first must be the student's log-probabilities, the second the
+    teacher's probabilities.
+    """
     log_p, q = torch.log_softmax(teacher / temperature, -1), torch.softmax(student / temperature, -1)
     return temperature**2 * F.kl_div(log_p, q, reduction="batchmean")
 
@@ -76,38 +78,40 @@ SOFT_TARGET_LOSS_ANSWER = Answer(
         Mistake("You multiply by T; the factor is its square.", partial(_loss, power=1)),
         Mistake("The temperature is missing in both softmaxes.", partial(_loss, softened="none")),
         Mistake(
-            "Only the teacher is softened; the student's logits are divided by T, too.", partial(_loss, softened="teacher")
+            "You soften only the teacher; the student's logits must also be divided by T.", partial(_loss, softened="teacher")
         ),
         Mistake(
-            "Only the student is softened; the teacher's logits are divided by T, too.", partial(_loss, softened="student")
+            "You soften only the student; the teacher's logits must also be divided by T.", partial(_loss, softened="student")
         ),
         Mistake(
-            "You multiply the logits by T; divide them, so that a high temperature makes flat.",
+            "You multiply the logits by T; divide them, so that a high temperature makes the distribution flat.",
             partial(_loss, softened="upside down"),
         ),
         Mistake(
-            "Teacher and student are exchanged: the teacher's probabilities are the weights of the sum.",
+            "You swapped teacher and student: the teacher's probabilities are the weights of the sum.",
             partial(_loss, reverse=True),
         ),
         Mistake(
             "The direction is reversed: the teacher's probabilities are the weights of the sum, and kl_div takes the student's "
-            "logarithms first.",
+            "log-probabilities first.",
             _exchanged,
         ),
         Mistake("You add up the rows; take their mean.", partial(_loss, over="none")),
-        Mistake("You take the mean over the vocabulary as well; its terms are added up.", partial(_loss, over="all")),
+        Mistake("You also take the mean over the vocabulary; add up its terms instead.", partial(_loss, over="all")),
         Mistake(
             "That is the cross-entropy: the gradient is right, but the loss is not 0 for a perfect student.",
             partial(_loss, entropy=False),
         ),
-        Mistake("Your softmax goes over the rows; it belongs over the vocabulary.", partial(_loss, dim=0)),
+        Mistake("Your softmax is over the rows; it must be over the vocabulary.", partial(_loss, dim=0)),
         Mistake("The sign is wrong: this loss is never negative.", partial(_loss, sign=-1)),
         Mistake("The loss is right, but no gradient reaches the student.", partial(_loss, detached=True)),
         Mistake(
             "A probability of 0 has no logarithm, so your loss is not finite: compute the logarithms directly from the logits.",
             _log_of_softmax,
         ),
-        Mistake("You use only the teacher's first choice; what it says of all the other tokens is the point.", _hard),
+        Mistake(
+            "You use only the teacher's first choice; the point is what the teacher says about all the other tokens.", _hard
+        ),
         Mistake("You compare logits; compare the probabilities.", _squares),
     ),
     names={"['loss']": "the loss", "['gradient']": "the gradient for the student's logits"},

@@ -12,7 +12,7 @@ from labkit.exercises.lab06.initialisation import FIRST_STUDENT
 
 
 def first_student(tensors: dict[str, Tensor], teacher_layers: int, layers: int) -> dict[str, Tensor]:
-    """The reference of exercise 6.7."""
+    """The reference solution of exercise 6.7."""
     return _student(tensors, teacher_layers, layers)
 
 
@@ -27,7 +27,7 @@ def _student(
     whole_number: bool = True,
     copied: bool = True,
 ) -> dict[str, Tensor]:
-    """The student's tensors; the options make mistakes."""
+    """Return the student's tensors. The options introduce the known mistakes."""
     every = teacher_layers // layers
     chosen = {
         "last of each part": [every * place + every - 1 for place in range(layers)],
@@ -52,7 +52,7 @@ def _step_of_two(tensors: dict[str, Tensor], teacher_layers: int, layers: int) -
 
 
 def _digit_of_name(tensors: dict[str, Tensor], teacher_layers: int, layers: int, *, split: bool = False) -> dict[str, Tensor]:
-    """The layer is taken from one character of the name; `split` says whether the name is cut at its dots for the new one."""
+    """Wrong: reads a layer's number from one character of the name. With `split`, the new name is made by cutting at dots."""
     every, found, begin = teacher_layers // layers, {}, "transformer.h."
     for name, tensor in tensors.items():
         new = name
@@ -77,27 +77,32 @@ FIRST_STUDENT_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You begin with the teacher's layer 0; with half the layers, the student's are 1, 3, 5, ..., so that its last is the "
+            "You begin with the teacher's layer 0. For half the layers, take 1, 3, 5, ..., so that the student's last "
+            "layer is the "
             "teacher's last.",
             partial(_student, which="first of each part"),
         ),
         Mistake(
-            "You take the first layers of the teacher; spread them over all of it.", partial(_student, which="first layers")
+            "You take the first layers of the teacher; spread your choice over all layers.",
+            partial(_student, which="first layers"),
         ),
-        Mistake("You take the last layers of the teacher; spread them over all of it.", partial(_student, which="last layers")),
         Mistake(
-            "Every second layer is right only for a student with half the layers; with a third, it is every third.",
+            "You take the last layers of the teacher; spread your choice over all layers.",
+            partial(_student, which="last layers"),
+        ),
+        Mistake(
+            "Every second layer is right only for a student with half the layers; for a third of the layers, take every third.",
             partial(_student, which="every second"),
         ),
         Mistake(
-            "You take every second layer whatever the two numbers say: from 12 layers to 3, it is every fourth.", _step_of_two
+            "You take every second layer, whatever the two numbers say: from 12 layers to 3, take every fourth.", _step_of_two
         ),
         Mistake(
-            "You read one digit of a layer's number, so the layers from 10 on are taken for others; read the whole number.",
+            "You read one digit of a layer's number, so you confuse the layers from 10 on with others; read the whole number.",
             _digit_of_name,
         ),
         Mistake(
-            "You read one digit of a layer's number, so a layer from 10 on replaces another; read the whole number.",
+            "You read one digit of a layer's number, so a layer from 10 on replaces another layer; read the whole number.",
             partial(_digit_of_name, split=True),
         ),
         Mistake("Your layers are in the wrong order: the last became the first.", partial(_student, which="backwards")),
@@ -109,7 +114,7 @@ FIRST_STUDENT_ANSWER = Answer(
             partial(_student, whole_number=False),
         ),
         Mistake(
-            "A tensor is the teacher's own memory: training the student would change the teacher. Make copies.",
+            "A tensor shares its memory with the teacher: training the student would change the teacher. Make copies.",
             partial(_student, copied=False),
         ),
     ),

@@ -13,12 +13,12 @@ from labkit.exercises.lab06.mask import TWO_FOUR_MASK
 
 
 def two_four_mask(scores: Tensor) -> Tensor:
-    """The reference of exercise 6.1."""
+    """The reference solution of exercise 6.1."""
     return _mask(scores)
 
 
 def _mask(scores: Tensor, *, group: int = 4, kept: int = 2, descending: bool = True, magnitude: bool = False) -> Tensor:
-    """The mask; the options make mistakes."""
+    """Return the mask. The options introduce the known mistakes."""
     rows = (scores.abs() if magnitude else scores).reshape(-1, group)
     order = rows.argsort(dim=1, descending=descending, stable=True)[:, :kept]
     return torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order, True).view(scores.shape)
@@ -95,26 +95,28 @@ TWO_FOUR_MASK_ANSWER = Answer(
             "The scores are compared as they are: -3 is a smaller score than 1. You compare their magnitudes.",
             partial(_mask, magnitude=True),
         ),
-        Mistake("A group has neighbours in a row; yours go down the columns.", _down_columns),
-        Mistake("A group has neighbours; the members of yours lie a quarter of a row apart.", _far_apart),
+        Mistake("A group consists of neighbours in a row; yours go down the columns.", _down_columns),
+        Mistake("A group consists of neighbours; the members of yours are a quarter of a row apart.", _far_apart),
         Mistake(
-            "Half of each row is kept, but not two of every four: a group of yours may keep all of its weights, or none.",
+            "You keep half of each row, but not two of every four: one of your groups may keep all of its weights, or none.",
             _half_of_each_row,
         ),
-        Mistake("Half of the whole matrix is kept, but not two of every four.", _half_of_all),
+        Mistake("You keep half of the whole matrix, but not two of every four.", _half_of_all),
         Mistake("One median for the whole matrix keeps no pattern: compare scores only within their group.", _above_the_median),
         Mistake("You keep columns 0 and 1 of each group, whatever the scores are.", _always_the_first_two),
         Mistake(
-            "Your groups lie a quarter of the matrix apart, because you view it as four long rows; a group is four neighbours.",
+            "The members of your groups are a quarter of the matrix apart, because you view it as four long rows; a "
+            "group is four "
+            "neighbours.",
             _four_long_rows,
         ),
-        Mistake("You turn the scores before you group them: a group lies within a row.", _fours_of_the_transposed),
+        Mistake("You transpose the scores before you group them, but a group is within a row.", _fours_of_the_transposed),
         Mistake(
-            "The two largest are right, but of equal scores you do not always keep the left one: topk promises no order for them.",
+            "You keep the two largest, but of equal scores not always the left one: topk promises no order for equal numbers.",
             _any_of_equal,
         ),
-        Mistake("With equal scores, more than two of a group are kept: a threshold cannot separate equal numbers.", _threshold),
-        Mistake("Of equal scores, the one further to the left is kept; you keep the right one.", _right_one),
+        Mistake("With equal scores, you keep more than two of a group: a threshold cannot separate equal numbers.", _threshold),
+        Mistake("Of equal scores, keep the one further to the left; you keep the one on the right.", _right_one),
     ),
 )
 ANSWERS = (TWO_FOUR_MASK_ANSWER,)

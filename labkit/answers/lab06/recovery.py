@@ -14,7 +14,7 @@ from labkit.exercises.lab06.recovery import MASKED_ADAM
 def masked_adam(
     weight: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, mask: Tensor, rate: float, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The reference of exercise 6.5."""
+    """The reference solution of exercise 6.5."""
     return _step(weight, gradient, mean, square, mask, rate, step)
 
 
@@ -38,7 +38,7 @@ def _step(
     masks_averages: bool = False,
     epsilon: str = "outside",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step; the options make mistakes."""
+    """Take one Adam step. The options introduce the known mistakes."""
     kept = ~mask if upside_down else mask
     g = gradient * kept if masks in ("both", "gradient") else gradient
     new_mean = 0.9 * mean + 0.1 * g
@@ -65,7 +65,7 @@ MASKED_ADAM_ANSWER = Answer(
             partial(_step, masks="none"),
         ),
         Mistake(
-            "The weights are right, but the averages count gradients of pruned weights: set these to 0 first.",
+            "The weights are right, but the averages count the gradients of pruned weights: set these gradients to 0 first.",
             partial(_step, masks="weight"),
         ),
         Mistake(
@@ -74,18 +74,19 @@ MASKED_ADAM_ANSWER = Answer(
         ),
         Mistake("Your mask is upside down: True is a weight that is kept.", partial(_step, upside_down=True)),
         Mistake(
-            "The averages begin at 0, so they are too small at first: the divisions with the step are missing.",
+            "The averages begin at 0, so they are too small at first: the divisions that depend on the step are missing.",
             partial(_step, corrected=False),
         ),
         Mistake("You add the change; a step goes against the gradient.", partial(_step, sign=-1)),
-        Mistake("The square root is missing in the divisor.", partial(_step, root=False)),
-        Mistake("The second average is one of squared gradients; you average their magnitudes.", partial(_step, squared=False)),
+        Mistake("The square root is missing from the divisor.", partial(_step, root=False)),
+        Mistake("The second average is over squared gradients; you average their magnitudes.", partial(_step, squared=False)),
         Mistake("The change uses the old averages; compute the new ones first.", partial(_step, old=True)),
         Mistake(
-            "You mask the averages themselves; only the gradient is set to 0, so that what they remember fades step by step.",
+            "You mask the averages themselves; set only the gradient to 0, so that old gradients fade from the "
+            "averages step by step.",
             partial(_step, masks_averages=True),
         ),
-        Mistake("You add 1e-8 before the square root; it is added after it.", partial(_step, epsilon="inside")),
+        Mistake("You add 1e-8 before the square root; add it after the square root.", partial(_step, epsilon="inside")),
         Mistake("An average that is still 0 makes the quotient 0 / 0: the 1e-8 is missing.", partial(_step, epsilon="nowhere")),
         Mistake("The first step has the number 1; you count from 0.", partial(_step, from_zero=True)),
     ),

@@ -13,7 +13,7 @@ from labkit.exercises.lab06.storage import COMPRESS_TWO_FOUR
 
 
 def compress_two_four(weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The reference of exercise 6.3."""
+    """The reference solution of exercise 6.3."""
     return _compress(weight, mask)
 
 
@@ -27,7 +27,7 @@ def _compress(
     packed: bool = True,
     by_column: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Values and indices; the options make mistakes."""
+    """Return values and indices. The options introduce the known mistakes."""
     rows = len(weight)
     values = (weight.T[mask.T] if by_column else weight[mask]).view(rows, -1)
     of = ~mask if places == "pruned" else mask
@@ -60,27 +60,32 @@ COMPRESS_TWO_FOUR_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "The two fours of a byte are exchanged: the left one belongs into the low half.", partial(_compress, left_low=False)
+            "You swapped the two groups of four in a byte: the left one belongs in the low half.",
+            partial(_compress, left_low=False),
         ),
         Mistake(
-            "The two places of a four are exchanged: the first belongs into the low two bits.",
+            "You swapped the two places of a group of four: the first belongs in the low two bits.",
             partial(_compress, first_low=False),
         ),
         Mistake(
-            "A kept weight may be 0: what is kept is what the mask says, not what differs from 0.",
+            "A kept weight may be 0: the mask decides which weights are kept, not whether they are nonzero.",
             _not_zero,
         ),
         Mistake("Your places are those of the pruned weights.", partial(_compress, places="pruned")),
         Mistake("Places begin at 0: two bits hold 0 to 3.", partial(_compress, places="from one")),
         Mistake(
-            "Your places are counted from the start of eight columns; count them from the start of their four.",
+            "You count places from the start of eight columns; count them from the start of their group of four.",
             partial(_compress, places="of eight"),
         ),
-        Mistake("Each four has a byte of its own; two fours share a byte.", partial(_compress, packed=False)),
-        Mistake("Your values go down the columns; those of a row belong together.", partial(_compress, by_column=True)),
+        Mistake(
+            "Each group of four has its own byte in your result; two groups must share a byte.",
+            partial(_compress, packed=False),
+        ),
+        Mistake("Your values go down the columns; the values of a row belong together.", partial(_compress, by_column=True)),
         Mistake("You return all numbers as values; the pruned ones are not stored.", _all_numbers),
         Mistake(
-            "Your bytes hold a bit for each weight: that is a bitmask, which needs as many bits. Store two places for each four.",
+            "Your bytes hold a bit for each weight: that is a bitmask of the same size. Store two places for each "
+            "group of four.",
             _bits_of_mask,
         ),
     ),

@@ -10,7 +10,7 @@ from labkit.exercises.lab06.stored_bytes import STORED_BYTES
 
 
 def stored_bytes(out: int, columns: int, kept: int, element_bytes: int) -> dict[str, int]:
-    """The reference of exercise 6.4."""
+    """The reference solution of exercise 6.4."""
     return _bytes(out, columns, kept, element_bytes)
 
 
@@ -30,7 +30,7 @@ def _bytes(
     places_of_all: bool = False,
     half: bool = True,
 ) -> dict[str, int]:
-    """The bytes; the options make mistakes."""
+    """Return the bytes of each format. The options introduce the known mistakes."""
     weights = out * columns
     masked = kept if mask_kept else weights
     halved = weights // 2 if half else kept
@@ -47,19 +47,21 @@ STORED_BYTES_ANSWER = Answer(
     reference=stored_bytes,
     comparison=Comparison(),
     mistakes=(
-        Mistake("A dense matrix stores its zeros, too: count all numbers.", partial(_bytes, dense_kept=True)),
-        Mistake("CSR: the column of each kept number is missing.", partial(_bytes, column_bytes=0)),
-        Mistake("CSR: a column has 4 bytes here, not 8.", partial(_bytes, column_bytes=8)),
+        Mistake("A dense matrix also stores its zeros: count all numbers.", partial(_bytes, dense_kept=True)),
+        Mistake("CSR: the column index of each kept number is missing.", partial(_bytes, column_bytes=0)),
+        Mistake("CSR: a column index has 4 bytes here, not 8.", partial(_bytes, column_bytes=8)),
         Mistake("CSR: the starts of the rows are missing.", partial(_bytes, has_starts=False)),
         Mistake("CSR: there is one more start than rows, because the last row needs an end.", partial(_bytes, starts=0)),
         Mistake("Bitmask: the mask is missing.", partial(_bytes, mask_bits=0)),
         Mistake("Bitmask: a bit is an eighth of a byte.", partial(_bytes, mask_bits=8)),
-        Mistake("Bitmask: every weight has a bit, not only a kept one.", partial(_bytes, mask_kept=True)),
+        Mistake("Bitmask: every weight has a bit, not only the kept ones.", partial(_bytes, mask_kept=True)),
         Mistake("2:4: the places are missing.", partial(_bytes, place_bits=0)),
         Mistake("2:4: a place has 2 bits; you count 2 bytes.", partial(_bytes, place_bits=16)),
-        Mistake("2:4: only stored numbers have a place, which are half of all.", partial(_bytes, places_of_all=True)),
         Mistake(
-            "2:4: half of all numbers are stored, also if more or fewer are not 0: the form is fixed.",
+            "2:4: only stored numbers have a place, and these are half of all numbers.", partial(_bytes, places_of_all=True)
+        ),
+        Mistake(
+            "2:4: half of all numbers are stored, even if more or fewer are nonzero: the format is fixed.",
             partial(_bytes, half=False),
         ),
     ),

@@ -14,7 +14,7 @@ from labkit.exercises.lab06.wanda import WANDA_SCORES
 
 
 def wanda_scores(weight: Tensor, inputs: Tensor) -> Tensor:
-    """The reference of exercise 6.2."""
+    """The reference solution of exercise 6.2."""
     return _scores(weight, inputs)
 
 
@@ -29,11 +29,11 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "all": lambda x: x.norm().expand(x.shape[1]),
     "none": lambda x: torch.ones_like(x[0]),
 }
-"""What is taken of the columns of the inputs; all but the first are mistakes."""
+"""What is computed for each column of the inputs; all but the first are mistakes."""
 
 
 def _scores(weight: Tensor, inputs: Tensor, *, norm: str = "norm", magnitude: bool = True, squared: bool = False) -> Tensor:
-    """The scores; the options make mistakes."""
+    """Return the scores. The options introduce the known mistakes."""
     size = weight.abs() if magnitude else weight
     return (size.square() if squared else size) * NORMS[norm](inputs)
 
@@ -55,21 +55,21 @@ WANDA_SCORES_ANSWER = Answer(
             "The norm is the square root of the sum of squares; your square root is missing.", partial(_scores, norm="square")
         ),
         Mistake(
-            "You take the mean over the tokens; the formula has the sum. (The mask would be the same.)",
+            "You take the mean over the tokens; the formula uses the sum. (The mask would be the same.)",
             partial(_scores, norm="mean"),
         ),
-        Mistake("You add up magnitudes of inputs; the norm adds up squares.", partial(_scores, norm="sum")),
+        Mistake("You add up the magnitudes of the inputs; the norm adds up their squares.", partial(_scores, norm="sum")),
         Mistake(
             "You take the mean of the inputs' magnitudes; the norm is the square root of the sum of squares.",
             partial(_scores, norm="mean of magnitudes"),
         ),
         Mistake(
-            "You add up the inputs with their signs, so that they cancel; the norm adds up squares.",
+            "You add up the inputs with their signs, so they cancel out; the norm adds up squares.",
             partial(_scores, norm="signed"),
         ),
         Mistake("You take the largest input of each column; the norm counts all tokens.", partial(_scores, norm="largest")),
         Mistake("All columns get the same norm; each input needs its own, over the tokens.", partial(_scores, norm="all")),
-        Mistake("You square the weights; the formula has their magnitudes.", partial(_scores, squared=True)),
+        Mistake("You square the weights; the formula uses their magnitudes.", partial(_scores, squared=True)),
     ),
 )
 ANSWERS = (WANDA_SCORES_ANSWER,)

@@ -13,7 +13,7 @@ Table = dict[str, tuple[float, float, float]]
 
 
 def choose_compiler(table: Table, steps: int, most_error: float) -> str | None:
-    """The reference of exercise 7.7."""
+    """The reference solution of exercise 7.7."""
     return _choose(table, steps, most_error)
 
 
@@ -28,7 +28,7 @@ def _choose(
     best: bool = True,
     nothing: str = "None",
 ) -> str | None:
-    """The choice, with an option for each rule. A known mistake sets options to wrong values."""
+    """Choose a way, with an option for each rule. A known mistake sets options to wrong values."""
     totals = {}
     for name, (begin, step, off) in table.items():
         fits = {"at most": off <= most_error, "below": off < most_error}.get(error, True)
@@ -46,7 +46,7 @@ def _explain(case: Case, found: str | None, right: str | None) -> str:
     if found is None:
         return f"{where} at least one way is exact enough; return its name."
     if found not in table:
-        return f"{where} you return {found!r}, which is no name in `table`."
+        return f"{where} you return {found!r}, which is not a name in `table`."
     begin, step, error = table[found]
     if error > most:
         return f"{where} you choose {found}, whose error of {error:.2g} is too large."
@@ -62,14 +62,17 @@ CHOOSE_COMPILER_ANSWER = Answer(
     comparison=Comparison(),
     explain=_explain,
     mistakes=(
-        Mistake("The time to compile is missing in your sum; for a few steps it decides.", partial(_choose, compiling=False)),
+        Mistake("The compile time is missing from your sum; for a few steps it decides.", partial(_choose, compiling=False)),
         Mistake("You count a single step, but the server runs many.", partial(_choose, all_steps="one")),
-        Mistake("You look at the error of none: some ways are not exact enough.", partial(_choose, error="ignored")),
+        Mistake("You do not look at the errors: some ways are not exact enough.", partial(_choose, error="ignored")),
         Mistake(
-            "You choose the fastest of all ways, and test its error then. Leave out what is not exact enough before you choose.",
+            "You choose the fastest of all ways, and only then test its error. First leave out the ways that are not "
+            "exact enough.",
             partial(_choose, error="tested last"),
         ),
-        Mistake("If no way is exact enough, return None; min() of nothing raises an error.", partial(_choose, nothing="raise")),
+        Mistake(
+            "If no way is exact enough, return None; min() of an empty list raises an error.", partial(_choose, nothing="raise")
+        ),
         Mistake("An error of exactly `most_error` is allowed.", partial(_choose, error="below")),
         Mistake("You return the slowest way; return the one that is ready first.", partial(_choose, best=False)),
     ),

@@ -14,7 +14,7 @@ from labkit.exercises.lab07.small_graphs import Node
 
 # 7.3 ------------------------------------------------------------------------------------------------------------------
 def crossing_tensors(nodes: list[Node], first: int) -> list[str]:
-    """The reference of exercise 7.3."""
+    """The reference solution of exercise 7.3."""
     return _crossing(nodes, first)
 
 
@@ -27,7 +27,7 @@ def _crossing(
     once: bool = True,
     order: str = "graph",
 ) -> list[str]:
-    """The tensors that cross, with an option for each rule. A known mistake sets options to wrong values."""
+    """Return the tensors that cross, with an option for each rule. A known mistake sets options to wrong values."""
     first += off
     one, two = nodes[:first], nodes[first:]
     needed = [name for _, _, reads in two for name in reads]
@@ -70,7 +70,7 @@ CROSSING_TENSORS_ANSWER = Answer(
     any_length=True,
     mistakes=(
         Mistake(
-            "You send only the tensor of the last node. In GPT-J the residual goes past attention and MLP, and crosses as well.",
+            "You send only the tensor of the last node. In GPT-J the residual bypasses attention and MLP, and also crosses.",
             partial(_crossing, sent="the last"),
         ),
         Mistake(
@@ -78,11 +78,11 @@ CROSSING_TENSORS_ANSWER = Answer(
             partial(_crossing, sent="all of part 1"),
         ),
         Mistake(
-            "You send weights and inputs, which no node makes; part 2 has those that it needs.",
+            "You send weights and inputs, which no node makes; part 2 already has the ones that it needs.",
             partial(_crossing, sent="all that part 2 reads"),
         ),
         Mistake(
-            "Some of your tensors are made in part 2 itself; they do not cross.",
+            "Some of your tensors are made in part 2 itself, so they do not cross.",
             partial(_crossing, sent="also tensors of part 2"),
         ),
         Mistake("You send a tensor once for each of its readers; once is enough.", partial(_crossing, once=False)),
@@ -102,7 +102,7 @@ CROSSING_TENSORS_ANSWER = Answer(
 
 # 7.4 ------------------------------------------------------------------------------------------------------------------
 def best_seam(nodes: list[Node], work: dict[str, int], sizes: dict[str, int], most: int) -> int | None:
-    """The reference of exercise 7.4."""
+    """The reference solution of exercise 7.4."""
     return _seam(nodes, work, sizes, most)
 
 
@@ -120,7 +120,7 @@ def _seam(
     ties: bool = True,
     ends: bool = False,
 ) -> int | None:
-    """The cut, with an option for each rule. A known mistake sets options to wrong values."""
+    """Return the cut, with an option for each rule. A known mistake sets options to wrong values."""
     cuts = []
     for first in range(0 if ends else 1, len(nodes) + 1 if ends else len(nodes)):
         crossing = _crossing(nodes, first, sent=sent, once=once) if first else []
@@ -142,14 +142,15 @@ def _explain_seam(case: Case, found: int, right: int | None) -> str:
     nodes, work, sizes, most = case.args
     where = f"In the case '{case.label}',"
     if not 0 < found < len(nodes):
-        return f"{where} your part 1 has {found} of {len(nodes)} nodes; each part has at least one."
+        return f"{where} your part 1 has {found} of {len(nodes)} nodes; each part must have at least one."
     sent = sum(sizes[name] for name in _crossing(nodes, found))
     if sent > most or right is None:
-        return f"{where} your cut sends {sent} bytes, and {most} are allowed."
+        return f"{where} your cut sends {sent} bytes, but only {most} are allowed."
     slower = [max(sum(work[name] for name, _, _ in part) for part in (nodes[:cut], nodes[cut:])) for cut in (found, right)]
     if slower[0] > slower[1]:
         return (
-            f"{where} the slower part of your cut takes {slower[0]} microseconds; another cut that is allowed has a faster one."
+            f"{where} the slower part of your cut takes {slower[0]} microseconds; in another allowed cut, the slower "
+            "part is faster."
         )
     return f"{where} another cut divides the time as well as yours, and sends fewer bytes."
 
@@ -161,22 +162,28 @@ BEST_SEAM_ANSWER = Answer(
     explain=_explain_seam,
     mistakes=(
         Mistake(
-            "You count only the tensor of the last node of part 1, but the residual goes past attention and MLP, and is sent, too.",
+            "You count only the tensor of the last node of part 1, but the residual bypasses attention and MLP and is "
+            "also sent.",
             partial(_seam, sent="the last"),
         ),
         Mistake("You count a tensor once for each of its readers; it is sent once.", partial(_seam, once=False)),
         Mistake("Your cut sends more bytes than `most`.", partial(_seam, limited=False)),
         Mistake("A cut that sends exactly `most` bytes is allowed.", partial(_seam, strict=True)),
-        Mistake("You divide the number of nodes evenly, but what counts is their time.", partial(_seam, balance="nodes")),
+        Mistake(
+            "You divide the number of nodes evenly, but the time of the nodes is what counts.", partial(_seam, balance="nodes")
+        ),
         Mistake(
             "You look at part 1 only. The slower part decides how many requests per second can pass.",
             partial(_seam, balance="part 1"),
         ),
         Mistake(
-            "You take the cut with the fewest bytes. All cuts within the bound are allowed: take the one with the best balance.",
+            "You take the cut with the fewest bytes. All cuts within the limit are allowed: take the one with the "
+            "best balance.",
             partial(_seam, balance="bytes"),
         ),
-        Mistake("Of two cuts that divide the time alike, take the one that sends fewer bytes.", partial(_seam, ties=False)),
+        Mistake(
+            "Of two cuts that divide the time equally well, take the one that sends fewer bytes.", partial(_seam, ties=False)
+        ),
         Mistake("A part without nodes is not a part: if every cut sends too much, return None.", partial(_seam, ends=True)),
     ),
 )

@@ -14,7 +14,7 @@ from labkit.exercises.lab07.small_graphs import Node
 
 # 7.1 ------------------------------------------------------------------------------------------------------------------
 def fusible_group(nodes: list[Node], last: str, pointwise: list[str], results: list[str]) -> list[str]:
-    """The reference of exercise 7.1."""
+    """The reference solution of exercise 7.1."""
     return _group(nodes, last, pointwise, results)
 
 
@@ -31,7 +31,7 @@ def _group(
     with_last: bool = True,
     sort: bool = True,
 ) -> list[str]:
-    """The group, with an option for each rule. A known mistake sets options to wrong values."""
+    """Return the group, with an option for each rule. A known mistake sets options to wrong values."""
     group = [last]
     for name, kind, _ in reversed(nodes) if from_back else nodes:
         read_by = [one for one, _, reads in nodes if name in reads]
@@ -54,7 +54,7 @@ def _explain_group(case: Case, found: list[str], right: list[str]) -> str:
     if not all(isinstance(name, str) for name in found):
         return "Return a list with the names of nodes."
     if strange := [name for name in found if name not in kinds]:
-        return f"{where} has {strange[0]}, which is no node: a weight, a constant or an input."
+        return f"{where} has {strange[0]}, which is not a node but a weight, a constant or an input."
     if more := [name for name in found if name not in right]:
         name = more[-1]
         outside = [one for one, _, reads in nodes if name in reads and one not in right]
@@ -65,7 +65,7 @@ def _explain_group(case: Case, found: list[str], right: list[str]) -> str:
             if name in results
             else f"{outside[0]}, which is not in the group, reads it"
             if outside
-            else f"nothing brings it to {last}"
+            else f"no path leads from it to {last}"
         )
         return f"{where} has {name}, but {why}."
     if less := [name for name in right if name not in found]:
@@ -83,21 +83,23 @@ FUSIBLE_GROUP_ANSWER = Answer(
     any_length=True,
     mistakes=(
         Mistake(
-            "You go through the graph from the front, so the readers of a node are not decided when you come to it: go from the "
-            "back, or repeat until nothing changes.",
+            "You go through the graph from the front, so you reach a node before its readers are decided: go from the back, or "
+            "repeat until nothing changes.",
             partial(_group, from_back=False),
         ),
         Mistake(
-            "You stop at a tensor that several nodes read. It can join if all of them are in the group: GELU reads its input "
+            "You stop at a tensor that several nodes read. It can join if all these nodes are in the group: GELU "
+            "reads its input "
             "three times.",
             partial(_group, readers="only one"),
         ),
         Mistake(
-            "You take a node that a node outside reads, too; then its tensor must be stored, and nothing is saved.",
+            "You take a node that is also read by a node outside the group; then its tensor must be stored, and "
+            "nothing is saved.",
             partial(_group, readers="one in the group"),
         ),
         Mistake(
-            "You take nodes that are not pointwise. A matrix product or a mean needs other numbers than those at the same place.",
+            "You take nodes that are not pointwise. A matrix product or a mean also needs numbers from other places.",
             partial(_group, only_pointwise=False),
         ),
         Mistake("You take nodes whose tensors are results of the graph.", partial(_group, keep_results=False)),
@@ -106,7 +108,7 @@ FUSIBLE_GROUP_ANSWER = Answer(
             "group' is also true of a node without readers.",
             partial(_group, readers="none, or all in the group", keep_results=False),
         ),
-        Mistake("The node `last` itself is missing in your group.", partial(_group, with_last=False)),
+        Mistake("The node `last` itself is missing from your group.", partial(_group, with_last=False)),
         Mistake(
             "Your group is right, but its order is not: return the names in the order of the graph.",
             partial(_group, sort=False),
@@ -117,7 +119,7 @@ FUSIBLE_GROUP_ANSWER = Answer(
 
 # 7.2 ------------------------------------------------------------------------------------------------------------------
 def bytes_saved(nodes: list[Node], group: list[str], sizes: dict[str, int], results: list[str]) -> int:
-    """The reference of exercise 7.2."""
+    """The reference solution of exercise 7.2."""
     return _saved(nodes, group, sizes, results)
 
 
@@ -134,7 +136,7 @@ def _saved(
     written: str = "needed",
     answer: str = "saved",
 ) -> int:
-    """The bytes, with an option for each part. A known mistake sets options to wrong values."""
+    """Return the bytes, with an option for each part. A known mistake sets options to wrong values."""
     inside = [node for node in nodes if node[0] in group]
 
     def total(names: Iterable[str]) -> int:
@@ -172,40 +174,50 @@ BYTES_SAVED_ANSWER = Answer(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "A kernel reads each of its tensors once, even if it uses one twice (as in x times x); you count it twice.",
+            "A kernel reads each of its tensors once, even if it uses a tensor twice (as in x times x); you count it twice.",
             partial(_saved, once_alone=False),
         ),
-        Mistake("You count what is written only; reading a tensor costs as much.", partial(_saved, reads_count=False)),
+        Mistake("You count only what is written; reading a tensor costs as much.", partial(_saved, reads_count=False)),
         Mistake(
-            "You save only reads: you do not count what is written, or still write every tensor of the group. Those that only the "
-            "group reads stay in registers.",
+            "You save only reads: you do not count what is written, or you still write every tensor of the group. "
+            "Tensors that only "
+            "the group reads stay in registers.",
             partial(_saved, writes_count=False),
         ),
-        Mistake("The one kernel still has to read the tensors from outside the group.", partial(_saved, from_outside="never")),
         Mistake(
-            "The one kernel reads a tensor from outside once, for all of its nodes; you count it for each node.",
+            "The fused kernel still has to read the tensors from outside the group.", partial(_saved, from_outside="never")
+        ),
+        Mistake(
+            "The fused kernel reads a tensor from outside once for all of its nodes; you count it for each node.",
             partial(_saved, from_outside="by each node"),
         ),
         Mistake("The results of the graph are written, even if no node reads them.", partial(_saved, written="read outside")),
         Mistake(
-            "What a node outside the group reads must be written; you write only results of the graph.",
+            "A tensor that a node outside the group reads must be written; you write only results of the graph.",
             partial(_saved, written="results"),
         ),
         Mistake(
-            "You write only the tensor of the last node, but others of the group may be needed outside, too.",
+            "You write only the tensor of the last node, but other tensors of the group may also be needed outside.",
             partial(_saved, written="the last"),
         ),
-        Mistake("The one kernel has to write what is needed outside; you write nothing.", partial(_saved, written="none")),
-        Mistake("You return the bytes that are left; return what is saved.", partial(_saved, answer="after")),
-        Mistake("You return the bytes of the single kernels; return what is saved.", partial(_saved, answer="before")),
         Mistake(
-            "You count each tensor that stays in registers twice: written once and read once. But several nodes of the group may "
-            "read it, and a tensor from outside that several of them read is now read once, too.",
+            "The fused kernel has to write the tensors that are needed outside; you write nothing.",
+            partial(_saved, written="none"),
+        ),
+        Mistake("You return the bytes that are left; return the bytes that are saved.", partial(_saved, answer="after")),
+        Mistake(
+            "You return the bytes of the separate kernels; return the bytes that are saved.", partial(_saved, answer="before")
+        ),
+        Mistake(
+            "You count each tensor that stays in registers twice: written once and read once. But several nodes of "
+            "the group may "
+            "read it. Also, a tensor from outside that several of these nodes read is now read only once.",
             partial(_saved, answer="a write and a read of each inner tensor"),
         ),
         Mistake(
-            "You count only the tensors that stay in registers. Reads are saved at others, too: of a tensor that comes from "
-            "outside and has several readers in the group, and of one that the group makes and still has to write.",
+            "You count only the tensors that stay in registers. Reads of other tensors are also saved: of a tensor "
+            "from outside "
+            "with several readers in the group, and of a tensor that the group makes and still has to write.",
             partial(_saved, answer="all trips of each inner tensor"),
         ),
         Mistake("The sign is wrong: fewer bytes are moved, and this is a positive number.", partial(_saved, answer="negative")),

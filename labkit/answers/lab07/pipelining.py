@@ -10,7 +10,7 @@ from labkit.exercises.lab07.pipelining import PIPELINED_RATE
 
 
 def pipelined_rate(seconds: list[float], latency: float, users: int, cores: int) -> float:
-    """The reference of exercise 7.6."""
+    """The reference solution of exercise 7.6."""
     return _rate(seconds, latency, users, cores)
 
 
@@ -26,7 +26,7 @@ def _rate(
     lowest: bool = True,
     turned: bool = False,
 ) -> float:
-    """The rate, with an option for each limit. A known mistake sets options to wrong values."""
+    """Return the rate, with an option for each limit. A known mistake sets options to wrong values."""
     whole = sum(seconds)
     taken = {
         "slowest": max(seconds),
@@ -59,25 +59,27 @@ PIPELINED_RATE_ANSWER = Answer(
             "requests.",
             partial(_rate, part="one after another"),
         ),
-        Mistake("You take the mean of the parts, but a chain is as fast as its slowest part.", partial(_rate, part="mean")),
         Mistake(
-            "You take the fastest part. Requests pile up before the slowest one, so that one decides.",
+            "You take the mean of the parts, but a chain is only as fast as its slowest part.", partial(_rate, part="mean")
+        ),
+        Mistake(
+            "You take the fastest part. Requests pile up at the slowest part, so the slowest part decides.",
             partial(_rate, part="fastest"),
         ),
         Mistake("You take the first part; the slowest one may be any of them.", partial(_rate, part="first")),
         Mistake("The limit of the parts is missing: each takes one request at a time.", partial(_rate, part="not at all")),
         Mistake(
-            "The limit of the users is missing or too high: each of them waits for an answer, which takes the latency.",
+            "The limit of the users is missing or too high: each user waits for an answer, which takes the latency.",
             partial(_rate, by_users="not at all"),
         ),
         Mistake(
-            "You take the computing time as the latency; transport and queues belong to it, too.",
+            "You take the computing time as the latency, but the latency also contains transport and queues.",
             partial(_rate, by_users="computing"),
         ),
         Mistake("You count one user only.", partial(_rate, by_users="one")),
         Mistake(
-            "The limit of the cores is missing or too high: a request needs the seconds of all parts together, and two parts cannot "
-            "compute at the same time on one core.",
+            "The limit of the cores is missing or too high: a request needs the seconds of all parts together, and two parts "
+            "cannot compute at the same time on one core.",
             partial(_rate, by_cores="not at all"),
         ),
         Mistake(

@@ -12,7 +12,7 @@ from labkit.exercises.lab07.wiring import PART_MAPS, Maps, PartNames
 
 
 def part_maps(parts: list[PartNames]) -> Maps:
-    """The reference of exercise 7.5."""
+    """The reference solution of exercise 7.5."""
     return _maps(parts)
 
 
@@ -26,7 +26,7 @@ def _maps(
     steps: str = "all",
     turned: bool = False,
 ) -> Maps:
-    """The maps, with an option for each rule. A known mistake sets options to wrong values."""
+    """Return the maps, with an option for each rule. A known mistake sets options to wrong values."""
     maps: Maps = {}
     last = len(parts) - 1
     for place, (model, inputs, outputs) in enumerate(parts):
@@ -69,8 +69,8 @@ PART_MAPS_ANSWER = Answer(
     explain=_explain,
     mistakes=(
         Mistake(
-            "Every wire has the name of its tensor, also at the seams. This is right only if a seam has the same name on both "
-            "sides, and no other tensor has it.",
+            "Every wire has the name of its tensor, even at the seams. This is right only if a seam has the same name on both "
+            "sides and no other tensor has this name.",
             _own_names,
         ),
         Mistake(
@@ -90,14 +90,14 @@ PART_MAPS_ANSWER = Answer(
             partial(_maps, ends="last inner"),
         ),
         Mistake(
-            "Your maps have only the hidden states. The caches are tensors of the parts, too: the client sends and reads them.",
+            "Your maps have only the hidden states. The caches are also tensors of the parts: the client sends and reads them.",
             partial(_maps, caches="none"),
         ),
         Mistake(
             "Every part gets the same cache, but each layer has a key and a value of its own.",
             partial(_maps, caches="the first part's"),
         ),
-        Mistake("The last part is missing in your maps.", partial(_maps, steps="without the last")),
+        Mistake("The last part is missing from your maps.", partial(_maps, steps="without the last")),
         Mistake(
             "Keys and values are swapped: the key is the model's tensor, the value is the wire.", partial(_maps, turned=True)
         ),

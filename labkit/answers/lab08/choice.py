@@ -38,7 +38,7 @@ def _quickest(plan: Plan) -> float:
 
 # 8.6 ------------------------------------------------------------------------------------------------------------------
 def choose_plan(plans: list[Plan], bound_ms: float, gpu_gib: float) -> Plan | None:
-    """The reference of exercise 8.6."""
+    """The reference solution of exercise 8.6."""
     return _choose(plans, bound_ms, gpu_gib)
 
 
@@ -55,7 +55,7 @@ def _choose(
     none: str = "None",
     first: bool = False,
 ) -> Plan | None:
-    """The choice, with an option for each part. A known mistake sets some options to wrong values."""
+    """Choose a plan, with an option for each part. A known mistake sets some options to wrong values."""
     allowed = [plan for plan in plans if (not slow or edge(plan["ms"], bound_ms)) and (not large or edge(plan["gib"], gpu_gib))]
     if not allowed and none == "nearest":
         return min(plans, key=lambda plan: plan["ms"])
@@ -75,7 +75,7 @@ def _described(plan: Plan) -> str:
 
 
 def _explain_choice(case: Case, found: Any, right: Any) -> str:
-    """What is wrong with the plan that was chosen."""
+    """Return a message about what is wrong with the chosen plan."""
     plans, bound_ms, gpu_gib = case.args
     if found not in plans:
         return "Return one of the dictionaries of the list, as it is."
@@ -101,7 +101,7 @@ CHOOSE_PLAN_ANSWER = Answer(
         Mistake("A plan has TP times PP GPUs; you divide by TP only.", partial(_choose, worth=_per_shard)),
         Mistake("A plan has TP times PP GPUs; you divide by PP only.", partial(_choose, worth=_per_stage)),
         Mistake("A plan has TP times PP GPUs; you add the two.", partial(_choose, worth=_per_sum)),
-        Mistake("Your plan does not fit the memory of a GPU.", partial(_choose, large=False)),
+        Mistake("Your plan does not fit into the memory of a GPU.", partial(_choose, large=False)),
         Mistake("Your plan is slower than the bound.", partial(_choose, slow=False)),
         Mistake("A plan that reaches a limit exactly is allowed.", partial(_choose, edge=operator.lt)),
         Mistake(
@@ -109,7 +109,7 @@ CHOOSE_PLAN_ANSWER = Answer(
             partial(_choose, tie=1),
         ),
         Mistake(
-            "Of plans with equal tokens per second per GPU, the one with the lowest latency wins; you take the first in the list.",
+            "Of plans with equal tokens per second per GPU, the one with the lowest latency wins; you take the first.",
             partial(_choose, tie=0),
         ),
         Mistake("If no plan is allowed, return None; you return the nearest one.", partial(_choose, none="nearest")),
@@ -127,7 +127,7 @@ CHOOSE_PLAN_ANSWER = Answer(
 
 # 8.9 ------------------------------------------------------------------------------------------------------------------
 def defend(plans: list[Plan], bound_ms: float, gpu_gib: float) -> dict[str, str]:
-    """The reference of exercise 8.9."""
+    """The reference solution of exercise 8.9."""
     return _defend(plans, bound_ms, gpu_gib)
 
 
@@ -142,7 +142,7 @@ def _defend(
     beyond: Callable[[float, float], bool] = operator.gt,
     rivals: str = "that remain",
 ) -> dict[str, str]:
-    """The reasons, with an option for each part. A known mistake sets some options to wrong values."""
+    """Return the reasons, with an option for each part. A known mistake sets some options to wrong values."""
     reasons = {}
     for plan in plans:
         wrong = {"too large": beyond(plan["gib"], gpu_gib), "too slow": beyond(plan[end], bound_ms)}
@@ -169,7 +169,7 @@ def _max_of_nothing(plans: list[Plan], bound_ms: float, gpu_gib: float) -> dict[
 
 
 def _explain_defence(case: Case, found: Any, right: Any) -> str:
-    """The first plan whose reason is not right, with its sizes."""
+    """Return a message about the first plan whose reason is wrong, with its sizes."""
     plans, bound_ms, gpu_gib = case.args
     plan = next(plan for plan in plans if found[plan["name"]] != right[plan["name"]])
     return (
@@ -184,11 +184,12 @@ DEFEND_ANSWER = Answer(
     explain=_explain_defence,
     mistakes=(
         Mistake(
-            "You compare the prediction with the bound. A plan that you can defend meets it at the upper end of its interval.",
+            "You compare the prediction with the bound. You can defend a plan only if the upper end of its interval "
+            "meets the bound.",
             partial(_defend, end="ms"),
         ),
         Mistake(
-            "A plan that is both too large and too slow is called too large, because that is tested first.",
+            "A plan that is both too large and too slow is called too large, because the size is tested first.",
             partial(_defend, order=("too slow", "too large")),
         ),
         Mistake("A plan that reaches a limit exactly has no reason against it.", partial(_defend, beyond=operator.ge)),
@@ -204,11 +205,11 @@ DEFEND_ANSWER = Answer(
             partial(_defend, worth=_quickest),
         ),
         Mistake(
-            "A plan that is too large or too slow is no rival: only plans without such a reason are compared.",
+            "A plan that is too large or too slow is not a rival: only plans without such a reason are compared.",
             partial(_defend, rivals="all"),
         ),
-        Mistake("If each plan is too large or too slow, none is chosen; `max` of an empty list is an error.", _max_of_nothing),
-        Mistake("Your dictionary has the chosen plan only; give a reason against each other plan.", _only_chosen),
+        Mistake("If every plan is too large or too slow, none is chosen; `max` of an empty list is an error.", _max_of_nothing),
+        Mistake("Your dictionary has only the chosen plan; give a reason against each of the others.", _only_chosen),
         Mistake("Your dictionary has the reasons; the plan that remains is missing.", _reasons_only),
     ),
 )

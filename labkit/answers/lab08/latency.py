@@ -16,7 +16,7 @@ Numbers = dict[str, float]
 def request_ms(
     model: Numbers, gpu: Numbers, link: Numbers, shards: int, batch: int, prompt_tokens: int, new_tokens: int
 ) -> float:
-    """The reference of exercise 8.5."""
+    """The reference solution of exercise 8.5."""
     return _request(model, gpu, link, shards, batch, prompt_tokens, new_tokens)
 
 
@@ -43,9 +43,10 @@ def _request(
     sequences: Callable[[int], int] = lambda batch: batch,
     units: float = 1e3,
 ) -> float:
-    """The milliseconds, with an option for each part. `passes`: what is added to the number of new tokens.
+    """Return the milliseconds, with an option for each part. `passes` is added to the number of new tokens.
 
-    `gaps` and `layers`: how often the gap and the all-reduces count. `gap_unit` and `sum_unit`: their seconds are multiplied by it.
+    `gaps` and `layers` say how often the gap and the all-reduces count; their seconds are multiplied by `gap_unit` and
+    `sum_unit`.
     """
 
     def once(tokens: int) -> float:
@@ -77,17 +78,16 @@ REQUEST_MS_ANSWER = Answer(
         ),
         Mistake("A pass takes the longer of the two times, not the shorter.", partial(_request, roofline=min)),
         Mistake(
-            "You only count reading; a prefill of many tokens is longer to compute.", partial(_request, roofline=lambda a, b: a)
+            "You count only reading; for a prefill of many tokens, computing takes longer.",
+            partial(_request, roofline=lambda a, b: a),
         ),
         Mistake("A parameter costs 2 FLOPs for each token; you count 1.", partial(_request, flops=1)),
         Mistake("Each layer has two all-reduces: after attention and after the MLP. You count one.", partial(_request, sums=1)),
         Mistake("The all-reduces are missing.", partial(_request, sums=0)),
         Mistake("Each number of a sum has 2 bytes; you count 4.", partial(_request, element=4)),
-        Mistake("The gap belongs to each layer; you count it once in a pass.", partial(_request, gaps=lambda model: 1)),
+        Mistake("Each layer has its gap; you count it once in a pass.", partial(_request, gaps=lambda model: 1)),
         Mistake("The gaps are missing.", partial(_request, gaps=lambda model: 0)),
-        Mistake(
-            "The all-reduces belong to each layer; you count those of one layer.", partial(_request, layers=lambda model: 1)
-        ),
+        Mistake("Each layer has its all-reduces; you count those of one layer.", partial(_request, layers=lambda model: 1)),
         Mistake("`gap` is in seconds; you add it to milliseconds.", partial(_request, gap_unit=1e-3)),
         Mistake("The time of an all-reduce is in seconds; you add it to milliseconds.", partial(_request, sum_unit=1e-3)),
         Mistake(
@@ -101,7 +101,7 @@ REQUEST_MS_ANSWER = Answer(
         ),
         Mistake("The prefill handles the prompts of the whole batch.", partial(_request, prompts=lambda batch: 1)),
         Mistake(
-            "A pass of the decode handles one token of each sequence; yours handles one sequence.",
+            "A decode pass handles one token of each sequence; yours handles one sequence.",
             partial(_request, sequences=lambda batch: 1),
         ),
         Mistake("The prefill reads whole prompts; yours has one token of each.", _no_prefill),

@@ -12,7 +12,7 @@ from labkit.planning.collectives import ring_seconds
 
 
 def all_reduce_ms(size: int, ranks: int, hop_seconds: float, bytes_per_second: float) -> float:
-    """The reference of exercise 8.4: the formula of labkit's planner."""
+    """The reference solution of exercise 8.4: the formula of labkit's planner."""
     return 1e3 * ring_seconds(size, ranks, bytes_per_second=bytes_per_second, hop_seconds=hop_seconds)
 
 
@@ -27,7 +27,7 @@ def _ring(
     hops: Callable[[int], int] | None = None,
     units: float = 1e3,
 ) -> float:
-    """The milliseconds, with an option for each part. `hops`: how often the latency counts, if not in each step."""
+    """Return the milliseconds, with an option for each part. `hops`: how often the latency counts, if not in each step."""
     count = steps(ranks)
     waits = count if hops is None else hops(ranks)
     return units * (waits * hop_seconds + count * size / part(ranks) / bytes_per_second)
@@ -40,12 +40,12 @@ ALL_REDUCE_MS_ANSWER = Answer(
     mistakes=(
         Mistake("That is seconds; return milliseconds.", partial(_ring, units=1.0)),
         Mistake(
-            "You count only the steps that add; as many more hand out the sums.",
+            "You count only the steps that add; just as many steps distribute the sums.",
             partial(_ring, steps=lambda ranks: ranks - 1, hops=None),
         ),
         Mistake("In a step, a GPU sends one part of the tensor; you send all of it.", partial(_ring, part=lambda ranks: 1)),
         Mistake(
-            "The latency counts in every step: each one waits for the one before. You count it once.",
+            "The latency counts in every step: each step waits for the previous one. You count it once.",
             partial(_ring, hops=lambda ranks: int(ranks > 1)),
         ),
         Mistake(
@@ -53,7 +53,7 @@ ALL_REDUCE_MS_ANSWER = Answer(
             partial(_ring, hops=lambda ranks: 1),
         ),
         Mistake(
-            "The latency counts in every step; you count it once for the sums and once for handing them out.",
+            "The latency counts in every step; you count it once for the sums and once for distributing them.",
             partial(_ring, hops=lambda ranks: 2 * (ranks > 1)),
         ),
         Mistake("The latency of the link is missing.", partial(_ring, hops=lambda ranks: 0)),
@@ -62,7 +62,7 @@ ALL_REDUCE_MS_ANSWER = Answer(
             partial(_ring, steps=lambda ranks: 2 * ranks, hops=None),
         ),
         Mistake(
-            "You wait in every step, but you send only one part in all of them together.",
+            "You wait in every step, but you send only one part in all steps together.",
             lambda size, ranks, hop, rate: 1e3 * (2 * (ranks - 1) * hop + (ranks > 1) * size / ranks / rate),
         ),
     ),

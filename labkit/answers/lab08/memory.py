@@ -13,7 +13,7 @@ from labkit.exercises.lab08.memory import LARGEST_BATCH, STORED_GIB
 
 # 8.1 ------------------------------------------------------------------------------------------------------------------
 def stored_gib(parameters: int, bits: int, sparse: bool, group_size: int) -> float:
-    """The reference of exercise 8.1."""
+    """The reference solution of exercise 8.1."""
     return _size(parameters, bits, sparse, group_size)
 
 
@@ -30,9 +30,10 @@ def _size(
     share: float = 0.5,
     dense: str = "",
 ) -> float:
-    """The size in `unit` bytes. The options make mistakes: `dense` names what is counted for all weights of a sparse model.
+    """Return the size in units of `unit` bytes. The options introduce the known mistakes.
 
-    With `scale_bits` None, a scale has as many bits as a value.
+    `dense` names what is counted for all weights of a sparse model. If `scale_bits` is None, a scale has as many bits as a
+    value.
     """
     scale_bits = bits if scale_bits is None else scale_bits
     stored = parameters * share if sparse else parameters
@@ -50,7 +51,7 @@ STORED_GIB_ANSWER = Answer(
         Mistake("You return bits divided by 2^30; a byte has 8 bits.", partial(_size, bits_in_byte=1)),
         Mistake("You return bytes; divide them by 2^30.", partial(_size, unit=1)),
         Mistake(
-            "The indexes are missing: without them, nobody knows where the stored values of a sparse model were.",
+            "The indexes are missing: without them, nobody knows where the stored values of a sparse model belong.",
             partial(_size, index_bits=0, dense=""),
         ),
         Mistake(
@@ -63,17 +64,17 @@ STORED_GIB_ANSWER = Answer(
         ),
         Mistake("The scales are missing: each group has one, of 16 bits.", partial(_size, scale_bits=0, dense="")),
         Mistake(
-            "You give a scale as many bits as a value; a scale has 16 bits, whatever a value has.",
+            "You give a scale as many bits as a value, but a scale always has 16 bits.",
             partial(_size, scale_bits=None, dense=""),
         ),
         Mistake("You count 32 bits for a scale; it has 16.", partial(_size, scale_bits=32, dense="")),
         Mistake("You count 2 bits for a scale; it has 2 bytes, which are 16 bits.", partial(_size, scale_bits=2, dense="")),
         Mistake(
-            "In a sparse model, groups are made of stored values, and you count scales for the pruned ones, too.",
+            "In a sparse model, groups consist of stored values, but you also count scales for the pruned ones.",
             partial(_size, dense="scales", index_bits=2, scale_bits=16),
         ),
         Mistake(
-            "2:4 sparsity halves the values; yours are as many as in a dense model.",
+            "2:4 sparsity halves the number of values; you count as many as in a dense model.",
             partial(_size, share=1.0, dense=""),
         ),
         Mistake("You keep a quarter of the values; 2 of 4 are a half.", partial(_size, share=0.25, dense="")),
@@ -83,7 +84,7 @@ STORED_GIB_ANSWER = Answer(
 
 # 8.2 ------------------------------------------------------------------------------------------------------------------
 def largest_batch(model: dict[str, int], gpu_bytes: int, reserve: float, shards: int, tokens: int, element_bytes: int) -> int:
-    """The reference of exercise 8.2."""
+    """The reference solution of exercise 8.2."""
     return int(_batch(model, gpu_bytes, reserve, shards, tokens, element_bytes))
 
 
@@ -104,7 +105,7 @@ def _batch(
     rounded: Callable[[float], float] = math.floor,
     never_negative: bool = True,
 ) -> float:
-    """The largest batch, with an option for each part. A known mistake sets some options to wrong values."""
+    """Return the largest batch, with an option for each part. A known mistake sets some options to wrong values."""
     weights = model["weight_bytes"] / (shards if weights_divided else 1)
     room = {
         "of the memory": gpu_bytes * (1 - reserve) - weights,
@@ -121,7 +122,7 @@ LARGEST_BATCH_ANSWER = Answer(
     reference=largest_batch,
     comparison=Comparison(),
     mistakes=(
-        Mistake("The cache holds a key and a value for each token; you count one of them.", partial(_batch, kinds=1)),
+        Mistake("The cache holds a key and a value for each token; you count only one of the two.", partial(_batch, kinds=1)),
         Mistake("You count the numbers of the cache, not their bytes.", partial(_batch, in_bytes=False)),
         Mistake(
             "A sequence has a key and a value for each of its tokens; you count one token.", partial(_batch, all_tokens=False)
@@ -136,7 +137,7 @@ LARGEST_BATCH_ANSWER = Answer(
         ),
         Mistake("You fill the whole memory; the reserve must stay free.", partial(_batch, reserved="nothing")),
         Mistake(
-            "The reserve is a fraction of the whole memory, not of what the weights leave.",
+            "The reserve is a fraction of the whole memory, not of the memory that the weights leave free.",
             partial(_batch, reserved="of the rest"),
         ),
         Mistake("You round up, but the last sequence does not fit: round down.", partial(_batch, rounded=math.ceil)),

@@ -14,7 +14,7 @@ from labkit.exercises.lab08.turning import TURNING_BATCH
 def turning_batch(
     parameters: int, weight_bytes: int, cache_bytes: int, flops_per_second: float, bytes_per_second: float
 ) -> float | None:
-    """The reference of exercise 8.3."""
+    """The reference solution of exercise 8.3."""
     return _turning(parameters, weight_bytes, cache_bytes, flops_per_second, bytes_per_second)
 
 
@@ -32,9 +32,9 @@ def _turning(
     never: str = "None",
     whole: Callable[[float], float] = float,
 ) -> float | None:
-    """The batch, with an option for each part. A known mistake sets some options to wrong values.
+    """Return the batch, with an option for each part. A known mistake sets some options to wrong values.
 
-    `never`: what is done if there is no batch. "below 0": None only if the rest is negative; "at 0": None only if it is 0.
+    `never`: what is done if there is no such batch. "below 0": None only if the rest is negative; "at 0": None only if it is 0.
     """
     weights = parameters if counted else weight_bytes
     ratio = flops_per_second / bytes_per_second if swapped else bytes_per_second / flops_per_second
@@ -64,30 +64,33 @@ TURNING_BATCH_ANSWER = Answer(
             "Reading the cache takes time, so the batch must be larger than without it; your sign makes it smaller.",
             partial(_turning, cache="added"),
         ),
-        Mistake("Each sequence has a cache of its own; you read one cache for all.", partial(_turning, cache="once")),
+        Mistake("Each sequence has its own cache; you read one cache for all.", partial(_turning, cache="once")),
         Mistake("You count the weights, but their bytes are read.", partial(_turning, counted=True)),
         Mistake(
             "The two rates are swapped: a device that computes faster needs a larger batch.",
             partial(_turning, swapped=True),
         ),
         Mistake(
-            "If a sequence takes longer to read than to compute, no batch is enough, and the answer is None. Yours is a number.",
+            "If a sequence takes longer to read than to compute, no batch is large enough: return None. You return a number.",
             partial(_turning, never="zero"),
         ),
         Mistake(
-            "If a sequence takes as long to read as to compute, or longer, no batch is enough: return None before you divide.",
+            "If a sequence takes at least as long to read as to compute, no batch is large enough: return None before "
+            "you divide.",
             partial(_turning, never="divides"),
         ),
         Mistake(
-            "If a sequence takes exactly as long to read as to compute, no batch is enough either: return None before you divide.",
+            "If reading a sequence takes exactly as long as computing, no batch is large enough either: return None, "
+            "do not divide.",
             partial(_turning, never="below 0"),
         ),
         Mistake(
-            "You return None only if both times of a sequence are equal. If reading takes longer, no batch is enough either.",
+            "You return None only if both times of a sequence are equal. If reading takes longer, no batch is large "
+            "enough either.",
             partial(_turning, never="at 0"),
         ),
         Mistake("You round; return the number with its fraction.", partial(_turning, whole=math.ceil)),
-        Mistake("You cut the fraction off; return the number with its fraction.", partial(_turning, whole=math.floor)),
+        Mistake("You cut off the fraction; return the number with its fraction.", partial(_turning, whole=math.floor)),
     ),
 )
 ANSWERS = (TURNING_BATCH_ANSWER,)

@@ -1,6 +1,6 @@
 """The engines that labkit is compared with, each in its fastest configuration.
 
-A peer's package is loaded when the peer is built. To add a peer, write a file with a `BenchEngine` and list it here.
+A peer's package is loaded when the peer is built. To add a peer, write a file with a `BenchEngine` and list the class here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Peer `hf-compiled`: transformers' GPT-J under `torch.compile`, over its static cache."""
+"""Peer `hf-compiled`: transformers' GPT-J under `torch.compile`, with a static cache."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from labkit.host_memory import available_memory
 class CompiledHuggingFaceEngine(HuggingFaceEngine):
     """`transformers`' GPT-J with a `StaticCache`. The decode step is compiled as one graph.
 
-    On a CPU, the prefill is compiled as one graph, too. Four details matter for its speed. The cache is created once per batch
+    On a CPU, the prefill is also compiled as one graph. Four details matter for the speed. The cache is created once per batch
     size and only reset between rounds, so its tensors keep their addresses. The shapes of a batch never change, so nothing is
     compiled twice. The position is a tensor, so it is not a constant of the graph. Gradients are switched off by `no_grad`,
     because inductor does not freeze weights that were created or are used in `inference_mode`. On a CPU with enough memory, the
-    weights are frozen into the graphs and packed for oneDNN. On a GPU the decode step is a CUDA graph. In the first round of a
-    batch size, compiling takes a minute or more; this round is not timed.
+    weights are frozen into the graphs and packed for oneDNN. On a GPU the decode step is a CUDA graph. In the first round with
+    a batch size, compiling takes a minute or more; this round is not timed.
     """
 
     name = "hf-compiled"
@@ -50,12 +50,12 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
         return int(copies * config.parameter_count * BITS[precision] / 8)
 
     def _prepare(self, batch: int, length: int) -> None:
-        """Make a static cache for `batch` sequences of `length` tokens, and steps that are compiled at their first run."""
+        """Make a static cache for `batch` sequences of `length` tokens, and steps that are compiled when they first run."""
         import transformers
 
         torch._dynamo.reset()  # frees the graphs of the last batch size and their copies of the weights
         self._static: Any = transformers.StaticCache(config=self._model.config, max_cache_len=length)
-        # Run once outside a graph to allocate the cache, because its addresses can be declared fixed only outside a graph.
+        # Run once outside a graph to allocate the cache: its addresses can be marked as fixed only outside a graph.
         self._step(torch.zeros(batch, 1, dtype=torch.long, device=self._device), self._position(0, 1))
         how: dict[str, Any] = {"options": {"freezing": self._freeze}} if self._on_cpu else {"mode": "reduce-overhead"}
         compiled: Any = torch.compile(self._step, fullgraph=True, dynamic=False, **how)

@@ -1,4 +1,4 @@
-"""Checks that memory and disk suffice to convert a checkpoint for a peer, and computes a digest of the checkpoint."""
+"""Checks that there is enough memory and disk space to convert a checkpoint for a peer, and computes a digest of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.host_memory import available_memory
 HEADROOM = 1.25
 """The memory for reading and tracing, divided by the bytes of the weights.
 
-Fused projections and write buffers need memory too.
+It is above 1 because fused projections and write buffers also need memory.
 """
 
 
@@ -40,7 +40,7 @@ def check_conversion_fits(checkpoint: Checkpoint, read: torch.dtype, written_bit
 def check_disk(checkpoint: Checkpoint, needed: float, folder: Path, variable: str) -> None:
     """Raise `InsufficientResources` if the disk of `folder` has fewer than `needed` bytes left.
 
-    `variable` is the environment variable that moves the folder.
+    `variable` is the environment variable that selects another folder.
     """
     left = shutil.disk_usage(folder).free
     if needed > left:
@@ -51,9 +51,9 @@ def check_disk(checkpoint: Checkpoint, needed: float, folder: Path, variable: st
 
 
 def checkpoint_digest(checkpoint: Checkpoint, *programs: object) -> str:
-    """A text that changes when the model or one of the `programs` that convert it changes (by its version, for example).
+    """Return a digest that changes when the model or one of the `programs` that convert it (their versions, say) changes.
 
-    Files of weights are recognised by their names, sizes and times, because reading them would take as long as converting.
+    Weight files are identified by their names, sizes and times, because reading them would take as long as converting.
     """
     parts: list[object] = [*programs, checkpoint.name, checkpoint.config, checkpoint.weight_dtype]
     if checkpoint.path is None:

@@ -20,14 +20,14 @@ COMPUTE_TYPES = {
     "cpu": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float32"},
     "cuda": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float16"},
 }
-"""CTranslate2's names of precisions. The second part of an int8 name is the type that is used outside of matrix products."""
+"""CTranslate2's names of precisions. The second part of an int8 name is the type that is used outside matrix products."""
 
 
 class CTranslate2Engine(BenchEngine):
     """CTranslate2's `Generator`: greedy, with one replica that uses all threads.
 
-    CTranslate2 generates the whole text in one call, and a caller cannot continue from its cache. But it calls a callback for
-    each token and waits until the callback returns. The callback of the first token waits until `decode` is called. So
+    CTranslate2 generates the whole text in one call, and a caller cannot continue from its cache. But CTranslate2 calls a
+    callback for each token and waits until it returns. The callback of the first token waits until `decode` is called. So
     `prefill` times the prompt up to the first token, and `decode` times the following steps of the same generation.
     """
 
@@ -57,7 +57,7 @@ class CTranslate2Engine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """The precisions that CTranslate2 computes on this machine without replacing them by another precision."""
+        """The precisions that CTranslate2 supports on this machine without replacing them by other precisions."""
         import ctranslate2
 
         supported = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
@@ -90,7 +90,7 @@ class CTranslate2Engine(BenchEngine):
             beam_size=1,
             sampling_topk=1,
             max_length=new_tokens,
-            end_token=[self._no_token],  # an id outside the vocabulary, so that every generation has its full length
+            end_token=[self._no_token],  # an id outside the vocabulary, so that every generation reaches its full length
             callback=tell,
             asynchronous=True,
         )
@@ -108,7 +108,7 @@ class CTranslate2Engine(BenchEngine):
         return torch.tensor(made)[:, 1 : steps + 1]
 
     def _abandon(self) -> None:
-        """End a generation that still waits for `decode`."""
+        """End a generation that is still waiting for `decode`."""
         if self._pending:
             self._abandoned.set()
             self._go_on.set()

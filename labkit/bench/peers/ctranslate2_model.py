@@ -14,14 +14,14 @@ from labkit.checkpoints import Checkpoint
 
 
 class NumberedTokens:
-    """A vocabulary in place of a tokenizer: token 17 has the text "17". The converter needs nothing else."""
+    """A vocabulary that replaces a tokenizer: token 17 has the text "17". The converter needs nothing else."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self.bos_token = self.eos_token = self.unk_token = "0"
 
     def get_vocab(self) -> dict[str, int]:
-        """The id of every token by its text."""
+        """Map the text of every token to its id."""
         return {str(token): token for token in range(self._count)}
 
 
@@ -38,7 +38,7 @@ def convert(checkpoint: Checkpoint, folder: Path, quantization: str) -> Path:
     check_conversion_fits(checkpoint, dtype, bits, folder)
 
     class Converter(TransformersConverter):  # type: ignore[misc]
-        """CTranslate2's converter, but with a checkpoint in place of a folder with weights and a tokenizer."""
+        """CTranslate2's converter, but with a checkpoint instead of a folder with weights and a tokenizer."""
 
         def load_model(self, *arguments: Any, **options: Any) -> Any:
             return transformers_model(checkpoint, torch.device("cpu"), dtype)

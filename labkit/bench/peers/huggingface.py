@@ -14,7 +14,7 @@ from labkit.precision import DTYPES
 
 
 def transformers_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
-    """A `GPTJForCausalLM` with the checkpoint's weights. It is built on the device "meta" and then filled tensor by tensor."""
+    """Make a `GPTJForCausalLM` with the checkpoint's weights: build it on the device "meta", then fill it tensor by tensor."""
     import transformers
 
     config = transformers.GPTJConfig(**checkpoint.config.to_dict())
@@ -30,7 +30,7 @@ def transformers_model(checkpoint: Checkpoint, device: torch.device, dtype: torc
 
 
 def cache_argument(model: Any) -> str:
-    """The name of the cache in `forward` of the installed transformers: `past_key_values`, or `cache` from 5.24 on."""
+    """The name of the cache argument of `forward` in the installed transformers: `past_key_values`, or `cache` from 5.24 on."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
@@ -51,7 +51,7 @@ class HuggingFaceEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """The floating-point precisions only."""
+        """Only the floating-point precisions."""
         return ("fp32", "bf16", "fp16")
 
     def _forward(self, tokens: Tensor, past: Any) -> Tensor:
@@ -62,12 +62,12 @@ class HuggingFaceEngine(BenchEngine):
 
     @torch.inference_mode()
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run one forward pass over the prompts with logits of the last position only, as `generate` does."""
+        """Run one forward pass over the prompts, with logits of only the last position, as `generate` does."""
         return self._forward(prompts.to(self._device), None)
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Run one forward pass per step. Each step continues the cache of the step before."""
+        """Run one forward pass per step. Each step continues with the cache of the previous step."""
         made = []
         for _ in range(steps):
             tokens = self._forward(tokens[:, None], self._past)

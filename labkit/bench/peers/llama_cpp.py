@@ -1,4 +1,4 @@
-"""Peers `llama.cpp` and `llama.cpp-q4km`: llama.cpp runs the GPT-J from a file that describes a Phi-2, batch by batch."""
+"""Peers `llama.cpp` and `llama.cpp-q4km`: llama.cpp runs the GPT-J from a file that describes it as a Phi-2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 
 FILE_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8.5, "int4": 4.5}
-"""The bits per weight of each precision's matrices, with their scales."""
+"""The bits per weight of the matrices in each precision, with their scales."""
 
 DETAILS = {
     "fp32": "weights and activations fp32, KV cache fp32",
@@ -33,8 +33,9 @@ DETAILS = {
 class LlamaCppEngine(BenchEngine):
     """llama.cpp on the CPU. All sequences of a batch run in one `llama_decode`, and the largest logit chooses the token.
 
-    The KV cache has llama.cpp's default type, except in fp32. GELU is looked up in llama.cpp's table of fp16 values, in every
-    precision. The matrices of query, key and value are one matrix in the file, which saves llama.cpp two operations per layer.
+    The KV cache has llama.cpp's default type, except in fp32. In every precision, GELU is looked up in llama.cpp's table of
+    fp16 values. The matrices of query, key and value are one matrix in the file, which saves llama.cpp two operations per
+    layer.
     """
 
     name = "llama.cpp"
@@ -54,7 +55,7 @@ class LlamaCppEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """All precisions except fp8, on a CPU only."""
+        """On a CPU, all precisions with a GGUF type: fp32, bf16, fp16, int8 and int4. On a GPU, none."""
         return tuple(MATRICES) if device.type == "cpu" else ()
 
     @classmethod
@@ -84,12 +85,12 @@ class LlamaCppEngine(BenchEngine):
         return torch.stack(made, dim=1)
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # the model was not loaded
+        with contextlib.suppress(AttributeError):  # in case the model was not loaded
             self._model.close()
 
 
 class LlamaCppQ4KMEngine(LlamaCppEngine):
-    """llama.cpp with its most used format of about 4 bits. In this format, the more sensitive matrices have more bits."""
+    """llama.cpp with its most popular format of about 4 bits, in which the more sensitive matrices have more bits."""
 
     name = "llama.cpp-q4km"
 
@@ -99,5 +100,5 @@ class LlamaCppQ4KMEngine(LlamaCppEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """int4 only, on a CPU only."""
+        """On a CPU, only int4. On a GPU, none."""
         return ("int4",) if device.type == "cpu" else ()

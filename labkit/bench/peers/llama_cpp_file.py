@@ -1,4 +1,4 @@
-"""Keeps the GGUF files of models in labkit's folder. A file that is missing or incomplete is made again."""
+"""Keeps the GGUF files of models in labkit's home folder. A missing or incomplete file is made again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from labkit.precision import precision_name
 LAYOUT = 1
 """Part of every file's name.
 
-Increase this number when `llama_cpp_model` writes different files, so that old files are not used.
+Increase this number when a change of `llama_cpp_model` makes it write different files, so that old files are not used.
 """
 
 Q4_K_M = "Q4_K_M"
@@ -30,7 +30,7 @@ Q4_K_M_BITS = 5.5
 
 
 def gguf_file(checkpoint: Checkpoint, precision: str) -> Path:
-    """The file with the weights of `checkpoint` in a precision of the benchmark, or in `Q4_K_M`.
+    """Return the file with the weights of `checkpoint` in a precision of the benchmark, or in `Q4_K_M`; make it if necessary.
 
     Raises `InsufficientResources` when there is too little disk space.
     """
@@ -54,7 +54,7 @@ def gguf_file(checkpoint: Checkpoint, precision: str) -> Path:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove the unfinished files of processes that were killed; each has a folder with the process's number in its name."""
+    """Remove the unfinished files of processes that were killed. Each process has a folder with its process id in the name."""
     for part in folder.glob("part-*-*"):
         if not psutil.pid_exists(int(part.name.split("-")[1])):
             shutil.rmtree(part, ignore_errors=True)

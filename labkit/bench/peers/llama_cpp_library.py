@@ -20,10 +20,10 @@ _errors: list[str] = []
 
 
 class LlamaModel:
-    """A GGUF file that llama.cpp has loaded, and a context with room for `batch` sequences of equal length.
+    """A model that llama.cpp has loaded from a GGUF file, and a context with room for `batch` sequences of equal length.
 
-    The context is made by `open`. `num_threads` is the number of threads of every call; `cache_type` names the type of the KV
-    cache in GGUF, such as "F16".
+    `open` makes the context. Every call uses `num_threads` threads. `cache_type` is GGUF's name for the type of the KV cache,
+    such as "F16".
     """
 
     def __init__(self, path: Path, num_threads: int, cache_type: str) -> None:
@@ -37,7 +37,7 @@ class LlamaModel:
         params.load_mode = library.LLAMA_LOAD_MODE_NONE
         self._model = library.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
-            raise NotAvailable(f"llama.cpp did not load {path}: {_reason()}")
+            raise NotAvailable(f"llama.cpp could not load {path}: {_reason()}")
 
     def open(self, batch: int, length: int) -> None:
         """Make room for `batch` empty sequences of `length` tokens. If this room exists already, only empty the sequences."""
@@ -57,7 +57,7 @@ class LlamaModel:
             params.type_k = params.type_v = kind
             self._context = library.llama_init_from_model(self._model, params)
             if not self._context:
-                raise NotAvailable(f"llama.cpp made no context for {batch} sequences of {length} tokens: {_reason()}")
+                raise NotAvailable(f"llama.cpp could not make a context for {batch} sequences of {length} tokens: {_reason()}")
             self._room = (batch, length)
         library.llama_memory_clear(library.llama_get_memory(self._context), False)
 
@@ -71,7 +71,7 @@ class LlamaModel:
             self._batches[count] = _TokenBatch(batch, count)
         filled = self._batches[count].fill(tokens, position)
         if code := library.llama_decode(self._context, filled):
-            raise NotAvailable(f"llama_decode ended with {code}: {_reason()}")
+            raise NotAvailable(f"llama_decode failed with code {code}: {_reason()}")
         vocab = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model))
         logits = np.ctypeslib.as_array(library.llama_get_logits(self._context), (batch, vocab))
         best: NDArray[np.int64] = logits.argmax(-1)
@@ -108,7 +108,7 @@ class _TokenBatch:
         self._positions = np.ctypeslib.as_array(self._batch.pos, (batch, count))
 
     def fill(self, tokens: NDArray[np.int64], position: int) -> Any:
-        """The batch with these tokens. The first token of each sequence has the position `position`."""
+        """Fill the batch with these tokens and return it. The first token of each sequence has the position `position`."""
         self._tokens[:] = tokens
         self._positions[:] = np.arange(position, position + tokens.shape[1])
         return self._batch
@@ -125,18 +125,18 @@ def quantize_file(source: Path, target: Path, num_threads: int) -> None:
     params.nthread = num_threads
     params.ftype = library.LLAMA_FTYPE_MOSTLY_Q4_K_M
     if library.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
-        raise NotAvailable(f"llama.cpp did not quantize {source}: {_reason()}")
+        raise NotAvailable(f"llama.cpp could not quantize {source}: {_reason()}")
 
 
 def _library() -> Any:
-    """The package. Forgets earlier errors, so that `_reason` returns the first error of the next call."""
+    """Return the package `llama_cpp`, and forget earlier errors, so that `_reason` returns the first error of the next call."""
     _errors.clear()
     return _loaded()
 
 
 @cache
 def _loaded() -> Any:
-    """The package with its library initialised.
+    """Import the package `llama_cpp` and initialise its library.
 
     The library's log is not printed, because it would be hundreds of lines on stderr.
     """
@@ -150,9 +150,9 @@ def _loaded() -> Any:
 
 @cache
 def _keep_errors(library: Any) -> Any:
-    """A callback that keeps the errors of the log.
+    """Make a callback that collects the errors of the library's log.
 
-    `functools.cache` keeps the callback alive as long as the library may call it.
+    `functools.cache` keeps the callback alive as long as the library can call it.
     """
 
     def keep(level: int, text: bytes, data: Any) -> None:

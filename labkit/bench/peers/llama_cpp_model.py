@@ -1,10 +1,9 @@
-"""Writes a GPT-J as a GGUF file of a Phi-2, one tensor at a time.
+"""Writes a GPT-J to a GGUF file as if it were a Phi-2, one tensor at a time.
 
 llama.cpp has no GPT-J, but its Phi-2 computes the same function: one layer norm before attention and MLP, which run in
 parallel; rotary positions in a part of each head; GELU in its tanh form; a head with a bias. There are two differences. Phi-2
 rotates the dimensions `i` and `i + rotary_dim / 2` of a head, but GPT-J rotates the dimensions `2 i` and `2 i + 1`. So the rows
-of the query and key matrices are put into another order. Phi-2 also has a bias after the attention; this bias is zero in the
-file.
+of the query and key matrices are reordered. Phi-2 also has a bias after the attention; this bias is zero in the file.
 """
 
 from __future__ import annotations
@@ -41,9 +40,10 @@ class GGUFTensor:
 
 
 def write_gguf(checkpoint: Checkpoint, path: Path, precision: str, *, fused: bool = True) -> None:
-    """Write the file. With `fused`, the matrices of query, key and value become one tensor, which llama.cpp multiplies at once.
+    """Write the file. With `fused`, the matrices of query, key and value become one tensor, for a single matrix multiplication.
 
-    The values are rounded from float32. Raises `NotAvailable` if the rows of a matrix do not fit the blocks of its type.
+    The values are rounded from float32. Raises `NotAvailable` if the rows of a matrix cannot be divided into the blocks of its
+    type.
     """
     import gguf
 
@@ -67,7 +67,7 @@ def write_gguf(checkpoint: Checkpoint, path: Path, precision: str, *, fused: boo
 
 
 def tensors_of(config: GPTJConfig, precision: str, fused: bool) -> Iterator[GGUFTensor]:
-    """All tensors of the file, in their order."""
+    """Yield all tensors of the file, in the order of the file."""
     shapes, matrix, edge = expected_shapes(config), MATRICES[precision], EDGES[precision]
     hidden = config.hidden_size
 
@@ -132,7 +132,7 @@ def half_split_rows(matrix: Tensor, config: GPTJConfig) -> Tensor:
 
 
 def _describe(writer: Any, checkpoint: Checkpoint) -> None:
-    """The entries that llama.cpp reads. There is no tokenizer: the prompts are token ids."""
+    """Write the metadata that llama.cpp reads. There is no tokenizer: the prompts are token ids."""
     import gguf
 
     config = checkpoint.config

@@ -1,4 +1,4 @@
-"""Peers `onnxruntime` and `onnxruntime-none`: ONNX Runtime runs labkit's own export, with all optimisations or with none."""
+"""Peers `onnxruntime` and `onnxruntime-none`: ONNX Runtime runs the graph that labkit exports, optimised or not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from labkit.precision import DTYPES
 
 
 def kept_export(checkpoint: Checkpoint, precision: str) -> ExportedModel:
-    """The export of a checkpoint in fp32, fp16 or int8. It is kept in labkit's home, because tracing takes seconds per layer.
+    """Return the export of a checkpoint in fp32, fp16 or int8. It is kept in labkit's home, because tracing takes seconds per
+    layer.
 
     Raises `InsufficientResources` if the disk or the memory is too small, and the same errors as `export`.
     """
@@ -48,8 +49,8 @@ def kept_export(checkpoint: Checkpoint, precision: str) -> ExportedModel:
 class OnnxRuntimeEngine(BenchEngine):
     """The graph that `labkit export` writes, in one session of ONNX Runtime. The growing cache stays in the session.
 
-    In int8, ONNX Runtime's own quantizer has rounded the weights of all matrix products, including the head. The inputs of a
-    product are rounded while the model runs.
+    In int8, ONNX Runtime's own quantizer has rounded the weights of all matrix multiplications, including the head. The inputs
+    of a matrix multiplication are rounded while the model runs.
     """
 
     name = "onnxruntime"
@@ -74,7 +75,7 @@ class OnnxRuntimeEngine(BenchEngine):
 
     @classmethod
     def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
-        """ONNX Runtime packs the matrices for its products and keeps the originals."""
+        """Twice the bytes of the weights: ONNX Runtime packs the matrices for multiplication and keeps the originals."""
         return 2 * super().weight_bytes(config, precision, device)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
@@ -82,7 +83,7 @@ class OnnxRuntimeEngine(BenchEngine):
         return torch.from_numpy(self._model.prefill(prompts.cpu().numpy()).argmax(-1))
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Run one pass per step. Each step continues the cache of the step before."""
+        """Run one pass per step. Each step continues with the cache of the previous step."""
         made, row = [], tokens.cpu().numpy()
         for _ in range(steps):
             row = self._model.step(row[:, None]).argmax(-1)

@@ -1,4 +1,4 @@
-"""Peer `openvino`: Intel's runtime with its own pipeline for language models, on a CPU."""
+"""Peer `openvino`: Intel's runtime for CPUs with its own pipeline for language models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from labkit.errors import InsufficientResources
 from labkit.host_memory import available_memory
 
 MAX_BATCHED_TOKENS = 1 << 16
-"""The most tokens of one step. The number is so large that one step runs all prompts, as in the other engines."""
+"""The largest number of tokens in one step. It is so large that one step runs all prompts, as in the other engines."""
 
 COPIES = {"int4": 2.4}
 """The memory in use after the first steps, divided by the bytes of the weights. Measured with a model of 1.0 B parameters.
@@ -30,7 +30,7 @@ Other precisions need 1.9.
 
 
 def runtime_settings(precision: str) -> dict[str, Any]:
-    """Settings of OpenVINO's CPU plugin for weights of this precision; all other settings keep their defaults."""
+    """The settings of OpenVINO's CPU plugin for weights in this precision; all other settings keep their defaults."""
     bf16 = precision != "fp32" and "avx512_bf16" in find_cpu().instruction_sets
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -44,9 +44,9 @@ class OpenVINOEngine(BenchEngine):
     """OpenVINO GenAI's `ContinuousBatchingPipeline` (paged attention), driven by its own `step`.
 
     OpenVINO's runtime without GenAI is as fast in decode but slower in prefill, because it computes the logits of every
-    position. Prefix caching is off. OpenVINO's defaults are kept. Activations are bfloat16 if the CPU can multiply bfloat16.
-    For products with int8 and int4 weights, the activations are quantized during the run. The KV cache has 8 bits. With fp32,
-    activations and KV cache are float32, because the tokens of the engines are compared in fp32.
+    position. Prefix caching is off. Otherwise OpenVINO's defaults are kept: activations are bfloat16 if the CPU can multiply
+    bfloat16; for matrix multiplications with int8 and int4 weights, the activations are quantized during the run; the KV cache
+    has 8 bits. With fp32, activations and KV cache are float32, because the tokens of the engines are compared in fp32.
     """
 
     name = "openvino"
@@ -79,16 +79,16 @@ class OpenVINOEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """All precisions except fp8, on a CPU only."""
+        """On a CPU: fp32, bf16, fp16, int8 and int4. On a GPU, none."""
         return ("fp32", "bf16", "fp16", "int8", "int4") if device.type == "cpu" else ()
 
     @classmethod
     def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
-        """About twice the bytes of the weights: OpenVINO keeps the weights that it read, and their packed copies."""
+        """About twice the bytes of the weights: OpenVINO keeps both the weights that it read and their packed copies."""
         return int(COPIES.get(precision, 1.9) * config.parameter_count * BITS[precision] / 8)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Add a request for every prompt. Then run steps until each request has its first token."""
+        """Add a request for every prompt, then run steps until each request has its first token."""
         import openvino
         import openvino_genai
 
@@ -107,7 +107,7 @@ class OpenVINOEngine(BenchEngine):
         return torch.tensor([self._read(handle)[0] for handle in self._handles])
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Step until every request has all of its tokens."""
+        """Run steps until every request has all of its tokens."""
         while self._pipeline.has_non_finished_requests():
             self._pipeline.step()
         made = [self._read(handle) for handle in self._handles]

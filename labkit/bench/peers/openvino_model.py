@@ -1,4 +1,4 @@
-"""Converts a GPT-J to OpenVINO's format: transformers' model is traced, made stateful and compressed with NNCF."""
+"""Converts a GPT-J to OpenVINO's format: traces the model of transformers, makes it stateful and compresses it with NNCF."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LARGE = 100_000_000
 def convert(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
     """Write `openvino_model.xml` and `.bin` into `folder`; return a description of the weights.
 
-    For int8 and int4, a first step writes the weights as they are stored, and a second step compresses that file. Raises
+    For int8 and int4, a first step writes the weights as they are stored, and a second step compresses this file. Raises
     `InsufficientResources` when memory or disk space is too small.
     """
     dtype = DTYPES.get(precision, checkpoint.weight_dtype)
@@ -48,7 +48,7 @@ def convert(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
 
 
 def write_traced(checkpoint: Checkpoint, dtype: torch.dtype, path: Path) -> str:
-    """Write the model with its weights in `dtype`; return the name of that precision."""
+    """Write the model with its weights in `dtype`; return the name of this precision."""
     without_telemetry()
     import openvino
 
@@ -81,7 +81,7 @@ class _Step(nn.Module):
 
 
 def _traced(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """The traced model. Attention is one fused operation, and the cache is passed in and out."""
+    """Trace the model. Attention is one fused operation, and the cache is passed in and out."""
     import openvino
     from openvino.frontend.pytorch import patch_model
 
@@ -102,12 +102,12 @@ def _traced(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         [(past, past) for _ in range(config.num_layers)],
     )
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer warns that Python values become constants, but these values are constants
+        warnings.simplefilter("ignore")  # the tracer warns that Python values become constants, but these are constant
         return openvino.convert_model(_Step(model), example_input=example)
 
 
 def write_compressed(source: Path, target: Path, precision: str, config: GPTJConfig) -> str:
-    """Round the matrices of a written model with NNCF: to int8 by row, or to int4 in groups.
+    """Round the matrices of a written model with NNCF: to int8 by row, or to int4 in groups. Return how the weights are stored.
 
     With int4, head and embedding are int8. NNCF would treat the table of rotary sines and cosines as an embedding, so the table
     is excluded.

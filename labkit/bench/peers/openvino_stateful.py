@@ -1,4 +1,4 @@
-"""Makes a traced model stateful: the cache stays inside OpenVINO and is not passed in and out of every step."""
+"""Makes a traced model stateful: the cache stays inside OpenVINO, and is not passed into and out of every step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from labkit.config import GPTJConfig
 
 INPUTS = ("input_ids", "attention_mask", "position_ids")
-"""The inputs of the traced model that come before the inputs of its cache."""
+"""The inputs of the traced model that come before the cache inputs."""
 
 
 def make_stateful(model: Any, config: GPTJConfig) -> None:

@@ -1,4 +1,4 @@
-"""Peers `plain` and `plain-compiled`: torch runs the operations of labkit's exported graph, one by one or compiled."""
+"""Peers `plain` and `plain-compiled`: torch runs the operations of the graph that labkit exports, one by one or compiled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.graphs.compiled import compiled_step, plain_model
 
 
 class PlainGraphEngine(BenchEngine):
-    """The model that `labkit export` writes to ONNX, in torch's eager mode. Both graph compilers start from this model."""
+    """The model that `labkit export` writes to ONNX, run in torch's eager mode. Both graph compilers start from this model."""
 
     name = "plain"
     extra = "graphs"
@@ -29,7 +29,7 @@ class PlainGraphEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """The floating-point precisions only."""
+        """Only the floating-point precisions."""
         return ("fp32", "bf16", "fp16")
 
     @torch.no_grad()
@@ -39,7 +39,7 @@ class PlainGraphEngine(BenchEngine):
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Run one pass per step. Each step continues the cache of the step before."""
+        """Run one pass per step. Each step continues with the cache of the previous step."""
         made = []
         for _ in range(steps):
             tokens = self._next(tokens[:, None], self._past, self._step)
@@ -56,15 +56,17 @@ class PlainGraphEngine(BenchEngine):
 class CompiledPlainGraphEngine(PlainGraphEngine):
     """The same model, with the decode step under `torch.compile`. The sizes are dynamic, because the cache grows.
 
-    The prefill runs in eager mode, because compiling it for a single pass would take too long. The first round, which compiles,
-    is not timed.
+    The prefill runs in eager mode, because compiling it for a single pass would take too long. The decode step is compiled in
+    the first round, which is not timed.
     """
 
     name = "plain-compiled"
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
         if device.type == "cpu" and not shutil.which("g++"):
-            raise NotAvailable("peer plain-compiled needs g++, with which torch.compile builds its CPU kernels; install g++")
+            raise NotAvailable(
+                "peer plain-compiled needs g++, because torch.compile builds its CPU kernels with it; install g++"
+            )
         super().__init__(checkpoint, device, precision)
         self._step = compiled_step(self._model)
         self.detail = f"weights, activations and KV cache {precision}; torch.compile for decode, growing cache"

@@ -1,4 +1,4 @@
-"""Runs a function in a separate process, so that all of its memory is freed afterwards. Tracing a model leaks the model."""
+"""Runs a function in a separate process, so that all of its memory is freed afterwards: tracing a model leaks memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run_in_separate_process(
 
 
 def main() -> None:
-    """Run the pickled task in the file that the first argument names, and pickle the outcome to the second path."""
+    """Run the pickled task from the file that the first argument names, and pickle the outcome to the second file."""
     task, answer = (Path(argument) for argument in sys.argv[1:])
     function, arguments, options = pickle.loads(task.read_bytes())
     try:

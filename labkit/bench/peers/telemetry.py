@@ -1,4 +1,4 @@
-"""Stops OpenVINO and NNCF from reporting their use over the network; call `without_telemetry` before they are loaded."""
+"""Stops OpenVINO and NNCF from sending usage reports over the network; call `without_telemetry` before they are loaded."""
 
 from __future__ import annotations
 

@@ -20,18 +20,18 @@ from labkit.errors import NotAvailable
 from labkit.precision import DTYPES
 
 BLOCK = 128
-"""The number of tokens in a block of vLLM's KV cache on a CPU; a sequence takes whole blocks."""
+"""The number of tokens in a block of vLLM's KV cache on a CPU; a sequence occupies whole blocks."""
 
 LEAST_SEQUENCES = 8
 """The KV cache has room for at least this many sequences, so that a larger batch seldom needs a new process."""
 
 
 class VLLMEngine(BenchEngine):
-    """vLLM's `LLMEngine`, compiled, run by its own `step`.
+    """vLLM's `LLMEngine`, compiled, and driven by its own `step`.
 
-    The first step runs all prompts, and each later step makes one token. So prefill and decode are timed separately. The times
-    include sending one line of JSON to the process and one line back. The process starts and compiles in the first round, and
-    again if a batch needs a larger KV cache. Prefix caching is off.
+    The first step runs all prompts, and each later step makes one token per prompt. So prefill and decode are timed separately.
+    The times include sending one line of JSON to the process and one line back. The process starts and compiles in the first
+    round, and again if a batch needs a larger KV cache. Prefix caching is off.
     """
 
     name = "vllm"
@@ -49,7 +49,7 @@ class VLLMEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """fp32 and bf16, on a CPU only. For int8 and int4, vLLM needs a model that another program has quantized."""
+        """fp32 and bf16, only on a CPU. For int8 and int4, vLLM needs a model that another program has quantized."""
         return ("fp32", "bf16") if device.type == "cpu" else ()
 
     @classmethod
@@ -66,7 +66,7 @@ class VLLMEngine(BenchEngine):
         return str(installed(vllm_python())["version"])
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Add a request for every prompt, and step until each request has its first token."""
+        """Add a request for every prompt, and run steps until each request has its first token."""
         batch, length = prompts.shape
         if batch > self._room[0] or length + new_tokens > self._room[1]:
             self._start(max(batch, LEAST_SEQUENCES), length, length + new_tokens)
@@ -74,12 +74,12 @@ class VLLMEngine(BenchEngine):
         return torch.tensor(self._process.ask(prompts=prompts.tolist(), new_tokens=new_tokens))
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Step until every request has all of its tokens."""
+        """Run steps until every request has all of its tokens."""
         assert self._process is not None
         return torch.tensor(self._process.ask(steps=steps))
 
     def _start(self, sequences: int, prompt: int, length: int) -> None:
-        """Start a process with room for this many sequences. They begin with `prompt` tokens and grow to `length` tokens."""
+        """Start a process with room for this many sequences, which begin with `prompt` tokens and grow to `length` tokens."""
         self._close()
         config = self._config
         blocks = sequences * (-(-length // BLOCK) + 1)
@@ -104,5 +104,5 @@ class VLLMEngine(BenchEngine):
         self._process, self._room = None, (0, 0)
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # the engine was not built
+        with contextlib.suppress(AttributeError):  # in case the engine was not built
             self._close()

@@ -13,15 +13,15 @@ from typing import Any
 from labkit.errors import NotAvailable
 
 VARIABLE = "LABKIT_VLLM_PYTHON"
-"""The environment variable that names the Python with vLLM."""
+"""The environment variable that names the Python interpreter of the environment with vLLM."""
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 
 
 def vllm_python() -> str:
-    """The Python that `VARIABLE` names.
+    """Return the path of the Python interpreter that the variable `LABKIT_VLLM_PYTHON` names.
 
-    If the variable is not set, raises `NotAvailable` and explains how to make the environment.
+    Raises `NotAvailable` if the variable is not set; the message explains how to make the environment for vLLM.
     """
     python = os.environ.get(VARIABLE, "")
     if not python:
@@ -33,10 +33,10 @@ def vllm_python() -> str:
 
 
 def installed(python: str) -> dict[str, Any]:
-    """The result of the worker's `describe`.
+    """Return the result of the worker's `describe`.
 
-    Raises `NotAvailable` if `python` does not run, has no vLLM or a build of vLLM that is not for CPUs, or if packages that
-    vLLM imports fail.
+    Raises `NotAvailable` if `python` does not run, if it has no vLLM or a build of vLLM that is not for CPUs, or if packages
+    that vLLM imports cannot be imported.
     """
     found = _described(python)
     if found["version"] is None:
@@ -49,7 +49,7 @@ def installed(python: str) -> dict[str, Any]:
     if found["broken"]:
         names = " ".join(found["broken"])
         raise NotAvailable(
-            f"peer vllm does not start, because it imports packages that fail: run {python} -m pip uninstall {names}"
+            f"peer vllm does not start, because packages that it imports fail: run {python} -m pip uninstall {names}"
         )
     return found
 
@@ -68,7 +68,7 @@ class VLLMProcess:
     """A process with a loaded model. `settings` are vLLM's `EngineArgs`; the process uses `num_threads` cores."""
 
     def __init__(self, python: str, settings: dict[str, Any], num_threads: int) -> None:
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - stays open as long as the process runs
         self._process = subprocess.Popen(
             [python, "-I", str(WORKER), "run", json.dumps(settings)],
             stdin=subprocess.PIPE,
@@ -90,11 +90,11 @@ class VLLMProcess:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # the process has ended, so reading its answer gives the reason
+            pass  # the process has ended; `_answer` raises the reason
         return self._answer()
 
     def close(self) -> None:
-        """End the process and wait for its end."""
+        """Kill the process and wait until it has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.kill()
@@ -118,10 +118,10 @@ class VLLMProcess:
 
 
 def environment(preload: list[str], num_threads: int) -> dict[str, str]:
-    """The environment variables that make vLLM run in one process, on `num_threads` cores, without the network.
+    """Return the environment variables that make vLLM run in one process, on `num_threads` cores, without the network.
 
-    vLLM sets the variables of OpenMP only for its own worker processes; the values here are the same. Worker processes are not
-    used, because they would wait for each other in loops that take cores from the computation.
+    vLLM itself sets OpenMP's variables only for its worker processes; the values here are the same. Worker processes are not
+    used, because they would wait for each other in busy loops, which take cores from the computation.
     """
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:num_threads]))
     return {

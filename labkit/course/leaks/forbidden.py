@@ -16,19 +16,20 @@ from labkit.grading.sandbox import HIDDEN
 LEAST_BODY, LEAST_RUN = 16, 30
 """How many parts (see `normal_code.size`) a whole body, or a run of statements within a body, needs to count as an answer.
 
-Smaller code occurs everywhere: `return x + 1`. All code of the library that is meant to be released lies below these limits.
+Smaller code, such as `return x + 1`, occurs everywhere. All code that answers share with the released library is below these
+limits.
 """
 LEAST_LINE, LEAST_SENTENCE, LEAST_BLOCK = 30, 40, 12
-"""How many characters without spaces a line of an answer, a text in an answer, or a whole solution needs to count as one."""
+"""The fewest characters, not counting spaces, at which a line or a text of an answer, or a whole solution, is forbidden."""
 
 
 @dataclass
 class Forbidden:
-    """Everything that may not be released, each with the place that it comes from.
+    """Everything that may not be released. Each dictionary maps a piece of an answer to the place that it comes from.
 
-    `bodies` and `runs` are normal forms of code, and `shapes` are their sizes: code of another size cannot be one of them,
-    which is quick to test. `solutions` are whole solutions as lines of text, `lines` are single lines of answers, and
-    `sentences` are texts such as the message about a mistake. All texts are without spaces.
+    `bodies` and `runs` are normal forms of code. `shapes` are their sizes: code whose shape is not among them cannot be one
+    of them, and this is quick to test. `solutions` are whole solutions as lines of text, `lines` are single lines of answers,
+    and `sentences` are texts such as the message about a mistake. All texts are stored without spaces.
     """
 
     bodies: dict[str, str] = field(default_factory=dict)
@@ -56,12 +57,12 @@ class Forbidden:
 
 
 def shape(code: Suite) -> tuple[int, int]:
-    """The number of statements and of parts. Code with different shapes has different normal forms."""
+    """The number of statements and of parts. Two pieces of code with different shapes have different normal forms."""
     return len(code), sum(map(size, code))
 
 
 def forbidden_in(root: Path) -> Forbidden:
-    """What the course in the folder `root` may not release: from `labkit/answers` and the like, and from `solutions/*.py`."""
+    """Collect what the course in the folder `root` may not release, from labkit's folders with answers and `solutions/*.py`."""
     found = Forbidden()
     sources = sorted((root / "solutions").glob("*.py"))
     solutions = [(path, solution) for path in sources for solution in solutions_in(path.read_text("utf-8"))]
@@ -74,7 +75,7 @@ def forbidden_in(root: Path) -> Forbidden:
 
 
 def hidden_files(root: Path) -> Iterator[Path]:
-    """The Python files of labkit with answers."""
+    """Yield the Python files of labkit that contain answers."""
     for folder in HIDDEN:
         yield from sorted((root / "labkit" / folder).rglob("*.py"))
 
@@ -100,7 +101,7 @@ def _add_answers(found: Forbidden, path: Path, name: str, given: AbstractSet[str
 
 
 def texts_in(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """The texts in a module without their spaces, each with its line. Docstrings, which stand alone, are left out."""
+    """Yield each string in a module, without its spaces, and its line number. Docstrings are left out."""
     alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:

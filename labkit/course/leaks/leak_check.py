@@ -18,7 +18,7 @@ LISTS = ("RECORD", "SOURCES.txt", "top_level.txt")
 
 @dataclass(frozen=True)
 class Leak:
-    """An answer in a file of the release: the file, the place in it, the kind of answer, and the answer's source, if known."""
+    """An answer in a file of the release: the file, the place in the file, the kind of answer, and its source, if known."""
 
     file: str
     where: str
@@ -30,7 +30,7 @@ class Leak:
 
 
 def find_leaks(archive: Path, forbidden: Forbidden) -> list[Leak]:
-    """All leaks in a zip file, and in the archives in it. Each place is named once for each source."""
+    """All leaks in a zip file and in the archives inside it. Each place is listed once per source."""
     found: dict[Leak, None] = {}
     for file in files_in(archive):
         found |= dict.fromkeys(_in_file(file, forbidden))
@@ -38,7 +38,7 @@ def find_leaks(archive: Path, forbidden: Forbidden) -> list[Leak]:
 
 
 def is_hidden(path: PurePosixPath) -> bool:
-    """Whether a path is one of labkit's folders with answers, or is in one, or holds its compiled code."""
+    """Whether a path is one of labkit's folders with answers, is inside one, or is the compiled code of one."""
     parts = [part.partition(".")[0] for part in path.parts if part != "__pycache__"]
     for folder in HIDDEN:
         wanted = folder.split("/")
@@ -59,7 +59,7 @@ def _in_file(file: ShippedFile, forbidden: Forbidden) -> Iterator[Leak]:
     except UnicodeDecodeError:
         content = "\0"
     if "\0" in content:
-        yield Leak(file.place, "", "a file that nobody can search; only texts and " + ", ".join(UNREAD) + " are released")
+        yield Leak(file.place, "", "a file that cannot be searched; only texts and " + ", ".join(UNREAD) + " are released")
         return
     if file.path.name in LISTS:
         yield from _in_list(file, content)
@@ -82,7 +82,7 @@ def _in_notebook(file: ShippedFile, content: str, forbidden: Forbidden) -> Itera
         yield Leak(file.place, "", f"a notebook that cannot be read ({error})")
         return
     for where in pictures_of_notebook(content):
-        yield Leak(file.place, f", {where}", "a picture, which nobody can search; a learner's notebook has no outputs")
+        yield Leak(file.place, f", {where}", "a picture, which cannot be searched; a learner's notebook must have no outputs")
     for text in texts:
         yield from _in_text(file, text, forbidden)
 

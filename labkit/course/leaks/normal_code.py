@@ -1,4 +1,4 @@
-"""A normal form of Python code. Code that was copied, and whose variables were renamed, has the same normal form.
+"""A normal form of Python code. A copy of some code, even with its variables renamed, has the same normal form.
 
 Names are replaced by numbers in the order in which they first occur; builtins, attributes and names of keyword arguments stay
 as they are. Docstrings, annotations and decorators are left out, and so are comments and the layout of the text.
@@ -11,11 +11,11 @@ import builtins
 from collections.abc import Iterator, Sequence
 
 Suite = Sequence[ast.stmt]
-"""Statements that follow each other in one block."""
+"""Consecutive statements in one block."""
 
 _BUILTINS = frozenset(dir(builtins))
 _SIZE = "size of the normal form"
-"""Under this name a node remembers its size."""
+"""The attribute in which a node stores its size once this is known."""
 _LEFT_OUT = ("decorator_list", "returns", "annotation", "type_comment", "type_params", "kind", "ctx", "simple")
 
 
@@ -34,7 +34,7 @@ def without_docstring(statements: Suite) -> Suite:
 
 
 def size(node: ast.AST) -> int:
-    """How many parts a piece of code has: the nodes of its syntax tree that the normal form contains."""
+    """The number of parts that a piece of code has. The parts are those nodes of its syntax tree that the normal form keeps."""
     known: int | None = node.__dict__.get(_SIZE)
     if known is None:
         known = 1 + sum(size(part) for _, part in _parts(node))
@@ -43,7 +43,7 @@ def size(node: ast.AST) -> int:
 
 
 def bodies(tree: ast.AST) -> Iterator[Suite]:
-    """The body of every function and every lambda in a tree; the body of a lambda is one `return`."""
+    """Yield the body of every function and every lambda in a tree. The body of a lambda counts as one `return` statement."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield without_docstring(node.body)
@@ -52,7 +52,7 @@ def bodies(tree: ast.AST) -> Iterator[Suite]:
 
 
 def suites(tree: ast.AST) -> Iterator[Suite]:
-    """Every block of statements in a tree, also those inside other blocks, and the bodies of lambdas."""
+    """Yield every block of statements in a tree, including nested blocks and the bodies of lambdas."""
     for node in ast.walk(tree):
         for name in ("body", "orelse", "finalbody"):
             block = getattr(node, name, None)
@@ -63,7 +63,7 @@ def suites(tree: ast.AST) -> Iterator[Suite]:
 
 
 def runs(suite: Suite, least: int) -> Iterator[Suite]:
-    """From each statement on, the shortest run of statements with at least `least` parts."""
+    """For each statement, yield the shortest run of statements that starts with it and has at least `least` parts."""
     sizes = [size(statement) for statement in suite]
     for first in range(len(suite)):
         total = 0
@@ -75,7 +75,7 @@ def runs(suite: Suite, least: int) -> Iterator[Suite]:
 
 
 def _parts(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """The parts of a node that the normal form contains, each with the name of its field."""
+    """Yield the children of a node that the normal form keeps, each with the name of its field."""
     for name, value in ast.iter_fields(node):
         if name in _LEFT_OUT:
             continue
@@ -98,7 +98,7 @@ def _written(node: ast.AST, names: dict[str, str]) -> str:
 
 
 def _own_names(node: ast.AST) -> list[str]:
-    """The names that a node itself gives to something."""
+    """The names that a node itself defines or declares."""
     match node:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name) | ast.arg(arg=name):
             return [name]
@@ -110,7 +110,7 @@ def _own_names(node: ast.AST) -> list[str]:
 
 
 def _is_plain(node: ast.AST, name: str, value: object) -> bool:
-    """Whether a field is put into the normal form unchanged: a constant, an attribute, the name of a keyword argument."""
+    """Whether a field goes into the normal form unchanged, as constants, attributes and names of keyword arguments do."""
     if name in _LEFT_OUT or isinstance(value, list | ast.AST) or (value is None and not isinstance(node, ast.Constant)):
         return False
     return not (name in ("name", "arg", "id") and not isinstance(node, ast.keyword | ast.alias))

@@ -1,4 +1,4 @@
-"""Lines of text without spaces and comments, so that layout does not hide equal lines."""
+"""Removes spaces and comments from lines of text, so that equal lines are found whatever their layout."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def close_up(text: str) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text of code without spaces and comments. Lines with nothing else are left out."""
+    """The lines of some code without spaces and comments. Lines that are then empty are left out."""
     closed = (close_up(_COMMENT.sub("", line)) for line in text.splitlines())
     return [line for line in closed if line]

@@ -1,4 +1,4 @@
-"""Searches a text that is released for answers."""
+"""Searches the text of a release for answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.course.leaks.texts import Text, code_in
 from labkit.grading.python_cells import UNPARSABLE, parse
 
 _MARKS = " \t#>"
-"""The characters before code in a comment, in a quotation, and at Python's prompt."""
+"""The characters that can precede code in a comment, in a Markdown quotation, or at Python's prompt."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Found:
 
 
 def search_code(text: Text, forbidden: Forbidden) -> Iterator[Found]:
-    """Functions and statements of answers, also if their variables were renamed, in the Python code of a text."""
+    """Find functions and statements of answers in the Python code of a text, even if their variables were renamed."""
     for code, before in code_in(text):
         tree = _tree(code)
         if tree is not None:
@@ -37,7 +37,7 @@ def search_code(text: Text, forbidden: Forbidden) -> Iterator[Found]:
 
 
 def search_lines(text: Text, forbidden: Forbidden) -> Iterator[Found]:
-    """Whole solutions, and single lines of answers, in a text of any kind."""
+    """Find whole solutions, and single lines of answers, in a text of any kind."""
     rows = enumerate(text.content.splitlines(), 1)
     numbered = [(number, line) for number, row in rows for line in lines_of(row.lstrip(_MARKS))]
     lines = tuple(line for _, line in numbered)
@@ -54,11 +54,11 @@ def search_lines(text: Text, forbidden: Forbidden) -> Iterator[Found]:
 
 
 def search_sentences(text: Text, forbidden: Forbidden) -> Iterator[Found]:
-    """Texts of answers, such as the message about a known mistake."""
+    """Find texts of answers, such as the message about a known mistake."""
     tree = _tree(text.content) if text.is_code else None
     if tree is not None:
         parts, between = list(texts_in(tree)), "\0"
-    else:  # a sentence may go on in the next line
+    else:  # a sentence can continue on the next line
         parts, between = [(close_up(line), number) for number, line in enumerate(text.content.splitlines(), 1)], ""
     whole = between.join(part for part, _ in parts)
     ends = list(itertools.accumulate(len(part) + len(between) for part, _ in parts))

@@ -1,4 +1,4 @@
-"""Goes through everything that is released: folders, archives and the archives in them."""
+"""Goes through every file of a release, including files in archives inside archives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNREAD = {".so": "machine code", ".safetensors": "weights", ".png": "a picture"}
 
 @dataclass(frozen=True)
 class ShippedFile:
-    """A file of the release: the archives around it (`inside`), its path in the innermost one, and its content."""
+    """A file of the release: the archives that contain it (`inside`), its path in the innermost archive, and its content."""
 
     inside: str
     path: PurePosixPath
@@ -23,12 +23,12 @@ class ShippedFile:
 
     @property
     def place(self) -> str:
-        """Where the file is, for a person."""
+        """Where the file is, in words for a person."""
         return f"{self.inside}{self.path}"
 
 
 def files_in(archive: Path) -> Iterator[ShippedFile]:
-    """Every file in a zip file, also those in archives in it."""
+    """Yield every file in a zip file, including the files in archives inside it."""
     yield from _files(f"{archive.name} > ", archive.read_bytes())
 
 

@@ -19,8 +19,9 @@ _CELL = re.compile(r"^# %%")
 class Solution:
     """A solution: the `line` of its mark, its syntax `tree`, and its `lines` with their numbers, without spaces and comments.
 
-    `bodies` are the whole bodies of the functions around it. `given` are lines that the learner gets anyway, so that the same
-    line of a solution is no secret: the text of the lab, and the lines of the same cell outside of its solutions.
+    `bodies` are the whole bodies of the functions around the solution. `given` are lines that the learner gets anyway: the
+    text of the lab, and the lines of the same cell outside its solutions. A line of the solution that is in `given` is no
+    secret.
     """
 
     line: int
@@ -31,7 +32,7 @@ class Solution:
 
 
 def solutions_in(source: str) -> Iterator[Solution]:
-    """The solutions in the source of a lab, which is a script in the percent format."""
+    """Yield the solutions in the source of a lab, which is a script in the percent format (cells start with `# %%`)."""
     lines, tree = source.splitlines(), ast.parse(source)
     blocks = list(_blocks(lines))
     for begin, end in blocks:
@@ -45,7 +46,7 @@ def solutions_in(source: str) -> Iterator[Solution]:
 
 
 def _blocks(lines: list[str]) -> Iterator[tuple[int, int]]:
-    """The numbers of the lines with the two marks of each solution."""
+    """Yield the line numbers of the two marks of each solution."""
     begin = 0
     for number, line in enumerate(lines, 1):
         if _BEGIN.match(line):
@@ -61,7 +62,7 @@ def _functions_around(tree: ast.Module, line: int) -> Iterator[ast.FunctionDef |
 
 
 def _given(lines: list[str], line: int, blocks: list[tuple[int, int]]) -> Iterator[str]:
-    """The lines of all Markdown cells, and those lines of the cell around `line` that are in no solution."""
+    """Yield the lines of all Markdown cells, and the lines outside solutions in the cell that contains `line`."""
     starts = [number for number, text in enumerate(lines, 1) if _CELL.match(text)]
     first = max((start for start in starts if start < line), default=1)
     last = min((start for start in starts if start > line), default=len(lines) + 1)

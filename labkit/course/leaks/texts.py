@@ -1,4 +1,4 @@
-"""The texts in a file that is released: a whole file, or the cells, outputs and attachments of a notebook, one by one."""
+"""Takes the texts from a notebook of the release: its cells, outputs, attachments and metadata, one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TAG = re.compile(r"<[^>]*>")
 
 @dataclass(frozen=True)
 class Text:
-    """A text and where it is: "", or for example "cell 12, output 1". `is_code` says whether all of it should be Python."""
+    """A text and its place in a notebook, such as "cell 12, output 1"; "" for a whole file. `is_code`: all of it is Python."""
 
     where: str
     content: str
@@ -25,13 +25,13 @@ class Text:
 
 
 def texts_of_notebook(content: str) -> Iterator[Text]:
-    """All texts of a notebook. Raises `ValueError` if it is no notebook.
+    """Yield all texts of a notebook. Raises `ValueError` if `content` is not a notebook.
 
     Texts in HTML are taken without their tags, and attachments in base64 are decoded if they are texts.
     """
     notebook = json.loads(content)
     if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
-        raise ValueError("it is no notebook")
+        raise ValueError("it is not a notebook")
     for number, cell in enumerate(notebook["cells"], 1):
         where = f"cell {number}"
         yield Text(where, _joined(cell.pop("source", "")), cell.get("cell_type") == "code")
@@ -44,7 +44,7 @@ def texts_of_notebook(content: str) -> Iterator[Text]:
 
 
 def pictures_of_notebook(content: str) -> Iterator[str]:
-    """Where a notebook has pictures in outputs or attachments, which nobody can search."""
+    """Yield each cell that has pictures in its outputs or attachments, for pictures cannot be searched."""
     for number, cell in enumerate(json.loads(content)["cells"], 1):
         held = [*cell.get("outputs", []), *({"data": one} for one in cell.get("attachments", {}).values())]
         if any(name.startswith("image/") and name != "image/svg+xml" for one in held for name in one.get("data", {})):
@@ -52,9 +52,9 @@ def pictures_of_notebook(content: str) -> Iterator[str]:
 
 
 def code_in(text: Text) -> Iterator[tuple[str, int]]:
-    """The parts of a text that may be Python: the whole text, and blocks of code in the text.
+    """Yield the parts of a text that can be Python: the whole text, and each fenced block of code in the text.
 
-    Each has the number of the line before it.
+    Each part comes with the number of the line before it.
     """
     yield text.content, 0
     begin = None
@@ -85,7 +85,7 @@ def _strings(where: str, value: Any) -> Iterator[Text]:
 
 
 def _joined(source: Any) -> str:
-    """Join a text that may be stored as a list of lines with line ends, or as a list of parts (a traceback, for example)."""
+    """Join a text that can be stored as a list of lines with line ends, or as a list of parts (a traceback, for example)."""
     if isinstance(source, str):
         return source
     parts = list(map(str, source))
@@ -93,7 +93,7 @@ def _joined(source: Any) -> str:
 
 
 def _decoded(value: str) -> str:
-    """A text in base64; "" for anything else."""
+    """The text that `value` encodes in base64, or "" if it encodes none."""
     if len(value) < 16:
         return ""
     try:

@@ -1,7 +1,7 @@
-"""One group of beams: decides which candidates go on, which candidates end, and when the search is over.
+"""One group of beams: decides which candidates continue, which candidates end, and when the search is over.
 
-This module works only on scores and tokens. The rules are the same as in the beam search of transformers, even for equal
-scores. Several groups of one prompt are separate searches; the diversity penalty makes them choose different tokens
+This module works only on scores and tokens. The rules are those of the beam search of transformers, even for equal scores.
+If a prompt has several groups, each group is a separate search; the diversity penalty makes them choose different tokens
 (Vijayakumar et al. 2016).
 """
 
@@ -18,7 +18,7 @@ Ends = Callable[[Node | None, int, int], bool]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that may continue a beam. `beam`: the beam's index; `score`: the beam's score plus the token's score."""
+    """A token that could continue a beam. `beam`: the beam's index; `score`: the beam's score plus the token's score."""
 
     score: float
     beam: int
@@ -29,8 +29,8 @@ class Candidate:
 class Beam:
     """A running beam: a branch of the tree that has not ended.
 
-    `node`: the beam's last token; None if the beam has only the prompt. `parent`: the index of the previous step's beam that it
-    continues.
+    `node`: the beam's last token; None if the beam has only the prompt. `parent`: the index, in the previous step, of the beam
+    that this one continues.
     """
 
     score: float
@@ -47,10 +47,10 @@ class Hypothesis:
 
 
 class BeamGroup:
-    """The running beams of a group, and its finished hypotheses. Each of the two lists has up to `size` entries, best first.
+    """The running beams of a group, and its finished hypotheses. Both lists have up to `size` entries, best first.
 
-    A candidate ends its branch if `ends(parent node, token, made)` is true, or if `made` is `max_new_tokens`. Here `made` is
-    the number of new tokens in the branch, including the candidate.
+    A candidate ends its branch if `ends(parent node, token, made)` is true, or if `made` is `max_new_tokens`. `made` is the
+    number of new tokens in the branch, including the candidate.
     """
 
     def __init__(self, params: SamplingParams, max_new_tokens: int, ends: Ends, tree: BeamTree, row: int = 0) -> None:
@@ -66,7 +66,7 @@ class BeamGroup:
         self.made = 0
 
     def take(self, candidates: Sequence[Candidate]) -> list[tuple[Node, int]]:
-        """Advance by one token. `candidates` are the likeliest candidates, best first.
+        """Advance the group by one token. `candidates` are the likeliest candidates, best first.
 
         Returns the new nodes, each with the index of the beam that it continues.
         """
@@ -99,7 +99,7 @@ class BeamGroup:
         return made
 
     def _is_settled(self) -> bool:
-        """Whether a search with `size` hypotheses is over: `early_stopping` is set, or no running beam can score better."""
+        """Whether a search that has `size` hypotheses is over: `early_stopping` is set, or no running beam can score better."""
         params = self._params
         if params.early_stopping is True:
             return True

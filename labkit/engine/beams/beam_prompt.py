@@ -19,7 +19,7 @@ class BeamPrompt:
     """The beams that continue `sequence`, which has no new tokens yet.
 
     entry: holds the slots of the prompt and of the positions before it; all beams share these slots. chunk: the positions that
-    a forward pass computes before the first new token: all positions except those of a prefix prompt.
+    a forward pass computes before the first new token, which are all positions except those of a prefix prompt.
     """
 
     def __init__(self, sequence: Sequence, tree: BeamTree, row: int) -> None:
@@ -51,9 +51,9 @@ class BeamPrompt:
         return sorted(ended, key=lambda hypothesis: -hypothesis.score)
 
     def best(self, scores: Tensor, turn: int) -> tuple[Tensor, Tensor]:
-        """The likeliest candidates of group `turn`, best first: their scores, and their places in the flattened `scores`.
+        """The likeliest candidates of group `turn`, best first, as two tensors: scores, and indices in the flattened `scores`.
 
-        scores: `[beams, vocab_size]` of this group. The earlier groups have already chosen their tokens for this step.
+        scores: this group's scores, `[beams, vocab_size]`. The earlier groups have already chosen their tokens for this step.
         """
         group, vocab_size = self.groups[turn], scores.shape[1]
         if taken := [beam.node.token for g in self.groups[:turn] for beam in g.beams if beam.node is not None]:
@@ -79,7 +79,7 @@ class BeamPrompt:
 
 
 def ends_of(sequence: Sequence) -> Ends:
-    """A function that tells whether a token ends a branch: by a stop token, a stop sequence or a stop string."""
+    """Return a function that tells whether a token ends a branch, with a stop token, a stop sequence or a stop string."""
     params = sequence.params
     any_string = any(isinstance(word, str) for word in params.stop)
 

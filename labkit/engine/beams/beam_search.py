@@ -1,6 +1,6 @@
 """Beam search with a model's forward pass, for several prompts at once. Finds the continuations that are likeliest as a whole.
 
-Each prompt is computed once, and its beams share the cache slots of the prompt. When a beam continues another beam, only its
+Each prompt is computed once, and all its beams share the prompt's cache slots. When a beam continues another beam, only its
 line of slot numbers changes; keys and values are never moved.
 """
 
@@ -43,7 +43,7 @@ class BeamSearch:
 
     sampler: applies penalties and bans. sampler_rows: the rows of the sampler that the search uses, `num_beams` of them for
     each sequence. slots: the slots of `cache` that the search may use; the sum of `slots_needed` over all sequences is always
-    enough. max_prefill_tokens: the most prompt tokens that one forward pass computes; a longer prompt has its own pass.
+    enough. max_prefill_tokens: the most prompt tokens that one forward pass computes; a longer prompt gets its own pass.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class BeamSearch:
         return [prompt.hypotheses for prompt in self._prompts]
 
     def _step(self, logits: Tensor) -> bool:
-        """Choose the next tokens of every group. Returns whether any beam goes on."""
+        """Choose the next tokens of every group. Returns whether any beam is still running."""
         scores = self._scores(logits)
         live = list(dict.fromkeys(row.prompt for row in self._rows))
         made: list[tuple[Node, int]] = []
@@ -114,7 +114,7 @@ class BeamSearch:
         return bool(self._rows)
 
     def _take(self, prompts: list[BeamPrompt], turn: int, scores: Tensor) -> list[tuple[Node, int]]:
-        """Choose the tokens of one group of each prompt. One copy to the host is enough for the groups of all prompts."""
+        """Choose the tokens of group `turn` of each prompt. The results of all prompts are copied to the host together."""
         found = []
         for prompt in prompts:
             group = prompt.groups[turn]
@@ -131,7 +131,7 @@ class BeamSearch:
         return made
 
     def _scores(self, logits: Tensor) -> Tensor:
-        """The score of each beam with each next token: `[rows, vocab_size]`, float32 (float64 for float64 logits)."""
+        """The score of each beam when continued with each token: `[rows, vocab_size]`, float32 (float64 for float64 logits)."""
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         temperatures = [row.prompt.params.temperature or 1.0 for row in self._rows]
         scores = [row.score for row in self._rows]
@@ -163,7 +163,7 @@ class BeamSearch:
         self._sampler.advance(torch.tensor(made, dtype=torch.int64, device=self._sampler.device), rows)
 
     def _prefill(self) -> Iterator[Batch]:
-        """The batches of the prompts. Each prompt is computed once, even if it has many beams."""
+        """Yield the prefill batches of the prompts. Each prompt is computed once, even if it has many beams."""
         waiting: list[BeamPrompt] = []
         for prompt in self._prompts:
             if waiting and sum(p.chunk.count for p in (*waiting, prompt)) > self._max_prefill_tokens:
@@ -178,9 +178,9 @@ class BeamSearch:
         return prefill_batch(chunks, self._table.device)
 
     def _decode(self) -> Batch:
-        """The batch with one new token of every beam.
+        """Build the batch that has the newest token of every beam.
 
-        The new token's slot follows the slots of the row that the beam continues.
+        This token's slot comes after the slots of the row that the beam continues.
         """
         nodes = [row.node for row in self._rows if row.node is not None]
         positions = [row.prompt.entry.num_slots + row.prompt.made - 1 for row in self._rows]

@@ -1,4 +1,4 @@
-"""The tokens of a beam search as a tree: beams share their common beginning, and a slot is freed when no beam needs it.
+"""Keeps the tokens of a beam search as a tree: beams share their common beginning, and a slot is freed when no beam needs it.
 
 This module knows nothing about scores or the model.
 """
@@ -12,7 +12,7 @@ from labkit.errors import InsufficientResources
 
 
 class Node:
-    """A new token, which follows the token of `parent`. Its key and value lie in `slot` (-1: no slot)."""
+    """A new token, which follows the token of `parent`. Its key and value are in the cache at `slot` (-1: no slot)."""
 
     __slots__ = ("logprob", "parent", "references", "slot", "token")
 
@@ -45,14 +45,14 @@ class BeamTree:
         return self.free.pop()
 
     def place(self, node: Node) -> int:
-        """Assign a free slot to the node, and return it."""
+        """Assign a free slot to the node, and return the slot."""
         node.slot = self.take()
         return node.slot
 
     def release(self, node: Node | None) -> None:
         """Record that this node is no longer the last token of a beam.
 
-        Frees the slots of this node and of the nodes before it, up to the first node that is still needed.
+        Frees the slot of this node and of each node before it, back to the nearest node that is still needed.
         """
         while node is not None:
             node.references -= 1
@@ -65,7 +65,7 @@ class BeamTree:
 
 
 def path(node: Node | None, last: int | None = None) -> list[Node]:
-    """The nodes from the first new token to this node. If `last` is given, only the last `last` nodes."""
+    """The nodes from the first new token to this node; if `last` is given, only the final `last` of them."""
     nodes: list[Node] = []
     while node is not None and (last is None or len(nodes) < last):
         nodes.append(node)

@@ -1,4 +1,4 @@
-"""Runs beam searches in addition to the engine's batch. Each search has one forward pass per step.
+"""Runs beam searches beside the engine's batch. Each search runs one forward pass per step.
 
 When a search is over, its best hypotheses become the tokens of its samples.
 """
@@ -40,8 +40,8 @@ class RunningSearches:
 
     Prompts that are admitted together are searched together. A cancelled prompt frees its slots when the other prompts of its
     search have ended, or immediately if no other prompt is left. When a search fails, each of its prompts gets a new search of
-    its own. If that search fails, too, the prompt ends with an event that has the `error`. An exception that cannot be the
-    fault of one prompt (see `may_be_of_one`) is raised to the caller, and the prompts wait in the queue for a new search.
+    its own. If this new search fails, too, the prompt ends with an event that has the `error`. An exception that cannot be the
+    fault of one prompt (see `may_be_of_one`) is raised to the caller, and the prompts return to the queue for a new search.
     """
 
     def __init__(self, scheduler: Scheduler, sampler: Sampler) -> None:
@@ -73,7 +73,7 @@ class RunningSearches:
                             yield from _events(reservation.samples, hypotheses)
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
-        """Remove these sequences, which are all samples of a prompt."""
+        """Remove these sequences, which must include all samples of each of their prompts."""
         for search in list(self._searches):
             self._gone |= {r.samples[0] for r in search.reservations if r.samples[0] in sequences}
             if all(r.samples[0] in self._gone for r in search.reservations):
@@ -111,7 +111,7 @@ class RunningSearches:
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
         """Repeat a failed search, with a separate search for each prompt that was not cancelled.
 
-        If the failed search is itself a repeated search for one prompt, this prompt is ended with the error.
+        If the failed search is itself such a repeated search, its one prompt is ended with the error.
         """
         if search.again:
             for samples in self._end(search):
@@ -126,7 +126,7 @@ class RunningSearches:
                 yield from self._start([reservation], forward, cache, again=True)
 
     def _end(self, search: Search) -> list[list[Sequence]]:
-        """Free everything that a search holds. Returns the samples that were not cancelled, one list per prompt."""
+        """End a search and free everything that it holds. Returns the samples that were not cancelled, one list per prompt."""
         self._searches.remove(search)
         for reservation in search.reservations:
             self._scheduler.release(reservation)
@@ -137,7 +137,7 @@ class RunningSearches:
 
 
 def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iterator[tuple[Sequence, TokenEvent]]:
-    """The tokens of the best hypotheses, one per sample, best first.
+    """Yield the tokens of the best hypotheses as events: one hypothesis per sample, best first.
 
     If bad words left too few hypotheses, the last hypothesis is repeated.
     """

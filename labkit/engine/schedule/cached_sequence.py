@@ -17,15 +17,15 @@ class CachedSequence:
     """The scheduler's view of a running sequence.
 
     The positions of a sequence are numbered in this order: the prefix and soft prompts (together `lead`), the prompt, the new
-    tokens. The first `computed` positions have keys and values; position p lies in slot `slots[column(p)]`. With a `window`
-    (the request's `memory_len`) the columns form a ring, in which a new position replaces the oldest position.
+    tokens. The first `computed` positions have keys and values; those of position p are in slot `slots[column(p)]`. With a
+    `window` (the request's `memory_len`) the columns form a ring, in which a new position replaces the oldest position.
 
-    forks: the other samples of the prompt, which become separate sequences when the prompt is computed. decoding: whether only
-    one token is left to compute in each step. row: the sequence's row in the sampler, which stays the same while it runs;
-    fork_rows: the rows reserved for its forks. sampled: how many new tokens the sampler has seen in that row (-1: the row is
-    not set up). guesses: tokens that may follow the last token. They are computed with the last token in this step, if the
-    request speculates or the engine has a draft model. prompt_logprobs: if the request asks for them, the log-probabilities of
-    the prompt tokens that are scored so far, by index.
+    forks: the other samples of the prompt, which become separate sequences once the prompt is computed. decoding: whether only
+    one token is left to compute in each step. row: the sequence's row in the sampler, which stays the same while the sequence
+    runs; fork_rows: the rows reserved for its forks. sampled: how many new tokens the sampler has seen in that row (-1: the row
+    is not set up). guesses: guesses of the tokens after the last token, if the request speculates or the engine has a draft
+    model. They are computed with the last token in this step. prompt_logprobs: if the request asks for them, the
+    log-probabilities of the prompt tokens that are scored so far, by index.
     """
 
     def __init__(self, sequence: Sequence, forks: SequenceOf[Sequence] = ()) -> None:
@@ -53,12 +53,12 @@ class CachedSequence:
 
     @property
     def num_tokens(self) -> int:
-        """How many positions are known now."""
+        """The number of positions whose tokens (or given keys or embeddings) are known now."""
         return self._given + len(self.sequence.new_tokens)
 
     @property
     def last_token(self) -> int:
-        """The next input token while decoding."""
+        """The token that is the model's next input while decoding."""
         sequence = self.sequence
         return sequence.new_tokens[-1] if sequence.new_tokens else sequence.prompt[-1]
 
@@ -66,20 +66,20 @@ class CachedSequence:
     def begin(self) -> int:
         """The next position to compute.
 
-        If all positions are computed, this is the last position, whose logits were not used yet.
+        If all positions are computed, this is the last position, whose logits have not been used yet.
         """
         return min(self.computed, self.num_tokens - 1)
 
     @property
     def is_shareable(self) -> bool:
-        """Whether the sequence's keys and values depend only on its tokens, so that other sequences may use them."""
+        """Whether the sequence's keys and values depend only on its tokens, so that other sequences can use them."""
         return self.window is None and self.lead == 0
 
     @property
     def scores_prompt(self) -> bool:
         """Whether log-probabilities of the prompt are still needed.
 
-        While they are needed, the whole prompt must be computed; the prefix cache must not be used.
+        While they are needed, the whole prompt must be computed, and the prefix cache must not be used.
         """
         return self.sequence.params.prompt_logprobs is not None and not self.sequence.new_tokens
 
@@ -90,7 +90,7 @@ class CachedSequence:
 
     @property
     def room(self) -> int:
-        """How many guesses the sequence can still use. The token after the guesses must fit, too."""
+        """The number of guesses that the sequence can still use. There must also be room for the token after the guesses."""
         return self.sequence.max_new_tokens - len(self.sequence.new_tokens) - 1
 
     def column(self, position: int) -> int:
@@ -98,11 +98,11 @@ class CachedSequence:
         return position if self.window is None else position % self.window
 
     def length(self, positions: int) -> int:
-        """How many slots the sequence attends to when `positions` positions are computed."""
+        """The number of slots that the sequence attends to when `positions` positions are computed."""
         return positions if self.window is None else min(positions, self.window)
 
     def chunk(self, budget: int) -> int:
-        """How many positions to compute in one pass: at most `budget`, and only one when a bounded memory is full."""
+        """The number of positions to compute in one pass: at most `budget`, and only one when a bounded memory is full."""
         begin = self.begin
         room = self.num_tokens - begin
         if self.window is not None:
@@ -112,7 +112,7 @@ class CachedSequence:
     def guess(self, most: int) -> list[int]:
         """Guess the tokens after the last token.
 
-        There are as many guesses as the request asks for, but not more than it can still use, and at most `most`.
+        Makes as many guesses as the request asks for, but no more than it can still use, and at most `most`.
         """
         sequence = self.sequence
         if self._lookup is None:
@@ -126,7 +126,7 @@ class CachedSequence:
         self.num_slots += len(slots)
 
     def fork(self, sequence: Sequence, row: int) -> CachedSequence:
-        """Make another sequence with the same tokens and slots so far. The caller counts the references to the slots."""
+        """Make another sequence that has the same tokens and slots so far. The caller counts the references to the slots."""
         twin = CachedSequence(sequence)
         twin.extend(self.held)
         twin.computed, twin.decoding, twin.row, twin.epoch = self.computed, self.decoding, row, self.epoch

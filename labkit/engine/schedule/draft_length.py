@@ -1,6 +1,6 @@
-"""Decides how many tokens a draft model guesses in the next step, from measured times and from the guesses that were right.
+"""Decides how many tokens a draft model guesses in the next step, from measured times and the share of guesses that were right.
 
-Speculative decoding (Leviathan, Kalman and Matias 2023, https://arxiv.org/abs/2211.17192): if each guess is right with the
+Speculative decoding (Leviathan, Kalman and Matias 2023, https://arxiv.org/abs/2211.17192): if each guess is right with
 probability a, a step that checks k guesses makes (1 - a^(k+1)) / (1 - a) tokens on average (their equation 1). Such a step
 saves time only if plain steps would take longer for these tokens. Both times depend on the machine, the two models and the
 number of sequences, so they are measured while the engine runs.
@@ -20,10 +20,10 @@ GAIN = 1.03
 """Guessing is used only if it is expected to be faster than plain steps by this factor."""
 
 GRACE = 1.0
-"""How much time the engine may lose before guessing has shown that it helps, in plain steps."""
+"""The time that the engine may lose before guessing has proved useful, in units of a plain step."""
 
 SHARE = 0.015
-"""The share of the decoding time that may be lost to guesses later on."""
+"""The share of the decoding time that may be lost to guessing later on."""
 
 PLAIN_SAMPLES = 3
 """How many plain steps are measured before the first guess."""
@@ -32,26 +32,26 @@ REMEASURE = 64
 """After this many steps with guesses, a plain step is measured again."""
 
 PROBE = 24
-"""While guessing saves no time, one guess is tried after this many plain steps, if the lost time is still within the limit."""
+"""While guessing saves no time, one guess is tried after this many plain steps, if the time lost so far is within the limit."""
 
 REST = 8
-"""After a decision not to guess, this many plain steps follow before the next decision, because deciding takes time, too."""
+"""The number of plain steps between a decision not to guess and the next decision, because deciding takes time, too."""
 
 KEPT = 9
 """How many measurements of each kind are kept; their median is used."""
 
 FORGET = 0.02
-"""The weight of the newest guess in the estimated share of right guesses."""
+"""The weight of the newest guess in the running estimate of the share of right guesses."""
 
 SPREAD = 32
-"""The time that a draft needs to read a text is counted as lost time in equal parts, spread over about this many tokens."""
+"""The time in which a draft reads a text is counted as lost in equal parts, spread over about this many new tokens."""
 
 
 class DraftLength:
-    """The number of guesses for each sequence. `prior`: the share of right guesses that is expected before the first guess.
+    """Chooses the number of guesses for each sequence. `prior`: the share of right guesses to expect before the first guess.
 
-    `cost`: the draft's time to read a token of a prompt, divided by the target's time. Until both times are measured, this is
-    an estimate, such as the ratio of the numbers of parameters.
+    `cost`: an estimate of the draft's time to read a token of a prompt, divided by the target's time, such as the ratio of the
+    numbers of parameters. It is used until these times are measured.
     """
 
     def __init__(self, cost: float, prior: float = 0.7) -> None:
@@ -68,7 +68,7 @@ class DraftLength:
         self._total = self._lost = self._owed = 0.0
 
     def choose(self, sequences: int) -> int:
-        """How many tokens to guess for each of `sequences` sequences that decode in the next step; 0 for a plain step."""
+        """The number of tokens to guess for each of `sequences` sequences that decode in the next step; 0 for a plain step."""
         if self._rest.get(sequences) or len(self._steps.get((sequences, 0), ())) < PLAIN_SAMPLES:
             return 0
         if self._since_plain >= REMEASURE:
@@ -90,8 +90,8 @@ class DraftLength:
     def may_read(self, tokens: int, left: int, sequences: int) -> bool:
         """Whether the draft should read `tokens` tokens of a text to which at most `left` more tokens will be added.
 
-        If guessing has not yet shown that it helps, reading may take only as much time as may be lost. Otherwise reading must
-        take less than half of the time that the guesses are expected to save.
+        The draft should read if this takes no more than the time that may still be lost. Once guessing has proved useful, it
+        should also read if this takes at most half of the time that the guesses are expected to save.
         """
         plain = median(self._steps[sequences, 0])
         needed = tokens * (median(self._reading) if self._reading else self._cost * self._target_pace(plain))
@@ -137,7 +137,7 @@ class DraftLength:
         self._lost = max(0.0, self._lost + due)
 
     def passed(self, sequences: int, seconds: float) -> None:
-        """Record that a pass of the draft, with one token of each of `sequences` sequences, took `seconds`."""
+        """Record that a pass of the draft with one token from each of `sequences` sequences took `seconds`."""
         self._passes.setdefault(sequences, deque(maxlen=KEPT)).append(seconds)
 
     def read(self, tokens: int, seconds: float) -> None:
@@ -149,13 +149,13 @@ class DraftLength:
         self._target_reading.append(seconds / tokens)
 
     def _forget_few(self, sequences: int) -> None:
-        """Forget times that were measured too seldom. Otherwise one slow step could exclude a number of guesses for ever."""
+        """Forget times that were measured too seldom. Otherwise one slow step could rule out a number of guesses for ever."""
         few = [key for key, known in self._steps.items() if key[0] == sequences and key[1] and len(known) < PLAIN_SAMPLES]
         for key in few:
             del self._steps[key]
 
     def _best(self, sequences: int) -> int:
-        """The number of guesses with which tokens take the least time; 0 if guessing is not expected to save time."""
+        """The number of guesses at which a token takes the least time; 0 if guessing is not expected to save time."""
         plain = median(self._steps[sequences, 0])
         known = max(each for count, each in self._steps if count == sequences)
         choices = range(1, min(2 * known + 1, MOST_GUESSES) + 1)
@@ -164,9 +164,9 @@ class DraftLength:
         return best if paces[best] * GAIN <= plain else 0
 
     def _seconds(self, sequences: int, each: int) -> float:
-        """How long a step with `each` guesses for each sequence takes: the measured time, or a lower bound.
+        """The time of a step with `each` guesses for each sequence: the measured time, or an optimistic estimate.
 
-        A few measurements may all be too large, because other programs ran.
+        A few measurements are not trusted, because all of them can be too large if other programs were running.
         """
         known = self._steps.get((sequences, each), ())
         if len(known) >= PLAIN_SAMPLES or not each:
@@ -176,7 +176,7 @@ class DraftLength:
         return self._seconds(sequences, each - 1) + self._pass(sequences)
 
     def _most(self, sequences: int, each: int) -> float:
-        """The longest time that a step should take, if every guess costs as much as a token of a plain step."""
+        """The longest time that a step should take: here, every guess costs as much as a token of a plain step."""
         return median(self._steps[sequences, 0]) * (1 + each) + self._pass(sequences) * each
 
     def _pass(self, sequences: int) -> float:
@@ -191,5 +191,5 @@ class DraftLength:
 
 
 def expected_tokens(right_share: float, guesses: int) -> float:
-    """How many tokens a step makes on average, if each guess is right with the probability `right_share`."""
+    """The number of tokens that a step makes on average if each guess is right with probability `right_share`."""
     return sum(right_share**place for place in range(guesses + 1))

@@ -16,8 +16,8 @@ from labkit.engine.schedule.slot_allocator import Slots
 class Chunk:
     """`count` positions of a sequence, from `begin` on. If `is_last` is true, a new token is chosen after the last of them.
 
-    The positions are part of a prompt, or tokens that are computed again, or the last token of a sequence with the guesses
-    after it.
+    The positions are part of a prompt, tokens that are computed again, or the last token of a sequence and the guesses after
+    it.
     """
 
     entry: CachedSequence
@@ -27,52 +27,55 @@ class Chunk:
 
     @classmethod
     def next_of(cls, entry: CachedSequence, budget: int) -> Chunk:
-        """The positions that a sequence computes next, at most `budget` of them."""
+        """Make the chunk of the positions that a sequence computes next, at most `budget` of them."""
         begin, count = entry.begin, entry.chunk(budget)
         return cls(entry, begin, count, begin + count == entry.num_tokens)
 
     @property
     def tokens(self) -> Tokens:
-        """The tokens at the positions."""
+        """The tokens at the chunk's positions."""
         entry = self.entry
         return np.array([entry.last_token, *entry.guesses]) if entry.decoding else entry.tokens[self.begin :][: self.count]
 
     @property
     def scored(self) -> range:
-        """The positions whose logits score the next token of the prompt, counted from `begin`."""
+        """The positions, counted from `begin`, whose logits score the next token of the prompt."""
         if not self.entry.scores_prompt:
             return range(0)
         return range(max(self.entry.lead - self.begin, 0), self.count - self.is_last)
 
     @property
     def sampled(self) -> list[int]:
-        """The positions whose logits choose a new token, counted from `begin`: the last position, once for each sample."""
+        """The positions, counted from `begin`, whose logits choose a new token.
+
+        At the end of a prompt, this is the last position, once for each sample. While decoding, these are all positions.
+        """
         if self.entry.decoding:
             return list(range(self.count))
         return [self.count - 1] * (1 + len(self.entry.forks)) if self.is_last else []
 
     @property
     def slots(self) -> Slots:
-        """The slots of the positions."""
+        """The slots of the chunk's positions."""
         column = self.entry.column(self.begin)
         return self.entry.slots[column : column + self.count]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One step. It computes one token of each sequence in `decodes`, then the chunks."""
+    """The plan of one step, which computes one token of each sequence in `decodes`, then the chunks."""
 
     decodes: list[CachedSequence]
     chunks: list[Chunk]
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens the step computes."""
+        """The number of tokens that the step computes."""
         return len(self.decodes) + sum(chunk.count for chunk in self.chunks)
 
     @property
     def entries(self) -> list[CachedSequence]:
-        """The sequences that take part."""
+        """The sequences that take part in the step."""
         return [*self.decodes, *(chunk.entry for chunk in self.chunks)]
 
     def parts(self) -> list[Plan]:
@@ -80,7 +83,7 @@ class Plan:
         return [Plan([entry], []) for entry in self.decodes] + [Plan([], [chunk]) for chunk in self.chunks]
 
     def without(self, gone: Collection[CachedSequence], *, scored: bool = True) -> tuple[Plan, list[int]]:
-        """This plan without the sequences in `gone`.
+        """Remove the sequences in `gone`.
 
         Returns the plan of the remaining sequences, and the rows of this plan's logits that belong to these sequences. If
         `scored` is false, the logits do not contain the rows that only score a prompt.

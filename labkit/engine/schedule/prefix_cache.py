@@ -1,6 +1,7 @@
-"""Finds beginnings of texts whose keys and values are still in the cache, with a radix tree from token ids to slots.
+"""Finds the longest prefix of a text whose keys and values are still in the cache, with a radix tree from token ids to slots.
 
-A slot belongs to one token, so a common prefix of any length can be shared. This module knows nothing about running sequences.
+Each slot belongs to one token, so a common prefix of any length can be shared. This module knows nothing about running
+sequences.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ Tokens: TypeAlias = npt.NDArray[np.int64]
 
 
 class Node:
-    """Consecutive tokens and their slots.
+    """A node of the tree: consecutive tokens and their slots.
 
-    `children`: the nodes that follow this node, by the first token of each child.
+    `children`: the nodes that follow this node; each child's key is its first token.
     """
 
     def __init__(self, tokens: Tokens, slots: Slots, parent: Node | None) -> None:
@@ -45,7 +46,7 @@ class PrefixCache:
         self.num_slots = 0
 
     def match(self, tokens: Sequence[int] | Tokens) -> Slots:
-        """The slots of the longest cached prefix of `tokens`.
+        """Find the slots of the longest cached prefix of `tokens`.
 
         Call the allocator's `share` with these slots before any other method.
         """
@@ -56,8 +57,8 @@ class PrefixCache:
     def insert(self, tokens: Sequence[int] | Tokens, slots: Slots) -> Slots:
         """Keep the slots of these tokens, except the slots of a prefix that is already cached.
 
-        The caller must hold references to the given slots. Returns the cached slots of all the tokens; the slots of a prefix
-        that was cached already differ from the given slots. A caller that continues the text must hold references to the
+        The caller must hold references to the given slots. Returns the cached slots of all the tokens; for a prefix that was
+        already cached, these can differ from the given slots. A caller that continues the text must then hold references to the
         returned slots instead, because every holder of a slot must also hold all slots before it.
         """
         given = np.asarray(tokens, np.int64)
@@ -74,7 +75,7 @@ class PrefixCache:
         return self._path(node, inside)
 
     def evict(self, count: int) -> None:
-        """Free `count` idle slots, or all idle slots if there are fewer, from the ends of the least recently used texts."""
+        """Free `count` idle slots (all of them if there are fewer), starting at the ends of the least recently used texts."""
         for node in list(self._order) if count > 0 else ():
             if count <= 0:
                 return
@@ -92,7 +93,7 @@ class PrefixCache:
         self.epoch += 1
 
     def _walk(self, tokens: Tokens) -> tuple[Node, int, int]:
-        """The node in which the longest cached prefix ends, the number of its tokens that match, and the prefix's length."""
+        """Return the node in which the longest cached prefix ends, how many of its tokens match, and the prefix's length."""
         node, inside, depth = self._root, 0, 0
         while inside == len(node.tokens) and depth < len(tokens) and int(tokens[depth]) in node.children:
             node = node.children[int(tokens[depth])]
@@ -102,7 +103,7 @@ class PrefixCache:
 
     @staticmethod
     def _path(node: Node, inside: int) -> Slots:
-        """The slots from the root up to the first `inside` tokens of a node."""
+        """The slots from the root to a node, including those of the node's first `inside` tokens."""
         found: list[Slots] = [node.slots[:inside]]
         while node.parent is not None:
             node = node.parent
@@ -144,7 +145,7 @@ class PrefixCache:
 
 
 def _common(first: Tokens, second: Tokens) -> int:
-    """The length of the longest common prefix."""
+    """The length of the longest common prefix of two token sequences."""
     length = min(len(first), len(second))
     different = np.flatnonzero(first[:length] != second[:length])
     return int(different[0]) if len(different) else length

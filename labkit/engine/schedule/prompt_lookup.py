@@ -1,7 +1,7 @@
 """Guesses the next tokens (prompt lookup decoding, Saxena 2023).
 
-The last tokens of the text are searched for in the earlier text. The guesses are the tokens that follow the place where they
-were found.
+The last tokens of the text are searched for in the earlier text. The guesses are the tokens that follow the earlier
+occurrence.
 
 This module knows nothing about the model. A wrong guess costs a few rows of a forward pass, but never changes a token.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LONGEST = 3
-"""At most this many of the text's last tokens are searched for in the earlier text.
+"""The most tokens at the end of the text that are searched for in the earlier text.
 
-If they are not found, the search is repeated with fewer tokens.
+If they are not found, fewer tokens are searched for.
 """
 
 
 class PromptLookup:
-    """A text's tokens, and an index with the place where each n-gram last occurred. Adding a token takes constant time."""
+    """A text's tokens, and an index that maps each n-gram to the place after its last occurrence. Adding a token is O(1)."""
 
     def __init__(self, tokens: Iterable[int] = ()) -> None:
         self._tokens: list[int] = []
@@ -42,7 +42,7 @@ class PromptLookup:
                 after[ending] = len(self._tokens)
 
     def propose(self, count: int) -> list[int]:
-        """Up to `count` tokens that may come next: the tokens after the earlier occurrence, repeated if there are too few."""
+        """Guess `count` tokens: those after the earlier occurrence, repeated if there are too few. [] if nothing was found."""
         if self._match is None or count < 1:
             return []
         again = self._tokens[self._match :]  # not empty, because the earlier occurrence ends before the text does

@@ -19,13 +19,13 @@ from labkit.engine.schedule.slot_pool import SlotPool
 from labkit.errors import InvalidRequest
 
 MAX_BATCH_SIZE = 64
-"""How many sequences run at the same time, by default."""
+"""The most sequences that run at the same time, by default."""
 
 MAX_STEP_TOKENS = 1024
-"""How many tokens a step computes at most, by default."""
+"""The most tokens that a step computes, by default."""
 
 LOOKAHEAD = 8
-"""A prompt is admitted only if this many slots per running sequence stay free, so that no sequence is preempted soon after."""
+"""A prompt is admitted only if this many slots stay free per running sequence, so that no sequence is preempted soon after."""
 
 WORTH_WAITING = 32
 """A prompt waits if a running prompt will compute at least this many tokens of their common beginning."""
@@ -35,18 +35,18 @@ class Drafter(Protocol):
     """Guesses the next tokens of decoding sequences (`labkit.engine.draft.Draft`)."""
 
     def choose(self, sequences: int) -> int:
-        """How many tokens to guess for each of `sequences` sequences that decode in the next step."""
+        """Decide how many tokens to guess for each of `sequences` sequences that decode in the next step."""
 
     def propose(self, wanted: list[tuple[CachedSequence, int]], sequences: int) -> list[list[int]]:
-        """Guesses for each of these sequences, at most as many as the number that comes with it.
+        """Guess tokens for each of these sequences, at most as many as the number that comes with the sequence.
 
-        The guesses already have slots.
+        The sequences already have slots for the guesses.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class Reservation:
-    """Slots and sampler rows of a prompt's beam search, held until the search ends; the best hypotheses become `samples`."""
+    """The slots and sampler rows that a beam search holds until it ends. Its best hypotheses become `samples`."""
 
     samples: list[Sequence]
     slots: Slots
@@ -61,20 +61,20 @@ class Scheduler:
     step, and an admitted prompt has its first token after at most ceil(T / m) steps, unless it is preempted. Here T is the
     number of tokens of this prompt and of all prompts admitted before it, and m is the smaller of `max_step_tokens -
     max_batch_size` and `max_mixed_prefill`. Requests are admitted in order, as soon as there are enough rows and slots. No
-    request overtakes another, with one exception: while a waiting prompt waits because a running prompt computes a long common
-    prefix, later prompts may be admitted first.
+    request overtakes another, with one exception: while a prompt waits for a running prompt that is computing a long prefix of
+    both, later prompts can be admitted first.
 
     If several steps are in flight (the stages of a pipeline), each step decodes its share of the sequences, so that a sequence
     gets one token in every round of steps.
 
     If a step does not use all of `max_step_tokens`, the rest goes to the guesses of requests that speculate. If there is a
     `drafter`, it guesses for all other sequences, in steps that compute no prompt. A beam search is admitted in the same order,
-    when all slots that it may need are available. It keeps these slots until it ends, and it is not part of the plan.
+    once all slots that it can need are available. It keeps these slots until it ends, and it is not part of the plan.
 
     When slots run out, idle prefixes are evicted first. If that is not enough, the sequence that was admitted last is
     preempted: it loses its slots, goes to the front of the queue, and later computes its tokens again, except the tokens whose
-    slots were kept. The sequence that was admitted first waits only for beam searches, and every request fits the pool alone
-    (`SlotPool.check`), so at least one sequence always advances.
+    slots were kept. The sequence that was admitted first waits only for beam searches, and every request that runs alone fits
+    the pool (`SlotPool.check`), so at least one sequence always advances.
     """
 
     def __init__(self, pool: SlotPool, max_batch_size: int, max_step_tokens: int, max_mixed_prefill: int | None = None) -> None:
@@ -95,17 +95,17 @@ class Scheduler:
         self.waiting.append(list(samples))
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
-        """Remove these sequences (all samples of a prompt), whether they wait or run. Their slots become free immediately."""
+        """Remove these sequences (all samples of a prompt), waiting or running. Their slots become free immediately."""
         self.waiting = deque(group for group in self.waiting if group[0] not in sequences)
         for entry in [entry for entry in self.running if entry.sequence in sequences]:
             self.finish(entry)
 
     def plan(self, steps: int = 1, busy: Collection[CachedSequence] = ()) -> Plan:
-        """Plan the next step. This call assigns slots but changes nothing else.
+        """Plan the next step. This call assigns slots; all other changes are left to `commit`.
 
-        All other changes are made by `commit`, so that a failed step can be planned again.
+        So a failed step can be planned again.
 
-        steps: how many steps may be in flight; each step decodes its share of the sequences. busy: the sequences of the other
+        steps: how many steps can be in flight; each step decodes its share of the sequences. busy: the sequences of the other
         steps in flight.
         """
         plan = Plan(self._decodes(steps, busy), [])
@@ -132,7 +132,7 @@ class Scheduler:
         return set(plan.entries).difference(self.running)
 
     def commit(self, plan: Plan) -> list[CachedSequence]:
-        """Record that the step is computed. None of its sequences may be in `gone(plan)`.
+        """Record that the step was computed. None of its sequences may be in `gone(plan)`.
 
         Returns the sequences that get a new token: the decodes, then the sequences whose prompt is complete, each with its
         forks.
@@ -181,11 +181,10 @@ class Scheduler:
         self._rows += reservation.rows
 
     def _decodes(self, steps: int, busy: Collection[CachedSequence]) -> list[CachedSequence]:
-        """The sequences that decode in the next step.
+        """Choose the sequences that decode in the next step, and give each of them a slot for its next token.
 
-        They are the step's share of all decoding sequences. Each sequence has a slot for its next token. If slots are missing,
-        the sequences admitted last are preempted. A sequence in flight cannot be preempted. If the sequence admitted last is in
-        flight, the sequences without a slot wait.
+        They are the step's share of all decoding sequences. If slots are missing, the sequences admitted last are preempted.
+        But a sequence in flight cannot be preempted: if the one admitted last is in flight, the sequences without a slot wait.
         """
         while True:
             decoding = [entry for entry in self.running if entry.decoding]
@@ -205,7 +204,7 @@ class Scheduler:
         return decodes
 
     def _speculate(self, plan: Plan, budget: int) -> None:
-        """Use the step's remaining tokens and slots for guesses of the next tokens; nothing is evicted for them."""
+        """Use the step's remaining tokens and spare slots for guesses of the next tokens. No sequence is preempted for them."""
         for entry in [entry for entry in plan.decodes if entry.speculates]:
             spare = self.pool.num_available - len(self.running)
             guesses = entry.guess(min(budget, spare))
@@ -233,7 +232,7 @@ class Scheduler:
                 self._with_guesses(plan, entry, guesses)
 
     def _with_guesses(self, plan: Plan, entry: CachedSequence, guesses: list[int]) -> None:
-        """Move a decoding sequence with guesses to the chunks of the plan. It has slots for its guesses."""
+        """Move a decoding sequence that has guesses, and slots for them, from the plan's decodes to its chunks."""
         entry.guesses = guesses
         if guesses:
             plan.decodes.remove(entry)
@@ -246,7 +245,7 @@ class Scheduler:
         self.preemptions += 1
 
     def _admit(self) -> CachedSequence | None:
-        """Start the next waiting prompt and return it; None if no prompt waits, or if there are not enough rows or slots."""
+        """Start the next waiting prompt and return it; None if none can start or if there are not enough rows or slots."""
         place = 0
         while place < len(self.waiting):
             samples = self.waiting[place]
@@ -285,7 +284,7 @@ class Scheduler:
         self.running.append(entry)
 
     def _is_being_computed(self, entry: CachedSequence, matched: int) -> bool:
-        """Whether a running prompt will compute much more of this prompt than is already cached."""
+        """Whether a running prompt is going to compute a much longer prefix of this prompt than is already cached."""
         end = matched + WORTH_WAITING
         if not self.pool.prefix_reuse or not entry.is_shareable or entry.scores_prompt or end >= len(entry.tokens):
             return False
@@ -303,7 +302,7 @@ class Scheduler:
 
 
 def width_of(samples: SequenceOf[Sequence]) -> int:
-    """How many rows the samples of a prompt need: one for each sample, or one for each beam of their search."""
+    """The number of rows that the samples of a prompt need: one for each sample, or one for each beam of their search."""
     beams = samples[0].params.num_beams
     return beams if beams > 1 else len(samples)
 

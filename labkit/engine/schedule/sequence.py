@@ -59,20 +59,20 @@ class Sequence:
         self._special = {token: name for token, name in special_tokens.items() if any(name in string for string in strings)}
         self._text = self.text_stream()
         self.stop_words = StopWords([word for word in params.stop if not isinstance(word, str)])
-        self._held: list[bytes | str] = []  # pieces of the last tokens, which may begin a stop word
+        self._held: list[bytes | str] = []  # pieces of the last tokens, which might be the beginning of a stop word
 
     @property
     def given_positions(self) -> int:
-        """Positions before the first new token: the prefix prompt, the soft prompt and the prompt."""
+        """The number of positions before the first new token: the prefix prompt, the soft prompt and the prompt."""
         return self.params.prefix_len + self.params.soft_len + len(self.prompt)
 
     @property
     def may_stop(self) -> bool:
-        """Whether the minimum length is reached, so that the next token may be a stop token."""
+        """Whether the minimum length is reached, so that the next token is allowed to be a stop token."""
         return len(self.new_tokens) >= self.params.min_new_tokens
 
     def text_stream(self) -> TextStream:
-        """A new stream that looks for this sequence's stop strings."""
+        """Make a new stream that looks for this sequence's stop strings."""
         return TextStream([word for word in self.params.stop if isinstance(word, str)], self._special.values())
 
     def piece(self, token: int) -> bytes | str:
@@ -80,7 +80,7 @@ class Sequence:
         return self._special.get(token) or self.token_bytes(token)
 
     def append(self, token: int, logprob: TokenLogprob | None) -> TokenEvent:
-        """Append the next token. Returns the token's event, with the new text and, if the text has ended, with the reason.
+        """Append the next token. Returns the token's event, with the new text and, if the text has ended, the reason why.
 
         `NO_TOKEN` ends the text without a token.
         """

@@ -1,4 +1,4 @@
-"""Tracks which cache slots are free, and counts how many sequences share a used slot. Knows nothing about tokens."""
+"""Tracks which cache slots are free, and counts the sequences that share each used slot. It knows nothing about tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PADDING_SLOT = 0
 class SlotAllocator:
     """Counts the references to each of the slots 1 to `num_slots`. A slot without references is free, unless it is kept.
 
-    Kept slots hold keys and values of tokens that may come again. A kept slot without references is idle: its contents stay
+    Kept slots hold keys and values of tokens that might occur again. A kept slot without references is idle: its contents stay
     until the prefix cache drops it. Raises `InvalidRequest` for fewer than one slot.
     """
 
@@ -28,7 +28,7 @@ class SlotAllocator:
         if num_slots < 1:
             raise InvalidRequest(f"num_slots is {num_slots}; at least 1 is accepted")
         self.num_slots = num_slots
-        self.references = np.zeros(num_slots + 1, np.int32)  # references of each slot
+        self.references = np.zeros(num_slots + 1, np.int32)  # the number of references to each slot
         self._kept = np.zeros(num_slots + 1, np.bool_)
         self._free = np.arange(num_slots, PADDING_SLOT, -1, dtype=np.int32)  # a stack, so that few pages are touched
         self.num_free = num_slots
@@ -56,11 +56,11 @@ class SlotAllocator:
         self._give_back(left[~kept])
 
     def keep(self, slots: Slots) -> None:
-        """Keep the contents of these slots after their last reference is gone. The slots must have references now."""
+        """Keep the contents of these slots even after their last reference is gone. The slots must have references now."""
         self._kept[slots] = True
 
     def drop(self, slots: Slots) -> None:
-        """Stop keeping these slots. Idle slots become free now, the other slots when their last reference is gone."""
+        """Stop keeping these slots. Idle slots become free now, the others when their last reference is gone."""
         self._kept[slots] = False
         idle = slots[self.references[slots] == 0]
         self.num_idle -= len(idle)

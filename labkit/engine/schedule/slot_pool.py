@@ -14,7 +14,7 @@ from labkit.errors import InvalidRequest
 
 
 class SlotPool:
-    """A pool of `num_slots` slots. With `prefix_reuse`, keys and values are kept after their sequence has ended.
+    """A pool of `num_slots` cache slots. With `prefix_reuse`, keys and values are kept after their sequence has ended.
 
     Raises `InvalidRequest` for fewer than one slot.
     """
@@ -31,7 +31,7 @@ class SlotPool:
 
     @property
     def num_available(self) -> int:
-        """How many slots can be given out now: the free slots and the slots of idle prefixes."""
+        """The number of slots that can be given out now: the free slots and the slots of idle prefixes."""
         return self.allocator.num_free + self.allocator.num_idle
 
     def check(self, sequence: Sequence) -> None:
@@ -43,9 +43,9 @@ class SlotPool:
             )
 
     def matched(self, entry: CachedSequence) -> Slots:
-        """The slots of the cached prefix of a sequence.
+        """Find the slots of the longest cached prefix of a sequence.
 
-        The prefix never includes the sequence's last token, because the logits after it must be computed.
+        The prefix never includes the sequence's last token, because the logits after this token must be computed.
         """
         if not self._shares(entry) or entry.scores_prompt:
             return entry.slots[:0]
@@ -56,9 +56,9 @@ class SlotPool:
         return self._take(count) if count + spare <= self.num_available else None
 
     def seat(self, entry: CachedSequence, shared: Slots, spare: int) -> bool:
-        """Give a sequence the slots of all its tokens. The slots in `shared` come first.
+        """Give a sequence slots for all its tokens. The slots in `shared` come first.
 
-        Returns False if fewer than `spare` slots would be left.
+        Returns False, and gives it no slots, if fewer than `spare` slots would be left.
         """
         self.allocator.share(shared)
         needed = entry.length(entry.num_tokens) - len(shared)
@@ -76,7 +76,7 @@ class SlotPool:
         position = entry.num_tokens - 1
         if entry.window is None or position < entry.window:
             return entry.num_slots <= position
-        # The bounded memory is full, so the oldest slot is overwritten, unless another sample sees this slot too.
+        # The bounded memory is full, so the oldest slot is overwritten, unless another sample uses this slot, too.
         return bool(self.allocator.references[entry.slots[entry.column(position)]] > 1)
 
     def give_next(self, entries: SequenceOf[CachedSequence]) -> None:
@@ -90,19 +90,19 @@ class SlotPool:
                 entry.num_slots = column + 1
 
     def give_guesses(self, entry: CachedSequence, count: int) -> None:
-        """Give a decoding sequence slots for `count` guesses. Slots of wrong guesses are used again for the right tokens."""
+        """Give a decoding sequence slots for `count` guesses. Slots of wrong guesses are later used for the right tokens."""
         missing = entry.num_tokens + count - entry.num_slots
         entry.extend(self._take(max(missing, 0)))
 
     def fork(self, entry: CachedSequence, sequence: Sequence, row: int) -> CachedSequence:
-        """Make another sequence with the computed tokens of `entry`. It shares the slots, and nothing is copied."""
+        """Make another sequence with the computed tokens of `entry`. The two share the slots, and nothing is copied."""
         self.allocator.share(entry.held)
         return entry.fork(sequence, row)
 
     def share_prefix(self, entry: CachedSequence) -> None:
         """Let other sequences use the keys and values that a running sequence has computed.
 
-        If another sequence computed the same tokens first, the running sequence takes the slots of these earlier tokens.
+        If another sequence computed the same tokens first, the running sequence uses that sequence's slots from now on.
         """
         if not self._shares(entry) or entry.epoch != self.prefixes.epoch:
             return

@@ -1,8 +1,8 @@
-"""Contracts: rules of an exercise that do not concern values. One rule is that kernels must do the work, another is that blocks
-must not be kept.
+"""Contracts: rules of an exercise that do not concern values. One such rule is that kernels must do the work; another is that
+blocks must not be kept.
 
-A contract watches one call of a learner's function. A contract does not stop the call and raises nothing. After the call, it
-says in words which rule of the exercise the function broke.
+A contract watches one call of a learner's function, without stopping the call or raising an error. After the call, it says
+which rule of the exercise the function broke.
 """
 
 from labkit.exercises.contracts.held import HeldContract

@@ -1,4 +1,4 @@
-"""A contract on memory: the function may hold only a few numbers at a time."""
+"""A contract on memory: the learner's function may hold only a few numbers at a time."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ class _Held(Watch):
         if self.peak > self.most:
             return (
                 f"it holds {self.peak:,} numbers of its own at a time, but a block and three running values need at most "
-                f"{self.most:,}: use each block as it comes, and keep no copy"
+                f"{self.most:,}: use each block as it arrives, and keep no copy"
             )
         return ""

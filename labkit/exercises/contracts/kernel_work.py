@@ -1,4 +1,4 @@
-"""A contract on kernels: kernels must read the arguments and store the results, and torch must compute nothing in between.
+"""A contract on kernels: they must read the arguments and store the results, and torch must compute nothing in between.
 
 Loads and stores can be watched only in Triton's interpreter. If a kernel is compiled, only its launch can be watched.
 """
@@ -21,12 +21,12 @@ from labkit.exercises.kernel_guard import KernelLaunch, OutsideTensor, watch_ker
 from labkit.plurals import counted
 
 SLACK_BYTES = 256
-"""Kernels may move 10 % more than the least possible number of bytes, plus this number of bytes."""
+"""Kernels may move 10 % more bytes than the smallest possible number, plus this number of bytes."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor that kernels must read or store. If `rows` are given, only these rows count."""
+    """A tensor that kernels must read or store. If `rows` are given, only these rows of the tensor count."""
 
     name: str
     tensor: Tensor
@@ -41,17 +41,17 @@ class Part:
 
 @dataclass(frozen=True)
 class KernelContract:
-    """The contract that kernels do the work of a function.
+    """The contract that a function's work is done by kernels.
 
     - `arguments` are the names of the function's arguments.
     - `reads(case)` and `stores(case, value)` list what the kernels must read and store.
-    - `more_bytes(case)` is the number of other bytes that must be moved. In total, 10 % more bytes are allowed.
-    - `launches` is the largest allowed number of launches; `kind` tells the learner which launches are expected.
+    - `more_bytes(case)` is the number of bytes that must be moved besides these. In total, 10 % more bytes are allowed.
+    - `launches` is the largest number of launches allowed; `kind` tells the learner which launches are expected.
     - `torch_combines`: torch may compute with what the kernels have stored, but not with the arguments.
-    - `programs(case)` is the smallest and the largest number of programs in the launch that reads the last part of `reads`.
-      Each of these programs may run at most `most_stores` stores; `each` says what one program must do.
-    - `grid(case)` is the grid that the given lines of the kernel expect. Another grid breaks no rule, but can explain a wrong
-      access.
+    - `programs(case)` is the smallest and the largest number of programs allowed in the launch that reads the last part of
+      `reads`. Each of these programs may run at most `most_stores` stores; `each` says what one program must do.
+    - `grid(case)` is the grid that the given lines of the kernel expect. A different grid breaks no rule, but can explain a
+      wrong access.
     - `tile(case)` maps the name of an argument to the largest number of its elements that one load may read.
     """
 
@@ -70,7 +70,7 @@ class KernelContract:
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[Watch]:
-        """Watch a call. Memory that the call allocates without a value is filled with NaN."""
+        """Watch a call. Memory that the call allocates without initialising it is filled with NaN."""
         given = dict(zip(self.arguments, case.args, strict=False))
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         guard = TorchGuard(tensors, function, results_are_free=self.torch_combines)
@@ -100,7 +100,7 @@ class _KernelWatch(Watch):
         return self._loads_and_stores(value)
 
     def clue(self) -> str:
-        """A message about elements of a new tensor that no kernel has stored.
+        """A message about elements of a new tensor that no kernel has stored; "" if there are none.
 
         A new tensor, such as the result of one part, is an argument of a kernel but not of the function.
         """
@@ -145,7 +145,7 @@ class _KernelWatch(Watch):
         return f"{words}: {asked}" if words else ""
 
     def _wrong_grid(self) -> str:
-        """The grid in words, if it can be the cause of a wrong access or of a missing one; else ""."""
+        """A message about the grid, if it can be the cause of a wrong or a missing access; else ""."""
         if len(self.launches) != 1 or not self.launches[0].programs or not self.launches[0].accesses:
             return ""
         (launch,), grid = self.launches, self.contract.grid(self.case) if self.contract.grid else ()
@@ -186,10 +186,10 @@ def _programs(launch: KernelLaunch) -> str:
 
 
 def _missing(name: str, touched: Any, done: str, rows: Sequence[int] | None = None) -> str:
-    """The elements of a tensor (or of its `rows`) that no kernel has read or stored, in words; "" if there are none.
+    """Describe the elements of a tensor (or of its `rows`) that no kernel has read or stored; "" if there are none.
 
-    If kernels have read or stored other rows instead, the words say so: then an address is wrong, and no load or store is
-    missing.
+    If kernels have read or stored other rows instead, the message says so: then an address is wrong, rather than a load or a
+    store missing.
     """
     touched = np.atleast_1d(touched)
     wanted = np.ones(len(touched), dtype=bool)
@@ -211,6 +211,6 @@ def _missing(name: str, touched: Any, done: str, rows: Sequence[int] | None = No
 
 
 def _first(marks: Any) -> Any:
-    """The index of the first element that is marked; an integer for one dimension."""
+    """The index of the first marked element: an integer if there is one dimension, otherwise a tuple."""
     first = tuple(int(place[0]) for place in marks.nonzero())
     return first if len(first) > 1 else first[0]

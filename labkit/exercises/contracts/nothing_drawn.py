@@ -1,4 +1,4 @@
-"""A contract on randomness: the function may not draw random numbers itself."""
+"""A contract on randomness: the learner's function may not draw random numbers itself."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A contract on own work: the function may not call anything in labkit that would do its work.
+"""The contract that learners do the work themselves: a function may not call anything in labkit that would do its work.
 
-The function may use the modules that its arguments come from: for example, it may call a model or a clock that it gets, and
+The function may use the modules that its arguments come from: for example, it may call a model or a clock that it is given, and
 read the properties of a config. The contract sees only calls in the thread in which the check runs.
 """
 
@@ -19,14 +19,14 @@ from labkit.exercises.contracts.watch import Watch
 _CHECKING = ("labkit.grading", "labkit.exercises.contracts", "labkit.exercises.kernel", "labkit.measure")
 """Calls into these modules are allowed, because they run during every check or only display something."""
 _NO_ANSWERS = ("<module>", "__getattr__", "__repr__", "__str__", "__format__", "__eq__", "__hash__")
-"""Calls of this code are allowed, because it cannot be the answer to an exercise: the code of a module at import, and methods
-for printing and comparing.
+"""Calls of code with these names are allowed, because it cannot be the answer to an exercise: the code that a module runs when
+it is imported, and methods for printing and comparing.
 """
 
 
 @dataclass(frozen=True)
 class OwnWork:
-    """The function must do its own work; `allowed` names functions of labkit that it may call."""
+    """The learner's function must do its own work; `allowed` names functions of labkit that it may call."""
 
     allowed: tuple[str, ...] = ()
 
@@ -73,7 +73,7 @@ class _Calls(Watch):
 
 
 def _is_called_by_learner(frame: FrameType) -> bool:
-    """True if the learner's function made this call itself or through a library such as torch, False if a function of labkit
+    """Whether the learner's function made this call itself or through a library such as torch; False if a function of labkit
     made it.
     """
     caller = frame.f_back

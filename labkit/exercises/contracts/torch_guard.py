@@ -32,7 +32,7 @@ _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "unty
 _EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted")
 _MAKES = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill_", "zero_", "lift_fresh")
 _WHOLE = (torch.int32, torch.int64, torch.bool)
-"""The dtypes of slots, positions and lengths. Torch may compute with these."""
+"""The dtypes of slots, positions and lengths, and of masks. Torch may compute with these."""
 _OWN = (
     "labkit.ops",
     "labkit.weight_formats",
@@ -48,8 +48,8 @@ class TorchGuard:
     """Watches torch in a block of code. `refused` describes the first operation that a kernel should have done.
 
     Torch may allocate memory, make views, read shapes and print. It may also compute with whole numbers (slots, positions).
-    With `results_are_free`, torch may not compute with `tensors`, but it may compute with the results of kernels. Memory that
-    is allocated without a value is filled with NaN.
+    With `results_are_free`, it may also compute with the results of kernels, but not with `tensors`. Memory that is allocated
+    without being initialised is filled with NaN.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], function: Any, *, results_are_free: bool = False) -> None:
@@ -132,7 +132,7 @@ class TorchGuard:
 
 
 def _fill(tensor: Tensor) -> Tensor:
-    """Fill newly allocated memory, because it may still contain the right answer of an earlier call."""
+    """Fill newly allocated memory, because it might still contain the right answer from an earlier call."""
     if tensor.device.type == "meta":
         return tensor
     return tensor.fill_(float("nan") if tensor.is_floating_point() else 63)

@@ -1,4 +1,4 @@
-"""Torch modes that call a given function with each call of a torch function, or with each operation that torch runs."""
+"""Torch modes that pass each call of a torch function, or each operation that torch runs, to a given function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Functions(TorchFunctionMode):
-    """Calls `see` with each call of a torch function, except the calls that torch makes inside a torch function."""
+    """Passes each call of a torch function to `see`, except the calls that torch itself makes inside a torch function."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Functions(TorchFunctionMode):
 
 
 class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Calls `see` with each operation that torch runs at the lowest level."""
+    """Passes each operation that torch runs at the lowest level to `see`."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
         # Torch imports this module at the first operation in such a mode. The import takes seconds, which must not count as the

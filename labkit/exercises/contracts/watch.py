@@ -22,15 +22,15 @@ class Watch(Protocol):
         return ""
 
     def clue_to_error(self, kind: str) -> str:
-        """What the contract has seen that can explain why the call raised an error, as the end of a sentence; "" if nothing.
+        """An observation that can explain why the call raised an error, as the end of a sentence; "" if there is none.
 
-        `kind` is the name of the exception.
+        `kind` is the name of the exception's class.
         """
         return ""
 
 
 class Contract(Protocol):
-    """A rule for a function that does not concern the values that it returns."""
+    """A rule for a function that is not about the values that the function returns."""
 
     def watch(self, case: Case, function: Any) -> contextlib.AbstractContextManager[Watch]:
         """Watch a call of `function` with the input `case`. The caller makes the call inside the `with` block."""

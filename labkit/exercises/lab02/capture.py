@@ -1,4 +1,4 @@
-"""Exercise 2.10: how long launching takes, and how much time a captured step saves."""
+"""Exercise 2.10: how long launches take, and how much time a captured step saves."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ STEP_SECONDS = Exercise(
     function="step_seconds",
     statement=(
         "Each launch takes the host `launch_seconds` ($l$); the host does not wait for kernels. Kernel $i$ (counted from 1) "
-        "is launched at $i \\cdot l$. It starts when it is launched and kernel $i-1$ has ended. Return the time at which the "
-        "last kernel ends. A **captured** step has only one launch for all its kernels, which then run one directly after the "
+        "is launched at $i \\cdot l$. It starts once it is launched and kernel $i-1$ has ended. Return the time at which the "
+        "last kernel ends. A **captured** step has only one launch for all its kernels, which then run directly one after the "
         "other.\n\n$$d_i = \\max(d_{i-1},\\; i \\cdot l) + t_i \\qquad d_0 = 0$$"
     ),
     points=5,

@@ -1,4 +1,4 @@
-"""Lab 02's part of the speed ladder: one engine that gets one more fusion on each rung.
+"""Lab 02's part of the speed ladder: an engine that runs one more fused operation on each rung.
 
 All rungs run the same task, and take turns.
 """
@@ -26,7 +26,7 @@ from labkit.ops.residual_layer_norm import residual_layer_norm_reference
 from labkit.ops.rotary_cache_write import rotary_cache_write_reference
 
 TASK = Task("gptj-tiny", sequences=8, prompt_tokens=16, new_tokens=16)
-"""The task of every rung."""
+"""The task that every rung runs."""
 
 Functions = dict[str, Callable[..., Any]]
 
@@ -54,7 +54,8 @@ STEPS = {
 def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict[str, Timing]:
     """Time all rungs in turn.
 
-    On a GPU, the rungs run the learner's kernels (`learned`, by operation). On a CPU, they run functions made for a CPU.
+    On a GPU, the rungs run the learner's kernels: `learned` has one for each operation. On a CPU, they run functions made for
+    a CPU.
     """
     rungs: dict[str, Callable[[], Any]] = {"lab 02 all apart": _runner(swaps.engine, APART)}
     swapped = dict(APART)
@@ -69,7 +70,7 @@ def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict
 
 
 def launches_by_operation(step: Callable[[], Any]) -> dict[str, int]:
-    """The number of launches of a step for each operation in `APART`. In this step, these operations run in separate steps.
+    """Count the launches of a decode step that each operation in `APART` makes when it is computed in separate steps.
 
     The number of all other launches is stored as "the rest".
     """
@@ -90,7 +91,7 @@ def launches_by_operation(step: Callable[[], Any]) -> dict[str, int]:
 
 
 def _fused(name: str, device: torch.device, learned: Functions) -> Callable[..., Any]:
-    """The function that a rung runs for an operation.
+    """Choose the fused function that a rung runs for an operation.
 
     On a GPU this is the learner's kernel. On a CPU it is labkit's own function or, if there is none, a function made of torch
     operations.
@@ -102,8 +103,8 @@ def _fused(name: str, device: torch.device, learned: Functions) -> Callable[...,
 
 
 def _whole_engines(swaps: EngineSwaps) -> dict[str, Callable[[], Any]]:
-    """labkit's own engine in the forms that this machine can run: operation by operation, captured, and captured with int8
-    weights.
+    """Make the rungs of labkit's own engine, in the forms that this machine can run: operation by operation, captured, and
+    captured with int8 weights.
     """
     found: dict[str, Callable[[], Any]] = {}
     bar = progress_bar("engines for the last rungs", after=1.0)

@@ -1,6 +1,6 @@
-"""Random tensors for the cases.
+"""Random tensors for the exercises' inputs.
 
-They are made on the CPU, so that they are the same on every machine, then moved to the device of the kernels.
+They are made on the CPU, so that they are the same on every machine, and then moved to the device of the kernels.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from labkit.exercises.kernels import kernel_device
 AROUND = 67
 """The smallest number of elements in the gap before and after each tensor.
 
-The gaps show an access past an end, and they make each tensor start at an unaligned address.
+The gaps reveal an access outside a tensor, and they make each tensor start at an unaligned address.
 """
 _WHOLE_GAP = 63
-"""The value of whole numbers in a gap."""
+"""The value that fills a gap around a tensor of whole numbers."""
 
 
 class Draws:
-    """Random tensors from a seed. Each floating-point tensor lies inside a larger tensor of NaN."""
+    """Makes random tensors from a seed. Each floating-point tensor is a part of a larger tensor of NaN."""
 
     def __init__(self, seed: int) -> None:
         self.pick = random.Random(seed)
@@ -40,8 +40,8 @@ class Draws:
 def guarded(values: Tensor) -> Tensor:
     """A contiguous copy of these values, with a gap before and after it in memory.
 
-    A gap has at least as many elements as the tensor, so that an address up to a whole tensor too far does not lead into
-    another tensor. Its floating-point numbers are NaN.
+    Each gap has at least as many elements as the tensor. So an address that is wrong by up to the length of the tensor does not
+    reach another tensor. A gap around floating-point values is filled with NaN.
     """
     around = AROUND + 8 * (values.numel() // 8)  # still unaligned
     gap = float("nan") if values.is_floating_point() else _WHOLE_GAP

@@ -1,7 +1,7 @@
-"""For each fused operation, an example to measure.
+"""An example to measure for each fused operation.
 
-An example has arguments that are large enough for memory to matter, a function that computes the operation in separate steps,
-and a fused function.
+An example has arguments that are large enough for memory traffic to matter, a function that computes the operation in separate
+steps, and a fused function.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from labkit.ops.rotary_cache_write import rotary_cache_write_reference
 HIDDEN = 4096
 HEADS = 16
 LENGTH = 256
-"""In the example of attention, the number of tokens that each sequence has in the cache."""
+"""The number of tokens that each sequence has in the cache, in the attention example."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Example:
 
     `apart` computes the operation in separate steps, `together` is the fused function.
 
-    `form` describes `together` in words, and `bars` are the names of both forms in figures. If the two forms return different
-    answers, `right` computes the right answer for `together`.
+    `form` describes `together` in words, and `bars` are the names of both functions in figures. If the two functions return
+    different answers, `right` computes the right answer for `together`.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Example:
 
 
 def example(name: str, tokens: int, device: torch.device) -> Example:
-    """The example for an operation, in float32. Its tensors grow with `tokens`."""
+    """Make the example for an operation, in float32. Its tensors grow with `tokens`."""
     make = {
         "residual_layer_norm": _residual,
         "rotary_cache_write": _rotary,
@@ -63,7 +63,7 @@ def example(name: str, tokens: int, device: torch.device) -> Example:
 def _own(name: str) -> tuple[Callable[..., Any], str]:
     """The fused form of an operation on a CPU, and its name.
 
-    This is labkit's own function, or a function made of torch operations if labkit has none here.
+    This is labkit's own function or, if labkit has none on this machine, a function made of torch operations.
     """
     if native.available():
         return getattr(ops, name), "labkit's C++ form of your kernel"
@@ -73,7 +73,7 @@ def _own(name: str) -> tuple[Callable[..., Any], str]:
 def norm_in_place(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """`ops.residual_layer_norm` in place, which saves one temporary tensor."""
+    """`ops.residual_layer_norm` with sums in place, which saves one temporary tensor."""
     hidden = torch.add(attention, mlp).add_(residual)
     return hidden, F.layer_norm(hidden, hidden.shape[1:], weight, bias, epsilon)
 
@@ -81,7 +81,7 @@ def norm_in_place(
 def rotary_by_complex_product(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
-    """`ops.rotary_cache_write` as one product of complex numbers: each pair is a complex number, and the product turns it."""
+    """`ops.rotary_cache_write` with complex numbers: each pair becomes a complex number, and one multiplication rotates it."""
     query, key, value = qkv.view(len(qkv), 3, *keys.shape[1:]).unbind(1)
     turn = torch.complex(cos[positions], sin[positions])[:, None, None]
     both = torch.stack((query, key), dim=1)
@@ -92,7 +92,7 @@ def rotary_by_complex_product(
 
 
 def attention_by_torch(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
-    """`ops.decode_attention` with torch's fused attention. The keys and values are gathered first."""
+    """`ops.decode_attention` with torch's fused attention, after the keys and values have been gathered."""
     table = slot_table[:, : int(lengths.max())]
     seen = torch.arange(table.shape[1], device=query.device) < lengths[:, None]
     table = torch.where(seen, table, table[:, :1])
@@ -105,7 +105,7 @@ TORCH_FORMS: dict[str, tuple[Callable[..., Any], str]] = {
     "rotary_cache_write": (rotary_by_complex_product, "torch, complex numbers"),
     "decode_attention": (attention_by_torch, "torch, fused attention"),
 }
-"""For each fusion, a function made only of torch operations, and its name."""
+"""For each fused operation, a function made only of torch operations, and its name."""
 
 
 def _residual(tokens: int, device: torch.device) -> Example:
@@ -182,7 +182,7 @@ def _int8(tokens: int, device: torch.device) -> Example:
 
 
 def _packed(weight: Tensor | ops.Int8Weight) -> Any:
-    """The weight in the memory layout of labkit's C++ products; None if this machine cannot run them."""
+    """The weight in the memory layout of labkit's C++ matrix products; None if this machine cannot run them."""
     if not native.available() or (isinstance(weight, Tensor) and weight.is_cuda):
         return None
     from labkit.native.packed_weight import PackedWeight

@@ -1,6 +1,6 @@
 """Compares a fused operation with the same work in separate steps.
 
-Bytes are predicted and counted, and both forms are timed.
+The learner predicts the bytes that are moved, then they are counted, and both forms are timed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Measured:
     """The measurements of one operation: the bytes that the separate steps move, the bytes that the learner's kernel moves, and
     the seconds of each form.
 
-    `bytes_together` is the number of bytes that must go through memory. `asked_for` is the number of bytes that the programs of
-    the kernel load and store. Both numbers are NaN where bytes cannot be counted.
+    `bytes_together` is the number of bytes that must go through memory for the kernel. `asked_for` is the number of bytes that
+    its programs load and store. Both numbers are NaN where bytes cannot be counted.
     """
 
     example: Example
@@ -49,7 +49,7 @@ class Measured:
 
     @property
     def gain(self) -> measure.Ratio:
-        """How many times as long the separate steps take as the fused form."""
+        """The time of the separate steps divided by the time of the fused form."""
         return measure.ratio(self.apart, self.together)
 
     @property
@@ -62,9 +62,9 @@ class Measured:
         return f"time: {1e3 * gain.slow:.3f} ms {first}, {1e3 * gain.fast:.3f} ms {second}: {gain}"
 
     def figure(self, guess: float, where: str) -> Figure:
-        """A figure with the predicted bytes (`guess`, in MB) and the counted bytes.
+        """Draw the predicted bytes (`guess`, in MB) and the counted bytes.
 
-        Its caption names the two timed forms and gives their times.
+        The caption of the figure names the two timed forms and gives their times.
         """
         print(f"{self.words[0].upper()}{self.words[1:]} ({self.example.form}).")
         counted = self.bytes_apart if math.isnan(self.bytes_together) else self.bytes_together
@@ -77,7 +77,7 @@ class Measured:
         else:
             print(
                 f"Your programs ask for {self.asked_for / 1e6:.2f} MB. They ask for some bytes twice. The second time, these "
-                f"bytes come from a cache, so memory must move {self.bytes_together / 1e6:.2f} MB."
+                f"bytes come from a cache, so only {self.bytes_together / 1e6:.2f} MB must go through memory."
             )
         series = {
             "your prediction": [math.nan, guess],
@@ -102,7 +102,7 @@ FUSIONS = {
     "fused_linear_gelu": ("product + GELU", "linear_gelu"),
     "int8_product": ("int8 product", "int8"),
 }
-"""For each function that the learner writes: its name in figures, and the example that measures it."""
+"""For each function that the learner writes: its label in figures, and the name of the example with which it is measured."""
 
 
 _COUNTED: dict[Any, tuple[float, float]] = {}
@@ -112,9 +112,9 @@ code always moves the same bytes.
 
 
 def show(points: dict[str, Measured], function: Callable[..., Any], guess: float, tokens: int, where: str) -> None:
-    """Measure with `fused`, store the result in `points`, and draw it next to `guess` (MB).
+    """Measure a learner's function with `fused`, store the result in `points`, and draw it next to `guess` (MB).
 
-    If the kernel is wrong, print a message instead.
+    If the function is wrong, print a message instead.
     """
     label, name = FUSIONS[function.__name__]
     points.pop(label, None)
@@ -131,8 +131,8 @@ def show(points: dict[str, Measured], function: Callable[..., Any], guess: float
 def fused(name: str, function: Callable[..., Any], tokens: int, seconds: float = 1.5) -> Measured:
     """Count the bytes that `function` moves in the example of operation `name`, and time both forms of the example.
 
-    On a GPU, the learner's kernel is timed. On a CPU, a function made for a CPU with the same fusion is timed. Raises
-    `WrongAnswer` if `function` does not return what the operation returns.
+    As the fused form, the learner's kernel is timed on a GPU, and a function made for a CPU with the same fusion on a CPU.
+    Raises `WrongAnswer` if `function` does not return what the operation returns.
     """
     device = kernel_device()
     found = example(name, tokens, device)
@@ -165,7 +165,7 @@ def _count(function: Callable[..., Any], found: Example) -> tuple[float, float]:
 
 
 def _compare(found: Example, answer: Any, own: list[Any], plain: list[Any]) -> None:
-    """Raise `WrongAnswer` if the answer, or an argument after the call, is not the same as with the operation itself."""
+    """Raise `WrongAnswer` if the answer, or an argument after the call, differs from what the operation itself gives."""
     right = (found.right or found.apart)(*plain)
     difference = Comparison().difference([answer, *own], [right, *plain])
     if difference:
@@ -173,7 +173,7 @@ def _compare(found: Example, answer: Any, own: list[Any], plain: list[Any]) -> N
         raise WrongAnswer(
             f"Nothing is measured, because at this size (tensors of {sizes}) your kernel does not return what the operation "
             f"returns. {describe_difference(difference).message} Does your kernel contain a fixed number where a size or "
-            "BLOCK should stand?"
+            "BLOCK should be?"
         )
 
 
@@ -184,9 +184,9 @@ def _time(found: Example, device: torch.device, seconds: float) -> dict[str, mea
 
 
 def roofline_points(measured: Mapping[str, Measured]) -> dict[str, tuple[float, float]]:
-    """For each fused operation: the FLOPs per byte that must be moved, and the FLOPs per second that the operation reached.
+    """For each fused operation: its FLOPs per byte that must be moved, and the FLOPs per second that it achieved.
 
-    If the times of an operation are too noisy, it is left out, and its name is printed.
+    If the times of an operation are too noisy, the operation is left out, and its name is printed.
     """
     noisy = [name for name, one in measured.items() if one.together.disturbed]
     if noisy:
@@ -199,9 +199,10 @@ def roofline_points(measured: Mapping[str, Measured]) -> dict[str, tuple[float, 
 
 
 def sweep_rows(int8_product: Callable[..., Any], rows: Sequence[int], size: int = 512) -> dict[str, list[float]]:
-    """The cost of the learner's int8 product for one token, for each number of rows per program.
+    """Measure the learner's int8 matrix product for one token, for each number of rows per program.
 
-    Without a GPU, the cost is the MB that programs ask for; on a GPU, it is the time in microseconds.
+    On a GPU, this is the time in microseconds. Without one, it is the MB that programs ask for and the MB that memory must
+    move.
     """
     device = kernel_device()
     weight = ops.Int8Weight.quantize(torch.randn(size, size, device=device))

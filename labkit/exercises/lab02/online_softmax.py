@@ -1,4 +1,4 @@
-"""Exercise 2.5: softmax and weighted sum in one pass, by a running maximum and a running sum."""
+"""Exercise 2.5: softmax and weighted sum in one pass, with a running maximum and running sums."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.exercises.exercise import Exercise
 from labkit.exercises.lab02.draws import Draws
 
 OVERWRITTEN = 12345.0
-"""When the last block has been used, the memory of the blocks is filled with this value."""
+"""The value that fills the blocks' memory once the last block has been used."""
 
 
 class BlockStream:
@@ -29,8 +29,8 @@ class BlockStream:
         self._scores, self._values = scores[0].new_empty(most), values[0].new_empty(most, values[0].shape[1])
 
     def most_held(self) -> int:
-        """How many numbers a function may keep besides the current block. This is enough for running sums and the results of a
-        few blocks.
+        """The number of values that a function may keep besides the current block. This is enough for running sums and the
+        results of a few blocks.
         """
         return 4 * (self._scores.numel() + self._values.numel()) + 8 * (self._values.shape[1] + 2) + 64
 
@@ -39,7 +39,7 @@ class BlockStream:
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         if not self._blocks:
-            # This value is not NaN, because other mistakes already make NaN.
+            # The memory is not filled with NaN, because other mistakes already lead to NaN.
             self._scores.fill_(0.0), self._values.fill_(OVERWRITTEN)
             raise StopIteration
         scores, values = self._blocks.pop(0)
@@ -79,7 +79,7 @@ ONLINE_SOFTMAX = Exercise(
     statement=(
         "Return `softmax(scores) @ values` over **all** blocks together. Read each block only once. `blocks` yields pairs "
         "`scores [n]`, `values [n, head_dim]`. Each pair overwrites the previous one in memory, so do not keep them. A masked "
-        "key has the score $-\\infty$; a whole block may be masked. Keep a running maximum $m$, sum $s$ and weighted sum "
+        "key has the score $-\\infty$; a whole block can be masked. Keep a running maximum $m$, sum $s$ and weighted sum "
         "$o$:\n\n$$m' = \\max(m, \\max_i x_i) \\quad s' = s\\,e^{m - m'} + \\sum_i e^{x_i - m'} \\quad o' = o\\,e^{m - m'} + "
         "\\sum_i e^{x_i - m'} v_i$$"
     ),

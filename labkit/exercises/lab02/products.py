@@ -1,5 +1,5 @@
-"""Exercises 2.7 and 2.8: bias and GELU are applied to a product before it is written to memory, and a weight takes a quarter of
-its bytes.
+"""Exercises 2.7 and 2.8: a matrix product whose bias and GELU are applied before it is written to memory, and one whose weight
+is stored in a quarter of its bytes.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ INT8_PRODUCT = Exercise(
         "The weight is stored as `values` `[out, in]` in int8 with one scale per row, `scales` `[out]`; it stands for $s_o "
         "v_{oi}$. Each program computes `ROWS` outputs of one token. The program loads int8 values in blocks of `BLOCK` "
         "inputs (at most `ROWS` x `BLOCK` values per load), multiplies in float32 and adds up. Multiply the sum by the scale "
-        "once, at the end. The dense weight never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
+        "once, at the end. Never build the dense weight.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
     ),
     points=10,
     minutes=25,

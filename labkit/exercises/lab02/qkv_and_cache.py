@@ -1,4 +1,4 @@
-"""Exercises 2.1 and 2.2: one product for query, key and value, and a cache that is written and read by slot number."""
+"""Exercises 2.1 and 2.2: one matrix product for query, key and value, and a cache that is written and read by slot number."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ FUSE_QKV = Exercise(
     title="One product for query, key and value",
     function="fuse_qkv",
     statement=(
-        "Query, key and value are three products with the same $x$. Return **one** weight, `[3 * rows, hidden]`, whose product "
-        "with $x$ contains the whole query, then the whole key, then the whole value. Weights are stored as `[out, in]`; each "
-        "of the three weights is `[rows, hidden]`.\n\n$$x\\,W_{qkv}^T = [\\,x W_q^T \\;\\; x W_k^T \\;\\; x W_v^T\\,]$$"
+        "Query, key and value are three matrix products with the same $x$. Return **one** weight, `[3 * rows, hidden]`, whose "
+        "product with $x$ is the whole query, then the whole key, then the whole value. Weights are stored as `[out, in]`; "
+        "each of the three weights is `[rows, hidden]`.\n\n$$x\\,W_{qkv}^T = [\\,x W_q^T \\;\\; x W_k^T \\;\\; x W_v^T\\,]$$"
     ),
     points=5,
     minutes=5,
@@ -54,7 +54,7 @@ def _cache_cases(seed: int) -> list[Case]:
         lengths[-1] = longest
         slots = draws.permutation(sequences * longest + 8).cpu()
         table = slots[: sequences * longest].view(sequences, longest).clone()
-        table[0, -1] = table[-1, 0]  # In the slot table, any number may stand after the slots of a sequence.
+        table[0, -1] = table[-1, 0]  # In the slot table, any number can follow the slots of a sequence.
         if longest > 4:
             table[0, :2], lengths[0] = table[-1, :2], max(3, int(lengths[0]))  # a common beginning
         rows = torch.arange(sequences)
@@ -72,7 +72,7 @@ WRITE_THEN_READ = Exercise(
     title="A cache of slots",
     function="write_then_read",
     statement=(
-        "`cache` is a pool of slots, `[slots, heads, head_dim]`; the tokens of a sequence may be in any slots. Write the "
+        "`cache` is a pool of slots, `[slots, heads, head_dim]`; the tokens of a sequence can be in any slots. Write the "
         "new key of each sequence, `new_keys[s]`, **in place** into slot `slot_mapping[s]`. Then return a list with one tensor "
         "for each sequence: its keys in order, read from the slots `slot_table[s, :lengths[s]]`. The last key of each sequence "
         "is the new one."

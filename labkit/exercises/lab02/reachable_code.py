@@ -1,4 +1,4 @@
-"""Tells whether a function, or anything that it calls, has changed since its last run. It does not know what functions do."""
+"""Finds out whether a function, or anything that it calls, has been edited since it last ran."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PLAIN = (int, float, str, bytes)
 def reachable_code(function: Any) -> frozenset[Any]:
     """The code of a function, of all functions and kernels that it can reach by name, and the plain values that they use.
 
-    Two equal results mean that nothing was edited between them.
+    If two calls return equal results, nothing was edited in between.
     """
     found: set[Any] = set()
     pending, seen = [function], set()
@@ -38,7 +38,7 @@ def _used(function: Any, code: CodeType) -> Iterator[tuple[str, Any]]:
     scope = getattr(function, "__globals__", {})
     yield from ((name, scope[name]) for name in _names(code) if name in scope)
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
-        with contextlib.suppress(ValueError):  # a closure cell may have no value yet
+        with contextlib.suppress(ValueError):  # a closure cell can be empty
             yield name, cell.cell_contents
     yield from (("default", value) for value in function.__defaults__ or ())
 

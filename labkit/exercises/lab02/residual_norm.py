@@ -37,14 +37,14 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _small_sums(draws: Draws) -> Case:
-    """Three large numbers in half precision that nearly cancel each other: a sum of two of them is rounded by 1 or 2, and the sum
-    of all three is below 30.
+    """Three large numbers in half precision that nearly cancel each other: the sum of two of them is rounded by 1 or 2, and the
+    sum of all three is below 30.
 
-    Which two of them can be added exactly depends on the column.
+    It depends on the column which two of them can be added exactly.
     """
     tokens, size = 3, 90
     large = torch.tensor([1536.0, 2560.0, -4096.0])[:, None, None]
-    steps = torch.tensor([1.0, 2.0, 4.0])[:, None, None]  # the distance of neighbouring numbers in half precision
+    steps = torch.tensor([1.0, 2.0, 4.0])[:, None, None]  # the distance between neighbouring numbers in half precision
     parts = large + steps * torch.stack([draws.permutation(tokens * size).view(tokens, size).cpu() % 5 - 2 for _ in range(3)])
     order = torch.arange(size) % 3
     three = [guarded(parts.roll(shift, 0).half()[order, :, torch.arange(size)].T) for shift in range(3)]
@@ -58,7 +58,7 @@ def _large_mean(draws: Draws) -> Case:
     In float32 all sums in this case are exact in any order, with one exception: 0.25 squared is lost when it is added to 4096
     squared.
     """
-    # Parts of a row with an even number of elements have the same mean.
+    # Any part of a row with an even number of elements has the same mean as the row.
     signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 32)
     mlp = guarded(0.25 * signs)
     residual, attention = (guarded(torch.full_like(mlp, value)) for value in (1000.0, 3096.0))
@@ -85,7 +85,7 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
     core=True,
     cases=_cases,
     hints=(
-        "Each program handles one row, as in the example. The block may be longer than the row. What do the columns after the "
+        "Each program handles one row, as in the example. The block can be longer than the row. What do the columns past the "
         "end of the row hold, and in which sums must they not count?",
         "tl.sum reduces a block to one number: use it for the mean, then for the squares of the elements minus the mean. The "
         "weight and the bias have one row, which all tokens share.",

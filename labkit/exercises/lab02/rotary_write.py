@@ -18,7 +18,7 @@ def _stores(case: Case, query: Any) -> list[Part]:
 
 
 def _other_bytes(case: Case) -> int:
-    """Angles, positions and slots."""
+    """The bytes of the angles, the positions and the slots."""
     sin, tokens = case.args[2], len(case.args[1])
     return tokens * (2 * 8 + 2 * int(sin.shape[1]) * int(sin.element_size()))
 
@@ -30,8 +30,8 @@ def _cases(seed: int) -> list[Case]:
     cases = []
     for tokens, heads, head_dim, rotary_dim in rows:
         slots = 40
-        sin, cos = map(guarded, rotary_table(31, rotary_dim))  # apart, because both are parts of one tensor
-        # The positions differ from the row numbers, because the batch says which positions to use.
+        sin, cos = map(guarded, rotary_table(31, rotary_dim))  # copied apart, because both are parts of one tensor
+        # The positions differ from the row numbers, so that a kernel that ignores `positions` is wrong.
         positions = draws.permutation(30)[:tokens] + 1
         mapping = draws.permutation(slots - tokens)[:tokens] + tokens
         mapping[-1] = slots - 1  # the last slot

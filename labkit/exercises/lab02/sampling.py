@@ -53,7 +53,7 @@ SAMPLE_TOKEN = Exercise(
         "Sort the probabilities, largest first, and remember the token of each. Set the probabilities of tokens "
         "that are not kept to 0.",
         "top_k keeps the first of the sorted tokens. For top_p, the running sum (cumsum) before a token tells whether enough "
-        "is kept already. Then restore the order of token numbers (scatter), and find share in the running sum (searchsorted).",
+        "has been kept. Then restore the order of token numbers (scatter), and find share in the running sum (searchsorted).",
         "The sum before each token is before = ordered.cumsum(0) - ordered; compare it with top_p times the total that top_k "
         "kept.",
     ),

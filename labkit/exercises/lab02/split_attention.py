@@ -1,6 +1,6 @@
 """Exercise 2.6: decode attention over a long cache (Flash-Decoding).
 
-Several programs each handle a part of the cache. Their results are combined afterwards.
+Each of several programs handles one part of the cache. Their results are combined afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _contract() -> KernelContract:
         sequences, heads, head_dim = query.shape
         parts = -(-table.shape[1] // block)
         partial = sequences * heads * parts * (head_dim + 2)
-        # The kernels store these, and a kernel that combines the parts reads them.
+        # The kernels store these results of the parts, and the kernel that combines the parts reads them.
         return int(4 * (2 * partial + query.numel() + table.numel() + len(table)))
 
     def programs(case: Case) -> tuple[int, int]:
@@ -68,8 +68,8 @@ def _cases(seed: int) -> list[Case]:
         cache = draws.normal(slots, heads, head_dim, scale=1.5), draws.normal(slots, heads, head_dim)
         label = f"{counted(sequences, 'sequence')}, {counted(heads, 'head')} of {head_dim}, up to {counted(longest, 'token')} in blocks of {block}"
         cases.append(Case(label, (query, *cache, guarded(table), guarded(lengths.int()), block)))
-    # In the first of these cases, no weight is left if the maximum starts at 0 (or includes a masked 0). In the second case, no
-    # weight is left if the maximum is taken over several sequences or heads.
+    # In the first of these cases, all weights become 0 if the maximum starts at 0 (or includes a masked 0). In the second case,
+    # they become 0 if the maximum is taken over several sequences or heads.
     return [
         *cases,
         _large_scores(draws, "scores near -300", apart=False),
@@ -102,7 +102,7 @@ SPLIT_DECODE_ATTENTION = Exercise(
     statement=(
         "Each program handles one sequence, one head and one **part** of `BLOCK` positions; its loads and the launch are "
         "given. Compute the scores $x_i = q \\cdot k_i / \\sqrt{\\text{head\\_dim}}$ of the positions that are `seen`. Store "
-        "their maximum $m_p$ in `tops`, $s_p$ in `totals` and $o_p$ in `sums`. A part may be empty. Then combine the parts in "
+        "their maximum $m_p$ in `tops`, $s_p$ in `totals` and $o_p$ in `sums`. A part can be empty. Then combine the parts in "
         "torch.\n\n$$s_p = \\sum_i e^{x_i-m_p} \\quad o_p = \\sum_i e^{x_i-m_p}v_i \\quad o = \\frac{\\sum_p "
         "e^{m_p-m}o_p}{\\sum_p e^{m_p-m}s_p} \\quad m = \\max_p m_p$$"
     ),
@@ -111,7 +111,7 @@ SPLIT_DECODE_ATTENTION = Exercise(
     difficulty=4,
     cases=_cases,
     hints=(
-        "To get one score per position, multiply query and key elementwise, and sum over the dimension of the head. Which "
+        "To get one score per position, multiply query and key elementwise, and sum over the elements of the head. Which "
         "axis of a tile [BLOCK, DIM] is that?",
         "Inside a part, set scores that are not seen to -inf, then use tl.max, tl.exp and tl.sum as in exercise 2.5. The "
         "weights of an empty part must be 0, not exp(-inf - -inf). Combine over the last dimension.",

@@ -1,5 +1,5 @@
-"""A decode step runs operation by operation, or captured as one call. This file counts the launches of the step, and measures
-how much faster the captured step is on this machine.
+"""Makes and times decode steps that run operation by operation, or captured as one call. The timings show how much faster the
+captured step is on this machine.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LENGTH = 64
 
 
 def slots_of(sequences: int) -> int:
-    """The number of cache slots that the sequences need. The slot after these is for the padding of captured batches."""
+    """The number of cache slots that the sequences need. The next slot is for the padding of captured batches."""
     return sequences * (LENGTH + 1)
 
 
 def decode_step(model: GPTJ, sequences: int = 1, forward: Callable[..., Tensor] | None = None) -> Callable[[], Tensor]:
-    """A function that runs the same decode step at each call.
+    """Return a function that runs the same decode step at each call.
 
     The step calls `forward`. If `forward` is None, the model runs operation by operation.
     """
@@ -39,7 +39,7 @@ def decode_step(model: GPTJ, sequences: int = 1, forward: Callable[..., Tensor] 
 
 
 def captured_step(device: torch.device, sequences: int = 1, seconds: float = 2.0) -> dict[str, Any] | None:
-    """Timings of labkit's own decode step, "operation by operation" and "captured". The two forms take turns.
+    """Time labkit's own decode step, "operation by operation" and "captured". The two forms take turns.
 
     Returns None if this machine cannot capture the step.
     """

@@ -1,6 +1,6 @@
 """Puts the learner's functions into the running engine.
 
-Each function replaces an operation. The calls of the function are counted, and the tokens are compared.
+Each function replaces an operation. Calls of the function are counted, and the tokens are compared with the engine's own.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ NEW_TOKENS = 5
 GREEDY = SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
 DRAWN = SamplingParams(max_new_tokens=30, temperature=0.9, top_k=40, top_p=0.9, seed=7, ignore_eos=True)
 OPTIONS: EngineOptions = {"max_batch_size": 16, "num_slots": 512, "prefix_reuse": False}
-"""The cache is small, because Triton's interpreter copies all arguments of a kernel. Prefixes are not reused in a later run."""
+"""The cache is small because Triton's interpreter copies all arguments of a kernel. No run reuses prefixes of earlier runs."""
 
 
 class EngineSwaps:
-    """An engine of gptj-tiny in float32 that runs operation by operation, so that functions can replace operations."""
+    """An engine that runs gptj-tiny in float32, operation by operation, so that functions can replace operations."""
 
     def __init__(self, name: str = "gptj-tiny") -> None:
         self.device = kernel_device()
@@ -59,15 +59,15 @@ class EngineSwaps:
         self.engine = Engine(self.model, checkpoint.tokenizer(), **OPTIONS)
         self._quantized: Engine | None = None
         self._ran: dict[Any, str] = {}
-        """The messages about runs with equal tokens, by function and settings."""
+        """The messages about runs that gave equal tokens, by function and settings."""
 
     def same_tokens(self, says: str, functions: dict[str, Callable[..., Any]], **options: Any) -> bool:
         """Generate with these operations replaced. Return whether the tokens are the same as with the engine's own operations.
 
-        `options`: `engine` replaces this engine; `params` are the sampling parameters; `prompts` is the number of prompts. With
-        `every=n`, a function in the interpreter gets only every n-th call. `calls` replaces the counted number of calls in the
-        message. If nothing has changed since an earlier run with equal tokens, its message is shown again, because a run in the
-        interpreter takes long.
+        `options`: `engine` is used instead of this engine; `params` are the sampling parameters; `prompts` is the number of
+        prompts. With `every=n`, a function in the interpreter gets only every n-th call. `calls` replaces the counted number of
+        calls in the message. If nothing has changed since an earlier run with equal tokens, the message of that run is shown
+        again, because a run in the interpreter takes long.
         """
         engine = options.get("engine", self.engine)
         code = tuple((name, reachable_code(function)) for name, function in functions.items())
@@ -95,7 +95,7 @@ class EngineSwaps:
     ) -> tuple[bool, int]:
         """Generate with these operations replaced.
 
-        Returns whether the tokens are equal, and how often the functions were called.
+        Returns whether the tokens are the same as without the replacements, and how often the functions were called.
         """
         params = options.get("params", GREEDY)
         prompts = PROMPTS[: options.get("prompts", len(PROMPTS))]
@@ -111,12 +111,12 @@ class EngineSwaps:
         return found == expected, sum(function.ran for function in counted.values())
 
     def built_with(self, fuse_qkv: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Engine:
-        """An engine in which the learner's function has stacked the weights of query, key and value."""
+        """Make an engine whose weights of query, key and value were stacked by the learner's function."""
         layers = [replace(layer, qkv=Linear(fuse_qkv(*layer.qkv.weight.chunk(3)))) for layer in self.model.layers]  # type: ignore[union-attr]
         return Engine(self.model.with_layers(layers), self.engine.tokenizer, **OPTIONS)
 
     def quantized(self) -> Engine:
-        """The engine in which the weights of the blocks and of the head are `Int8Weight`. It is made once."""
+        """The engine whose blocks and head have `Int8Weight` weights. It is made at the first call and kept."""
         if self._quantized is None:
             self._quantized = self._quantize()
         return self._quantized
@@ -151,9 +151,9 @@ class Counted:
 
 
 def three_products(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
-    """`ops.linear`, but with three products for query, key and value.
+    """`ops.linear`, but with three matrix products for query, key and value.
 
-    The stacked weight of query, key and value is recognised by its shape; any other weight gets one product.
+    The stacked weight of query, key and value is recognised by its shape; any other weight gets one matrix product.
     """
     if isinstance(weight, Tensor) and weight.shape[0] == 3 * weight.shape[1]:
         return torch.cat([F.linear(x, part) for part in weight.chunk(3)], dim=1)
@@ -163,8 +163,8 @@ def three_products(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor
 def through_cache(write_then_read: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
     """`ops.decode_attention`, computed from keys and values that the learner's function writes and reads.
 
-    When the operation is called, the new tokens are already in the cache. The new keys and values are first removed from the
-    cache, so that the function must write them.
+    When the operation is called, the cache already holds the new tokens' keys and values. They are first removed from it, so
+    that the function must write them.
     """
 
     def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def through_cache(write_then_read: Callable[..., list[Tensor]]) -> Callable[...,
 
 
 def through_narrow_table(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`ops.decode_attention`, computed by the learner's kernel. The kernel gets only the columns of the slot table that are in
+    """`ops.decode_attention`, computed by the learner's kernel, which gets only those columns of the slot table that are in
     use.
     """
 
@@ -196,7 +196,7 @@ def through_narrow_table(attention: Callable[..., Tensor]) -> Callable[..., Tens
 
 
 def through_softmax(online_softmax: Callable[..., Tensor], block: int = 4) -> Callable[..., Tensor]:
-    """`ops.decode_attention`, computed by the learner's one-pass softmax, which gets a few keys at a time."""
+    """`ops.decode_attention`, computed by the learner's one-pass softmax. It gets the keys in small blocks."""
 
     def blocks(q: Tensor, key: Tensor, value: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for begin in range(0, len(key), block):
@@ -215,7 +215,7 @@ def through_softmax(online_softmax: Callable[..., Tensor], block: int = 4) -> Ca
 
 
 def through_int8(int8_product: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor]]:
-    """`ops.linear` and `ops.linear_gelu`, computed by the learner's product, for a model in int8."""
+    """`ops.linear` and `ops.linear_gelu` for an int8 model, computed by the learner's matrix product."""
 
     def linear(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
         product = int8_product(x, weight.values, weight.scales, rows=256, block=256)

@@ -1,5 +1,5 @@
-"""Exercises 3.3 and 3.4: a block of GPT-J is cut by heads and inner features, and one all-reduce puts its output together
-again.
+"""Exercises 3.3 and 3.4: a block of GPT-J is cut by heads and inner features, and one all-reduce adds up the outputs of the
+ranks.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ SHARD_LAYER = Exercise(
 
 # 3.4 ------------------------------------------------------------------------------------------------------------------
 def run_block(block: Any, kind: str, *given: Any) -> Any:
-    """Run one block on the ranks, or generate tokens with a model that contains this block."""
+    """Run one block on a rank, or generate tokens there with a model that contains this block."""
     if kind == "tokens":
         model, prompt, new_tokens = given
         return small_gptj.greedy(model, prompt, new_tokens, block=block)

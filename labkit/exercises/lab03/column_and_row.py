@@ -43,7 +43,7 @@ def _column_cases(seed: int) -> list[Case]:
 
 
 def counted_share(split: Any, x: Tensor, weight: Tensor, bias: Tensor) -> list[Any]:
-    """Returns this rank's value, its number of multiplications, and the largest number of values that a single call copied from
+    """Return this rank's value, its number of multiplications, and the largest number of values that a single call copied from
     torch to Python.
     """
     work = Work()

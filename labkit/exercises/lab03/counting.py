@@ -1,4 +1,4 @@
-"""Exercises 3.6 and 3.9: count what a step sends before it runs, and use such counts to choose a layout."""
+"""Exercises 3.6 and 3.9: predict how much a step sends, and use such predictions to choose a layout."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from labkit.plurals import counted
 
 # 3.6 ------------------------------------------------------------------------------------------------------------------
 def share(count: int, part: int, parts: int) -> int:
-    """How many of `count` things belong to part `part` when they are divided into `parts` parts.
+    """The number of items in part `part` when `count` items are divided into `parts` parts.
 
-    If `count` cannot be divided evenly, each of the first parts gets one thing more.
+    If `count` cannot be divided evenly, each of the first parts gets one item more.
     """
     return len(span(count, part, parts))
 
 
 def _numbers(case: Case, value: Any) -> Any:
-    """The answer with True and False replaced by 1 and 0, because `stage < stages - 1` is also a right number of sends."""
+    """Replace True and False in the answer by 1 and 0, because `stage < stages - 1` is also a right number of sends."""
     if not isinstance(value, dict):
         return value
     return {
@@ -86,7 +86,7 @@ CHOOSE_LAYOUT = Exercise(
     function="choose_layout",
     statement=(
         "Return the fastest `(shards, stages)` for one token; GPUs may stay idle. The stages read one after "
-        "the other; each rank reads its share of `weight_bytes` at `read` bytes/s. Add one all-reduce for each of the `layers` "
+        "another; each rank reads its share of `weight_bytes` at `read` bytes/s. Add one all-reduce for each of the `layers` "
         "(none with one shard) and `stages - 1` sends. Each moves `4 hidden` bytes. Use the links `between` nodes for "
         "all-reduces if `shards > gpus`, and for sends if `shards · stages > gpus`; otherwise the links `inside`. "
         "`shards` must divide `heads`; the weights of a rank must fit into `memory`."

@@ -1,4 +1,4 @@
-"""The measurements in the cells of lab 03, on real processes and, where possible, with the learner's functions."""
+"""The measurements of lab 03, on real processes and, where possible, with the learner's functions."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from labkit.parallel import Layout, load_parallel
 from labkit.parallel.parallel_forward import ParallelForward
 
 ROUNDS = 150
-"""Rounds of a measurement. Each round times every call once, so that other programs on the machine disturb all calls alike."""
+"""The rounds of a measurement. Each round times every call once, so that other programs disturb all calls equally."""
 CHUNKS = 6
-"""The rounds are divided into this many launches, so that the progress bar moves."""
+"""The number of launches that the rounds are divided into, so that the progress bar moves."""
 PASSES, LAYOUT_ROUNDS = 5, 20
 LAYOUT_TASK = Task("gptj-tiny", sequences=8, prompt_tokens=16, new_tokens=32)
 """The task of every layout in the last measurement of the lab."""
@@ -43,14 +43,14 @@ WIDTH, LAYERS_A_STAGE, TOKENS_IN_ALL = 1536, 3, 512
 
 
 def sum_times(ranks: int, sizes: Sequence[int]) -> dict[int, Timing]:
-    """For each size of the tensor in bytes: how long `dist.all_reduce` takes on `ranks` processes of this host."""
+    """Measure, for each size of the tensor in bytes, how long `dist.all_reduce` takes on `ranks` processes of this host."""
     return _in_turn(list(sizes), ranks, time_sums, list(sizes))
 
 
 def _in_turn(names: list[Any], ranks: int, program: Callable[..., Any], *given: Any) -> dict[Any, Timing]:
-    """For each name, the seconds that rank 0 measured.
+    """Return, for each name, the seconds that rank 0 measured.
 
-    `program` times all names in each round; the number of rounds is its last argument.
+    In each round, `program` makes and times one call for each name. The number of rounds is its last argument.
     """
     bar = progress_bar("rounds")
     rows: list[list[float]] = []
@@ -68,14 +68,14 @@ def _in_turn(names: list[Any], ranks: int, program: Callable[..., Any], *given: 
 def _disturbed(by_rank: Sequence[str]) -> str:
     """A message about how other programs disturbed a launch; "" if they did not disturb it.
 
-    With more ranks than cores, the ranks themselves disturb one another. In that case "" is returned, and only the spread of
-    the runs shows a disturbance.
+    With more ranks than cores, the ranks themselves disturb one another. Then this returns "", and only the spread of the runs
+    shows a disturbance.
     """
     return "" if len(by_rank) > usable_cores() else next(filter(None, by_rank), "")
 
 
 def time_sums(sizes: list[int], rounds: int) -> list[Any]:
-    """What one rank does for `sum_times`; returns what `_rounds` returns."""
+    """One rank's part of `sum_times`. Returns what `_rounds` returns."""
     tensors = [torch.zeros(max(1, size // 4)) for size in sizes]
     return _rounds([partial(dist.all_reduce, tensor) for tensor in tensors], rounds)
 
@@ -83,7 +83,7 @@ def time_sums(sizes: list[int], rounds: int) -> list[Any]:
 def _rounds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[Any]:
     """Time each call in each round. All ranks start each call together.
 
-    Three additional rounds come first as a warm-up, and are not counted. Returns the seconds of each call, one row per round,
+    Three additional rounds come first as a warm-up, and are not counted. Returns the seconds of the calls, one row per round,
     and a message about what disturbed the calls.
     """
     rows = []
@@ -100,12 +100,13 @@ def _rounds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[Any]:
 
 
 def whole_part(name: str) -> dict[str, float]:
-    """How many bytes of a checkpoint every rank reads in full, with 2 ranks and with 4 ranks.
+    """The number of bytes in the part of a checkpoint that every rank reads whole, measured with 2 and with 4 ranks.
 
-    Together, the ranks read more bytes than the checkpoint has. The result is computed from these additional bytes.
+    Because every rank reads this part, the ranks together read more bytes than one process does. The result is computed from
+    these additional bytes.
     """
     if not os.path.exists("/proc/self/io"):
-        print("Not measured here: only Linux tells how much a process reads. Zeros are shown.")
+        print("Not measured here: only Linux reports how much a process reads. Zeros are shown.")
         return {"2 ranks": 0.0, "4 ranks": 0.0}
     bar = progress_bar("ways to share the file")
     read = []
@@ -117,15 +118,15 @@ def whole_part(name: str) -> dict[str, float]:
 
 
 def bytes_read(name: str, shards: int) -> list[int]:
-    """For each of `shards` processes, the bytes that it reads from a checkpoint, as Linux counts them."""
+    """The bytes that each of `shards` processes reads from a checkpoint, as Linux counts them."""
     return [int(count) for count in launch(read_part, shards, name).values]
 
 
 def read_part(name: str) -> int:
-    """One rank's part of `bytes_read`."""
+    """One rank's part of `bytes_read`: the number of bytes that it reads."""
     checkpoint = open_checkpoint(name)
     counts = []
-    for _ in range(2):  # At the first read, the process also reads its own code.
+    for _ in range(2):  # During the first read, the process also reads its own code.
         before = _read_so_far()
         read_model(checkpoint, "fp32", torch.device("cpu"), Part(dist.get_rank(), dist.get_world_size()))
         counts.append(_read_so_far() - before)
@@ -140,9 +141,9 @@ def _read_so_far() -> int:
 def one_token(
     block: Callable[..., Tensor], other: Callable[..., Tensor], *, layers: int = 28
 ) -> tuple[list[int], list[Timing]]:
-    """Send one token through `layers` blocks on 2 ranks, with one all-reduce or with two all-reduces in each block.
+    """Send one token through `layers` blocks on 2 ranks, with one all-reduce (`block`) or with two (`other`) in each block.
 
-    Returns how many all-reduces there were, and the times.
+    Returns how many all-reduces each variant made, and the times of both.
     """
     layer = small_gptj.make_layer(torch.Generator().manual_seed(0), 256, 1024)
     shards = Each([small_gptj.cut(layer, rank, 2) for rank in range(2)])
@@ -164,7 +165,7 @@ def run_blocks(block: Callable[..., Tensor], shard: small_gptj.Layer, layers: in
 def time_blocks(
     block: Callable[..., Tensor], other: Callable[..., Tensor], shard: small_gptj.Layer, layers: int, rounds: int
 ) -> list[Any]:
-    """What one rank does for `one_token`; returns what `_rounds` returns."""
+    """One rank's part of `one_token`. Returns what `_rounds` returns."""
     return _rounds([partial(run_blocks, way, shard, layers) for way in (block, other)], rounds)
 
 
@@ -180,7 +181,7 @@ def two_sums(normed: Tensor, shard: small_gptj.Layer, head_dim: int) -> Tensor:
 
 
 def engine_steps(layouts: dict[str, Layout]) -> dict[str, dict[str, list[int]]]:
-    """For each layout, the calls and bytes of rank 0 (which is in the first stage) in one decode step of the engine."""
+    """Count, for each layout, the calls and bytes of rank 0 (in the first stage) during one decode step of the engine."""
     bar = progress_bar("layouts")
     found = {}
     for done, (name, layout) in enumerate(layouts.items()):
@@ -191,7 +192,7 @@ def engine_steps(layouts: dict[str, Layout]) -> dict[str, dict[str, list[int]]]:
 
 
 def engine_step(layout: Layout, sequences: int = 4) -> list[Entry]:
-    """The ledger of one decode step of labkit's engine, with gptj-tiny, `sequences` sequences and this layout."""
+    """Run one decode step of labkit's engine with gptj-tiny, `sequences` sequences and this layout. Returns its ledger."""
     with load_parallel("gptj-tiny", layout, dtype="fp32") as engine:
         forward = engine.forward
         assert isinstance(forward, ParallelForward)
@@ -220,7 +221,7 @@ def run_pipelines(
     micro-batches.
 
     Returns two dictionaries whose keys are the numbers of micro-batches: the quickest pass, and the times of all passes. The
-    counts take turns, so that other programs disturb all counts alike.
+    numbers of micro-batches take turns, so that other programs disturb all of them equally.
     """
     bar = progress_bar("rounds")
     found: dict[int, list[Launched]] = {pieces: [] for pieces in counts}
@@ -238,10 +239,10 @@ def run_pipelines(
 
 
 def run_stage(stage: Callable[..., Any], counts: list[int]) -> str:
-    """What one rank does for `run_pipelines`: one pass as a warm-up, then one pass for each count. Returns a message about what
+    """One rank's part of `run_pipelines`: one pass as a warm-up, then one pass for each count. Returns a message about what
     disturbed the passes.
 
-    A barrier before each pass marks in the ledger where the pass begins.
+    A barrier before each pass marks the beginning of the pass in the ledger.
     """
     generator = torch.Generator().manual_seed(dist.get_rank())
     layers = [torch.randn(WIDTH, WIDTH, generator=generator) * WIDTH**-0.5 for _ in range(LAYERS_A_STAGE)]
@@ -267,28 +268,28 @@ def _passes(launched: Launched) -> list[Launched]:
 
 
 def bars_of(launched: Launched) -> dict[str, list[tuple[int, float, float]]]:
-    """For each stage, a row of the timeline. The row shows when the stage worked during a pass."""
+    """For each stage, the row of the timeline that shows when the stage was working during a pass."""
     ranks = range(len(launched.values))
     work = [entry for entry in launched.ledger if entry.what == COMPUTE]
     return {f"stage {rank}": [(e.piece, e.began, e.seconds) for e in work if e.rank == rank] for rank in ranks}
 
 
 def idle_share(launched: Launched) -> float:
-    """The fraction of a pass, from 0 to 1, in which a rank does not work, on average over the ranks."""
+    """The fraction of a pass (0 to 1) during which a rank does no work, as a mean over the ranks."""
     work = sum(seconds for row in bars_of(launched).values() for _, _, seconds in row)
     return 1 - work / (len(launched.values) * batch_seconds(launched))
 
 
 def batch_seconds(launched: Launched) -> float:
-    """Seconds from the beginning of the first work in a pass to the end of the last work."""
+    """The seconds from the beginning of the first work in a pass to the end of the last work."""
     bars = [bar for row in bars_of(launched).values() for bar in row]
     return max(began + seconds for _, began, seconds in bars) - min(began for _, began, _ in bars)
 
 
 def hand_over_seconds(launched: Launched) -> float:
-    """The median time, in seconds, from when stage 1 could begin with a micro-batch to when it begins.
+    """The median delay, in seconds, between the time at which stage 1 could start a micro-batch and the time at which it does.
 
-    Stage 1 can begin when it is free and stage 0 is done with the micro-batch.
+    Stage 1 can start when it is free and stage 0 is done with the micro-batch.
     """
     first, second = bars_of(launched).values()
     free = [began + seconds for _, began, seconds in second]
@@ -300,12 +301,12 @@ def hand_over_seconds(launched: Launched) -> float:
 
 
 def stage_seconds(launched: Launched) -> list[float]:
-    """For each stage, the median seconds that it takes for a micro-batch."""
+    """The median seconds that each stage takes for a micro-batch."""
     return [median(seconds for _, _, seconds in row) for row in bars_of(launched).values()]
 
 
 def _from_the_start(engine: Engine, prompts: list[list[int]], params: labkit.SamplingParams) -> None:
-    """Generate, with a prefill each time: the engine would reuse the keys and values of prompts that it knows."""
+    """Generate tokens, with a whole prefill each time: first make the engine forget the prompts that it knows."""
     engine.forget_prefixes()
     engine.generate(prompts, params)
 

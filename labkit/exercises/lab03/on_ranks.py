@@ -14,10 +14,10 @@ from labkit.launch import Launched, RankRaisedError, launch, start
 from labkit.launch.ledger import COMPUTE, Entry
 
 PATIENCE = 3.0
-"""How many seconds a collective waits for the other ranks."""
+"""The number of seconds that a collective waits for the other ranks."""
 
 CHECK_SECONDS = 60.0
-"""The time limit of one case in seconds. It is long enough even on a busy machine."""
+"""The time limit for one case in seconds. It is long enough even on a busy machine."""
 
 BY_RANK = {f"[{rank}]": f"rank {rank}" for rank in range(4)}
 """In an answer with one value for each rank, messages call index `[0]` "rank 0", and so on."""
@@ -34,7 +34,7 @@ class RanksCase(Case):
 
 
 def start_ranks(case: Case) -> None:
-    """Start those processes of a case that are not running yet."""
+    """Start the processes that a case needs, unless they are already running."""
     assert isinstance(case, RanksCase)
     start(case.ranks)
 
@@ -45,9 +45,9 @@ def on_ranks(function: Callable[..., Any], case: Case) -> Launched:
 
 
 def inside(program: Callable[..., Any]) -> Callable[[Callable[..., Any], Case], Launched]:
-    """A function for the field `run` of an exercise.
+    """Make a function for the field `run` of an exercise.
 
-    It calls `program` on all ranks, and passes the learner's function as the first argument.
+    It calls `program` on all ranks, with the learner's function as the first argument.
     """
 
     def run(function: Callable[..., Any], case: Case) -> Launched:
@@ -78,7 +78,7 @@ def _like(error: RankRaisedError) -> Exception:
 
 @dataclass(frozen=True)
 class LedgerContract:
-    """A contract on what the ranks send to each other. `rule` returns what is wrong, as the end of a sentence, or ""."""
+    """A contract on what the ranks send to each other. `rule` says what is wrong, as the end of a sentence; "" if nothing."""
 
     rule: Callable[[RanksCase, Launched], str]
 
@@ -109,7 +109,7 @@ def calls_of(launched: Launched, rank: int) -> Counter[Call]:
 
 
 def exactly(wanted: Callable[[RanksCase, int], Counter[Call]], why: str) -> LedgerContract:
-    """A contract: each rank must call exactly the collectives in `wanted`; `why` explains this to the learner."""
+    """Make a contract: each rank must call exactly the collectives in `wanted`; `why` explains this to the learner."""
 
     def rule(case: RanksCase, launched: Launched) -> str:
         for rank in range(case.ranks):

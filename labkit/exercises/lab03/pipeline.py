@@ -29,7 +29,7 @@ from labkit.plurals import counted
 def run_layers(x: Tensor, layers: list[Tensor], piece: int = 0) -> Tensor:
     """The computation of a stage: `x + tanh(x @ weight.T)` for each weight.
 
-    The ledger records this as work on micro-batch `piece`.
+    The ledger records the call as work on micro-batch `piece`.
     """
     with compute(piece):
         for weight in layers:
@@ -70,7 +70,7 @@ def _handed_on(case: RanksCase, launched: Launched) -> str:
         if not worked:
             return (
                 f"rank {rank} of {case.ranks} never calls run_layers: compute with run_layers(x, layers, number), because "
-                "run_layers also notes the work for the timeline"
+                "run_layers also records the work for the timeline"
             )
         if worked != list(range(len(shapes))):
             return f"rank {rank} calls run_layers with the numbers {worked}: pass the number of the micro-batch, from 0"
@@ -89,7 +89,7 @@ def _handed_on(case: RanksCase, launched: Launched) -> str:
 
 
 def _late_sends(launched: Launched) -> str:
-    """The message if the first stage computes several micro-batches before it sends the first; otherwise ""."""
+    """A message if the first stage computes several micro-batches before it sends the first one; otherwise ""."""
     own = sorted((entry for entry in launched.ledger if entry.rank == 0), key=lambda entry: entry.began)
     before = [entry.what for entry in own[: next((i for i, e in enumerate(own) if e.what == "send"), 0)]]
     if before.count(COMPUTE) > 2:
@@ -167,8 +167,8 @@ PIPELINE_SCHEDULE = Exercise(
     hints=(
         "A stage can begin with a micro-batch when two things are done: the previous stage with this micro-batch, and this "
         "stage with the previous micro-batch.",
-        "A begin is the later of these two ends; take 0 where there is no previous stage or micro-batch. A stage is idle when "
-        "it does not work, until the last end.",
+        "A begin is the later of these two ends; take 0 where there is no previous stage or micro-batch. Until the last end of "
+        "all, a stage is idle whenever it does not work.",
         "begins[s][i] = max(begins[s-1][i] + seconds[s-1], begins[s][i-1] + seconds[s])",
     ),
 )

@@ -1,4 +1,4 @@
-"""A GPT-J that is so small that it can be sent to all ranks: plain tensors, plain torch, no cache."""
+"""A GPT-J small enough to be sent to all ranks: plain tensors, plain torch, no cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BY_COLUMNS = ("out", "fc_out")
 
 
 def make_layer(generator: torch.Generator, hidden: int, inner: int) -> Layer:
-    """Random weights of one block; each weight matrix is `[out, in]`."""
+    """Make random weights for one block; each weight matrix is `[out, in]`."""
 
     def weight(rows: int, columns: int) -> Tensor:
         drawn: Tensor = torch.randn(rows, columns, generator=generator)
@@ -31,7 +31,7 @@ def make_layer(generator: torch.Generator, hidden: int, inner: int) -> Layer:
 
 
 def make_model(seed: int, *, layers: int, heads: int, head_dim: int, inner: int, vocab: int) -> dict[str, Any]:
-    """Random weights of a model with `layers` blocks."""
+    """Make random weights for a model with `layers` blocks."""
     generator = torch.Generator().manual_seed(seed)
     hidden = heads * head_dim
     return {
@@ -66,7 +66,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def whole_block(normed: Tensor, layer: Layer, head_dim: int) -> Tensor:
-    """The sum of attention and MLP of a block, computed in one process. The block adds this sum to the residual."""
+    """The sum of a block's attention and MLP, computed in one process. The caller adds this sum to the residual."""
     attended = attend(normed @ layer["query"].T, normed @ layer["key"].T, normed @ layer["value"].T, head_dim)
     inner = gelu(F.linear(normed, layer["fc_in"], layer["fc_in_bias"]))
     return attended @ layer["out"].T + F.linear(inner, layer["fc_out"], layer["fc_out_bias"])
@@ -85,7 +85,7 @@ def cut(layer: Layer, rank: int, ranks: int) -> Layer:
 
 
 def stretch(count: int, rank: int, ranks: int) -> slice:
-    """Which of `count` indices belong to one rank. The indices of a rank are next to each other.
+    """The slice of `count` indices that belongs to one rank.
 
     If `count` cannot be divided evenly, each of the first ranks gets one index more.
     """

@@ -79,7 +79,7 @@ SHARDED_ARGMAX = Exercise(
     function="sharded_argmax",
     statement=(
         "Each rank holds a part of the head: `head [share, hidden]`, `bias [share]`, and `first`, the token number of its row "
-        "0. Shares may differ by one. For each row of `hidden [rows, hidden]`, return on every rank the token with the largest "
+        "0. Shares can differ by one. For each row of `hidden [rows, hidden]`, return on every rank the token with the largest "
         "logit of **all** ranks: `[rows]`, int64. If several logits are equal, return the smallest token. A rank may send 16 "
         "bytes for each row (all logits of GPT-J would take 100 kB for a row). Use `dist.all_gather(list_of_tensors, "
         "tensor)`, or `dist.all_reduce(tensor, op)` with `dist.ReduceOp.MAX` and `MIN`."

@@ -1,4 +1,4 @@
-"""Counts the multiplications of a rank. The count shows when a right answer was computed with unnecessary work."""
+"""Counts the multiplications of a rank. The count shows whether a right answer was computed with unnecessary work."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _PRODUCTS: dict[str, Callable[..., int]] = {
     "dot": lambda a, b: a.numel(),
     "vdot": lambda a, b: a.numel(),
 }
-"""For each product that torch runs at the lowest level, a function that computes its number of multiplications from its
-arguments.
+"""For each matrix or vector product that torch runs at the lowest level, a function that computes its number of multiplications
+from its arguments.
 """
 
 _ELEMENTWISE = ("mul", "div", "addcmul", "addcdiv", "addr")

@@ -1,4 +1,4 @@
-"""Lab 04, Triton deployment: stages, an ensemble, batching, streaming and failures in NVIDIA's real server."""
+"""Lab 04, Triton deployment: stages, an ensemble, batching, streaming and failures, on NVIDIA's real server."""
 
 from labkit.exercises.lab04.choosing import CHOOSE_BATCHING
 from labkit.exercises.lab04.config import STAGE_CONFIG

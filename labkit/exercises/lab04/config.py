@@ -1,4 +1,4 @@
-"""Exercise 4.1: the `config.pbtxt` of a stage. First labkit's checker reads the text, then the server reads it."""
+"""Exercise 4.1: the `config.pbtxt` of a stage. labkit's checker reads the learner's text first, then the server."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Tensor = tuple[str, str, list[Any]]
 
 @dataclass(frozen=True)
 class ConfigCase(Case):
-    """A case. If `loads` is set, the server must also load a model with this text; this takes more than a second."""
+    """An input of the exercise. With `loads`, the server must also load a model with the text, which takes over a second."""
 
     loads: bool = False
 
 
 def run_config(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The fault in the text. If the text has no fault, the fields of the text.
+    """Call the learner's function. Returns the fault in the text that it returns or, if there is none, the text's fields.
 
-    If `case.loads` is set, the server also loads the model.
+    If `case.loads` is set, the server also loads a model with the text.
     """
     assert isinstance(case, ConfigCase)
     text = function(*case.args)
@@ -52,7 +52,7 @@ def _parsed(text: str) -> Any:
 def _load(name: str, text: str) -> None:
     """Load the model and send it a request.
 
-    If the server refuses, raises an error with the server's message. If no answer comes, raises `NotAvailable`.
+    If the server refuses to load it, raises an error with the server's message. If no answer arrives, raises `NotAvailable`.
     """
     server = lab_server()
     server.load(name, text, model_code("labkit.exercises.stubs.zeros"))
@@ -126,7 +126,7 @@ STAGE_CONFIG = Exercise(
     hints=(
         "First write down the text for the example above. Then replace each part that differs between cases by {...} in an "
         "f-string.",
-        'A tensor looks like this: input { name: "QUERY" data_type: TYPE_STRING dims: [ 1 ] }. Such blocks may be repeated. '
+        'A tensor looks like this: input { name: "QUERY" data_type: TYPE_STRING dims: [ 1 ] }. Such blocks can be repeated. '
         "In an f-string, write {{ for a brace.",
         "dims are shape[1:]. The other fields are name, "
         'backend: "python", max_batch_size: ..., instance_group { count: ... kind: KIND_CPU }.',

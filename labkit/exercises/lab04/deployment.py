@@ -1,4 +1,4 @@
-"""The learner's own deployment: labkit's engine with the stages and the ensemble that the learner wrote."""
+"""The learner's own deployment: labkit's engine, with the stages and the ensemble that the learner wrote."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from labkit.serving.repository.writer import ServeSettings
 
 ENGINE_SECONDS = 60.0
 PRECISION = "fp32"
-"""The precision of the engine, on a GPU too: the other rungs of the speed ladder have the same."""
+"""The precision of the engine, even on a GPU, because the other rungs of the speed ladder use the same precision."""
 _RUNNING: list[Deployment] = []
 
 
 class Deployment:
-    """A server with the learner's models. A new deployment ends the previous one."""
+    """A server with the learner's models. A new deployment stops the previous one."""
 
     def __init__(self) -> None:
         for old in _RUNNING:
@@ -52,7 +52,7 @@ class Deployment:
             self.server.load(name, config_text(models[name]), model_code(f"labkit.serving.python_backend.{name}"))
 
     def load_stage(self, name: str, functions: Mapping[str, Callable[..., Any] | None]) -> None:
-        """Load a stage that calls the learner's functions. For a function that is None, it calls labkit's own."""
+        """Load a stage that calls the learner's functions. Where a function is None, the stage calls labkit's own function."""
         digests = {known: self.server.put(name, function, known) for known, function in functions.items() if function}
         self.server.load_stub(replace(stage(name), parameters=digests), name, tokenizer=True)
 
@@ -67,14 +67,14 @@ class Deployment:
         delay: float | None = None,
     ) -> None:
         """Load a model that calls the learner's function with each batch. Without a `delay`, the server passes each request
-        alone.
+        on by itself.
         """
         parameters = {"answer_together": self.server.put(name, answer_together, "answer_together"), **work}
         config = batched_config(name, parameters, largest=largest, instances=copies, delay=delay)
         self.server.load_stub(config, "batched")
 
     def ask(self, prompts: Sequence[str], new_tokens: int, *, bad: str = "", stop: str = "") -> list[str]:
-        """Send the prompts to the ensemble and return its texts; each text begins with its prompt."""
+        """Send the prompts to the ensemble and return the texts that it answers with; each text begins with its prompt."""
         count = len(prompts)
         inputs = request_inputs(list(prompts), [new_tokens] * count, [bad] * count, [stop] * count)
         answer = self.server.ask("ensemble", inputs, seconds=ENGINE_SECONDS)
@@ -93,7 +93,7 @@ def deploy(
 ) -> Deployment:
     """Start a server with labkit's engine, and with the stages and the ensemble that the learner wrote.
 
-    For a function that is None, labkit's own runs in its stage.
+    Where a function is None, the stage runs labkit's own function.
     """
     bar = progress_bar("models loaded")
     bar(0, 5)

@@ -1,4 +1,4 @@
-"""Exercise 4.5: the wires of an ensemble. The real server loads and runs the ensemble."""
+"""Exercise 4.5: the wires of an ensemble, which the real server then loads and runs."""
 
 from __future__ import annotations
 
@@ -29,15 +29,13 @@ Maps = dict[str, tuple[dict[str, str], dict[str, str]]]
 Arrays = dict[str, NDArray[Any]]
 
 STAGES = {"preprocessing": "preprocessing", "fastertransformer": "toy_engine", "postprocessing": "postprocessing"}
-"""The models of the ensemble, in order.
-
-The value for a model is the module in `labkit.exercises.stubs` that replaces the model during the check.
+"""The models of the ensemble, in order. Each value is the module in `labkit.exercises.stubs` that replaces the model during
+the check.
 """
 
 COUNT_SECONDS = 2.0
-"""How many seconds to wait for the server's counters. The wait is needed because the server counts an execution shortly after
-it
-has sent the answer.
+"""How many seconds to wait for the server's counters. The wait is needed because the server counts an execution only shortly
+after it has sent the answer.
 """
 
 
@@ -52,7 +50,7 @@ class EnsembleCase(Case):
 
 
 def ensemble_of(maps: Any, name: str = "ensemble") -> ModelConfig:
-    """The ensemble with these maps. Raises `TypeError` if the maps are not dictionaries of the right form."""
+    """Make the ensemble with these maps. Raises `TypeError` if the maps are not dictionaries of the right form."""
     form = "return a dictionary {model: (input_map, output_map)}, where each map is a dictionary {tensor: wire}"
     if not isinstance(maps, dict):
         raise TypeError(f"your function returns {maps!r:.60}; {form}")
@@ -70,7 +68,7 @@ def ensemble_of(maps: Any, name: str = "ensemble") -> ModelConfig:
 
 
 def stage_configs() -> dict[str, ModelConfig]:
-    """The three stages. The engine gets only the inputs that this ensemble has, without parameters for sampling."""
+    """The configurations of the three stages. The engine has only the inputs that this ensemble uses: none for sampling."""
     engine = stage("fastertransformer")
     wanted = ("input_ids", "input_lengths", "request_output_len", "bad_words_list", "stop_words_list")
     inputs = tuple(replace(spec, scalar=False) for spec in engine.inputs if spec.name in wanted)
@@ -81,15 +79,15 @@ def stage_configs() -> dict[str, ModelConfig]:
 def request_inputs(
     prompts: list[str], counts: list[int], bad: list[str], stop: list[str]
 ) -> dict[str, tuple[str, NDArray[Any]]]:
-    """The inputs of the ensemble."""
+    """Make the input tensors of a request to the ensemble."""
     lengths = "UINT32", np.array([[count] for count in counts], np.uint32)
     words = {"INPUT_2": texts([[one] for one in bad]), "INPUT_3": texts([[one] for one in stop])}
     return {"INPUT_0": texts([[prompt] for prompt in prompts]), "INPUT_1": lengths, **words}
 
 
 def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The fault in the wires. If the wires have no fault, the texts that the ensemble returns. labkit's own maps run without a
-    server.
+    """Run the ensemble with the maps that the learner's function returns. Returns the fault in the wires or, if there is none,
+    the texts that the ensemble answers with. labkit's own maps run without a server.
     """
     assert isinstance(case, EnsembleCase)
     maps = function()
@@ -115,7 +113,7 @@ def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def _turned(maps: Maps) -> str:
-    """The message about a map whose keys are wires and whose values are tensors; "" if there is no such map."""
+    """A message about a map that is the wrong way round, with wires as keys and tensors as values; "" if there is none."""
     for name, stage_config in stage_configs().items():
         for what, given, specs in zip(
             ("input_map", "output_map"), maps[name], (stage_config.inputs, stage_config.outputs), strict=True
@@ -143,7 +141,7 @@ def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]])
 
 
 def _load_stage(server: LabServer, name: str) -> None:
-    """Load the model that replaces a stage. In a copy without labkit's own functions, it is the model that labkit serves."""
+    """Load the model that replaces a stage. Without the reference functions (see `own_functions`), load the stage itself."""
     config, has_tokenizer = stage_configs()[name], name != "fastertransformer"
     if has_tokenizer and not has_own_stages():
         code = model_code(f"labkit.serving.python_backend.{name}")
@@ -153,13 +151,13 @@ def _load_stage(server: LabServer, name: str) -> None:
 
 
 def _runs(server: Any) -> dict[str, int]:
-    """How many times each stage has run."""
+    """The number of times that each stage has run."""
     statistics = {name: server.client.get_inference_statistics(name).model_stats for name in STAGES}
     return {name: sum(int(one.execution_count) for one in stats) for name, stats in statistics.items()}
 
 
 def _on_paper(maps: Maps, wires: Arrays) -> Arrays:
-    """Run the ensemble in this process, as the server does: each step runs as soon as all its inputs exist."""
+    """Run the ensemble in this process, stage by stage, without a server."""
     tokenizer = open_checkpoint(MODEL).tokenizer()
 
     def preprocessing(given: Arrays) -> Arrays:

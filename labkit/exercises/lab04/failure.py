@@ -1,6 +1,6 @@
-"""Exercise 4.10: the server says that a model is ready although its process is dead.
+"""Exercise 4.10: the server says that a model is ready although the model's process is dead.
 
-The learner's function sends a request to notice this, and repairs the model.
+The learner's function sends a request to find this out, and repairs the model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BUSY_SECONDS = 0.5
 """The number of seconds within which a healthy model answers."""
 
 REAL_SEED = 11
-"""The first seed of a check. Only with this seed, a process in the real server is killed, because one time is enough."""
+"""The first seed of a check. A process in the real server is killed only for this seed, because once is enough."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class FailureCase(Case):
 
 
 class Hanging(Exception):
-    """Raised for a request to a model that never answers, if the request has no time limit or its time limit is too long."""
+    """Raised when a request to a model that never answers has no time limit, or a time limit that is too long."""
 
 
 class PaperClient:
-    """Behaves like tritonclient with a server that has one model in the given state."""
+    """Behaves like a `tritonclient` whose server has one model, which is in the given state."""
 
     def __init__(self, state: str) -> None:
         self.state, self.is_loaded = state, True
@@ -117,7 +117,9 @@ class Recorder:
 
 
 def run_failure(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """What the function returns, which models it loads and unloads, and whether the model answers afterwards."""
+    """Call the learner's function. Returns its value, its calls of load_model and unload_model, and whether the model then
+    answers.
+    """
     assert isinstance(case, FailureCase)
     if case.real and not is_own(function):
         return _in_server(function)
@@ -132,7 +134,7 @@ def _in_server(function: Callable[..., Any]) -> dict[str, Any]:
     server = lab_server()
     model = f"{MODEL}_{next(_NUMBERS)}"  # The server remembers a killed model, so each model gets a new name.
     server.load_stub(batched_config(model, {"work": "echo"}, largest=8), "batched")
-    # Python writes a cache file beside model.py. The server mistakes this for a change of the model, but only one time.
+    # Python writes a cache file beside model.py. The server mistakes this for a change of the model, but only once.
     server.server.probes.load(model)
     kill_process(server, model)
     client = grpc_client(server.server.grpc)
@@ -186,7 +188,7 @@ KEEP_ALIVE = Exercise(
     statement=(
         "The server says that a model is ready even after its process was killed. To find out, send a request: "
         "`client.infer(model, inputs, client_timeout=...)`, with at most 2 seconds. The call raises "
-        "`InferenceServerException`; `str(error.status())` tells the kind of error. A model that refuses a request "
+        "`InferenceServerException`; `str(error.status())` gives the kind of error. A model that refuses a request "
         "(`StatusCode.INVALID_ARGUMENT`) is alive. After any other error, including a time-out, repair the model: call "
         "`client.unload_model(model)`, then `client.load_model(model)`; loading alone does nothing. Return whether you "
         "repaired the model. In one case, the check kills a process in the real server."

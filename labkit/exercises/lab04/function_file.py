@@ -1,6 +1,6 @@
 """Writes a learner's function as the source of a module.
 
-A model imports this module in its own process, which has no notebook and no torch.
+A served model imports this module in its own process, which has no notebook and no torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from labkit.plain_values import decode
 
 
 def as_module(function: Callable[..., Any], name: str) -> str:
-    """The source of a module that defines the function as `name`, with the imports, plain values and functions that it uses.
+    """Write a module that defines the function as `name`, with all imports, plain values and functions that it uses.
 
     Raises `InvalidRequest` if the function has no source, or uses an object that cannot be written as source.
     """
@@ -38,7 +38,7 @@ def as_module(function: Callable[..., Any], name: str) -> str:
 
 
 def _read_outside(source: str) -> set[str]:
-    """The names that a definition reads: global names and names of attributes."""
+    """The names that a definition reads: the names of globals and of attributes."""
     names: set[str] = set()
     codes: list[CodeType] = [compile(source, "<function>", "exec")]
     while codes:
@@ -64,7 +64,7 @@ def _plain(name: str, coded: Any) -> str:
 def _write(number: int, packed: dict[str, Any], lines: list[str], written: set[int]) -> None:
     """Append the source of a function to `lines`, after the functions that it uses.
 
-    If the module uses other names for the function too, also bind these names.
+    If the module also uses other names for the function, bind these names, too.
     """
     if number in written:
         return

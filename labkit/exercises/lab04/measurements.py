@@ -1,4 +1,4 @@
-"""The measurements in the cells of lab 04: the learner's own models under load, in the real server."""
+"""The measurements of lab 04: the learner's own models under load, in the real server."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from labkit.serving.server.probes import as_input
 
 Together = Callable[..., Any]
 CLOSED_SECONDS, TURNS = 0.5, 3
-"""For a comparison of two kinds of serving that take turns: the seconds of one turn, and the number of turns of each kind."""
+"""When two kinds of serving are compared, they take turns: the seconds of one turn, and the number of turns of each kind."""
 COUNTED_SECONDS, OPEN_SECONDS, TRADE_SECONDS = 1.0, 2.0, 1.2
 LATE_SHARE = 0.1
-"""A load counts as disturbed if more than this fraction of its requests is sent late."""
+"""A load counts as disturbed if more than this fraction of its requests are sent late."""
 SHORT, LONG = 8, 96
-"""In a mixed load, the number of new tokens of a short request and of a long request."""
+"""The number of new tokens of a short request and of a long request in a mixed load."""
 LARGEST = 16
 
 
 @dataclass
 class Answered:
-    """One request. `sent` is the time in seconds when it was sent. Its first piece came at `first`, and its last piece at
-    `ended`.
+    """One request and the times of its answer, in seconds. The request was sent at `sent`; the first piece of the answer
+    arrived at `first`, and the last piece at `ended`.
 
     `batch` is the number of the batch into which the server put the request (0 for no batch). `turn` is the number of its turn
     in the measurement. `disturbed` says how other programs disturbed this turn; "" if they did not.
@@ -56,7 +56,7 @@ class Answered:
 
     @property
     def seconds(self) -> float:
-        """The seconds from sending the request until its answer is complete."""
+        """The seconds from the sending of the request to the end of its answer."""
         return self.ended - self.sent
 
 
@@ -66,7 +66,7 @@ def prompt(number: int) -> str:
 
 
 def scrape(deployment: Deployment) -> str:
-    """The text of the server's metrics (/metrics)."""
+    """Read the text of the server's metrics (/metrics)."""
     with open_url(deployment.metrics, timeout=5.0) as answer:
         return str(answer.read().decode())
 
@@ -74,8 +74,8 @@ def scrape(deployment: Deployment) -> str:
 def closed_load(
     deployment: Deployment, model: str, clients: int, new_tokens: int, seconds: float, turn: int = 0
 ) -> list[Answered]:
-    """For some seconds, let each client send its next request as soon as its previous request is answered. Returns all
-    requests.
+    """For the given number of seconds, let each client send its next request as soon as its previous one is answered. Returns
+    all requests.
     """
     answers: list[Answered] = []
     until = time.perf_counter() + seconds
@@ -102,7 +102,7 @@ def closed_load(
 def open_load(deployment: Deployment, model: str, jobs: Sequence[Job], gap: float, turn: int = 0) -> list[Answered]:
     """Send one job every `gap` seconds over one stream, without waiting for answers.
 
-    Returns all requests after the last answer has come.
+    Returns the requests that were answered, once the last answer has arrived.
     """
     answers: dict[str, Answered] = {}
     done = threading.Event()
@@ -150,12 +150,12 @@ def _inputs(model: str, job: Job) -> list[Any]:
 def by_clients(
     deployment: Deployment, answer_together: Together, counts: Sequence[int], new_tokens: int = 32
 ) -> dict[str, list[list[Answered]]]:
-    """The learner's batched engine under load, for each number of clients.
+    """Put the learner's batched engine under load, for each number of clients.
 
     Runs with dynamic batching and runs without it take turns.
     """
     bar = progress_bar("loads")
-    kinds = {"one request a batch": ("alone", None), "dynamic batching": ("batched", 0.0)}
+    kinds = {"one request per batch": ("alone", None), "dynamic batching": ("batched", 0.0)}
     for model, delay in kinds.values():
         deployment.load_batched(model, answer_together, {"work": "engine"}, largest=LARGEST, delay=delay)
     found: dict[str, list[list[Answered]]] = {name: [[] for _ in counts] for name in kinds}
@@ -171,22 +171,22 @@ def by_clients(
 
 
 def turns(answers: Sequence[Answered]) -> list[list[Answered]]:
-    """The requests in one list for each turn of the measurement, in order."""
+    """Split the requests by their turn in the measurement: one list for each turn, in order."""
     return [[one for one in answers if one.turn == turn] for turn in sorted({one.turn for one in answers})]
 
 
 def disturbed(answers: Sequence[Answered]) -> str:
-    """How other programs disturbed most of the turns of a load; "" if they did not."""
+    """A message about how other programs disturbed most of the turns of a load; "" if they did not."""
     return of_most([turn[0].disturbed for turn in turns(answers)])
 
 
 def caption(text: str, kinds: Mapping[str, Sequence[Sequence[Answered]]]) -> str:
-    """`text` as the caption of a figure of loads of several kinds. If other programs disturbed a load, a note is added."""
+    """Make `text` the caption of a figure of several kinds of loads. If other programs disturbed a load, a note is added."""
     return "\n".join(filter(None, [text, disturbed_note(map(disturbed, chain(*kinds.values())))]))
 
 
 def say_if_disturbed(loads: Iterable[Sequence[Answered]]) -> None:
-    """If other programs disturbed one of the loads, print a note that says how, and what to do to measure again."""
+    """If other programs disturbed one of the loads, print a note that says how, and how to measure again."""
     if note := disturbed_note(map(disturbed, loads)):
         print(note)
 
@@ -229,12 +229,12 @@ def warning(answers: Sequence[Answered], gap: float) -> str:
 
 
 def latency(answers: Sequence[Answered], share: float) -> float:
-    """The number of seconds within which this share of the requests was answered."""
+    """The number of seconds within which the fraction `share` of the requests was answered."""
     return float(np.quantile([one.seconds for one in answers], share))
 
 
 def piece_times(deployment: Deployment, stream_text: Callable[..., Any], new_tokens: int) -> tuple[list[float], Ratio]:
-    """The times at which the learner's client yields its pieces, in seconds since the request to `gptj`.
+    """Measure when the learner's client yields each piece of a text, in seconds since it sent the request to `gptj`.
 
     Also returns the time of the first piece divided by the time of the last piece. There are four runs. The first run is a
     warm-up, the times come from the last run, and the ratio comes from the last three runs.
@@ -250,15 +250,15 @@ def piece_times(deployment: Deployment, stream_text: Callable[..., Any], new_tok
 
 
 def queue_and_batch(before: str, after: str, model: str) -> tuple[float, float]:
-    """Computed from two texts of /metrics: how many seconds a request was in the queue on average, and how many inferences an
-    execution had on average.
+    """Compute, from two texts of /metrics, the mean number of seconds that a request was in the queue, and the mean number of
+    inferences per execution.
     """
     counts = (parse_metrics(after) - parse_metrics(before)).model(model)
     return counts.seconds["queue"] / counts.requests if counts.requests else 0.0, counts.mean_batch
 
 
 def one_job() -> list[Any]:
-    """The input tensors of a request that asks a batched model for 6 tokens."""
+    """Make the input tensors of a request that asks a batched model for 6 tokens."""
     return _inputs("batched", ("alive?", 6))
 
 
@@ -271,9 +271,7 @@ def said_by(deployment: Deployment, model: str) -> str:
 
 
 def batch_sizes(deployment: Deployment, model: str, clients: int) -> dict[str, int]:
-    """How many executions had 1 inference, 2 inferences and so on while `clients` clients sent requests. The server counts
-    them.
-    """
+    """Read from the server how many executions had 1 inference, 2 inferences and so on while `clients` clients sent requests."""
     before = _batches(deployment, model)
     say_if_disturbed([closed_load(deployment, model, clients, 32, COUNTED_SECONDS)])
     after = _batches(deployment, model)
@@ -311,9 +309,9 @@ def run_plan(
 
 
 def rates_for(loads: Sequence[Sequence[Answered]]) -> list[float]:
-    """Rates for a mixed load, in requests a second.
+    """Choose rates for a mixed load, in requests per second.
 
-    They are 25, 50 and 90 % of the highest rate that one of these loads reached.
+    They are 25, 50 and 90 % of the highest rate that one of these loads achieved.
     """
     tokens = (3 * SHORT + LONG) / 4
     most = max(tokens_per_second(one) for one in loads) / tokens
@@ -321,7 +319,7 @@ def rates_for(loads: Sequence[Sequence[Answered]]) -> list[float]:
 
 
 def mixed_jobs(count: int) -> list[Job]:
-    """Jobs for a mixed load: every fourth job is long, the others are short."""
+    """Make jobs for a mixed load: every fourth job is long, the others are short."""
     return [(prompt(number), LONG if number % 4 == 0 else SHORT) for number in range(count)]
 
 
@@ -330,7 +328,7 @@ def mixed_load(
 ) -> dict[str, list[Answered]]:
     """Send long and short requests to the same engine in two ways, which take turns.
 
-    In one way the server joins requests to batches; in the other way the engine uses in-flight batching.
+    In one way the server joins requests into batches; in the other way the engine uses in-flight batching.
     """
     deployment.load_batched("batched", answer_together, {"work": "engine"}, largest=LARGEST, delay=0.0)
     kinds = {"dynamic batching": "batched", "in-flight batching": "gptj"}
@@ -348,11 +346,11 @@ def mixed_load(
 
 
 def bars(answers: Sequence[Answered]) -> dict[str, list[tuple[int, float, float]]]:
-    """A timeline of one turn of `mixed_load`, with one row for each request. A bar goes from the sending of the request to its
-    end.
+    """A timeline of one turn of `mixed_load`, with one row for each request. A bar goes from the sending of the request to the
+    end of its answer.
 
-    The number in a bar is the number of the request's batch, counted from 1. If the server made no batches, the bar has the
-    number of the request.
+    The number in a bar is the number of the request's batch, counted from 1. If the server made no batches, it is the number of
+    the request.
     """
     begin = min(one.sent for one in answers)
     earlier = min(one.batch for one in answers) - 1
@@ -363,14 +361,14 @@ def bars(answers: Sequence[Answered]) -> dict[str, list[tuple[int, float, float]
 
 
 def longest(loads: Iterable[Sequence[Answered]]) -> float:
-    """How many seconds the longest of these loads took, from the first request to the last answer."""
+    """The number of seconds that the longest of these loads took, from the first request to the last answer."""
     return max(max(one.ended for one in load) - min(one.sent for one in load) for load in loads)
 
 
 def trade_off(
     deployment: Deployment, answer_together: Together, rates: Sequence[float], delays: Sequence[float] = (0.0, 0.1)
 ) -> dict[str, list[list[Answered]]]:
-    """Send a mixed load at each rate. It is sent with dynamic batching for each delay, and also with in-flight batching."""
+    """Send a mixed load at each rate: with dynamic batching for each delay, and with in-flight batching."""
     found: dict[str, list[list[Answered]]] = {}
     bar = progress_bar("loads")
     load = partial(deployment.load_batched, "batched", answer_together, {"work": "engine"}, largest=LARGEST)

@@ -21,7 +21,7 @@ FAMILIES = {
 
 
 def scrape(counts: dict[str, dict[str, float]]) -> str:
-    """The text that the server would write at /metrics. `counts` are given by model, then by counter."""
+    """The text that the server would show at /metrics. `counts` are given by model, then by counter."""
     lines = []
     for family, words in FAMILIES.items():
         lines += [f"# HELP {family} {words}", f"# TYPE {family} counter"]
@@ -73,7 +73,7 @@ READ_METRICS = Exercise(
     statement=(
         "`before` and `after` are the texts of `/metrics` at two times. Return `(queue seconds, batch)` of `model` for the "
         "time between them: how long a **request** waited on average, and how many **inferences** one execution had on "
-        "average. The counters start at the server's start; `_us` means microseconds. One request may contain several "
+        "average. The counters start at the server's start; `_us` means microseconds. One request can contain several "
         "inferences. A line "
         'looks like `nv_inference_count{model="gptj",version="1"} 6`; the lines for your load are above. '
         "If nothing ran in between, return `(0, 0)`."

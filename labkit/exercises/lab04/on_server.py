@@ -1,6 +1,6 @@
-"""The one Triton Inference Server of this process.
+"""The Triton Inference Server of this process, which has only one.
 
-Models are written into its repository and loaded, and requests are sent to them.
+This module writes models into the server's repository, loads them, and sends requests to them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from labkit.time_limits import limit_passed
 
 MODEL = "gptj-tiny"
 ASK_SECONDS = 45.0
-"""The time limit, in seconds, of a request to a model that runs a learner's function."""
+"""The time limit, in seconds, for a request to a model that runs a learner's function."""
 
 BATCHED_INPUTS = (
     TensorSpec("PROMPT", "STRING", (1,), "the prompt of a job, UTF-8"),
@@ -65,11 +65,11 @@ class LabServer:
         self._lock = threading.Lock()
 
     def stop(self) -> None:
-        """Kill the server at once. If it were not killed, it would wait ten seconds for a model whose process was killed."""
+        """Kill the server at once. A normal stop would wait ten seconds for a model whose process was killed."""
         self._end()
 
     def load(self, name: str, config: str, code: str = "", *, tokenizer: bool = False) -> None:
-        """Write a model into the repository and load it, unless the same model is loaded already. Raises `NotAvailable`."""
+        """Write a model into the repository and load it, unless the same model is already loaded. Raises `NotAvailable`."""
         wanted = digest(config + code)
         if self.loaded.get(name) == wanted:
             return
@@ -132,8 +132,8 @@ class LabServer:
     ) -> dict[str, NDArray[Any]]:
         """Send a request with the inputs `{name: (data type, values)}` and return the model's outputs.
 
-        If a learner's function raises an error in the server, an error with the same name is raised here. If the process of the
-        model died or hangs, the model is loaded again, and `ChildProcessError` (died) or `TimeoutError` (hangs) is raised.
+        If a learner's function raises an error in the server, an error with the same name is raised here. If the model's
+        process has died or hangs, the model is loaded again, and `ChildProcessError` or `TimeoutError` is raised.
         """
         return self.ask_all(model, [inputs], parameters, seconds)[0]
 
@@ -180,7 +180,7 @@ class LabServer:
     def revive(self, model: str) -> None:
         """Load a model again, in a new process.
 
-        The old process is killed afterwards. The server does not end an endless loop in the old process, so the loop would slow
+        The old process is killed afterwards, because the server would not end an endless loop in it, and the loop would slow
         down all later checks.
         """
         old = self.processes_of(model)
@@ -229,7 +229,7 @@ _KEPT: list[LabServer] = []
 
 
 def lab_server() -> LabServer:
-    """This process's server. The server is started at the first call, and again if it has ended. Raises `NotAvailable`."""
+    """This process's server, which is started at the first call, and again if it has ended. Raises `NotAvailable`."""
     if _KEPT and not _KEPT[0].server.is_running:
         _KEPT.clear()
     if not _KEPT:
@@ -238,16 +238,16 @@ def lab_server() -> LabServer:
 
 
 def stop_server() -> None:
-    """End this process's server, if there is one."""
+    """Stop this process's server, if there is one."""
     for kept in _KEPT:
         kept.stop()
     _KEPT.clear()
 
 
 def is_own(function: Callable[..., Any]) -> bool:
-    """Whether a function is a reference or a known mistake of labkit.
+    """Whether a function is one of labkit's references or known mistakes.
 
-    These functions run without the server. Their results are the same there.
+    These functions run without the server, where they would give the same results.
     """
     module = str(getattr(function, "__module__", ""))
     return module.startswith(("labkit.answers.lab04", "labkit.exercises.lab04")) or module.endswith(".own_stages")
@@ -261,7 +261,7 @@ def stage(name: str) -> ModelConfig:
 def batched_config(
     name: str, parameters: Mapping[str, str], *, largest: int, instances: int = 1, delay: float | None = None
 ) -> ModelConfig:
-    """A model that calls `answer_together` with a batch. The server joins requests only if a `delay` (in seconds) is given."""
+    """Configure a model that calls `answer_together` with a batch. The server joins requests only with a `delay` (seconds)."""
     return ModelConfig(
         name=name,
         meaning="Jobs in batches.",

@@ -23,13 +23,14 @@ SEEN = {
     "pad_prompts": {"INPUT_ID": "ids", "REQUEST_INPUT_LEN": "lengths"},
     "word_lists": {"BAD_WORDS_IDS": "bad words", "STOP_WORDS_IDS": "stop words"},
 }
-"""The outputs of the stage that a function makes, with the words for them. The other outputs are not compared."""
+"""For each function: the outputs of the stage that it makes, and what messages call them. Other outputs are not compared."""
 
 
 def run_stage(name: str) -> Callable[[Callable[..., Any], Case], dict[str, Any]]:
-    """A function for the field `run` of an exercise.
+    """Return a function for the field `run` of an exercise.
 
-    It runs the stage with the learner's function as `name`; labkit's own functions run without the server.
+    The function runs the stage on the server, with the learner's function as `name`. labkit's own functions run without the
+    server.
     """
 
     def run(function: Callable[..., Any], case: Case) -> dict[str, Any]:

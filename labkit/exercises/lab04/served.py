@@ -1,6 +1,7 @@
 """Lab 04's part of the speed ladder: what a server costs.
 
-The engine runs the task of lab 01's ladder without a server and in the learner's server. All of them take turns.
+The task of lab 01's ladder runs in three ways: on an engine without a server, and in the learner's server with and without
+streaming. The three take turns.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from labkit.serving.client import Client
 TASK = Task(MODEL, sequences=1, prompt_tokens=64, new_tokens=64)
 """The task of every rung; it is the same as the task of the ladder in lab 01."""
 ENGINE, SERVED, STREAMED = "lab 04: engine", "lab 04: served", "lab 04: served, streamed"
-"""The rungs: the engine in this process; the engine in the server, one answer; the engine in the server, a piece for each token."""
+"""The rungs: the engine in this process; the server, which sends the whole answer; the server, which sends token by token."""
 LEAST_ROUNDS, MOST_ROUNDS = 7, 15
 
 
 def what_serving_costs(deployment: Deployment, seconds: float = 10.0) -> dict[str, Timing]:
-    """Time the three rungs in turn. A run is one request of one client, as the client sees it.
+    """Time the three rungs in turn. Each run is one request of one client, timed at the client.
 
-    Raises `NotAvailable` if the server's engine makes other tokens than the engine in this process: then the two have not done
-    the same task.
+    Raises `NotAvailable` if the server's engine generates other tokens than the engine in this process, because then the two
+    have not done the same task.
     """
     more = {"max_new_tokens": TASK.new_tokens, "ignore_eos": True}
     engine = labkit.load(MODEL, dtype=PRECISION)
@@ -46,15 +47,15 @@ def what_serving_costs(deployment: Deployment, seconds: float = 10.0) -> dict[st
 
 
 def _prompt(number: int) -> list[int]:
-    """A prompt of the task. Two prompts differ in their first token: an engine does not compute a beginning that it knows."""
+    """A prompt of the task. Prompts differ in their first token, because an engine reuses its results for a known beginning."""
     return [1 + (number + 7 * place) % 500 for place in range(TASK.prompt_tokens)]
 
 
 def _need_same_tokens(made: dict[str, list[int]]) -> None:
-    """Raise `NotAvailable` unless all rungs have made the same tokens, and as many as the task says."""
+    """Raise `NotAvailable` unless all rungs have generated the same tokens, as many as the task says."""
     for name, tokens in made.items():
         if len(tokens) != TASK.new_tokens or tokens != made[ENGINE]:
             raise NotAvailable(
-                f"the rung {name!r} has not made the {TASK.new_tokens} tokens of the rung {ENGINE!r}, so their speeds cannot be "
-                "compared; run the cell that starts your server again"
+                f"the rung {name!r} has not made the same {TASK.new_tokens} tokens as the rung {ENGINE!r}, so their speeds "
+                "cannot be compared; run the cell that starts your server again"
             )

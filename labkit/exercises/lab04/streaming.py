@@ -42,7 +42,7 @@ PATIENCE = 4.0
 
 @dataclass(frozen=True)
 class StreamCase(Case):
-    """A case: `words` are the words that the model must send, and `count` is the limit of words.
+    """A case: `words` are the words that the model must send, and `count` is the most words that it can send.
 
     The reader leaves after `leaves_after` pieces; with 0, the reader never leaves.
     """
@@ -79,13 +79,13 @@ def prompt_inputs(prompt: str, max_new_tokens: int, *, stream: bool = True) -> l
 
 
 _KNOWN: dict[tuple[str, str, str], dict[str, Any] | Exception] = {}
-"""Results of labkit's own clients, by name and case. Some clients wait for seconds, and their results never change."""
+"""Cached results of labkit's own clients, by name and case: some clients wait for seconds, and their results never change."""
 
 
 def run_stream(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The pieces that a reader of the stream gets, and the notes of the model in the check.
+    """Return the pieces that a reader of the stream gets, and what the model in the check has noticed.
 
-    The model writes its notes as files into a temporary folder.
+    The model writes what it notices as files into a temporary folder.
     """
     assert isinstance(case, StreamCase)
     if not is_own(function):
@@ -127,7 +127,7 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
             if case.leaves_after and not misuse:
                 _until(lambda: (Path(folder) / "cancelled").exists() or (Path(folder) / "ended").exists())
             notes = {name: (Path(folder) / name).exists() for name in ("late", "cancelled")}
-            if notes["late"] and not misuse:  # Misuse is no matter of time.
+            if notes["late"] and not misuse:  # Misuse does not depend on timing.
                 limit_passed("the reader did not read a piece in time")
         finally:
             client.close()
@@ -143,7 +143,7 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
 
 
 class NoLastResponse(TimeoutError):
-    """A client waits for a last response that it has not asked for."""
+    """A client waits for an empty last response that it has not asked for."""
 
 
 @dataclass
@@ -159,7 +159,7 @@ class _Seen:
     responses: int = 0
 
     def still_waits(self, pieces: int) -> TimeoutError:
-        """The error for a client that waits for ever after so many pieces."""
+        """Return the error for a client that waits for ever after it has yielded `pieces` pieces."""
         so_far = f"after {counted(pieces, 'piece')} it still waits"
         if not self.requests:
             return TimeoutError(f"{so_far}, because it has sent no request")

@@ -21,7 +21,7 @@ STAGE = "postprocessing"
 
 
 def run_stage(function: Callable[..., Any], case: Case) -> list[list[str]]:
-    """The texts that the stage makes with the learner's function. labkit's own functions run without the server."""
+    """Return the texts that the stage makes with the learner's function. labkit's own functions run without the server."""
     tokens, lengths = (np.array(values, np.uint32) for values in case.args)
     if is_own(function):
         decode = open_checkpoint(MODEL).tokenizer().decode
@@ -58,7 +58,7 @@ POSTPROCESS = Exercise(
     function="postprocess",
     statement=(
         "The engine returns `token_ids [batch, beam, tokens]`, including the prompt. `lengths [batch, beam]` says how many "
-        "tokens of each beam belong to the text. Any tokens may stand after the end of a text. (FasterTransformer's own "
+        "tokens of each beam belong to the text. Any tokens can follow the end of a text. (FasterTransformer's own "
         "client decodes these too, so its texts end in garbage.) Return one list for each prompt, with the text of each beam; "
         "`decode(ids)` returns the text of a list of token ids. A padding token **before** the end is part of the text. Your "
         "function runs in the real server."

@@ -18,11 +18,11 @@ from labkit.exercises.stubs.stages import Job
 MODEL = "together"
 
 WAIT_SECONDS = 0.15
-"""In the check, the server waits this many seconds for requests to join."""
+"""In the check, the server waits this many seconds for more requests to join a batch."""
 
 
 def run_together(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The texts for requests that arrive together, and how often `generate` was called for each batch."""
+    """Return the texts for requests that arrive together, and how often `generate` was called for each batch."""
     (requests,) = case.args
     if is_own(function):
         calls = 0
@@ -46,7 +46,7 @@ def run_together(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def job_inputs(jobs: list[Job]) -> dict[str, tuple[str, Any]]:
-    """The inputs of one request."""
+    """The input tensors of a request with these jobs."""
     counts = np.array([[count] for _, count in jobs], np.int32)
     return {"PROMPT": texts([[prompt] for prompt, _ in jobs]), "NEW_TOKENS": ("INT32", counts)}
 

@@ -1,4 +1,4 @@
-"""Exercises 5.2 and 5.3: which part of the range of an activation is kept."""
+"""Exercises 5.2 and 5.3: calibrators choose how much of an activation's range quantization keeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS = 50
 
 # 5.2 ------------------------------------------------------------------------------------------------------------------
 def rounding_error(x: Tensor, limit: float, bits: int) -> float:
-    """The mean squared difference between x and its symmetric quantized form, in which `limit` is the highest integer."""
+    """The mean squared difference between x and its symmetric quantized form, in which `limit` becomes the highest integer."""
     highest = 2 ** (bits - 1) - 1
     scale = limit / highest or 1.0
     rounded = (x.double() / scale).round().clamp(-highest - 1, highest) * scale
@@ -38,7 +38,7 @@ def _limit_cases(seed: int) -> list[Case]:
 
 
 def _error_of_limit(case: Case, value: Any) -> Any:
-    """The answer, with the error of the limit "mse" in the place of that limit: limits with equal errors are equally good."""
+    """Return the answer with the limit "mse" replaced by its error, because limits with equal errors are equally good."""
     if not isinstance(value, dict) or "mse" not in value:
         return value
     return {**value, "mse": rounding_error(case.args[0], float(value["mse"]), case.args[1])}
@@ -52,10 +52,10 @@ CLIP_LIMITS = Exercise(
     function="clip_limits",
     statement=(
         'Return three limits for the tensor `x`, as numbers in a dictionary:\n\n- `"min-max"`: the largest magnitude $m$.\n'
-        '- `"percentile"`: the 99.9 % quantile of the magnitudes (`torch.quantile`).\n- `"mse"`: that one of $m/50, 2m/50, \\dots, m$ with the '
-        "smallest mean squared error: quantize `x`, go back, and compare with `x`. The limit becomes the highest integer, "
-        "$2^{bits-1}-1$; integers above it are clipped to it, and those below $-2^{bits-1}$ to $-2^{bits-1}$. There is no zero "
-        "point.\n\nIf all numbers are 0, all limits are 0."
+        '- `"percentile"`: the 99.9 % quantile of the magnitudes (`torch.quantile`).\n- `"mse"`: the one of $m/50, 2m/50, '
+        "\\dots, m$ with the smallest mean squared error: quantize `x`, dequantize it, and compare with `x`. The limit becomes "
+        "the highest integer, $2^{bits-1}-1$; integers above it are clipped to it, and those below $-2^{bits-1}$ to "
+        "$-2^{bits-1}$. There is no zero point.\n\nIf all numbers are 0, all limits are 0."
     ),
     points=15,
     minutes=12,

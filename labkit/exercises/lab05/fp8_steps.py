@@ -1,4 +1,4 @@
-"""Steps of a training run in which the numbers of a tensor grow, so that an FP8 scale must follow."""
+"""Simulated training steps: the numbers of a tensor grow, so its FP8 scale must follow them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from labkit.exercises.lab05.tensors import inputs
 
 GROWTH = 1.12
-"""How much larger the numbers are in each step."""
+"""The factor by which the numbers grow in each step."""
 SPIKE_AT, SPIKE = 12, 6.0
-"""The step in which the numbers are suddenly larger, and how many times."""
+"""The step in which the numbers are suddenly larger, and by what factor."""
 ROWS = 16
-"""Tokens of a step."""
+"""The number of tokens in a step."""
 
 
 def follow(fp8_cast: Callable[..., Any], steps: int = 24, length: int = 4) -> dict[str, list[float]]:
-    """Cast the inputs of fc_out step by step with a learner's function, and give it the history that it returned.
+    """Cast the inputs of fc_out step by step with a learner's function. Each step gets the history of the step before.
 
     Returns for each step: the largest magnitude of x, the largest magnitude that fits the scale, and the relative error in
     percent.

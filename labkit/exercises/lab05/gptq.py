@@ -1,4 +1,4 @@
-"""Exercise 5.8: one column of GPTQ. The error of a rounded column is made up for by the columns after it."""
+"""Exercise 5.8: one column of GPTQ. The columns after a rounded column compensate for its error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labkit.exercises.lab05.draws import Draws, away_from_ties
 
 
 def upper_factor(hessian: Tensor, damping: float = 0.01) -> Tensor:
-    """The upper Cholesky factor U of the inverse of a Hessian `[in, in]`: H^-1 = U^T U. The diagonal of H is made larger first."""
+    """The upper Cholesky factor U of the inverse of a Hessian `[in, in]`: H^-1 = U^T U. H's diagonal is first enlarged."""
     size = len(hessian)
     damped = hessian.double() + damping * hessian.double().diagonal().mean() * torch.eye(
         size, dtype=torch.float64, device="cpu"
@@ -54,15 +54,15 @@ GPTQ_COLUMN = Exercise(
     statement=(
         "Return a copy of `weight` `[out, in]` after one step. Round column $j$ = `column`: $q = s \\cdot "
         "\\text{clamp}(\\text{round}(w_j / s))$ with `scales` $s$ `[out]` and integers from $-2^{bits-1}$ to $2^{bits-1}-1$; "
-        "$q$ replaces the column. Earlier columns stay. Each later column $k > j$ changes, with $U$ = `factor` `[in, in]`:"
-        "\n\n$$w_k \\leftarrow w_k - \\frac{w_j - q}{U_{jj}}\\, U_{jk}$$"
+        "$q$ replaces the column. Earlier columns do not change. Each later column $k > j$ changes, with $U$ = `factor` "
+        "`[in, in]`:\n\n$$w_k \\leftarrow w_k - \\frac{w_j - q}{U_{jj}}\\, U_{jk}$$"
     ),
     points=10,
     minutes=12,
     difficulty=4,
     cases=_cases,
     hints=(
-        "The error is one number for each row; U gives one number for each later column. Which product makes a matrix of both?",
+        "The error is one number for each row; U gives one number for each later column. Which product of the two is a matrix?",
         "error = (w_j - q) / U[j, j] is [out]. Subtract error[:, None] * U[j, j + 1:] from the columns after j.",
         "new[:, j + 1:] -= torch.outer((weight[:, j] - q) / factor[j, j], factor[j, j + 1:])",
     ),

@@ -1,4 +1,4 @@
-"""A figure of how often magnitudes occur, with the limits of calibrators."""
+"""A histogram of magnitudes, with the limits that calibrators choose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STYLES = ("-", "--", ":", "-.")
 
 
 def figure(magnitudes: Tensor, limits: Mapping[str, float] | None = None, *, title: str, caption: str = "") -> Figure:
-    """Columns for `BINS` bins of magnitudes, on a logarithmic axis, and a vertical line for each limit."""
+    """A histogram of `BINS` bins with counts on a logarithmic axis, and a vertical line for each limit."""
     from matplotlib.ticker import FuncFormatter
 
     drawn = new_figure(title, caption, height=3.4)

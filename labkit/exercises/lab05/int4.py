@@ -1,4 +1,4 @@
-"""Exercises 5.5 and 5.6: two integers of 4 bits in a byte, and back."""
+"""Exercises 5.5 and 5.6: pack two 4-bit integers into a byte, and unpack them again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHAPES = ((1, 2), (3, 8), (2, 7), (5, 1), (4, 33))
 
 
 def _integers(draws: Draws, rows: int, columns: int) -> torch.Tensor:
-    """Numbers from -8 to 7; both ends occur."""
+    """Random integers from -8 to 7, with at least one -8 and one 7."""
     found = (draws.normal(rows, columns) * 5).round().clamp(-8, 7)
     found[0, 0], found[-1, -1] = -8, 7
     return found.to(torch.int8)
@@ -80,7 +80,7 @@ UNPACK_INT4 = Exercise(
     title="Two weights out of a byte",
     function="unpack_int4",
     statement=(
-        "The way back: `packed` uint8 `[rows, bytes]` becomes int8 `[rows, columns]` with numbers from -8 to 7, in the order "
+        "Unpack `packed` uint8 `[rows, bytes]` into int8 `[rows, columns]` with numbers from -8 to 7, in the order "
         "of exercise 5.5. If `columns` is odd, the last half byte of each row is padding: leave it out."
     ),
     points=5,

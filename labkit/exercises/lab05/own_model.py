@@ -23,7 +23,7 @@ Quantizer = Callable[[Tensor, int, int], Any]
 """A learner's `quantize_weight(weight, bits, group_size)`."""
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []
-"""The folders of this process's models; they are removed when it ends."""
+"""The folders of this process's models; they are removed when the process ends."""
 
 
 def make(quantize_weight: Quantizer, bits: int, group_size: int | None) -> CompressResult:
@@ -38,7 +38,7 @@ def make(quantize_weight: Quantizer, bits: int, group_size: int | None) -> Compr
 
 
 def load(made: CompressResult) -> Engine:
-    """An engine that runs a model of `make`. There is no warning for bits without a kernel, because the lab explains it."""
+    """An engine that runs a model of `make`. The warning that a format has no kernel is hidden; the lab explains it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "labkit has no kernels")
         return labkit.load(made.path)
@@ -57,7 +57,7 @@ def as_rounding(quantize_weight: Quantizer) -> Rounding:
 
 
 def _checked(answer: Any, weight: Tensor, scheme: IntegerScheme) -> tuple[Tensor, Tensor]:
-    """The two tensors of an answer, if they can be stored."""
+    """Return the two tensors of a quantizer's answer. Raises `InvalidRequest` if they cannot be stored."""
     shapes = tuple(weight.shape), (weight.shape[0], scheme.groups(weight.shape[1]))
     is_pair = isinstance(answer, tuple | list) and len(answer) == 2 and all(isinstance(part, Tensor) for part in answer)
     if not is_pair or (tuple(answer[0].shape), tuple(answer[1].shape)) != shapes:

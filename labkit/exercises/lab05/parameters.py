@@ -29,14 +29,14 @@ def _cases(seed: int) -> list[Case]:
             words = f"{label}, {bits} bits, {'symmetric' if symmetric else 'asymmetric'}"
             cases.append(Case(words, (low, high, bits, symmetric)))
     width = between(2, 6)
-    for bits, part in ((8, 0.7), (4, 0.3)):  # of a step: rounding up and rounding down must both be seen
+    for bits, part in ((8, 0.7), (4, 0.3)):  # `part` of a step: the cases need both rounding up and rounding down
         low = -(2 ** (bits - 2) + part) / (2**bits - 1) * width
         cases.append(Case(f"a zero point between two integers, {bits} bits, asymmetric", (low, low + width, bits, False)))
     return cases
 
 
 def _free_zero_point(case: Case, value: Any) -> Any:
-    """The answer. If all numbers are 0, every zero point is right that is an integer of this many bits: 0 has a mark."""
+    """Return the answer. If all numbers are 0, any zero point in the integers' range is right, so the lowest replaces it."""
     low, high, bits, symmetric = case.args
     if low or high or symmetric or not isinstance(value, tuple) or len(value) != 2 or type(value[1]) is not int:
         return value
@@ -62,7 +62,7 @@ QUANTIZATION_PARAMETERS = Exercise(
     core=True,
     cases=_cases,
     hints=(
-        "How many steps lie between the lowest and the highest integer? Which integer stands for 0?",
+        "How many steps are there between the lowest and the highest integer? Which integer stands for 0?",
         "Asymmetric: first widen the range so that it contains 0. The scale is its width, divided by the number of steps between "
         "the integers. Then the lower end must become the lowest integer: this gives the zero point.",
         "scale = (high - low) / (2**bits - 1); zero_point = round(-2**(bits - 1) - low / scale). Symmetric: scale = max(abs(low), abs(high)) / (2**(bits - 1) - 1).",

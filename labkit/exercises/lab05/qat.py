@@ -14,9 +14,9 @@ from labkit.compress.calibration import HELD_OUT
 from labkit.exercises.lab05.tensors import MODEL, checkpoint, passages
 
 WINDOW = 128
-"""Tokens of a training window."""
+"""The number of tokens in a training window."""
 PASSAGES = 64
-"""Passages of the calibration text that are trained on."""
+"""The number of passages of the calibration text that are used for training."""
 HELD_OUT_WINDOWS = 8
 
 
@@ -34,7 +34,7 @@ class FakeQuantized(nn.Module):
 
 
 def student(fake_quantize: Callable[..., Tensor], bits: int) -> Any:
-    """gptj-tiny of `transformers` in float32. The matrices of its blocks are fake-quantized to `bits` bits, one scale per row."""
+    """gptj-tiny from `transformers` in float32, with the blocks' matrices fake-quantized to `bits` bits, one scale per row."""
     model = plain()
     for module in list(model.transformer.h.modules()):
         if isinstance(module, nn.Linear):

@@ -42,7 +42,8 @@ SMOOTH = Exercise(
     difficulty=2,
     cases=_cases,
     hints=(
-        "The product may not change. If x is divided by s, what must happen to the weight, and to which of its dimensions?",
+        "The matrix product must not change. If x is divided by s, what must happen to the weight, and to which of its "
+        "dimensions?",
         "The largest magnitude of each column of a weight [out, in] is a maximum over dimension 0.",
         "factors = largest.pow(alpha) / weight.abs().amax(0).pow(1 - alpha); use torch.where for the zeros.",
     ),

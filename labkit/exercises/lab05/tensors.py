@@ -13,12 +13,12 @@ from labkit.compress.calibration import CalibrationText, windows_of
 
 MODEL = "gptj-tiny"
 TOKENS = 512
-"""Tokens of a passage: the context of the model."""
+"""The number of tokens in a passage: the context length of the model."""
 
 
 @functools.cache
 def checkpoint() -> Checkpoint:
-    """The built-in model."""
+    """The checkpoint of the built-in model."""
     return open_checkpoint(MODEL)
 
 
@@ -69,9 +69,9 @@ def inputs_of(found: Block, hidden: Tensor) -> dict[str, Tensor]:
 
 
 def with_outliers(channels: tuple[int, ...], times: float) -> tuple[Tensor, Tensor]:
-    """Inputs `[512, 256]` of fc_in in block 1 with some channels multiplied, and the weight with these columns divided.
+    """Inputs `[512, 256]` of fc_in in block 1 with `channels` multiplied by `times`, and the weight with these columns divided.
 
-    Their product is that of the model. Large models have such channels (Dettmers et al. 2022, LLM.int8()).
+    Their matrix product is the same as in the model. Large models have such channels (Dettmers et al. 2022, LLM.int8()).
     """
     factors = torch.ones(checkpoint().config.hidden_size, dtype=torch.float32, device="cpu")
     factors[list(channels)] = times

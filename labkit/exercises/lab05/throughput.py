@@ -1,6 +1,4 @@
-"""The lecture's table of number formats, measured on this machine: products that arithmetic limits, and products that reading
-limits.
-"""
+"""The lecture's table of number formats, measured on this machine with compute-bound and memory-bound matrix products."""
 
 from __future__ import annotations
 
@@ -23,16 +21,16 @@ TITLES = {
 OUT, IN = 8192, 4096
 """The shape of the weight: 134 MB in FP32, more than the caches of most processors hold."""
 ROWS = {"throughput": 256, "bandwidth": 1}
-"""The rows of x: many as in a prefill, where arithmetic is the limit, and one as in a decode step, where reading is the limit."""
+"""The number of rows of x: many, as in a prefill (limited by arithmetic), or one, as in a decode step (limited by reading)."""
 
 
 def names(device: torch.device) -> list[str]:
-    """The format that is measured for each row of the lecture's table; in place of FP16, a CPU gets BF16."""
+    """The format that is measured for each row of the lecture's table; on a CPU, BF16 replaces FP16."""
     return ["FP32", "FP16" if device.type == "cuda" else "BF16", "INT8", "INT4"]
 
 
 def products(device: torch.device) -> dict[str, Callable[[Tensor], Tensor]]:
-    """A product x W^T in each format, with the kernels that labkit's engine runs on this device.
+    """Functions that compute x W^T, one for each format, with the kernels that labkit's engine runs on this device.
 
     On a GPU, INT8 multiplies in INT8; on a CPU, its kernel does so if the processor can.
     """
@@ -59,9 +57,9 @@ def _product(weight: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
 
 
 def measure(device: torch.device, kind: str, seconds: float = 8.0) -> dict[str, Timing]:
-    """The seconds of a product in each format, in turn; kind: a key of `ROWS`."""
+    """Time the matrix product in each format; the formats take turns. `kind` is a key of `ROWS`."""
     if device.type == "cpu" and not native.available():
-        print(f"labkit's CPU kernels are missing here ({native.why_not()}), so small formats are dequantized in every product.")
+        print(f"labkit's CPU kernels are missing here ({native.why_not()}), so small formats are dequantized at every product.")
     x = torch.randn(ROWS[kind], IN, dtype=torch.float32, device=device)
     timed = {name: lambda call=call: call(x) for name, call in products(device).items()}
     bar = progress_bar(kind)

@@ -1,4 +1,4 @@
-"""Bits, quality and speed of models, measured in turn, and their figure."""
+"""Measures the bits, quality and speed of models in turn, and draws them in a figure."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TASK = Task(MODEL, sequences=1, prompt_tokens=16, new_tokens=32)
-"""The task of every rung."""
+"""The task on which every model is timed."""
 HELD_OUT_LETTERS = 8_000
-"""How much of the held-out text is predicted: enough to see large differences, and done in seconds."""
+"""How many characters of the held-out text are predicted: enough to see large differences, and done in seconds."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Row:
 
 
 def quality(name: str, engine: Engine, bits: float, megabytes: float) -> Row:
-    """Predict the held-out text with an engine."""
+    """Measure how well an engine predicts the held-out text."""
     found = evaluate(engine, HELD_OUT.read_text("utf-8")[:HELD_OUT_LETTERS])
     low, high = found.interval or (math.nan, math.nan)
     return Row(name, bits, megabytes, found.bits_per_byte, low, high)
@@ -55,7 +55,7 @@ def megabytes_of(path: str | Path) -> float:
 
 
 def speeds(engines: Mapping[str, Engine], seconds: float = 15.0) -> dict[str, Timing]:
-    """The seconds of the task for each engine; the engines take turns."""
+    """Time the task on each engine; the engines take turns."""
     generator = torch.Generator("cpu").manual_seed(0)
     vocabulary = next(iter(engines.values())).config.vocab_size
     shape = TASK.sequences, TASK.prompt_tokens
@@ -72,9 +72,9 @@ def speeds(engines: Mapping[str, Engine], seconds: float = 15.0) -> dict[str, Ti
 
 
 def figure(rows: Sequence[Row], timings: Mapping[str, Timing], guess: float, caption: str = "") -> Figure:
-    """Two plots with a place for each model, fewest bits last: bits per byte with 95 % intervals, and tokens a second.
+    """Two plots with a tick for each model, fewest bits last: bits per byte with 95 % intervals, and tokens per second.
 
-    guess: the predicted bits per byte of the last model. Below each place are the bits per weight and the size in MB.
+    guess: the predicted bits per byte of the last model. Below each tick are the bits per weight and the size in MB.
     """
     drawn = new_figure("Bits, quality and speed", caption, width=9.4, height=4.2)
     left, right = drawn.subplots(1, 2)

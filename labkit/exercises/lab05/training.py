@@ -1,4 +1,4 @@
-"""Exercise 5.9: rounding that training can see through."""
+"""Exercise 5.9: rounding that lets gradients pass, as training needs it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from labkit.exercises.lab05.draws import Draws, away_from_ties
 
 
 def upstream(weight: Tensor) -> Tensor:
-    """The gradient that comes from the layers after the weight in a check: different numbers, none of them 0."""
+    """The gradient of the output in a check, as if from later layers: different numbers, none of them 0."""
     return torch.linspace(0.5, 2.0, weight.numel(), dtype=torch.float32, device="cpu").view(weight.shape)
 
 
 def _values_and_gradient(case: Case, value: Any) -> Any:
-    """The values of an answer, and the gradient of the weight; zeros if there is none."""
+    """Return the values of an answer and the gradient of the weight, or zeros if it has no gradient."""
     weight = case.args[0]
     if not isinstance(value, Tensor) or value.shape != weight.shape or not value.is_floating_point():
         return {"values": value, "gradient": torch.zeros_like(weight)}

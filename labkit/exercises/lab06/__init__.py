@@ -1,4 +1,4 @@
-"""Lab 06, Sparsity and distillation: fewer weights, fewer layers, and a small model that guesses for a large one."""
+"""Lab 06, Sparsity and distillation: fewer weights, fewer layers, and a small model that guesses tokens for a large one."""
 
 from labkit.exercises.lab06 import accept, distillation, initialisation, mask, recovery, storage, stored_bytes, wanda
 

@@ -1,4 +1,4 @@
-"""Exercise 6.8: accept or reject a token that a draft model guessed, so that the text stays that of the large model."""
+"""Exercise 6.8: accept or reject a draft model's guess, so that the text has the large model's distribution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def distributions(draws: Draws, tokens: int, distance: float) -> tuple[Tensor, T
 
 
 def _case(draws: Draws, tokens: int, distance: float, kind: str) -> Case:
-    """A case of one kind: "likelier", "accepted" or "rejected". No number lies near a border."""
+    """A case of one kind: "likelier", "accepted" or "rejected". No random number is close to a border between outcomes."""
     draft, target = distributions(draws, tokens, distance)
     ratio = target / draft
     token = int(ratio.argmax() if kind == "likelier" else ratio.argmin())
@@ -52,9 +52,9 @@ ACCEPT_OR_REJECT = Exercise(
     function="accept_or_reject",
     statement=(
         "`draft` and `target` are probabilities `[tokens]`; the draft model drew `token`. Accept it if `number` (random, 0 to 1) is "
-        "below target[token] / draft[token]. Otherwise draw from what the target has more than the draft: "
-        "$\\max(target - draft, 0)$, divided by its sum. The second random number `other` draws: return the first token for which "
-        "the sum of the probabilities up to it is above `other`. Return the token, an integer."
+        "below target[token] / draft[token]. Otherwise draw from the target's excess over the draft: "
+        "$\\max(target - draft, 0)$, divided by its sum. Draw with the second random number `other`: return the first token "
+        "for which the sum of the probabilities up to it is above `other`. Return the token, an integer."
     ),
     points=14,
     minutes=8,

@@ -1,4 +1,4 @@
-"""Everything that labs 05 and 06 make of gptj-tiny: the table in DistilBERT's form, and one plot of bytes and quality."""
+"""All models that labs 05 and 06 make from gptj-tiny: a table like DistilBERT's, and one plot of bytes and quality."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ KINDS = {"dense": "o", "lab 05: fewer bits": "s", "lab 06: 2:4": "^", "lab 06: f
 
 
 def quantized(source: str | Path, bits: int) -> Path:
-    """A model directory with the numbers of lab 05: round to nearest, a scale per row in int8 and per group of 64 below."""
+    """Quantize to a new model directory as in lab 05: round to nearest, a scale per row in int8, else per group of 64."""
     return compress(source, new_folder(f"int{bits}"), Method(IntegerScheme(bits, None if bits == 8 else 64), "rtn")).path
 
 
 def two_four(pruned: Path, bits: int | None = None) -> Path:
-    """A directory in the 2:4 format from one whose matrices are 2:4 already, also with integers of some bits."""
+    """Write a directory whose matrices are 2:4 already in the 2:4 format; `bits` also quantizes it to integers."""
     scheme = None if bits is None else IntegerScheme(bits, 64 if bits < 8 else None)
     return compress(pruned, new_folder(f"two-four-{bits}"), Sparse("magnitude", scheme)).path
 
@@ -48,7 +48,7 @@ def precision(model: str | Path, device: torch.device) -> str | None:
 
 
 def rows(pruned: Path, student: Path) -> dict[str, list[Row]]:
-    """Measure lab 05's models and a learner's own, in memory of this notebook; keys are those of `KINDS`."""
+    """Measure lab 05's models and a learner's own models in this process; keys are those of `KINDS`."""
     makers: dict[str, list[tuple[str, Callable[[], Path | str]]]] = {
         "dense": [("16 bits", lambda: MODEL)],
         "lab 05: fewer bits": [(f"int{bits}", partial(quantized, MODEL, bits)) for bits in (8, 4, 3, 2)],
@@ -73,7 +73,7 @@ def rows(pruned: Path, student: Path) -> dict[str, list[Row]]:
 
 
 def table(rows: Sequence[Row], timings: Mapping[str, Timing]) -> str:
-    """The table in the form of DistilBERT's: a line for each row, with the seconds of lab 05's task where they were measured."""
+    """A table like DistilBERT's: one line for each model, with the seconds of lab 05's task where they were measured."""
     header = f"{'model':<22}{'quality kept':>13}{'information':>13}{'parameters':>13}{'seconds':>9}"
     lines = [header, "-" * len(header)]
     for row in rows:
@@ -85,7 +85,7 @@ def table(rows: Sequence[Row], timings: Mapping[str, Timing]) -> str:
 
 
 def figure(found: Mapping[str, Sequence[Row]], caption: str = "") -> Figure:
-    """One plot: a point for each model, its size in MB and the bits per byte that it needs, with 95 % intervals."""
+    """One plot with a point for each model: its size in MB and its bits per byte, with 95 % intervals."""
     drawn = new_figure("Labs 05 and 06: bytes and quality", caption, width=8.6, height=4.8)
     axes = drawn.add_subplot()
     for (kind, marker), colour in zip(KINDS.items(), COLOURS, strict=False):
@@ -98,7 +98,7 @@ def figure(found: Mapping[str, Sequence[Row]], caption: str = "") -> Figure:
         axes.errorbar(sizes, bits, yerr=whiskers, fmt="none", ecolor=GREY, elinewidth=0.6, capsize=2, alpha=0.7)
         axes.plot(sizes, bits, f"{marker}-", color=colour, linewidth=0.8, label=kind, zorder=4)
         for row in models:
-            turn = -35 if kind.startswith("lab 05") else 35  # names of neighbours do not lie on each other
+            turn = -35 if kind.startswith("lab 05") else 35  # so that the names of neighbours do not overlap
             place, at = (row.megabytes, row.bits_per_byte), (4, 5 if turn > 0 else -5)
             look: dict[str, Any] = {
                 "rotation": turn,
@@ -116,7 +116,7 @@ def figure(found: Mapping[str, Sequence[Row]], caption: str = "") -> Figure:
             axes.annotate(row.name, place, at, textcoords="offset points", **look)
     sizes = [row.megabytes for models in found.values() for row in models]
     left, right = min(sizes), max(sizes)
-    room = 0.06 * (right - left) + 0.5  # small models lie close together, so the axis does not begin at 0
+    room = 0.06 * (right - left) + 0.5  # small models are close together, so the axis does not begin at 0
     axes.set(xlabel="weight files in MB", ylabel="bits per byte of held-out text", xlim=(left - room, right + 2 * room))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -34,7 +34,7 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _tensors_and_memory(case: Case, value: Any) -> Any:
-    """The tensors of an answer, and whether one of them is the teacher's own memory."""
+    """Return the tensors of an answer, and whether one of them shares memory with the teacher."""
     if not isinstance(value, dict):
         return value
     mine = {each.data_ptr() for each in value.values() if isinstance(each, Tensor)}
@@ -50,10 +50,10 @@ FIRST_STUDENT = Exercise(
     title="Every second layer",
     function="first_student",
     statement=(
-        "`tensors` maps the names of a teacher to its tensors. It has `teacher_layers` layers, whose names begin with "
-        "`transformer.h.0.`, `transformer.h.1.` and so on. Return the dictionary of a student with `layers` layers, which divides "
-        "`teacher_layers`. With half the layers, the student's layers 0, 1, 2, ... are the teacher's 1, 3, 5, ...; with a third, "
-        "2, 5, 8, .... All other tensors stay. Every tensor is a copy with memory of its own."
+        "`tensors` maps tensor names to the tensors of a teacher. It has `teacher_layers` layers, whose names begin with "
+        "`transformer.h.0.`, `transformer.h.1.` and so on. Return the dictionary of a student with `layers` layers; `layers` "
+        "divides `teacher_layers`. With half the layers, the student's layers 0, 1, 2, ... are the teacher's 1, 3, 5, ...; "
+        "with a third, 2, 5, 8, .... All other tensors stay. Every tensor is a copy with memory of its own."
     ),
     points=12,
     minutes=6,
@@ -62,8 +62,8 @@ FIRST_STUDENT = Exercise(
     cases=_cases,
     hints=(
         "Which number does the last layer of the student have, and which layer of the teacher should it be?",
-        "Find the number of each name's layer, as a whole number: 1 is also the beginning of 10. Which numbers stay, if the last of "
-        "every teacher_layers / layers does? A division then gives the student's number.",
+        "Find the layer number in each name, as a whole number: 1 is also the beginning of 10. Which numbers stay, if the last "
+        "of every teacher_layers / layers layers does? A division then gives the student's number.",
         'parts = name.split("."); every = teacher_layers // layers; parts[2] = str((int(parts[2]) + 1) // every - 1)',
     ),
     observe=_tensors_and_memory,

@@ -1,4 +1,4 @@
-"""gptj-tiny in memory, pruned with a learner's mask, and models of a learner as directories that the engine runs."""
+"""Prunes gptj-tiny in memory with a learner's mask, and saves a learner's models as directories that the engine runs."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from labkit.measure import progress_bar
 MODEL = tensors.MODEL
 WEIGHTS = "model.safetensors"
 PASSAGES = 4
-"""Passages of 512 tokens of the calibration text from which a mask may be chosen."""
+"""How many passages of the calibration text, each 512 tokens, a mask can be chosen from."""
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []
-"""The folders of this process's models; they are removed when it ends."""
+"""The folders of this process's models; they are removed when the process ends."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned copy of gptj-tiny, and the masks of its matrices by the names of their tensors; True is kept."""
+    """A pruned copy of gptj-tiny, and its masks by tensor name; True marks a weight that is kept."""
 
     model: Student
     masks: dict[str, Tensor]
@@ -43,15 +43,15 @@ class Pruned:
 
 @functools.cache
 def teacher() -> DenseModel:
-    """The dense model in float32. Its tensors are shared by all callers, who do not change them."""
+    """The dense model in float32. Its tensors are shared by all callers, so no caller may change them."""
     return DenseModel(tensors.checkpoint())
 
 
 def prune(mask_of: Callable[[Tensor, Tensor], Any]) -> Pruned:
     """Prune the matrices of all blocks with a learner's `mask_of(weight, inputs)`.
 
-    `inputs` `[2048, in]` are those of the dense model for the first passages of the calibration text. Raises `InvalidRequest` if a mask
-    is not a boolean tensor of the weight's shape that keeps two of every four.
+    `inputs` `[2048, in]` are the matrix's inputs in the dense model, for the first passages of the calibration text. Raises
+    `InvalidRequest` if a mask is not a boolean tensor of the weight's shape that keeps two of every four.
     """
     dense, masks = teacher(), {}
     found = {name: tensor.clone() for name, tensor in dense.tensors.items()}
@@ -74,7 +74,7 @@ def inputs(layer: int) -> dict[str, Tensor]:
 
 @functools.cache
 def _hidden(layer: int) -> list[Tensor]:
-    """The states that enter a block, for each passage."""
+    """The hidden states that enter a block, for each passage."""
     if layer == 0:
         return [tensors.embedded(passage) for passage in tensors.passages(PASSAGES)]
     return [tensors.block(layer - 1).forward(hidden) for hidden in _hidden(layer - 1)]
@@ -91,7 +91,7 @@ def _checked(mask: Tensor, weight: Tensor, name: str) -> Tensor:
 
 
 def student(first_student: Callable[..., Any], layers: int) -> Student:
-    """A student with a learner's first tensors. Raises `InvalidRequest` unless they are those of a model with `layers` layers."""
+    """A student with the tensors of a learner's `first_student`. Raises `InvalidRequest` if they do not fit `layers` layers."""
     config = student_config(teacher().config, layers)
     found = first_student(dict(teacher().tensors), teacher().config.num_layers, layers)
     dense = teacher().tensors
@@ -122,6 +122,6 @@ def save(model: DenseModel, name: str) -> Path:
 
 
 def new_folder(name: str) -> Path:
-    """A place for a model of this process; nothing is there yet."""
+    """The path for a new model directory; nothing is there yet, and it is removed when the process ends."""
     _folders.append(tempfile.TemporaryDirectory(prefix="labkit-lab06-"))
     return Path(_folders[-1].name) / name

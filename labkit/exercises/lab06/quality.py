@@ -1,4 +1,4 @@
-"""The quality of a model in memory on held-out text, beside its teacher: the rows of lab 06's table and plot."""
+"""Measures the quality of a model on held-out text against its teacher: the rows of lab 06's table and plot."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from labkit.exercises.lab06.models import teacher
 from labkit.measure import progress_bar
 
 LETTERS = 4_000
-"""How much of the held-out text is predicted: enough to see large differences, and done in seconds."""
+"""How many characters of the held-out text are predicted: enough to see large differences, and done in seconds."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model on held-out text.
+    """The results of a model on held-out text.
 
-    bits_per_byte: with its 95 % interval from `low` to `high`. kept: the share of tokens that the model names right with its
-    first choice, in percent of the teacher's share. information: how much of the teacher's advantage over a table of token
-    frequencies is left, in percent. parameters: numbers that are not pruned. megabytes: of the weight files, NaN without files.
+    bits_per_byte: with its 95 % interval from `low` to `high`. kept: the share of tokens that the model's first choice
+    predicts correctly, in percent of the teacher's share. information: how much of the teacher's advantage over a table of
+    token frequencies is left, in percent. parameters: how many are not pruned. megabytes: weight files, NaN without files.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Row:
     megabytes: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for `KeptRuns`; megabytes are None without files."""
+        """The row as plain values for `KeptRuns`; `megabytes` is None without files."""
         return asdict(self) | {"megabytes": None if math.isnan(self.megabytes) else self.megabytes}
 
 
@@ -96,12 +96,12 @@ def _teacher() -> Logits:
 
 
 def taught(ids: list[int]) -> Tensor:
-    """The logits of the dense model for a window of the held-out text; they are computed once."""
+    """The logits of the dense model for a window of the held-out text. They are computed only once."""
     return _teacher()(ids)
 
 
 def _remembered(logits: Logits) -> Logits:
-    """The same function without gradients; it computes each window once."""
+    """Return the same function without gradients, with a cache: each window is computed only once."""
     known: dict[tuple[int, ...], Tensor] = {}
 
     def found(ids: list[int]) -> Tensor:
@@ -114,7 +114,7 @@ def _remembered(logits: Logits) -> Logits:
 
 
 def parameters_of(model: DenseModel) -> int:
-    """The numbers of a model, without those of the blocks' matrices that are 0."""
+    """Count the parameters of a model, except the zeros in the matrices of its blocks."""
     matrices = tuple(f"{name}.weight" for name in MATRICES)
     return sum(int((t != 0).sum()) if name.endswith(matrices) else t.numel() for name, t in model.tensors.items())
 

@@ -9,7 +9,7 @@ from labkit.exercises.lab05.draws import Draws
 
 
 def _case(draws: Draws, label: str, rows: int, columns: int, step: int, rate: float, *, first: bool = False) -> Case:
-    """A step of a matrix. Its averages are those of a dense training, so they are not 0 where the mask prunes."""
+    """A training step of a matrix. Its averages come from dense training, so they are not 0 where the mask prunes."""
     mask = two_four_mask(draws.normal(rows, columns).abs())
     mean, square = draws.normal(rows, columns, scale=0.02), draws.normal(rows, columns, scale=0.03).square()
     if first:
@@ -37,7 +37,7 @@ MASKED_ADAM = Exercise(
     title="A step that keeps the mask",
     function="masked_adam",
     statement=(
-        "One step of Adam that keeps the mask. Set the gradient $g$ to 0 where `mask` is `False`. Then "
+        "Do one step of Adam that keeps the mask. Set the gradient $g$ to 0 where `mask` is `False`. Then "
         "$m = 0.9\\,m + 0.1\\,g$ (`mean`), $v = 0.999\\,v + 0.001\\,g^2$ (`square`), and "
         "$w = w - r \\cdot \\frac{m}{1 - 0.9^t} \\big/ \\left(\\sqrt{\\frac{v}{1 - 0.999^t}} + 10^{-8}\\right)$ with `rate` $r$ and "
         "`step` $t$ (from 1). The new weight is 0 where the mask is `False`, whatever the averages were before. "
@@ -49,7 +49,8 @@ MASKED_ADAM = Exercise(
     core=True,
     cases=_cases,
     hints=(
-        "The gradient of a pruned weight is not 0. And the averages may remember steps before the mask. What moves the weight, then?",
+        "The gradient of a pruned weight is not 0. And the averages can contain steps from before the mask. What moves the "
+        "weight, then?",
         "The mask is used twice: on the gradient before the averages, and on the weight at the end.",
         "g = gradient * mask; mean = 0.9 * mean + 0.1 * g; the corrected mean is mean / (1 - 0.9**step)",
     ),

@@ -1,4 +1,4 @@
-"""A student guesses for its teacher: with a learner's rule on real predictions, and in the engine."""
+"""A student guesses tokens for its teacher: with a learner's rule on real predictions, and in the engine."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from labkit.measure import Timing, ratio
 Rule = Callable[[Tensor, Tensor, int, float, float], Any]
 """A learner's `accept_or_reject(draft, target, token, number, other)`."""
 PLACES = 256
-"""Places of the held-out text at which a student guesses."""
+"""The number of places in the held-out text at which a student guesses."""
 DRAWS = 8
-"""Guesses at each place."""
+"""The number of guesses at each place."""
 PROMPTS = ("The condition of our country", "In the beginning", "A letter from the", "He said that the")
 """Texts whose continuation is compared with and without a draft."""
 
 
 def example(tokens: int = 6, seed: int = 6) -> tuple[Tensor, Tensor]:
-    """The probabilities of a draft that is often wrong, and of its target, `[tokens]` float64."""
+    """The probabilities of a draft that is often wrong and those of its target, both `[tokens]` float64."""
     return distributions(Draws(seed), tokens, distance=1.0)
 
 
 def drawn(rule: Rule, draft: Tensor, target: Tensor, count: int, seed: int = 0) -> list[int]:
-    """How often each token comes out if the draft guesses `count` times and a learner's rule decides."""
+    """How often the result is each token, if the draft guesses `count` times and a learner's rule decides."""
     generator = torch.Generator("cpu").manual_seed(seed)
     guesses = torch.multinomial(draft, count, replacement=True, generator=generator).tolist()
     numbers = torch.rand(count, 2, generator=generator, dtype=torch.float64, device="cpu").tolist()
@@ -46,13 +46,13 @@ def drawn(rule: Rule, draft: Tensor, target: Tensor, count: int, seed: int = 0) 
 
 
 def chi_square(counts: Sequence[int], probabilities: Sequence[float]) -> float:
-    """Pearson's statistic: the sum of (found - expected)^2 / expected. It is near the number of tokens minus 1 for a right rule."""
+    """Pearson's statistic: the sum of (found - expected)^2 / expected; about the number of tokens - 1 for a correct rule."""
     total = sum(counts)
     return sum((found - total * p) ** 2 / (total * p) for found, p in zip(counts, probabilities, strict=True))
 
 
 def predictions(student: DenseModel, places: int = PLACES) -> tuple[Tensor, Tensor]:
-    """The probabilities of student and teacher at places of the held-out text, `[places, vocab_size]` float64 each."""
+    """The student's and the teacher's probabilities at places in the held-out text, each `[places, vocab_size]` float64."""
     ids = windows()[0].seen
     with torch.no_grad():
         made = [torch.softmax(model.logits(ids).double(), -1)[:: -(-len(ids) // places)] for model in (student, teacher())]
@@ -60,12 +60,12 @@ def predictions(student: DenseModel, places: int = PLACES) -> tuple[Tensor, Tens
 
 
 def overlap(draft: Tensor, target: Tensor) -> float:
-    """The mean of the sums of min(draft, target): the share of guesses that a right rule accepts."""
+    """The sum of min(draft, target), as the mean over the rows: the share of guesses that a correct rule accepts."""
     return float(torch.minimum(draft, target).sum(-1).mean())
 
 
 def expected_range(draft: Tensor, target: Tensor) -> tuple[float, float]:
-    """Where 95 of 100 right rules end that judge `DRAWS` guesses for each row: `overlap` and two standard deviations around it."""
+    """The range of acceptance for 95 % of correct rules, with `DRAWS` guesses a row: `overlap` ± two standard deviations."""
     shares = torch.minimum(draft, target).sum(-1)
     deviation = float((shares * (1 - shares)).sum().sqrt()) / (len(shares) * DRAWS**0.5)
     middle = float(shares.mean())
@@ -86,16 +86,16 @@ def accepted(rule: Rule, draft: Tensor, target: Tensor, seed: int = 0) -> float:
 
 
 def gains(share: float, cost: float) -> dict[int, float]:
-    """How many times faster text would come for each number of guesses, if only reading weights took time.
+    """How many times faster generation would be for each number of guesses, if only reading weights took time.
 
-    share: of guesses that are right. cost: the draft's bytes divided by the target's. A round reads the draft once for each guess
-    and the target once (Leviathan et al. 2023, theorem 3.8).
+    share: the share of guesses that are right. cost: the draft's bytes divided by the target's. A round reads the draft once
+    for each guess and the target once (Leviathan et al. 2023, theorem 3.8).
     """
     return {guesses: expected_tokens(share, guesses) / (guesses * cost + 1) for guesses in range(1, MOST_GUESSES + 1)}
 
 
 def same_text(draft: Path) -> bool:
-    """Whether the engine makes the same tokens with and without a draft, greedy and drawn."""
+    """Whether the engine generates the same tokens with and without a draft, both greedily and by sampling."""
     texts = []
     for guesser in (None, draft):
         with labkit.load(MODEL, dtype="fp32", draft=guesser) as engine:
@@ -112,15 +112,15 @@ def same_text(draft: Path) -> bool:
 
 
 def measure(draft: Path) -> tuple[dict[str, Timing], float | None]:
-    """The seconds of lab 05's task, plain and with a draft, and the share of guesses that were right in the engine."""
+    """Time lab 05's task without and with a draft; also return the share of the engine's guesses that were right."""
     with labkit.load(MODEL) as plain, labkit.load(MODEL, draft=draft) as guessing:
         timings = speeds({"plain": plain, "with a draft": guessing})
         return timings, guessing.stats.acceptance
 
 
 def report(timings: Mapping[str, Timing], right: float | None) -> str:
-    """Two sentences about a measurement of `measure`: the times, and the guesses."""
+    """Two sentences about the results of `measure`: one on the times and one on the guesses."""
     guesses = "The engine made no guess: it did not expect this draft to save time."
     if right is not None:
         guesses = f"{right:.0%} of the engine's guesses were right."
-    return f"Without a draft against with one: {ratio(timings['plain'], timings['with a draft']).words}\n{guesses}"
+    return f"Without a draft compared with a draft: {ratio(timings['plain'], timings['with a draft']).words}\n{guesses}"

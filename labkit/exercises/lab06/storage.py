@@ -1,4 +1,4 @@
-"""Exercise 6.3: a 2:4 matrix in memory, as half of its numbers and a place of two bits for each."""
+"""Exercise 6.3: store a 2:4 matrix as half of its numbers, each with a two-bit index of its place."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ COMPRESS_TWO_FOUR = Exercise(
     function="compress_two_four",
     statement=(
         "`mask` keeps two of every four neighbours of `weight` `[out, in]`; `in` is a multiple of 8. Return `(values, indices)`. "
-        "`values` `[out, in / 2]`: the kept numbers of each row, in their order. `indices` `[out, in / 8]` uint8: each four has "
-        "four bits. Its first place (0 to 3) is in the low two bits, its second place in the high two. Two fours share a byte; "
-        "the left one is in the low half."
+        "`values` `[out, in / 2]`: the kept numbers of each row, in order. `indices` `[out, in / 8]` uint8: each group of four "
+        "has four bits. Its first place (0 to 3) is in the low two bits, its second place in the high two. Two groups share a "
+        "byte; the left one is in the low half."
     ),
     points=14,
     minutes=12,
@@ -46,7 +46,7 @@ COMPRESS_TWO_FOUR = Exercise(
     hints=(
         "Each row keeps the same number of weights. What does that mean for the shape of the kept numbers?",
         "A boolean index returns the kept numbers row by row. The places are the columns of the mask's True entries, counted within "
-        "their four; shift and join them as in exercise 5.5.",
+        "their group; shift and join them as in exercise 5.5.",
         "places = mask.nonzero()[:, 1].view(out, -1, 2) % 4; nibbles = (places[..., 0] | places[..., 1] << 2).to(torch.uint8)",
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercise 6.4: the bytes of a sparse matrix in four forms."""
+"""Exercise 6.4: the bytes of a sparse matrix in four storage formats."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ STORED_BYTES = Exercise(
     title="What a place costs",
     function="stored_bytes",
     statement=(
-        "`kept` weights of a matrix `[out, columns]` are not 0; each number has `element_bytes`. Return the bytes of four forms in "
-        'a dictionary:\n\n- `"dense"`: all numbers.\n- `"csr"`: the kept numbers, a column of 4 bytes for each, and `out + 1` row '
-        'starts of 4 bytes.\n- `"bitmask"`: the kept numbers, and a bit for each weight.\n- `"2:4"`: half of all numbers, '
-        "whatever `kept` is, and a place of 2 bits for each of them.\n\n`columns` is a multiple of 8."
+        "`kept` weights of a matrix `[out, columns]` are not 0; each number has `element_bytes`. Return the bytes of four "
+        'formats in a dictionary:\n\n- `"dense"`: all numbers.\n- `"csr"`: the kept numbers, a column index of 4 bytes for '
+        'each, and `out + 1` row starts of 4 bytes.\n- `"bitmask"`: the kept numbers, and a bit for each weight.\n- `"2:4"`: '
+        "half of all numbers, whatever `kept` is, and a place of 2 bits for each of them.\n\n`columns` is a multiple of 8."
     ),
     points=10,
     minutes=5,
@@ -39,7 +39,7 @@ STORED_BYTES = Exercise(
     core=True,
     cases=_cases,
     hints=(
-        "Which of the four forms depend on the number of kept weights?",
+        "Which of the four formats depend on the number of kept weights?",
         "Eight bits of a mask are one byte. Four places of two bits are one byte, and half of the weights have a place.",
         'weights = out * columns; "csr": kept * (element_bytes + 4) + 4 * (out + 1); "2:4": weights // 2 * element_bytes + weights // 8',
     ),

@@ -1,4 +1,4 @@
-"""What the trainings of lab 06 share: windows of text, the learning rate of each step, and gradients against the teacher."""
+"""What the training runs of lab 06 share: windows of text, the learning rate of each step, and gradients of the loss."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from labkit.exercises.lab06.models import teacher
 from labkit.measure import progress_bar
 
 WINDOW = 256
-"""Tokens of a training window."""
+"""The number of tokens in a training window."""
 WINDOWS = 2
-"""Windows of a step."""
+"""The number of windows in a step."""
 RISE = 0.1
 """The learning rate rises over this share of the training, and then falls to 0."""
 
@@ -33,22 +33,22 @@ Loss = Callable[[Tensor, Tensor], Any]
 
 @functools.cache
 def all_windows() -> tuple[tuple[int, ...], ...]:
-    """The whole calibration text as windows of tokens, in an order that is always the same."""
+    """The whole calibration text as windows of tokens, always in the same order."""
     text = CalibrationText.read()
     return tuple(map(tuple, windows_of(text, checkpoint().tokenizer(), WINDOW, len(text.text), seed=0)))
 
 
 def steps(title: str, count: int, rate: float, seconds: float) -> Iterator[tuple[list[list[int]], float]]:
-    """For each step of a training: its windows of tokens, and its learning rate, at most `rate`. A progress bar counts them.
+    """Yield the windows of tokens and the learning rate (at most `rate`) of each training step, with a progress bar.
 
-    After `seconds` the training ends early, so on a slow machine there are fewer than `count` steps; a line says how many.
+    After `seconds` the training ends early, so a slow machine takes fewer than `count` steps; a printed line says how many.
     The learning rate falls with the steps or with the time, whichever is nearer to its end.
     """
     bar, begun, windows = progress_bar(title), time.monotonic(), all_windows()
     for step in range(count):
         done = max(step / count, (time.monotonic() - begun) / seconds)
         if done >= 1:
-            print(f"{title}: {step} of {count} steps, because the time of {seconds:g} s was over")
+            print(f"{title}: {step} of {count} steps, because the time limit of {seconds:g} s was reached")
             break
         yield [list(windows[each]) for each in drawn(len(windows), WINDOWS, 0, step)], rate * share_of_rate(done)
         bar(step + 1, count)
@@ -66,10 +66,10 @@ def divergence(made: Tensor, taught: Tensor) -> Tensor:
 
 
 def backward(model: DenseModel, windows: Sequence[Sequence[int]], loss: Loss, part: str = "") -> float:
-    """Compute the gradients of tensors of a model, those whose names begin with `part`, and return the mean loss.
+    """Compute the gradients of a model's tensors whose names begin with `part`, and return the mean loss.
 
-    Products are computed in bfloat16, as in `labkit compress --method distill`. Raises `InvalidRequest` for a loss without a
-    gradient, and `LabkitError` if it is not finite.
+    Matrix products are computed in bfloat16, as in `labkit compress --method distill`. Raises `InvalidRequest` for a loss
+    without a gradient, and `LabkitError` if it is not finite.
     """
     for name, tensor in model.tensors.items():
         tensor.requires_grad_(name.startswith(part)).grad = None

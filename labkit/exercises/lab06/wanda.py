@@ -1,4 +1,4 @@
-"""Exercise 6.2: Wanda's scores, in which a weight counts as much as its input."""
+"""Exercise 6.2: Wanda's scores, in which the size of a weight's input counts as much as the weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products with a matrix half of whose weights are 0, in forms that skip the zeros and forms that do not."""
+"""Matrix products with a weight that is half zeros, in storage formats that skip the zeros and in others that do not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.measure import Timing, compare, progress_bar
 from labkit.weight_formats import Sparse24Weight
 
 PAIRS = {"zeros in a dense matrix": ("FP32", "FP32, zeros"), "CSR": ("FP32", "FP32, CSR"), "2:4": ("half", "half, 2:4")}
-"""Each sparse form, and the dense form of the same precision with which it is compared."""
+"""Each comparison: the dense form, and the form with zeros of the same precision that is compared with it."""
 
 
 def half_of(device: torch.device) -> torch.dtype:
@@ -24,7 +24,7 @@ def half_of(device: torch.device) -> torch.dtype:
 
 
 def products(device: torch.device) -> dict[str, Callable[[Tensor], Tensor]]:
-    """A product x W^T of one row and a weight of 8,192 x 4,096, in each form. "half" is float16 on a GPU, bfloat16 on a CPU."""
+    """For each form, a function that computes x W^T with an 8,192 x 4,096 weight. "half" is fp16 on a GPU, bf16 on a CPU."""
     generator = torch.Generator("cpu").manual_seed(0)
     dense = torch.randn(OUT, IN, generator=generator, dtype=torch.float32, device="cpu") * IN**-0.5
     half = half_of(device)
@@ -48,7 +48,7 @@ def _csr(weight: Tensor) -> Tensor:
 
 
 def _product(weight: Tensor | Sparse24Weight, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """labkit's product for the device: packed for its CPU kernels where it has some."""
+    """labkit's matrix product for the device. On a CPU, the weight is packed for labkit's kernels if they are available."""
     form = weight.to(device)
     if device.type == "cpu" and native.available():
         from labkit.native.packed_weight import PackedWeight
@@ -59,7 +59,7 @@ def _product(weight: Tensor | Sparse24Weight, device: torch.device, dtype: torch
 
 
 def measure(device: torch.device, seconds: float = 8.0) -> dict[str, Timing]:
-    """The seconds of a product of one row in each form, in turn. Raises `NotAvailable` on a CPU without labkit's kernels."""
+    """Time the product of one row with each form, in turn. Raises `NotAvailable` on a CPU without labkit's kernels."""
     if device.type == "cpu" and not native.available():
         raise NotAvailable(f"labkit's CPU kernels are missing here ({native.why_not()}), so 2:4 is not measured here")
     x = torch.randn(1, IN, dtype=torch.float32, device=device)

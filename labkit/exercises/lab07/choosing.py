@@ -1,4 +1,4 @@
-"""Exercise 7.7: which compiler is worth its time."""
+"""Exercise 7.7: which compiler is worth the time that it takes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ CHOOSE_COMPILER = Exercise(
     function="choose_compiler",
     statement=(
         "`table` maps the name of each way to run a model to `(compile_seconds, step_seconds, error)`. A server starts, compiles, "
-        "and runs `steps` steps. Return the name of the way that is ready first, of those whose error is at most `most_error`; "
-        "None if there is none."
+        "and runs `steps` steps. Of the ways whose error is at most `most_error`, return the name of the one that finishes "
+        "first; None if there is none."
     ),
     points=6,
     minutes=4,

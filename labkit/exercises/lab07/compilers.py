@@ -1,4 +1,4 @@
-"""The table of compilers: the same model run in several ways, all in one interleaved measurement."""
+"""Measures the lab's table of compilers: the same model run in several ways, which take turns in one measurement."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ ERROR_BATCH = 8
 
 
 def measure(seconds: float = 8.0) -> dict[str, Any]:
-    """Build every way, then time 16 decode steps of one sequence with all ways in turn.
+    """Prepare every way to run the model, then time 16 decode steps of one sequence with all ways in turn.
 
     `rows` has for each way: the seconds until it is ready, the seconds of a step (median, lower and upper quartile), and its
-    error. Ready means: the weights are read, and a first generation is done, less the time of a second one; what an earlier run
-    has compiled is not used. The error is the share of greedy tokens in 8 sequences of 17 that differ from those of the first
-    way. `missing` says for the other ways why they cannot run here; `disturbed` how other programs disturbed the run.
+    error. The seconds until it is ready are the time to read the weights and run a first generation, minus the time of a second
+    generation; nothing that an earlier run compiled is used. The error is the share of greedy tokens in 8 sequences of 17 that
+    differ from those of the first way. `missing` says why the other ways cannot run here, and `disturbed` says how other
+    programs disturbed the run.
     """
     checkpoint, device = open_checkpoint(MODEL), torch.device("cpu")
     _graphs()  # writing a graph is not part of what a compiler does with it
@@ -84,7 +85,7 @@ def measure(seconds: float = 8.0) -> dict[str, Any]:
 
 
 def _graphs() -> None:
-    """Write the graphs in fp32 and in int8, if their packages are here and the files are not."""
+    """Write the fp32 and int8 graphs, if the packages are installed and the files do not exist yet."""
     if not what_is_missing():
         logging.disable(logging.WARNING)  # ONNX Runtime's quantizer advises how to call it
         try:
@@ -95,7 +96,7 @@ def _graphs() -> None:
 
 
 def _built(kind: type[BenchEngine], checkpoint: Any, precision: str, prompts: Prompts) -> tuple[float, Player]:
-    """The seconds until an engine has read its weights and compiled, and its player. torch's store is empty."""
+    """Return the seconds until an engine has read its weights and compiled, and its player. torch's compile cache is empty."""
     from torch._inductor.utils import fresh_cache
 
     with fresh_cache():
@@ -119,7 +120,7 @@ def _generated(engine: BenchEngine, prompts: Prompts) -> Tensor:
 
 
 def _in_turn(players: dict[str, Player], seconds: float) -> dict[str, Timing]:
-    """The time of the decode steps of each player; prefills run between them and are not counted."""
+    """Time the decode steps of each player. Prefills run between them and are not counted."""
     calls: dict[str, Any] = {}
     for way, player in players.items():
         calls |= {f"{way} prefill": player.prefill, way: player.decode}
@@ -129,12 +130,12 @@ def _in_turn(players: dict[str, Player], seconds: float) -> dict[str, Timing]:
 
 
 def table(measured: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
-    """The rows in the form of exercise 7.7: (compile_seconds, step_seconds, error) by name."""
+    """The measured rows in the form that exercise 7.7 uses: (compile_seconds, step_seconds, error) by name."""
     return {way: (row["ready"], row["step"], row["error"]) for way, row in measured["rows"].items()}
 
 
 def tell(measured: dict[str, Any]) -> None:
-    """Print the table."""
+    """Print the table of compilers, and why other ways were not measured."""
     print(f"{'way':15}{'ready after':>13}{'a step':>12}{'other tokens':>15}")
     for way, row in measured["rows"].items():
         print(f"{way:15}{row['ready']:>11.2f} s{1e3 * row['step']:>9.2f} ms{row['error']:>15.1%}")

@@ -30,7 +30,7 @@ CROSSING_TENSORS = Exercise(
     function="crossing_tensors",
     statement=(
         "A graph is cut: part 1 has the first `first` nodes, part 2 has the others. Return the names of the tensors that part "
-        "1 must send to part 2, each once, in the order of the graph. Weights and inputs are made by no node; each part has "
+        "1 must send to part 2, each once, in the order of the graph. No node makes weights or inputs; each part has "
         "those that it needs, so they are not sent."
     ),
     points=8,
@@ -74,7 +74,7 @@ def _gptj_sizes(draw: random.Random, nodes: list[Node], hidden: int) -> dict[str
 
 
 def _work(draw: random.Random, nodes: list[Node]) -> dict[str, int]:
-    """Microseconds of each node; matrix products take the longest, and the head longer than other products."""
+    """Random microseconds for each node: matrix products take the longest, and the head longer than other matrix products."""
     work = {
         name: draw.randrange(200, 400) if kind in ("MatMul", "Attention") else draw.randrange(1, 20) for name, kind, _ in nodes
     }
@@ -82,7 +82,7 @@ def _work(draw: random.Random, nodes: list[Node]) -> dict[str, int]:
 
 
 def _equal_cuts(draw: random.Random) -> tuple[list[Node], dict[str, int], dict[str, int], int]:
-    """A graph in which a view takes no time, so that the cuts before and after it divide the work alike."""
+    """A graph in which a view takes no time, so that the cuts before and after it divide the work equally."""
     nodes: list[Node] = [
         ("a", "MatMul", ["x", "weight_a"]),
         ("b", "Concat", ["a", "x"]),
@@ -101,8 +101,9 @@ BEST_SEAM = Exercise(
     function="best_seam",
     statement=(
         "`work` maps each node to its microseconds, `sizes` each node's tensor to its bytes. Find a cut with at least one node on "
-        "each side, over which at most `most` bytes are sent. Of these cuts, take the one whose slower part is the fastest; of "
-        "equal ones, the one that sends fewer bytes. Return the number of nodes of part 1, or None if there is no such cut."
+        "each side, over which at most `most` bytes are sent. Of these cuts, take the one whose slower part is the fastest; if "
+        "several are equal, the one that sends the fewest bytes. Return the number of nodes of part 1, or None if there is no "
+        "such cut."
     ),
     points=10,
     minutes=10,

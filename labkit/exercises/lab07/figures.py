@@ -1,4 +1,4 @@
-"""Lab 07's figures of measurements: a block before and after fusion, kernels and bytes, and what crosses each cut."""
+"""Draws lab 07's measurements: a block before and after fusion, kernels and bytes, and what crosses each cut."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAVES = ("Gather", "GatherND", "Unsqueeze", "Shape", "Cast")
-"""Operators at which the drawing of a block ends: lookups, and the arithmetic of shapes."""
+"""Operators at which the drawing of a block ends: lookups and shape arithmetic."""
 GROUP_COLOURS = (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[5])
 NEW_COLOUR = COLOURS[2]
-"""The colour of an operator that a compiler made; no group has it."""
+"""The colour of an operator that a compiler made. No group has this colour."""
 SINGLE = "#EBEBEB"
 
 
 def norm_and_mlp(graph: StepGraph) -> list[Node]:
-    """The nodes of the first block from its layer norm to the last product of its MLP, in their order."""
+    """The nodes of the first block from its layer norm to the last matrix product of its MLP, in order."""
     made = {name: (name, kind, reads) for name, kind, reads in graph.nodes}
     waiting = [next(node[0] for node in graph.nodes if any("h.0.mlp.fc_out.weight" in read for read in node[2]))]
     found: set[str] = set()
@@ -35,13 +35,13 @@ def norm_and_mlp(graph: StepGraph) -> list[Node]:
 
 
 def kernels_left(nodes: Sequence[Node], groups: Sequence[Sequence[str]]) -> int:
-    """How many kernels nodes are if each group is one."""
+    """How many kernels the nodes need if each group runs as one kernel."""
     names = {name for name, _, _ in nodes}
     return len(nodes) - sum(len(group) - 1 for group in groups if names & set(group))
 
 
 def in_operators(graph: StepGraph, groups: Sequence[Sequence[str]]) -> dict[str, int]:
-    """How often each kind of group occurs, the most frequent first; a kind is the operators of a group, such as "Mul Mul Add"."""
+    """How often each kind of group occurs, most frequent first. A group's kind is its operators, such as "Mul Mul Add"."""
     kinds = {name: kind for name, kind, _ in graph.nodes}
     return dict(Counter(" ".join(kinds[name] for name in group) for group in groups).most_common())
 
@@ -51,8 +51,8 @@ def before_and_after(before: StepGraph, after: StepGraph, groups: Sequence[Seque
     left, right = norm_and_mlp(before), norm_and_mlp(after)
     own = kernels_left(left, groups)
     caption = (
-        "Left: as exported; equal colours are one of your groups, grey boxes run alone. Right: after ONNX Runtime's level 'all'; "
-        "green boxes are operators that did not exist before."
+        "Left: as exported; boxes of one colour are one of your groups, grey boxes run alone. Right: after ONNX Runtime's "
+        "level 'all'; green boxes are operators that did not exist before."
     )
     title = f"Layer norm and MLP of a block: {len(left)} kernels, {own} with your groups, {len(right)} in ONNX Runtime"
     figure = new_figure(title, caption, width=8.2, height=1.1 + 0.36 * (1 + max(map(len, map(_levels, (left, right))))))
@@ -69,7 +69,7 @@ def before_and_after(before: StepGraph, after: StepGraph, groups: Sequence[Seque
 
 
 def _levels(nodes: Sequence[Node]) -> list[list[str]]:
-    """The nodes by their depth: each is one level below the deepest node that it reads."""
+    """The nodes by depth: each node is one level below the deepest node that it reads."""
     depth: dict[str, int] = {}
     for name, _, reads in nodes:
         depth[name] = 1 + max((depth[read] for read in reads if read in depth), default=-1)
@@ -77,7 +77,7 @@ def _levels(nodes: Sequence[Node]) -> list[list[str]]:
 
 
 def _draw(axes: Any, nodes: Sequence[Node], colours: Mapping[str, str], rows: int) -> None:
-    """Draw a graph from top to bottom, with room for so many rows."""
+    """Draw a graph from top to bottom, with room for `rows` rows."""
     levels, kinds = _levels(nodes), {name: kind for name, kind, _ in nodes}
     place = {name: (lane - (len(level) - 1) / 2, row) for row, level in enumerate(levels) for lane, name in enumerate(level)}
     for name, _, reads in nodes:
@@ -105,7 +105,7 @@ def _draw(axes: Any, nodes: Sequence[Node], colours: Mapping[str, str], rows: in
 
 
 def kernels_and_bytes(rows: Mapping[str, tuple[int, int]], guess: float, *, title: str, caption: str = "") -> Figure:
-    """Two rows of bars: kernels, and megabytes read and written. rows: by name, kernels and bytes.
+    """Two bar charts: kernels, and megabytes read and written. `rows` maps each name to its kernels and bytes.
 
     guess: the predicted megabytes of the second row, drawn as a diamond below its bar.
     """
@@ -130,9 +130,9 @@ def kernels_and_bytes(rows: Mapping[str, tuple[int, int]], guess: float, *, titl
 
 
 def crossing(sent: Sequence[float], ends: Sequence[int], seam: int | None, *, caption: str = "") -> Figure:
-    """The kilobytes that cross a cut after each node; the ends of blocks are dots, and the chosen cut is a line.
+    """Plot the kilobytes that cross a cut after each node; dots mark the ends of blocks, and a line marks the chosen cut.
 
-    sent: the bytes for a cut after 1, 2, 3, ... nodes. ends, seam: numbers of nodes of part 1.
+    sent: the bytes for a cut after 1, 2, 3, ... nodes. ends, seam: cuts, as the number of nodes in part 1.
     """
     figure = new_figure("What crosses a cut", caption, width=8.2, height=3.6)
     axes = figure.add_subplot()

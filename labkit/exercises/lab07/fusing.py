@@ -1,4 +1,4 @@
-"""Exercises 7.1 and 7.2: which nodes of a graph can run as one kernel, and which bytes then need not be moved."""
+"""Exercises 7.1 and 7.2: which nodes of a graph can run as one kernel, and how many bytes then need not be moved."""
 
 from __future__ import annotations
 
@@ -54,9 +54,10 @@ FUSIBLE_GROUP = Exercise(
     core=True,
     cases=_group_cases,
     hints=(
-        "If you decide about a node, which other nodes must be decided already? In which order do you go through the graph?",
+        "Before you can decide about a node, which other nodes must you have decided about? In which order do you go through "
+        "the graph?",
         "Begin with a group that holds only the last node, and go through the nodes from back to front. The readers of a node "
-        "stand after it, so they are decided before it. Sort the group at the end.",
+        "come after it, so they are decided before it. Sort the group at the end.",
         "readers = {n for n, _, r in nodes if name in r}; whether all of them are in the group is: readers <= group (also true "
         "for no readers at all)",
     ),
@@ -96,8 +97,8 @@ BYTES_SAVED = Exercise(
     statement=(
         "`sizes` maps each tensor to its bytes, weights too. A single kernel reads each of its tensors once (even if it uses one "
         "twice) and writes its own. If all nodes of `group` run in one kernel, this kernel reads each tensor from outside the group "
-        "once, and writes only those of its tensors that a node outside reads or that are in `results`. Return the bytes that are "
-        "moved less, a whole number."
+        "once, and writes only those of its tensors that a node outside reads or that are in `results`. Return how many fewer "
+        "bytes are moved, a whole number."
     ),
     points=12,
     minutes=8,

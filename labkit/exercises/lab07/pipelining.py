@@ -1,4 +1,4 @@
-"""Exercise 7.6: how many requests per second a model in parts can answer."""
+"""Exercise 7.6: how many requests per second a model that is split into parts can answer."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ PIPELINED_RATE = Exercise(
     title="Predict the pipeline",
     function="pipelined_rate",
     statement=(
-        "A request passes the parts of a model one after another. Part k computes `seconds[k]` for it, on one core, and takes the "
-        "next request then. A request that is alone on the server has its answer after `latency` seconds. Each of `users` users "
-        "waits for an answer before the next request. All parts share `cores` cores. Each of the three (users, parts, cores) "
-        "limits the requests per second; return the lowest of these limits."
+        "A request passes through the parts of a model one after another. Part k computes for `seconds[k]`, on one core, and "
+        "then takes the next request. A request that is alone on the server has its answer after `latency` seconds. Each of "
+        "`users` users waits for an answer before the next request. All parts share `cores` cores. Each of the three (users, "
+        "parts, cores) limits the requests per second; return the lowest of these limits."
     ),
     points=10,
     minutes=6,
@@ -46,8 +46,8 @@ PIPELINED_RATE = Exercise(
     core=True,
     cases=_cases,
     hints=(
-        "How many requests per second can a single user send? And a single part take? And how much work of all cores does a "
-        "request need?",
+        "How many requests per second can a single user send? How many can a single part take? And how many core-seconds does "
+        "a request need?",
         "A user sends at most one request in each latency. Of the parts, the slowest one decides. A request needs the seconds of "
         "all parts together, and the cores deliver one second of work each, every second.",
         "The users allow users / latency, the parts allow 1 / max(seconds); the limit of the cores has the same form.",

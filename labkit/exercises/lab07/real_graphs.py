@@ -1,4 +1,4 @@
-"""The graph of gptj-tiny in the form of the exercises, with the bytes and the microseconds that ONNX Runtime measured here."""
+"""The graph of gptj-tiny in the exercises' form, with the bytes and microseconds that ONNX Runtime measures here."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOKENS = 128
 """The length of the prompt whose prefill is profiled."""
 RUNS = 5
-"""How many profiled runs there are; the time of a node is its median."""
+"""How many profiled runs there are. The time of a node is the median of these runs."""
 
 
 def what_is_missing() -> str:
-    """Why this machine has no graphs, as a sentence that begins with "not measured here"; "" if it has."""
+    """Why this machine cannot make graphs, as a sentence that begins with "not measured here", or "" if it can."""
     for package in PACKAGES:
         try:
             graph_package(package)
@@ -45,7 +45,7 @@ def what_is_missing() -> str:
 
 
 def ready() -> bool:
-    """Whether the packages of the extra `graphs` are installed. If not, one sentence says so."""
+    """Whether the packages of the extra `graphs` are installed. If not, prints a sentence that says so."""
     if words := what_is_missing():
         print(words)
     return not words
@@ -59,7 +59,7 @@ def _own_folder() -> tempfile.TemporaryDirectory[str]:
 
 @functools.cache
 def exported(parts: int = 1) -> ExportedModel:
-    """gptj-tiny as so many graphs in ONNX. The whole model is kept in labkit's home; parts only until this process ends."""
+    """gptj-tiny exported as `parts` ONNX graphs. A single graph is kept in labkit's home; several are deleted at the end."""
     checkpoint = open_checkpoint(MODEL)
     if parts == 1:
         return kept_export(checkpoint, "fp32")
@@ -68,11 +68,11 @@ def exported(parts: int = 1) -> ExportedModel:
 
 @dataclass(frozen=True)
 class StepGraph:
-    """A graph that has run once: its nodes, and what ONNX Runtime measured.
+    """A graph that has been run: its nodes, and what ONNX Runtime measured.
 
     sizes: the bytes of every tensor, weights and inputs too. work: microseconds of each node. results: what the graph returns.
     kernels, moved_bytes: how many kernels ran, and what they read and wrote; views move nothing. weight_bytes: the part of
-    moved_bytes that was weights. disturbed: how other programs disturbed the measurement of `work`, as a note; "" if they did not.
+    moved_bytes that was weights. disturbed: a note on how other programs disturbed the measurement of `work`, or "".
     """
 
     nodes: list[Node]
@@ -119,13 +119,13 @@ def step_graph(level: str = "none", tokens: int = TOKENS) -> StepGraph:
 
 
 def nodes_of(graph: Any) -> list[Node]:
-    """The nodes of an `onnx.ModelProto` in the form of the exercises: each has the name of its first result."""
+    """The nodes of an `onnx.ModelProto` in the form that the exercises use: each node has the name of its first result."""
     first = {name: _name(node) for node in graph.graph.node for name in node.output}
     return [(_name(node), node.op_type, [first.get(name, name) for name in node.input if name]) for node in graph.graph.node]
 
 
 def of_values(graph: StepGraph) -> StepGraph:
-    """The graph without the nodes whose tensors follow from lengths alone: shapes, positions, the mask and rotary angles.
+    """The graph without the nodes whose tensors depend only on lengths: shapes, positions, the mask and rotary angles.
 
     Each part of an export computes these itself, so they never cross a seam.
     """
@@ -139,9 +139,9 @@ def of_values(graph: StepGraph) -> StepGraph:
 
 
 def groups_of(graph: StepGraph, fusible_group: Callable[..., Any]) -> list[list[str]]:
-    """Every group of at least two nodes that a learner's function finds, each node in one group.
+    """Every group of at least two nodes that a learner's function finds; each node is in at most one group.
 
-    The function gets one block at a time, and is asked from the back: for each pointwise node that is in no group yet.
+    The function gets one block at a time. It is called for each pointwise node that is not in a group yet, from last to first.
     """
     groups: list[list[str]] = []
     cuts = [0, *block_begins(graph.nodes), len(graph.nodes)]
@@ -159,12 +159,12 @@ def groups_of(graph: StepGraph, fusible_group: Callable[..., Any]) -> list[list[
 
 
 def head(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes of the head: its product and its bias, without the last layer norm."""
+    """The nodes of the head: its matrix product and its bias, without the last layer norm."""
     return list(nodes[next(place for place, node in enumerate(nodes) if "lm_head.weight" in node[2]) :])
 
 
 def block_begins(nodes: Sequence[Node]) -> list[int]:
-    """For each block but the first: the number of nodes before it. A block begins with the mean of its layer norm."""
+    """For each block except the first: the number of nodes before it. A block begins with the mean of its layer norm."""
     begins: list[int] = []
     for layer in itertools.count(1):
         product = f"transformer.h.{layer}.attn.q_proj.weight"
@@ -176,7 +176,7 @@ def block_begins(nodes: Sequence[Node]) -> list[int]:
 
 
 def _profile(level: str, tokens: int) -> list[list[dict[str, Any]]]:
-    """The kernels of `RUNS` prefills, after one that is not counted; a list for each run."""
+    """Profile `RUNS` prefills, after one that is not counted. Returns a list of the kernels for each run."""
     part = exported().parts[0]
     with tempfile.TemporaryDirectory(prefix="labkit-graph-") as folder:
         session = open_session(part.path, SessionSettings(level, threads=1, profile=Path(folder) / "profile"))

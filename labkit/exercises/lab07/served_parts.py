@@ -34,7 +34,7 @@ _RUNNING: list[ServedParts] = []
 
 
 def ready() -> bool:
-    """Whether this machine has graphs and a server. If not, one sentence says what is missing."""
+    """Whether this machine can make graphs and has a server. If not, prints a sentence that says what is missing."""
     words = what_is_missing()
     if not words and find_server() is None:
         words = (
@@ -46,7 +46,7 @@ def ready() -> bool:
 
 
 def parts_of(model: ExportedModel, serving: GraphServing) -> list[PartNames]:
-    """The parts of an export in the form of exercise 7.5."""
+    """The parts of an export in the form that exercise 7.5 uses."""
     stages = len(model.parts)
     return [
         (
@@ -59,9 +59,10 @@ def parts_of(model: ExportedModel, serving: GraphServing) -> list[PartNames]:
 
 
 class ServedParts:
-    """A server with both models. It stops with `stop`, and when this process ends. A new one ends the previous one.
+    """A server with both models. `stop` and the end of this process stop it. A new server stops the previous one.
 
-    A server that was stopped starts again when it is asked something, so a cell can be run again after `stop`. Raises `InvalidRequest` for maps that do not fit the parts, and `NotAvailable` with the server's words if it refuses them.
+    A stopped server starts again when it gets a request, so a cell can be run again after `stop`. Raises `InvalidRequest` for
+    maps that do not fit the parts, and `NotAvailable` with the server's message if the server refuses the maps.
     """
 
     def __init__(self, part_maps: Callable[..., Any]) -> None:
@@ -93,7 +94,7 @@ class ServedParts:
 
     @property
     def grpc(self) -> str:
-        """The address of the server, which starts again if it was stopped."""
+        """The address of the server. Starts the server again if it was stopped."""
         if not self._end.alive:
             self._start()
         return self.server.grpc
@@ -111,10 +112,10 @@ class ServedParts:
         return made
 
     def alone(self, requests: int = 10, rounds: int = 3) -> dict[str, Any]:
-        """Single requests to both models, which take turns: so many requests in each round.
+        """Send single requests to both models in turn, `requests` requests to each model in each round.
 
-        Returns `models`, which has for each model the latency of a request in seconds (`latency`), and the seconds that each of
-        its parts computed (`seconds`), both as medians over the rounds; and `disturbed`, as `under_load` does.
+        Returns `models`, which has for each model the latency of a request in seconds (`latency`) and the seconds that each of
+        its parts computed (`seconds`), both as medians over the rounds. Also returns `disturbed`, as `under_load` does.
         """
         inner = {WHOLE: [WHOLE], PARTS: [model for model, _, _ in self.parts]}
         rows: dict[str, list[Alone]] = {name: [] for name in inner}
@@ -134,11 +135,11 @@ class ServedParts:
         }
 
     def under_load(self, users: Sequence[int], latency: float, rounds: int = 3) -> dict[str, Any]:
-        """Requests per second of both models with each number of users; the models take turns.
+        """Measure the requests per second of both models with each number of users; the models take turns.
 
         latency: the seconds of a single request. A turn takes one second, or the time of 30 requests if that is longer.
-        Returns `rates`, by the number of users and the model, one for each round, and `disturbed`, which says how other programs
-        disturbed the run ("" if they did not).
+        Returns `rates`: for each number of users and each model, one rate per round. Also returns `disturbed`, which says how
+        other programs disturbed the run ("" if they did not).
         """
         bar = progress_bar("loads")
         rates: dict[str, dict[str, list[float]]] = {}
@@ -158,7 +159,7 @@ def prompt() -> NDArray[np.int64]:
 
 
 def gains(measured: dict[str, Any]) -> dict[int, tuple[float, float, float]]:
-    """How many times as many requests per second the parts answer as the whole model: lowest, median, highest round, by users."""
+    """The requests per second of the parts divided by those of the whole model: lowest, median and highest round, by users."""
     found = {}
     for users, rates in measured["rates"].items():
         ratios = sorted(part / whole for part, whole in zip(rates[PARTS], rates[WHOLE], strict=True))
@@ -167,7 +168,7 @@ def gains(measured: dict[str, Any]) -> dict[int, tuple[float, float, float]]:
 
 
 def _write(folder: Path, whole: ExportedModel, cut: ExportedModel, maps: Any, parts: Sequence[PartNames]) -> None:
-    """One repository with both models. The ensemble has the learner's maps."""
+    """Write a repository with both models. The ensemble has the learner's maps."""
     if words := check_maps(maps, parts):
         raise InvalidRequest(f"{words}; run check(part_maps)")
     serving = GraphServing(PARTS)

@@ -1,7 +1,7 @@
 """Small graphs for the exercises: GELU, a layer normalization, blocks of GPT-J, and random ones.
 
 A graph is a list of nodes `(name, operator, reads)` in the order in which they run. A node makes one tensor, which has the name
-of the node. What is read and made by no node is a weight, a constant or an input.
+of the node. A tensor that is read but that no node makes is a weight, a constant or an input.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OTHERS = ("MatMul", "ReduceMean", "Softmax", "Transpose", "Concat", "Gather")
 
 
 def gelu(layer: int) -> list[Node]:
-    """A matrix product, a bias, the tanh form of GELU, and the next product."""
+    """A matrix product, a bias, the tanh form of GELU, and the next matrix product."""
     nodes: list[Node] = [
         ("product", "MatMul", ["normed", "weight_in"]),
         ("inner", "Add", ["product", "bias_in"]),
@@ -34,7 +34,7 @@ def gelu(layer: int) -> list[Node]:
 
 
 def layer_norm(layer: int) -> list[Node]:
-    """A layer normalization whose square is a product of a tensor with itself."""
+    """A layer normalization that computes the square as a tensor times itself."""
     nodes: list[Node] = [
         ("mean", "ReduceMean", ["hidden"]),
         ("centred", "Sub", ["hidden", "mean"]),
@@ -74,13 +74,13 @@ def gptj(layers: int) -> list[Node]:
 
 
 def renamed(nodes: list[Node], prefix: str) -> list[Node]:
-    """The same graph with a prefix before the names of its nodes; what no node makes keeps its name."""
+    """The same graph with a prefix before the names of its nodes. Tensors that no node makes keep their names."""
     made = {name for name, _, _ in nodes}
     return [(prefix + name, kind, [prefix + read if read in made else read for read in reads]) for name, kind, reads in nodes]
 
 
 def random_graph(draw: random.Random, size: int) -> list[Node]:
-    """A graph with so many nodes, most of them pointwise; a node mostly reads tensors that were made shortly before it."""
+    """A graph with `size` nodes, most of them pointwise. Most tensors that a node reads were made shortly before it."""
     nodes: list[Node] = []
     for number in range(size):
         kind = draw.choice(POINTWISE if draw.random() < 0.75 else OTHERS)
@@ -100,6 +100,6 @@ def unread(nodes: list[Node]) -> list[str]:
 
 
 def drawn_sizes(draw: random.Random, nodes: list[Node]) -> dict[str, int]:
-    """A number of bytes for every tensor of a graph, all different."""
+    """A random number of bytes for every tensor of a graph, all different."""
     names = list(dict.fromkeys(one for name, _, reads in nodes for one in (*reads, name)))
     return dict(zip(names, (4 * size for size in draw.sample(range(20, 2000), len(names))), strict=True))

@@ -18,7 +18,7 @@ FORM = "return a dictionary {model: (input_map, output_map)}, where each map is 
 
 
 def check_maps(maps: Any, parts: Sequence[PartNames]) -> str:
-    """What is wrong with the form of maps, as a phrase; "" if every part has two maps with exactly its tensors as keys."""
+    """Say in a phrase what is wrong with the form of `maps`; "" if each part has two maps keyed by exactly its tensors."""
     if not isinstance(maps, dict):
         return f"your function returns {maps!r:.60}; {FORM}"
     for model, inputs, outputs in parts:
@@ -39,10 +39,10 @@ def check_maps(maps: Any, parts: Sequence[PartNames]) -> str:
 
 
 def follow(maps: Maps, parts: Sequence[PartNames]) -> dict[str, Any]:
-    """Run the wires on paper: where each input of each part comes from, and which tensor each answer to the client is.
+    """Follow the wires: find where each input of each part comes from, and which tensor is each answer to the client.
 
-    The result has a fault, as a phrase, if nobody writes a wire, or two models write the same one. The names of inner wires
-    are not part of the result, because they are free.
+    The result has a fault, as a phrase, if neither the client nor a part writes a wire that is read, or if two models write the
+    same wire. The names of inner wires are not part of the result, because the learner can choose them freely.
     """
     asked, answered = client_tensors(parts)
     writers = {name: f"client's {name}" for name in asked}
@@ -55,7 +55,7 @@ def follow(maps: Maps, parts: Sequence[PartNames]) -> dict[str, Any]:
             came[f"{model}.{name}"] = writers[into[name]]
         for name in outputs:
             if out[name] in writers:
-                return _fault(f"{model} writes the wire {out[name]}, but it is written already: {writers[out[name]]}")
+                return _fault(f"{model} writes the wire {out[name]}, but this wire already carries {writers[out[name]]}")
             writers[out[name]] = f"{model}'s {name}"
     if unwritten := [name for name in answered if name not in writers]:
         return _fault(f"no part writes {unwritten[0]}, which the client reads")
@@ -63,7 +63,7 @@ def follow(maps: Maps, parts: Sequence[PartNames]) -> dict[str, Any]:
 
 
 def client_tensors(parts: Sequence[PartNames]) -> tuple[list[str], list[str]]:
-    """The tensors that the client sends, and those that it reads: all of the parts' tensors except the hidden states."""
+    """The tensors that the client sends, and those that it reads: all tensors of the parts except hidden states."""
     sent = [name for place, (_, inputs, _) in enumerate(parts) for name in (inputs if place == 0 else inputs[1:])]
     end = len(parts) - 1
     read = [name for place, (_, _, outputs) in enumerate(parts) for name in (outputs if place == end else outputs[1:])]
@@ -84,7 +84,7 @@ def _fault(words: str) -> dict[str, Any]:
 
 
 def named(maps: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]]) -> str:
-    """The maps as lines of text, for people."""
+    """The maps as readable lines of text."""
     lines = []
     for model, (into, out) in maps.items():
         lines += [f"{model}: {wire} -> {tensor}" for tensor, wire in into.items()]

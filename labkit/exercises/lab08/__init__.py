@@ -1,4 +1,4 @@
-"""Lab 08, Sizing a deployment: memory, batch, link, latency, choice and price of a model on GPUs that are not here."""
+"""Lab 08, Sizing a deployment: plan memory, batch, link, latency and price of a model on GPUs that you do not have."""
 
 from labkit.exercises.lab08 import choice, cost, latency, link, memory, turning
 

@@ -94,9 +94,9 @@ CHOOSE_PLAN = Exercise(
     function="choose_plan",
     statement=(
         "`plans` is a list of dictionaries with `tensor_parallel`, `pipeline_parallel`, `ms` (latency of a batch), `gib` (memory of "
-        "the fullest GPU) and `tokens_per_second` (of all GPUs of the plan together). A plan may take `bound_ms` and `gpu_gib` at "
-        "most. Of these plans, return the one with the most tokens per second **per GPU**; of several, the one with the lowest "
-        "latency. Return `None` if there is no such plan."
+        "the fullest GPU) and `tokens_per_second` (of all GPUs of the plan together). A plan is allowed if it takes at most "
+        "`bound_ms` and `gpu_gib`. Of the allowed plans, return the one with the most tokens per second **per GPU**; if "
+        "several are equal, the one with the lowest latency. Return `None` if no plan is allowed."
     ),
     points=12,
     minutes=8,
@@ -126,7 +126,8 @@ DEFEND = Exercise(
     statement=(
         "Return a dictionary from each plan's `name` to the first reason against it:\n\n- `too large`: `gib` is above `gpu_gib`;\n"
         "- `too slow`: the **upper end** of its interval, `high_ms`, is above `bound_ms`;\n- `fewer tokens`: another plan without "
-        "such a reason makes more tokens per second per GPU.\n\nThe plan that remains is `chosen`. (No two plans are equal.)"
+        "these two reasons makes more tokens per second per GPU.\n\nThe plan that remains is `chosen`. (No two plans are "
+        "equal.)"
     ),
     points=12,
     minutes=10,

@@ -1,4 +1,4 @@
-"""Exercises 8.7 and 8.8: the price of a million tokens, and the instances for a day's requests."""
+"""Exercises 8.7 and 8.8: the price of a million tokens, and the number of instances that a day's requests need."""
 
 from __future__ import annotations
 
@@ -73,17 +73,17 @@ INSTANCES_NEEDED = Exercise(
     function="instances_needed",
     statement=(
         "`requests_per_day` requests arrive in a day. In the busiest time, `peak` times as many per second arrive as on average. An "
-        "instance answers `per_instance` requests per second at most, and may be busy for the fraction `most_busy` of the time, so "
-        "that queues stay short. `spare` more instances run, in case some fail. Return the number of instances."
+        "instance answers `per_instance` requests per second at most, and may be busy for at most the fraction `most_busy` of "
+        "the time, so that queues stay short. `spare` more instances run, in case some fail. Return the number of instances."
     ),
     points=10,
     minutes=6,
     difficulty=2,
     cases=_instance_cases,
     hints=(
-        "How many requests arrive per second in the busiest time? How many may an instance get?",
-        "A day has 86,400 seconds. An instance may get its most requests per second, times the fraction that it may be busy. Only "
-        "whole instances can run; the spare ones come on top.",
+        "How many requests arrive per second in the busiest time? How many can one instance take?",
+        "A day has 86,400 seconds. An instance can take `per_instance` requests per second, times the fraction that it may be "
+        "busy. Only whole instances can run; add the spare ones at the end.",
         "busiest = requests_per_day / 86400 * peak",
     ),
 )

@@ -1,4 +1,4 @@
-"""The figures of lab 08: a Pareto front with the bound, memory stacked per GPU, and predicted over published latency."""
+"""The figures of lab 08: a Pareto front with the bound, stacked memory per GPU, and predicted against published latency."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PARTS = ("weights", "cache", "activations", "workspace")
 
 
 def guessed(made: Mapping[str, float], guesses: Mapping[str, float], label: str = "your function", **labels: Any) -> Figure:
-    """Bars of the numbers that were made, each with the learner's prediction beside it if there is one.
+    """A bar for each number in `made`, with the learner's prediction beside it if there is one.
 
-    `labels` are those of `labkit.measure.plots.prediction_plot`. Raises `InvalidRequest` for a guess of no bar.
+    `labels` are passed to `labkit.measure.plots.prediction_plot`. Raises `InvalidRequest` for a guess that belongs to no bar.
     """
     if strange := set(guesses) - set(made):
         raise InvalidRequest(f"guesses for {', '.join(sorted(strange))}, but the bars are {', '.join(made)}")
@@ -31,7 +31,7 @@ def guessed(made: Mapping[str, float], guesses: Mapping[str, float], label: str 
 
 
 def front(rows: Sequence[Row], bound_ms: float, chosen: Row | None = None, *, title: str, caption: str = "") -> Figure:
-    """Tokens per second per GPU over latency, by layout, with the bound, the Pareto front and the plan that was chosen."""
+    """Plot tokens per second per GPU over latency, by layout, with the bound, the Pareto front and the chosen plan."""
     figure = new_figure(title, caption, 8.4, 4.6)
     axes = figure.add_subplot()
     groups: dict[str, list[tuple[float, float]]] = {}
@@ -46,7 +46,7 @@ def front(rows: Sequence[Row], bound_ms: float, chosen: Row | None = None, *, ti
 
 
 def memory(rows: Sequence[Row], gpu_gib: float, *, title: str, caption: str = "") -> Figure:
-    """The memory of the fullest GPU of each plan, stacked, with the memory of the GPU as a line."""
+    """Stacked bars of the memory of the fullest GPU in each plan, with the GPU's total memory as a line."""
     figure = new_figure(title, caption, 8.4, 1.7 + 0.32 * len(rows))
     axes = figure.add_subplot()
     draw_memory(axes, [row["name"] for row in rows], [row["memory"] for row in rows], gpu_gib)
@@ -60,7 +60,7 @@ def median_error(values: Sequence[float], truth: Mapping[Any, float]) -> float:
 
 
 def against(published: Sequence[float], series: Mapping[str, Sequence[float]], *, title: str, caption: str = "") -> Figure:
-    """Predicted over published milliseconds. On the line, a prediction is right; the band is 15 % on both sides."""
+    """Plot predicted against published milliseconds. Predictions on the line are exact; the band is 15 % on either side."""
     figure = new_figure(title, caption, 6.6, 4.6)
     axes = figure.add_subplot()
     for (name, values), colour, mark in zip(series.items(), COLOURS, "os^", strict=False):

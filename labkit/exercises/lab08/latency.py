@@ -42,9 +42,9 @@ REQUEST_MS = Exercise(
     statement=(
         "A pass over `n` tokens takes the **longer** of two times: reading `weight_bytes / shards` at `read`, and $2 \\cdot n \\cdot$ "
         "`parameters / shards` FLOPs at `flops`. Each of `layers` layers adds `gap` seconds, and two ring all-reduces of "
-        "$2 \\cdot n \\cdot$ `hidden` bytes with `hop` and `rate` (8.4).\n\nThe prefill is one pass over all tokens of `batch` prompts "
-        "and gives the first new token; each further token takes a pass over `batch` tokens. Return the **milliseconds** for "
-        "`new_tokens` tokens."
+        "$2 \\cdot n \\cdot$ `hidden` bytes with `hop` and `rate` (exercise 8.4).\n\nThe prefill is one pass over all tokens "
+        "of `batch` prompts and gives the first new token; each further token takes a pass over `batch` tokens. Return the "
+        "**milliseconds** for `new_tokens` tokens."
     ),
     points=14,
     minutes=14,
@@ -52,8 +52,8 @@ REQUEST_MS = Exercise(
     cases=_cases,
     hints=(
         "Write a small function for the seconds of one pass over n tokens. With which n is it called, and how often?",
-        "One pass is a roofline plus, for each layer, a gap and two sums. The prefill handles all prompts at the same time. It is "
-        "followed by one pass fewer than there are new tokens.",
+        "One pass is a roofline plus, for each layer, a gap and two all-reduces. The prefill handles all prompts at the same "
+        "time. It is followed by one pass fewer than there are new tokens.",
         "once(batch * prompt_tokens) + (new_tokens - 1) * once(batch), with once(n) in seconds",
     ),
 )

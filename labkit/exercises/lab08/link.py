@@ -32,9 +32,9 @@ ALL_REDUCE_MS = Exercise(
     title="An all-reduce over a link",
     function="all_reduce_ms",
     statement=(
-        "`ranks` GPUs add up `size` bytes in a **ring**: `ranks - 1` steps to add, then as many to hand out the sums. In each "
-        "step, every GPU sends one of `ranks` equal parts to its neighbour. A step takes `hop_seconds`, plus the time of its bytes at "
-        "`bytes_per_second`. Return the **milliseconds** of the all-reduce."
+        "`ranks` GPUs add up `size` bytes in a **ring**: `ranks - 1` steps to add, then as many to distribute the sums. In "
+        "each step, every GPU sends one of `ranks` equal parts to its neighbour. A step takes `hop_seconds`, plus the time of "
+        "its bytes at `bytes_per_second`. Return the **milliseconds** of the all-reduce."
     ),
     points=10,
     minutes=6,
@@ -43,8 +43,8 @@ ALL_REDUCE_MS = Exercise(
     cases=_cases,
     hints=(
         "How many steps follow one another, and how many bytes does a GPU send in one of them?",
-        "There are twice ranks - 1 steps. A step sends one part of the tensor; its time is the latency of the link and the time of "
-        "that part.",
+        "There are twice ranks - 1 steps. A step sends one part of the tensor; its time is the latency of the link plus the "
+        "transfer time of that part.",
         "step = hop_seconds + size / ranks / bytes_per_second",
     ),
 )

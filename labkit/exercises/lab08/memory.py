@@ -91,7 +91,7 @@ LARGEST_BATCH = Exercise(
     core=True,
     cases=_batch_cases,
     hints=(
-        "Look at one GPU. What is left of its memory, and what does one sequence take of it?",
+        "Look at one GPU. What is left of its memory, and how much does one sequence take?",
         "What is left: the usable part of the memory without this GPU's share of the weights. A sequence takes its cache, divided "
         "by the number of shards. Only whole sequences count.",
         "room = gpu_bytes * (1 - reserve) - model['weight_bytes'] / shards",

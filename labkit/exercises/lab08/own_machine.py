@@ -1,4 +1,4 @@
-"""Batches on the learner's own machine: measured in turn, and predicted from the smallest and the largest of them."""
+"""Times batches on the learner's own machine in turn, and predicts them from the smallest and the largest batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROMPT_TOKENS, NEW_TOKENS = 64, 16
 
 
 def plan_of(engine: Engine, limits: Mapping[str, Any], batch: int) -> Deployment:
-    """The deployment of an engine on this machine, whose `limits` are those of `measure.ceilings`, as plain values."""
+    """The deployment of an engine on this machine. `limits` are the results of `measure.ceilings`, as plain values."""
     device = measured_device(Ceilings(**limits), describe())
     shape = Shape.of_config(engine.config, MODEL)
     return Deployment(shape, device, 1, 1, _precision(engine), batch, PROMPT_TOKENS, NEW_TOKENS)
@@ -39,10 +39,10 @@ def _precision(engine: Engine) -> str:
 
 
 def seconds_of(engine: Engine, batches: Sequence[int], seconds: float = 15.0) -> dict[str, Timing]:
-    """The seconds of a batch of requests, for each batch; the batches take turns. Keys are the batches as text.
+    """Time a batch of requests for each batch size; the batch sizes take turns. Keys are the batch sizes as text.
 
     Each call has new prompts. The engine keeps the keys and values of prompts that it has seen, so a second call with the same
-    prompts would hardly have a prefill.
+    prompts would hardly need a prefill.
     """
     generator = torch.Generator("cpu").manual_seed(0)
     params = labkit.SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
@@ -62,9 +62,9 @@ def limits_here() -> dict[str, Any]:
 
 
 def predictions(engine: Engine, limits: Mapping[str, Any], timings: Mapping[str, Timing]) -> dict[str, Prediction]:
-    """The seconds of each batch, by labkit's model fitted to the measurements of the first and the last batch alone.
+    """The seconds of each batch, predicted by labkit's model after a fit to the first and the last batch only.
 
-    A small batch tells how fast weights are read, a large one how fast products are computed.
+    A small batch shows how fast weights are read, a large one how fast matrix products are computed.
     """
     plans = {batch: plan_of(engine, limits, int(batch)) for batch in timings}
     rows = [Measurement(plans[batch], timings[batch].median) for batch in fitted_batches(timings)]
@@ -75,7 +75,7 @@ def predictions(engine: Engine, limits: Mapping[str, Any], timings: Mapping[str,
 
 
 def fitted_batches(timings: Mapping[str, Timing]) -> list[str]:
-    """The batches whose measurements are fitted: the first and the last one."""
+    """The batches to whose measurements the model is fitted: the first and the last one."""
     names = list(timings)
     return list(dict.fromkeys((names[0], names[-1])))
 
@@ -83,7 +83,7 @@ def fitted_batches(timings: Mapping[str, Timing]) -> list[str]:
 def figure(
     timings: Mapping[str, Timing], found: Mapping[str, Prediction], guesses: Mapping[str, float], caption: str
 ) -> Figure:
-    """How many times as long as the first batch each batch takes: guessed, predicted by labkit, and measured.
+    """Plot the time of each batch relative to the first batch: guessed, predicted by labkit, and measured.
 
     Whiskers are the interval of a prediction, and the quartiles of a measurement.
     """

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 OWN_LINK = "the GPU's own"
 PRECISIONS = ("fp16", "int8", "int4", "fp8")
 MENUS = {"gpus": [8, 1, 2, 4, 16, 32, 64], "bound_ms": [300, 100, 600, 1000, 2000, 5000]}
-"""The choices of two menus; the first one is shown at the start."""
+"""The choices of two menus; the first choice is selected at the start."""
 
 
 def ask(model: str, gpu: str, link: str, precision: str, gpus: int, bound_ms: float) -> tuple[Question, Answer]:
-    """The question, and the answer of labkit's search for 60 prompt tokens and 20 new tokens, best plan first."""
+    """Return the question, and the answer of labkit's search for 60 prompt tokens and 20 new tokens, best plan first."""
     device = with_link(named_gpu(gpu), None if link == OWN_LINK else link)
     question = Question(
         named_shape(model),
@@ -57,9 +57,9 @@ def best_plan(
     gpus: int = 8,
     bound_ms: float = 300,
 ) -> Figure | None:
-    """Print the best plan, and return the figure of all plans; None, if no plan fits the memory.
+    """Print the best plan, and return the figure of all plans, or None if no plan fits in memory.
 
-    This is the page without menus: it can be read where no widgets run. Names that are not in the catalogue, and precisions
+    This is the page without menus, for places where widgets do not run. Names that are not in the catalogue, and precisions
     that the GPU does not have, raise `InvalidRequest`.
     """
     question, answer = ask(model, gpu, link, precision, gpus, bound_ms)
@@ -68,7 +68,7 @@ def best_plan(
 
 
 def show() -> None:
-    """The same with a menu for each choice. A choice that is impossible is answered by a sentence."""
+    """Show `best_plan` with a menu for each choice. For an impossible choice, print a sentence that says why."""
     from ipywidgets import interact
 
     from labkit.errors import InvalidRequest

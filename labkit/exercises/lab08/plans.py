@@ -1,6 +1,6 @@
 """Tables of plans for the cells of lab 08: predicted by labkit's planner, and published by NVIDIA.
 
-A plan is a dictionary, so a learner sees all of it. Sizes are in GiB, times in milliseconds.
+A plan is a dictionary, so that a learner sees all of its values. Sizes are in GiB, times in milliseconds.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from labkit.planning.published import default_fit, fastertransformer, measuremen
 
 GPU = "a100-80gb"
 INPUT_TOKENS, OUTPUT_TOKENS = 60, 20
-"""The tokens of the lecture's table "Inference benchmarks"."""
+"""The numbers of tokens in the lecture's table "Inference benchmarks"."""
 
 Row = dict[str, Any]
 
 
 def model_of(name: str) -> dict[str, int]:
-    """The sizes of a model that the exercises use, with its weights in fp16."""
+    """The sizes that the exercises use, for the model `name` with weights in fp16."""
     shape = named_shape(name)
     return {
         "parameters": shape.parameter_count,
@@ -36,7 +36,7 @@ def model_of(name: str) -> dict[str, int]:
 
 
 def reached_by(gpu: str = GPU, found: Fit | None = None) -> dict[str, float]:
-    """What software reaches on a GPU, by labkit's fit: bytes read and fp16 FLOPs per second, and the seconds between layers."""
+    """What software achieves on a GPU by labkit's fit: bytes read and fp16 FLOPs per second, and the seconds between layers."""
     device, share = named_gpu(gpu), (found or default_fit()).found
     return {
         "read": device.read_bytes_per_second * share.read,
@@ -46,7 +46,7 @@ def reached_by(gpu: str = GPU, found: Fit | None = None) -> dict[str, float]:
 
 
 def link_of(gpu: str = GPU, name: str | None = None) -> dict[str, float]:
-    """A GPU's own link, or the link with a name: seconds of a hop, and bytes per second, both of the catalogue."""
+    """The seconds of a hop and the bytes per second of a GPU's own link, or of the link `name`, both from the catalogue."""
     link = with_link(named_gpu(gpu), name).link
     assert link is not None
     return {"hop": link.hop_seconds, "rate": link.bytes_per_second}
@@ -55,7 +55,7 @@ def link_of(gpu: str = GPU, name: str | None = None) -> dict[str, float]:
 def layouts(
     model: str, gpus: int, tensor: Sequence[int] = (1, 2, 4, 8), stages: Sequence[int] = (1, 2, 3, 4)
 ) -> list[tuple[int, int]]:
-    """The pairs (TP, PP) of at most `gpus` GPUs that divide a model."""
+    """The pairs (TP, PP) that use at most `gpus` GPUs and divide the model evenly."""
     shape = named_shape(model)
     pairs = [(tp, pp) for tp in tensor for pp in stages if tp * pp <= gpus]
     return [(tp, pp) for tp, pp in pairs if not does_not_divide(shape, tp, pp)]
@@ -72,7 +72,7 @@ def rows_of(
     output_tokens: int = OUTPUT_TOKENS,
     found: Fit | None = None,
 ) -> list[Row]:
-    """One row for each pair (TP, PP) and batch, whether it fits or not."""
+    """One row for each pair (TP, PP) and batch, whether or not it fits in memory."""
     device = named_gpu(gpu) if isinstance(gpu, str) else gpu
     shape, found, batches = named_shape(model), found or default_fit(), list(batches)
     plans = [
@@ -103,9 +103,9 @@ def _row(plan: Deployment, found: Fit) -> Row:
 
 @cache
 def fit_to_other_lengths(input_tokens: int = INPUT_TOKENS, output_tokens: int = OUTPUT_TOKENS) -> Fit:
-    """labkit's fit to FasterTransformer's tables without the rows of these lengths, so that they are predicted, not fitted.
+    """labkit's fit to FasterTransformer's tables without the rows of these lengths, so these rows are predicted, not fitted.
 
-    Its spread is that of the shipped fit, which comes from models that were left out.
+    Its spread is that of the shipped fit, which comes from predictions for models that were left out.
     """
     lengths = (input_tokens, output_tokens)
     rows = measurements(fastertransformer(), lambda row: (row.plan.input_tokens, row.plan.output_tokens) != lengths)
@@ -120,7 +120,7 @@ def ms_of(model: str, plan: tuple[int, int, int], found: Fit) -> float:
 
 
 def per_gpu(row: Row) -> float:
-    """The tokens per second of one GPU of a plan."""
+    """The tokens per second of a plan, divided by its number of GPUs."""
     return float(row["tokens_per_second"] / (row["tensor_parallel"] * row["pipeline_parallel"]))
 
 
@@ -133,7 +133,7 @@ def told(row: Row, truth: Mapping[tuple[int, int, int], float]) -> str:
 
 
 def links_told(row: Row, on_paper_ms: float, found: Fit) -> str:
-    """What a prediction spends on links, beside the milliseconds of the same all-reduces on paper, and what a fit adds to them."""
+    """A text: the predicted link time, the same all-reduces computed on paper, and what the fit changes in these numbers."""
     return (
         f"links: {row['link_ms']:.0f} ms of these; your all_reduce_ms with the numbers on paper: {on_paper_ms:.0f} ms. The fit "
         f"counts {found.found.hops:.1f} times the hop on paper, {100 * found.found.link:.0f} % of the rate, and "

@@ -1,4 +1,4 @@
-"""Exercise 8.3: the batch at which a decode step turns from memory-bound to compute-bound."""
+"""Exercise 8.3: the batch size at which a decode step turns from memory-bound to compute-bound."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ TURNING_BATCH = Exercise(
     cases=_cases,
     hints=(
         "Write down the seconds of computing and the seconds of reading, both with B.",
-        "Set both equal and solve for B. All terms with B belong on one side: what is read while one sequence is computed, without "
-        "the cache of that sequence.",
+        "Set both equal and solve for B. Put all terms with B on one side: what is read while one sequence is computed, "
+        "without the cache of that sequence.",
         "rest = 2 * parameters * bytes_per_second / flops_per_second - cache_bytes",
     ),
 )

@@ -1,4 +1,4 @@
-"""Lab 01's drawings: how a queue leads to a wrong time, and which positions run with a cache and without a cache."""
+"""Lab 01's drawings: why timing a queue goes wrong, and which positions are computed with and without a cache."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def queue() -> Figure:
-    """The host launches work and goes on; the device does the work later.
+    """The host launches work and continues; the device does the work later.
 
-    One of the two clocks stops too early; the other clock waits for the device.
+    Of the two clocks drawn, one stops too early, and the other waits for the device.
     """
     canvas = Canvas("A launch returns before the work is done", 20.0, 6.2)
     launched, returned, done = 3.0, 4.5, 17.0

@@ -1,4 +1,4 @@
-"""Lab 02's drawings: a grid of programs, the place of an element in memory, and attention in parts."""
+"""Lab 02's drawings: a grid of programs, the place of an element in memory, and attention computed in parts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 
 def program_grid(rows: int = 3, size: int = 100, block: int = 128) -> Figure:
-    """The programs of a launch, one program per row: the elements that a program loads, and the elements that its mask leaves
-    out.
-    """
+    """The programs of a launch, one per row: the elements that each program loads, and those that its mask leaves out."""
     left = 34.0
     title = f"kernel[({rows},)](..., BLOCK={block}): {rows} programs, one per row"
     caption = "Each colour is the work of one program. Its mask leaves out the hatched elements."
@@ -35,13 +33,13 @@ def program_grid(rows: int = 3, size: int = 100, block: int = 128) -> Figure:
 
 
 def address(token: int = 2, head: int = 1, dim: int = 4, *, tokens: int = 3, heads: int = 3, head_dim: int = 10) -> Figure:
-    """Where the element (token, head, dim) of a contiguous tensor [tokens, heads, head_dim] lies in memory."""
+    """Where the element (token, head, dim) of a contiguous tensor [tokens, heads, head_dim] is in memory."""
     row = heads * head_dim
     place = token * row + head * head_dim + dim
     total = float(tokens * row)
     unit = total / 90  # With this unit, heights and distances in inches are the same for a tensor of any size.
     canvas = Canvas(
-        f"[{tokens}, {heads}, {head_dim}] in memory: element ({token}, {head}, {dim}) lies at place {place}",
+        f"[{tokens}, {heads}, {head_dim}] in memory: element ({token}, {head}, {dim}) is at place {place}",
         total + 2 * unit,
         23.0 * unit,
         caption="Neighbouring heads differ in colour; the dark mark is the element.",

@@ -18,8 +18,8 @@ RANKS = (BLUE, ORANGE)
 def two_cuts() -> Figure:
     """`F.linear(x, weight)` on two ranks: on the left, the weight is cut by output features; on the right, by input features.
 
-    `x` is drawn above the columns of the weight, and the output is drawn beside the rows of the weight. Things of the same
-    colour belong together.
+    `x` is drawn above the columns of the weight, and the output beside the rows of the weight. Parts of the same colour belong
+    to the same rank.
     """
     caption = "Blue: rank 0. Orange: rank 1. Grey: whole, on both ranks. Each output is one row of weight times x."
     canvas = Canvas("One weight, cut in two ways", 7.0, 2.5, caption=caption, inches=7.0)
@@ -44,8 +44,8 @@ def two_cuts() -> Figure:
 
 
 def ring_sums(ranks: int = 4) -> list[list[list[int]]]:
-    """A ring that adds up a tensor. The result is indexed as `[step][r][p]`. It says how many ranks' numbers are added up in
-    part `p` on rank `r` after each step.
+    """Follow an all-reduce in a ring. The result, indexed as `[step][r][p]`, says how many ranks' numbers are added up in part
+    `p` on rank `r` after each step.
 
     The tensor has as many parts as there are ranks. In each of the first `ranks - 1` steps, each rank sends one part to the
     next rank, which adds this part to its own part. Then each rank has one part of the complete sum. In `ranks - 1` more steps,
@@ -67,7 +67,7 @@ def ring_sums(ranks: int = 4) -> list[list[list[int]]]:
 
 
 SHADES = ("#FFFFFF", "#D6E6F2", "#A9CCE3", "#5499C7", BLUE)
-"""The colours of a part in the ring, from a part with no sum yet to a part with the whole sum."""
+"""The colours of a part in the ring, from no sum yet to the whole sum."""
 
 
 def ring(ranks: int = 4) -> Figure:

@@ -1,4 +1,4 @@
-"""Lab 04's drawings: the parts of a server, the ensemble's stages, two threads and a queue, a batch that waits."""
+"""Lab 04's drawings: the parts of a server, the ensemble's stages, two threads and a queue, and a batch that waits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PORTS = {
 
 
 def server() -> Figure:
-    """A client, the server with its queue, and the processes of one model's two copies."""
+    """A client, the server with its queue, and two processes, each with a copy of the model."""
     caption = "config.pbtxt describes everything inside the server; model.py is your code."
     canvas = Canvas("From a client to your code", 7.4, 2.0, caption=caption, inches=7.4)
     canvas.box(0.1, 0.65, 1.1, 0.7, BLUE, "client")
@@ -71,12 +71,12 @@ def _left(number: int) -> float:
 
 
 def _input(name: str, tensor: str, aside: float = 0.0) -> tuple[float, float]:
-    """The point of a tensor that a stage reads: at the left side of the stage's box, moved to the right by `aside`."""
+    """The point where a tensor that a stage reads is drawn: on the left side of the stage's box, moved right by `aside`."""
     return _left(list(PORTS).index(name)) + aside, 0.65 + 0.36 * PORTS[name][0].index(tensor)
 
 
 def _output(name: str, tensor: str, aside: float = 0.0) -> tuple[float, float]:
-    """The point of a tensor that a stage makes. It is at the right side of the stage's box, and its height is between two lines
+    """The point where a tensor that a stage makes is drawn: on the right side of the stage's box, at a height between two lines
     of the left side.
     """
     number = list(PORTS).index(name)
@@ -99,7 +99,7 @@ def stream() -> Figure:
 
 
 def batch_that_waits(rate: float = 80.0, first: float = 0.060, more: float = 0.004, size: int = 4) -> Figure:
-    """`size` requests that come at equal intervals. They wait for the last request, and are then computed together.
+    """`size` requests that arrive at equal intervals, wait for the last of them, and are then computed together.
 
     `rate` is in requests per second, `first` and `more` are in seconds; the picture shows milliseconds.
     """

@@ -1,4 +1,4 @@
-"""Lab 05's drawings: integers on a number line, scales of a weight, two numbers in a byte, a column of GPTQ, rounding with a
+"""Lab 05's drawings: integers on a number line, a weight's scales, two numbers in a byte, a GPTQ step, rounding with a
 gradient, and the bits of FP8.
 """
 
@@ -43,9 +43,10 @@ def number_line(low: float = -0.5, high: float = 3.0, bits: int = 3) -> Figure:
 
 
 def scales_of(rows: int = 4, columns: int = 8, group: int = 4) -> Figure:
-    """A weight three times: the numbers that share a scale have the same colour."""
+    """The same weight with three kinds of scales: the numbers that share a scale have the same colour."""
     caption = (
-        "Equal colours share a scale. The orange cell is an outlier: it makes the steps coarse for all cells of its colour."
+        "Cells of the same colour share a scale. The orange cell is an outlier: it makes the steps coarse for all cells of its "
+        "colour."
     )
     canvas = Canvas("Which numbers share a scale?", 3 * columns + 4.6, rows + 1.6, caption=caption, inches=8.2)
     groups = columns // group
@@ -86,8 +87,8 @@ def nibbles(even: int = 3, odd: int = -5) -> Figure:
 def column_step(columns: int = 8, column: int = 3) -> Figure:
     """One step of GPTQ: the weight with its finished, current and later columns, and the row of the factor that is used."""
     caption = (
-        "Green: columns that are rounded. Orange: the column of this step, and U[j, j]. Blue: the columns that make up for its "
-        "error, and the part of row j that says how much. U is 0 below its diagonal."
+        "Green: columns that are rounded. Orange: the column of this step, and U[j, j]. Blue: the columns that compensate for "
+        "its error, and the part of row j that says how much. U is 0 below its diagonal."
     )
     canvas = Canvas(f"Step j = {column}", 2 * columns + 4.0, 0.75 * columns + 1.6, caption=caption, inches=7.4)
     canvas.text(columns / 2, 0.5, "weight [out, in]")
@@ -125,7 +126,7 @@ def staircase(bits: int = 3, scale: float = 0.5) -> Figure:
 
 
 def fp8_bits() -> Figure:
-    """The bits of float16 and of the two forms of FP8, with their largest numbers."""
+    """The bits of float16 and of the two FP8 formats, with the largest number of each."""
     caption = "Pink: sign. Orange: exponent, which gives range. Blue: fraction, which gives precision."
     canvas = Canvas("Eight bits: range or precision?", 20.5, 4.4, caption=caption, inches=8.2)
     formats = (("fp16", 5, 10, "65,504"), ("e5m2", 5, 2, "57,344"), ("e4m3", 4, 3, "448"))

@@ -15,8 +15,8 @@ SIZE = 0.5
 
 
 def connections(inputs: int = 6, hidden: int = 4, outputs: int = 2, pruned: int = 1) -> Figure:
-    """The lecture's networks: all neurons, and without `pruned` of the hidden ones; every neuron reads all before it."""
-    caption = "Blue: inputs. Orange: hidden neurons. Green: outputs. With a neuron, all of its connections go."
+    """The lecture's network with all neurons, and without `pruned` hidden ones. Each neuron reads the whole layer before it."""
+    caption = "Blue: inputs. Orange: hidden neurons. Green: outputs. Removing a neuron removes all of its connections."
     canvas = Canvas("Removing a neuron", 12.0, 5.2, caption=caption, inches=7.4)
     for left, kept in ((0.6, hidden), (6.9, hidden - pruned)):
         layers = ((inputs, BLUE), (kept, ORANGE), (outputs, GREEN))
@@ -37,8 +37,8 @@ def connections(inputs: int = 6, hidden: int = 4, outputs: int = 2, pruned: int 
 
 
 def two_four(scores: tuple[int, ...] = (7, 1, 2, 9, 3, 8, 6, 5)) -> Figure:
-    """A row of scores, which of them a 2:4 mask keeps, and what is stored: their places, and the byte of each two fours."""
-    caption = "Blue: kept. Hatched: pruned. A place counts from 0 within its four, and has two bits."
+    """A row of scores, which of them a 2:4 mask keeps, and what is stored: the places of those kept, as four bits per group."""
+    caption = "Blue: kept. Hatched: pruned. Places count from 0 within each group of four, and take two bits each."
     count = len(scores)
     canvas = Canvas("Two of every four", count + 3.2, 3.3, caption=caption, inches=7.4)
     left = 2.6
@@ -58,7 +58,7 @@ def two_four(scores: tuple[int, ...] = (7, 1, 2, 9, 3, 8, 6, 5)) -> Figure:
 
 
 def every_second(teacher: int = 8, layers: int = 4) -> Figure:
-    """The layers of a teacher, and those that a student begins with."""
+    """The layers of a teacher, and the copies of them that a student begins with."""
     every = teacher // layers
     caption = "Blue: copied. The last layer of the student is the last of the teacher, because the head reads what it makes."
     canvas = Canvas(f"A student with {layers} of {teacher} layers", 1.1 * teacher + 2.2, 3.4, caption=caption, inches=7.8)
@@ -75,10 +75,10 @@ def every_second(teacher: int = 8, layers: int = 4) -> Figure:
 
 
 def accept(draft: tuple[float, ...] = (0.6, 0.3, 0.1), target: tuple[float, ...] = (0.3, 0.5, 0.2)) -> Figure:
-    """Bars of two distributions: what both have is accepted, and what the target has more is drawn after a rejection."""
+    """Bars of two distributions: their overlap is accepted; after a rejection, a token comes from the target's excess."""
     caption = (
         "Blue: what draft and target share; such guesses are accepted. Hatched: what only the draft has; these guesses are "
-        "rejected. Orange: what the target has more; it is drawn in their place."
+        "rejected. Orange: what only the target has; a token is drawn from it in their place."
     )
     shared = sum(min(p, q) for p, q in zip(draft, target, strict=True))
     title = f"{shared:.0%} of the guesses are accepted"

@@ -1,4 +1,4 @@
-"""Lab 07's drawings: memory traffic of a fusion, two cuts through a block, and an ensemble of two parts."""
+"""Lab 07's drawings: the memory traffic that fusion saves, two cuts through a block, and an ensemble of two parts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fusion(kernels: tuple[str, ...] = ("Add", "Tanh", "Mul")) -> Figure:
 
 
 def parallel_block() -> Figure:
-    """A block of GPT-J: attention and MLP read the same tensor, the residual passes both. Two cuts and what crosses them."""
+    """A block of GPT-J: attention and MLP read the same tensor, and the residual bypasses both. Two cuts and their tensors."""
     caption = (
         "The dotted lines are cuts. Inside the block, three tensors cross: the residual, the result of attention, and what the "
         "MLP reads. Between two blocks only the hidden state crosses."
@@ -63,7 +63,7 @@ def parallel_block() -> Figure:
 
 
 def parts_on_a_server() -> Figure:
-    """A client and an ensemble of two parts: which tensors come from the client, and which stays inside the server."""
+    """A client and an ensemble of two parts: the tensors that the client sends or reads, and one that stays in the server."""
     caption = (
         "Orange: tensors of the ensemble, which the client sends or reads: token ids, logits, and the caches of all layers. "
         "Blue: the seam, a wire inside the server."

@@ -17,7 +17,7 @@ STAGES = (BLUE, ORANGE, GREEN, PINK)
 
 
 def two_of_four(weights: tuple[float, ...] = WEIGHTS) -> Figure:
-    """A row of weights with two zeros in each group of four, and what is stored of it: values, and indexes of 2 bits."""
+    """A row of weights with two zeros in each group of four, and what is stored: values, and indexes of 2 bits."""
     kept = [(number, weight) for number, weight in enumerate(weights) if weight]
     caption = "An index says at which of the four places of its group a value was: 0 to 3, in 2 bits."
     canvas = Canvas(f"{len(weights)} weights, {len(kept)} stored values", 10.4, 3.4, caption=caption, inches=8.0)

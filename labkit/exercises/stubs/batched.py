@@ -1,4 +1,4 @@
-"""Exercise 4.7 in the server: a model that calls `answer_together` with each batch. Its parameter `work` says what it does.
+"""Exercise 4.7 in the server: a model that calls `answer_together` with each batch. Its parameter `work` says how it answers.
 
 - `echo`: return each prompt in reverse, without delay.
 - `sleep`: only sleep. The parameters `first` and `more` give the time, so it is the same on every machine.
@@ -22,7 +22,7 @@ from labkit.serving.python_backend.config_parameters import parameter
 
 
 class TritonPythonModel:
-    """Answers several requests with a single call of the learner's function. The server decides which requests it joins."""
+    """Answers a batch of requests with one call of the learner's function. The server decides which requests form a batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Triton calls this before the first request."""
@@ -31,7 +31,7 @@ class TritonPythonModel:
         self._batches = itertools.count(1)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer one batch: one response for each request."""
+        """Answer one batch. Returns one response for each request."""
         try:
             return self._answer(requests)
         except BaseException as error:
@@ -67,7 +67,7 @@ def _jobs(request: Any) -> list[stages.Job]:
 
 
 def echo(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
-    """Work that reverses each prompt, and returns as many of its characters as the job has new tokens."""
+    """Work that reverses each prompt, and returns one character of it for each new token that the job asks for."""
     return lambda jobs: [prompt[::-1][:count] for prompt, count in jobs]
 
 

@@ -19,10 +19,10 @@ from labkit.exercises.stubs.learner_folder import FOLDER
 class Functions:
     """The functions of one model.
 
-    If a request names a function, this function runs. Otherwise the function in the configuration runs or, if there is none,
+    If a request names a function, that function runs. Otherwise the function in the configuration runs or, if there is none,
     labkit's own function.
 
-    `own` maps names to labkit's functions. A function that is not in it must be named by each request.
+    `own` maps names to labkit's functions. For a name that is not in `own`, each request must name the function.
     """
 
     def __init__(self, args: dict[str, str], own: dict[str, Callable[..., Any]]) -> None:

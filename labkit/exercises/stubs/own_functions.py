@@ -1,4 +1,4 @@
-"""labkit's own functions for lab 04's stages, where they are at hand."""
+"""labkit's own functions for lab 04's stages, if this copy of labkit has them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ except ImportError:  # a course copy of labkit has no answers
     OWN: dict[str, Callable[..., Any]] = {}
 else:
     OWN = {name: value for name, value in vars(own_stages).items() if callable(value)}
-"""The functions by name. There are none in a course copy, and in the sandbox of an exercise that may not see them."""
+"""The functions by name. This is empty in a course copy, and in the sandbox of an exercise that must not see them."""
 
 
 def has_own_stages() -> bool:
-    """Whether labkit's own functions for the stages are at hand."""
+    """Whether labkit's own functions for the stages are available."""
     return "postprocess" in OWN

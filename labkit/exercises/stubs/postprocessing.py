@@ -23,7 +23,7 @@ class TritonPythonModel:
         self._functions = Functions(args, OWN)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request."""
+        """Return one response for each request."""
         return [answer(lambda request=request: self._outputs(request)) for request in requests]  # type: ignore[misc]
 
     def _outputs(self, request: Any) -> dict[str, Any]:

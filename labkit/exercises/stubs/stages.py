@@ -1,7 +1,7 @@
-"""The code of lab 04's stages that runs before and after the call of a learner's function.
+"""The code of lab 04's stages that runs before and after a learner's function is called.
 
-The same code runs in the server and in the process of the notebook. If a learner's function returns a value of a wrong type or
-shape, an error says so.
+The same code runs in the server and in the notebook's process. If a learner's function returns a value of the wrong type or
+shape, it raises an error that says so.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Decode = Callable[[Sequence[int]], str]
 Job = tuple[str, int]
 
 
-# What stands in for a function that an exercise does not look at ---------------------------------------------------------
+# What replaces a function that an exercise does not check ----------------------------------------------------------------
 def no_ids(texts: list[str], encode: Encode, pad: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Takes the place of `pad_prompts`: one token for each text, which is not a token of the text."""
+    """Takes the place of `pad_prompts`: each text becomes one padding token, with length 0."""
     return np.full((len(texts), 1), pad, np.uint32), np.zeros((len(texts), 1), np.uint32)
 
 
@@ -89,7 +89,7 @@ def check_form(found: Any, jobs: list[list[Job]]) -> None:
 def toy_engine(given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """An engine without weights: its new tokens are the tokens of the prompt in reverse order, up to the requested number.
 
-    Like a real engine, it uses the lengths, leaves out bad words and ends at stop words. So a wrong wire changes the text.
+    Like a real engine, it uses the lengths, leaves out bad words and ends at stop words, so a wrong wire changes the text.
     `output_ids` and `sequence_length` are [batch, 1, ...]. The tokens after the end of a text are not padding.
     """
     rows, lengths = [], []
@@ -106,7 +106,7 @@ def toy_engine(given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         rows.append(prompt + made)
         lengths.append(len(prompt) + len(made))
     width = max(map(len, rows)) + 2
-    ids = np.full((len(rows), 1, width), 300, np.uint32)  # Any tokens may stand after the end of a text.
+    ids = np.full((len(rows), 1, width), 300, np.uint32)  # Any tokens can follow the end of a text.
     for place, tokens in enumerate(rows):
         ids[place, 0, : len(tokens)] = tokens
     return {"output_ids": ids, "sequence_length": np.array(lengths, np.uint32)[:, None]}
@@ -117,7 +117,7 @@ def _words(given: dict[str, NDArray[Any]], name: str, row: int) -> list[tuple[in
 
 
 def of_type(array: Any, dtype: Any, what: str) -> NDArray[Any]:
-    """Return the array if it has this dtype. Otherwise raise `TypeError`; its message calls the array `what`."""
+    """Return the array if it has this dtype. Otherwise raise `TypeError`. The message calls the array `what`."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"the {what} are a {type(array).__name__}; return a numpy array")
     if array.dtype != dtype:

@@ -1,4 +1,4 @@
-"""A streaming model for exercise 4.6. It sends the words of its prompt one by one, and waits after each word until its reader
+"""A streaming model for exercise 4.6. It sends the words of its prompt one by one, and waits after each word until the reader
 has read it.
 
 The first word of the prompt is the path of a folder. After N pieces, the reader writes the file `N` into this folder. The model
@@ -33,7 +33,7 @@ class TritonPythonModel:
 
 
 def run(sender: Any, prompt: str, count: int, streams: bool) -> None:
-    """Send `count` words of the prompt. The word `!` makes an error.
+    """Send `count` words of the prompt. The word `!` causes an error.
 
     If the prompt ends with the word `+`, the last piece is sent in the final response.
     """

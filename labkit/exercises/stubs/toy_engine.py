@@ -14,10 +14,10 @@ INPUTS = ("input_ids", "input_lengths", "request_output_len", "bad_words_list", 
 
 
 class TritonPythonModel:
-    """Answers at once."""
+    """Answers each request immediately."""
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request."""
+        """Return one response for each request."""
         return [answer(lambda request=request: self._outputs(request)) for request in requests]  # type: ignore[misc]
 
     def _outputs(self, request: Any) -> dict[str, NDArray[Any]]:

@@ -10,14 +10,14 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Reads its own configuration."""
+    """Reads the shapes of its outputs from its own configuration, and answers with zeros."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Triton calls this before the first request."""
         self._outputs = json.loads(args["model_config"])["output"]
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request."""
+        """Return one response for each request."""
         return [pb_utils.InferenceResponse([self._zeros(output) for output in self._outputs]) for _ in requests]
 
     def _zeros(self, output: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-// The activations for a product with a weight, rounded or quantized to match the weight's type. A workspace holds them.
+// The activations that a weight is multiplied with, rounded or quantized to match the weight's type. A workspace holds them.
 #pragma once
 #include "kernels.h"
 #include "workspace.h"

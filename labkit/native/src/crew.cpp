@@ -11,20 +11,20 @@ namespace {
 // How long threads spin before they do something that costs more, in nanoseconds.
 constexpr int64_t FOR_A_PIECE = 30000;     // the calling thread, before it asks whether a helper has lost its core
 constexpr int64_t FOR_ITS_CLOCK = 5000;    // the calling thread, to see whether a helper's processor time grows
-constexpr int64_t LONG_PIECE = 2000000;    // the calling thread, for a helper that is at work
+constexpr int64_t LONG_PIECE = 2000000;    // the calling thread, while it waits for a helper that is working
 constexpr int64_t BETWEEN_STAGES = 100000; // helpers, while a call runs
-constexpr int64_t BETWEEN_CALLS = 300000;  // helpers; none with OMP_WAIT_POLICY=PASSIVE
+constexpr int64_t BETWEEN_CALLS = 300000;  // helpers; 0 with OMP_WAIT_POLICY=PASSIVE
 
 constexpr int MOST_THREADS = 1024;
 
 std::mutex crews_lock;
-// Never freed: helpers may still sleep in their crew when the process ends.
+// Never freed: helpers may still be sleeping in their crew when the process ends.
 std::vector<Crew *> &idle_crews() {
     static auto *crews = new std::vector<Crew *>();
     return *crews;
 }
 
-// Whether helpers may keep a core between two calls.
+// Whether helpers must sleep at once between two calls, instead of keeping a core for a while.
 bool is_passive() {
     const char *policy = std::getenv("OMP_WAIT_POLICY");
     return policy && !strcasecmp(policy, "passive");
@@ -87,7 +87,7 @@ void Crew::share(int threads, int64_t pieces, Piece piece, void *argument) {
 }
 
 // Takes pieces of a stage until none is left: first the thread's own range in order, which makes memory access fast, then
-// pieces of other ranges. Returns how many.
+// pieces of other ranges. Returns how many pieces the thread took.
 int64_t Crew::take_pieces(int thread, uint32_t stage) {
     int threads = threads_.load(std::memory_order_relaxed);
     int64_t taken = 0;
@@ -127,7 +127,7 @@ bool Crew::finished(uint32_t stage, int64_t mine) const {
     return mine == pieces_.load(std::memory_order_relaxed);
 }
 
-// A helper that holds a piece and whose processor time does not grow; null if there is none.
+// Returns a helper that holds a piece and whose processor time does not grow, or null if there is none.
 Crew::Member *Crew::late() const {
     int threads = threads_.load(std::memory_order_relaxed);
     for (int i = 1; i < threads; i++) {

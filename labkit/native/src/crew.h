@@ -1,7 +1,8 @@
 // The helpers of a calling thread, which take pieces of its work.
 //
 // A helper belongs to a stage only while it holds a piece. So a helper without a core delays nobody unless it holds a piece, and
-// then the calling thread lends it its core. Threads that are late find the stage over and touch nothing that belonged to it.
+// then the calling thread lends it its core. A thread that is late finds the stage over, and touches nothing that belonged to
+// the stage.
 #pragma once
 #include "lent_core.h"
 #include "waiting.h"
@@ -14,7 +15,7 @@ class Crew {
     // piece(argument, thread, number)
     using Piece = void (*)(void *argument, int thread, int64_t number);
 
-    // A crew that nobody uses, with helpers for a call of `threads` threads; fewer if the system has no more threads.
+    // Returns an idle crew with helpers for a call of `threads` threads, or with fewer if the system cannot start more threads.
     static Crew *take(int threads);
     void give_back();
 
@@ -25,10 +26,10 @@ class Crew {
     // A thread's part of a stage. The upper halves of the words hold the number of the stage. `done` and `holds` are used only
     // for helpers: the calling thread counts its own pieces.
     struct alignas(128) Member {
-        std::atomic<uint64_t> next{0};             // the first piece of the thread's own range that nobody took
+        std::atomic<uint64_t> next{0};             // the first piece of the thread's own range that nobody has taken
         std::atomic<uint64_t> end{0};              // the end of the range
         alignas(64) std::atomic<uint64_t> done{0}; // the number of pieces that the thread has finished
-        std::atomic<bool> holds{false};            // whether it is at work on a piece
+        std::atomic<bool> holds{false};            // whether the thread is working on a piece
         Borrower thread;
     };
 
@@ -40,15 +41,15 @@ class Crew {
     Member *late() const;
 
     std::vector<std::unique_ptr<Member>> members_; // [0] is the calling thread
-    std::atomic<int> size_{1};                     // helpers may look at members below this number
+    std::atomic<int> size_{1};                     // helpers may access only members with lower numbers
     // The stage. Helpers read these numbers at any time, but use them only if they can take a piece of the same stage.
     std::atomic<int> threads_{1};
     std::atomic<int64_t> pieces_{0};
     std::atomic<Piece> piece_{nullptr};
     std::atomic<void *> argument_{nullptr};
     Signal stage_;                     // the number of the stage; helpers sleep on it
-    std::atomic<int> asleep_{0};       // helpers that sleep
+    std::atomic<int> asleep_{0};       // the number of sleeping helpers
     std::atomic<bool> in_call_{false}; // whether a calling thread has this crew
-    Signal bell_;                      // the calling thread sleeps on it
-    std::atomic<bool> waits_{false};   // whether the calling thread sleeps
+    Signal bell_;                      // the calling thread sleeps on this signal
+    std::atomic<bool> waits_{false};   // whether the calling thread is sleeping
 };

@@ -11,8 +11,8 @@
 namespace {
 
 #if defined(__aarch64__)
-// Whether the CPU has an extension: its bit in AT_HWCAP (word 0) or AT_HWCAP2 (word 1) on Linux, its name on macOS. The bits are
-// numbers here because old headers lack their names.
+// Whether the CPU has an extension. On Linux, `bit` is its bit in AT_HWCAP (word 0) or AT_HWCAP2 (word 1); it is given as a
+// number, because old headers lack its name. On macOS, the extension is looked up by `name`.
 bool has(int word, int bit, const char *name) {
 #if defined(__linux__)
     (void)name;

@@ -1,6 +1,6 @@
 // One forward pass of GPT-J over a flat batch of new tokens: one call runs all layers with the same team of threads.
 //
-// A block has two products in sequence, because attention and MLP read the same layer norm:
+// A block runs its matrix products in only two steps, because attention and MLP read the same layer norm:
 //   x = pack(layer_norm(hidden));  qkv, inner = x [W_qkv | W_in];  attended = attention(rotary(qkv));
 //   hidden += attended W_out + gelu(inner) W_down
 #include "activations.h"
@@ -24,7 +24,8 @@ struct Pass {
     float *logits;
     const Kernels &kernel;
     Team &team;
-    // The workspace holds the rows of all tokens, the inputs of the products, and per thread one row and scratch for attention.
+    // The workspace holds the rows of all tokens, the inputs of the matrix products, and for each thread one row and scratch
+    // memory for attention.
     float *hidden = nullptr, *qkv = nullptr, *attended = nullptr, *inner = nullptr;
     Activations x = {}, of_attention = {}, of_inner = {}, of_head = {};
     float *rows = nullptr, *scratch = nullptr;

@@ -3,8 +3,8 @@
 #include "native.h"
 
 // Rows of activations, in tiles of up to LK_TILE rows. Tile t begins at t * LK_TILE * in and has the layout [step][row of the
-// tile][unit], where a unit has 1 (f32), 2 (bf16) or 4 (int8) inputs. So the inputs of all rows of a tile lie next to each
-// other.
+// tile][unit], where a unit has 1 (f32), 2 (bf16) or 4 (int8) inputs. So, at each step, the inputs of all rows of a tile are
+// adjacent in memory.
 struct Activations {
     int32_t type;     // lk_type, but LK_INT8 for weights of LK_INT4 and LK_SPARSE24_INT8, and LK_BF16 for LK_SPARSE24
     int32_t rows, in; // `in` is padded
@@ -17,7 +17,7 @@ struct Activations {
 
 enum { STORE = 0, ADD = 1, STORE_GELU = 2 };
 
-// The destination of a product. If `packed` is set: activations. Otherwise f32 rows (`out`, `stride`) are stored or added.
+// The destination of a matrix product: activations if `packed` is set, otherwise f32 rows (`out`, `stride`), stored or added.
 struct Output {
     int32_t mode;
     float *out;
@@ -36,7 +36,7 @@ struct AttentionShape {
 
 struct Kernels {
     const char *name;
-    // Computes panels [first, last) of a product with all rows.
+    // Multiplies panels [first, last) of a weight with all rows of the activations.
     void (*product)(const lk_weight *, const struct Activations *, int32_t first, int32_t last, const struct Output *);
     // Writes one row of f32 inputs into the activations, quantized or rounded to their type, and pads it with zeros.
     void (*pack_row)(const float *x, int32_t in, int32_t row, const struct Activations *);
@@ -44,7 +44,7 @@ struct Kernels {
     void (*rotate)(float *x, int32_t heads, int32_t head_dim, const float *sin, const float *cos, int32_t rotary_dim);
     void (*to_f32)(const void *bf16, int64_t count, float *out);
     void (*to_bf16)(const float *x, int64_t count, void *out);
-    // Rounds `heads` heads of f32 numbers to the bytes of a quantized cache, and back.
+    // Convert `heads` heads of f32 numbers to the bytes of a quantized cache, and back.
     void (*to_cache)(const float *x, int32_t type, int32_t heads, int32_t dim, void *bytes, float *scales);
     void (*from_cache)(const void *bytes, const float *scales, int32_t type, int32_t heads, int32_t dim, int32_t to, void *out);
     // Attention of heads [first, last) of one sequence; query and out are f32 [tokens][heads][head_dim].
@@ -70,7 +70,7 @@ static inline bool has_row_scales(int32_t type) {
 static inline bool is_sparse24(int32_t type) { return type == LK_SPARSE24 || type == LK_SPARSE24_INT8; }
 // Whether inputs are rounded with scales, so that a row can only be packed when it is complete.
 static inline bool rounds_rows(int32_t type) { return type != LK_F32 && type != LK_BF16; }
-// Bytes of one activation, of one number in the cache, or of one weight, kept or not.
+// The bytes of one activation, of one number in the cache, or of one weight (sparse24: the mean over weights and zeros).
 static inline int64_t element_bytes(int32_t type) { return type == LK_F32 ? 4 : type == LK_BF16 || is_fp8(type) ? 2 : 1; }
 static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static inline int32_t padded_in(int32_t type, int32_t in) {

@@ -1,8 +1,8 @@
-// A thread that waits for another one can lend it its core.
+// Lets a waiting thread lend its core to the thread that it waits for.
 //
-// A thread holds a piece of work, and another program has taken its core: the scheduler gives the core back after some
-// milliseconds, much later than the piece needs. The thread that waits has a core that it does not need. So it moves the other
-// thread to its own core and then sleeps.
+// Suppose that another program has taken the core of a thread that holds a piece of work. The scheduler gives the core back
+// only after some milliseconds, which is much longer than the piece takes. The waiting thread has a core that it does not need,
+// so it moves the other thread to this core and then sleeps.
 #pragma once
 #include "system.h"
 
@@ -15,7 +15,7 @@
 #include <unistd.h>
 #endif
 
-// What others need to know about a thread. `here` is called by the thread itself.
+// A thread that can borrow a core from another thread. The thread itself calls `here`; other threads call the other functions.
 class Borrower {
   public:
 #if LK_LINUX_THREADS
@@ -31,7 +31,7 @@ class Borrower {
         return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
     }
 
-    // Moves the thread to the core of the caller, who should sleep at once. Returns whether it was moved.
+    // Moves the thread to the core of the caller, which should then sleep at once. Returns whether the thread was moved.
     bool borrow() {
         int core = sched_getcpu();
         if (core < 0 || core >= CPU_SETSIZE || sched_getaffinity(id_, sizeof allowed_, &allowed_) || !CPU_ISSET(core, &allowed_)) return false;
@@ -41,7 +41,7 @@ class Borrower {
         return sched_setaffinity(id_, sizeof only, &only) == 0;
     }
 
-    // Takes the core back: moves the thread to other cores, and lets it run on all cores that it could use before.
+    // Takes the caller's core back: moves the thread to another core, and then lets it use all cores that it could use before.
     void give_back() {
         cpu_set_t others = allowed_;
         int core = sched_getcpu();

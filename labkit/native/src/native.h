@@ -6,13 +6,14 @@
 //   int8  [panel][in / 4][16][4], stored as value + 128, one f32 scale per row
 //   int4  [panel][in / 32][4][16][4], low nibble: steps 0, 2, 4, 6 of four inputs; high nibble: steps 1, 3, 5, 7;
 //         stored as value + 8; each row has one fp16 scale per group of 32 inputs: [panel][in / 32][16]
-//   w8a8  like int8, but each row of inputs has one scale: the whole sum is a sum of integers
-//   sparse24  [panel][in / 4][16][2], the two bf16 numbers that are kept of four neighbours; which two they are says a code of 4
-//         bits, 0 to 5 for the pairs 01 02 03 12 13 23: [panel][in / 32][16] words, the first four inputs in the lowest bits
-//   sparse24_int8  [panel][in / 8][16][2][2] int8, the two numbers that are kept of four neighbours, and those of the next four; one
-//         f32 scale per row, and after the scales the codes of sparse24
+//   w8a8  like int8, but each row of inputs has one scale, so the whole sum is a sum of integers
+//   sparse24  [panel][in / 4][16][2], the two stored bf16 values of each four neighbouring inputs. A 4-bit code says which two
+//         they are: 0 to 5 for the pairs 01 02 03 12 13 23. The codes are words [panel][in / 32][16], the first four inputs in
+//         the lowest bits
+//   sparse24_int8  [panel][in / 8][16][2][2], the two stored int8 values of four neighbouring inputs, and those of the next four.
+//         Each row has one f32 scale. The codes of sparse24 follow the scales
 //   e4m3, e5m2 (FP8)  like bf16, which holds these numbers exactly, one f32 scale per row; inputs are rounded to the same format
-// `in` is rounded up to a multiple of 32 (int8, sparse24_int8: 128), `out` to one of 16, padded with zeros.
+// `in` is padded with zeros to a multiple of 32 (int8, sparse24_int8: 128), and `out` to a multiple of 16.
 // Sizes are counts, strides are in elements.
 #pragma once
 #include <stdint.h>
@@ -64,7 +65,7 @@ typedef struct {
     const float *ln_weight, *ln_bias; // the last layer norm
     lk_weight head;
     const void *embedding;            // [embedding_rows][hidden] of cache_type, or null if the pass begins with `hidden_in`
-    int64_t embedding_first, embedding_rows; // the first token and the number of tokens that have rows here; others get zeros
+    int64_t embedding_first, embedding_rows; // the first token and the number of tokens with rows here; other tokens get zeros
     const float *sin, *cos;           // [positions][rotary_dim / 2]
     int32_t (*add_up)(void *argument, float *data, int64_t count); // sums over all shards and returns 0 on success; or null
     void *add_up_argument;
@@ -95,17 +96,20 @@ LK_API int32_t lk_use_isa(const char *name);
 // The checksum of this file when the library was built (`interface` in build.py). The caller compares it with its own copy,
 // because a library with other structures would read the wrong memory.
 LK_API const char *lk_interface(void);
-// Ask for large pages for a buffer that was not written yet; has no effect if the system has no large pages.
+// Ask for large pages for a buffer that has not been written yet. This has no effect if the system has no large pages.
 LK_API void lk_advise_large_pages(void *data, int64_t bytes);
 
 // The size of the packed data and of its scales in bytes.
 LK_API int64_t lk_packed_bytes(int32_t type, int32_t out, int32_t in);
 LK_API int64_t lk_scale_bytes(int32_t type, int32_t out, int32_t in);
-// Pack a row-major matrix: f32 or bf16 values for LK_F32, LK_BF16 and FP8, int8 values for LK_INT8 and LK_W8A8; for LK_INT4, nibbles
-// [out][in_padded / 2], the even input low, with fp16 scales [out][in_padded / group], where group is a multiple of 32; for
-// LK_SPARSE24, bf16 values [out][in_padded / 2] of `in` padded to 8, and in place of scales bytes [out][in_padded / 8], whose nibbles
-// (the first four inputs low) hold the places of the first value in bits 0 and 1, of the second one in bits 2 and 3; for
-// LK_SPARSE24_INT8, int8 values in this layout, and f32 scales [out], followed by such bytes.
+// Pack a row-major matrix. What `values` and `scales` hold depends on the type:
+//   LK_F32, LK_BF16, FP8: f32 or bf16 values. LK_INT8, LK_W8A8: int8 values.
+//   LK_INT4: nibbles [out][in_padded / 2], the even input low, and fp16 scales [out][in_padded / group], where group is a
+//         multiple of 32.
+//   LK_SPARSE24: bf16 values [out][in_padded / 2], where `in` is padded to a multiple of 8. Instead of scales, there are bytes
+//         [out][in_padded / 8] with one nibble for every four inputs (the first four low). Bits 0 and 1 of a nibble hold the
+//         place of the first value, and bits 2 and 3 hold the place of the second one.
+//   LK_SPARSE24_INT8: int8 values in the layout of LK_SPARSE24, and f32 scales [out], followed by the bytes of LK_SPARSE24.
 LK_API void lk_pack(int32_t type, int32_t out, int32_t in, const void *values, int32_t values_type, const void *scales,
                     int32_t group, void *packed, void *packed_scales, int32_t threads);
 
@@ -133,7 +137,7 @@ LK_API void lk_attention(int32_t type, const void *query, const void *keys, cons
                          int64_t table_stride, const int32_t *starts, const int32_t *lengths, int32_t sequences,
                          int32_t heads, int32_t head_dim, void *out, void *workspace, int32_t threads);
 
-// One token per row of logits f32 [rows][vocab], as labkit.ops.sample defines it; all other arrays are [rows].
+// Sample one token for each row of logits f32 [rows][vocab], as labkit.ops.sample does; all other arrays are [rows].
 LK_API void lk_sample(const float *logits, int32_t rows, int32_t vocab, const double *temperature, const int64_t *top_k,
                       const double *top_p, const int64_t *seeds, const int64_t *samples, const int64_t *positions,
                       int64_t *tokens, void *workspace, int32_t threads);

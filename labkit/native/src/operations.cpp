@@ -10,7 +10,7 @@
 
 namespace {
 
-// Row `at` of a tensor as floats: the row itself, or a copy converted into `buffer`.
+// Returns row `at` of a tensor as floats: the row itself, or a converted copy in `buffer`.
 const float *row_of(int32_t type, const void *tensor, int64_t at, int64_t width, float *buffer) {
     if (type == LK_F32) return (const float *)tensor + at * width;
     kernels()->to_f32((const uint16_t *)tensor + at * width, width, buffer);

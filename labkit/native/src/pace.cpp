@@ -5,13 +5,13 @@
 
 namespace {
 
-constexpr double SIGN = 0.1;         // the share of lost time from which on working alone is tried
+constexpr double SIGN = 0.1;         // working alone is tried if more than this share of the time is lost
 constexpr double TRIAL_TIME = 8e6;   // nanoseconds: longer than a program keeps a core while others wait for it
 constexpr double HOPELESS = 2.0;     // a trial ends early if it takes this many times as long as usual,
-constexpr double HOPELESS_TIME = 1e6; // and at least so many nanoseconds
-constexpr double BETTER = 0.95;      // the way on trial wins if its time is at most this share of the usual time
+constexpr double HOPELESS_TIME = 1e6; // and more than this many nanoseconds
+constexpr double BETTER = 0.95;      // the way on trial wins if it takes less than this share of the usual time
 constexpr int PROBATION = 64;
-constexpr double LONGEST = 5e8;      // nanoseconds between two trials, unless they cost more than
+constexpr double LONGEST = 5e8;      // the most nanoseconds between two trials, unless trials cost more than
 constexpr double COST = 0.01;        // this share of the time
 constexpr double NEW = 1.0 / 16;     // the weight of the newest call in a mean
 
@@ -53,7 +53,7 @@ void Pace::end_trial(Size &size) {
     size.trial = false;
     size.since = 0;
     if (size.trial_time < BETTER * usual) {
-        // Back within the probation: the other way had won by luck, and is tried less often from now on.
+        // The way that won the last trial loses within its probation, so it had won by luck: trials become rarer from now on.
         if (size.probation) size.interval = std::min(2 * size.interval, LONGEST);
         size.helped = !size.helped;
         size.probation = PROBATION;

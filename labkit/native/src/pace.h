@@ -1,4 +1,4 @@
-// Whether a call works alone or with helpers.
+// Decides whether a call works alone or with helpers.
 //
 // On an idle machine helpers make a call faster. While other programs use the cores, helpers can make it slower: the call waits
 // for a helper without a core, or a helper takes the core of the calling thread. So, while there are signs of this, both ways are
@@ -22,8 +22,8 @@ class Pace {
         double lost = 0;           // the share of the time that calls with helpers lost
         double since = 0;          // nanoseconds of calls since the last trial
         double interval = FIRST;   // nanoseconds of calls between two trials
-        int probation = 0;         // calls in which a way that has just won may still lose
-        bool trial = false;        // the other way is on trial
+        int probation = 0;         // the calls that are left of the probation of the way that won last
+        bool trial = false;        // whether the other way is on trial
         double trial_time = 0, trial_work = 0;
     };
     static void end_trial(Size &size);

@@ -1,4 +1,4 @@
-// Chooses the threads of a call by the pace of this process, and tells the pace how long the call took.
+// Asks the `Pace` of this process how many threads a call should use, and tells it how long the call took.
 #pragma once
 #include "pace.h"
 #include "waiting.h"
@@ -28,7 +28,7 @@ class Paced {
     Paced &operator=(const Paced &) = delete;
 
   private:
-    // Of the calling thread, in nanoseconds.
+    // The processor time of the calling thread, in nanoseconds.
     static int64_t processor_time() {
         timespec time = {};
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);

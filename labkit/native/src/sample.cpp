@@ -62,7 +62,8 @@ struct Row {
         }
     }
 
-    // The first token at which the count of tokens, or their weight, reaches the goal; and the weight up to this token.
+    // Returns the first token at which the count of tokens or their weight reaches its goal, and in `reached` the weight up to
+    // this token.
     Cut reach(int64_t count, double weight, double *reached) const {
         int64_t seen = 0;
         double sum = 0.0;
@@ -92,8 +93,8 @@ struct Row {
         return sum;
     }
 
-    // The token at which the running sum of kept weights passes the fraction `point` of the total. The bins are no longer
-    // needed, so `sums` now holds the sums of blocks of tokens.
+    // Returns the token at which the running sum of kept weights passes the fraction `point` of the total. The bins are no
+    // longer needed, so `sums` now holds the sums of blocks of tokens.
     int64_t draw(double point, const Cut *cut) {
         double whole = 0.0;
         for (int32_t at = 0, b = 0; at < vocab; at += BLOCK_TOKENS, b++)
@@ -104,7 +105,7 @@ struct Row {
             if (sums[b] > 0.0) begin = at, running = sum;
             sum += sums[b];
         }
-        int32_t token = begin; // if no sum passes the target because of rounding, the last token with a weight is taken
+        int32_t token = begin; // if rounding keeps every sum below the target, the last token with a weight is taken
         for (int32_t i = begin; i < std::min(begin + BLOCK_TOKENS, vocab) && !(running > target); i++) {
             if (!(weights[i] > 0.0) || (cut && !cut->keeps(logits[i], i))) continue;
             token = i;

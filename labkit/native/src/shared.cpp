@@ -1,4 +1,4 @@
-// Collectives between processes on one host, through shared memory. Shared memory spares small messages the cost of a network.
+// Collectives between processes on one host, through shared memory. This saves small messages the cost of a network.
 //
 // Every member has two slots in the region and uses them in turn. Epoch e is the e-th call of the group, the same call for all
 // members. In epoch e, a member waits until all others have read epoch e - 2, writes its slot e % 2 and sets `posted`. Then the
@@ -14,7 +14,7 @@ namespace {
 
 struct alignas(64) Progress {
     std::atomic<uint64_t> posted, done;
-    SharedSignal changed; // rings when one of the two has changed
+    SharedSignal changed; // rings when `posted` or `done` has changed
 };
 
 struct Region {
@@ -22,7 +22,7 @@ struct Region {
     Progress of[1]; // [ranks], then the slots [ranks][2][slot_bytes]
 };
 
-constexpr int64_t SPIN = 50000, LONGEST_SLEEP = 50000000; // nanoseconds; a sleeper looks whether the group was aborted
+constexpr int64_t SPIN = 50000, LONGEST_SLEEP = 50000000; // nanoseconds; a sleeper wakes up to check for an abort
 
 double now() { return (double)nanoseconds() * 1e-9; }
 

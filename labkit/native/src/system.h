@@ -1,5 +1,5 @@
-// Whether threads use Linux's own calls: futexes, processor clocks of threads and the choice of cores. Elsewhere, as on macOS, the
-// C++ library alone has to do. A test defines LK_WITHOUT_LINUX to compile and run this other way on Linux, too.
+// Whether threads use Linux's own calls: futexes, processor clocks of threads and the choice of cores. On other systems, such
+// as macOS, only the C++ library is used. A test defines LK_WITHOUT_LINUX to compile and run this second variant on Linux, too.
 #pragma once
 
 #if defined(__linux__) && !defined(LK_WITHOUT_LINUX)

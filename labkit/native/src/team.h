@@ -1,8 +1,7 @@
 // The threads of one call. The calling thread runs the code; at each stage it shares the work with other threads.
 //
-// `Team` has helpers (crew.h). `TorchTeam` is for single operations, which stand between operations of torch: it uses the
-// threads of OpenMP that torch uses, too. They spin for some milliseconds after each operation, so that helpers would find no
-// free core.
+// `Team` has helpers (crew.h). `TorchTeam` is for single operations, which run between torch's operations. It uses the same
+// OpenMP threads as torch. These threads spin for some milliseconds after each operation, so helpers would find no free core.
 #pragma once
 #include "crew.h"
 

@@ -66,7 +66,7 @@ class Signal {
 #endif
 };
 
-// The same for processes that share the memory of the number. `sleep` returns after at most `most` nanoseconds.
+// A number that several processes can sleep on, in memory that they share. `sleep` returns after at most `most` nanoseconds.
 class SharedSignal {
   public:
     std::atomic<uint32_t> value, sleepers; // zeros at first: the memory is new

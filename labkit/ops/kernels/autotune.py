@@ -1,6 +1,6 @@
-"""Chooses the fastest of several ways to run a kernel.
+"""Chooses the fastest of several ways to run a kernel, which are called candidates.
 
-The ways are measured once per shape and device. A readable file stores the choice.
+The candidates are measured once per shape and device. The choice is stored in a file that people can read.
 
 The file is `autotune.json` in labkit's home. If the file has no entry for a problem, or if the entry was measured with other
 versions or other kernels, the first candidate runs until `Tuner.tuning` measures the problem. Candidates are not measured while
@@ -33,7 +33,7 @@ FORMAT = 1
 TIMED_RUNS = 15
 """The number of timed runs; the median of their times is used."""
 CYCLES_PER_SECOND = 2e9
-"""An upper limit of a GPU's clock rate, in Hz. Sleeping for this many cycles takes at least a second."""
+"""An upper limit on a GPU's clock rate, in Hz. Sleeping for this many cycles takes at least a second."""
 Candidate = TypeVar("Candidate")
 Entries = dict[str, dict[str, Any]]
 """Entries by problem.
@@ -63,7 +63,7 @@ class TuningFile:
         self.path = path
 
     def read(self) -> dict[str, Entries]:
-        """Entries by device. An unreadable file counts as empty and is renamed, with a warning."""
+        """Return the entries by device. An unreadable file counts as empty and is renamed, with a warning."""
         try:
             return _devices(json.loads(self.path.read_text("utf-8")))
         except FileNotFoundError:
@@ -76,7 +76,7 @@ class TuningFile:
             return {}
 
     def merge(self, device: str, entries: Entries) -> None:
-        """Add entries of a device to the entries in the file.
+        """Add the entries of a device to the file.
 
         A lock ensures that only one process at a time changes the file, so no entry is lost.
         """
@@ -92,7 +92,7 @@ class TuningFile:
 
 
 def _devices(stored: Any) -> dict[str, Entries]:
-    """The entries of a parsed file; raises `ValueError` for anything that `merge` does not write."""
+    """Return the entries of a parsed file. Raises `ValueError` for anything that `merge` does not write."""
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         found = stored.get("format") if isinstance(stored, dict) else None
         raise ValueError(f"its format is {found!r}, but this version of labkit reads format {FORMAT}")
@@ -131,7 +131,7 @@ class Tuner:
         self._report: Callable[[str], None] | None = None
 
     def choose(self, problem: Problem, candidates: Mapping[str, Candidate], run: Callable[[Candidate], object]) -> Candidate:
-        """Return the candidate that was measured fastest, or the first candidate if none was measured.
+        """Return the candidate that was the fastest when measured, or the first candidate if none was measured.
 
         `run` runs a candidate. `run` is called only inside `tuning`, and never while a CUDA graph is captured.
         """

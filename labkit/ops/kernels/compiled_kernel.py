@@ -1,7 +1,7 @@
 """Compile a kernel without a GPU and read its registers, spilled bytes, shared memory and PTX.
 
 Triton's compiler needs no GPU. Spilled registers cost memory traffic, too much shared memory makes a launch fail, and
-narrow loads waste the memory bus. The compiled kernel shows its spills, its shared memory and the width of its loads.
+narrow loads waste memory bandwidth. All three can be seen in the compiled kernel.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHARED_LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 REGISTER_LIMIT = 255
 """Registers that one thread may use, on all GPUs in `SHARED_LIMITS`."""
 SETTINGS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
-"""The launch options that are meant for the compiler; all other options are constants of the kernel."""
+"""The launch options that are for the compiler; all other options are constants of the kernel."""
 
 _TYPES = {
     torch.float64: "fp64",
@@ -91,8 +91,8 @@ class CompiledKernel:
 def compile_kernel(kernel: Kernel, args: tuple[Any, ...], options: dict[str, Any], arch: int = 90) -> CompiledKernel:
     """Compile `kernel[grid](*args, **options)` for a GPU of compute capability `arch` / 10; no GPU is needed.
 
-    Tensors in `args` may be on any device, "meta" included; their types and alignment are used as in a launch. Raises
-    `NotAvailable` without Triton, and in a process that interprets kernels, which has no compiler.
+    Tensors in `args` can be on any device, "meta" included; their types and alignment are used as in a launch. Raises
+    `NotAvailable` without Triton, and in a process that interprets kernels, because such a process cannot compile them.
     """
     if not INSTALLED:
         raise NotAvailable("compiling a kernel needs the package triton, which is not installed; install triton (Linux)")
@@ -140,16 +140,16 @@ def _type(value: Any, specialize: bool) -> str:
 
 
 def _divides_by_16(value: Any) -> bool:
-    """Whether a launch tells the compiler that this address or integer is a multiple of 16. Wide loads need this knowledge."""
+    """Whether a launch tells the compiler that this address or integer is a multiple of 16. Wide loads need this promise."""
     if isinstance(value, Tensor):
         return value.data_ptr() % 16 == 0
     return isinstance(value, int) and not isinstance(value, bool) and value % 16 == 0
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
-    """The registers and the bytes of local memory that a thread uses.
+    """Return the number of registers and the bytes of local memory that a thread uses.
 
-    A tool by NVIDIA, part of the Triton package, reads the machine code.
+    They are read from the machine code by NVIDIA's cuobjdump, which is part of the Triton package.
     """
     import triton
 

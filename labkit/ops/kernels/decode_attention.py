@@ -1,10 +1,10 @@
 """Attention of one query per sequence over the sequence's cache, split along the length (flash-decoding, Dao et al. 2023).
 
-One query per head cannot fill a GPU: at batch 1, GPT-J 6B has 16 heads and an H100 has 132 processors. To use all processors,
+One query per head cannot fill a GPU: at batch 1, GPT-J 6B has 16 heads and an H100 has 132 multiprocessors. To use all of them,
 the slots of a sequence are divided into splits of `SPLIT_TOKENS`. The program for a split writes the weighted sum of the
 values, the maximum of the scores and the sum of the weights. A second kernel combines the splits. The size of a split is fixed,
 so the result of a sequence does not depend on the rest of the batch. The grid depends only on the width of the slot table, so a
-CUDA graph can hold both launches.
+CUDA graph can contain both launches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from labkit.ops.kernels.triton_runtime import ceil_div, jit_once_for_all, launch
 SPLIT_TOKENS = 128
 """Slots per program. In half precision, the float32 row that a program writes is 1 % of the bytes that the program reads."""
 TILE_BYTES = 8192
-"""A program reads this many bytes of keys, and the same number of bytes of values, at a time. Three loads run at once."""
+"""A program reads this many bytes of keys and as many bytes of values at a time. The loads of three tiles overlap."""
 JOINED = 16
 """The number of splits that the second kernel combines at a time."""
 
@@ -138,7 +138,7 @@ def join_kernel(
 
 
 def decode_config(dtype: torch.dtype, head_dim: int) -> dict[str, int]:
-    """Rows per tile, warps and stages for one head dimension."""
+    """Return the rows per tile, the warps and the stages for one head dimension."""
     dim = power_of_two(head_dim)
     block = min(max(TILE_BYTES // (dim * dtype.itemsize), 8), SPLIT_TOKENS)
     return {"HEAD_DIM": head_dim, "DIM": dim, "BLOCK": block, "STAGES": 3, "num_warps": 4}
@@ -147,9 +147,10 @@ def decode_config(dtype: torch.dtype, head_dim: int) -> dict[str, int]:
 def decode_attention_triton(
     query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor, *, split_tokens: int = SPLIT_TOKENS
 ) -> Tensor:
-    """`labkit.ops.decode_attention` as kernels; scores, softmax and sums in float32.
+    """Run `labkit.ops.decode_attention` as Triton kernels. Scores, softmax and sums are in float32.
 
-    The host reads no values of tensors. A sequence of length 0 gets zeros. `split_tokens` is the number of slots per program.
+    The host does not read the values of any tensor. A sequence of length 0 gets zeros. `split_tokens` is the number of slots
+    per program.
     """
     sequences, num_heads, head_dim = query.shape
     query, keys, values, lengths = query.contiguous(), keys.contiguous(), values.contiguous(), lengths.contiguous()

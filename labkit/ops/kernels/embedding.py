@@ -27,7 +27,7 @@ def embedding_kernel(
 
 
 def embedding_triton(token_ids: Tensor, table: Tensor) -> Tensor:
-    """`labkit.ops.embedding` as a kernel; a token outside the table gives a row of NaN."""
+    """Run `labkit.ops.embedding` as a Triton kernel. A token outside the table gives a row of NaN."""
     vocab_size, hidden_size = table.shape
     out = torch.empty(token_ids.shape[0], hidden_size, dtype=table.dtype, device=table.device)
     block = min(power_of_two(hidden_size), BLOCK)

@@ -9,7 +9,7 @@ from labkit.ops.kernels.triton_runtime import jit, launch, power_of_two, tl
 
 
 def row_config(hidden_size: int) -> dict[str, int]:
-    """Launch options for one row per program: a block that covers `hidden_size`, and enough warps for 16 values per thread."""
+    """Return launch options for one row per program: a block of at least `hidden_size` values, and 16 per thread."""
     block = power_of_two(hidden_size)
     return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 32)}
 
@@ -18,7 +18,7 @@ def row_config(hidden_size: int) -> dict[str, int]:
 def normalize(
     x: tl.tensor, weight: tl.tensor, bias: tl.tensor, columns: tl.tensor, hidden_size: tl.tensor, epsilon: tl.tensor
 ) -> tl.tensor:
-    """Layer norm of a row `x` in float32. From column `hidden_size` on, `x` must be zero."""
+    """Return the layer norm of a row `x` in float32. From column `hidden_size` on, `x` must be zero."""
     inside = columns < hidden_size
     mean = tl.sum(x, 0) / hidden_size
     # Subtract the mean first: E[x^2] - E[x]^2 loses digits where the mean is much larger than the spread.
@@ -49,7 +49,7 @@ def layer_norm_kernel(
 
 
 def layer_norm_triton(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """`labkit.ops.layer_norm` as a kernel; sums in float32."""
+    """Run `labkit.ops.layer_norm` as a Triton kernel. Sums are in float32."""
     x = x.contiguous()
     out = torch.empty_like(x)
     hidden_size = x.shape[-1]

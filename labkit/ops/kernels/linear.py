@@ -21,7 +21,7 @@ tuner = Tuner(SOURCES)
 
 
 def linear_triton(x: Tensor, weight: GPUWeight, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """`labkit.ops.linear`, or with `gelu` `labkit.ops.linear_gelu`, for any kind of weight.
+    """Compute `labkit.ops.linear`, or `labkit.ops.linear_gelu` if `gelu` is set, for any kind of weight.
 
     Raises `NotAvailable` for an FP8 weight on a GPU without FP8.
     """

@@ -1,6 +1,6 @@
-"""Linear layers for many rows, by torch's matrix products (cuBLAS on a GPU), with extra steps for a quantized weight.
+"""Computes linear layers of many rows with torch's matrix multiplication (cuBLAS on a GPU).
 
-Quantized weights are dequantized before the product, or scaled after it.
+A quantized weight is dequantized before the multiplication, or the result is scaled after it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from labkit.weight_formats import Int4Weight, Int8Weight
 
 
 def dense_cublas(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    """`[rows, out]` for `x` `[rows, in]` and a dense `weight` `[out, in]`; on a GPU, cuBLAS also applies bias and GELU."""
+    """Return `[rows, out]` for `x` `[rows, in]` and dense `weight` `[out, in]`. On a GPU, cuBLAS also applies bias and GELU."""
     if gelu and bias is not None and x.is_cuda:
         # This is the tanh form of GELU, but only on a GPU.
         return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
@@ -25,7 +25,7 @@ def dense_cublas(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) 
 
 
 def dequantized_cublas(x: Tensor, weight: Int8Weight | Int4Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    """The same as `dense_cublas` for a quantized weight, which is first dequantized to a temporary dense matrix."""
+    """Like `dense_cublas`, but for a quantized weight, which is first dequantized to a temporary dense matrix."""
     return dense_cublas(x, dequantize_triton(weight, x.dtype), bias, gelu=gelu)
 
 
@@ -37,7 +37,7 @@ def int8_cublas_fits(rows: int, num_in: int, num_out: int) -> bool:
 def int8_cublas(
     x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype, *, gelu: bool
 ) -> Tensor:
-    """W8A8: `x` `[rows, in]` and `weight` `[out, in]` int8; the sums are exact in int32, and a second pass scales them."""
+    """Multiply int8 `x` `[rows, in]` and `weight` `[out, in]` (W8A8). The int32 sums are exact; a second pass scales them."""
     product = torch._int_mm(x, weight.t())
     return epilogue_triton(product[None], dtype, row_scales=x_scales, out_scales=scales, bias=bias, gelu=gelu)
 
@@ -50,8 +50,8 @@ def fp8_cublas_fits(num_in: int, num_out: int) -> bool:
 def fp8_cublas(
     x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype, *, gelu: bool
 ) -> Tensor:
-    """FP8: `x` `[rows, in]` and `weight` `[out, in]` float8_e4m3fn."""
-    if dtype == torch.bfloat16:  # the only result type for which every version of torch takes one scale per row
+    """Multiply `x` `[rows, in]` and `weight` `[out, in]`, both float8_e4m3fn (FP8)."""
+    if dtype == torch.bfloat16:  # the only result type for which every version of torch accepts one scale per row
         result = torch._scaled_mm(x, weight.t(), x_scales[:, None], scales[None, :], bias=bias, out_dtype=dtype)
         return gelu_reference(result) if gelu else result
     one = torch.ones((), dtype=torch.float32, device=x.device)

@@ -1,6 +1,6 @@
-"""Dequantize weights to dense matrices, for products of many rows.
+"""Dequantize weights to dense matrices, for matrix multiplications with many rows.
 
-In such products, reading the weight takes only a small part of the time.
+In such multiplications, reading the weight takes only a small part of the time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def dequantize_int4_kernel(
 
 
 def dequantize_triton(weight: Int8Weight | Int4Weight, dtype: torch.dtype) -> Tensor:
-    """`weight.dequantize(dtype)` in one pass, which writes only the dense `[out, in]` matrix."""
+    """Compute `weight.dequantize(dtype)` in one pass, which writes only the dense `[out, in]` matrix."""
     num_out, num_in = weight.shape
     if isinstance(weight, Int8Weight):
         dense = torch.empty((num_out, num_in), dtype=dtype, device=weight.values.device)

@@ -1,8 +1,8 @@
-"""The product of a few rows with a matrix on tensor cores: dense, int8, and the formats that round activations (W8A8, FP8).
+"""Multiplies a few rows by a matrix on tensor cores: dense, int8, and the formats that round activations (W8A8, FP8).
 
 Up to about 64 rows, reading the matrix takes longer than multiplying by it. A tile of the matrix is the left operand of the
-product: its outputs fill the tensor core's 16 rows, and the few rows of x fill its 8 columns. Where there are too few blocks
-of outputs to keep a GPU busy, several programs share the sum of an output (split-K).
+multiplication: its outputs fill the tensor core's 16 rows, and the few rows of x fill its 8 columns. If there are too few
+blocks of outputs to keep a GPU busy, several programs share the sum of an output (split-K).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, l
 def as_operand(weight: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
     """Convert a loaded weight to the type of x without rounding."""
     if weight.dtype == tl.int8 and dtype == tl.float16:
-        # An int-to-float conversion has a quarter of the speed of other instructions. Instead, flip the sign bit to make the
-        # byte unsigned, combine it with the exponent of 2^10, where float16 has steps of 1, and subtract the offset. The
+        # An int-to-float conversion runs at a quarter of the speed of other instructions. Instead, flip the sign bit to make
+        # the byte unsigned, combine it with the exponent of 2^10, where float16 has steps of 1, and subtract the offset. The
         # compiler converts two weights at once.
         byte = (weight.to(tl.uint8, bitcast=True) ^ 128).to(tl.uint16)
         return (byte | 0x6400).to(tl.float16, bitcast=True) - 1152.0  # 2^10 + 128
@@ -124,10 +124,10 @@ def few_rows_triton(
 
 
 def tiling(rows: int, num_out: int, num_in: int, config: dict[str, int]) -> tuple[tuple[int, int, int], int]:
-    """The grid (rows, outputs, parts), and the number of inputs per part. A part consists of whole blocks and is never empty.
+    """Return the grid (rows, outputs, parts) and the number of inputs per part.
 
-    The first number of the grid changes fastest in the order in which programs start. So programs that read the same weights
-    run together and share them in the L2 cache.
+    A part consists of whole blocks and is never empty. In the order in which programs start, the first number of the grid
+    changes fastest. So programs that read the same weights run together and share them in the L2 cache.
     """
     steps = ceil_div(num_in, config["BLOCK_IN"])
     part_steps = ceil_div(steps, config["PARTS"])

@@ -1,4 +1,4 @@
-"""The product of a few rows with an int4 matrix on tensor cores; two instructions turn a nibble into a weight."""
+"""Multiplies a few rows by an int4 matrix on tensor cores. Two instructions turn a nibble into a weight."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from labkit.ops.kernels.triton_runtime import jit, jit_once_for_all, launch, tl
 from labkit.weight_formats import Int4Weight
 
 PER_WORD = 4
-"""Nibbles in a 16-bit word. A register holds two words, and instructions work on both at once."""
+"""The number of nibbles in a 16-bit word. A register holds two words, and instructions work on both at once."""
 
 
 @jit
 def nibble_weights(words: tl.tensor, scales: tl.tensor, PLACE: tl.constexpr, dtype: tl.constexpr) -> tl.tensor:
-    """scale * (nibble - 8) in `dtype`, for the nibble at bits 4 PLACE to 4 PLACE + 3 of each 16-bit word."""
+    """Compute scale * (nibble - 8) in `dtype`, for the nibble at bits 4 PLACE to 4 PLACE + 3 of each 16-bit word."""
     byte = words if PLACE < 2 else words >> 8
     # With the exponent of 2^10, a float16 has steps of 1. The low nibble becomes 1024 + nibble. The high nibble is not shifted
-    # and becomes 1024 + 16 nibble. The lines below turn both into nibble - 8 without rounding, so only the product with the
-    # scale is rounded.
+    # and becomes 1024 + 16 nibble. The lines below turn both into nibble - 8 without rounding, so only the multiplication by
+    # the scale rounds.
     if PLACE % 2 == 0:
         number = ((byte & 0x0F) | 0x6400).to(tl.float16, bitcast=True) - 1032.0
     else:
@@ -53,7 +53,7 @@ def few_rows_int4_kernel(
 ) -> None:
     """Works like `few_rows_kernel`.
 
-    Product 1 uses the first nibble of every word, product 2 uses the second nibble, and so on.
+    The first `tl.dot` uses the first nibble of every word, the second `tl.dot` uses the second nibble, and so on.
     """
     BLOCK_WORDS: tl.constexpr = BLOCK_IN // PER_WORD
     GROUP_WORDS: tl.constexpr = GROUP // PER_WORD
@@ -76,7 +76,7 @@ def few_rows_int4_kernel(
         scale = tl.broadcast_to(scale[:, :, None], (BLOCK_OUT, BLOCK_GROUPS, GROUP_WORDS))
         scale = tl.reshape(scale, (BLOCK_OUT, BLOCK_WORDS))  # one scale per word
         values = tl.load(x_row + ins, mask=row_inside & (ins < num_in), other=0.0)
-        # Each split removes the lowest bit of the position of an x within its word.
+        # Each split separates the values of x by the lowest remaining bit of their position within the word.
         even, odd = tl.split(tl.reshape(values, (BLOCK_ROWS, BLOCK_WORDS, 2, 2)))
         x0, x2 = tl.split(even)
         x1, x3 = tl.split(odd)
@@ -88,7 +88,7 @@ def few_rows_int4_kernel(
 
 
 def few_rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
-    """`[rows, out]` for `x` `[rows, in]`; the group size must be a multiple of 4 that divides BLOCK_IN."""
+    """Return `[rows, out]` for `x` `[rows, in]`. The group size must be a multiple of 4 that divides BLOCK_IN."""
     (num_out, num_in), rows = weight.shape, x.shape[0]
     words = weight.packed.contiguous().view(torch.int16)
     blocks = {name: value for name, value in config.items() if name != "PARTS"}

@@ -9,5 +9,5 @@ from labkit.ops.kernels.linear_kind import GPUWeight
 
 
 def linear_gelu_triton(x: Tensor, weight: GPUWeight, bias: Tensor | None = None) -> Tensor:
-    """`labkit.ops.linear_gelu`, for any kind of weight. Raises the same errors as `linear_triton`."""
+    """Compute `labkit.ops.linear_gelu` for any kind of weight. Raises the same errors as `linear_triton`."""
     return linear_triton(x, weight, bias, gelu=True)

@@ -18,7 +18,7 @@ from labkit.ops.kernels.linear_plan import Plan
 from labkit.weight_formats import FORMATS, QuantizedWeight
 
 GPUWeight = Tensor | QuantizedWeight
-"""The kinds of weight that a GPU multiplies by."""
+"""A weight that the GPU kernels accept."""
 KINDS = ("dense", *FORMATS)
 """The names of all kinds."""
 
@@ -26,7 +26,7 @@ KINDS = ("dense", *FORMATS)
 class LinearKind(ABC):
     """The kernels of one kind of weight. `quantize(dense)` returns a weight of this kind.
 
-    `streamed_rows`: the most rows for labkit's own kernels, because up to this number reading the weight takes most of the
+    `streamed_rows`: the largest number of rows for which labkit's own kernels run, because reading the weight takes most of the
     time. For more rows, `CUBLAS` runs. `head_name`: the kind of the head in a model of this kind.
     """
 
@@ -36,18 +36,18 @@ class LinearKind(ABC):
 
     @abstractmethod
     def quantize(self, dense: Tensor) -> Any:
-        """A dense `[out, in]` matrix as a weight of this kind."""
+        """Turn a dense `[out, in]` matrix into a weight of this kind."""
 
     def check(self, arch: int) -> None:  # noqa: B027 - most kinds run on every GPU
         """Raise `NotAvailable` if a GPU of this compute capability (80 or 90) cannot multiply by this kind."""
 
     def one_row_plans(self, num_in: int, group: int, dtype: torch.dtype) -> list[Plan]:
-        """The plans for a single row, which come before the plans of `tiles`. The first plan is the default."""
+        """Return the plans for a single row, which come before the plans from `tiles`. The first plan is the default."""
         return []
 
     @abstractmethod
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """The tiles of the kernel for few rows. `dtype` is the dtype of x."""
+        """Return the tiles of the kernel for few rows. `dtype` is the dtype of x."""
 
     @abstractmethod
     def run(self, plan: Plan, x: Tensor, weight: Any, bias: Tensor | None, *, gelu: bool) -> Tensor:
@@ -55,17 +55,17 @@ class LinearKind(ABC):
 
 
 def quantizer(name: str) -> Callable[[Tensor], GPUWeight]:
-    """The function that makes a weight of a kind from a dense matrix."""
+    """Return the function that turns a dense matrix into a weight of the kind `name`."""
     return kind_named(name).quantize
 
 
 @functools.cache
 def kind_named(name: str) -> LinearKind:
-    """The kind with this name, one of `KINDS`."""
+    """Return the kind with this name, one of `KINDS`."""
     kind: LinearKind = importlib.import_module(f"labkit.ops.kernels.linear_kind_{name}").KIND
     return kind
 
 
 def kind_of(weight: GPUWeight) -> LinearKind:
-    """The kind of a weight."""
+    """Return the kind of a weight."""
     return kind_named("dense" if isinstance(weight, Tensor) else weight.kind)

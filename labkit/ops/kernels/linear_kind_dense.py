@@ -19,11 +19,11 @@ class DenseKind(LinearKind):
     streamed_rows = 16
 
     def quantize(self, dense: Tensor) -> Tensor:
-        """The matrix itself."""
+        """Return the matrix itself."""
         return dense
 
     def one_row_plans(self, num_in: int, group: int, dtype: torch.dtype) -> list[Plan]:
-        """Plans that differ in outputs per block, warps, and consecutive loads that a thread has in flight for each output.
+        """Return plans that differ in outputs per block, warps, and loads that a thread has in flight for each output.
 
         The first plan was the fastest on an H200.
         """
@@ -35,7 +35,7 @@ class DenseKind(LinearKind):
         ]
 
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """`few_rows_tiles`. There are none for float32, because tensor cores do not multiply float32."""
+        """Return `few_rows_tiles`, but no tiles for float32, because tensor cores do not multiply float32."""
         return [] if dtype == torch.float32 else few_rows_tiles(rows, arch, 2)
 
     def run(self, plan: Plan, x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:

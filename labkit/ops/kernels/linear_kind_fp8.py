@@ -15,12 +15,12 @@ FP8_ARCH = 89
 
 
 class Fp8Kind(RoundedInputsKind):
-    """`Fp8Weight`."""
+    """The kernels for `Fp8Weight`."""
 
     name, head_name = Fp8Weight.kind, Fp8Weight.head_kind
 
     def quantize(self, dense: Tensor) -> Fp8Weight:
-        """`Fp8Weight.quantize`."""
+        """Call `Fp8Weight.quantize`."""
         return Fp8Weight.quantize(dense)
 
     def check(self, arch: int) -> None:
@@ -32,13 +32,13 @@ class Fp8Kind(RoundedInputsKind):
             )
 
     def cublas_fits(self, rows: int, num_in: int, num_out: int) -> bool:
-        """`fp8_cublas_fits`."""
+        """Call `fp8_cublas_fits`."""
         return fp8_cublas_fits(num_in, num_out)
 
     def cublas(
         self, x: Tensor, x_scales: Tensor, weight: RoundedInputsWeight, bias: Tensor | None, dtype: torch.dtype, *, gelu: bool
     ) -> Tensor:
-        """`fp8_cublas`."""
+        """Call `fp8_cublas`."""
         return fp8_cublas(x, x_scales, weight.values, weight.scales, bias, dtype, gelu=gelu)
 
 

@@ -8,12 +8,12 @@ from labkit.weight_formats import Fp8E5M2Weight
 
 
 class Fp8E5M2Kind(Fp8Kind):
-    """`Fp8E5M2Weight`. Only the CPU runs this format, to compare its quality with the quality of e4m3."""
+    """The kind of `Fp8E5M2Weight`. This format runs only on the CPU, to compare its quality with the quality of e4m3."""
 
     name, head_name = Fp8E5M2Weight.kind, Fp8E5M2Weight.head_kind
 
     def check(self, arch: int) -> None:
-        """Raise `NotAvailable`."""
+        """Raise `NotAvailable`, because this format does not run on any GPU."""
         raise NotAvailable("a weight is in FP8 e5m2, which labkit multiplies only on the CPU; use fp8 (e4m3) on a GPU")
 
 

@@ -14,20 +14,20 @@ from labkit.weight_formats import Int4Weight
 
 
 class Int4Kind(LinearKind):
-    """`Int4Weight`."""
+    """The kernels for `Int4Weight`."""
 
     name, head_name = Int4Weight.kind, Int4Weight.head_kind
 
     def quantize(self, dense: Tensor) -> Int4Weight:
-        """`Int4Weight.quantize`, in groups of 32."""
+        """Call `Int4Weight.quantize`, which uses groups of 32."""
         return Int4Weight.quantize(dense)
 
     def one_row_plans(self, num_in: int, group: int, dtype: torch.dtype) -> list[Plan]:
-        """The kernel reads 32 weights at once, so it needs groups of a multiple of 32."""
+        """Return no plans unless the group size is a multiple of 32, because the kernel reads 32 weights at once."""
         return [] if group % 32 else row_vector_plans((8, 2), (8, 1), (4, 1), (4, 4), (8, 4), (16, 2))
 
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """A group must hold whole 16-bit words, and a block must hold whole groups."""
+        """Return no tiles unless a group consists of whole 16-bit words, and a block consists of whole groups."""
         if dtype == torch.float32 or group % 4 or 256 % group:  # tensor cores do not multiply float32
             return []
         if rows <= 16:

@@ -14,20 +14,20 @@ from labkit.weight_formats import Int8Weight
 
 
 class Int8Kind(LinearKind):
-    """`Int8Weight`."""
+    """The kernels for `Int8Weight`."""
 
     name, head_name = Int8Weight.kind, Int8Weight.head_kind
 
     def quantize(self, dense: Tensor) -> Int8Weight:
-        """`Int8Weight.quantize`."""
+        """Call `Int8Weight.quantize`."""
         return Int8Weight.quantize(dense)
 
     def one_row_plans(self, num_in: int, group: int, dtype: torch.dtype) -> list[Plan]:
-        """The kernel reads four weights at once, so it needs rows of a multiple of four."""
+        """Return no plans unless `num_in` is a multiple of four, because the kernel reads four weights at once."""
         return [] if num_in % 4 else row_vector_plans((8, 2), (8, 4), (4, 4), (16, 2), (8, 1), (4, 2))
 
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """`few_rows_tiles`. There are none for float32, because tensor cores do not multiply float32."""
+        """Return `few_rows_tiles`, but no tiles for float32, because tensor cores do not multiply float32."""
         return [] if dtype == torch.float32 else few_rows_tiles(rows, arch, 1)
 
     def run(self, plan: Plan, x: Tensor, weight: Int8Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:

@@ -17,12 +17,12 @@ SPARSE_ARCH = 80
 
 
 class Sparse24Kind(LinearKind):
-    """`Sparse24Weight`. Sparse tensor cores save multiplications, so there is one plan for all numbers of rows."""
+    """The kind of `Sparse24Weight`. torch multiplies any number of rows by such a weight, so there is only one plan."""
 
     name, head_name, streamed_rows = Sparse24Weight.kind, Sparse24Weight.head_kind, 0
 
     def quantize(self, dense: Tensor) -> Sparse24Weight:
-        """`Sparse24Weight.quantize`, with the values in the dtype of `dense`."""
+        """Call `Sparse24Weight.quantize`. The values get the dtype of `dense`."""
         return Sparse24Weight.quantize(dense).to(dense.device, dense.dtype)
 
     def check(self, arch: int) -> None:
@@ -34,11 +34,11 @@ class Sparse24Kind(LinearKind):
             )
 
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """No tiles, because labkit has no GPU kernel for this format."""
+        """Return no tiles, because labkit has no GPU kernel for this format."""
         return []
 
     def run(self, plan: Plan, x: Tensor, weight: Sparse24Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
-        """The product by torch. For float32 and on the CPU, torch has no sparse product, so the dense matrix is used."""
+        """Multiply with torch. It has no sparse multiplication for float32 or on the CPU, so the dense matrix is used there."""
         sparse = x.device.type == "cuda" and x.dtype in (torch.float16, torch.bfloat16)
         found = F.linear(x, weight.semi_structured if sparse else weight.dequantize(x.dtype), bias)
         return apply_gelu(found) if gelu else found

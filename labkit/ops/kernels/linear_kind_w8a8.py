@@ -11,22 +11,22 @@ from labkit.weight_formats import RoundedInputsWeight, W8A8Weight
 
 
 class W8A8Kind(RoundedInputsKind):
-    """`W8A8Weight`."""
+    """The kernels for `W8A8Weight`."""
 
     name, head_name = W8A8Weight.kind, W8A8Weight.head_kind
 
     def quantize(self, dense: Tensor) -> W8A8Weight:
-        """`W8A8Weight.quantize`."""
+        """Call `W8A8Weight.quantize`."""
         return W8A8Weight.quantize(dense)
 
     def cublas_fits(self, rows: int, num_in: int, num_out: int) -> bool:
-        """`int8_cublas_fits`."""
+        """Call `int8_cublas_fits`."""
         return int8_cublas_fits(rows, num_in, num_out)
 
     def cublas(
         self, x: Tensor, x_scales: Tensor, weight: RoundedInputsWeight, bias: Tensor | None, dtype: torch.dtype, *, gelu: bool
     ) -> Tensor:
-        """`int8_cublas`."""
+        """Call `int8_cublas`."""
         return int8_cublas(x, x_scales, weight.values, weight.scales, bias, dtype, gelu=gelu)
 
 

@@ -1,7 +1,7 @@
-"""The product of one row with a dense matrix; nearly all of its time is spent reading the matrix once.
+"""Multiplies one row by a dense matrix. Nearly all of the time is spent reading the matrix once.
 
-Tensor cores are not used. Two instructions per weight are fast enough for the memory, and a tensor core's tile would be almost
-empty.
+Tensor cores are not used. Two instructions per weight are fast enough to keep up with the memory, and a tensor core's tile
+would be almost empty.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def one_row_kernel(
     for start in range(0, num_in, BLOCK_IN):
         ins = start + neighbours
         inside = (outs < num_out)[:, None, None] & (ins < num_in)[None]
-        # Weights are used only once, so they may leave the L2 cache first. Then x and the data of other kernels stay in the
+        # Weights are used only once, so the L2 cache may evict them first. Then x and the data of other kernels stay in the
         # cache.
         w = tl.load(matrix_row + ins[None], mask=inside, other=0, eviction_policy="evict_first")
         values = tl.load(x + ins, mask=ins < num_in, other=0.0)
@@ -46,7 +46,7 @@ def one_row_kernel(
 
 
 def one_row_triton(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
-    """`[1, out]` for `x` `[1, in]` and `weight` `[out, in]`, both float."""
+    """Return `[1, out]` for `x` `[1, in]` and `weight` `[out, in]`, both in a float type."""
     num_out, num_in = weight.shape
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)
     grid = (ceil_div(num_out, config["BLOCK_OUT"]),)

@@ -1,4 +1,4 @@
-"""The product of one row with an int4 matrix, with three instructions per weight and no type conversion."""
+"""Multiplies one row by an int4 matrix, with three instructions per weight and no type conversion."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from labkit.ops.kernels.triton_runtime import ceil_div, jit, launch, tl
 from labkit.weight_formats import Int4Weight
 
 WORDS = 4
-"""32-bit words that a thread loads at once; they hold 32 neighbouring weights of a row."""
+"""The number of 32-bit words that a thread loads at once. They hold 32 neighbouring weights of a row."""
 ONE = 0x3F800000
-"""The bits of 1.0. They are passed at launch, because with a second constant the compiler would need a second instruction."""
+"""The bits of 1.0. They are passed at launch, because for a second constant the compiler would need a second instruction."""
 
 
 @jit
 def add_byte(
     total: tl.tensor, words: tl.tensor, x_low: tl.tensor, x_high: tl.tensor, one: tl.tensor, BYTE: tl.constexpr
 ) -> tl.tensor:
-    """total + (1 + low / 256) 16 x_low + (1 + high / 16) x_high, for the two nibbles of one byte of each word.
+    """Compute total + (1 + low / 256) 16 x_low + (1 + high / 16) x_high, for the two nibbles of one byte of each word.
 
     A nibble becomes a float without a shift. With the exponent of 1, the four highest of the 23 fraction bits count sixteenths,
     and the next four count 256ths. `one` holds the bits of 1.0. This 1 is subtracted later, from the sum. This saves one
@@ -65,7 +65,7 @@ def one_row_int4_kernel(
         ).to(tl.uint32, bitcast=True)
         ins = words[:, :, None] * 8 + tl.arange(0, 8)[None, None, :]
         values = tl.load(x + ins, mask=ins < num_in, other=0.0).to(tl.float32)  # [BLOCK_VECTORS, WORDS, 8]
-        # Each split removes the lowest bit of the position of an x within its word.
+        # Each split separates the values of x by the lowest remaining bit of their position within the word.
         even, odd = tl.split(tl.reshape(values, (BLOCK_VECTORS, WORDS, 4, 2)))
         x04, x26 = tl.split(tl.reshape(even, (BLOCK_VECTORS, WORDS, 2, 2)))
         x15, x37 = tl.split(tl.reshape(odd, (BLOCK_VECTORS, WORDS, 2, 2)))
@@ -87,7 +87,7 @@ def one_row_int4_kernel(
 
 
 def one_row_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
-    """`[1, out]` for `x` `[1, in]`; the group size must be a multiple of 32, the number of weights in one load of a thread."""
+    """Return `[1, out]` for `x` `[1, in]`. The group size must be a multiple of 32, the weights in one load of a thread."""
     num_out, num_in = weight.shape
     words = weight.packed.contiguous().view(torch.int32)
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)

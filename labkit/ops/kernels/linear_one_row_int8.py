@@ -1,4 +1,4 @@
-"""The product of one row with an int8 matrix, with three instructions per weight and no type conversion."""
+"""Multiplies one row by an int8 matrix, with three instructions per weight and no type conversion."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from labkit.ops.kernels.triton_runtime import ceil_div, jit, launch, tl
 from labkit.weight_formats import Int8Weight
 
 WORDS = 4
-"""32-bit words that a thread loads at once; they hold 16 neighbouring weights of a row."""
+"""The number of 32-bit words that a thread loads at once. They hold 16 neighbouring weights of a row."""
 ONE = 0x3FC00000
 """The bits of 1.0, plus the bit that flips the sign of a byte.
 
-This number is passed at launch, because with a second constant the compiler would need a second instruction.
+This number is passed at launch, because for a second constant the compiler would need a second instruction.
 """
 
 
 @jit
 def as_float(words: tl.tensor, one: tl.tensor) -> tl.tensor:
-    """1 + (byte + 128) / 256, for the signed byte at the top of a float's 23 fraction bits.
+    """Compute 1 + (byte + 128) / 256, for the signed byte at the top of a float's 23 fraction bits.
 
     Flipping the sign bit adds the 128. The added amounts are subtracted later, from the sum. This saves one subtraction per
     weight, but about four of float32's 24 bits of precision are lost.
@@ -53,14 +53,14 @@ def one_row_int8_kernel(
         vectors = start + tl.arange(0, BLOCK_VECTORS)
         words = vectors[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
         inside = words < num_words
-        # Weights are used only once, so they may leave the L2 cache first. Then x and the data of other kernels stay in the
+        # Weights are used only once, so the L2 cache may evict them first. Then x and the data of other kernels stay in the
         # cache.
         w = tl.load(
             matrix_row + words[None], mask=out_inside[:, None, None] & inside[None], other=0, eviction_policy="evict_first"
         ).to(tl.uint32, bitcast=True)
         ins = words[:, :, None] * 4 + tl.arange(0, 4)[None, None, :]
         values = tl.load(x + ins, mask=ins < num_in, other=0.0).to(tl.float32)  # [BLOCK_VECTORS, WORDS, 4]
-        # Each split removes the lowest bit of the position of an x within its word.
+        # Each split separates the values of x by the lowest remaining bit of their position within the word.
         even, odd = tl.split(tl.reshape(values, (BLOCK_VECTORS, WORDS, 2, 2)))
         x0, x2 = tl.split(even)
         x1, x3 = tl.split(odd)
@@ -75,7 +75,7 @@ def one_row_int8_kernel(
 
 
 def one_row_int8_triton(x: Tensor, weight: Int8Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
-    """`[1, out]` for `x` `[1, in]`; the number of inputs must be a multiple of 4, so that rows are whole words."""
+    """Return `[1, out]` for `x` `[1, in]`. The number of inputs must be a multiple of 4, so that rows are whole words."""
     num_out, num_in = weight.shape
     words = weight.values.contiguous().view(torch.int32)
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)

@@ -31,7 +31,7 @@ CUBLAS = Plan("cublas")
 
 
 def row_vector_plans(*blocks: tuple[int, int]) -> list[Plan]:
-    """Plans for a single row, one for each number of outputs per block and number of warps.
+    """Make plans for a single row, one for each given pair of outputs per block and warps.
 
     A quantized matrix is read in vectors of 16 bytes, so a block needs more outputs.
     """
@@ -39,7 +39,7 @@ def row_vector_plans(*blocks: tuple[int, int]) -> list[Plan]:
 
 
 def few_rows_tiles(rows: int, arch: int, bytes_per_weight: int) -> list[dict[str, int]]:
-    """Tiles for few rows: one warp per 16 outputs, because the rows are too few to be divided among warps."""
+    """Return tiles for few rows: one warp per 16 outputs, because the rows are too few to be divided among warps."""
     if rows <= 16:
         # A block of one-byte weights is twice as long as a block of two-byte weights, so both load the same number of bytes.
         blocks = (64, 256, 4, 4), (32, 256, 2, 5), (32, 512, 2, 4)
@@ -49,12 +49,12 @@ def few_rows_tiles(rows: int, arch: int, bytes_per_weight: int) -> list[dict[str
 
 
 def tile(out: int, inputs: int, rows: int, warps: int, stages: int) -> dict[str, int]:
-    """One tile. `stages` - 1 steps of loads are in flight, which is enough to hide the latency of memory."""
+    """Return one tile. The loads of `stages` - 1 steps are in flight, which is enough to hide the latency of memory."""
     return {"BLOCK_OUT": out, "BLOCK_IN": inputs, "BLOCK_ROWS": max(rows, 8), "num_warps": warps, "num_stages": stages}
 
 
 def parted(tile: dict[str, int], num_in: int, num_out: int) -> Iterable[dict[str, int]]:
-    """The tile with each possible number of parts; the fewest parts that keep the GPU busy come first."""
+    """Return the tile with each possible number of parts. The smallest number that keeps the GPU busy comes first."""
     programs, steps = ceil_div(num_out, tile["BLOCK_OUT"]), ceil_div(num_in, tile["BLOCK_IN"])
     possible = [parts for parts in (1, 2, 4) if parts == 1 or steps >= 4 * parts]
     first = next((parts for parts in possible if parts * programs >= PROGRAMS), possible[-1])

@@ -1,7 +1,7 @@
 """The candidate plans for a linear layer on a GPU, by kind of weight and number of rows. Without tuning, the first one runs.
 
-The plan `one_row` runs a kernel of `linear_one_row`, and `few_rows` runs a kernel of `linear_few_rows`; int8 and int4 weights
-have their own versions of these files. The plan `cublas` runs a product of `linear_cublas`.
+The plan `one_row` runs a kernel from `linear_one_row`, and `few_rows` runs a kernel from `linear_few_rows`; int8 and int4
+weights have their own versions of these files. The plan `cublas` runs a matrix multiplication from `linear_cublas`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from labkit.ops.kernels.triton_runtime import power_of_two
 
 @functools.cache
 def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, group: int, arch: int) -> dict[str, Plan]:
-    """The candidates by label; the first candidate is the default.
+    """Return the candidates by label. The first candidate is the default.
 
     `rows` comes from `rows_bucket`. `dtype` is the dtype of x. `group` is the group size of int4, otherwise 0. `arch` is the
     compute capability, 80 or 90.
@@ -30,5 +30,5 @@ def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, g
 
 
 def rows_bucket(rows: int) -> int:
-    """The next power of two. All numbers of rows with the same next power of two share one choice."""
+    """Round up to a power of two. All numbers of rows that round up to the same power of two share one choice."""
     return power_of_two(rows)

@@ -12,7 +12,7 @@ from labkit.weight_formats import FP8_MAX, INT8_MAX
 
 @jit
 def nearest_e4m3(x: tl.tensor) -> tl.tensor:
-    """Round float32 numbers of at most 448 to the nearest e4m3 number, ties to even; the result is float32.
+    """Round float32 numbers from -448 to 448 to the nearest e4m3 number, ties to even. The result is float32.
 
     The rounding is done by hand, because the conversion in Triton's interpreter rounds differently. After this function, the
     conversion to e4m3 is exact.
@@ -39,7 +39,7 @@ def quantize_kernel(
     columns = tl.arange(0, BLOCK)
     inside = columns < num_columns
     numbers = tl.load(x + row * num_columns + columns, mask=inside, other=0.0).to(tl.float32)
-    # IEEE divisions as in the torch version, because an approximate quotient would sometimes round to another number.
+    # Use IEEE divisions, as the torch version does, because an approximate quotient would sometimes round to another number.
     if STATIC:
         inverse = tl.div_rn(1.0, tl.load(scales + row))
     else:
@@ -57,7 +57,10 @@ def quantize_kernel(
 
 
 def quantize_rows_triton(x: Tensor, dtype: torch.dtype, scale: float | None = None) -> tuple[Tensor, Tensor]:
-    """`labkit.weight_formats.quantize_rows_int8` or `..._fp8`, by `dtype` (int8, float8_e4m3fn), for `x` `[rows, columns]`."""
+    """Run `labkit.weight_formats.quantize_rows_int8` or `..._fp8` on `x` `[rows, columns]`.
+
+    `dtype` (int8 or float8_e4m3fn) chooses between them.
+    """
     rows, columns = x.shape
     values = torch.empty((rows, columns), dtype=dtype, device=x.device)
     scales = torch.full((rows,), scale or 0.0, dtype=torch.float32, device=x.device)

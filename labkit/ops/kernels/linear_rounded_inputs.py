@@ -1,4 +1,4 @@
-"""The common base of those kinds of weight whose products run in 8 bits on a GPU."""
+"""The base class of the kinds of weight whose matrix multiplications run in 8 bits on a GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RoundedInputsKind(LinearKind):
     """Rounds the inputs and multiplies in 8 bits. If cuBLAS refuses a shape, the kernel for few rows runs."""
 
     def tiles(self, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-        """`few_rows_tiles`, for every dtype of x, because the product always runs in 8 bits."""
+        """Return `few_rows_tiles` for every dtype of x, because the multiplication always runs in 8 bits."""
         return few_rows_tiles(rows, arch, 1)
 
     @abstractmethod
@@ -30,7 +30,7 @@ class RoundedInputsKind(LinearKind):
     def cublas(
         self, x: Tensor, x_scales: Tensor, weight: RoundedInputsWeight, bias: Tensor | None, dtype: torch.dtype, *, gelu: bool
     ) -> Tensor:
-        """The product of rounded inputs, by cuBLAS. `dtype` is the dtype of the result."""
+        """Multiply the rounded inputs by the weight with cuBLAS. `dtype` is the dtype of the result."""
 
     def run(self, plan: Plan, x: Tensor, weight: RoundedInputsWeight, bias: Tensor | None, *, gelu: bool) -> Tensor:
         """Compute the layer as `plan` says."""

@@ -1,4 +1,4 @@
-"""Measure the fastest kernel for every linear layer of a model and every batch size, and store the choice."""
+"""Find the fastest kernel for every linear layer of a model and every batch size by measuring, and store the choice."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from labkit.ops.kernels.linear_plans import rows_bucket
 from labkit.precision import compute_dtype
 
 QUANTIZE: dict[str, Callable[[Tensor], GPUWeight]] = {name: quantizer(name) for name in KINDS}
-"""Kinds of weight, each with the function that makes it from a dense weight."""
+"""The kinds of weight, each with the function that makes such a weight from a dense matrix."""
 
 LAYERS = ("qkv", "out_proj", "fc_in", "fc_out", "lm_head")
 """The linear layers of a model by name."""
 
 
 def linear_shapes(config: GPTJConfig, parts: int = 1) -> dict[str, tuple[int, int]]:
-    """The sizes (in, out) of a model's linear layers by name, for one of `parts` tensor-parallel parts."""
+    """Return the sizes (in, out) of a model's linear layers by name, for one of `parts` tensor-parallel parts."""
     hidden, inner = config.hidden_size, config.intermediate_size
     return {
         "qkv": (hidden, 3 * hidden // parts),
@@ -48,15 +48,15 @@ def tune(
     """Tune the linear layers of `config` for decode steps of `batches` sequences. Shapes that were tuned before are skipped.
 
     `kind` is the kind of weight, a key of `QUANTIZE`; `dtype` is the type of the activations; `parts` is the number of
-    tensor-parallel parts; `layers` are the layers to tune; `report` gets one line per shape. Tuning a shape takes some seconds,
-    mostly for compiling, and needs memory for one matrix in float32. Call this function before CUDA graphs are captured. Raises
-    `InvalidRequest` for an unknown kind.
+    tensor-parallel parts; `layers` are the layers to tune; `report` gets one line per shape. Tuning a shape takes a few
+    seconds, mostly for compiling, and needs memory for one matrix in float32. Call this function before CUDA graphs are
+    captured. Raises `InvalidRequest` for an unknown kind.
     """
     if kind not in QUANTIZE:
         raise InvalidRequest(f"kind of weight is {kind!r}; {', '.join(QUANTIZE)} are accepted")
     target = device or torch.device("cuda", torch.cuda.current_device())
     buckets = sorted({rows_bucket(rows) for rows in batches if rows <= kind_named(kind).streamed_rows})
-    # Timing happens on the current GPU.
+    # The tuner measures on the current GPU.
     on_target = torch.cuda.device(target) if target.type == "cuda" else contextlib.nullcontext()
     with on_target, torch.inference_mode(), linear.tuner.tuning(report):
         shapes = linear_shapes(config, parts)
@@ -82,7 +82,7 @@ def tune_model(
 def _layers(
     num_in: int, num_out: int, buckets: list[int], kind: str, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[Tensor, GPUWeight, Tensor]]:
-    """Random inputs of a layer for each number of rows.
+    """Make random inputs, a random weight and a random bias of a layer for each number of rows.
 
     They are not zeros, because with zeros a GPU runs at a higher clock rate.
     """

@@ -50,7 +50,7 @@ def penalize_triton(
     presence_penalty: Tensor,
     may_stop: Tensor,
 ) -> Tensor:
-    """`labkit.ops.penalize` as a kernel."""
+    """Run `labkit.ops.penalize` as a Triton kernel."""
     logits = logits.contiguous()
     count, vocab_size = logits.shape
     out = torch.empty(count, vocab_size, dtype=torch.float32, device=logits.device)

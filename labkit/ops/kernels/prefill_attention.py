@@ -1,8 +1,8 @@
 """Causal attention of many new tokens per sequence, in tiles that stay on the chip (FlashAttention-2, Dao 2023).
 
-Scores are never written to memory. A program holds a block of queries and goes over the keys that these queries may see. For
-each row, the program keeps the maximum score, the sum of the weights and the weighted sum of the values. When the program finds
-a larger score, it scales both sums down.
+Scores are never written to memory. A program holds a block of queries and loops over the keys to which these queries attend.
+For each row, the program keeps the maximum score, the sum of the weights and the weighted sum of the values. When the program
+finds a larger score, it scales both sums down.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
 }
 """BLOCK_M, BLOCK_N, num_warps and num_stages for each case, by the largest head dimension for which they are used.
 
-No kernel spills registers with Triton 3.6 or 3.7.
+With these tiles, no kernel spills registers in Triton 3.6 or 3.7.
 """
 FEWEST = 64
 """A program searches for its sequence among at least this many entries.
@@ -36,9 +36,9 @@ Usual batches have fewer sequences, so they all share one compiled kernel.
 def block_of(
     program: tl.tensor, starts: tl.tensor, num_sequences: tl.tensor, SEQUENCES: tl.constexpr, M: tl.constexpr
 ) -> tl.tensor:
-    """The sequences are divided into blocks of `M` tokens.
+    """Return the sequence of block number `program`, and the block's number within that sequence.
 
-    Return the sequence of block number `program`, and the block's number within that sequence.
+    Each sequence is divided into blocks of `M` tokens, and the blocks of all sequences are numbered in order.
     """
     sequences = tl.arange(0, SEQUENCES)
     real = sequences < num_sequences
@@ -69,8 +69,8 @@ def prefill_attention_kernel(
 ) -> None:
     """One program per head and block of `BLOCK_M` new tokens of one sequence."""
     head = tl.program_id(0)
-    # The last blocks of a sequence attend to the most keys, so they start first. Otherwise a long block could still run when
-    # all others are done.
+    # The last blocks of a sequence attend to the most keys, so they start first. Otherwise a long block could still be running
+    # when all others are done.
     program = tl.num_programs(1) - 1 - tl.program_id(1)
     sequence, block = block_of(program, starts, num_sequences, SEQUENCES, BLOCK_M)
     if sequence >= num_sequences:
@@ -114,7 +114,7 @@ def prefill_attention_kernel(
 
 
 def prefill_config(dtype: torch.dtype, head_dim: int, tokens_per_sequence: int, arch: int) -> dict[str, int]:
-    """Block sizes, warps and stages, from `TILES`."""
+    """Choose block sizes, warps and stages from `TILES`."""
     if dtype == torch.float32:
         kind = "float32"
     elif tokens_per_sequence <= 16:
@@ -130,9 +130,10 @@ def prefill_config(dtype: torch.dtype, head_dim: int, tokens_per_sequence: int, 
 def prefill_attention_triton(
     query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
 ) -> Tensor:
-    """`labkit.ops.prefill_attention` as a kernel: products in the dtype of the tensors, sums and softmax in float32.
+    """Run `labkit.ops.prefill_attention` as a Triton kernel.
 
-    The host reads no values of tensors.
+    Matrix products take inputs in the dtype of the tensors; sums and softmax are in float32. The host does not read the values
+    of any tensor.
     """
     tokens, num_heads, head_dim = query.shape
     sequences = lengths.shape[0]
@@ -142,7 +143,7 @@ def prefill_attention_triton(
         slot_table = slot_table.contiguous()
     out = torch.empty_like(query)
     config = prefill_config(query.dtype, head_dim, ceil_div(tokens, max(sequences, 1)), arch_of(query.device))
-    # The last block of each sequence may be partly filled; this is the largest possible number of blocks.
+    # The last block of each sequence may be only partly filled, so this is the largest possible number of blocks.
     grid = (num_heads, min(tokens // config["BLOCK_M"] + sequences, tokens))
     tensors = query, keys, values, slot_table, starts, lengths, out
     scale = math.log2(math.e) / math.sqrt(head_dim)  # a GPU computes exp2 in one instruction

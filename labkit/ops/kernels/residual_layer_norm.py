@@ -39,7 +39,7 @@ def residual_layer_norm_kernel(
 def residual_layer_norm_triton(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """`labkit.ops.residual_layer_norm` as a kernel; sums in float32, rounded once."""
+    """Run `labkit.ops.residual_layer_norm` as a Triton kernel. Sums are in float32 and rounded once."""
     residual, attention, mlp = residual.contiguous(), attention.contiguous(), mlp.contiguous()
     hidden, normed = torch.empty_like(residual), torch.empty_like(residual)
     hidden_size = residual.shape[-1]

@@ -47,7 +47,7 @@ def rotary_cache_write_kernel(
     within = heads[:, None] * HEAD_DIM + dims[None, :]  # offset among all heads of one token
     hidden_size = num_heads * HEAD_DIM
 
-    # Dimensions after the rotated pairs have the angle zero, so they stay unchanged.
+    # The dimensions after the rotated pairs get the angle zero, so they stay unchanged.
     pairs = tl.arange(0, DIM // 2)
     angle = tl.load(positions + token) * PAIRS + pairs
     sines = tl.load(sin + angle, mask=pairs < PAIRS, other=0.0)
@@ -70,10 +70,10 @@ def rotary_cache_write_kernel(
 def rotary_cache_write_triton(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
-    """`labkit.ops.rotary_cache_write` as a kernel; angles stay in float32. A slot outside the cache is not written.
+    """Run `labkit.ops.rotary_cache_write` as a Triton kernel. Angles stay in float32. A slot outside the cache is not written.
 
-    The host reads no values of tensors, so a CUDA graph can hold the launch. `keys` and `values` are written in place, so they
-    must be contiguous.
+    The host does not read the values of any tensor, so a CUDA graph can contain the launch. `keys` and `values` are written in
+    place, so they must be contiguous.
     """
     num_slots, num_heads, head_dim = keys.shape
     tokens, dim = qkv.shape[0], power_of_two(head_dim)

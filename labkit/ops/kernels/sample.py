@@ -18,7 +18,7 @@ _UNEQUAL_BITS = {torch.float32: 32, torch.float16: 20, torch.bfloat16: 16}
 
 @jit
 def ordered(x: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
-    """The highest `BITS` bits of a float32, changed to an unsigned number that has the same order as the float."""
+    """Turn the highest `BITS` bits of a float32 into an unsigned number that has the same order as the float."""
     bits = tl.where(x == 0.0, 0.0, x).to(tl.uint32, bitcast=True)  # -0.0 equals 0.0, but its bits differ.
     # For negative floats, larger bits mean a smaller number, so all bits are flipped. Positive floats are moved above the
     # negative floats.
@@ -28,7 +28,7 @@ def ordered(x: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
 
 @jit
 def loaded(row: tl.tensor, columns: tl.tensor, vocab_size: tl.tensor) -> tl.tensor:
-    """The logits in float32; columns after the end of the vocabulary are minus infinity."""
+    """Load logits in float32. Columns past the end of the vocabulary are minus infinity."""
     return tl.load(row + columns, mask=columns < vocab_size, other=float("-inf")).to(tl.float32)
 
 
@@ -43,7 +43,7 @@ def threshold(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The largest key such that all tokens at or above it have a total weight of at least `goal`.
+    """Return the largest key for which the tokens at or above it have a total weight of at least `goal`.
 
     With `COUNTS`, each token weighs 1.
     """
@@ -58,7 +58,7 @@ def threshold(
             x = loaded(row, start + lanes, vocab_size)
             weight = tl.where(start + lanes < vocab_size, 1.0, 0.0) if COUNTS else tl.exp2((x - highest) * scale)
             sums += tl.where(ordered(x, BITS)[None, :] >= steps[:, None], weight[None, :], 0.0)
-        reached = (tl.sum(sums, 1) >= goal).to(tl.int32)  # ones followed by zeros, because the sums fall from step to step
+        reached = (tl.sum(sums, 1) >= goal).to(tl.int32)  # ones followed by zeros, because the sums decrease from step to step
         base += tl.maximum(tl.sum(reached, 0) - 1, 0).to(tl.uint32) << shift
     return base
 
@@ -73,7 +73,7 @@ def totals_around(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The number and total weight of the tokens above a key, the number of tokens at the key, and the weight of each."""
+    """Return how many tokens are above a key, their total weight, how many are at the key, and the weight of one of them."""
     lanes = tl.arange(0, BLOCK)
     weight_above = tl.zeros((BLOCK,), tl.float32)
     above = tl.zeros((BLOCK,), tl.int32)
@@ -93,7 +93,7 @@ def totals_around(
 
 @jit
 def mixed(z: tl.tensor) -> tl.tensor:
-    """SplitMix64's mixer."""
+    """Apply SplitMix64's mixer to `z`."""
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB
     return z ^ (z >> 31)
@@ -101,7 +101,7 @@ def mixed(z: tl.tensor) -> tl.tensor:
 
 @jit
 def uniform(seed: tl.tensor, sample: tl.tensor, position: tl.tensor) -> tl.tensor:
-    """The random number of `labkit.ops.uniform` for three int64 numbers, in float64."""
+    """Return the random number of `labkit.ops.uniform` for three int64 numbers, in float64."""
     state = mixed(seed.to(tl.uint64) + 0x9E3779B97F4A7C15)
     state = mixed((state ^ sample.to(tl.uint64)) + 0x9E3779B97F4A7C15)
     state = mixed((state ^ position.to(tl.uint64)) + 0x9E3779B97F4A7C15)
@@ -151,7 +151,7 @@ def sample_kernel(
     ties = tl.minimum(ties, at)
     p = tl.load(top_p + program)
     if p < 1:
-        # A decayed top_p can be 0. Every key reaches a goal of 0, so keep the goal above 0. The likeliest token has weight 1.
+        # A decayed top_p can be 0, and every key reaches a goal of 0, so keep the goal above 0. The likeliest token weighs 1.
         goal = tl.maximum((p * (weight_above + ties * weight_at)).to(tl.float32), 1e-30)
         nucleus = threshold(row, vocab_size, goal, highest, scale, False, BITS, BLOCK)
         if nucleus > key:
@@ -191,9 +191,9 @@ def sample_triton(
     samples: Tensor,
     positions: Tensor,
 ) -> Tensor:
-    """`labkit.ops.sample` as a kernel.
+    """Run `labkit.ops.sample` as a Triton kernel.
 
-    The kernel computes in float32, so near the border between two tokens it may choose another token than the torch version.
+    The kernel computes in float32, so near the border between two tokens it can choose another token than the torch version.
     Each program decides which steps its row needs, so the host does not have to read the rows.
     """
     logits = logits.contiguous()

@@ -66,12 +66,12 @@ number was passed. In a function that kernels call, a parameter is a block of va
 
 
 def jit(function: Callable[..., Any]) -> Kernel:
-    """`triton.jit`. Without Triton, return the plain function, which then can only be passed to `launch`."""
+    """Apply `triton.jit`. Without Triton, return the plain function, which can then only be passed to `launch`."""
     return triton.jit(function) if INSTALLED else function
 
 
 def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
-    """Like `jit`, but other values of the arguments with these names do not make Triton compile the kernel again.
+    """Like `jit`, but Triton does not compile the kernel again when the arguments with these names have new values.
 
     By default, Triton compiles a kernel again when an integer is 1 or becomes a multiple of 16, or when an address becomes a
     multiple of 16 bytes. This is useful for the shapes of a model. But numbers and slices that describe a batch change in each
@@ -111,7 +111,7 @@ _RECORDING: ContextVar[_Recording | None] = ContextVar("recording", default=None
 
 @contextlib.contextmanager
 def recorded(arch: int = 90) -> Iterator[list[Launch]]:
-    """Inside this block, no kernel runs. Launches for a GPU of compute capability `arch` / 10 are collected in a list.
+    """Inside this block, no kernel runs. The launches, for a GPU of compute capability `arch` / 10, are collected in a list.
 
     With tensors on the device "meta", even the largest shapes need no memory. Such tensors have no values, so a launcher that
     reads values on the host fails here, as it would in a CUDA graph.
@@ -125,7 +125,7 @@ def recorded(arch: int = 90) -> Iterator[list[Launch]]:
 
 
 def launch(kernel: Kernel, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-    """`kernel[grid](*args, **options)` on the device of the tensors; an empty grid is not launched.
+    """Run `kernel[grid](*args, **options)` on the device of the tensors; an empty grid launches nothing.
 
     Raises `NotAvailable` when this process cannot run the kernel: without Triton, with CPU tensors in a process that compiles
     kernels, and with bfloat16 in a process that interprets kernels.

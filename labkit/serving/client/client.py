@@ -22,7 +22,7 @@ from labkit.serving.client.request import request_of
 __all__ = ["AsyncClient", "Client", "Ending", "Piece", "Reply"]
 
 FIRST_PAUSE = 0.2
-"""Seconds before the first repetition of a request. The pause doubles with each further repetition."""
+"""Seconds to wait before a request is repeated for the first time. The pause doubles with each further repetition."""
 
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", int(500 * FIRST_PAUSE)),
@@ -68,7 +68,7 @@ class _Exchange:
         return max(0.001, self._until - time.monotonic())
 
     def take(self, response: Any) -> Piece | None:
-        """The next piece of text. None if the response has an error: then wait for the end of the stream, and call `close`.
+        """Return the next piece of text, or None for an error. After an error, wait until the stream ends, and call `close`.
 
         A stream that is cancelled before its end can make Triton crash.
         """
@@ -81,7 +81,7 @@ class _Exchange:
         return piece
 
     def close(self) -> None:
-        """The stream has ended. Raises `RefusedError` after an error, and `NotAvailable` if the end of the text is missing."""
+        """Handle the end of the stream. Raises `RefusedError` after an error, and `NotAvailable` if the text has no ending."""
         if self._refused is not None:
             raise self._refused
         if not self._ended:
@@ -107,11 +107,11 @@ class _Exchange:
 
 
 class Client:
-    """A connection to the model `gptj` of a server. Several threads may share it. A client is also a context manager.
+    """A connection to the model `gptj` of a server. Several threads can share it. A client is also a context manager.
 
-    grpc_address: HOST:PORT of the server's gRPC. timeout: the longest time of a request in seconds, repetitions included.
-    retries: how often a request is repeated if the server is overloaded or cannot be reached. A request is never repeated
-    after its answer has begun. Nothing is sent before the first request. Raises `InvalidRequest` for impossible settings,
+    grpc_address: HOST:PORT of the server's gRPC. timeout: the time limit of a request in seconds, including repetitions.
+    retries: how often a request is repeated if the server is overloaded or cannot be reached. A request is never repeated after
+    its answer has begun. Nothing is sent before the first request. Raises `InvalidRequest` for impossible settings, and
     `NotAvailable` if tritonclient is not installed.
     """
 

@@ -1,6 +1,6 @@
 """Converts the errors of a stream to labkit's errors, and decides whether a failed request may be repeated.
 
-An error comes in two ways. A model that refuses a request answers with an error message, which begins with its kind
+An error can arrive in two ways. A model that refuses a request answers with an error message, which begins with its kind
 (`labkit.serving.error_kind`). If there is no connection, or the time limit passes, gRPC raises its own error.
 """
 
@@ -57,7 +57,7 @@ def error_of(failure: Any, address: str, seconds: float, tokens: int) -> LabkitE
 
 
 def is_safe_to_repeat(failure: Any) -> bool:
-    """Whether the server has certainly not begun the request: it was overloaded, or there was no connection."""
+    """Whether it is certain that the server has not begun the request: it was overloaded, or there was no connection."""
     if isinstance(failure, RefusedError):
         return failure.kind is Overloaded and THE_LIMIT in failure.words
     return failure.code().name == "UNAVAILABLE" and _NOT_CONNECTED in (failure.details() or "")

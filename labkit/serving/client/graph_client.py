@@ -1,4 +1,4 @@
-"""A client for the parts of an exported model: single passes, and greedy generation with the cache on the client's side."""
+"""A client for the parts of an exported model: single forward passes, and greedy generation with the cache in the client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.serving.channels import client_library, grpc_client
 
 Array = NDArray[Any]
 CHANGED = "present.", "past_key_values."
-"""The server returns cache tensors with the first prefix; the next request sends them with the second prefix."""
+"""The server returns cache tensors whose names have the first prefix; the next request sends them under the second prefix."""
 
 
 class GraphClient:
@@ -37,11 +37,11 @@ class GraphClient:
     def forward(
         self, token_ids: Array, past: dict[str, Array] | None = None, *, cache: bool = True
     ) -> tuple[Array, dict[str, Array]]:
-        """Run new tokens `[batch, tokens]` after a cache. Returns logits `[batch, vocab_size]` and the longer cache.
+        """Run new tokens `[batch, tokens]` after the cached tokens. Returns logits `[batch, vocab_size]` and a new cache.
 
         past: the cache that the previous pass returned; None at the beginning of a text. cache: whether the server returns the
-        longer cache; if False, an empty dictionary is returned in its place. Raises `InvalidRequest` with the server's words
-        for tokens and lengths that it refuses, and `NotAvailable` if it fails.
+        new cache; if False, an empty dictionary is returned instead. Raises `InvalidRequest` with the server's message if the
+        server refuses the tokens or lengths, and `NotAvailable` if the server fails.
         """
         tokens = np.asarray(token_ids, np.int64)
         given = past or self._empty(len(tokens))
@@ -58,7 +58,7 @@ class GraphClient:
         return answer.as_numpy("logits"), made
 
     def greedy(self, token_ids: Array, new_tokens: int) -> Array:
-        """Generate `new_tokens` after prompts `[batch, tokens]` of one length: `[batch, new_tokens]` int64."""
+        """Generate `new_tokens` after prompts `[batch, tokens]` of equal length: `[batch, new_tokens]` int64."""
         tokens, past, made = np.asarray(token_ids, np.int64), None, []
         for _ in range(new_tokens):
             logits, past = self.forward(tokens, past)

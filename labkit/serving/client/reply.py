@@ -19,7 +19,7 @@ class Ending:
     """How a text ended.
 
     finish_reason: "stop", "length" or "banned". stop_reason: the stop text, or the stop token as text, that ended the
-    text; None if neither did. prompt_tokens, completion_tokens: numbers of tokens of the prompt and of the new text.
+    text; None if neither did. prompt_tokens, completion_tokens: the numbers of tokens in the prompt and in the new text.
     queue_seconds: how long the prompt waited in the server before the step that generated the first token.
     """
 

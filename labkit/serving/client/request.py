@@ -1,4 +1,4 @@
-"""Checks a prompt and its parameters, and makes a message of the protocol from them: a request to `gptj`."""
+"""Checks a prompt and its parameters, and turns them into a message of the protocol: a request to `gptj`."""
 
 from __future__ import annotations
 

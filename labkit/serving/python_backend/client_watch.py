@@ -1,9 +1,9 @@
 """Notices when the client of a request disconnects. Triton reports a client only if it is asked about that client's request.
 
 Triton reports gRPC clients that cancel, disconnect or reach their deadline, and HTTP clients that close a stream. Triton does
-not report HTTP clients that leave a request without streaming, and it does not tell the steps of an ensemble about the
-ensemble's client. If a client leaves without a report, its request ends after its own `timeout`, which all steps of an ensemble
-get, or after the server's `request_seconds`.
+not report HTTP clients that disconnect during a request without streaming, and it does not tell the steps of an ensemble about
+the ensemble's client. If a client disconnects without a report, its request ends after its own `timeout`, which all steps of an
+ensemble receive, or after the server's `request_seconds`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHARE = 0.05
 """The largest share of time to spend on checks, because each check is a call to the server's process."""
 
 MOST_SECONDS = 0.5
-"""The longest time between two checks of the same request, even if checks take long."""
+"""The longest time between two checks of the same request, even if checks take a long time."""
 
 
 class WaitingClient:

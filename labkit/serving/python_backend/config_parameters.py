@@ -6,7 +6,7 @@ import json
 
 
 def parameter(args: dict[str, str], name: str, default: str = "") -> str:
-    """The text of one parameter; `default` if the configuration does not have it. args: the argument of `initialize`."""
+    """One parameter as a string; `default` if the configuration does not have it. args: the argument of `initialize`."""
     parameters = json.loads(args["model_config"]).get("parameters", {})
     value: str = parameters.get(name, {}).get("string_value", default)
     return value

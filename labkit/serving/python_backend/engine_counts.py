@@ -1,4 +1,4 @@
-"""Counters of an engine thread: its work since it was started, and the state of its engine a moment ago."""
+"""Counters of an engine thread: its work since it was started, and the state of its engine at the latest reading."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-"""Upper limits of the classes for the number of sequences in a step. Larger numbers are counted in a further class."""
+"""Upper limits of the classes for the number of sequences in a step. Larger numbers are counted in one more class."""
 
 
 @dataclass
@@ -14,9 +14,9 @@ class EngineThreadCounts:
     """The counters of one engine thread.
 
     requests: accepted prompts. tokens: generated tokens. steps: steps of the engine that generated tokens. batch_sizes: the
-    number of these steps in each class of `BATCH_SIZES`. queue_seconds: summed over all requests, the
-    time from the acceptance of a request to the beginning of the step that generated its first token. running, waiting:
-    sequences now. num_slots, free_slots: slots of the KV cache.
+    number of these steps in each class of `BATCH_SIZES`. queue_seconds: summed over all requests, the time from the acceptance
+    of a request to the beginning of the step that generated its first token. running, waiting: the current numbers of
+    sequences. num_slots, free_slots: slots of the KV cache.
     """
 
     requests: int = 0

@@ -20,12 +20,12 @@ On a CPU, a prompt token takes about as long as a decoded token.
 """
 
 SMALL_MODEL = 100_000_000
-"""In models with fewer parameters, the server and its clients need about as much time for a step as the engine itself."""
+"""For models with fewer parameters, the server and its clients need about as much time for a step as the engine itself."""
 
 MANY_CORES = 8
 
 Parameter = Callable[[str, str], str]
-"""Returns a parameter's text for its name, or the given default."""
+"""A function that returns the value of the parameter with a given name, or else a given default."""
 
 
 def engine_from_parameters(parameter: Parameter) -> Engine:
@@ -59,10 +59,10 @@ def engine_from_parameters(parameter: Parameter) -> Engine:
 
 
 def compute_threads(config: GPTJConfig, cores: int) -> int:
-    """Threads for the steps of a served engine: all cores, or one core fewer.
+    """The number of threads for the steps of a served engine: one per core, or one per core except a spare one.
 
-    The spare core is for the server, its clients and the threads that send tokens. If another thread interrupts a
-    thread of a step, the step's other threads wait for that thread. A large model on few cores uses all cores, because it reads
+    The spare core is for the server, its clients and the threads that send tokens. If another thread interrupts a thread of a
+    step, the step's other threads wait for the interrupted thread. A large model on few cores uses all cores, because it reads
     its weights faster that way.
     """
     spare = config.parameter_count < SMALL_MODEL or cores >= MANY_CORES

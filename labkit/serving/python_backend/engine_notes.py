@@ -1,4 +1,4 @@
-"""Files in a server's shared folder, by which the model `fastertransformer` finds the engines of the model `gptj`.
+"""Files in a server's shared folder, through which the model `fastertransformer` finds the engines of the model `gptj`.
 
 The files are notes about loading, and sockets.
 """
@@ -14,7 +14,7 @@ import psutil
 from labkit.errors import NotAvailable
 
 NO_SIGN_SECONDS = 20.0
-"""If no engine has begun to load after this time, no engine will be loaded."""
+"""If no engine has begun to load after this many seconds, none is expected any more."""
 
 
 class EngineNote:
@@ -25,17 +25,17 @@ class EngineNote:
         self._loading, self._failed = folder / f"{name}.loading", folder / f"{name}.failed"
 
     def say_loading(self) -> None:
-        """Note that loading has begun."""
+        """Record that loading has begun."""
         self._failed.unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
         self._loading.write_text(str(os.getpid()))
 
     def say_ready(self) -> None:
-        """Note that the socket answers."""
+        """Record that the engine is ready, so that its socket answers."""
         self._loading.unlink(missing_ok=True)
 
     def say_failed(self, why: str) -> None:
-        """Note that the engine could not be loaded, and why."""
+        """Record that the engine could not be loaded, and why."""
         self._failed.write_text(why)
         self._loading.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """Lets other processes of a server use an engine: they send prompts over a Unix socket and get whole completions back.
 
 The model `gptj` owns the engine and its scheduler. Prompts of `fastertransformer`, which runs in another process,
-join the engine's steps through this socket. A frame is JSON (`labkit.frames`).
+join the engine's steps through this socket. Each frame contains JSON (`labkit.frames`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from labkit.plurals import counted
 LONGEST_FRAME = 64 * 2**20
 LONGEST_PATH = 107
 Reply = Callable[[list[dict[str, Any]] | LabkitError], None]
-"""Called once, with the completions of all prompts in order, or with an error."""
+"""A function that is called once, with the completions of all prompts in order, or with an error."""
 
 
 class EngineSocket:
@@ -181,7 +181,7 @@ def _stop_tokens(reason: object) -> int:
 
 
 class RemoteEngine:
-    """The client's end: sends each call to the least busy of the engines whose sockets `find` returns.
+    """The client's end of the socket. It sends each call to the least busy of the engines whose sockets `find` returns.
 
     If a connection breaks, its calls fail; the next call opens a new connection.
     """
@@ -283,7 +283,7 @@ class _Line:
 
 @contextlib.contextmanager
 def _reachable(path: Path) -> Iterator[str]:
-    """An address for a socket's path.
+    """Yield an address for a socket's path.
 
     Linux allows paths of 107 bytes here; for a longer path, a file descriptor of its folder is used.
     """

@@ -1,4 +1,4 @@
-"""Runs an engine in its own thread. Any thread may submit prompts; the tokens are delivered by callbacks."""
+"""Runs an engine in its own thread. Any thread can submit prompts; callbacks deliver the tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.serving.python_backend.engine_counts import EngineThreadCounts
 from labkit.serving.python_backend.word_lists import MOST_WORDS
 
 LOOK_SECONDS = 0.25
-"""Time in seconds between two readings of the engine's state while the engine works."""
+"""The seconds between two readings of the engine's state while the engine is working."""
 
 OnEvent = Callable[["Job", TokenEvent], None]
 OnFailure = Callable[[LabkitError], None]
@@ -57,7 +57,7 @@ class Job:
 
 
 class EngineThread:
-    """A thread that runs an engine's steps as long as there are prompts.
+    """A thread that runs an engine's steps for as long as there are prompts.
 
     At most `max_waiting` prompts wait in addition to the prompts that the engine runs. A prompt that is not done after
     `request_seconds` fails, because its client may have disconnected without notice. Callbacks are called in this thread

@@ -94,7 +94,7 @@ def _array_of(request: Any, spec: TensorSpec) -> Any:
 
 
 class Answer:
-    """Sends the one response of a request."""
+    """Sends the single response to a request."""
 
     def __init__(self, sender: Any, client: WaitingClient, refusals: Refusals) -> None:
         self.client = client

@@ -19,7 +19,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def prompts_of(arrays: Arrays) -> list[list[int]]:
-    """The prompt of each row as token ids, without padding. Raises `InvalidRequest`."""
+    """The prompt of each row as token ids, without padding. Raises `InvalidRequest` for wrong shapes and lengths."""
     ids, lengths = arrays["input_ids"], arrays["input_lengths"].reshape(-1)
     if ids.ndim != 2 or len(lengths) != len(ids):
         raise InvalidRequest(
@@ -32,10 +32,11 @@ def prompts_of(arrays: Arrays) -> list[list[int]]:
 
 
 def sampling_of(arrays: Arrays) -> list[dict[str, Any]]:
-    """The arguments of `SamplingParams` for each row, with FasterTransformer's defaults and rules. Raises `InvalidRequest`.
+    """The arguments of `SamplingParams` for each row, with FasterTransformer's defaults and rules.
 
     Decoding is greedy if top-k and top-p are both missing or 0, or if top-k is 1. The default temperature is 1, and the default
-    seed and length penalty are 0. Beam search ignores top-k and top-p.
+    seed and length penalty are 0. Beam search ignores top-k and top-p. Raises `InvalidRequest` for shapes and values that are
+    not accepted.
     """
     rows = len(arrays["input_ids"])
     asked = arrays["request_output_len"]

@@ -48,7 +48,7 @@ class TritonPythonModel:
     """Owns the engine, a thread that runs the engine's steps, and a thread that sends the responses."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Called by Triton before the first request. If weights are missing or do not fit, the model does not become ready."""
+        """Called by Triton before the first request. If weights are missing or too large, the model does not become ready."""
         sys.setswitchinterval(SWITCH_SECONDS)
         keep_blocks()
         self._model, self._folder = args["model_name"], shared_folder(os.getppid())
@@ -119,7 +119,7 @@ class TritonPythonModel:
 
 
 def values_of(request: Any) -> dict[str, Any]:
-    """The inputs that a request gives, by name, as Python values. Raises `InvalidRequest`."""
+    """The inputs that a request gives, by name, as Python values. Raises `InvalidRequest` for invalid inputs."""
     found: dict[str, Any] = {}
     for spec in GPTJ_INPUTS:
         array = array_of(request, spec.name, optional=True)
@@ -168,7 +168,7 @@ class Answer:
         self._made = 0
 
     def take(self, job: Job, event: TokenEvent) -> None:
-        """Take an event of the engine; called in the engine's thread."""
+        """Take an event from the engine; called in the engine's thread."""
         self._outbox.put(self._respond, (job, event))
 
     def fail(self, error: LabkitError) -> None:
@@ -226,7 +226,7 @@ class Outbox:
         self._thread.start()
 
     def put(self, send: Any, what: Any) -> None:
-        """Call `send(what)` in the thread, after everything that was put before."""
+        """Call `send(what)` in the thread, after the calls that were put in earlier."""
         self._queue.put((send, what))
 
     def close(self) -> None:

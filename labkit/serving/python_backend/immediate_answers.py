@@ -28,7 +28,7 @@ class ImmediateAnswers:
         self._refusals = RefusalMetrics(self._model, args["model_instance_name"])
 
     def each(self, requests: list[Any]) -> list[Any]:
-        """One response per request. A refused request does not affect the other requests."""
+        """Return one response per request. A refused request does not affect the other requests."""
         return [self._answer(request) for request in requests]
 
     def close(self) -> None:

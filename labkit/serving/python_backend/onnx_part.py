@@ -1,4 +1,4 @@
-"""The model of an exported part: a graph in ONNX Runtime, inside Triton's Python backend."""
+"""Serves one part of an exported model: a graph that ONNX Runtime runs inside Triton's Python backend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labkit.serving.repository.tensors import TensorSpec
 
 
 class TritonPythonModel:
-    """Runs the graph that the parameter `graph` names. It keeps nothing between two requests."""
+    """Runs the graph that the parameter `graph` names. It keeps no state between requests."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
@@ -37,7 +37,7 @@ class TritonPythonModel:
         self._answers.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request. A refused request does not affect the other requests."""
+        """Return one response per request. A refused request does not affect the other requests."""
         return self._answers.each(requests)
 
     def _run(self, request: Any) -> list[Any]:
@@ -48,7 +48,7 @@ class TritonPythonModel:
         return [pb_utils.Tensor(name, value) for name, value in zip(wanted, made, strict=True)]
 
     def _check(self, given: dict[str, NDArray[Any]]) -> None:
-        """Raise `InvalidRequest` for tokens and lengths that the graph cannot take."""
+        """Raise `InvalidRequest` for tokens and lengths that the graph cannot accept."""
         entered, *past = given.values()
         name = self._inputs[0]
         if entered.shape[1] == 0:

@@ -29,7 +29,7 @@ class TritonPythonModel:
         self._answers.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request. A refused request does not affect the other requests."""
+        """Return one response per request. A refused request does not affect the other requests."""
         return self._answers.each(requests)
 
     def _outputs(self, request: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The model `preprocessing`: encodes texts to padded token ids, and word lists to FasterTransformer's form."""
+"""The model `preprocessing`: encodes texts as padded token ids, and word lists in FasterTransformer's form."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TritonPythonModel:
         self._answers.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request. A refused request does not affect the other requests."""
+        """Return one response per request. A refused request does not affect the other requests."""
         return self._answers.each(requests)
 
     def _outputs(self, request: Any) -> list[Any]:

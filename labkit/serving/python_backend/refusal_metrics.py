@@ -15,7 +15,7 @@ PUBLISH_SECONDS = 0.5
 
 
 class RefusalMetrics(Refusals):
-    """Counts refusals. A thread of its own publishes the counts, because each call to a metric waits for the server."""
+    """Counts refusals. A separate thread publishes the counts, because each call to a metric waits for the server."""
 
     def __init__(self, model: str, instance: str) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ def parameters_of(request: Any, model: str, inputs: Iterable[str], folder: Path)
 
 
 def asks_for_the_kind(request: Any) -> bool:
-    """Whether the messages of this request's errors begin with their kind."""
+    """Whether a request asks for error messages that begin with the kind of the error."""
     return error_kind.is_asked(json.loads(request.parameters() or "{}"))
 
 

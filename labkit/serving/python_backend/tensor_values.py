@@ -41,5 +41,5 @@ def text_of(value: bytes, name: str) -> str:
 
 
 def string_array(values: list[str]) -> NDArray[Any]:
-    """Texts in the form of a string tensor: an array of bytes objects."""
+    """Convert texts to the form of a string tensor: an array of bytes objects."""
     return np.array([value.encode("utf-8") for value in values], dtype=np.object_)

@@ -11,7 +11,7 @@ from labkit.serving.error_kind import with_kind
 
 
 def as_triton_error(error: Exception, names_kind: bool = False) -> Any:
-    """The `pb_utils.TritonError` that tells a client of an error. Errors other than labkit's get the status INTERNAL.
+    """The `pb_utils.TritonError` that reports an error to a client. Errors other than labkit's get the status INTERNAL.
 
     names_kind: whether the message begins with the kind of the error (`error_kind`).
     """

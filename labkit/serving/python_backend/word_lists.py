@@ -1,7 +1,7 @@
 """Bad and stop words in FasterTransformer's form: an int32 array `[2, n]`.
 
 Row 0 holds the token ids of all words, one word after another, padded with 0. Row 1 holds where each word ends, as the number
-of tokens up to its end, padded with -1. A word may have several tokens.
+of tokens up to its end, padded with -1. A word can have several tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from labkit.errors import InvalidRequest
 from labkit.plurals import counted
 
 MOST_WORDS = 1024
-"""The most words in one list. All words of a list together may have 16 times this many tokens.
+"""The most words in one list. All words of a list together can have up to 16 times as many tokens.
 
 Longer lists would slow down every step.
 """

@@ -17,7 +17,7 @@ from labkit.serving.repository.tensors import TensorSpec
 from labkit.serving.repository.writer import MODEL_CODE, make_room
 
 DATA_TYPES = {"int64": "INT64", "float32": "FP32", "float16": "FP16"}
-"""Triton's data types of the graphs' tensors, by numpy's names."""
+"""Triton's data types for the graphs' tensors, by numpy's names."""
 
 PLATFORMS = ("python", "onnxruntime_onnx", "tensorrt_plan")
 """The platforms that can run a part: ONNX Runtime inside Triton's Python backend, Triton's own ONNX backend, and TensorRT."""
@@ -31,7 +31,7 @@ class GraphServing:
     """How the parts of an export are served.
 
     name: the model that clients call. platform: one of `PLATFORMS`. instances: how many copies of each part the server starts.
-    threads: threads of a copy, for the platform python. level: the optimisation level, for the platform python.
+    threads: threads per copy, for the platform python. level: the optimisation level, for the platform python.
     max_batch_size: the most sequences in a request. gpus: for parts on GPUs, the GPU of each part; empty for the CPU.
     """
 
@@ -59,15 +59,15 @@ class GraphServing:
 
 
 def part_name(serving: GraphServing, stage: int, stages: int) -> str:
-    """The name of the model of a part. A model of one part has the name that clients call, and no ensemble."""
+    """The name of the model of a part. A model with only one part has the name that clients call, and no ensemble."""
     return serving.name if stages == 1 else f"{serving.name}_part_{stage}"
 
 
 def graph_models(exported: ExportedModel, serving: GraphServing) -> dict[str, ModelConfig]:
     """The configurations of all parts and, for several parts, of their ensemble, by name.
 
-    The client sends token ids and the cache of all layers, and gets logits and the longer cache. The hidden states stay inside
-    the ensemble. The server keeps nothing between two requests, so any copy of a part can take any request.
+    The client sends token ids and the cache of all layers, and gets logits and the cache with the new tokens added. The hidden
+    states stay inside the ensemble. The server keeps no state between requests, so any copy of a part can take any request.
     """
     serving.check(len(exported.parts))
     stages = len(exported.parts)
@@ -100,8 +100,8 @@ def write_graph_repository(folder: Path, exported: ExportedModel, serving: Graph
     """Write the repository of an export's parts to `folder`; returns the names of the models.
 
     For the platform python, graphs and weights stay where they are. For onnxruntime_onnx they are linked into the repository,
-    or copied to another disk. For tensorrt_plan, `1/model.plan` of each part has to be built on the GPU that will run it
-    (`labkit.graphs.tensorrt`). Raises `InvalidRequest` for settings that do not fit, and for a folder with other files.
+    or copied if it is on another disk. For tensorrt_plan, `1/model.plan` of each part has to be built on the GPU that will run
+    it (`labkit.graphs.tensorrt`). Raises `InvalidRequest` for settings that do not fit, and for a folder with other files.
     """
     models = graph_models(exported, serving)
     make_room(folder)
@@ -161,7 +161,7 @@ def _meaning(name: str) -> str:
 
 
 def _wire(spec: TensorSpec, inner: set[str]) -> str:
-    """The ensemble's name of a tensor; names that begin with an underscore are internal."""
+    """The ensemble's name for a tensor; names that begin with an underscore are internal."""
     return f"_{spec.name}" if spec.name in inner else spec.name
 
 

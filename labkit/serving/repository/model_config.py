@@ -30,7 +30,7 @@ class Instances:
 
 @dataclass(frozen=True)
 class Batching:
-    """How the server joins requests to batches: the preferred batch sizes, and how long a request may wait for others."""
+    """How the server combines requests into batches: the preferred batch sizes, and how long a request may wait for others."""
 
     preferred_sizes: tuple[int, ...] = ()
     max_queue_delay_microseconds: int = 0
@@ -38,7 +38,7 @@ class Batching:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of an ensemble: its model, and for each input and output of the model the name of the ensemble's tensor."""
+    """A step of an ensemble: its model, and the name of the ensemble's tensor for each input and output of the model."""
 
     model_name: str
     input_map: Mapping[str, str]
@@ -95,7 +95,7 @@ def config_text(config: ModelConfig) -> str:
 
 
 def quoted(text: str) -> str:
-    """A string literal of the format: the text in double quotes, with special characters escaped."""
+    """A text as a string literal of protobuf's text format: in double quotes, with special characters escaped."""
     escaped = {"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
     return '"' + "".join(escaped.get(letter, letter) for letter in text) + '"'
 

@@ -24,7 +24,7 @@ from labkit.serving.repository.tensors import (
 Specs = tuple[TensorSpec, ...]
 
 MAX_BATCH_SIZE = 1024
-"""The most prompts in a request to one of FasterTransformer's four models; its own configurations have the same limit."""
+"""The most prompts in a request to one of FasterTransformer's four models; NVIDIA's own configurations have the same limit."""
 
 
 ENSEMBLE_STEPS = (

@@ -67,7 +67,7 @@ SAMPLING_INPUTS = (
     _setting("prompt_learning_task_name_ids", "UINT32", "not served: requests that give it are refused"),
     _setting("top_p_decay", "FP32", "multiplies runtime_top_p after each token"),
     _setting("top_p_min", "FP32", "lower limit of the decayed top_p"),
-    _setting("top_p_reset_ids", "UINT32", "token after which the decayed top_p starts again from runtime_top_p"),
+    _setting("top_p_reset_ids", "UINT32", "token after which the decayed top_p is reset to runtime_top_p"),
 )
 """The optional inputs that `ensemble` passes on to `fastertransformer`, one value per prompt."""
 
@@ -140,7 +140,7 @@ def _optional(name: str, dtype: str, meaning: str, *, many: bool = False, is_new
 
 GPTJ_INPUTS = (
     _optional("text_input", "STRING", "the prompt, UTF-8"),
-    _optional("input_ids", "UINT32", "the prompt as token ids, in place of text_input", many=True),
+    _optional("input_ids", "UINT32", "the prompt as token ids, instead of text_input", many=True),
     _optional("stream", "BOOL", "one response for each token (true), or one response for the whole text (false, the default)"),
     *(
         _optional(each.name, each.tensor, each.meaning, many=each.is_list, is_new=each.is_new)

@@ -31,10 +31,10 @@ class ServeSettings:
     """The model to serve, and how to serve it.
 
     model, precision, device, seed: as in `labkit.load`. tensor_parallel, pipeline_parallel: how an engine is split into ranks.
-    instances: the number of engines, each with its own weights and cache. max_batch: the most sequences that an engine runs
-    at a time. max_queue: the most prompts that wait in addition. cache_bytes: the size of each engine's KV cache; as large as
-    memory allows if left out. kv_cache_dtype: as in `labkit.load`. request_seconds: the longest time from a request's arrival
-    to its end, even if the request asks for more. threads: threads of an engine on the CPU without ranks; if left out,
+    instances: the number of engines, each with its own weights and cache. max_batch: the most sequences that an engine runs at
+    a time. max_queue: the most prompts that can wait in addition to these. cache_bytes: the size of each engine's KV cache; as
+    large as memory allows if left out. kv_cache_dtype: as in `labkit.load`. request_seconds: the longest time from a request's
+    arrival to its end, even if the request asks for more. threads: threads of an engine on the CPU without ranks; if left out,
     `compute_threads` decides.
     """
 

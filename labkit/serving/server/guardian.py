@@ -42,7 +42,7 @@ SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # from Linux's prctl
 
 
 def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
-    """Run the command until it ends, a SIGTERM comes, or process `parent` ends; returns the command's exit status, or 128 + n
+    """Run the command until it ends, a SIGTERM arrives, or process `parent` ends; returns the command's exit status, or 128 + n
     if signal n ended it.
 
     command: environment variables as NAME=VALUE, then the program and its arguments. If there is a file `folder/secret`, the
@@ -110,7 +110,7 @@ def end(server: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(server: subprocess.Popen[bytes]) -> bool:
-    """Whether the server has ended. Also collects the exit status of other children, which would otherwise stay zombies."""
+    """Whether the server has ended. Also collects the exit status of other children, which would otherwise remain zombies."""
     while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
         if found.si_pid == server.pid:
             return server.poll() is not None
@@ -130,7 +130,8 @@ def _prepare() -> None:
 def _give_large_stacks() -> None:
     """Give large stacks to the threads of the programs that this process starts.
 
-    Nothing changes where reserved memory counts as used: on some systems, and under a limit of this process.
+    Changes nothing if reserved memory counts as used memory: on systems without overcommit, and if this process has a memory
+    limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     wanted = min(STACK_BYTES, psutil.virtual_memory().total // 4, hard if hard != resource.RLIM_INFINITY else STACK_BYTES)

@@ -1,11 +1,11 @@
-"""Starts a program with arguments that the process list does not show. Every user may read `/proc/PID/cmdline`.
+"""Starts a program with arguments that the process list does not show. Every user can read `/proc/PID/cmdline`.
 
-A list of pointers in the program's memory says where each argument begins. The hidden arguments lie in the environment, which
-only the program's user may read. For each hidden argument, a placeholder stands on the visible command line. After the kernel
-has loaded the program, and before its first instruction, the parent changes the placeholders' pointers so that they point into
-the environment. The parent also removes the variables from the list that the program's own children would inherit. Linux lets a
-parent change its child by ptrace, even for ordinary users, unless the machine forbids it. Some containers forbid it, and so
-does a `kernel.yama.ptrace_scope` of 2 or 3.
+A list of pointers in the program's memory says where each argument begins. The hidden arguments are in the environment, which
+only the program's user can read. For each hidden argument, the visible command line has a placeholder. After the kernel has
+loaded the program, and before its first instruction, the parent changes the placeholders' pointers so that they point into the
+environment. The parent also removes the variables from the list that the program's own children would inherit. Linux lets a
+parent change its child through ptrace, even for ordinary users, unless the machine forbids it. Some containers forbid it, and
+so does a `kernel.yama.ptrace_scope` of 2 or 3.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def start_hidden(
 
     The process list shows each hidden argument only up to its first colon.
 
-    in_child: called in the new process before the program starts. Raises `CannotHide` if the machine forbids hiding; then
-    nothing runs.
+    in_child: called in the new process before the program starts. Raises `CannotHide` if the machine forbids hiding; in that
+    case the program does not run.
     """
 
     def prepare() -> None:
@@ -66,7 +66,7 @@ def start_hidden(
 
 
 def _redirect(pid: int, names: Sequence[str]) -> None:
-    """Replace the last arguments of a program that was just loaded by the values of these environment variables."""
+    """Replace the last arguments of a program that was just loaded with the values of these environment variables."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     stack, env_start, env_end = (int(fields[number - 3]) for number in (START_STACK, ENV_START, ENV_END))
     with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as file:

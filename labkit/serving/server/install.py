@@ -47,11 +47,10 @@ def find_server() -> ServerProgram | None:
 
 
 def install_server(progress: Progress = lambda words: None) -> ServerProgram:
-    """The server that `find_server` finds. If there is no server, this function downloads a server, unpacks it, and runs it
-    once as a test.
+    """Return the server that `find_server` finds. If there is none, download a server, unpack it, and run it once as a test.
 
     The server is installed in the folder of this Python environment, with a numpy of its own. An interrupted download leaves
-    nothing that labkit would later take for a complete server. Raises `NotAvailable`, which says what the machine lacks.
+    nothing that labkit would later mistake for a complete server. Raises a `NotAvailable` that says what the machine lacks.
     """
     if found := find_server():
         return found
@@ -78,10 +77,10 @@ def install_server(progress: Progress = lambda words: None) -> ServerProgram:
 
 
 def need_server() -> ServerProgram:
-    """The server that `find_server` finds.
+    """Return the server that `find_server` finds.
 
     If there is none, raises `NotAvailable` with the command that installs one. Also raises `NotAvailable` if the path of
-    labkit's folder has letters outside ASCII: the Python in Triton's backend always starts in the locale C, and cannot import
+    labkit's folder has letters outside ASCII: the Python in Triton's backend always starts in the C locale, and cannot import
     from such a folder.
     """
     for path in (Path(__file__).resolve().parents[2], Path(sys.prefix).resolve()):
@@ -187,7 +186,7 @@ def _receipt(place: Path) -> object:
 
 
 def _expected(place: Path) -> dict[str, object] | None:
-    """The receipt that a complete installation for this labkit and this Python must have; None if files are missing."""
+    """Return the receipt that a complete installation must have for this labkit and this Python; None if files are missing."""
     files = [
         place / "server/pytriton/tritonserver/bin/tritonserver",
         place / "backends/python/triton_python_backend_stub",

@@ -7,7 +7,7 @@ import time
 import psutil
 
 GRACE_SECONDS = 3.0
-"""Seconds for a server to collect the exit status of a process that reports an error and then ends.
+"""How many seconds a server gets to collect the exit status of a process that reports an error and then ends.
 
 A server usually needs much less time.
 """

@@ -21,7 +21,7 @@ class LockedFolder:
 
     The owner deletes the folder with `delete`. If the owner does not delete the folder, a `sweep` deletes it after every
     process that holds the lock has ended.
-    lock: a file descriptor, which may be handed to another process.
+    lock: a file descriptor, which can be passed to another process.
     """
 
     def __init__(self, kind: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 LOG_LINES = 40
 
 GPU_DEVICE = Path("/dev/nvidiactl")
-"""This file is missing if there is no GPU driver."""
+"""This file does not exist if there is no GPU driver."""
 
 HARMLESS = re.compile(
     r"""

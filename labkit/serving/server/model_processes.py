@@ -1,4 +1,4 @@
-"""The processes in which a server runs its models, and whether they have ended. Triton itself notices that late."""
+"""The processes in which a server runs its models, and whether they have ended. Triton itself notices an end late."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.serving.metrics import read_metrics
 from labkit.serving.shared_folder import shared_folder_path
 
 STOPPED_SECONDS = 2.0
-"""A process that is stopped (SIGSTOP) for longer than this counts as ended: its requests wait, and nobody else takes them."""
+"""A process that is stopped (SIGSTOP) for longer than this counts as ended: nobody takes its waiting requests."""
 
 FAILED_IN_TIME = 2
 """This many requests may wait for a model without a process: Triton itself answers one of these requests per second with an
@@ -64,7 +64,7 @@ class ModelProcesses:
                         process.wait(1.0)
 
     def waiting_for_ended(self, model: str) -> int:
-        """Requests that will get no answer, or a late answer, because the process that had accepted them has ended."""
+        """The number of requests that get no answer or a late one, because the process that had accepted them has ended."""
         ended = [process.pid for process in self._of.get(model, []) if not is_alive(process)]
         lost = count_in_flight(shared_folder_path(self._server), ended)
         if ended and (waiting := self._waiting(model)) > FAILED_IN_TIME:
@@ -95,7 +95,7 @@ class ModelProcesses:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs. A zombie, whose exit status nobody has read yet, does not count as running."""
+    """Whether a process is running. A zombie, whose exit status nobody has read yet, does not count as running."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""Small real requests that find out whether models answer. Triton calls a model ready even if its process was killed."""
+"""Sends small requests to find out whether models answer. Triton reports a model as ready even if its process was killed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.probe_mark import PARAMETER
 
 ANSWER_SECONDS = 15.0
-"""Seconds for one small request. A model that answers other requests meanwhile gets more time."""
+"""The seconds a model has to answer one small request. A model that answers other requests meanwhile gets more time."""
 
 LOAD_SECONDS = 600.0
-"""Seconds for loading a model, weights included. A model whose `initialize` never returns is given up after this time."""
+"""The time limit in seconds for loading a model and its weights, for example if `initialize` never returns."""
 
 UNLOAD_SECONDS = 15.0
 
@@ -65,7 +65,7 @@ class Probes:
             raise NotAvailable(f"{model} could not be loaded: {error.message()}") from None
 
     def is_loaded(self, model: str) -> bool:
-        """Whether the server calls a model ready; False if the server does not answer."""
+        """Whether the server reports a model as ready; False if the server does not answer."""
         try:
             index = self._client.get_model_repository_index(client_timeout=ANSWER_SECONDS)
         except client_library().InferenceServerException:
@@ -73,7 +73,7 @@ class Probes:
         return any(one.name == model and one.state == "READY" for one in index.models)
 
     def reload(self, model: str) -> None:
-        """Unload a model and load it again in a new process. Raises `NotAvailable`.
+        """Unload a model and load it again in a new process. Raises `NotAvailable` if that fails.
 
         This does not wait until the old process is unloaded: if that process was killed, the server waits for its requests
         forever.
@@ -129,7 +129,8 @@ class Probes:
         library = client_library()
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with grpc_client(self._address) as client:
-            # With this header, an error in a stream has a status too. The status shows whether the server was just overloaded.
+            # With this header, an error in a stream has a status too. The status shows whether the server was merely
+            # overloaded.
             status = {"triton_grpc_error": "true"}
             client.start_stream(lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=status)
             client.async_stream_infer(model, inputs, parameters=parameters)
@@ -148,7 +149,7 @@ class Probes:
             statistics = self._client.get_inference_statistics(model, client_timeout=2.0)
         except client_library().InferenceServerException:
             return 0
-        # Failures are left out: for a dead process the server lets one request per second fail.
+        # Failures are left out: for a dead process, the server fails one request per second.
         return sum(int(one.inference_stats.success.count) for one in statistics.model_stats)
 
     def needs(self, model: str) -> list[str]:

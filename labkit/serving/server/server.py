@@ -31,9 +31,9 @@ class Server:
     grpc_port, metrics_port: free ports if left out. address: the address to listen on. watch: check every few seconds whether
     each model answers, reload models that do not answer (see `watchdog`), and restart tritonserver if it ends by itself (see
     `restarts`). log: the file for the output of the server and its models; a temporary file if left out. program: the server to
-    start; `need_server()` if left out. progress: called with a text that says what the server waits for; later it is called
-    from another thread when a tritonserver has ended. give_up: called while waiting for the start; if it returns True, the
-    start ends. start_seconds: the time until every model must have answered.
+    start; `need_server()` if left out. progress: called with a text that says what is being waited for; later it is called from
+    another thread when a tritonserver has ended. give_up: called while waiting for the start; if it returns True, the start is
+    abandoned. start_seconds: the time until every model must have answered.
 
     After construction every model has answered a real request. The server ends with `stop`, at the end of the `with` block,
     when the object is garbage-collected, and whenever this process ends. Raises `InvalidRequest` for a repository without
@@ -88,12 +88,12 @@ class Server:
 
     @property
     def failure(self) -> str:
-        """Why a server that has ended is not restarted any more; empty as long as restarts are tried."""
+        """Why an ended server is no longer restarted; empty while restarts are still tried."""
         return self._supervisor.failure
 
     @property
     def restarts(self) -> Sequence[Restart]:
-        """All restarts of tritonserver after it had ended; the newest is last."""
+        """The restarts of tritonserver after it had ended; the newest is last."""
         return self._supervisor.restarts
 
     @property

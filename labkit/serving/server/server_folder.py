@@ -27,7 +27,7 @@ def read_server_pid(folder: Path) -> int:
 def delete_remains(folder: Path) -> None:
     """Delete what the ended server of this folder has left elsewhere: its shared memory and its shared folder.
 
-    Also ends processes of its models that still run.
+    Also ends processes of its models that are still running.
     """
     with contextlib.suppress(OSError):
         if regions := (folder / REGIONS).read_text():

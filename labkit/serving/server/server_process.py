@@ -1,4 +1,4 @@
-"""One process of tritonserver with its guardian: starting it, waiting until it is ready, and saying how it ended."""
+"""Starts one tritonserver process with its guardian, waits until it is ready, and says how it ended."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ KNOWN_CAUSES = {
 
 @dataclass(frozen=True)
 class StartSettings:
-    """Everything that a start of tritonserver needs; every restart uses the same settings.
+    """The settings with which tritonserver is started; every restart uses the same settings.
 
     ports: for HTTP, gRPC and metrics.
     """
@@ -131,17 +131,17 @@ class ServerProcess:
     ) -> None:
         """Load the models one after another, and wait until each has answered.
 
-        until: a moment of `time.monotonic`. Raises `NotAvailable` with the end of the log if the server or a model does not
-        start.
+        until: a time limit on the clock `time.monotonic`. Raises `NotAvailable` with the end of the log if the server or a
+        model does not start.
         """
 
         def wait(what: Callable[[], bool], otherwise: str, late: float = 0.0) -> None:
             self._wait(what, until + late, otherwise, give_up)
 
-        progress("the server starts")
+        progress("the server is starting")
         wait(self._probes.is_live, "the server did not come up")
         for model in models:
-            progress(f"{model} is loaded")
+            progress(f"{model} is being loaded")
             if not self._probes.is_loaded(model):  # an ensemble loads its steps
                 self._load(model, until, wait)
             wait(lambda name=model: self._answers(name), f"{model} is loaded, but does not answer")  # type: ignore[misc]
@@ -190,10 +190,10 @@ class ServerProcess:
             time.sleep(0.02)
 
     def how_it_ended(self) -> str:
-        """A text that says how tritonserver ended and the likely cause, or that it still runs."""
+        """A text that says how tritonserver ended and the likely cause, or that it is still running."""
         status = self.guardian.poll()
         if status is None:
-            return "tritonserver runs"
+            return "tritonserver is running"
         if status < 0:
             return f"tritonserver was ended with its guardian, by {_signal_name(-status)}"
         if status <= SIGNALLED:

@@ -13,7 +13,7 @@ from pathlib import Path
 from labkit.errors import NotAvailable
 
 PATHS = ("LABKIT_HOME", "HF_HOME", "HF_HUB_CACHE", "TMPDIR", "PYTHONPATH")
-"""Environment variables that name folders. Models find their weights and their code by these variables."""
+"""Environment variables that name folders. Models find their weights and their code through these variables."""
 
 _SAFE = re.compile(r"[A-Za-z0-9_./+@%,=:-]+")
 
@@ -21,7 +21,7 @@ _SAFE = re.compile(r"[A-Za-z0-9_./+@%,=:-]+")
 def absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of `PATHS` that are set, with absolute folders.
 
-    Relative folders would be wrong for models, which run in another folder than the program that starts them.
+    Relative folders would be wrong for models, which run in a different folder from the program that starts them.
     """
     found = {}
     for name in PATHS:
@@ -31,7 +31,7 @@ def absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def shell_safe_path(path: Path, folder: Path, name: str) -> Path:
-    """A path by which Triton can start models: `path` if a shell needs no quotes for it, else a new link `folder / name` to it.
+    """A path that Triton can start models from: `path` if a shell needs no quotes for it, else a new link `folder / name`.
 
     Raises `NotAvailable` if the link's own path has characters that a shell would interpret, such as spaces.
     """

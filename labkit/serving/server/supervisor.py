@@ -39,7 +39,7 @@ class Restart:
 class Supervisor:
     """Starts a tritonserver at once, and starts it again whenever it has ended.
 
-    `ready` waits for the first tritonserver and begins to watch it. `end` ends tritonserver and the restarts. restarts: the
+    `ready` waits for the first tritonserver and begins to watch it. `end` ends tritonserver and its restarts. restarts: the
     last `MOST_RESTARTS` restarts.
     failure: why the supervisor gave up; empty before that.
 
@@ -59,9 +59,10 @@ class Supervisor:
         self.process = ServerProcess(start, probes)
 
     def ready(self, seconds: float, give_up: Callable[[], bool], *, watch: bool) -> None:
-        """Wait until every model has answered; then, if `watch`, begin to watch the server. Raises `NotAvailable`.
+        """Wait until every model has answered; then, if `watch`, begin to watch the server.
 
-        seconds: the time limit of this start and of later starts.
+        seconds: the time limit of this start and of later starts. Raises `NotAvailable` if the server or a model does not
+        start.
         """
         self._start_seconds = seconds
         self.process.wait_until_ready(self._models, time.monotonic() + seconds, self._progress, give_up)
@@ -75,7 +76,7 @@ class Supervisor:
         self._thread.start()
 
     def restart(self, why: str) -> None:
-        """End the server, so that its waiting clients get an error. Then it is started again."""
+        """End the server, so that its waiting clients get an error. The server is then started again."""
         self._told = why
         self.process.kill()
 
@@ -100,7 +101,7 @@ class Supervisor:
         if self.watchdog:
             self.watchdog.rest()
         why = self._why()
-        self._progress(f"{why}; it is started again")
+        self._progress(f"{why}; it is being started again")
         for failed in range(MOST_STARTS):
             if self._ended.wait(min(LONGEST_PAUSE, 2.0 ** (failed - 1)) if failed else 0.0):
                 return

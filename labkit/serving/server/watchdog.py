@@ -27,7 +27,7 @@ Each repair leaves 35 threads and 1 MiB of shared memory in the server.
 """
 
 MANY_REPAIRS = 40
-"""After this many repairs a server is restarted even if it has requests."""
+"""After this many repairs, a server is restarted even while it has requests."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Watchdog:
             thread.start()
 
     def rest(self) -> None:
-        """Repair nothing until `resume`, because the server has ended or is being started."""
+        """Pause repairs until `resume`, because the server has ended or is being started."""
         self._resting.set()
 
     def resume(self, processes: ModelProcesses) -> None:
@@ -89,11 +89,11 @@ class Watchdog:
         self._resting.clear()
 
     def end(self) -> None:
-        """Begin no further checks; a repair that has begun continues."""
+        """Start no further checks; a repair that has begun continues."""
         self._ended.set()
 
     def stop(self) -> None:
-        """Begin no further checks, and wait until both threads have ended."""
+        """Start no further checks, and wait until both threads have ended."""
         self.end()
         for thread in self._threads:
             if threading.current_thread() is not thread:

@@ -1,4 +1,4 @@
-"""Stress tests of the served model `gptj`: sends many requests, times every token, and summarises the times."""
+"""Stress-tests the served model `gptj`: sends many requests, times every token, and summarises the times."""
 
 from labkit.serving.stress.generator import run_stress
 from labkit.serving.stress.lengths import Lengths

@@ -6,7 +6,7 @@ import random
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
-    """Arrival times in seconds from the beginning, in rising order, all below `seconds`; on average `rate` per second.
+    """Return arrival times in seconds from the start, in rising order and below `seconds`; on average `rate` per second.
 
     The gaps are independent and exponentially distributed, as with many users who do not know one another.
     """

@@ -1,4 +1,4 @@
-"""Sends the requests of a stress test, from a number of users or at random times, and records when each token arrives."""
+"""Sends the requests of a stress test, from a fixed number of users or at random times, and records when each token arrives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ TICK_SECONDS = 0.01
 """Time between two measurements of how late the event loop is."""
 
 PAUSE_AFTER_ERROR = 0.05
-"""Seconds that a user waits after an error, so that refused users do not send thousands of requests per second."""
+"""Seconds that a user waits after an error, so that users whose requests are refused do not send thousands of them per second.
+"""
 
 
 def run_stress(
@@ -29,9 +30,9 @@ def run_stress(
 ) -> StressRun:
     """Run a stress test of a server, and wait until every request has ended.
 
-    A failed request is recorded with its error and not repeated. progress: called with words about the progress every second.
-    Raises `InvalidRequest` for a malformed address, `NotAvailable` if tritonclient is not installed. Before the test one
-    request is sent that is not counted; if it fails, its error is raised, because then there is nothing to measure.
+    A failed request is recorded with its error and not repeated. `progress` is called with a text about the progress every
+    second. Raises `InvalidRequest` for a malformed address, `NotAvailable` if tritonclient is not installed. Before the test,
+    one request is sent that does not count; if it fails, its error is raised, because there is nothing to measure.
     """
     generator = _Generator(grpc_address, settings, progress)
     try:

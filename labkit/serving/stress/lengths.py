@@ -1,4 +1,4 @@
-"""Numbers of tokens of prompts and answers, drawn from a distribution with bounds."""
+"""Lengths of prompts and answers in tokens, drawn from a distribution with bounds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Lengths:
     """A distribution of whole numbers from `low` to `high`, both included.
 
     shape: "uniform", where all numbers are equally likely, or "lognormal", which resembles the lengths of real texts. For
-    "lognormal", the median is the geometric mean of the bounds, and the bounds lie two standard deviations (of the logarithm)
-    from the median; numbers outside are drawn again. Raises `InvalidRequest` for impossible bounds or an unknown shape.
+    "lognormal", the median is the geometric mean of the bounds, and the bounds are two standard deviations (of the logarithm)
+    from the median; numbers outside the bounds are drawn again. Raises `InvalidRequest` for impossible bounds or an unknown
+    shape.
     """
 
     low: int

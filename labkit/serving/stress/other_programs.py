@@ -15,11 +15,10 @@ from labkit.serving.channels import is_here
 
 
 class OtherPrograms:
-    """Watches this machine during its `with` block, for a load on the server at HOST:PORT.
+    """Watches this machine during its `with` block, while a load test runs against the server at HOST:PORT.
 
-    After the block, `disturbed` says how other programs disturbed the load; "" if they did not. `not_watched` is the reason if
-    labkit cannot find out whether they did, otherwise "". If the server runs on another machine, only the generator of the load
-    is watched.
+    After the block, `disturbed` says how other programs disturbed the load; "" if they did not. `not_watched` says why labkit
+    cannot find this out; "" if it can. If the server runs on another machine, only the load generator is watched.
     """
 
     def __init__(self, address: str) -> None:
@@ -44,14 +43,14 @@ class OtherPrograms:
 
 
 def server_process(address: str) -> int | None:
-    """The id of the process on this machine that listens on the port of HOST:PORT.
+    """Return the id of the process on this machine that is listening on the port of HOST:PORT.
 
     None if there is no such process, or if it cannot be seen: it may belong to another user, or run in a container.
     """
     port = int(address.rpartition(":")[2])
     try:
         connections = psutil.net_connections("tcp")
-    except psutil.AccessDenied:  # macOS shows connections to root alone
+    except psutil.AccessDenied:  # macOS shows connections only to root
         return None
     found = [one.pid for one in connections if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port]
     return next(filter(None, found), None)

@@ -22,10 +22,10 @@ from labkit.serving.stress.other_programs import OtherPrograms
 
 @dataclass(frozen=True)
 class Alone:
-    """A served model with one request at a time.
+    """Measurements of a served model that gets one request at a time.
 
-    latency: seconds of a request. computing: seconds that each part computed for it, by the name of the part's model.
-    disturbed: how other programs disturbed the requests ("").
+    latency: seconds per request. computing: seconds that each part computed for one request, by the name of the part's model.
+    disturbed: how other programs disturbed the requests; "" if they did not.
     """
 
     latency: float
@@ -34,12 +34,12 @@ class Alone:
 
     @property
     def overhead(self) -> float:
-        """Seconds of a request in which no part computed: transport, queues, hand-over from part to part."""
+        """The seconds of a request during which no part computed: transport, queues, and the hand-over from part to part."""
         return max(0.0, self.latency - sum(self.computing.values()))
 
     def predicted_rate(self, users: int, copies: int = 1) -> float:
-        """The predicted requests per second of `users` users. Each user sends the next request after the answer to the previous
-        one. A part answers at most `copies / computing` requests per second, and the users send at most `users / latency`.
+        """Predict how many requests per second `users` users get answered. Each user sends a request when the previous one is
+        answered. A part answers at most `copies / computing` requests per second, and the users send at most `users / latency`.
         """
         slowest = max(self.computing.values())
         return min(users / self.latency, copies / slowest)
@@ -47,7 +47,7 @@ class Alone:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A served model under load: the number of users, the number of answered requests, and the seconds.
+    """Measurements of a served model under load: the number of users, the number of answered requests, and the seconds.
 
     `disturbed` says how other programs disturbed the load; "" if they did not.
     """
@@ -94,8 +94,8 @@ def measure_in_turn(
 ) -> dict[str, list[Loaded]]:
     """Put the same load on several models of one server, one after another, in several rounds.
 
-    In a round, each model gets `seconds` of load from `users` users. So slow changes of the machine's speed affect all models
-    alike.
+    In a round, each model gets `seconds` of load from `users` users. In this way, slow changes of the machine's speed affect
+    all models alike.
     """
     if users < 1 or rounds < 1 or not seconds > 0:
         raise InvalidRequest(
@@ -110,7 +110,7 @@ def measure_in_turn(
 
 
 def _load(address: str, model: str, prompt: NDArray[np.int64], users: int, seconds: float) -> Loaded:
-    """Closed loop: each user has a connection of its own. Requests that end after the time do not count."""
+    """Put load on a model in a closed loop. Each user has a connection. Requests that end after `seconds` do not count."""
     done, failed = [0] * users, []
     clients = [GraphClient(address, model) for _ in range(users)]
     barrier = threading.Barrier(users + 1)

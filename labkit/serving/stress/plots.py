@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_BARS = 120
-"""Most requests in a timeline."""
+"""The maximum number of requests in a timeline."""
 
 
 def throughput_plot(record: StressRecord, *, title: str = "Throughput and latency in a stress test") -> Figure:
-    """The time between tokens (median and 99th percentile) against tokens per second, with one labelled point per load.
+    """Plot the time between tokens (median and 99th percentile) against tokens per second, with one labelled point per load.
 
     Raises `InvalidRequest` if no request of any row has two tokens.
     """
@@ -69,7 +69,7 @@ def timeline_plot(record: StressRecord, row: int = -1, *, title: str = "Requests
 
 
 def running_batch(requests: Sequence[RequestTimes]) -> tuple[list[float], list[int]]:
-    """The times when the number of decoding requests changes, and the number after each change.
+    """Return the times at which the number of decoding requests changes, and the number after each change.
 
     A request is decoding between its first and its last token.
     """

@@ -16,8 +16,8 @@ _TRIES = 1000
 class Prompts:
     """A sequence of different prompts.
 
-    lengths: in tokens of `gptj-tiny`'s tokenizer; other tokenizers need about as many. as_token_ids: return token ids instead
-    of text, for models without a tokenizer. Equal seeds give equal sequences.
+    lengths: counted in tokens of `gptj-tiny`'s tokenizer; other tokenizers make about as many tokens. as_token_ids: return
+    token ids instead of text, for models without a tokenizer. Equal seeds give equal sequences.
     """
 
     def __init__(self, lengths: Lengths, *, seed: int = 0, as_token_ids: bool = False) -> None:
@@ -35,7 +35,7 @@ class Prompts:
         self._given: set[str | tuple[int, ...]] = set()
 
     def next(self) -> str | Sequence[int]:
-        """The next prompt. Raises `InvalidRequest` if there are no more different prompts, which short prompts can cause."""
+        """Return the next prompt. Raises `InvalidRequest` if no new prompt is left, which can happen with short prompts."""
         for _ in range(_TRIES):
             length = self._lengths.draw(self._random)
             begin = self._random.randrange(len(self._tokens) - length + 1)

@@ -20,7 +20,7 @@ class StressRecord(Record):
 
     @classmethod
     def of(cls, runs: Sequence[StressRun], served: dict[str, Any]) -> StressRecord:
-        """The record of runs whose settings differ only in their load. served: the result of `about_served` before the runs."""
+        """Make the record of runs whose settings differ only in the load. served: what `about_served` returned before them."""
         settings = runs[0].settings.to_dict()
         asked = {name: value for name, value in settings.items() if name not in ("users", "rate")}
         about = {name: served[name] for name in ("served", "device", "dtype")}
@@ -43,10 +43,10 @@ class StressRecord(Record):
 
 
 def about_served(grpc_address: str, model: str = "gptj") -> dict[str, Any]:
-    """What a server serves: `server`, `version`, `served` (the model's name), `device`, `dtype` and `parameters`.
+    """Describe what a server serves: `server`, `version`, `served` (the model's name), `device`, `dtype` and `parameters`.
 
-    A device or dtype that the model's configuration does not set is "left to the server". Raises `NotAvailable` if no server
-    answers.
+    If the model's configuration sets no device or no dtype, its value here is "left to the server". Raises `NotAvailable` if no
+    server answers.
     """
     library = client_library()
     with grpc_client(grpc_address) as client:

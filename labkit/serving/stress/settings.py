@@ -17,11 +17,12 @@ class StressSettings:
     """The load is given either by `users` or by `rate`.
 
     users: the number of users. Each user sends its next request as soon as its previous request is answered (closed loop).
-    rate: requests per second, which arrive at random times and do not wait for one another (open loop). seconds: length of the
-    measurement, after `warmup` seconds that do not count. prompt_tokens, new_tokens: distributions of lengths. temperature: 0
-    is greedy. ttft_limit, itl_limit: in seconds, the longest time to the first token and the longest average time between
-    tokens of a good request. timeout: the longest time of a request in seconds. as_token_ids: send prompts as token ids, for
-    models without a tokenizer. seed: for prompts, lengths and arrival times. Raises `InvalidRequest` for impossible settings.
+    rate: the number of requests per second; they arrive at random times and do not wait for one another (open loop). seconds:
+    the length of the measurement, after `warmup` seconds that do not count. prompt_tokens, new_tokens: distributions of
+    lengths. temperature: 0 is greedy. ttft_limit, itl_limit: in seconds, the longest time to the first token and the longest
+    average time between tokens of a good request. timeout: the longest time of a request in seconds. as_token_ids: send prompts
+    as token ids, for models without a tokenizer. seed: for prompts, lengths and arrival times. Raises `InvalidRequest` for
+    impossible settings.
     """
 
     users: int | None = None

@@ -15,7 +15,7 @@ LATE_SECONDS = 0.02
 
 
 def percentiles(values: Sequence[float], scale: float = 1e3) -> dict[str, float | int | None]:
-    """`p50`, `p95`, `p99`, `mean` and `max`, multiplied by `scale` (from seconds to milliseconds), and `count`.
+    """Return `p50`, `p95`, `p99`, `mean` and `max`, multiplied by `scale` (default: seconds to milliseconds), and `count`.
 
     Percentile p of n sorted values is at index (n - 1) p / 100, counted from 0, with linear interpolation. All but `count` are
     None if there are no values.
@@ -28,12 +28,12 @@ def percentiles(values: Sequence[float], scale: float = 1e3) -> dict[str, float 
 
 
 def summarise(run: StressRun) -> dict[str, Any]:
-    """The row of a record. Latencies are in milliseconds; only requests that were due after the warm-up count.
+    """Return the row of a run for a record. Latencies are in milliseconds; only requests that were due after the warm-up count.
 
-    `ttft_ms`: from the due time to the first token. `itl_ms`: between tokens. `e2e_ms`: from the due time to the last token of
-    complete answers. `tokens_per_second`, `requests_per_second`: tokens that arrived, and requests that were answered, per
-    second of the measurement. `goodput`: requests per second that kept both latency limits. `good_share`: the share of due
-    requests that kept both limits. `lag_ms`: how late requests were sent. `loop_lag_ms`: how late the event loop was.
+    `ttft_ms`: from the due time to the first token. `itl_ms`: between tokens. `e2e_ms`: for complete answers, from the due time
+    to the last token. `tokens_per_second`, `requests_per_second`: tokens that arrived, and requests that were answered, per
+    second of the measurement. `goodput`: requests per second that met both latency limits. `good_share`: the share of due
+    requests that met both limits. `lag_ms`: how late requests were sent. `loop_lag_ms`: how late the event loop was.
     `fell_behind`: a warning if the generator did not keep up, otherwise empty. `disturbed`: how other programs disturbed the
     run; empty if they did not. `not_watched`: why it is not known whether other programs disturbed the run; empty if it is
     known.
@@ -71,19 +71,21 @@ def summarise(run: StressRun) -> dict[str, Any]:
 
 
 def named(row: dict[str, Any]) -> str:
-    """The load of a row, with a sign if other programs disturbed it. Rows of older records do not have this information."""
+    """Return the load of a row, with a sign if other programs disturbed the row. Rows of older records do not have this
+    information.
+    """
     return f"{row['load']} {SIGN}" if row.get("disturbed") else str(row["load"])
 
 
 def fell_behind(run: StressRun) -> str:
-    """A warning that the generator did not keep up; empty if it did."""
+    """Return a warning if the generator did not keep up; empty if it did."""
     lags = {"with its requests": [request.sent - request.due for request in run.counted], "in noting tokens": run.loop_lags}
     late = [f"{1e3 * worst:.0f} ms late {what}" for what, values in lags.items() if (worst := _p99(values)) > LATE_SECONDS]
     if not late:
         return ""
     return (
-        f"the load generator itself was {' and '.join(late)} (99th percentile): a latency begins when the request was due, so "
-        "it includes this delay; reduce the load, or run the stress test on another machine than the server"
+        f"the load generator itself was {' and '.join(late)} (99th percentile): a latency is counted from the time when the "
+        "request was due, so it includes this delay; reduce the load, or run the stress test on another machine than the server"
     )
 
 

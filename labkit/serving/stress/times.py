@@ -14,8 +14,8 @@ class RequestTimes:
 
     due: the time when the request should have been sent. Latencies are counted from this time, so that a late generator does
     not make the server look faster. sent: when it was sent. pieces: when each token arrived. queue_seconds: how long it waited
-    in the server, as the server reports. error: the type of the error that it ended with, None if it was answered; words: the
-    error's message.
+    in the server, as reported by the server. error: the type of the error that it ended with, or None if it was answered.
+    words: the error's message.
     """
 
     number: int
@@ -45,7 +45,7 @@ class RequestTimes:
         return self.pieces[-1] - self.due
 
     def is_good(self, ttft_limit: float, itl_limit: float) -> bool:
-        """Whether the request was answered and kept both limits.
+        """Whether the request was answered and met both limits.
 
         The limits are for the time to the first token and for the average time between tokens.
         """

@@ -1,4 +1,4 @@
-"""The number of guessed tokens: a bad draft costs hardly any time, and a good draft gives most of the possible gain."""
+"""The choice of how many tokens to guess: a bad draft costs hardly any time, a good draft gives most of the possible gain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from labkit.engine.schedule.draft_length import MOST_GUESSES, DraftLength, expec
 
 @dataclass(frozen=True)
 class Machine:
-    """Seconds: of a plain step, of a pass of the draft, and of each token that is checked beside the first."""
+    """A simulated machine. All times are in seconds.
+
+    plain: a step without guesses. draft: one pass of the draft model. check: each further token that a step checks.
+    right: the probability that a guess is right. noise: the largest relative increase of a measured time.
+    """
 
     draft: float
     check: float
@@ -25,7 +29,7 @@ class Machine:
 
 
 def simulated(machine: Machine, tokens: int, *, seed: int = 0, prompt: int = 20) -> float:
-    """The time for `tokens` tokens of one sequence, divided by the time of plain steps."""
+    """The time for `tokens` tokens of one sequence, divided by the time without guesses."""
     draw, length, taken, made = random.Random(seed), DraftLength(cost=machine.draft / machine.plain), 0.0, 0
     missing = prompt
     length.target_read(prompt, machine.plain * prompt / 16)
@@ -66,7 +70,7 @@ def test_a_good_draft_gives_nearly_what_the_best_fixed_number_gives(draft: float
 
 
 def test_guesses_that_never_pay_are_not_made() -> None:
-    """As fast as the target, and every check costs a whole step: even right guesses save nothing."""
+    """The draft is only as fast as the target, and every check costs a whole step: even right guesses save no time."""
     assert simulated(Machine(1.0, 1.0, right=1.0), 1000) < 1.03
 
 

@@ -1,4 +1,4 @@
-"""Guessing ahead: the guesses are right by definition, no token depends on them, and correct guesses save forward passes."""
+"""Prompt lookup: the guesses follow their definition, no token depends on them, and right guesses save forward passes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.engine.test_sampling import WISHES, sampler_of, sequence
 
 
 def plain_proposals(tokens: list[int], count: int) -> list[int]:
-    """The guess by definition.
+    """The guess, computed by its definition.
 
-    Take the longest ending of the text, of up to three tokens, that also occurs earlier. The guess is what follows its last
-    earlier occurrence.
+    Take the longest ending of the text, of up to three tokens, that also occurs earlier. The guess is the tokens that follow
+    its last earlier occurrence.
     """
     for length in range(LONGEST, 0, -1):
         ending = tokens[-length:]
@@ -51,7 +51,7 @@ def test_nothing_is_guessed_where_nothing_was_seen() -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("wishes", [WISHES, [{"temperature": 0.0}] * 5], ids=["all kinds", "greedy"])
 def test_verified_tokens_are_those_made_one_by_one(wishes: list[dict[str, object]], seed: int) -> None:
-    """Right guesses, wrong guesses and no guesses in one batch: each sequence gets the same tokens as without guessing."""
+    """One batch has right guesses, wrong guesses and no guesses: each sequence gets the same tokens as without guessing."""
     vocab, steps, draw = 19, 16, random.Random(seed)
     logits = 2 * torch.randn(len(wishes), steps, vocab, generator=torch.Generator().manual_seed(seed))
     plain, guessing = (

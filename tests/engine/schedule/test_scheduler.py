@@ -1,4 +1,4 @@
-"""The scheduler without a model: order, limits, preemption, cancellation, and no slot is lost."""
+"""The scheduler without a model: it keeps order and limits, preempts and cancels, and loses no slot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def scheduler(
 
 
 def step(one: Scheduler) -> tuple[Plan, list[Sequence]]:
-    """Run a step of a model that makes a new number for every token. Return the sequences that got a token."""
+    """Run a step of a fake model whose every token is a new number. Return the plan and the sequences that got a token."""
     plan = one.plan()
     assert plan.num_tokens <= one.max_step_tokens
     assert len(one.running) <= one.max_batch_size
@@ -98,7 +98,7 @@ def test_a_prompt_longer_than_a_step_goes_in_chunks_and_its_last_chunk_gives_a_t
 
 
 def test_running_sequences_get_a_token_in_every_step_while_a_long_prompt_advances() -> None:
-    """The long prompt, next to as many short ones as fit, also ends within the limit in the docstring."""
+    """The long prompt is computed beside as many short ones as fit, and also ends within the limit that `Scheduler` states."""
     one = scheduler(tokens=16, rows=8, num_slots=3000)
     running = [sequence(unlike(2, n), 400) for n in range(7)]
     for short in running:
@@ -109,7 +109,7 @@ def test_running_sequences_get_a_token_in_every_step_while_a_long_prompt_advance
     taken = 0
     while not long.new_tokens:
         _, given = step(one)
-        assert all(short in given for short in running), "a prompt stalled somebody who decodes"
+        assert all(short in given for short in running), "a prompt stalled a decoding sequence"
         taken += 1
     assert 300 / 16 < taken <= math.ceil(300 / (16 - 8))
 
@@ -273,7 +273,7 @@ def test_a_cancelled_request_gives_back_its_slots_at_once_wherever_it_is() -> No
 
 @pytest.mark.parametrize("seed", range(25))
 def test_any_order_of_arrivals_and_cancellations_ends_with_every_slot_accounted_for(seed: int) -> None:
-    """No sequence starves: the earliest running sequence advances in every step. All that are not cancelled are completed."""
+    """No sequence starves: the earliest running one advances in every step, and all that are not cancelled are completed."""
     draw = random.Random(seed)
     one = scheduler(draw.choice([45, 70, 200]), draw.choice([3, 6]), draw.choice([8, 20]), prefix_reuse=draw.random() < 0.7)
     asked: list[Sequence] = []
@@ -306,7 +306,7 @@ def test_any_order_of_arrivals_and_cancellations_ends_with_every_slot_accounted_
 
 
 def test_schedules_with_small_pools_do_preempt() -> None:
-    """This shows that the test above really tests preemption."""
+    """This shows that the pools of the test above are small enough for preemption."""
     preemptions = 0
     for seed in range(5):
         draw = random.Random(seed)

@@ -1,4 +1,4 @@
-"""Slots and prefixes, compared with a simple model of the required behaviour."""
+"""Slots and prefixes are compared with a simple model of the required behaviour."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Plain:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_tree_finds_and_keeps_what_a_dictionary_of_all_prefixes_does(seed: int) -> None:
-    """Texts of two letters, so the tree branches everywhere. Some texts grow while the prefixes of others are dropped."""
+    """The texts have only two letters, so the tree branches everywhere. Some grow while prefixes of others are dropped."""
     draw = random.Random(seed)
     slots = SlotAllocator(60)
     tree, plain = PrefixCache(slots), Plain()

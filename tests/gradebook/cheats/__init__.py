@@ -1,6 +1,6 @@
 """Known ways to cheat, or to harm the run, with the exercise `kv_cache_bytes`. They run only in the sandbox.
 
-They do not compute the number of bytes, except for cheats that are only possible with a right number.
+The cheats do not compute the number of bytes, except those that are only possible with the right number.
 """
 
 from __future__ import annotations

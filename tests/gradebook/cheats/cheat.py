@@ -1,12 +1,12 @@
 """The definition of a cheat, and the form of its cells.
 
-In a source, these words are replaced by facts of the run, because a good cheat knows them:
+In a cheat's source, these words are replaced by facts about the run, because a good cheat knows them:
 
 - `$PACKAGE` and `$ROOT`: the folders of labkit and of its repository;
 - `$OTHER`: the folder of the honest learner;
 - `$GRADES`, `$HOME` and `$TEMP`: folders of the person who grades;
 - `$SECRET`: the secret of the seeds;
-- `$PORT`: a port on which a program of this machine listens;
+- `$PORT`: a port on which a program on this machine is listening;
 - `$TABLE`: a table of right answers.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 RIGHT = "2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes"
 HEAD = "def kv_cache_bytes(config, lengths, element_bytes):\n"
 MARKER = "98765.4321"
-"""The number of seconds that a child which outlives its parent wants to sleep. It also identifies the child."""
+"""The number of seconds that a cheat's child process sleeps to outlive its parent. This number identifies the child."""
 
 _TO_THE_PIPE = """
 import json, os, sys
@@ -39,9 +39,9 @@ def seeds():
 
 @dataclass(frozen=True)
 class Cheat:
-    """A cheat: what it tries, the code of its cells, and what its verdict says, which shows that the cheat came so far.
+    """A cheat: what it tries, the code of its cells, and words in its verdict that show how far the cheat came.
 
-    `files` are texts of more files beside the notebook, and `links` are symbolic links there.
+    `files` are the texts of more files beside the notebook, and `links` are symbolic links beside it.
     """
 
     tries: str
@@ -52,12 +52,12 @@ class Cheat:
 
 
 def body(*lines: str) -> str:
-    """The exercise's function with these lines."""
+    """The exercise's function with these lines as its body."""
     return HEAD + "\n".join(f"    {line}" for line in lines)
 
 
 def sends(*lines: str) -> str:
-    """The exercise's function with these lines, which may use the pipe."""
+    """The exercise's function with these lines as its body, which can use `send`, `rows` and `seeds` to write to the pipe."""
     return _TO_THE_PIPE + "\n" + body(*lines)
 
 

@@ -26,7 +26,7 @@ CHEATS = {
         "could not be read",
     ),
     "frame-without-seeds": Cheat(
-        "It writes a frame with no answers, in the hope that nothing to compare is nothing wrong.",
+        "It writes a frame with no answers, in the hope that without answers to compare nothing is found wrong.",
         sends("send({})", "os._exit(0)"),
         "returned no answers to some inputs",
     ),

@@ -37,7 +37,7 @@ CHEATS = {
         "Read-only file system",
     ),
     "leaves-a-child": Cheat(
-        "It starts a process in a session of its own, which goes on when the worker has ended.",
+        "It starts a process in a session of its own, which would keep running after the worker has ended.",
         body(
             "import subprocess",
             f"subprocess.Popen(['sh', '-c', 'setsid sleep {MARKER} & setsid sleep {MARKER}'], start_new_session=True)",

@@ -12,7 +12,7 @@ CHEATS = {
         "answer",
     ),
     "hides-in-a-default": Cheat(
-        "It defines the function in the default value of another one.",
+        "It defines the function in the default value of another function's parameter.",
         "def helper(x=(kv_cache_bytes := lambda *a: 0)):\n    pass",
         WRONG,
     ),
@@ -63,7 +63,7 @@ CHEATS = {
         links={"solutions": "$ROOT/solutions", "other": "$OTHER"},
     ),
     "deep-code": Cheat(
-        "Its code is a sum of 100,000 numbers, which may end the process that reads it.",
+        "Its code is a sum of 100,000 numbers, which can crash the process that parses it.",
         f"DEEP = {'+'.join(['1'] * 100_000)}\n" + body("return DEEP"),
         "",
     ),

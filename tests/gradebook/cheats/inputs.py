@@ -22,7 +22,7 @@ CHEATS = {
         WRONG,
     ),
     "changes-the-inputs": Cheat(
-        "It returns the right number, and spoils the input for whoever uses it next.",
+        "It returns the right number, and changes the input that the next call uses.",
         body(f"found = {RIGHT}", "lengths.append(1)", "return found"),
         "changes its argument 'lengths'",
     ),

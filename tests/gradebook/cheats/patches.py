@@ -22,7 +22,7 @@ CHEATS = {
         WRONG,
     ),
     "patches-timers": Cheat(
-        "It stops all clocks and removes the timer, and works in peace.",
+        "It stops all clocks and removes the timer, so that no time limit stops it.",
         body(
             "import signal, time",
             "signal.setitimer(signal.ITIMER_REAL, 0)",
@@ -60,7 +60,7 @@ CHEATS = {
         "could not be read",
     ),
     "takes-the-inputs-away": Cheat(
-        "It removes the inputs of the exercise in its process, so that there is nothing to be wrong about.",
+        "It removes the inputs of the exercise in its process, so that no answer can be wrong.",
         "import labkit.grading.call as module\nGONE = setattr(module, 'run_cases', lambda *a, **k: [])\n" + body("return GONE"),
         "returned 0 answers for 5 inputs",
     ),

@@ -1,4 +1,4 @@
-"""Cheats that look for the answers, the secret or the grades outside of their own notebook."""
+"""Cheats that look for the answers, the secret or the grades outside their own notebook."""
 
 from __future__ import annotations
 

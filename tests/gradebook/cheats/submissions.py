@@ -13,7 +13,7 @@ PACKAGE = Path(labkit.__file__).parent
 
 
 def facts_of(root: Path, secret: str, honest: str, port: int) -> dict[str, str]:
-    """What the cheats know: see `tests.gradebook.cheats.cheat`. `root` is the folder of the class."""
+    """The facts that the cheats know; see `tests.gradebook.cheats.cheat`. `root` is the folder of the class."""
     return {
         "$PACKAGE": str(PACKAGE),
         "$ROOT": str(PACKAGE.parent),
@@ -28,7 +28,7 @@ def facts_of(root: Path, secret: str, honest: str, port: int) -> dict[str, str]:
 
 
 def table() -> str:
-    """A table of the right answers to the inputs that everybody can see, as Python code."""
+    """Python code of a table with the right answers to the inputs that everybody can see."""
     rows = {}
     for case in (case for seed in SEEDS for case in EXERCISE.cases(seed)):
         config, lengths, size = case.args

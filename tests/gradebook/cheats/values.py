@@ -1,4 +1,4 @@
-"""Cheats that return objects, numbers and tensors which deceive or crash the process that reads them."""
+"""Cheats that return objects, numbers and tensors that deceive or crash the process that reads them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CHEATS = {
         "answer",
     ),
     "scalar-that-changes": Cheat(
-        "It returns a scalar whose value is another one each time that it is read.",
+        "It returns a scalar whose value is different each time that it is read.",
         "import itertools\nclass Scalar:\n    shape = ()\n    numbers = itertools.count()\n"
         "    item = lambda self: next(self.numbers)\n" + body("return Scalar()"),
         WRONG,
     ),
     "huge-number": Cheat(
-        "It returns a number of so many digits that reading it takes for ever.",
+        "It returns a number with so many digits that reading it takes forever.",
         body("return 10 ** 2_000_000"),
         "thousands of digits",
     ),
@@ -42,7 +42,7 @@ CHEATS = {
         "cannot be read",
     ),
     "malformed-tensor": Cheat(
-        "It writes a frame whose tensor lies outside of its data.",
+        "It writes a frame whose tensor is outside the frame's data.",
         sends(
             """head = b'{"0":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'""",
             """runs = {seed: rows({"tensor": "0"}) for seed in seeds()}""",
@@ -57,7 +57,7 @@ CHEATS = {
         "cannot be read",
     ),
     "bottomless-frame": Cheat(
-        "It writes a frame with a million lists in each other, which may end the process that reads it.",
+        "It writes a frame with a million nested lists, which can crash the process that reads it.",
         sends(
             "text = b'[' * 10**6",
             "open(sys.argv[2], 'wb', buffering=0).write(pack_frame(text, b''))",
@@ -81,7 +81,7 @@ CHEATS = {
         "answer",
     ),
     "work-of-a-thread": Cheat(
-        "It returns an empty list, and a thread fills the list when the time limit no longer counts.",
+        "It returns an empty list, and a thread fills the list after the time limit has stopped counting.",
         "import threading, time\n"
         + body(
             "found = []",

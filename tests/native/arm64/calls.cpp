@@ -1,8 +1,8 @@
 // Calls functions of native.h for another program (machine.py), so that its tests can use the kernels of an emulated CPU.
 //
-// Arguments: a file and its size. The file is shared memory for everything that pointers point to; it lies at the address ARENA.
-// Each request on standard input is a function's name and the words of its arguments: integers, addresses, or the bits of
-// doubles. The answer on standard output is one word, the result.
+// Arguments: a file and its size. The file is shared memory for everything that pointers point to, mapped at the address ARENA.
+// Each request on standard input is a function's name and one 64-bit word for each argument: an integer, an address, or the bits
+// of a double. The answer on standard output is one word, the result.
 #include "../../../labkit/native/src/native.h"
 
 #include <cstdio>
@@ -33,7 +33,7 @@ template <class T> T argument(uint64_t word) {
     }
 }
 
-// A string is copied to the beginning of the arena, where nothing else lies.
+// A string is copied to the beginning of the arena, which holds nothing else.
 uint64_t answer(const char *text) { return (uint64_t)std::strcpy(ARENA, text); }
 template <class T> uint64_t answer(T result) { return (uint64_t)result; }
 

@@ -2,8 +2,8 @@
 
 `compiled` cross-compiles the library, with the flags of `labkit.native.build`, into a program that calls its functions
 (calls.cpp). `EmulatedLibrary` runs this program under qemu and has the functions of a loaded library. Each call copies the
-tensors of its arguments into memory that both processes share, and back afterwards. So tests of the native kernels run
-unchanged.
+tensors in its arguments into memory that both processes share, and copies them back afterwards. So the tests of the native
+kernels run unchanged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CALLS = Path(__file__).with_name("calls.cpp")
 
 
 def missing() -> str:
-    """Why no ARM CPU can be emulated here; an empty string if one can."""
+    """The reason why no ARM CPU can be emulated here; an empty string if one can."""
     lacking = [name for name in (GNU[0], QEMU) if shutil.which(name) is None]
     return f"no {' and no '.join(lacking)}; Debian's g++-aarch64-linux-gnu and qemu-user have them" if lacking else ""
 
@@ -51,7 +51,7 @@ def cpu_models() -> frozenset[str]:
 
 
 def compiled(compiler: list[str], folder: Path, *, as_on_macos: bool = False) -> Path:
-    """The program for ARM, in `folder`. as_on_macos: with the C++ library's threads alone, without OpenMP and futexes."""
+    """Compile the program for ARM in `folder`. as_on_macos: only with threads of C++'s library, without OpenMP and futexes."""
     flags = ["-DLK_WITHOUT_LINUX", "-fopenmp-simd"] if as_on_macos else build.openmp_flags(compiler, folder)
     objects = build.compile_sources(compiler, folder, flags, more=(_CALLS,))
     program = folder / "calls"
@@ -83,7 +83,7 @@ class EmulatedLibrary:
         assert self._process.wait() == 0
 
     def remember(self, tensor: Tensor) -> None:
-        """Note where the memory of a tensor begins and ends, because its address may be an argument."""
+        """Record where the memory of a tensor begins and ends, because its address can become an argument."""
         storage = tensor.untyped_storage()
         self._storages[tensor.data_ptr()] = storage.data_ptr(), storage.nbytes()
 
@@ -128,7 +128,7 @@ class EmulatedLibrary:
         return int(value) % (1 << 64)
 
     def _translated(self, given: Structure) -> Structure:
-        """A copy of a structure with the addresses that the emulated program needs."""
+        """A copy of a structure whose addresses are those in the emulated program."""
         copy = type(given)()
         for name, kind, *_ in given._fields_:
             value = getattr(given, name)
@@ -152,7 +152,7 @@ class EmulatedLibrary:
         return self._placed[base][0] + address - base
 
     def _put(self, data: bytes) -> int:
-        """Copy data into the shared memory, at a multiple of 64 and with a guard after it."""
+        """Copy data into the shared memory, at a multiple of 64 bytes and followed by a guard."""
         at = self._used
         end = at + len(data)
         self._used = (end + len(_GUARD) + 63) // 64 * 64
@@ -161,12 +161,12 @@ class EmulatedLibrary:
         return _ARENA + at
 
     def _take_back(self, name: str, returns_text: bool) -> None:
-        """Copy the tensors back; nothing before and after them may have changed."""
+        """Copy the tensors back, and check that no memory before or after them has changed."""
         assert returns_text or self._memory[: len(_GUARD)] == _GUARD
         for base, (at, size) in self._placed.items():
             end = at - _ARENA + size
             guard = self._memory[end : end + len(_GUARD)]
-            assert guard == _GUARD, f"{name} wrote behind a tensor of {size} bytes"
+            assert guard == _GUARD, f"{name} wrote past the end of a tensor of {size} bytes"
             ctypes.memmove(base, self._base + at - _ARENA, size)
 
 

@@ -1,4 +1,6 @@
-"""Tensors that detect wrong accesses of a kernel: outputs filled with poison between canaries, and misaligned inputs."""
+"""Tensors that reveal a kernel's wrong accesses: poisoned outputs (filled with NaN or the largest integer) with canaries
+around them, and misaligned inputs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from unittest import mock
 import torch
 
 MARGIN = 64
-"""Elements in front of and behind each guarded tensor."""
+"""The number of canary elements before and after each guarded tensor."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Choices of kernels, measured with a clock made for the test: they are stored, found again, and repeated after a change."""
+"""Choices of kernels, measured with a fake clock: they are stored, found again, and measured again after a change."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from labkit.ops.kernels import autotune
 from labkit.ops.kernels.autotune import Problem, Tuner, TuningFile
 
 CANDIDATES = {"first": 3.0, "second": 1.0, "third": 2.0}
-"""The plan of each is the milliseconds that it takes."""
+"""Each candidate's plan is the number of milliseconds that it takes."""
 PROBLEM = Problem("linear int8", (8, 4096, 16384), torch.float16, torch.device("cpu"))
 KEY = "linear int8 8x4096x16384 float16"
 ROOT = Path(__file__).parents[3]
 
 
 class Clock:
-    """Replaces `do_bench`: the time of a call is its return value. A plan below 0 fails."""
+    """Replaces `do_bench`: the time of a call is the call's return value. A plan below 0 fails."""
 
     def __init__(self) -> None:
         self.calls = 0

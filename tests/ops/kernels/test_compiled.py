@@ -23,12 +23,12 @@ HEADS = [(2, 32), (4, 64), (3, 80), (16, 128), (16, 256)]
 
 
 def meta(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor without memory. A launch needs only the type, the shape and the alignment of a tensor."""
+    """A tensor without memory. A recorded launch needs only a tensor's dtype, shape and alignment."""
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
 def compiled(call: Callable[[], object], arch: int) -> list[CompiledKernel]:
-    """The kernels that `call` launches. If one of them has a problem, the test fails here."""
+    """Compile the kernels that `call` launches. Fail the test if one of them has a problem."""
     found = compile_call(call, arch)
     assert found
     assert [problem for kernel in found for problem in kernel.problems()] == []
@@ -78,7 +78,7 @@ def test_decode_attention_copies_16_bytes_a_thread_ahead(heads: int, head_dim: i
     assert (decode.name, join.name) == ("decode_attention_kernel", "join_kernel")
     assert "cp.async.cg.shared.global" in decode.ptx, "keys and values are not fetched ahead of their use"
     assert decode.global_accesses()[16] >= 2
-    # At least four programs must fit on a multiprocessor: each loads three tiles of 16 KiB, which keeps the memory busy.
+    # At least four programs must fit on a multiprocessor to keep the memory busy: each loads three tiles of 16 KiB.
     assert 4 * decode.shared_bytes <= 163 * 1024
     assert 4 * decode.registers * 128 <= 65536
 

@@ -1,4 +1,4 @@
-"""Runs the tests in `interpreted/`, all in one process with Triton's interpreter. Each file there is one test here."""
+"""Runs the tests in `interpreted/` in one process with Triton's interpreter. Each file of that folder is one test here."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ pytestmark = [
 def interpreted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Counter[tuple[str, str]]]:
-    """The output of that process, and the number of tests by file and outcome.
+    """Run that process. Return its output, and the number of tests by file and outcome.
 
-    The options of this run about which tests to leave out are passed on.
+    The process leaves out the same tests as this run: it gets the same `-m` option.
     """
     report = tmp_path_factory.mktemp("interpreted") / "report.xml"
     command = [sys.executable, "-m", "pytest", str(FOLDER), "-p", "no:cacheprovider", "--junitxml", str(report)]

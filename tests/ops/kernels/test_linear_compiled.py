@@ -1,4 +1,4 @@
-"""Every configuration of the linear kernels, compiled for sm_80 and sm_90 at the shapes of GPT-J 6B."""
+"""Every configuration of the linear kernels is compiled for sm_80 and sm_90 with the shapes of GPT-J 6B."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not INSTALLED, reason="not measured here: the pa
 NUM_IN, NUM_OUT = 4096, 12288
 KINDS = ["dense", "int8", "int4", "w8a8", "fp8"]
 BUCKETS = {"dense": [1, 8, 16], "int8": [1, 8, 16, 32, 64], "int4": [1, 8, 16, 32, 64], "w8a8": [8, 64], "fp8": [8, 64]}
-"""Rows; 2 and 4 run in the block of 8."""
+"""For each kind of weight, the numbers of rows that are tested. 2 and 4 rows run in the block of 8."""
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -42,7 +42,7 @@ def weight_of(kind: str, dtype: torch.dtype, group: int = 32) -> GPUWeight:
 
 @functools.cache
 def compiled(kind: str, rows: int, dtype: torch.dtype, arch: int, group: int = 32) -> dict[str, list[CompiledKernel]]:
-    """The kernels that each plan launches. Plans that differ only in the number of parts launch the same kernels."""
+    """The kernels that each plan launches. Plans that differ only in their number of parts above 1 share kernels."""
     x, weight, bias = meta(rows, NUM_IN, dtype=dtype), weight_of(kind, dtype, group), meta(NUM_OUT, dtype=dtype)
     found: dict[str, list[CompiledKernel]] = {}
     seen = set()
@@ -66,8 +66,8 @@ def check(found: dict[str, list[CompiledKernel]], kind: str, arch: int) -> None:
             continue
         assert "cp.async.cg.shared.global" in main.ptx, "weights are not fetched ahead of their use"
         assert "mma" in main.ptx, "no tensor cores"
-        if "PARTS=1" not in label:  # without the scales and the bias at the end, these are the loads of the loop
-            # The scales of int4 are narrower. int8 that becomes float16 for Hopper's wgmma is copied in pieces of 8 bytes.
+        if "PARTS=1" not in label:  # this kernel does not load scales and bias at its end, so all loads are those of the loop
+            # The scales of int4 are narrower. int8 values that become float16 for Hopper's wgmma are copied 8 bytes at a time.
             narrower = {"int4": {2, 4, 8}, "int8": {8} if arch == 90 else set()}.get(kind, set())
             assert {16} <= set(accesses) <= {16} | narrower, f"{label}: {accesses}"
 
@@ -108,7 +108,7 @@ def test_spreading_int4_out() -> None:
 
 
 def test_awkward_shapes_fit_too() -> None:
-    """Rows that are no multiple of 16 bytes: narrow accesses, but neither spills nor too much shared memory."""
+    """Rows that are not a multiple of 16 bytes give narrow accesses, but no spills and not too much shared memory."""
     x, weight = meta(3, 257, dtype=torch.float16), meta(130, 257, dtype=torch.float16)
     for rows in (1, 3):
         kernels = compile_call(lambda: linear_triton(x[:rows], weight, None), 80)  # noqa: B023

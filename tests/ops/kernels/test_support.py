@@ -1,4 +1,4 @@
-"""The errors of kernels where they cannot run, and the figures that are read from a compiled kernel."""
+"""The errors of kernels on machines where they cannot run, and the figures that are read from a compiled kernel."""
 
 from __future__ import annotations
 

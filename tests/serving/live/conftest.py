@@ -28,7 +28,7 @@ def offline(triton_server: None) -> Engine:
 
 @pytest.fixture(scope="session")
 def served(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of all five models. Tests must not change it."""
+    """A server of all five models, which tests must not change."""
     folder = tmp_path_factory.mktemp("served")
     write_repository(folder / "repository", ServeSettings())
     with Server(folder / "repository", watch=False, log=folder / "log") as server:

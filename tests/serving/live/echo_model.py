@@ -1,4 +1,4 @@
-"""A repository with one small model of its own, which returns its input."""
+"""A repository with a single small model, which returns its input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a running server consists of: its processes and its shared memory."""
+"""The processes and the shared memory of a running server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def processes(server: Server) -> list[psutil.Process]:
 
 
 def model_process(server: Server, model: str) -> psutil.Process:
-    """The process that runs a model. If the model is being replaced and has two, the newer one."""
+    """The process that runs a model; the newer one if the model is being replaced and has two."""
     found = [process for process in processes(server) if f"{model}_0_0" in if_alive(process.cmdline, [])]
     return max(found, key=psutil.Process.create_time)
 
 
 def region_prefix(server: Server) -> str:
-    """How the names of a server's regions of shared memory begin. The server was started by this process."""
+    """The beginning of the names of the shared-memory regions of a server that this process has started."""
     return f"triton-labkit-{os.getpid()}-{server.grpc.rpartition(':')[2]}-"
 
 

@@ -22,7 +22,7 @@ PROMPT = "Once upon a time"
 
 
 def tensor(spec: TensorSpec, values: Any) -> Any:
-    """An input tensor of gRPC."""
+    """A gRPC input tensor."""
     return as_input(spec.name, spec.dtype.replace("STRING", "BYTES"), values)
 
 
@@ -59,7 +59,7 @@ def fastertransformer(prompts: Sequence[Sequence[int]], new_tokens: int, **given
 
 
 def long_request(model: str, new_tokens: int, *, stream: bool = False) -> list[Any]:
-    """A request to one of the three models for exactly so many new tokens: no token ends the text. stream: `gptj` only."""
+    """A request to one of the three models for exactly `new_tokens` new tokens: no token ends the text. stream: `gptj` only."""
     if model == "gptj":
         return gptj(text_input=PROMPT, max_new_tokens=new_tokens, ignore_eos=True, stream=stream)
     if model == "ensemble":
@@ -76,7 +76,7 @@ def _encoded(values: list[Any]) -> list[Any]:
 
 
 def infer(server: Server, model: str, inputs: list[Any], **options: Any) -> dict[str, Any]:
-    """The outputs, by name, of a model that sends one response."""
+    """Send a request to a model that sends one response. Return its outputs by name."""
     with grpc_client(server.grpc) as client:
         result = client.infer(model, inputs, **{"client_timeout": PATIENCE} | options)
     return _values(result)
@@ -86,7 +86,10 @@ def infer(server: Server, model: str, inputs: list[Any], **options: Any) -> dict
 def streaming(
     server: Server, inputs: list[Any], *, seconds: float = PATIENCE, **options: Any
 ) -> Iterator[queue.SimpleQueue[Any]]:
-    """A stream of `gptj`: a queue of outputs by name, or an error. The stream is cancelled at the end of the block."""
+    """Open a stream of `gptj`. Yield a queue that gets the outputs by name of each response, or an error.
+
+    The stream is cancelled at the end of the block.
+    """
     found: queue.SimpleQueue[Any] = queue.SimpleQueue()
     over = threading.Event()
 
@@ -103,7 +106,7 @@ def streaming(
 
 
 def stream(server: Server, inputs: list[Any], **options: Any) -> list[dict[str, Any]]:
-    """All responses of `gptj` to one request; raises the error if it was refused."""
+    """All responses of `gptj` to one request; raises the error if the request was refused."""
     responses = []
     with streaming(server, inputs, **options) as found:
         while not responses or not responses[-1].get("finish_reason", [""])[0]:
@@ -115,7 +118,7 @@ def stream(server: Server, inputs: list[Any], **options: Any) -> list[dict[str, 
 
 
 def ask(server: Server, **given: Any) -> dict[str, Any]:
-    """The one response of `gptj` to a request that does not stream."""
+    """The single response of `gptj` to a request that does not stream."""
     (response,) = stream(server, gptj(**given))
     return response
 

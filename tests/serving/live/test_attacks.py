@@ -1,4 +1,4 @@
-"""Programs of other users that can reach a server's ports: the requests that are refused, and that they had no effect."""
+"""Programs of other users can reach a server's ports: their harmful requests are refused and have no effect."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.serving.live.processes import processes, region_prefix, shared_memory
 from tests.serving.live.requests import ask, ensemble, infer, post
 
 PAGE = {"Origin": "http://evil.example", "Content-Type": "text/plain"}
-"""What a browser sends for a page without asking the server first."""
+"""Headers that a browser sends for a web page without a preflight request to the server."""
 
 EVIL_CONFIG = {
     "name": "evil",
@@ -64,7 +64,7 @@ CLOSED = [
 def call(
     server: Server, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
 ) -> tuple[int, str, dict[str, str]]:
-    """Status, text and headers of an answer."""
+    """Send a request. Return the status, text and headers of the answer."""
     connection = http.client.HTTPConnection(server.http, timeout=PATIENCE)
     try:
         connection.request(method, path, body, headers or {})
@@ -75,12 +75,12 @@ def call(
 
 
 def evil_code(proof: Path) -> str:
-    """A model that creates a file when it is read."""
+    """The code of a model that creates a file when the code is loaded."""
     return f"open({str(proof)!r}, 'w').write('it ran')\n"
 
 
 def evil_load(proof: Path) -> dict[str, Any]:
-    """The parameters of a load request that contains its own code."""
+    """The parameters of a load request that brings the model's code with it."""
     code = base64.b64encode(evil_code(proof).encode()).decode()
     return {"parameters": {"config": json.dumps(EVIL_CONFIG), "file:1/model.py": code}}
 
@@ -135,8 +135,10 @@ def test_programs_use_models_and_read_without_a_secret(served: Server) -> None:
 
 @pytest.mark.parametrize("path", ["/v2/models/gptj/generate", "/v2/models/gptj/infer", "/v2/models/gptj/config"])
 def test_a_page_may_not_read_what_comes_back(served: Server, path: str) -> None:
-    """No answer carries the header without which a browser keeps it from a page; nor is a page's question before a request
-    that is not simple answered. A simple request does reach the model: Triton looks at neither Origin nor Host."""
+    """No answer has the header that a browser needs before it lets a page read the answer, and preflight requests are refused.
+
+    A simple request does reach the model, because Triton checks neither Origin nor Host.
+    """
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": HEADER}
     for method, body in (("OPTIONS", None), ("POST", '{"text_input": "In", "max_new_tokens": 1}'), ("GET", None)):
         status, _, headers = call(served, method, path, body, PAGE | asked)
@@ -158,7 +160,7 @@ def test_the_metrics_port_gives_numbers_and_takes_nothing(served: Server) -> Non
 
 
 def readable_by_others(kind: str) -> list[str]:
-    """The content of the files in `/proc` that other users may read, for all processes."""
+    """The content of the files of this kind in `/proc` that other users can read, for all processes."""
     found = []
     for file in Path("/proc").glob(f"[0-9]*/{kind}"):
         try:
@@ -201,13 +203,13 @@ def test_only_loopback_is_listened_on(served: Server) -> None:
 
 
 def listening(found: list[psutil.Process]) -> set[tuple[str, int]]:
-    """Addresses and ports on which processes listen."""
+    """The addresses and ports on which processes are listening."""
     connections = [one for process in found for one in process.net_connections("inet")]
     return {(one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN}
 
 
 def test_a_secret_is_random_and_opens_its_server_until_that_ends(served: Server, tmp_path: Path) -> None:
-    """With the secret, the same attack works. So without it, requests are refused for the missing secret and nothing else."""
+    """With the secret, the same attack works. So without it, requests are refused only because the secret is missing."""
     proof = tmp_path / "proof"
     with Server(served.repository, models=["postprocessing"], watch=False, log=tmp_path / "log") as other:
         address = other.grpc

@@ -1,4 +1,4 @@
-"""If the client of a request has gone, or the request's time is over, its place in the engine becomes free."""
+"""If the client of a request has gone, or the request's time is over, the request's place in the engine becomes free."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.serving.live.requests import (
 from tests.serving.live.test_counters import at_rest
 
 ROOM = 2
-"""Sequences that the server of this module runs at a time; nobody waits beside them: it refuses what finds no place."""
+"""The number of sequences that the server of this module runs at a time. It has no queue: it refuses all further requests."""
 
 NEW_TOKENS = 500
 ATTEMPTS = 6
@@ -44,7 +44,7 @@ def narrow(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def has_place_for(server: Server, prompts: int) -> bool:
-    """Whether the engine accepts this many more requests now."""
+    """Whether the engine accepts a request with this many prompts now."""
     try:
         infer(server, "fastertransformer", fastertransformer([[260]] * prompts, 1))
     except client_library().InferenceServerException as error:
@@ -55,7 +55,7 @@ def has_place_for(server: Server, prompts: int) -> bool:
 
 
 def wait_until_idle(server: Server) -> None:
-    """Wait until every place is free. If only one were free, the next requests would compete for it."""
+    """Wait until every place is free. If only one place were free, the next requests would compete for it."""
     wait_for(lambda: has_place_for(server, ROOM), "free places")
 
 
@@ -66,7 +66,7 @@ def tokens_made(server: Server) -> int:
 
 @pytest.fixture(scope="module")
 def whole(narrow: Server) -> float:
-    """Seconds that the long requests take when nobody cancels them."""
+    """The seconds that the long requests take when they are not cancelled."""
     began = time.monotonic()
     with ThreadPoolExecutor(ROOM) as pool:
         list(pool.map(lambda _: infer(narrow, "fastertransformer", long_request("fastertransformer", NEW_TOKENS)), range(ROOM)))
@@ -74,7 +74,7 @@ def whole(narrow: Server) -> float:
 
 
 Way = Callable[[Server, contextlib.ExitStack], None]
-"""Fills the engine with requests that the stack ends; of streams it waits for the first token."""
+"""A function that fills the engine with requests that the stack ends. If they are streams, it waits for their first tokens."""
 
 
 def grpc_streams_end(server: Server, stack: contextlib.ExitStack) -> None:
@@ -107,7 +107,7 @@ def test_a_client_that_goes_frees_its_place(narrow: Server, whole: float, way: W
         before = tokens_made(narrow)
         with contextlib.ExitStack() as stack:
             way(narrow, stack)
-            time.sleep(whole / 8)  # a check that arrives before the requests would take the place of one
+            time.sleep(whole / 8)  # if the check arrived before the requests, it would take the place of one of them
             full = not has_place_for(narrow, 1)
         wait_until_idle(narrow)
         made = tokens_made(narrow) - before
@@ -120,7 +120,7 @@ def test_a_client_that_goes_frees_its_place(narrow: Server, whole: float, way: W
 @pytest.mark.parametrize("model", ["gptj", "fastertransformer", "ensemble"])
 @pytest.mark.parametrize("which", one_in(2, ["timeout", "deadline"]))
 def test_a_request_whose_time_is_up_frees_its_place(narrow: Server, whole: float, model: str, which: str) -> None:
-    """`timeout` is Triton's parameter, in microseconds: its way through an ensemble is the only one that Triton has."""
+    """`timeout` is Triton's parameter, in microseconds. It is the only time limit that Triton passes through an ensemble."""
     if (model, which) == ("ensemble", "deadline"):
         pytest.skip("not measured here: Triton hands on an ensemble's cancellation between its steps only")
     seconds, words = whole / 8, "its deadline has passed; it had generated" if which == "timeout" else "Deadline Exceeded"
@@ -156,7 +156,7 @@ def _limit(which: str, name: str, seconds: float, microseconds: int) -> dict[str
 
 
 def _failure(asked: Future[None]) -> str:
-    """The error of a request, or a text that says that it ended before its time was over."""
+    """The error of a request, or a text that says that the request was answered before its time was over."""
     error = asked.exception()
     if error is None:
         return "answered in time"

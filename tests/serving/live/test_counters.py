@@ -1,4 +1,4 @@
-"""labkit's counters: each refused request once, by its reason, and none of the watchdog's probes."""
+"""labkit's counters count each refused request once, by its reason, and none of the watchdog's probes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMES = 3
 
 
 def at_rest(server: Server) -> Metrics:
-    """Read the metrics when they have stopped changing. The server writes them every half second."""
+    """Read the metrics after they have stopped changing. The server updates them every half second."""
     look = read_metrics(server.metrics)
     until = time.monotonic() + PATIENCE
     while True:
@@ -38,7 +38,7 @@ def _own(look: Metrics) -> dict[Any, float]:
 
 
 def when(server: Server, before: Metrics, counted: Callable[[Metrics], bool]) -> Metrics:
-    """Wait until at least this much has been counted since `before`, and return the counts since then."""
+    """Wait until `counted` is true for the counts since `before`, and return these counts."""
     until = time.monotonic() + PATIENCE
     while not counted(found := read_metrics(server.metrics) - before):
         assert time.monotonic() < until, _own(found)

@@ -1,4 +1,4 @@
-"""If a tritonserver or a model's process ends, waiting clients get an error, and the deployment soon answers again."""
+"""If tritonserver or a model's process ends, waiting clients get an error, and the deployment soon answers again."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def kept(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @contextlib.contextmanager
 def started_again(server: Server, offline: Engine) -> Iterator[list[str]]:
-    """In this block, the server must end. After it, the server was started again once and answers as before.
+    """Check that the server ends in this block, is restarted exactly once, and then answers as before.
 
-    The yielded list gets the reason why the server ended.
+    The reason why the server ended is appended to the yielded list.
     """
     before, pid, memory = len(server.restarts), server.pid, shared_memory(region_prefix(server))
     why: list[str] = []
@@ -94,7 +94,7 @@ def text(server: Server) -> Any:
 
 @contextlib.contextmanager
 def in_flight(server: Server, ways: list[Callable[[Server], Any]]) -> Iterator[list[Future[Any]]]:
-    """Long requests that have begun and are far from finished."""
+    """Start long requests. Yield them when they have all begun and are far from finished."""
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         asked = [pool.submit(ways[number % len(ways)], server) for number in range(IN_FLIGHT)]
         dog: Any = server.watchdog
@@ -104,7 +104,7 @@ def in_flight(server: Server, ways: list[Callable[[Server], Any]]) -> Iterator[l
 
 
 def errors(asked: list[Future[Any]]) -> list[str]:
-    """The names of the errors with which the requests ended. Without an error, the name is empty."""
+    """The types of the errors with which the requests ended; an empty text for a request without an error."""
     found = []
     for each in asked:
         error = each.exception(timeout=PATIENCE)

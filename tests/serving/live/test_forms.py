@@ -1,4 +1,4 @@
-"""Values as clients write them, over HTTP and gRPC: valid ones are answered; for others an error names the input."""
+"""Values as clients write them, over HTTP and gRPC: valid values are answered; for others, an error names the input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ('"ignore_eos": true', {"ignore_eos": True}),
     ('"presence_penalty": -1', {"presence_penalty": -1.0}),
 ]
-"""Beside a prompt in the body of `/generate`, and the arguments of `SamplingParams` that they mean."""
+"""What is written beside the prompt in the body of `/generate`, and the arguments of `SamplingParams` that it stands for."""
 
 
 @pytest.mark.parametrize(("written", "params"), TAKEN)
@@ -160,7 +160,7 @@ SAMPLING: list[tuple[dict[str, Any], str]] = [
     ({"end_id": 8192}, "8192"),
     ({"repetition_penalty": 0.0}, "repetition_penalty is 0"),
 ]
-"""Refused also where greedy or beam search would not look at them."""
+"""Values that are refused, even where greedy or beam search would ignore them."""
 
 
 @pytest.mark.parametrize(("given", "words"), SAMPLING)

@@ -1,4 +1,4 @@
-"""Exported parts on a real server: the ensemble answers like the engine, and bad requests get one sentence."""
+"""Exported parts on a real server: the ensemble answers like the engine, and a bad request gets a one-sentence error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests share the engine's steps: a short one does not wait for a long one, and each gets its own answer."""
+"""Requests share the engine's steps: a short request does not wait for a long one, and each gets its own answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONG = 480
 
 
 ATTEMPTS = 6
-"""On a busy machine the client may come too late with its short request."""
+"""The number of attempts: on a busy machine, the client can be too late with its short request."""
 
 
 @pytest.mark.parametrize("short", ["gptj", "fastertransformer", "ensemble"])
@@ -38,7 +38,7 @@ def test_a_long_request_does_not_hold_a_short_one(served: Server, long: str, sho
 
 
 def was_held(served: Server, long: str, short: str) -> bool:
-    """Whether a long request ended before a short one that came after it."""
+    """Whether a long request ended before a short request that came after it."""
     ended = threading.Event()
 
     def run_long() -> None:

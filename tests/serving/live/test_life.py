@@ -28,7 +28,7 @@ from tests.serving.live.requests import PROMPT, ask, ensemble, infer
 
 
 def remains(server: Server, pid: int) -> list[Path]:
-    """The regions of shared memory and the folders that are left of a server that has ended."""
+    """The shared-memory regions and the folders that a server has left behind at its end."""
     folders = [server.log.parent, shared_folder_path(pid)]
     return [*shared_memory(region_prefix(server)), *(folder for folder in folders if folder.exists())]
 
@@ -71,7 +71,7 @@ def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: 
 
 @pytest.mark.long
 def test_two_servers_on_one_repository(watched: Server, offline: Engine, tmp_path: Path) -> None:
-    """The second server is started in a thread. When it ends, it leaves nothing over, and the first server continues."""
+    """The second server is started in a thread. When it ends, it leaves nothing behind, and the first server continues."""
     made: list[Server] = []
     thread = threading.Thread(target=lambda: made.append(Server(watched.repository)))
     thread.start()
@@ -157,7 +157,7 @@ def test_a_model_whose_process_ends_before_it_answers_is_not_waited_for(tmp_path
 
 @pytest.mark.long
 def test_code_that_never_comes_back_is_given_up(tmp_path: Path) -> None:
-    """With a longer time limit, the server itself has started before the limit passes, on a busy machine too."""
+    """On a busy machine, the server itself may only come up within the longer time limit."""
     repository = write_repository_of_one(tmp_path, "import time\ntime.sleep(600)")
     for seconds in (6, 60):
         with pytest.raises(NotAvailable) as refused:
@@ -172,7 +172,7 @@ def test_code_that_never_comes_back_is_given_up(tmp_path: Path) -> None:
     [({"cache_bytes": "99000000000000"}, "a KV cache of"), ({"model": "no-such-model"}, "no-such-model")],
 )
 def test_an_engine_that_cannot_be_loaded(tmp_path: Path, settings: dict[str, str], words: str) -> None:
-    """The cause reaches whoever starts the server, and whoever loads fastertransformer, which needs the engine."""
+    """The error names the cause, also when fastertransformer, which needs the engine, is loaded."""
     write_repository(tmp_path, ServeSettings())
     _set_parameters(tmp_path / "gptj" / "config.pbtxt", settings)
     with Server(tmp_path, models=[]) as server:
@@ -195,7 +195,7 @@ def _set_parameters(config: Path, settings: dict[str, str]) -> None:
 
 @pytest.mark.long
 def test_ranks(tmp_path: Path, offline: Engine) -> None:
-    """An engine on two processes gives the same tokens; when one is killed requests say so, and the model comes back."""
+    """An engine on two processes gives the same tokens. When one is killed, requests get errors and the model is reloaded."""
     write_repository(tmp_path / "repository", ServeSettings(tensor_parallel=2))
     with Server(tmp_path / "repository", models=["gptj"], log=tmp_path / "log") as server:
         assert server.watchdog is not None
@@ -221,7 +221,7 @@ def test_ranks(tmp_path: Path, offline: Engine) -> None:
 
 @pytest.mark.long
 def test_two_instances(tmp_path: Path, offline: Engine) -> None:
-    """Both engines get work: each has a process, and both use the processor."""
+    """Both engines get work: each has a process of its own, and both processes use processor time."""
     write_repository(tmp_path / "repository", ServeSettings(instances=2, cache_bytes=64 * 2**20))
     with Server(tmp_path / "repository", watch=False, log=tmp_path / "log") as server:
         stubs = [each for each in processes(server) if any(f"gptj_0_{number}" in each.cmdline() for number in (0, 1))]

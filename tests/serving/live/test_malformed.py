@@ -1,4 +1,4 @@
-"""A thousand malformed requests, made from a seed: each is refused with a message, and valid ones are still answered."""
+"""A thousand malformed requests from a seeded generator are each refused with a message, and valid requests still work."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _renamed(inputs: list[Any], names: list[str], shape: list[int] | None = None
 
 
 def message_of(model: str, inputs: list[Any]) -> Any:
-    """The request as a message of the protocol. It can hold values that no client library would send."""
+    """The request as a protobuf message, which can hold values that no client library would send."""
     message = pb2.ModelInferRequest(model_name=model)
     for given in inputs:
         message.inputs.add(name=given.name(), datatype=given.datatype(), shape=given.shape())
@@ -53,7 +53,7 @@ def message_of(model: str, inputs: list[Any]) -> Any:
 
 
 Mistake = Callable[[Any, random.Random], bool]
-"""Makes a message wrong; False where this one cannot be made wrong so."""
+"""A function that makes a message wrong. It returns False if this message cannot be made wrong in this way."""
 
 
 def some_input(message: Any, draw: random.Random) -> int:
@@ -89,7 +89,7 @@ def too_many_bytes(message: Any, draw: random.Random) -> bool:
 
 
 MAY_BE_EMPTY = ("stop", "INPUT_2", "INPUT_3", "BAD_WORDS_DICT")
-"""Lists of words: an empty one is none."""
+"""Word lists, which may be empty: an empty list means that there is none."""
 
 
 def no_elements(message: Any, draw: random.Random) -> bool:
@@ -207,7 +207,7 @@ MISTAKES: list[Mistake] = [
 
 
 def malformed(count: int, seed: int) -> Iterator[tuple[str, Any]]:
-    """The name of the mistake, and the message that contains it."""
+    """Yield the name of a mistake and a message that contains the mistake, `count` times."""
     draw = random.Random(seed)
     while count:
         model = draw.choice(sorted(GOOD))
@@ -218,7 +218,7 @@ def malformed(count: int, seed: int) -> Iterator[tuple[str, Any]]:
 
 
 def refusal(server: Server, name: str, message: Any) -> str:
-    """The status and words with which a message is refused."""
+    """Send a message. Return the status and the words with which it was refused."""
     stub = _stub(server)
     try:
         if message.model_name != "gptj":
@@ -243,7 +243,7 @@ _CHANNELS: dict[str, Any] = {}
 
 
 def test_good_ones_are_answered(served: Server) -> None:
-    """The mistakes are made in requests without one."""
+    """The requests into which mistakes are planted are valid."""
     for model, inputs in GOOD.items():
         message = message_of(model, inputs())
         assert "was answered" in refusal(served, "nothing", message), model

@@ -1,4 +1,4 @@
-"""A client that names outputs gets exactly these outputs, with the same values as when it asks for all."""
+"""A client that names outputs gets exactly these outputs, with the same values as when it asks for all outputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def request_of(model: str) -> list[Any]:
 
 
 def same(found: Any, expected: Any, what: str) -> None:
-    """Whether values are equal, or nearly equal for log-probabilities, which depend on the other prompts in a step."""
+    """Check that values are equal, or nearly equal for log probabilities, which depend on the other prompts in a step."""
     compare = np.testing.assert_allclose if found.dtype == np.float32 else np.testing.assert_array_equal
     compare(found, expected, **({"rtol": 1e-4} if found.dtype == np.float32 else {}), err_msg=what)
 

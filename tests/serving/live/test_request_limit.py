@@ -1,4 +1,4 @@
-"""`request_seconds`: if a client disappears without closing the connection, its request does not keep its place to the end."""
+"""With `request_seconds`, the request of a client that disappears without closing its connection does not keep its place."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_an_empty_prompt_begins_with_start_id(served: Server, offline: Engine) -
     expected = offline.generate([[9], [260, 951]], SamplingParams(max_new_tokens=8))
     for row, output in enumerate(expected):
         length = made["sequence_length"][row, 0]
-        # An empty prompt gets no token before it, and has the same answer as the prompt that holds only start_id.
+        # start_id is not part of the output, but the new tokens are those of a prompt that holds only start_id.
         assert made["output_ids"][row, 0, :length].tolist()[-8:] == output.token_ids
 
 
@@ -163,7 +163,7 @@ def test_word_lists_of_tokens(served: Server, offline: Engine) -> None:
 
 
 def test_padding_behind_the_end_is_no_text(served: Server, offline: Engine) -> None:
-    """One of two prompts ends early. Its row in the batch is padded, but its text is not."""
+    """One of two prompts ends early. Its row in the batch is padded, but its text has no padding."""
     words = once(offline, PROMPT).text.split()
     made = infer(served, "ensemble", ensemble([PROMPT, "The"], 24, stop=words[1]))
     assert made["OUTPUT_0"][0, 0] == (PROMPT + once(offline, PROMPT, stop=[words[1], " " + words[1]]).text)

@@ -1,7 +1,7 @@
 """labkit's own functions for lab 04's stages: the references of exercises 4.2, 4.3, 4.4 and 4.7.
 
-Exercise 4.5 needs them in the server that runs a learner's ensemble, so they are not in `labkit.answers`. They are a package of
-their own because the sandbox hides this folder from the functions of all other exercises. Then the package is empty.
+Exercise 4.5 needs them in the server that runs a learner's ensemble, so they are not in `labkit.answers`. They are in a
+separate package because the sandbox hides this folder from the functions of all other exercises. Then the package is empty.
 """
 
 from __future__ import annotations
@@ -39,6 +39,6 @@ def postprocess(token_ids: NDArray[Any], lengths: NDArray[Any], decode: Decode) 
 
 
 def answer_together(requests: list[list[Job]], generate: Callable[[list[Job]], list[str]]) -> list[list[str]]:
-    """For each request, the texts of its jobs; all jobs are computed in one batch."""
+    """Return the texts of the jobs of each request. All jobs are computed in one batch."""
     texts = iter(generate([job for request in requests for job in request]))
     return [[next(texts) for _ in request] for request in requests]

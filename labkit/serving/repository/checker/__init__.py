@@ -1,1 +1,1 @@
-"""Checks model repositories: says what is wrong in a `config.pbtxt`, in which line, and what to do."""
+"""Checks model repositories: says what is wrong in a `config.pbtxt`, on which line, and what to do."""

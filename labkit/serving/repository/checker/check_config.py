@@ -1,6 +1,6 @@
-"""Checks a `config.pbtxt`: says what is wrong, in which line, and what to do.
+"""Checks a `config.pbtxt`: says what is wrong, on which line, and what to do.
 
-The server itself names no line, stops at the first mistake, and accepts some mistakes silently.
+The server itself reports no line number, stops at the first mistake, and accepts some mistakes silently.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults of an ensemble: steps whose model does not exist or does not get its inputs."""
+"""Finds faults of an ensemble: steps whose model does not exist or does not get its inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of an ensemble's wires, the tensors between its steps: unconnected ends, different shapes, cycles."""
+"""Finds faults of an ensemble's wires, the tensors between its steps: unconnected ends, different shapes, cycles."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _fit(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def _circle(steps: list[Node], given: set[str]) -> Iterator[Fault]:
-    """Steps that wait for one another: the steps that remain when all other steps have run."""
+    """Yield a fault if steps wait for one another: these steps remain when all other steps have run."""
     made_by = {entry.wire: number for number, step in enumerate(steps) for entry in entries(step, "output_map")}
     made_by = {wire: number for wire, number in made_by.items() if wire not in given}
     waits = {

@@ -1,4 +1,4 @@
-"""Differences between a `config.pbtxt` and what the code of a known model needs."""
+"""Finds differences between a `config.pbtxt` and what the code of a known model needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.serving.repository.tensors import TensorSpec
 
 
 def expected_faults(config: Node, expected: ModelConfig, gpus: int | None) -> Iterator[Fault]:
-    """Missing, unknown, misspelt or wrong tensors, and a wrong batch size, streaming mode, backend or number of copies.
+    """Yield faults: missing, unknown, misspelt or wrong tensors, a wrong batch size, streaming mode, backend or copy count.
 
     gpus: the number of GPUs of the server's machine; None if unknown.
     """
@@ -84,7 +84,7 @@ def _kinds(config: Node, expected: ModelConfig) -> Iterator[Fault]:
 
 
 def _copies(config: Node, expected: ModelConfig, gpus: int) -> Iterator[Fault]:
-    """Instance groups for which the server would start one copy per GPU: the groups whose kind is GPU, explicitly or by
+    """Yield faults for groups of which the server would start one copy per GPU: groups whose kind is GPU, explicitly or by
     default.
     """
     if expected.instances is None or gpus < 2 or "instance_group" in config.refused:

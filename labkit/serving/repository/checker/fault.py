@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """A mistake: its line, what was given, and what to do about it.
+    """A mistake: its line, what is wrong, and what to do about it.
 
     line: counted from 1; 0 for a mistake of a whole file or folder. As text a fault reads `config.pbtxt:12: what; do`.
     """

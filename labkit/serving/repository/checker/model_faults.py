@@ -1,4 +1,4 @@
-"""Faults of a model's name, backend, batching, instances and parameters that can be found without knowing its code."""
+"""Finds faults of a model's name, backend, batching, instances and parameters, without knowing the model's code."""
 
 from __future__ import annotations
 

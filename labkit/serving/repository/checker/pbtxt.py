@@ -1,4 +1,4 @@
-"""Reads a `config.pbtxt`, and keeps the line of every value.
+"""Reads a `config.pbtxt`, and keeps the line number of every value.
 
 Protobuf (`google.protobuf.text_format` with the real `inference.ModelConfig`) decides whether a field is legal, and what its
 value is. `pbtxt_tree` finds the lines.
@@ -64,7 +64,7 @@ class Node:
     def blemished(self) -> bool:
         """Whether something in the message was refused, at any depth.
 
-        After a refusal, a field that seems missing may only be misspelt.
+        After a refusal, a field that seems to be missing may just be misspelt.
         """
         return bool(self.refused) or any(node.blemished() for nodes in self.messages.values() for node in nodes)
 
@@ -124,7 +124,7 @@ def _refusal(text: str, message: Any) -> tuple[int, int, str] | None:
 
 
 def _without(text: str, block: Block, refused: Field) -> str:
-    """Replace a statement by blanks, so that all other places stay the same, and remove it from its block."""
+    """Replace a statement with blanks, so that all other positions stay the same, and remove it from its block."""
     block.refused.add(refused.name)
     block.fields = [statement for statement in block.fields if statement.start != refused.start]
     blanks = "".join("\n" if letter == "\n" else " " for letter in text[refused.start : refused.end])
@@ -156,7 +156,7 @@ def _message_class(descriptor: Any) -> Any:
 
 
 def _content(name: str, written: str, message: Any) -> Any:
-    """The value that protobuf reads from a written scalar; for an enum the name."""
+    """The value that protobuf reads from a written scalar; for an enum, the name of the value."""
     from google.protobuf import text_format
 
     read = getattr(text_format.Parse(f"{name}: {written}", message()), name)

@@ -1,4 +1,4 @@
-"""Finds where each value stands in protobuf's text format. This module does not check whether fields and values are legal.
+"""Finds the position of each value in protobuf's text format. This module does not check whether fields and values are legal.
 
 The format: https://protobuf.dev/reference/protobuf/textformat-spec/
 """
@@ -23,7 +23,7 @@ CLOSES = {"{": "}", "<": ">", "[": "]"}
 
 
 class Malformed(Exception):
-    """The text ends too early, or has a sign in the wrong place; `line` says where."""
+    """The text ends too early, or has a character in the wrong place; `line` says where."""
 
     def __init__(self, line: int, what: str) -> None:
         super().__init__(what)
@@ -34,7 +34,7 @@ class Malformed(Exception):
 class Block:
     """A message: the text between two braces, or the whole file.
 
-    line: the line of the opening brace. start, end: offsets in the text, braces included.
+    line: the line of the opening brace. start, end: offsets in the text, including the braces.
     refused: names of fields that were removed because they are not legal.
     """
 
@@ -50,7 +50,7 @@ class Field:
     """A name and one value; `dims: [ 1, 2 ]` becomes two fields.
 
     value: a block, or the scalar as it is written. line: the line of the value, or of the name if a block follows it.
-    start, end: offsets of the statement in the text; the elements of a list share them.
+    start, end: offsets of the statement in the text; the elements of a list share these offsets.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Token:
-    """A string, word or sign; `start` and `end` are offsets in the text."""
+    """A string, a word or a punctuation mark; `start` and `end` are offsets in the text."""
 
     kind: str
     text: str
@@ -77,7 +77,7 @@ class Lines:
         self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
     def of(self, offset: int) -> int:
-        """The line of an offset."""
+        """The line number of an offset."""
         return bisect_right(self._starts, offset)
 
     def offset(self, line: int, column: int) -> int:
@@ -86,7 +86,7 @@ class Lines:
 
 
 def parse(text: str) -> Block:
-    """Parse a text to a tree. Raises `Malformed` if that is impossible."""
+    """Parse a text into a tree. Raises `Malformed` if that is impossible."""
     return _Parser(text).whole()
 
 

@@ -1,4 +1,4 @@
-"""Faults of a model's inputs and outputs that can be found without knowing its code."""
+"""Finds faults of a model's inputs and outputs, without knowing the model's code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def dims_text(dims: list[int]) -> str:
 
 
 def tensor_faults(config: Node, batched: bool) -> Iterator[Fault]:
-    """Missing or impossible names, data types, dims and reshapes, and duplicate names.
+    """Yield faults for missing or impossible names, data types, dims and reshapes, and for duplicate names.
 
     batched: whether the model has a batch dimension, or should have one. Only models with a batch dimension can have scalars.
     """

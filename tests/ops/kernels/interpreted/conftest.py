@@ -1,4 +1,4 @@
-"""Tests of kernels in Triton's interpreter. A whole process uses the interpreter or not; `test_interpreted.py` starts one.
+"""Tests of kernels in Triton's interpreter. They need a process that only interprets, which `test_interpreted.py` starts.
 
 To run a single file: `TRITON_INTERPRET=1 python -m pytest tests/ops/kernels/interpreted/test_layer_norm.py`.
 """
@@ -18,6 +18,6 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 @pytest.fixture(autouse=True)
 def _guarded() -> Iterator[None]:
-    """Every output is filled with poison before its kernel runs, and has canaries around it."""
+    """Fill every output with poison before its kernel runs, and put canaries around it."""
     with guarded_outputs():
         yield

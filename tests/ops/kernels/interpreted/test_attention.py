@@ -1,4 +1,4 @@
-"""Both attention kernels, compared with float64. Cache slots that they must not read hold 1e30 and NaN."""
+"""Both attention kernels are compared with float64. Cache slots that the kernels must not read hold 1e30 and NaN."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Place = Callable[[torch.Tensor], torch.Tensor]
 
 
 def poisoned_cache(lengths: list[int], heads: int, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """`scattered_cache` in `dtype`, and the same values in float64 for the reference."""
+    """The tensors of `scattered_cache` in `dtype`, and the same values in float64 for the reference."""
     keys, values, table = scattered_cache(lengths, heads, head_dim)
     keys, values = keys.to(dtype), values.to(dtype)
     return keys, values, table, torch.tensor(lengths, dtype=torch.int32), keys.double(), values.double()

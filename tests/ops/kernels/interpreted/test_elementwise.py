@@ -1,4 +1,4 @@
-"""The kernels other than products and attention: residual sum and norm, embedding, rotary and cache write."""
+"""Kernels other than matrix products and attention: residual sum and norm, embedding, rotary embedding and cache write."""
 
 from __future__ import annotations
 

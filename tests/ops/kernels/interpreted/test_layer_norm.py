@@ -1,4 +1,4 @@
-"""The layer norm kernel against its formula in float64."""
+"""The layer norm kernel is compared with its formula in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels of linear layers, compared with products in float64, for every kind of weight and on awkward shapes."""
+"""Linear-layer kernels are compared with float64 matrix products, for every kind of weight and on awkward shapes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUANTIZED = {
     "w8a8": ops.W8A8Weight.quantize,
 }
 SHAPES = [(1, 1, 1), (1, 33, 17), (1, 257, 130), (2, 257, 17), (9, 33, 130), (33, 70, 130), (65, 16, 24), (1, 1, 130)]
-"""rows, in, out."""
+"""The numbers of rows, inputs and outputs."""
 BOUNDS = {torch.float32: 5e-6, torch.float16: 2e-3}
 SMALL = {"BLOCK_OUT": 16, "BLOCK_IN": 64, "num_warps": 4}
 ROWS = Plan("few_rows", SMALL | {"BLOCK_ROWS": 8, "PARTS": 1, "num_stages": 2})
@@ -38,7 +38,7 @@ def inputs(rows: int, num_in: int, num_out: int) -> tuple[torch.Tensor, torch.Te
 
 
 def expected(x: torch.Tensor, weight: ops.Weight, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
-    """The product in float64, from exactly the same numbers that the kernel gets."""
+    """The matrix product in float64 of exactly the numbers that the kernel gets."""
     operation = ops.linear_gelu if gelu else ops.linear
     dense = weight.double() if isinstance(weight, torch.Tensor) else weight
     return operation(x.double(), dense, None if bias is None else bias.double())
@@ -67,7 +67,7 @@ def test_quantized(shape: tuple[int, int, int], kind: str, dtype: torch.dtype) -
     for used, gelu in ((None, False), (bias, True)):
         found = linear_triton(x, weight, used, gelu=gelu)
         assert found.dtype == dtype
-        # The kernel for a single row reads nibbles as small additions to 1, which costs four of float32's 24 bits.
+        # The kernel for a single row puts a nibble into the fraction bits of 1.0, which costs four of float32's 24 bits.
         bound = max(BOUNDS[dtype], 3e-5) if "int4" in kind else BOUNDS[dtype]
         assert relative(found, expected(x, weight, used, gelu)) < bound
 
@@ -132,7 +132,7 @@ def test_a_part_of_a_matrix_and_rows_apart() -> None:
 
 
 def test_the_weight_is_read_once() -> None:
-    """For a single row and for 8 rows, the traffic is the weight, x for every block of outputs, and the result."""
+    """The traffic of 1 row and of 8 rows is the weight once, x once for every block of outputs, and the result once."""
     num_in, num_out = 256, 64
     for kind, weight_bytes in (("dense", 2), ("int8", 1), ("int4", 0.5625)):
         weight = random(num_out, num_in).half()

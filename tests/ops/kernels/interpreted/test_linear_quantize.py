@@ -1,4 +1,4 @@
-"""Rounding of activations, products in FP8, and dequantized weights: every bit equals the result of the torch forms."""
+"""Rounding of activations, FP8 matrix products, and dequantized weights: every bit equals the result of the torch forms."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_rows_with_a_given_scale(to: torch.dtype) -> None:
 
 
 def test_every_number_of_e4m3_and_every_tie_between_two() -> None:
-    every = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()  # 0 to 448, subnormal ones among them
+    every = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()  # 0 to 448, including subnormal numbers
     ties = (every[1:] + every[:-1]) / 2
     x = torch.cat((every, ties, -every, -ties))[None]
     values, scales = quantize_rows_triton(x, torch.float8_e4m3fn)

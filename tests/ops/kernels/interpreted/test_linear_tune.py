@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 class Backwards:
-    """Replaces the clock: each candidate is faster than the one before it. With `idle`, no candidate really runs."""
+    """Replaces the clock so that each candidate seems faster than the one before. With `idle`, no candidate really runs."""
 
     def __init__(self) -> None:
         self.calls = 0

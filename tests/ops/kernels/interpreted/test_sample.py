@@ -1,4 +1,4 @@
-"""The kernels for sampling and penalties, compared with their torch forms draw by draw."""
+"""The kernels for sampling and penalties are compared with their torch forms, draw by draw."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_sample_draws_the_same_tokens(vocab: int, rows: int, dtype: torch.dtype)
 
 @pytest.mark.parametrize("kept", [2, 256])
 def test_of_equal_logits_the_first_are_kept(kept: int) -> None:
-    """All logits equal: the tokens that many draws reach are the first `kept`, by top-k and by top-p."""
+    """When all logits are equal, top-k and top-p both keep the first `kept` tokens, so all draws are among these."""
     rows = 7
     logits = torch.zeros(rows, 300)
     counters = torch.arange(rows), torch.zeros(rows, dtype=torch.int64), torch.arange(rows)

@@ -1,4 +1,4 @@
-"""The traffic counter on kernels with a known traffic."""
+"""The traffic counter is tested on kernels whose traffic is known."""
 
 from __future__ import annotations
 
