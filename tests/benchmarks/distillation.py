@@ -43,7 +43,7 @@ SEEN = 16_384
 """The length in characters of the training text on which students are measured too."""
 ARMS: dict[str, dict[str, Any]] = {
     "distilled": {},
-    "written text": {"continuations": 3},
+    "written text": {"continuations": 4},
     "text only": {"soft": 0.0, "hidden": 0.0, "hard": 1.0},
     "from random": {"soft": 0.0, "hidden": 0.0, "hard": 1.0, "from_teacher": False},
 }
