@@ -37,9 +37,14 @@ def run(title: str, options: list[str]) -> tuple[int, Counter[str]]:
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "seconds.json"
         command = [sys.executable, "-m", "pytest", *options]
-        status = subprocess.run(command, env=os.environ | {SAVED: str(saved)}, check=False).returncode
+        status = subprocess.run(command, env=kept_bytecode() | {SAVED: str(saved)}, check=False).returncode
         seconds = Counter(json.loads(saved.read_text())) if saved.exists() else Counter[str]()
     return 0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else status, seconds
+
+
+def kept_bytecode() -> dict[str, str]:
+    """The environment in which Python keeps the bytecode of a module, so that the many processes of a run compile it once."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def names_files(arguments: list[str]) -> bool:
