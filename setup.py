@@ -1,4 +1,4 @@
-"""Builds the native library into the package; everything else about the package is in pyproject.toml."""
+"""Builds the native library and puts it into the package. All other settings of the package are in pyproject.toml."""
 
 import importlib.util
 import sys
@@ -10,7 +10,10 @@ from setuptools.command.build_py import build_py
 
 
 class BuildNative(build_py):
-    """Compile before the files are collected. If that fails, the package has no native library, and says so when it runs."""
+    """Compile the native library before the package's files are collected.
+
+    If this fails, the package has no native library, and says so when it runs.
+    """
 
     def run(self) -> None:  # noqa: D102
         spec = importlib.util.spec_from_file_location(

@@ -1,8 +1,9 @@
 """A health probe for the models of a server.
 
-It exits with status 0 if each model answers a real request, or answers other requests in the meantime; otherwise with status 1.
+The program exits with status 0 if each model answers the probe's request or, in the meantime, answers other requests. Otherwise
+it exits with status 1.
 
-python docker/answers.py [MODEL...]     models of the server in this container; gptj if left out
+python docker/answers.py [MODEL...]     probes these models of the server in this container; without names, probes gptj
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Bits per weight of a matrix in each precision. This module imports nothing, so computing model sizes needs no torch."""
+"""The bits per weight of a matrix in each precision. This module imports nothing, so computing model sizes needs no torch."""
 
 BITS = {
     "fp64": 64,
@@ -13,7 +13,7 @@ BITS = {
     "int8": 8,
     "int4": 4.5,
 }
-"""Bits per weight of a matrix in each precision; in int4, 32 weights share a float16 scale.
+"""The bits per weight of a matrix in each precision. In int4, 32 weights share a float16 scale.
 
-In sparse24 and sparse24_int8, half of the weights are kept in 16 or 8 bits each, and each group of four weights has 4 bits of
-indices."""
+In sparse24 and sparse24_int8, half of the weights are kept, with 16 or 8 bits each, and each group of four weights has 4 bits
+of indices."""

@@ -29,14 +29,14 @@ def group_folders(controller: str, process: Path = PROCESS) -> Iterator[tuple[Pa
             path = paths.get(controller if version_1 else "") if version_1 or kind == "cgroup2" else None
             if path is None:
                 continue
-            top = Path(mounted.encode().decode("unicode_escape"))  # in this file a space is written as \040
+            top = Path(mounted.encode().decode("unicode_escape"))  # in mountinfo, a space is written as \040
             inside = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
             for folder in (top / inside, *(top / parent for parent in inside.parents if inside.parts)):
                 yield folder, 1 if version_1 else 2
 
 
 def _paths(process: Path) -> dict[str, str]:
-    """The path of this process's cgroup in each tree. The keys are controllers; the key of cgroup version 2 is ""."""
+    """The path of this process's cgroup for each controller. For cgroup version 2, which has one path, the key is ""."""
     found = {}
     with contextlib.suppress(OSError):
         for line in (process / "cgroup").read_text().splitlines():

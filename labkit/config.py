@@ -57,10 +57,11 @@ def cache_elements_per_token(num_layers: int, hidden_size: int) -> int:
 class GPTJConfig:
     """A GPT-J architecture.
 
-    `hidden_size` is divided evenly among the `num_heads` heads. The first `rotary_dim` dimensions of each head carry rotary
-    positions in interleaved pairs. `eos_token_id` is the token that ends a text, or several such tokens; a list is converted to
-    a tuple. Some configs hold token ids outside the vocabulary, because their `vocab_size` was changed. Such ids are
-    dropped with a warning, because the model never generates them. Raises `InvalidRequest` if the numbers do not fit together.
+    `hidden_size` is divided evenly among the `num_heads` heads. The rotary position embedding rotates the first `rotary_dim`
+    dimensions of each head, in interleaved pairs. `eos_token_id` is the token that ends a text, or several such tokens; a list
+    is converted to a tuple. Some configs hold token ids outside the vocabulary, because their `vocab_size` was changed. Such
+    ids are dropped with a warning, because the model never generates them. Raises `InvalidRequest` if the numbers do not fit
+    together.
     """
 
     hidden_size: int

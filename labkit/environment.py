@@ -37,7 +37,10 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class CPU:
-    """A processor: its model, architecture and physical cores, the cores that this process can use, its `INSTRUCTION_SETS`."""
+    """A processor: its model, its architecture, its number of cores, and the `INSTRUCTION_SETS` that it has.
+
+    `cores` counts the physical cores, and `usable_cores` the cores that this process can use.
+    """
 
     model: str
     architecture: str
@@ -119,7 +122,7 @@ def find_cpu(cpuinfo: str | None = None) -> CPU:
 def find_gpus() -> tuple[tuple[GPU, ...], str]:
     """Find the NVIDIA GPUs that NVML reports.
 
-    The second value is "", or the reason why there are none: no library, no driver or no GPU.
+    The second value is "", or the reason why no GPU was found: no library, no driver or no GPU.
     """
     try:
         import pynvml

@@ -35,7 +35,7 @@ class RequestFailed(LabkitError):
 THE_LIMIT = "which is the limit"
 """Every message of `Overloaded` contains these words.
 
-By these words a client can tell an overloaded server from a missing one.
+From these words a client knows that the server runs but is overloaded.
 """
 
 

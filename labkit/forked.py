@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 
 class Forkable(Protocol):
-    """An object that must be changed in a forked child before it is used there."""
+    """An object that must be changed in a forked child before the child uses it."""
 
     def after_fork(self) -> None:
-        """Called in the child right after the fork; it must not take a lock or start a thread."""
+        """Called in the child right after the fork. The method must not take a lock or start a thread."""
 
 
 _forkables: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -23,8 +23,8 @@ _is_child = False
 def is_forked_child() -> bool:
     """Whether this process was forked from a process that had imported labkit.
 
-    A forked child does not have its parent's threads (those of OpenMP and of the native library), and would wait for them for
-    ever.
+    A forked child does not have its parent's threads, such as the threads of OpenMP and of the native library, and code that
+    uses them would wait for ever.
     """
     return _is_child
 
@@ -40,15 +40,15 @@ def count_as_new() -> None:
 
 
 def tell(forkable: Forkable) -> None:
-    """Register an object. In every child process that is forked while this object exists, call its `after_fork`."""
+    """Register an object. Its method `after_fork` is called in every child process that is forked while the object exists."""
     _forkables.add(forkable)
 
 
 def by_owner(function: Callable[..., None]) -> Callable[..., None]:
     """Wrap a function so that it runs only in the current process and does nothing in forked children.
 
-    Use this decorator for functions that run when a process or an object ends: only the process that started servers and ranks
-    may end them.
+    Use this decorator for a function that runs when a process or an object ends and then ends servers or ranks: only the
+    process that started the servers and ranks may end them.
     """
     owner = os.getpid()
 

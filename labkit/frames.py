@@ -33,7 +33,7 @@ def send_frame(to: socket.socket, text: bytes, data: bytes = b"") -> None:
 
 
 def receive_frame(source: socket.socket, most_bytes: int | None = None) -> tuple[bytes, bytes] | None:
-    """The next frame's text and data, or None if the other side is gone or the frame is longer than `most_bytes`."""
+    """The text and the data of the next frame; None if the other side is gone or if the frame is longer than `most_bytes`."""
     head = _exactly(source, _LENGTHS.size)
     if head is None:
         return None
@@ -46,7 +46,7 @@ def receive_frame(source: socket.socket, most_bytes: int | None = None) -> tuple
 
 
 def _exactly(source: socket.socket, size: int) -> bytes | None:
-    """The next `size` bytes, or None if the other side is gone before all bytes have arrived."""
+    """The next `size` bytes, or None if the other side closes the connection before all bytes have arrived."""
     found = bytearray()
     while len(found) < size:
         try:

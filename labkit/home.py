@@ -59,7 +59,7 @@ def fresh_home() -> Iterator[Path]:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write bytes or text (as UTF-8) to a file.
 
-    Readers see all of the old content or all of the new content, even after a crash.
+    A program that reads the file gets either the whole old content or the whole new content, even after a crash.
 
     An existing file keeps its permissions. A new file can be read by everybody, and written by its owner.
     """
@@ -78,10 +78,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file that cannot be read, and return its new path: `progress.damaged`, or `progress-2.damaged` and so on.
+    """Rename a damaged file and return its new path.
 
-    A new file can then be written under the old name, and no file that was set aside is lost. Raises `FileNotFoundError` if
-    another process has just renamed it.
+    For example, `progress.json` becomes `progress.damaged`, or `progress-2.damaged` if that name is taken. A new file can then
+    be written under the old name, and no file that was set aside is lost. Raises `FileNotFoundError` if another process has
+    just renamed the file.
     """
     kept = make_new(path.with_suffix(".damaged"), lambda free: free.touch(exist_ok=False))
     try:
@@ -95,8 +96,8 @@ def set_aside(path: Path) -> Path:
 def make_new(path: Path, make: Callable[[Path], object]) -> Path:
     """Make a file or a folder that does not exist yet, and return its path.
 
-    `make` is called with the path, and raises `FileExistsError` if the name is taken. It is then called again with `-2`, `-3`
-    and so on added to the name. So nothing is overwritten, even if two processes make the same file at the same time.
+    `make` is called with the path, and raises `FileExistsError` if the name is taken. In that case `make` is called again with
+    `-2`, `-3` and so on added to the name. So nothing is overwritten, even if two processes make the same file at once.
     """
     number, free = 1, path
     while True:

@@ -28,14 +28,14 @@ class Limit:
 def available_memory(process: Path = PROCESS) -> int:
     """The bytes that this process can still take: the smallest of the host's free memory and the unused part of each limit.
 
-    process: the folder of the process in /proc; the limits are read from there.
+    process: the folder of the process in /proc, from which its cgroups are read.
     """
     left = [limit.size - limit.used for limit in limits(process)]
     return max(0, min([int(psutil.virtual_memory().available), *left]))
 
 
 def total_memory(process: Path = PROCESS) -> int:
-    """The bytes that this process could take if nothing else ran: the host's memory, or the smallest limit if it is less."""
+    """The bytes that this process could take if nothing else ran: the smallest of the host's memory and all limits."""
     return min([int(psutil.virtual_memory().total), *(limit.size for limit in limits(process))])
 
 
@@ -53,7 +53,7 @@ def limits(process: Path = PROCESS) -> list[Limit]:
 
 @dataclass(frozen=True)
 class _Names:
-    """The file names of one cgroup version, and the name of droppable file pages in `memory.stat`."""
+    """The names of the files of one cgroup version, and the name that droppable file pages have in `memory.stat`."""
 
     limits: tuple[str, ...]
     used: str
@@ -80,7 +80,7 @@ def _limit(folder: Path, names: _Names) -> Limit | None:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None if the file is missing or holds the word `max`."""
+    """Return the number in a file, or None if the file is missing or holds the word `max`."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

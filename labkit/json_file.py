@@ -12,7 +12,7 @@ from typing import Any
 MOST_BYTES = 2**20
 """The largest accepted size of a settings file in bytes. Real settings files are far smaller."""
 MOST_INDEX_BYTES = 100 * 2**20
-"""The largest accepted size, in bytes, of an index or a header. Both have one entry per tensor."""
+"""The largest accepted size, in bytes, of an index or a header, which have one entry per tensor."""
 LARGEST = 2**63 - 1
 """The largest whole number that is accepted by default."""
 
@@ -32,7 +32,7 @@ def read_json_object(path: str | Path, most_bytes: int = MOST_BYTES) -> dict[str
 
 
 def parse_json_object(content: bytes) -> dict[str, Any]:
-    """Return the object in a JSON text encoded in UTF-8. Raises `ValueError` as `read_json_object` does."""
+    """Return the object in a JSON text encoded in UTF-8. Raises `ValueError` for the same defects as `read_json_object`."""
     try:
         values = json.loads(content.decode("utf-8"), object_pairs_hook=_each_once)
     except RecursionError:
@@ -53,7 +53,7 @@ def need_text(value: Any, name: str, least: int = 1, most: int = 200) -> str:
 
 
 def need_whole(value: Any, name: str, least: int = 0, most: int = LARGEST) -> int:
-    """Return `value` if it is a whole number from `least` to `most`; True and False are not numbers.
+    """Return `value` if it is a whole number from `least` to `most`. True and False do not count as numbers.
 
     name: the name of the value in the error message. Raises `ValueError` for any other value.
     """

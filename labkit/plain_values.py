@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 MOST_BITS = 4096
-"""Integers with more bits than this are not passed on, because Python refuses to write or read so many digits."""
+"""Integers with more than `MOST_BITS` bits are not passed on, because Python refuses to write or read so many digits."""
 
 
 def encode(value: Any, tensors: dict[str, Tensor]) -> Any:

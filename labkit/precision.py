@@ -17,7 +17,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 
 
 def as_device(device: str | torch.device | None = None) -> torch.device:
-    """The named device. Without a name, return the best device of this machine: the first GPU, else the CPU.
+    """The device with this name; by default the best device of this machine: the first GPU, or the CPU if there is no GPU.
 
     Raises `NotAvailable` for a missing GPU and `InvalidRequest` for an unknown device.
     """
@@ -56,7 +56,8 @@ def as_precision(precision: str | torch.dtype | None, device: torch.device) -> s
 def bits_in_memory(precision: str, device: torch.device) -> float:
     """Bits per weight of a matrix on a device.
 
-    A CPU cannot multiply in FP8, so FP8 weights are kept in bf16 there. A GPU keeps sparse24_int8 as int8, with its zeros.
+    A CPU cannot multiply in FP8, so a CPU keeps FP8 weights in bf16. A GPU keeps sparse24_int8 weights as int8, including the
+    zeros.
     """
     if precision.startswith("fp8") and device.type == "cpu":
         return 16

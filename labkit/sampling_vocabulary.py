@@ -1,4 +1,4 @@
-"""Every parameter of a continuation, described once: its name, meaning, range, and its names in other systems.
+"""Describes each parameter of a continuation once: its name, meaning, range, and its names in other systems.
 
 `SamplingParams`, the options of `labkit generate`, the input tensors of the served model `gptj` and
 `docs/sampling_parameters.md` are made from this list. This module imports neither torch nor numpy.
@@ -20,7 +20,7 @@ MOST_LENGTH_PENALTY = 64
 MOST_PROPOSALS = 64
 """The largest number of tokens that may be guessed in one step."""
 LEAST, MOST = 1e-10, 1e10
-"""The range of factors.
+"""The smallest and the largest accepted factor, for example of a temperature.
 
 With factors in this range, logits stay finite in float32, even if several factors are applied. `MOST` also limits penalties.
 """
@@ -34,10 +34,11 @@ class Parameter:
     """One parameter of a continuation.
 
     meaning: one or two sentences that are shown everywhere. detail: sentences that only the reference documentation shows.
-    default: the value when the parameter is left out. limits: the least and the largest whole number. accepted: the range of a
-    number, in words. allows: the same range, as a function. may_be_none: whether None is an accepted value. shape: the names of
-    a tensor's dimensions. option: the name on the command line, or "". tensor: the Triton data type of the `gptj` model's
-    input, or "" if it is not served. is_new: repositories written before this tensor existed are served without it.
+    default: the value when the parameter is left out. limits: the smallest and the largest accepted whole number. accepted: the
+    range of a number, in words. allows: a function that tells whether a number is in this range. may_be_none: whether None is
+    an accepted value. shape: the names of a tensor's dimensions. option: the name on the command line, or "" if the command
+    line does not have it. tensor: the Triton data type of the `gptj` model's input, or "" if the served model has no such
+    input. is_new: whether the tensor was added later; model repositories that are older than the tensor are served without it.
     other_names: the parameter's names in fastertransformer_backend and other systems.
     """
 

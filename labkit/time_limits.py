@@ -15,10 +15,10 @@ _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=(
 
 
 def limit_passed(what: str) -> None:
-    """Call every listener whose `listening` block surrounds this call. Without such a block, nothing happens.
+    """Call every listener whose `listening` block surrounds this call. If there is no such block, nothing happens.
 
-    `what` is a clause such as "the model did not answer within 45 seconds". Call this function before the late processes are
-    ended, because a listener examines them.
+    `what` is a clause such as "the model did not answer within 45 seconds". Call this function before you end the processes
+    that are late, because a listener examines these processes.
     """
     for listener in _listeners.get():
         listener(what)

@@ -43,9 +43,9 @@ class Tokenizer:
 
     @property
     def highest_ids(self) -> tuple[int, int]:
-        """Two numbers: the highest id of the tokens that were not added, and the highest id of all tokens.
+        """Two numbers: the highest id of the tokens that are not added tokens, and the highest id of all tokens.
 
-        A number is -1 if there are no such tokens.
+        The first number is -1 if all tokens are added tokens; both numbers are -1 if there are no tokens.
         """
         plain, all_tokens = (self._backend.get_vocab(with_added_tokens=added).values() for added in (False, True))
         return max(plain, default=-1), max(all_tokens, default=-1)
@@ -95,10 +95,10 @@ class Tokenizer:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2 writes each byte as a printable character: printable bytes stay the same, and the others become the characters 256,
-    257, ... in order.
+    """Return the byte for each printable character with which GPT-2 writes bytes.
 
-    Returns the byte of each of these printable characters.
+    A printable byte is written as itself. The bytes that are not printable are written as the characters 256, 257, ... in
+    order.
     """
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     stand_ins = iter(range(256, 512))

@@ -1,6 +1,6 @@
 """Protects the engine from torch modes that the calling thread has switched on, such as autocast.
 
-Also limits torch's threads.
+The module also has a context manager that limits the number of torch's threads.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from labkit.errors import NotAvailable
 
 
 class undisturbed(contextlib.ContextDecorator):  # noqa: N801
-    """Switches off gradients, inference mode and autocast inside the block, whatever the caller has switched on.
+    """Switches off gradients, inference mode and autocast inside the block if the caller has switched them on.
 
     An engine can be used again after the caller's `with torch.inference_mode():` block has ended, but torch refuses to change
     tensors that were created in such a block. Autocast would round results that the engine computes in float32. Raises
     `NotAvailable` where tensors have no values: in `FakeTensorMode`, in a transform of `torch.func`, and in a trace by
     `make_fx`.
 
-    Every step of the engine enters this block, so it is cheap: without inference mode and autocast it only sets one flag.
+    Every step of the engine enters this block, so the block must be cheap: if the caller uses neither inference mode nor
+    autocast, it only sets one flag.
     """
 
     def __enter__(self) -> None:
@@ -80,7 +81,7 @@ _set_gradients: Callable[[bool], None] = getattr(torch._C, "_set_grad_enabled") 
 
 
 def _mode_without_values() -> str:
-    """The name of the calling thread's mode in which tensors have no values; an empty string if there is no such mode."""
+    """Return the name of the torch mode of the calling thread in which tensors have no values; "" if no such mode is on."""
     inner: Any = torch._C
     if inner._functorch.peek_interpreter_stack() is not None:
         return "a transform of torch.func (grad, vmap, functionalize, ...) is running"

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Lab 00 · Class environment
 #
-# **After this lab you can** say what a machine can do at best, how much memory a model needs, how many GPUs it takes, and how
-# fast it can produce a token, all before you run anything. Then you measure, and see how close your prediction was.
+# **After this lab you can** say what a machine can do at best, how much memory a model needs, how many GPUs the model needs,
+# and how fast it can produce a token, all before you run anything. Then you measure, and see how close your prediction was.
 #
-# *{{lab 00: size}} · runs on any machine. If your machine lacks something, the cell that needs it says so.*
+# *{{lab 00: size}} · runs on any machine. If your machine lacks something that a cell needs, the cell says so.*
 #
 # {{lab 00: core path}}
 #
@@ -13,15 +13,15 @@
 #   that you have not seen. The result is **passed**, **failed** (with the likely mistake in words) or **not measured here**.
 # - `hint(my_function)` shows up to three hints. The first hint is small; the third contains one line of the answer.
 # - `reset(my_function)` shows the empty exercise again in a new cell, and keeps your old text in a file.
-# - `solution(my_function)` shows the solution of the course after a pass. It also shows it if you give up the exercise; then
-#   you get no more points for it.
-# - When you finish a lab, save the notebook (Ctrl+S) and run `submit()` in a new cell. It checks that the file holds what you
-#   ran, and writes a copy to hand in and a receipt.
+# - `solution(my_function)` shows the solution of the course after your function has passed. It also shows the solution if you
+#   give up the exercise; then you get no more points for this exercise.
+# - When you finish a lab, save the notebook (Ctrl+S) and run `submit()` in a new cell. `submit()` checks that the saved file
+#   contains what you ran. Then it writes a copy of the file, which you hand in, and a receipt.
 # - Some cells ask for a **prediction** first. A prediction is not graded; the figure shows it next to the measurement.
 # - Your progress, your measurements and your speed ladder are kept on disk. After a restart of the kernel, select the cell
 #   where you were and choose *Run All Above Selected Cell* in the Run menu; measurements that were kept are not repeated.
-# - **Close other programs before you measure.** If they disturb a measurement, the cell says so; run it again to repeat the
-#   measurement.
+# - **Close other programs before you measure.** If other programs disturb a measurement, the cell says so; run the cell again
+#   to repeat the measurement.
 
 # %%
 import torch
@@ -87,7 +87,7 @@ if not machine.gpus:
 # rules of thumb help you:
 #
 # - One channel of DDR5-4800 reads 38 GB/s. A laptop has two channels; a virtual machine may get a few channels of its server;
-#   an H100 reads 3,350 GB/s.
+#   an H100 GPU reads 3,350 GB/s.
 # - A CPU core does up to 64 fp32 operations per cycle with AVX-512 (two 16-wide multiply-adds), or up to 32 with AVX2. It runs
 #   2 to 4 billion cycles per second. Real matrix products achieve half of the resulting rate.
 #
@@ -139,7 +139,7 @@ for precision, rate in limits.flops_per_second.items():
     print(f"{precision}: {rate / 1e9:8,.0f} GFLOP/s, {per_byte:6.1f} FLOP in the time of one byte")
 
 # %% [markdown]
-# (If a precision is far slower than fp32, this processor has no instructions for it and emulates it. Most CPUs do so for fp16.)
+# (If a precision is far slower than fp32, this processor has no instructions for it and emulates it. Most CPUs emulate fp16.)
 #
 # To produce one token, a model does **two** operations with each weight. A weight takes four bytes in fp32 and two in bf16. So
 # a model does half an operation (fp32) or one operation (bf16) for each byte that it reads. In the time in which your machine
@@ -149,7 +149,7 @@ for precision, rate in limits.flops_per_second.items():
 # ## Executive math: does it fit?
 #
 # *Executive math* means a few multiplications on paper that decide what to buy and what to run. Before you run any benchmark,
-# do the math. The shape of GPT-J 6B:
+# do the math. The next cell shows the shape of GPT-J 6B:
 
 # %%
 GPT_J_6B
@@ -295,10 +295,10 @@ if passed(gpus_needed):
         )
 
 # %% [markdown]
-# A table in the lecture has the 175B model on 8 to 32 GPUs of 80 GB, and a 530B model on 16 to 32 GPUs. Your function returns 8
-# GPUs for 175B. For 530B it returns 32 GPUs. On 16 GPUs, each GPU would have to hold 66 GB, but only 64 GB are left if a fifth
-# of its memory is kept free (try a reserve of 0.15). Why would anyone use more GPUs than necessary? Labs 03 and 08 return to
-# this question.
+# A table in the lecture puts the 175B model on 8 to 32 GPUs of 80 GB, and a 530B model on 16 to 32 GPUs. Your function returns
+# 8 GPUs for the 175B model and 32 GPUs for the 530B model. If there were 16 GPUs, each GPU would have to hold 66 GB of the 530B
+# model, but only 64 GB are left if a fifth of its memory is kept free (try a reserve of 0.15). Why would anyone use more GPUs
+# than necessary? Labs 03 and 08 return to this question.
 #
 # ## Executive math: how fast can it be?
 #
@@ -362,7 +362,7 @@ if passed(roofline_time):
     )
 
 # %% [markdown]
-# To the left of the bend in the roofline, memory is the limit. Faster arithmetic gains nothing there. Additional sequences in a
+# To the left of the bend in the roofline, memory is the limit, and faster arithmetic gains nothing. Additional sequences in a
 # step take hardly any time until the bend is reached. To the right of the bend, arithmetic is the limit. The bend of an H100 in
 # bf16 is at 295 operations per byte (989 TFLOP/s divided by 3.35 TB/s, from its data sheet), so an H100 needs large batches.
 # Every technique of this course moves a point in the figure up or to the right, or raises the roof.
@@ -457,8 +457,8 @@ if passed(decode_floor_ms) and predicted(decode_ms=guess_decode_ms):
 #
 # - Memory: you compute the memory of the weights from parameters and precision, and the memory of the cache from layers,
 #   width and tokens.
-# - Time: a step takes as long as reading or as long as computing, whichever is longer. Decode with a small batch mostly
-#   reads, prefill mostly computes.
+# - Time: a step takes as long as its reading or as long as its computing, whichever takes longer. Decode with a small batch
+#   mostly reads, and prefill mostly computes.
 # - The measured limits of *this* machine. Every later figure is compared with these limits.
 #
 # Next: **lab 01**, where you run GPT-J through Hugging Face and learn to time it correctly.

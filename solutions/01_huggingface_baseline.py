@@ -131,7 +131,7 @@ if passed(time_runs):
 
 # %% [markdown]
 # Which runs would you count? Because some runs are slow, this course measures after a warm-up and reports a **median** with a
-# **spread**. Programs that are compared run in turn: A B A B. From now on, `measure.compare` does this for you.
+# **spread**. Programs that are compared run in turn: A B A B. From now on, `measure.compare` measures in this way for you.
 #
 # ## Prefill and decode
 #
@@ -216,8 +216,8 @@ if passed(positions_processed):
 
 # %% [markdown]
 # For a prompt of 64 tokens and 64 new tokens, your function says how many times more positions run without a cache than with
-# a cache. **Predict the measured time: how many times faster is decoding with a cache?** Is it the same factor, a larger
-# factor or a smaller factor? Remember that positions are not the only cost of a step.
+# a cache. **Predict the measured time: how many times faster is decoding with a cache?** Is the measured factor the same as the
+# factor of positions, or is it larger or smaller? Remember that positions are not the only cost of a step.
 
 # %%
 if passed(positions_processed):
@@ -290,14 +290,14 @@ if passed(cache_bytes):
     print(f"3 x 100 tokens: {weighed:,} bytes weighed, {300 * config.kv_bytes_per_token(4):,} by lab 00")
 
 # %% [markdown]
-# In `transformers` this cache grows by one token per step: in every step, every layer allocates new tensors and copies the
+# In `transformers` the KV cache grows by one token per step: in every step, every layer allocates new tensors and copies the
 # old tensors into them. In lab 02 you write a cache that is allocated once.
 
 # %% [markdown]
 # ## Sweeps: batch and length
 #
-# A server seldom has a single user. What happens to the speed when a step makes tokens for 16 sequences at once? Your roofline
-# from lab 00 predicts the answer. First, turn the raw seconds of a sweep into tokens per second:
+# A server seldom has a single user. What happens to the speed when a step generates tokens for 16 sequences at once? Your
+# roofline from lab 00 predicts the answer. First, turn the raw seconds of a sweep into tokens per second:
 
 # %% [markdown]
 # {{exercise lab01.throughput}}
@@ -322,10 +322,10 @@ def throughput(batch, prompt_tokens, new_tokens, prefill_seconds, decode_seconds
 check(throughput)
 
 # %% [markdown]
-# Below, `run_once` times your own `greedy_decode` twice on a random prompt. The first time, it makes one new token: this is
-# only the prefill. The second time, it makes all new tokens: this is prefill plus decode. `sweep` measures several points,
-# which take turns. **Predict** before you run the third cell: how many times more tokens per second does *decode* produce in
-# total with batch 16 than with batch 1?
+# Below, `run_once` times your own `greedy_decode` twice on a random prompt. In the first run, `greedy_decode` generates one new
+# token, so the time is the time of the prefill alone. In the second run, it generates all new tokens, so the time is the time
+# of prefill plus decode. `sweep` measures several points in turn. **Predict** before you run the third cell: how many times
+# more tokens per second does *decode* produce in total with batch 16 than with batch 1?
 
 
 # %%
@@ -406,7 +406,8 @@ if passed(greedy_decode) and passed(throughput) and predicted(batch_gain=guess_b
 # {{core path: go on at Where does the time go?}}
 
 # %% [markdown]
-# Now the other axis. A longer text has more keys and values, and every step must read all of them:
+# Now vary the length of the text instead of the batch size. A longer text has more keys and values, and every step must read
+# all of them:
 
 # %%
 lengths = [16, 64, 128, 256, 448]
@@ -428,8 +429,8 @@ if passed(greedy_decode) and passed(throughput):
 #
 # The next cell reads this machine's limits from lab 00, or measures them now. Then the decode steps of the batch sweep are
 # compared with the memory limit. The cache is counted as if half of the new tokens were in it. If the bend in the roofline of
-# lab 00 is below batch 16, arithmetic limits the steps with large batches. Then their fraction of the memory limit cannot
-# come near 1.
+# lab 00 is below batch 16, arithmetic limits the steps with large batches. Then the fraction of the memory limit that these
+# steps reach cannot come near 1.
 
 
 # %%
@@ -510,20 +511,21 @@ if predicted(matmul_share=guess_matmul_share):
 # %% [markdown]
 # A step takes longer than reading its bytes, for two reasons. The first reason is **many small calls**: views, copies,
 # concatenations of the cache, and half a dozen operations for the rotary embedding. Each call takes microseconds in Python and
-# in torch, whatever it computes; on a GPU the device is idle in the meantime. The second reason is **thin matrix products**:
+# in torch, even if it computes little; a GPU is idle during this time. The second reason is **thin matrix products**:
 # multiplying one row by a small matrix reads the weights far more slowly than memory could deliver them. Your bars above show
 # which of the two reasons takes more time here.
 #
-# **Lab 02** removes both causes. It uses one matrix product for query, key and value. It joins the rotary embedding with the
+# **Lab 02** removes both causes. It uses one matrix product for query, key and value. It fuses the rotary embedding with the
 # cache write, and the residual with the layer norm. It captures the step once, and uses matrix products that are made for few
 # rows.
 #
 # ## Your speed ladder
 #
-# A ladder has one task, because speeds of different tasks cannot be compared. The task of this ladder is one prompt of 64 tokens,
-# and 64 new tokens. The batch of 16 sequences is another task, so its speed is on another ladder. The last rung is `labkit`'s own
-# engine. It takes turns with Hugging Face (with and without cache), because runs at different times cannot be compared either.
-# In lab 04 a real server does the same task, and adds the rung *served* to this ladder.
+# All rungs of a ladder do the same task, because speeds of different tasks cannot be compared. The task of this ladder is to
+# generate 64 new tokens after one prompt of 64 tokens. The batch of 16 sequences is another task, so its speed is on another
+# ladder. The last rung is `labkit`'s own engine. It is measured in turn with Hugging Face (with and without a cache), because
+# runs at different times cannot be compared either. In lab 04 a real server does the task of this ladder, and adds the rung
+# *served*.
 
 
 # %%
@@ -553,9 +555,12 @@ if passed(greedy_decode) and predicted(cache_speedup=guess_cache_speedup):
 # %% [markdown]
 # ## What you have now
 #
-# - Correct timing: it warms up, waits for the device, and takes the median. Programs that are compared take turns.
-# - Times of prefill and decode, and what batching gains; with the extras, the size of the cache, and longer texts.
-# - A baseline, and a profile that shows what to improve first; with the extras, its distance to the limit.
+# - You can time a program correctly: you warm up, wait for the device, and take the median. Programs that are compared take
+#   turns.
+# - You have measured the times of prefill and decode, and the gain of batching. If you did the extras, you have also measured
+#   the size of the cache, and longer texts.
+# - You have a baseline, and a profile that shows what to improve first. If you did the extras, you also know how far the
+#   baseline is from the limit.
 #
 # Next: **lab 02**, where you build the fused steps one at a time and put each of them into a running engine.
 

@@ -8,9 +8,9 @@
 # 2023; TensorRT-LLM is its successor). FasterTransformer made GPT-J fast by merging small operations into few kernels. In this
 # lab you build these kernels one at a time.
 #
-# *{{lab 02: size; a good place for a break is after 2.4}} · runs on any machine. With a GPU, your kernels are compiled for it.
-# Without a GPU, Triton's interpreter runs your kernels, and a CPU version of each fusion is timed. Without Triton (macOS, Windows) the kernel
-# exercises say "not measured here"; everything else works.*
+# *{{lab 02: size; a good place for a break is after 2.4}} · runs on any machine. If there is a GPU, your kernels are compiled
+# for it. If there is no GPU, Triton's interpreter runs your kernels, and a CPU version of each fusion is timed. If Triton is
+# not available (macOS, Windows), the kernel exercises say "not measured here"; everything else works.*
 #
 # {{lab 02: core path}}
 
@@ -70,7 +70,7 @@ if predicted(launches=guess_launches):
 # The first fusion needs no kernel: you combine three matrix products into one.
 
 # %%
-# Predict: how many times faster is one product than three? (The number of weights stays the same.)
+# Predict: how many times faster is one product than three products? (The number of weights stays the same.)
 # BEGIN SOLUTION guess_qkv_gain = None
 guess_qkv_gain = 1.5
 # END SOLUTION
@@ -154,8 +154,8 @@ if passed(write_then_read) and predicted(grown=guess_grown_mb, slots=guess_slot_
 #
 # ## Your first kernel
 #
-# A Triton kernel describes the work of **one program**. A launch, `kernel[(count,)](...)`, starts a grid of programs. Inside a
-# program, `tl.program_id(0)` is its number. (The grid is a tuple, hence the comma.) A program works on blocks:
+# A Triton kernel describes the work of **one program**. A launch, `kernel[(count,)](...)`, starts a grid of programs. (The grid
+# is a tuple, hence the comma.) Inside a program, `tl.program_id(0)` is the program's number. A program works on blocks:
 # `tl.arange(0, BLOCK)` is the block 0, 1, ..., BLOCK - 1. The size of a block must be a power of two:
 # `triton.next_power_of_2(size)`. A **mask** excludes the elements past the end of a row. The picture shows the grid of the
 # example below:
@@ -195,7 +195,8 @@ if has_triton():
 # %%
 # Reading a whole tensor is one pass, and so is writing it. In separate steps, two sums and a norm take eight passes: three
 # for each sum of two tensors, and two for the norm. Your kernel needs fewer.
-# Predict: `tokens` rows (32, or 4,096 on a GPU) of 4,096 elements in fp32. How many MB must memory move for your kernel?
+# Predict: each tensor has `tokens` rows (32, or 4,096 on a GPU) of 4,096 elements in fp32. How many MB must memory move for
+# your kernel?
 # BEGIN SOLUTION guess_norm_mb = None
 guess_norm_mb = 5 * tokens * 4096 * 4 / 1e6
 # END SOLUTION
@@ -254,9 +255,9 @@ if predicted(norm_mb=guess_norm_mb) and (passed(fused_residual_layer_norm) or no
 # %% [markdown]
 # ## Rotary and the cache, in one kernel
 #
-# In torch this takes twenty launches: split, gather sines, rotate, stack, concatenate, write. A single kernel reads each row
-# of `qkv` once and stores all results in their places. GPT-J rotates pairs of **neighbours**; LLaMA pairs each element of the
-# first half with an element of the second half.
+# In torch, the rotary embedding and the cache write take twenty launches, for example to split, gather sines, rotate, stack,
+# concatenate and write. A single kernel reads each row of `qkv` once and stores all results in their places. GPT-J rotates
+# pairs of **neighbours**; LLaMA pairs each element of the first half with an element of the second half.
 #
 # Now the tensors have three dimensions, and you compute addresses yourself. In a contiguous tensor `[tokens, heads, head_dim]`,
 # the index of **element (t, h, d) is `t * heads * head_dim + h * head_dim + d`**. With 3 heads of 10 numbers, element (2, 1, 4)
@@ -271,12 +272,14 @@ pictures.address(token=2, head=1, dim=4, heads=3, head_dim=10)
 # element of its **value** is another 30 places later, at 254. A slot of the cache holds all heads of one token: if this key
 # is written to slot 5, the element is at 5 · 30 + 14 = 164.
 #
-# Only the first `rotary_dim` elements of a head are rotated; a row of `sin` is half as long. Later elements are copied.
+# Only the first `rotary_dim` elements of a head are rotated; a row of `sin` has `rotary_dim / 2` elements. The later elements
+# of a head are copied.
 #
-# Here the grid has two dimensions, `kernel[(tokens, heads)](...)`: there is one program for each token and head.
+# The grid of this kernel has two dimensions, `kernel[(tokens, heads)](...)`: there is one program for each token and head.
 
 # %%
-# Predict: how many MB does your kernel read and write? `tokens` rows (32, or 4,096 on a GPU), a hidden size of 4,096, fp32.
+# Predict: how many MB does your kernel read and write? There are `tokens` rows (32, or 4,096 on a GPU), the hidden size is
+# 4,096, and all numbers are in fp32.
 # BEGIN SOLUTION guess_rotary_mb = None
 guess_rotary_mb = (3 + 3) * tokens * 4096 * 4 / 1e6
 # END SOLUTION
@@ -364,9 +367,9 @@ check(online_softmax)
 
 # %% [markdown]
 # A decode step has only one query for each sequence and head. So there are few programs, and most of the GPU is idle while
-# these read a long cache. Therefore **Flash-Decoding** splits the cache, too. Every program handles one **part** of the cache
-# and stores a maximum, a sum and a weighted sum. Then the formula that you just wrote combines the parts, exactly as it
-# combines blocks:
+# these programs read a long cache. Therefore **Flash-Decoding** also splits the cache into parts. Every program handles one
+# **part** of the cache and stores a maximum, a sum and a weighted sum. Then the formula that you just wrote combines the parts,
+# exactly as it combines blocks:
 
 # %%
 pictures.parts(length=10, block=4)
@@ -432,8 +435,8 @@ def launch(kernel, query, keys, values, slot_table, lengths, block):
 
 
 # %%
-# Predict the MB of keys and values that are read: `tokens // 8` sequences (4, or 512 on a GPU) of 256 tokens, 16 heads of 64,
-# fp32.
+# Predict: how many MB of keys and values are read? There are `tokens // 8` sequences (4, or 512 on a GPU) of 256 tokens, and 16
+# heads of 64 numbers in fp32.
 # BEGIN SOLUTION guess_cache_mb = None
 guess_cache_mb = 2 * (tokens // 8) * 256 * 16 * 64 * 4 / 1e6
 # END SOLUTION
@@ -489,8 +492,8 @@ if predicted(cache_mb=guess_cache_mb) and (passed(split_decode_attention) or not
 # ## Matrix products, and what comes after them
 #
 # Libraries already multiply matrices well. But the result of a matrix product goes through memory before the next operation
-# reads it, unless that operation is an **epilogue**: work that the kernel does while the tile is still in registers. The
-# function below computes the tile; you write the epilogue:
+# reads it, unless the next operation is an **epilogue**: the kernel of the product does it while the tile is still in
+# registers. The function below computes the tile; you write the epilogue:
 
 
 # %%
@@ -509,7 +512,8 @@ def product_tile(x, weight, row, column, tokens, outs, SIZE: tl.constexpr):
 
 
 # %%
-# Predict the MB of weight, input and output: `tokens` rows (32, or 4,096 on a GPU), 512 in, 2,048 out, fp32.
+# Predict: how many MB do weight, input and output have together? The input has `tokens` rows (32, or 4,096 on a GPU) of 512
+# numbers, the output has rows of 2,048 numbers, and all numbers are in fp32.
 # BEGIN SOLUTION guess_gelu_mb = None
 guess_gelu_mb = (512 * 2048 + tokens * 512 + tokens * 2048) * 4 / 1e6
 # END SOLUTION
@@ -559,7 +563,7 @@ if predicted(gelu_mb=guess_gelu_mb) and (passed(fused_linear_gelu) or not has_tr
 # to a float first. Such a kernel is faster only as long as reading is the bottleneck.
 
 # %%
-# Predict the MB for one token, 2,048 in, 2,048 out.
+# Predict: how many MB does the product read and write for one token with 2,048 inputs and 2,048 outputs?
 # BEGIN SOLUTION guess_int8_mb = None
 guess_int8_mb = (2048 * 2048 + 3 * 2048 * 4) / 1e6
 # END SOLUTION
@@ -610,8 +614,8 @@ if predicted(int8_mb=guess_int8_mb) and (passed(int8_product) or not has_triton(
 # %%
 # Tuning: each program reads the whole input, so `rows` decides how often the input is read. If the tiles are too large, there
 # are too few programs to keep a GPU busy. FasterTransformer tries every choice on the user's own GPU and keeps the fastest
-# (GEMM autotuning). Without a GPU, the figure shows only bytes. A larger tile always needs fewer bytes, but it can take more
-# time, which bytes do not show.
+# (GEMM autotuning). If there is no GPU, the figure shows only bytes. A larger tile always needs fewer bytes, but it can take
+# more time, and a figure of bytes does not show this.
 if passed(int8_product):
     rows = [4, 8, 16, 32, 64]
     cost = measurements.sweep_rows(int8_product, rows)
@@ -655,7 +659,7 @@ if passed(sample_token):
 # %% [markdown]
 # ## A step that is captured once
 #
-# Launching itself takes time. If a GPU finishes its kernels faster than the host launches them, it has to wait. A **CUDA
+# Launching itself takes time. If a GPU finishes its kernels faster than the host launches them, the GPU has to wait. A **CUDA
 # graph** records the launches of a step once, and then replays all of them with a single launch. On a CPU, a single call into
 # C++ has the same effect: it avoids the time that Python and torch take.
 
@@ -705,20 +709,21 @@ if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=gues
 # %% [markdown]
 # ## Your speed ladder
 #
-# Each rung below fuses one more thing. The task is 8 sequences with 16 new tokens each. On a GPU the rungs run your kernels;
-# on a CPU they run labkit's CPU versions of these kernels. The rungs take turns while they are measured, because runs at
-# different times cannot be compared. Lab 01 timed other tasks, so its rungs are on other ladders.
+# Each rung of the ladder below adds one improvement to the rung before it. The task is to generate 16 new tokens for each of 8
+# sequences. On a GPU the rungs run your kernels; on a CPU they run labkit's CPU versions of these kernels. The rungs take turns
+# while they are measured, because runs at different times cannot be compared. Lab 01 timed other tasks, so its rungs are on
+# other ladders.
 #
 # **On a CPU** the first rungs are close together. The tensors of gptj-tiny fit into the processor's cache, so moving bytes
 # takes little time. Most of the time goes to calls from Python. "GELU in packed products" is labkit's own engine: it stores
 # the weights in the order in which the vector registers need them, and its products have bias and GELU as an epilogue.
 # "Captured step" removes Python. The gain of the last rung is large because labkit's int8 product multiplies int8 numbers
 # directly, if the CPU can: several int8 values fit in the place of one float. So this product is faster for 8 rows too.
-# FasterTransformer's product was not, because it multiplied floats.
+# FasterTransformer's int8 product was not faster for 8 rows, because it multiplied floats.
 #
-# The second figure is the roofline. To the left of its bend, memory is the limit, and only fewer bytes help. If a point is
-# above the line, the processor's cache delivered the data. The cache is faster than the memory, and the line is drawn for the
-# memory.
+# The second figure is the roofline. To the left of its bend, memory is the limit, and a step gets faster only if it moves fewer
+# bytes. If a point is above the line, the processor's cache delivered the data. The cache is faster than the memory, and the
+# line is drawn for the memory.
 
 # %%
 kernels = {
@@ -757,8 +762,8 @@ if points:
 # %% [markdown]
 # ## What you have now
 #
-# - A kernel of your own, or five (with the extras), and a way to predict what the next kernel would save.
-# - An engine in which each of your kernels ran and produced the same tokens as before.
-# - The steps that made FasterTransformer fast, each measured as a rung of your ladder.
+# - You have a kernel of your own (five kernels if you did the extras), and a way to predict what the next kernel would save.
+# - You have an engine in which each of your kernels ran and produced the same tokens as before.
+# - You have measured each of the steps that made FasterTransformer fast as a rung of your ladder.
 #
 # Your points are in the panel at the top (*Look again*). Next: **lab 03**, where several GPUs share one model.

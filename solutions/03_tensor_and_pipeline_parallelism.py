@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Lab 03 · Tensor and pipeline parallelism
 #
-# **After this lab you can** cut a model over several processes or GPUs, predict what they will send to each other and how long
-# that takes, and choose a layout for a machine.
+# **After this lab you can** cut a model into parts for several processes or GPUs, predict what these will send to each other
+# and how long the sending takes, and choose a layout for a machine.
 #
 # Two NVIDIA libraries made these ways to cut a model well known: **Megatron-LM**, which trains large models on many GPUs, and
-# **FasterTransformer** (2021 to 2023), which served them to users. Most of today's engines cut a model in the same ways. You
-# rebuild these cuts here.
+# **FasterTransformer** (2021 to 2023), which served large models to users. Most of today's engines cut a model in the same
+# ways. You rebuild these cuts in this lab.
 #
 # *{{lab 03: size; a good place for a break is before "Count before you run"}} · runs on any machine. Your functions run on real
 # processes, with the same `torch.distributed` calls as on GPUs.*
@@ -82,7 +82,8 @@ except Exception as error:
 # A collective takes time even if it sends almost nothing, because all ranks wait for each other. This time is its
 # **latency**.
 #
-# **Predict:** how many microseconds does an all-reduce of 4 bytes take between two processes on this machine? And of 4 MB?
+# **Predict:** how many microseconds does an all-reduce of 4 bytes take between two processes on this machine? How many
+# microseconds does an all-reduce of 4 MB take?
 
 # %%
 # BEGIN SOLUTION guess_small_us, guess_large_us = None, None
@@ -102,8 +103,8 @@ if predicted(small=guess_small_us, large=guess_large_us):
 # %% [markdown]
 # Compare the two lines of text above the figure. Where the curve is flat, sending a thousand times as many bytes takes hardly
 # any longer. Sending a million times as many bytes takes much longer. The hidden state of one token in GPT-J 6B has 4,096
-# numbers, which are 16 kB. This size is in the flat part of the curve, so an all-reduce of one token is mostly latency. So
-# count the calls first, then the bytes.
+# numbers, which are 16 kB. This size is in the flat part of the curve, so the time of an all-reduce for one token is mostly
+# latency. So count the calls first, then the bytes.
 #
 # ## A matrix product in parts
 #
@@ -207,18 +208,18 @@ if passed(shard_layer) and predicted(whole=guess_whole_kb):
     display(plots.prediction_plot(list(whole), shown, ylabel="kB", title=title, caption=where))
 
 # %% [markdown]
-# Every rank reads only the layer norms in full, because a layer norm needs all numbers of a token. (Each layer norm has a
-# weight and a bias of 256 numbers; there is one norm in each block and one at the end.) So each of n ranks holds about one
-# n-th of the model, and no rank holds all of it. All ranks of labkit read their shards from the same file. In contrast,
-# FasterTransformer wrote one file for each rank; `labkit convert` reads and writes such files.
+# The layer norms are the only tensors that every rank reads in full, because a layer norm needs all numbers of a token. (Each
+# layer norm has a weight and a bias of 256 numbers; there is one norm in each block and one at the end.) So each of n ranks
+# holds about one n-th of the model, and no rank holds the whole model. All ranks of labkit read their shards from the same
+# file. In contrast, FasterTransformer wrote one file for each rank; `labkit convert` reads and writes such files.
 #
 # ## A block, and one sum
 #
-# Now the block itself. In most models the MLP needs the result of attention, so each layer needs two all-reduces: one after
-# attention and one after the MLP. In GPT-J attention and MLP read the same input.
+# Next, you compute the block itself. In most models the MLP needs the result of attention, so each layer needs two all-reduces:
+# one after attention and one after the MLP. In GPT-J attention and MLP read the same input.
 #
-# **Predict:** one token goes through 28 small blocks on two processes of this machine. How many times as long does this take
-# with two all-reduces in each block as with one all-reduce?
+# **Predict:** one token goes through 28 small blocks on two processes of this machine. How many times as long does the token
+# take with two all-reduces in each block as with one all-reduce?
 
 # %%
 # BEGIN SOLUTION guess_two_sums = None
@@ -259,15 +260,15 @@ if passed(parallel_block) and predicted(two_sums=guess_two_sums):
 
 # %% [markdown]
 # With twice as many all-reduces, a block does not take twice as long: only the waiting doubles, while the matrix products of
-# the block stay the same. The smaller these are (with more shards or fewer tokens), the closer the ratio comes to 2.
+# the block stay the same. If the matrix products are smaller (with more shards or fewer tokens), the ratio comes closer to 2.
 # FasterTransformer and Megatron-LM use the same code for all their models, so they need two all-reduces in each block. labkit's
-# engine needs one.
+# engine needs one all-reduce.
 #
 # ## The vocabulary
 #
 # Embedding and head are large, too: they have 50,400 rows in GPT-J, and each rank holds some of these rows. The embedding is
-# easy: the rank that holds a token's row uses this row, the other ranks use zeros, and one all-reduce adds up what the ranks
-# have. The head needs more thought.
+# easy: the rank that holds a token's row uses this row, the other ranks use zeros, and one all-reduce adds up the rows of all
+# ranks. The head needs more thought.
 
 # %% [markdown]
 # {{exercise lab03.sharded_argmax}}
@@ -293,8 +294,8 @@ check(sharded_argmax)
 # ## Count before you run
 #
 # You now have all parts of a tensor parallel model. **Pipeline parallelism** is the other way to cut a model: each rank, called
-# a stage, gets whole blocks, and sends the hidden state to the next stage. For both ways, you can say in advance what a step
-# will send. `share` is the rule of exercise 3.1, but for blocks instead of rows:
+# a stage, gets whole blocks, and sends the hidden state to the next stage. For both ways to cut a model, you can say in advance
+# how many bytes a step will send. `share` is the rule of exercise 3.1, but for blocks instead of rows:
 
 # %%
 from labkit.lab.lab03 import share
@@ -341,9 +342,9 @@ if passed(step_traffic):
     display(plots.prediction_plot(names, shown, ylabel="calls", title=title, caption=where))
 
 # %% [markdown]
-# Stages send far fewer bytes than shards, and in far fewer calls. But this does not make stages faster. A token goes through
-# one stage after the other. While it is in one stage, the other stages are idle, unless they have other work. This idle time
-# is the price of stages.
+# Stages send far fewer bytes than shards, and in far fewer calls. But this does not make stages faster than shards. A token
+# goes through one stage after the other. While the token is in one stage, the other stages are idle, unless they have other
+# work. This idle time is the price of stages.
 #
 # ## A pipeline
 #
@@ -427,8 +428,8 @@ if passed(pipeline_schedule) and predicted(two=guess_idle_2, eight=guess_idle_8,
     display(plots.sweep_plot(counts, idle, marks=marks, title="The bubble", log=False, **labels))
 
 # %% [markdown]
-# With more micro-batches the bubble is smaller. But even without any bubble, a token is not faster: it goes through one stage
-# after the other. So stages improve the throughput, and shards shorten the time per token.
+# With more micro-batches the bubble is smaller. But even if there is no bubble, a token is not faster: it goes through one
+# stage after the other. So stages improve the throughput, and shards shorten the time per token.
 
 # %% [markdown]
 # {{core path: go on at Your machine}}
@@ -479,9 +480,9 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
     display(plots.prediction_plot(list(map(str, runs)), shown, title=title, **labels))
 
 # %% [markdown]
-# There is a best number of micro-batches. Up to this number, the bubble shrinks. With more micro-batches, their fixed cost
-# weighs more: for every micro-batch, a stage reads all its weights again and sends one more message. (If a single micro-batch
-# is the quickest on your machine, your two ranks have to share a core.)
+# There is a best number of micro-batches. Up to this number, the batch gets faster, because the bubble shrinks. Above this
+# number, the batch gets slower, because every micro-batch has a fixed cost: a stage reads all its weights again and sends one
+# more message. (If a single micro-batch is the quickest on your machine, your two ranks have to share a core.)
 #
 # Decoding also has a bubble, because the next token of a sequence needs the token before it. So labkit's engine keeps several
 # groups of sequences in flight, one group for each stage.
@@ -489,8 +490,8 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
 # ## Choose
 #
 # Shards make a single token faster, but need many all-reduces. Stages save memory and send almost nothing, but a single token
-# is not faster. Which of the two is better depends on the links between the GPUs. How much does an all-reduce send? Large
-# tensors are often added up in a **ring**:
+# is not faster. Whether shards or stages are better depends on the links between the GPUs. How much does an all-reduce send?
+# Large tensors are often added up in a **ring**:
 
 # %%
 pictures.ring(4)
@@ -555,11 +556,12 @@ if passed(choose_layout):
 # %% [markdown]
 # ## Your machine
 #
-# At the end, labkit's engine runs on this machine with 8 sequences of gptj-tiny: in one process, on two shards, and on two
-# stages. The two ranks must share the cores and the memory that one process has for itself, so they gain nothing here.
+# At the end, labkit's engine runs gptj-tiny on this machine with 8 sequences: in one process, on two shards, and on two stages.
+# Two ranks must share the cores and the memory that one process has for itself, so on this machine they are not faster than one
+# process.
 #
-# **Predict:** one process makes a number of tokens per second. Which fraction of this number do two shards make? (Two GPUs
-# would make up to twice as many tokens as one GPU, because each GPU has its own memory.)
+# **Predict:** one process generates a number of tokens per second. Which fraction of this number do two shards generate? (Two
+# GPUs would generate up to twice as many tokens as one GPU, because each GPU has its own memory.)
 
 # %%
 # BEGIN SOLUTION guess_shards_share = None
@@ -580,13 +582,14 @@ if predicted(shards=guess_shards_share):
 # %% [markdown]
 # Stages send far less than shards, but are not always faster. The number of passes shows why. To keep both stages busy,
 # the engine splits the eight sequences into two groups of four. So each stage makes twice as many passes. A pass with four
-# sequences takes nearly as long as a pass with eight, because both passes read the same weights. The same is true on GPUs:
-# stages are an advantage if the model does not fit into one GPU, or if there are enough sequences for large groups.
+# sequences takes nearly as long as a pass with eight, because both passes read the same weights. On GPUs, too, stages are an
+# advantage only if the model does not fit into one GPU, or if there are enough sequences for large groups.
 #
 # ## What you have now
 #
-# - A layer in parts (with the extras, a whole transformer), with as few all-reduces as possible.
-# - A timetable of a pipeline that you can compute; with the extras, the pipeline itself.
-# - Tensor and pipeline parallelism measured on this machine; with the extras, a way to choose between them in advance.
+# - You have cut a layer into parts (a whole transformer, if you did the extras), with as few all-reduces as possible.
+# - You can compute the timetable of a pipeline. If you did the extras, you have also built the pipeline itself.
+# - You have measured tensor and pipeline parallelism on this machine. If you did the extras, you can also choose between them
+#   in advance.
 #
 # Your points are in the panel at the top (*Look again*). Next: **lab 04**, in which a server receives requests for the model.

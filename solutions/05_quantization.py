@@ -1,11 +1,12 @@
 # %% [markdown]
 # # Lab 05 · Quantization
 #
-# **After this lab you can** turn numbers into small integers and back, choose a range from calibration data, make a quantized model
-# that the engine runs, train through rounding, cast to FP8, and say what each bit costs in quality and gains in speed.
+# **After this lab you can** turn numbers into small integers and back, choose a range from calibration data, make a quantized
+# model that the engine runs, train a model whose weights are rounded, cast numbers to FP8, and say how much quality you lose
+# and how much speed you gain with each bit that you remove.
 #
-# **Post-training quantization (PTQ)** measures ranges on calibration data, and then rounds. **Quantization-aware training
-# (QAT)** trains the model with the rounding in place. You do both to `gptj-tiny`.
+# **Post-training quantization (PTQ)** measures the ranges of numbers on calibration data, and then rounds the numbers.
+# **Quantization-aware training (QAT)** trains the model while its weights are rounded. You use both methods on `gptj-tiny`.
 #
 # *{{lab 05: size}} · runs on any machine, with or without a GPU.*
 #
@@ -37,8 +38,9 @@ progress_panel("05")
 # `q = round(x / scale) + zero_point`, clipped to the lowest and highest integer. The **quantization parameters** `scale` and
 # `zero_point` say how far apart the marks of the ruler are, and which mark is 0.
 #
-# *An example with 3 bits,* -4 to 3, for numbers from -0.5 to 3.0. **Symmetric:** 3.0 becomes 3, so the scale is 1.0.
-# **Asymmetric:** the range of 3.5 has 7 steps, so the scale is 0.5. -0.5 must become -4, so the zero point is -3.
+# *An example:* the integers have 3 bits and go from -4 to 3; the numbers go from -0.5 to 3.0. **Symmetric:** 3.0 becomes 3, so
+# the scale is 1.0. **Asymmetric:** the range of 3.5 has 7 steps, so the scale is 0.5. -0.5 must become -4, so the zero point is
+# -3.
 
 # %%
 pictures.number_line(low=-0.5, high=3.0, bits=3)
@@ -63,8 +65,9 @@ def quantization_parameters(low, high, bits, symmetric):
 check(quantization_parameters)
 
 # %% [markdown]
-# Now real numbers: the inputs of `fc_out` in the second block of `gptj-tiny`, for 512 tokens. They come from GELU, so none is
-# below -0.17, but some are above 15. **Predict:** with 8 bits, how many times smaller is the error of the asymmetric form?
+# The next cells quantize real numbers: the inputs of `fc_out` in the second block of `gptj-tiny`, for 512 tokens. They come
+# from GELU, so none of them is below -0.17, but some are above 15. **Predict:** with 8 bits, how many times smaller is the
+# error of the asymmetric form than the error of the symmetric form?
 
 
 # %%
@@ -100,16 +103,18 @@ if passed(quantization_parameters) and predicted(asymmetric=guess_asymmetric):
 
 # %% [markdown]
 # The asymmetric ruler has no marks for numbers that do not occur, so its steps are half as wide. But a zero point adds a term
-# to each sum of a matrix product, so engines use it for activations, if at all.
+# to each sum of a matrix product, so engines use a zero point only for activations, and many engines use none.
 #
 # ## Calibration: which range?
 #
-# The range of an **activation** depends on the input, so it is measured on calibration data. Most of the magnitudes above are below
-# 1, and a few are above 10: a **heavy tail**. A limit at the largest number makes wide steps; a smaller limit clips the tail.
+# The range of an **activation** depends on the input, so it is measured on calibration data. Most of the magnitudes in the
+# histogram above are below 1, and a few are above 10; these few are called a **heavy tail**. If the limit is the largest
+# number, the steps are wide; a smaller limit clips the tail.
 #
-# *An example with 3 bits, no zero point:* x = (0.4, 0.6, 0.5, 6.0). Limit 6: the scale is 2, and x becomes (0, 0, 0, 3): three
-# numbers are lost. Limit 1.5: x becomes (1, 1, 1, 3), which stands for (0.5, 0.5, 0.5, 1.5): three are nearly right, and the
-# outlier loses 4.5. Which is better? That depends on how you measure the error, so there are several **calibrators**.
+# *An example with 3 bits and no zero point:* x is (0.4, 0.6, 0.5, 6.0). If the limit is 6, the scale is 2, and x becomes
+# (0, 0, 0, 3): three numbers are lost. If the limit is 1.5, x becomes (1, 1, 1, 3), which stands for (0.5, 0.5, 0.5, 1.5):
+# three numbers are nearly right, and the outlier loses 4.5. Which limit is better depends on how you measure the error, so
+# there are several methods to choose a limit. They are called **calibrators**.
 
 # %% [markdown]
 # {{exercise lab05.clip_limits}}
@@ -132,8 +137,9 @@ def clip_limits(x, bits):
 check(clip_limits)
 
 # %% [markdown]
-# What counts is the **output** of the layer. **Predict:** with 8 bits, how many times smaller is its error with the limit "mse" than
-# with "min-max"? And with "percentile"? (Below 1 means that the error is larger.)
+# The error that counts is the error of the layer's **output**. **Predict:** with 8 bits, how many times smaller is the output's
+# error with the limit "mse" than with "min-max"? How many times smaller is it with "percentile" than with "min-max"? (A number
+# below 1 means that the error is larger.)
 
 
 # %%
@@ -168,8 +174,8 @@ if passed(clip_limits):
     )
 
 # %% [markdown]
-# The limit "mse" is chosen by the error, and is the best of the three with every number of bits. The percentile is chosen
-# without looking at the error: with 4 and 6 bits it helps, and with 7 and 8 bits it clips too much.
+# The limit "mse" is chosen by the error, and is the best of the three limits with every number of bits. The limit "percentile"
+# is chosen without looking at the error: with 4 and 6 bits it helps, and with 7 and 8 bits it clips too much.
 
 # %% [markdown]
 # {{core path: go on at One scale, or many?}}
@@ -177,11 +183,13 @@ if passed(clip_limits):
 # %% [markdown]
 # ### The fourth calibrator: entropy
 #
-# TensorRT's entropy calibrator compares **distributions**: $P$ is the histogram after clipping, and $Q$ is what the integers
-# still show of it. The limit with the smallest divergence is chosen.
+# TensorRT's entropy calibrator compares two **distributions**: $P$ is the histogram of the numbers after clipping, and $Q$ is
+# the histogram that can be recovered from the integers. The calibrator chooses the limit with the smallest divergence between
+# $P$ and $Q$.
 #
-# *An example:* counts (4, 0, 2, 2 | 1), 4 bins kept, 2 levels. P = (4, 0, 2, 3) / 9. Q: the groups (4, 0) and (2, 2) have the sums
-# 4 and 4; the empty bin stays empty, so Q = (4, 0, 2, 2) / 8.
+# *An example:* the counts are (4, 0, 2, 2 | 1), 4 bins are kept, and there are 2 levels. The clipped number is added to the
+# last bin, so P = (4, 0, 2, 3) / 9. For Q, the groups (4, 0) and (2, 2) have the sums 4 and 4; the empty bin stays empty, so
+# Q = (4, 0, 2, 2) / 8.
 
 # %% [markdown]
 # {{exercise lab05.clip_divergence}}
@@ -206,8 +214,8 @@ def clip_divergence(counts, kept, levels):
 check(clip_divergence)
 
 # %% [markdown]
-# The next cell uses 2,048 bins and 128 levels, as TensorRT does. **Predict** the error of the output in percent with the limit that
-# it finds, with 8 bits. ("min-max" has about 4 %.)
+# The next cell uses 2,048 bins and 128 levels, as TensorRT does. **Predict:** with the limit that the entropy calibrator finds
+# for 8 bits, what is the error of the output in percent? (With "min-max", the error is about 4 %.)
 
 # %%
 # BEGIN SOLUTION guess_entropy = None
@@ -233,9 +241,10 @@ if passed(clip_limits) and passed(clip_divergence) and predicted(entropy=guess_e
 #
 # A weight can have as many scales as you like. An outlier then spoils only the numbers that share its scale.
 #
-# *An example with 4 bits:* the row (0.7, -0.1, 0.3, 7.0). One scale: 7.0 / 7 = 1.0, integers (1, 0, 0, 7). Two groups of two:
-# scales 0.1 and 1.0, integers (7, -1) and (0, 7): 0.3 is lost, because it is in the outlier's group. A scale of 16 bits for 64
-# numbers costs 0.25 bits per weight.
+# *An example with 4 bits:* the row is (0.7, -0.1, 0.3, 7.0). If the row has one scale, the scale is 7.0 / 7 = 1.0, and the
+# integers are (1, 0, 0, 7). If there are two groups of two numbers, the scales are 0.1 and 1.0, and the integers are (7, -1)
+# and (0, 7). Then only 0.3 is lost, because it is in the outlier's group. A scale of 16 bits for 64 numbers costs 0.25 bits per
+# weight.
 
 # %%
 pictures.scales_of(rows=4, columns=8, group=4)
@@ -289,8 +298,9 @@ if passed(quantize_weight) and predicted(four_bits=guess_four_bits):
 #
 # ## Your quantizer makes a model
 #
-# `labkit.compress` goes through the model and calls a function for each matrix: here **yours**. The result is a directory in the
-# format of compressed-tensors, which `labkit.load` runs. (The original is 21.0 MB.)
+# `labkit.compress` goes through the model and calls a function for each matrix. In the next cell, this is **your** function.
+# The result is a directory in the format of the library compressed-tensors; `labkit.load` loads such a directory. (The original
+# model has 21.0 MB.)
 
 # %%
 models, engines = {}, {}
@@ -311,8 +321,8 @@ if passed(quantize_weight):
 # %% [markdown]
 # ### Four bits in memory
 #
-# No machine can address four bits, so two weights share a byte. *In numbers:* 3 + 8 = 11 and -5 + 8 = 3; the byte is
-# 11 + 16 · 3 = 59.
+# No machine can address four bits, so two weights share a byte. *An example:* the weights are 3 and -5. 3 + 8 = 11 and
+# -5 + 8 = 3, so the byte is 11 + 16 · 3 = 59.
 
 # %%
 pictures.nibbles(even=3, odd=-5)
@@ -364,12 +374,12 @@ if passed(quantize_weight) and passed(pack_int4) and passed(unpack_int4):
 # ### Activations in 8 bits: SmoothQuant
 #
 # If weights *and* activations are integers, the matrix product itself runs in 8 bits. But in large models a few channels of the
-# activations are up to a hundred times larger than the others. A single scale then leaves only a handful of steps for the
-# others. **SmoothQuant** divides each channel by a factor, and multiplies the weight's column by the same factor: the matrix
-# product stays the same.
+# activations are up to a hundred times larger than the other channels. A single scale then leaves only a handful of steps for
+# the other channels. **SmoothQuant** divides each channel by a factor, and multiplies the weight's column by the same factor:
+# the matrix product stays the same.
 #
-# *An example:* inputs up to (1, 100), columns up to (1, 1), alpha = 0.5. The factors are (1, 10): inputs up to (1, 10), columns
-# up to (1, 10).
+# *An example* with two channels: the largest inputs are 1 and 100, the largest weights are 1 and 1, and alpha is 0.5. The
+# factors are 1 and 10. After the division, the largest inputs are 1 and 10, and the largest weights are 1 and 10.
 
 # %% [markdown]
 # {{exercise lab05.smooth}}
@@ -390,8 +400,8 @@ def smooth(weight, largest, alpha):
 check(smooth)
 
 # %% [markdown]
-# `gptj-tiny` is too small for such channels, so the next cell makes three: it multiplies them by 40 and divides the weight's
-# columns by 40. The product is the same. **Predict** the best alpha, between 0 and 1.
+# `gptj-tiny` is too small to have such channels, so the next cell makes three of them: it multiplies three channels by 40 and
+# divides the weight's columns by 40. The product stays the same. **Predict:** which alpha, between 0 and 1, is the best?
 
 
 # %%
@@ -415,17 +425,18 @@ if passed(smooth) and passed(quantize_weight) and predicted(alpha=guess_alpha):
     display(plots.sweep_plot(list(made), {"your smooth": errors}, marks=marks, log=False, **labels))
 
 # %% [markdown]
-# Every alpha removes most of the error, so the factors matter here, and the exact alpha does not. At run time the division costs
-# nothing, because it is folded into the layer norm before the matrix product.
+# Every alpha removes most of the error, so in this example the factors matter, and the exact alpha does not. At run time the
+# division by the factors costs nothing, because it is folded into the layer norm before the matrix product.
 #
 # ### GPTQ: columns that repair errors
 #
 # If one weight becomes too small, a neighbour with similar inputs can become larger. **GPTQ** rounds column by column, and moves all
-# later columns so that the layer's output changes least. The Hessian $H$, the mean of $x x^T$, says which inputs go together; GPTQ
-# needs the upper Cholesky factor $U$ of its inverse.
+# later columns so that the layer's output changes least. The Hessian $H$, the mean of $x x^T$, says which inputs are similar;
+# GPTQ needs the upper Cholesky factor $U$ of the inverse of $H$.
 #
-# *An example:* w = (0.6, 1.0), scale 1, and two inputs that are nearly equal: $U_{00} = 2.4$, $U_{01} = -2.2$. 0.6 becomes 1: the
-# error is -0.4. The other weight becomes 1.0 - (-0.4 / 2.4) · (-2.2) = 0.63: it gives back what the first one got.
+# *An example:* w is (0.6, 1.0), the scale is 1, and the two inputs are nearly equal, so $U_{00} = 2.4$ and $U_{01} = -2.2$. The
+# weight 0.6 is rounded to 1, so the error is -0.4. The second weight becomes 1.0 - (-0.4 / 2.4) · (-2.2) = 0.63: it gets
+# smaller because the first weight got larger.
 
 # %%
 pictures.column_step(columns=8, column=3)
@@ -452,9 +463,9 @@ def gptq_column(weight, factor, column, scales, bits):
 check(gptq_column)
 
 # %% [markdown]
-# Now all 256 columns of a real matrix, with 3 bits and a scale per row. The error is measured on *other* text than the Hessian.
-# **Predict:** how much of the error of rounding to nearest does GPTQ remove, in percent? (`labkit compress gptj-tiny --method
-# int3-gptq --out DIR` does this to every matrix.)
+# The next cell rounds all 256 columns of a real matrix, with 3 bits and a scale per row. The error is measured on *other* text
+# than the Hessian. **Predict:** how much of the error of rounding to nearest does GPTQ remove, in percent? (The command
+# `labkit compress gptj-tiny --method int3-gptq --out DIR` rounds every matrix of the model in this way.)
 
 # %%
 # BEGIN SOLUTION guess_removed = None
@@ -481,12 +492,13 @@ if passed(gptq_column) and predicted(removed=guess_removed):
 # %% [markdown]
 # ## Training with rounding
 #
-# PTQ leaves the weights where they are. **QAT** puts the rounding into the forward pass (*fake quantization*) and continues
-# training, so that the weights move to places where rounding hurts less. But the gradient of rounding is 0. The
-# **straight-through estimator** pretends that it is 1.
+# PTQ does not train the weights. **QAT** puts the rounding into the forward pass (*fake quantization*) and continues training,
+# so that the weights move to values at which rounding hurts less. But the gradient of rounding is 0. The **straight-through
+# estimator** pretends that this gradient is 1.
 #
-# *An example:* scale 0.5, 3 bits. w = 0.7 becomes 0.5, and its gradient passes unchanged. w = 2.1 is clipped to 3 · 0.5 = 1.5; a
-# small change of w changes nothing, so its gradient is 0. In torch, `y.detach()` has the value of y, and no gradient.
+# *An example:* the scale is 0.5, and there are 3 bits. w = 0.7 becomes 0.5, and its gradient passes unchanged. w = 2.1 is
+# clipped to 3 · 0.5 = 1.5; a small change of w changes nothing, so its gradient is 0. In torch, `y.detach()` has the value of
+# y, but no gradient passes through it.
 
 # %%
 pictures.staircase(bits=3, scale=0.5)
@@ -508,7 +520,7 @@ def fake_quantize(weight, scales, bits):
 check(fake_quantize)
 
 # %% [markdown]
-# (`torch.fake_quantize_per_channel_affine` computes the same, with a zero point; torch's own QAT calls it.)
+# (`torch.fake_quantize_per_channel_affine` also computes this, but with a zero point; torch's own QAT calls it.)
 #
 # The next cells train all blocks of `gptj-tiny` with 2 bits and a scale per row, for 30 steps of 2 · 128 tokens. **Predict:** how
 # much of the loss that PTQ added do these steps win back, in percent?
@@ -547,19 +559,21 @@ if passed(fake_quantize) and predicted(won_back=guess_won_back):
     display(plots.sweep_plot(range(1, 31), lines, **labels, title="Training with rounding"))
 
 # %% [markdown]
-# The dashed lines are the held-out loss without rounding, and with rounding before training. QAT needs data and a backward pass
-# through the model, which is too expensive for most users of a model with 175 billion weights. That is why PTQ methods such as
-# GPTQ exist.
+# The dashed lines are two losses on held-out text: the loss without rounding, and the loss with rounding before training. QAT
+# needs data and a backward pass through the model, which is too expensive for most users of a model with 175 billion weights.
+# Therefore PTQ methods such as GPTQ exist.
 #
 # ## FP8: a ruler that grows with the number
 #
-# Hopper's **Transformer Engine** multiplies numbers of 8 bits: *e4m3* for precision, *e5m2* for range. e4m3 ends at 448, and
-# below 0.001 everything becomes 0, so each tensor gets a **scale**. The tensor's largest number (*amax*) is known only after
-# the tensor x is computed, and reading x again would cost what FP8 saves. So **delayed scaling** uses the amax of earlier
-# steps: it "monitors tensor statistics and dynamically adjusts range".
+# The **Transformer Engine** of NVIDIA's Hopper GPUs multiplies numbers of 8 bits. Of its two formats, *e4m3* is more precise,
+# and *e5m2* has a wider range. The largest number in e4m3 is 448, and numbers below 0.001 become 0, so each tensor gets a
+# **scale**. The tensor's largest number (*amax*) is known only after the tensor x is computed, and reading x again would take
+# the time that FP8 saves. So **delayed scaling** uses the amax of earlier steps: it "monitors tensor statistics and dynamically
+# adjusts range".
 #
-# *An example:* history (3.0, 5.0), e4m3. 448 / 5.0 = 89.6, so the scale is 64. x = 3.1 becomes 198.4; the nearest e4m3 number is
-# 192, which stands for 3.0. x = 8.0 would be 512: it is clipped to 448, which stands for 7.0. The new history is (8.0, 3.0).
+# *An example* in e4m3: the history is (3.0, 5.0). 448 / 5.0 = 89.6, so the scale is 64. x = 3.1 becomes 198.4; the nearest e4m3
+# number is 192, which stands for 3.0. x = 8.0 would become 512, so it is clipped to 448, which stands for 7.0. The new history
+# is (8.0, 3.0).
 
 # %%
 pictures.fp8_bits()
@@ -583,7 +597,8 @@ def fp8_cast(x, history, dtype):
 check(fp8_cast)
 
 # %% [markdown]
-# Gradients are small. Take x divided by 1,000. **Predict:** how many of its numbers become 0 in e4m3 without a scale, in percent?
+# Gradients are small numbers; here, x divided by 1,000 stands for them. **Predict:** if there is no scale, what percentage of
+# these numbers becomes 0 in e4m3?
 
 # %%
 # BEGIN SOLUTION guess_lost = None
@@ -608,7 +623,7 @@ if passed(fp8_cast) and predicted(lost=guess_lost):
     )
 
 # %%
-# Now 24 steps in which the numbers grow by 12 % each, with one sudden outlier.
+# This cell runs 24 steps. The numbers grow by 12 % in each step, and one step has a sudden outlier.
 if passed(fp8_cast):
     followed = fp8_steps.follow(fp8_cast)
     errors = followed.pop("error in %")
@@ -619,13 +634,15 @@ if passed(fp8_cast):
     display(plots.sweep_plot(range(24), {"your cast": errors}, **labels))
 
 # %% [markdown]
-# The outlier comes before its scale, and is clipped once. Then the scale is too careful for four steps, which costs nothing: the
-# relative error of a floating-point number does not depend on the scale. With INT8, the error would grow.
+# When the outlier comes, the scale does not yet fit it, so the outlier is clipped once. For the next four steps, the scale
+# leaves more room than the numbers need. This costs nothing, because the relative error of a floating-point number does not
+# depend on the scale. With INT8, the error would grow.
 #
 # ## Bits, quality and speed
 #
-# Back to your models. **Predict:** how many bits per byte does the 2-bit model need for text that it has never seen? (`fp32` needs
-# about 1.28. If all 256 bytes were equally likely, it would be 8.)
+# The next cell measures the models that you made above. **Predict:** how many bits per byte does the 2-bit model need for text
+# that it has never seen? (The model `fp32` needs about 1.28 bits per byte. A model that thinks all 256 bytes equally likely
+# needs 8.)
 
 # %%
 # BEGIN SOLUTION guess_two_bits = None
@@ -645,16 +662,17 @@ if models and predicted(two_bits=guess_two_bits):
     display(plots.ladder_plot(ladder.of(tradeoff.TASK), caption=where))
 
 # %% [markdown]
-# Eight bits are free, four and three cost little, and two ruin the model; one bit (the lecture's INT1) leaves only signs.
-# labkit has kernels for 8 and 4 bits; 3 and 2 bits are dequantized when they are loaded: **a format without a kernel saves disk, not
-# time.** And `gptj-tiny` fits into the processor's cache, so fewer bytes gain less than in a large model.
+# Eight bits cost no quality, four and three bits cost little, and two bits ruin the model; one bit (the lecture's INT1) leaves
+# only signs. labkit has kernels for 8 and 4 bits; weights in 3 and 2 bits are dequantized when they are loaded: **a format
+# without a kernel saves disk space, but no time.** And `gptj-tiny` fits into the processor's cache, so fewer bytes gain less
+# than in a large model.
 #
 # ## The lecture's table, measured
 #
-# The lecture's *math throughput* is 1x for FP32, 8x for FP16, 16x for INT8 and 32x for INT4: the rates of NVIDIA's T4. Its
-# *bandwidth reduction* is 1x, 2x, 4x and 8x. You measure both with a weight of 8,192 x 4,096: throughput by a matrix product of
-# 256 rows, and bandwidth by a matrix product of one row, which is little more than reading the weight. **Predict:** how many
-# times faster than FP32 is INT8 in each?
+# The lecture's table has two columns. The *math throughput* is 1x for FP32, 8x for FP16, 16x for INT8 and 32x for INT4; these
+# are the rates of NVIDIA's T4. The *bandwidth reduction* is 1x, 2x, 4x and 8x. You measure both with a weight of 8,192 x 4,096.
+# For the throughput, you time a matrix product of 256 rows. For the bandwidth, you time a matrix product of one row, which does
+# little more than read the weight. **Predict:** how many times faster than FP32 is INT8 in each of the two products?
 
 # %%
 # BEGIN SOLUTION guess_int8_math, guess_int8_reading = None, None
@@ -675,19 +693,21 @@ if predicted(int8_math=guess_int8_math, int8_reading=guess_int8_reading):
         display(plots.prediction_plot(throughput.names(device), bars, **labels))
 
 # %% [markdown]
-# **Why is a CPU different?** The T4 has two kinds of units: ordinary units for FP32, and *tensor cores*, which multiply only
-# small formats, but whole tiles at once: that gives 8x. Most CPUs have only ordinary units (AMX is an exception). A register of
-# 512 bits holds 16 numbers in FP32, 32 in BF16 and 64 in INT8, so the best that vectors can give is 1x, 2x and 4x. No CPU
-# multiplies INT4: the kernel unpacks each byte into two INT8 numbers first.
+# **Why is a CPU different?** The T4 has two kinds of units: ordinary units for FP32, and *tensor cores*. Tensor cores multiply
+# only numbers in small formats, but they multiply whole tiles at once, and so they are 8 times as fast. Most CPUs have only
+# ordinary units (AMX is an exception). A register of 512 bits holds 16 numbers in FP32, 32 in BF16 and 64 in INT8, so at best,
+# vector instructions are 1x, 2x and 4x as fast. No CPU multiplies INT4: the kernel unpacks each byte into two INT8 numbers
+# first.
 #
-# *Bandwidth* is about bytes, and bytes are bytes. With one row, as in a decode step, the gains come near the lecture's numbers
-# wherever the weight comes from memory and unpacking keeps up. That is why INT4 weights pay on a CPU, too.
+# *Bandwidth* depends only on the number of bytes, on a CPU as on a GPU. With one row, as in a decode step, the gains come near
+# the lecture's numbers if the weight comes from memory and the unpacking is fast enough. Therefore INT4 weights are worthwhile
+# on a CPU, too.
 #
 # ## What you have now
 #
-# - A quantizer of your own, and models made by it, which the engine runs.
-# - Rounding that gradients pass through, and a cast to FP8 whose scale comes from earlier steps.
-# - A measured answer to "how many bits?": for this model, and for this machine.
+# - You have a quantizer of your own, and models that it made and that the engine runs.
+# - You have a rounding function that gradients pass through, and a cast to FP8 that takes its scale from earlier steps.
+# - You have measured how many bits are best for this model and this machine.
 #
 # Your points are in the panel at the top (*Look again*).
 

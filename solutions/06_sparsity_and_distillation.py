@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Lab 06 · Sparsity and distillation
 #
-# **After this lab you can** prune a model to the 2:4 pattern of NVIDIA's sparse tensor cores, choose which weights stay, say why zeros
-# alone save no time, train a pruned model without losing its mask, distil a student with half the layers, and let it guess for its
-# teacher without changing a word.
+# **After this lab you can** prune a model to the 2:4 pattern of NVIDIA's sparse tensor cores, choose which weights stay, say
+# why zeros alone save no time, train a pruned model without losing its mask, distil a student with half of the layers, and let
+# this student guess tokens for its teacher without changing the text.
 #
-# Lab 05 made numbers smaller. Here there are **fewer** of them: **pruning** removes weights, and **distillation** trains a
-# small model to say what a large model says. You do both to `gptj-tiny`.
+# Lab 05 stored numbers in fewer bits. In this lab, a model has **fewer** numbers: **pruning** removes weights, and
+# **distillation** trains a small model to say what a large model says. You use both methods on `gptj-tiny`.
 #
 # *{{lab 06: size}} · runs on any machine, with or without a GPU. Two cells train for up to 40 and 80 seconds.*
 #
@@ -34,19 +34,20 @@ progress_panel("06")
 # %% [markdown]
 # ## Which connections can go?
 #
-# The lecture removes "unnecessary connections": a network with 32 becomes one with 24. A whole neuron is removed, so the
-# matrices are smaller and still dense. That is **structured** pruning: every machine runs it faster, but whole neurons are
-# seldom unnecessary.
+# The lecture removes "unnecessary connections": a network with 32 connections becomes a network with 24 connections. A whole
+# neuron is removed, so the matrices are smaller and still dense. This is **structured** pruning: every machine runs the smaller
+# network faster, but whole neurons are seldom unnecessary.
 
 # %%
 pictures.connections()
 
 # %% [markdown]
 # **Unstructured** pruning removes single weights. It costs less quality, but the zeros can be anywhere. **2:4 sparsity** is
-# between the two: *of every four neighbours in a row, two stay*. Since Ampere, tensor cores read only half of the numbers of
-# such a matrix, and two bits for the place of each, and skip half of the multiplications.
+# between the two: *of every four neighbours in a row, two stay*. The tensor cores of NVIDIA's GPUs since Ampere read only half
+# of the numbers of such a matrix and two bits for the place of each number, and skip half of the multiplications.
 #
-# *An example:* scores (7, 1, 2, 9, 3, 8, 6, 5). In the first four, 7 and 9 are the largest; in the second, 8 and 6.
+# *An example:* the scores are (7, 1, 2, 9, 3, 8, 6, 5). In the first group of four, 7 and 9 are the largest; in the second
+# group, 8 and 6 are the largest.
 
 # %%
 pictures.two_four()
@@ -70,8 +71,9 @@ def two_four_mask(scores):
 check(two_four_mask)
 
 # %% [markdown]
-# The simplest score is the **magnitude** of a weight. **Predict:** you keep half of the weights of a real matrix, the larger two of
-# every four. How much of the sum of all magnitudes do you keep, in percent? And if you chose the largest half of the whole matrix?
+# The simplest score is the **magnitude** of a weight. **Predict:** you keep half of the weights of a real matrix, the larger
+# two of every four. What percentage of the sum of all magnitudes do you keep? What percentage would you keep if you chose the
+# largest half of the whole matrix?
 
 
 # %%
@@ -92,16 +94,17 @@ if passed(two_four_mask) and predicted(kept=guess_kept, kept_free=guess_kept_fre
     display(plots.prediction_plot(["2:4", "the largest half"], bars, **labels, caption="gptj-tiny"))
 
 # %% [markdown]
-# The pattern costs a few percent against a free choice. NVIDIA's tool ASP wins some of this back: it permutes the columns
-# first, so that large weights do not compete with each other (`labkit compress --permute` searches such an order).
+# With the 2:4 pattern, you keep a few percent less than with a free choice. NVIDIA's tool ASP wins some of this back: it
+# permutes the columns first, so that large weights do not compete with each other (`labkit compress --permute` searches for
+# such an order).
 #
 # ## A better mask
 #
-# A large weight whose input is always near 0 does nothing. **Wanda** (*weights and activations*) multiplies the magnitude by the norm
-# of the weight's input, measured on calibration text.
+# A large weight adds almost nothing to the output if its input is always near 0. **Wanda** (*weights and activations*)
+# multiplies the magnitude of a weight by the norm of the weight's input, measured on calibration text.
 #
-# *An example:* weights (0.9, 0.5, 0.4, 0.1), norms of inputs (1, 4, 1, 20). Magnitude keeps 0.9 and 0.5. Wanda's scores are
-# (0.9, 2.0, 0.4, 2.0): it keeps 0.5 and 0.1.
+# *An example:* the weights are (0.9, 0.5, 0.4, 0.1), and the norms of their inputs are (1, 4, 1, 20). If the score is the
+# magnitude, 0.9 and 0.5 are kept. Wanda's scores are (0.9, 2.0, 0.4, 2.0), so Wanda keeps 0.5 and 0.1.
 
 # %% [markdown]
 # {{exercise lab06.wanda_scores}}
@@ -120,8 +123,8 @@ def wanda_scores(weight, inputs):
 check(wanda_scores)
 
 # %% [markdown]
-# What counts is the output of the layer, on text *other* than the calibration text. **Predict:** how many times larger is its
-# error with the magnitude mask than with Wanda's, for `q_proj`?
+# The error that counts is the error of the layer's output, on text *other* than the calibration text. **Predict:** for
+# `q_proj`, how many times larger is the output's error with the magnitude mask than with Wanda's mask?
 
 
 # %%
@@ -147,8 +150,8 @@ if passed(two_four_mask) and passed(wanda_scores) and predicted(wanda=guess_wand
     display(plots.prediction_plot(names, bars, **labels, caption="outputs of block 1, gptj-tiny"))
 
 # %% [markdown]
-# Now all 48 matrices of the model. **Predict:** how many bits per byte of unseen text does it need then, with each mask? (Dense, it needs
-# about 1.23; lab 05's model of 2 bits was far worse.)
+# The next cell prunes all 48 matrices of the model, with each of the two masks. **Predict:** how many bits per byte of unseen
+# text does the pruned model need with each mask? (The dense model needs about 1.23; lab 05's model of 2 bits was far worse.)
 
 # %%
 pruned = {}
@@ -172,13 +175,13 @@ if made(pruned=pruned):
     display(plots.prediction_plot(names, bars, ranges=spans, **labels, caption="whiskers: 95 %"))
 
 # %% [markdown]
-# The whiskers show the text's own spread: some passages are harder than others, for every model. And did Wanda win? Its error is smaller
-# in every layer that you measured, but the errors of 48 matrices do not simply add up to the loss. Wanda was made for models with
-# billions of weights, in which a few inputs are a hundred times larger than the others; `gptj-tiny` has none. **Measure what you care
-# about.** The notebook continues with the mask that is better *here*.
+# The whiskers show the spread of the text itself: some passages are harder than others, for every model. Did Wanda win? Wanda's
+# error is smaller in every layer that you measured, but the errors of 48 matrices do not simply add up to the loss. Wanda was
+# made for models with billions of weights, in which a few inputs are a hundred times larger than the other inputs; `gptj-tiny`
+# has no such inputs. **Measure what you care about.** The notebook continues with the mask that is better for `gptj-tiny`.
 #
-# **SparseGPT** goes one step further: like GPTQ in lab 05, it lets the weights that stay make up for those that go
-# (`labkit compress gptj-tiny --method 2:4-sparsegpt`).
+# **SparseGPT** goes one step further: like GPTQ in lab 05, it changes the weights that stay so that they make up for the
+# weights that are removed (`labkit compress gptj-tiny --method 2:4-sparsegpt`).
 
 # %% [markdown]
 # {{core path: go on at Zeros alone save no time}}
@@ -186,9 +189,10 @@ if made(pruned=pruned):
 # %% [markdown]
 # ### What the sparse tensor core reads
 #
-# A pruned matrix is just a matrix with zeros until it is *stored* differently. The tensor core wants the kept numbers side by
-# side, and the place of each in its group of four: 0 to 3, two bits. *In numbers:* places 0 and 3 are the bits 11 00, which is
-# 12; places 1 and 2 are 10 01, which is 9. With the left four in the low half, the byte is 12 + 16 · 9 = 156.
+# A pruned matrix is just a matrix with zeros until it is *stored* differently. The tensor core reads the kept numbers side by
+# side, and reads the place of each number in its group of four. A place is a number from 0 to 3 and has two bits. *An example:*
+# the places 0 and 3 are the bits 11 00, which is 12; the places 1 and 2 are the bits 10 01, which is 9. The left group of four
+# is in the low half of the byte, so the byte is 12 + 16 · 9 = 156.
 
 # %% [markdown]
 # {{exercise lab06.compress_two_four}}
@@ -221,8 +225,8 @@ if passed(two_four_mask) and passed(compress_two_four):
 # %% [markdown]
 # ## Zeros alone save no time
 #
-# A matrix product of one row is little more than reading the weight, so its time follows the **bytes**. Storing the places
-# costs bytes, too.
+# A matrix product of one row does little more than read the weight, so its time depends on the number of **bytes**. The stored
+# places are bytes, too.
 
 # %% [markdown]
 # {{exercise lab06.stored_bytes}}
@@ -255,12 +259,12 @@ if passed(stored_bytes):
     display(plots.sweep_plot(densities, lines, **labels, title=title, caption="2:4 always keeps 50 %"))
 
 # %% [markdown]
-# CSR, the usual form for sparse matrices, pays 4 bytes for each place. In BF16 it is smaller than dense only if less than 33 %
-# of the weights are kept, and language models do not tolerate that.
+# CSR, the usual form for sparse matrices, stores 4 bytes for each place. In BF16, CSR is smaller than the dense form only if
+# less than 33 % of the weights are kept, and language models do not tolerate that.
 #
-# Now the time. Half of the weights are 0. **Predict** for three forms: how many times faster than dense is a matrix product of
-# one row? The forms are: zeros in a dense matrix; CSR in FP32, against dense FP32; and 2:4 with labkit's kernel, against dense
-# BF16 (FP16 on a GPU).
+# The next cell measures the time. Half of the weights are 0. **Predict** for three forms: how many times faster than with a
+# dense matrix is a matrix product of one row? The forms are: zeros in a dense matrix; CSR in FP32, against dense FP32; and 2:4
+# with labkit's kernel, against dense BF16 (FP16 on a GPU).
 
 # %%
 # BEGIN SOLUTION guess_zeros, guess_csr, guess_two_four = None, None, None
@@ -281,16 +285,17 @@ if predicted(zeros=guess_zeros, csr=guess_csr, two_four=guess_two_four):
 
 # %% [markdown]
 # A dense kernel multiplies zeros as fast as other numbers. **Zeros alone save nothing: it takes a form with fewer bytes, and a
-# kernel that reads it.** CSR in FP32 has as many bytes as dense at 50 %, 4 for each number and 4 for its place. Its kernel also
-# has to read the place of each input before it can fetch the input, so it is far slower. A CPU has no unit that skips
-# multiplications, so 2:4 can only gain what reading less gains, minus the work of putting numbers into their places. A sparse
-# tensor core also skips multiplications, so that matrix products of many rows gain, too.
+# kernel that reads it.** If 50 % of the weights are kept, CSR in FP32 has as many bytes as the dense form: 4 for each number
+# and 4 for its place. The kernel for CSR also has to read the place of each input before it can fetch the input, so it is far
+# slower. A CPU has no unit that skips multiplications. So on a CPU, 2:4 saves only the time for reading bytes, and needs
+# additional time to put numbers into their places. A sparse tensor core also skips multiplications, so matrix products of many
+# rows are faster, too.
 #
 # ## Recovery: train, and keep the mask
 #
-# ASP's recipe: prune once, then continue training. But a step of training changes *all* weights. *An example:* w = (0.5, 0),
-# mask (1, 0), gradients (0.1, 0.3): plain gradient descent with rate 1 makes (0.4, -0.3), and the pruned weight is back. Adam
-# has a second trap: its averages remember earlier gradients.
+# ASP prunes once, and then continues training. But a step of training changes *all* weights. *An example:* w is (0.5, 0), the
+# mask is (1, 0), and the gradients are (0.1, 0.3). After a step of plain gradient descent with rate 1, w is (0.4, -0.3), and
+# the pruned weight is back. Adam has a second trap: its averages remember earlier gradients.
 
 # %% [markdown]
 # {{exercise lab06.masked_adam}}
@@ -311,8 +316,9 @@ def masked_adam(weight, gradient, mean, square, mask, rate, step):
 check(masked_adam)
 
 # %% [markdown]
-# The next cell trains all blocks of the better of your models with your step, for at most 40 seconds. Its loss says how far its predictions are
-# from those of the dense model. **Predict:** how much of the bits that pruning added do these steps win back, in percent?
+# The next cell trains all blocks of the better of your two pruned models with your step, for at most 40 seconds. The loss says
+# how far the predictions of the pruned model are from the predictions of the dense model. **Predict:** what percentage of the
+# bits that pruning added do these steps win back?
 
 
 # %%
@@ -360,17 +366,18 @@ if made(recovered=recovered):
     display(plots.sweep_plot(range(1, len(losses) + 1), {"recovery": losses}, **labels))
 
 # %% [markdown]
-# The command `labkit compress gptj-tiny --method 2:4-sparsegpt-recovered --out DIR` does this with more steps and a better
-# start.
+# The command `labkit compress gptj-tiny --method 2:4-sparsegpt-recovered --out DIR` trains a pruned model in this way, with
+# more steps and a better start.
 #
 # ## Distillation: learn from what a model would have said
 #
-# A text has *one* next token at each place. A **teacher** has a probability for every token: "president" 40 %, "country" 20 %,
-# and "banana" nearly nothing. These **soft targets** say far more about each place. A **temperature** T above 1 makes the
-# teacher's small probabilities visible: logits are divided by T before the softmax, for both models. The gradients become about
-# $T^2$ times smaller, so the loss is multiplied by $T^2$.
+# A text has *one* next token at each place. A **teacher** gives a probability to every token, for example 40 % to "president",
+# 20 % to "country", and nearly 0 % to "banana". These **soft targets** say far more about each place. A **temperature** T above
+# 1 makes the teacher's small probabilities visible: the logits of teacher and student are divided by T before the softmax. The
+# gradients become about $T^2$ times smaller, so the loss is multiplied by $T^2$.
 #
-# *An example:* logits (4, 2, 0). T = 1: probabilities (0.87, 0.12, 0.02). T = 2: (0.67, 0.24, 0.09).
+# *An example:* the logits are (4, 2, 0). With T = 1, the probabilities are (0.87, 0.12, 0.02). With T = 2, they are
+# (0.67, 0.24, 0.09).
 
 # %% [markdown]
 # {{exercise lab06.soft_target_loss}}
@@ -390,8 +397,9 @@ def soft_target_loss(student, teacher, temperature):
 check(soft_target_loss)
 
 # %% [markdown]
-# Where does the student begin? DistilBERT copies **every second layer** of BERT. A block only adds to its input, so the states
-# before and after a left-out block are similar. The next block can partly work with such a state, and training does the rest.
+# With which weights does the student begin? DistilBERT copies **every second layer** of BERT. A block only adds to its input,
+# so the states before and after a left-out block are similar. The next block can partly work with the state before the left-out
+# block, and training does the rest.
 
 # %%
 pictures.every_second()
@@ -420,12 +428,12 @@ def first_student(tensors, teacher_layers, layers):
 check(first_student)
 
 # %% [markdown]
-# DistilBERT "retains 97 % of BERT's performance", in task scores. The task of `gptj-tiny` is to name the next token, so
-# here **quality kept** is the share of held-out tokens for which the student's first choice is right, divided by the teacher's
-# share.
+# DistilBERT "retains 97 % of BERT's performance", measured in task scores. The task of `gptj-tiny` is to name the next token,
+# so in this lab **quality kept** is the share of held-out tokens for which the student's first choice is right, divided by the
+# share for which the teacher's first choice is right.
 #
-# The next cells train a student with 4 of 8 layers, for at most 80 seconds. **Predict** the quality kept, in percent, before and after
-# training.
+# The next cells train a student with 4 of 8 layers, for at most 80 seconds. **Predict:** how large is the quality kept, in
+# percent, before training and after training?
 
 
 # %%
@@ -468,27 +476,30 @@ if made(student=student):
     display(plots.sweep_plot(range(1, len(losses) + 1), {"your loss": losses}, **labels))
 
 # %% [markdown]
-# DistilBERT kept its 97 % after 90 hours on 8 GPUs, in tasks with a few possible answers. Your student trained for at most 80
-# seconds, and has to name one of thousands of tokens.
+# DistilBERT kept 97 % after 90 hours of training on 8 GPUs, in tasks with a few possible answers. Your student trained for at
+# most 80 seconds, and has to name one of thousands of tokens.
 #
-# DistilBERT adds two more losses: the text's own next token, and the direction of the hidden states. The long run with all three is one
-# command: `labkit compress gptj-tiny --method distill --layers 4 --out DIR`.
+# DistilBERT adds two more losses: one for the text's own next token, and one for the direction of the hidden states. This
+# command trains a student for a long time with all three losses:
+# `labkit compress gptj-tiny --method distill --layers 4 --out DIR`.
 #
 # ## The student guesses, the teacher decides
 #
-# A student is not as good as its teacher. Here is a use that costs **no quality at all**. The student guesses a few tokens. The teacher
-# computes all of them in *one* pass, which reads its weights once, and keeps the guesses that it agrees with: **speculative decoding**.
+# A student is not as good as its teacher. But a student has a use that costs **no quality at all**: the student guesses a few
+# tokens, and the teacher checks all guesses in *one* pass, which reads the teacher's weights once. The teacher keeps the
+# guesses with which it agrees. This is **speculative decoding**.
 #
-# With sampling, "agree" needs care, because the text must come from the *teacher's* distribution. What both distributions share
-# is accepted. After a rejection, the token is drawn from the part of the teacher's distribution that exceeds the student's.
+# If tokens are sampled, "agree" needs care, because the text must come from the *teacher's* distribution. The part that the two
+# distributions share is accepted. After a rejection, the token is drawn from the part of the teacher's distribution that
+# exceeds the student's distribution.
 
 # %%
 pictures.accept()
 
 # %% [markdown]
-# *An example,* the numbers of the picture: the draft (the student) guesses token 0, to which it gives probability 0.6 and the
-# target (the teacher) gives 0.3. It is accepted with probability 0.3 / 0.6 = 0.5. After a rejection, max(target - draft, 0) =
-# (0, 0.2, 0.1), so token 1 comes with probability 2/3.
+# *An example* with the numbers of the picture: the draft (the student) guesses token 0. The draft gives token 0 the probability
+# 0.6, and the target (the teacher) gives it the probability 0.3. So the guess is accepted with probability 0.3 / 0.6 = 0.5.
+# After a rejection, max(target - draft, 0) = (0, 0.2, 0.1), so token 1 is drawn with probability 2/3.
 
 # %% [markdown]
 # {{exercise lab06.accept_or_reject}}
@@ -510,7 +521,7 @@ def accept_or_reject(draft, target, token, number, other):
 check(accept_or_reject)
 
 # %%
-# 4,000 guesses of a draft that is often wrong: does your text come from the target?
+# This cell checks 4,000 guesses of a draft that is often wrong. Does your text come from the target's distribution?
 if passed(accept_or_reject):
     draft, target = speculation.example()
     counts = speculation.drawn(accept_or_reject, draft, target, 4000)
@@ -522,10 +533,11 @@ if passed(accept_or_reject):
     print(f"chi-square {found:.1f}; a correct rule stays below 15.1 in 99 of 100 runs (6 tokens)")
 
 # %% [markdown]
-# Now your student's real predictions. **Predict:** what share of its guesses is accepted, in percent?
+# The next cell uses the real predictions of your student. **Predict:** what percentage of the student's guesses is accepted?
 #
-# The cell also computes the share to *expect*: the sum of the smaller of the two probabilities, over all tokens, which is what draft
-# and target share (blue in the picture). Eight guesses at each of 256 places scatter around it; the whisker shows how far.
+# The cell also computes the *expected* share: for each token, take the smaller of the two probabilities, and add up these
+# numbers over all tokens. This is the part that draft and target share (blue in the picture). The measured share comes from
+# eight guesses at each of 256 places, so it differs a little from the expected share; the whisker shows how far.
 
 # %%
 # BEGIN SOLUTION guess_accepted = None
@@ -552,11 +564,12 @@ if made(share=share):
     display(plots.sweep_plot(list(speculation.gains(share, cost)), lines, **labels, title=title))
 
 # %% [markdown]
-# A round with one guess costs the student's bytes on top of the teacher's. Your student has 70 % of its teacher's parameters,
-# because embedding and head are a large part of `gptj-tiny`: it pays only if more than 70 % of its guesses are right, and with
-# fewer it loses. Good drafts are *much* smaller. And `gptj-tiny` fits into the processor's cache, so reading is not what takes
-# its time. The engine measures this as it runs, and turns down a draft that does not pay. (Its rule is stricter than yours:
-# draft and teacher draw with the same random number, so even the text for a given seed stays the same.)
+# A round with one guess reads the student's bytes in addition to the teacher's bytes. Your student has 70 % of its teacher's
+# parameters, because embedding and head are a large part of `gptj-tiny`. So the student saves time only if more than 70 % of
+# its guesses are right; with fewer right guesses it costs time. Good drafts are *much* smaller. And `gptj-tiny` fits into the
+# processor's cache, so most of its time is not spent on reading. The engine measures the gain while it runs, and stops using a
+# draft that saves no time. (The engine's rule is stricter than your rule: draft and teacher draw with the same random number,
+# so even the text for a given seed stays the same.)
 
 # %%
 if made(student=student):
@@ -567,10 +580,11 @@ if made(student=student):
 # %% [markdown]
 # ## The table, and everything in one plot
 #
-# The lecture's tables of DistilBERT have quality, parameters and seconds. Here are yours. Two columns say how much quality is left:
-# *quality kept* counts first choices, and *information* counts bits. The teacher has 100 % of both. A table of token frequencies has 0 %
-# of the information, so a model can be below 0. The two need not agree. **Predict** the seconds of the student, in percent of the
-# teacher's.
+# The lecture's tables of DistilBERT list quality, parameters and seconds. The next cell makes such a table for your models. Two
+# columns say how much quality is left: *quality kept* counts first choices, and *information* counts bits. The teacher has 100
+# % in both columns. A table of token frequencies has 0 % of the information, so a model that is worse than this table has less
+# than 0 %. The two columns need not agree. **Predict:** how many seconds does the student take, in percent of the teacher's
+# seconds?
 
 # %%
 # BEGIN SOLUTION guess_seconds = None
@@ -591,9 +605,10 @@ if made(recovered=recovered, student=student) and predicted(seconds=guess_second
     display(plots.prediction_plot(list(paths), bars, **labels, caption=measure.noted(where, gains)))
 
 # %% [markdown]
-# And all of labs 05 and 06 together: lab 05's rounding (labkit repeats it here with the same formulas), your 2:4 model and your student,
-# and both methods at once. Below and to the left is better. The next cell stores and measures eleven models: about 20 seconds on an
-# idle machine, longer on a busy one.
+# The next figure shows the models of labs 05 and 06 together: models that are rounded as in lab 05 (labkit rounds them again,
+# with the same formulas), your 2:4 model, your student, and models made with two methods at once. A point that is further down
+# and further to the left is better. The next cell stores and measures eleven models. It takes about 20 seconds on an idle
+# machine, and longer on a busy machine.
 
 # %%
 if made(recovered=recovered, student=student):
@@ -606,17 +621,19 @@ if made(recovered=recovered, student=student):
     display(plots.ladder_plot(ladder.of(tradeoff.TASK), caption=where))
 
 # %% [markdown]
-# Use the plot to choose: which model would you take for half of the bytes? Two methods at once save bytes twice, as the points
-# with two names show, and lose quality twice. Here rounding alone wins: compare *int3* and *int4* with the 2:4 points of about
-# the same size. Besides fewer bytes, 2:4 offers the tensor core that skips half of the multiplications. And half of the layers
-# are still 70 % of the bytes here; in GPT-J's 6 billion weights, embedding and head are only 7 percent.
+# Use the plot to choose: which model would you take if you may store only half of the bytes? Two methods at once save bytes
+# twice, as the points with two names show, and lose quality twice. In this plot rounding alone wins: compare *int3* and *int4*
+# with the 2:4 points of about the same size. But 2:4 does not only save bytes: on a GPU, the sparse tensor core skips half of
+# the multiplications. And a student with half of the layers still has 70 % of the bytes of `gptj-tiny`; in GPT-J 6B, embedding
+# and head are only 7 percent of the weights, so half of the layers would save nearly half of the bytes.
 #
 # ## What you have now
 #
-# - A mask that the hardware accepts, chosen with the help of the inputs, and training that keeps it.
-# - A measured answer to "half of the weights are 0, so it is twice as fast": it is not, unless bytes are saved and a kernel
-# reads   them.
-# - A student that learned from its teacher in seconds, and a rule by which it guesses without changing the text.
+# - You have a mask that the hardware accepts, chosen with the help of the inputs, and a training step that keeps the mask.
+# - You have measured that a model is not twice as fast because half of its weights are 0. It is faster only if it is stored in
+#   fewer bytes and a kernel reads this form.
+# - You have a student that learned from its teacher in seconds, and a rule by which the student guesses tokens without changing
+#   the text.
 #
 # Your points are in the panel at the top (*Look again*).
 

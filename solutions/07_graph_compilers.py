@@ -1,16 +1,17 @@
 # %% [markdown]
 # # Lab 07 · Graph compilers and the ensemble of parts
 #
-# **After this lab you can** read a model as a graph, say which of its operations a compiler joins and how many bytes that
-# saves, cut the graph at the right place, serve the parts as an ensemble, predict what a pipeline of parts gains, and choose a
-# compiler by your own measurements.
+# **After this lab you can** read a model as a graph, say which of its operations a compiler fuses and how many bytes this
+# saves, cut the graph at the right place, serve the parts as an ensemble, predict how much faster a pipeline of parts is, and
+# choose a compiler by your own measurements.
 #
-# The lecture shows NVIDIA's **TensorRT**: it gets the whole graph of a model, fuses its operations, and Triton serves a model that is
-# too large for one GPU as an ensemble of parts. TensorRT needs an NVIDIA GPU. Here **ONNX Runtime** (ORT) and **torch.compile** do the
-# same kind of work on your CPU, so that you can measure it.
+# The lecture shows NVIDIA's **TensorRT**, which gets the whole graph of a model and fuses its operations. If a model is too
+# large for one GPU, Triton serves it as an ensemble of parts. TensorRT needs an NVIDIA GPU. In this lab, **ONNX Runtime** (ORT)
+# and **torch.compile** do the same kind of work on your CPU, so that you can measure it.
 #
-# *{{lab 07: size}} · runs on any machine. The graphs need labkit's extra `graphs` (`make env` installs it), and one section needs Triton
-# Inference Server (Linux). If one of them is missing, a sentence says so; the checks need neither.*
+# *{{lab 07: size}} · runs on any machine. The graphs need labkit's extra `graphs` (`make env` installs it), and one section
+# needs Triton Inference Server (Linux). If the extra or the server is missing, a sentence says so; the checks need neither of
+# them.*
 #
 # {{lab 07: core path}}
 
@@ -33,9 +34,10 @@ progress_panel("07")
 # %% [markdown]
 # ## What a compiler sees
 #
-# Until now, Python called one operation after another. A graph compiler gets **all of them before the first one runs**. `labkit
-# export` writes such a graph in the format ONNX. Each node is an operation, and makes a tensor that later nodes read. labkit writes
-# GPT-J with the smallest operations, so that you can see what is joined. (The first run of the next cell writes the graph.)
+# Until now, Python called one operation after another. A graph compiler gets **all operations before the first operation
+# runs**. `labkit export` writes such a graph in the format ONNX. Each node is an operation, and makes a tensor that later nodes
+# read. labkit writes GPT-J with the smallest operations, so that you can see which operations are fused. (The first run of the
+# next cell writes the graph.)
 
 # %%
 has_graphs = real_graphs.ready()
@@ -47,24 +49,27 @@ if has_graphs:
         print(node)
 
 # %% [markdown]
-# In this lab a node is `(name, operator, reads)`. Its tensor has the name of the node. A tensor that no node makes is a weight,
-# a constant or an input.
+# In this lab a node is `(name, operator, reads)`. The tensor that it makes has the name of the node. A tensor that no node
+# makes is a weight, a constant or an input.
 #
 # ## Which nodes become one?
 #
-# Every node is a **kernel**: it reads its tensors from memory and writes its own. A **pointwise** operator computes each number from
-# the numbers at the same place. So a chain of them can keep a number in a register from the first operation to the last.
+# Every node is a **kernel**: it reads tensors from memory and writes the tensor that it makes. A **pointwise** operator
+# computes each number from the numbers at the same place. So a chain of pointwise operations can keep a number in a register
+# from the first operation to the last operation.
 
 # %%
 pictures.fusion()
 
 # %% [markdown]
-# This is allowed only if no node outside the group needs what stays in registers. GELU, for example, is not a chain: three
-# nodes read its input. But all three can be in the group, so GELU can still be one kernel.
+# The nodes of such a group become one kernel. This is allowed only if no node outside the group needs a number that stays in
+# registers. GELU, for example, is not a chain: three nodes read its input. But all three nodes can be in the group, so GELU can
+# still be one kernel.
 #
-# *An example:* `a = x @ w` · `b = a + bias` · `c = b * b` · `d = b + c` · `e = d @ v`. With the last node `d`: `c` joins, because only
-# `d` reads it. `b` joins, because both of its readers are in the group. `a` is not pointwise. The group is `b, c, d`. If a node after
-# `d` read `b`, too, then `b` would have to be stored, and the group would be `c, d`.
+# *An example:* `a = x @ w` · `b = a + bias` · `c = b * b` · `d = b + c` · `e = d @ v`. The last node of the group is `d`. `c`
+# joins the group, because only `d` reads `c`. `b` joins the group, because both nodes that read `b` are in the group. `a` does
+# not join the group, because it is not pointwise. The group is `b, c, d`. If a node after `d` read `b`, too, then `b` would
+# have to be stored, and the group would be `c, d`.
 
 # %% [markdown]
 # {{exercise lab07.fusible_group}}
@@ -87,9 +92,10 @@ def fusible_group(nodes, last, pointwise, results):
 check(fusible_group)
 
 # %% [markdown]
-# Now the real graph. Your function finds the groups of every block, and ONNX Runtime optimises the same graph at its highest level.
+# In the next cell, your function finds the groups of every block in the real graph, and ONNX Runtime optimises this graph at
+# its highest level.
 #
-# **Predict:** as exported, layer norm and MLP of a block are 20 kernels. How many does ONNX Runtime leave?
+# **Predict:** in the exported graph, layer norm and MLP of a block are 20 kernels. How many kernels does ONNX Runtime leave?
 
 # %%
 # BEGIN SOLUTION guess_left = None  # your prediction
@@ -104,23 +110,24 @@ if has_graphs and passed(fusible_group) and predicted(left=guess_left, at_most=2
     display(figures.before_and_after(graph, fused, groups))
 
 # %% [markdown]
-# The lecture's list is in this picture: *"reduction is fused with power ops"* is the layer norm (a mean is a reduction). *"GEMM
-# is fused with GELU"* (GEMM: a matrix product) is only partly true on a CPU: ONNX Runtime makes the bias and GELU one kernel,
-# and the matrix product stays alone.
+# This picture shows the fusions that the lecture lists: *"reduction is fused with power ops"* is the layer norm (a mean is a
+# reduction). *"GEMM is fused with GELU"* (a GEMM is a matrix product) is only partly true on a CPU: ONNX Runtime fuses the bias
+# and GELU into one kernel, and the matrix product stays a kernel of its own.
 #
-# ONNX Runtime looks for **patterns**, such as a layer norm, for which somebody wrote a kernel. Your rule stops at a mean. So `Sub` stays
-# alone, too: `Pow` and `Div` read it, and a mean separates them. But your rule needs no pattern: it finds groups in a graph that nobody
-# has seen before. torch.compile works like your rule, and can also join a mean.
+# ONNX Runtime looks for **patterns**, such as a layer norm, for which somebody wrote a kernel. Your rule stops at a mean. So
+# `Sub` stays a kernel of its own, too: `Pow` and `Div` read the result of `Sub`, and a mean lies between `Pow` and `Div`. But
+# your rule needs no pattern: it finds groups in a graph that nobody has seen before. torch.compile works like your rule, and
+# can also fuse a mean.
 
 # %% [markdown]
 # ## What a fusion saves
 #
-# A pointwise kernel does little arithmetic for each number that it reads. So its time is the time of its memory traffic, even at the 2
-# TB per second of a large GPU, and the gain of a fusion can be computed: count bytes.
+# A pointwise kernel does little arithmetic for each number that it reads. So its time is the time of its memory traffic, even
+# on a large GPU that moves 2 TB per second. You can compute the gain of a fusion if you count bytes.
 #
-# *An example:* `b = a + bias` · `c = b * b` · `d = b + c`; each tensor has 100 bytes, and `bias` has 4. Alone, `b` moves 100 + 4 + 100,
-# `c` moves 100 + 100 (it reads `b` once), and `d` moves 100 + 100 + 100: 704 bytes. Together they read `a` and `bias` and write `d`:
-# 204 bytes. 500 bytes are saved.
+# *An example:* `b = a + bias` · `c = b * b` · `d = b + c`; `bias` has 4 bytes, and each other tensor has 100 bytes. As separate
+# kernels, `b` moves 100 + 4 + 100 bytes, `c` moves 100 + 100 bytes (it reads `b` once), and `d` moves 100 + 100 + 100 bytes:
+# 704 bytes in total. As one kernel, they read `a` and `bias` and write `d`: 204 bytes. So 500 bytes are saved.
 
 # %% [markdown]
 # {{exercise lab07.bytes_saved}}
@@ -143,9 +150,9 @@ def bytes_saved(nodes, group, sizes, results):
 check(bytes_saved)
 
 # %% [markdown]
-# The next cells count a whole prefill: as exported, with **your** groups, and in ONNX Runtime, whose profiler reports the bytes
-# of each kernel. **Predict:** how many megabytes does the prefill move with your groups? First read what the next cell prints.
-# No fusion removes the weights.
+# The next cells count the bytes of a whole prefill: for the exported graph, with **your** groups, and in ONNX Runtime, whose
+# profiler reports the bytes of each kernel. **Predict:** how many megabytes does the prefill move with your groups? First read
+# the text that the next cell prints. The weights must be read with any fusion.
 
 # %%
 if has_graphs:
@@ -176,12 +183,12 @@ if ready and predicted(megabytes=guess_megabytes, at_most=megabytes):
         print(f"{count} x {kind}")
 
 # %% [markdown]
-# In layer norm and MLP, ONNX Runtime left fewer kernels than you. In the whole graph you win, because your rule also joins what
-# fits none of ONNX Runtime's patterns: `Mul Mul Add` and `Mul Mul Sub` (the rotary embedding, of queries and of keys),
-# `Add Add Add` (the residual) and `Mul Where` (the mask).
+# In layer norm and MLP, ONNX Runtime left fewer kernels than your groups. In the whole graph your groups leave fewer kernels,
+# because your rule also fuses operations that fit none of ONNX Runtime's patterns: `Mul Mul Add` and `Mul Mul Sub` (the rotary
+# embedding of queries and keys), `Add Add Add` (the residual) and `Mul Where` (the mask).
 #
-# The weights are read once anyway. In a **decode step** they are nearly everything. The next figure shows such a step at each
-# optimisation level of ONNX Runtime.
+# The weights are read once with any fusion. In a **decode step** nearly all bytes are weights. The next figure shows a decode
+# step at each optimisation level of ONNX Runtime.
 
 # %%
 if has_graphs:
@@ -191,21 +198,22 @@ if has_graphs:
         print(f"{one.count} x {one.kind}: {' '.join(one.replaced)}")
 
 # %% [markdown]
-# So for one token, a compiler on a CPU saves **launches** rather than bytes: fewer kernels to start. On a large GPU model, the same
-# fusions save both.
+# So for one token, a compiler on a CPU saves **launches** rather than bytes: there are fewer kernels to start. With a large
+# model on a GPU, these fusions save launches and bytes.
 
 # %% [markdown]
 # ## Where to cut
 #
-# TensorRT does not divide a model among GPUs. The lecture's way is: cut the graph into parts, make each part a model of its own, and let
-# Triton pass the tensors on. But where?
+# TensorRT does not divide a model among GPUs. The lecture solves this as follows: cut the graph into parts, make each part a
+# model of its own, and let Triton pass the tensors from part to part. But where should you cut?
 
 # %%
 pictures.parallel_block()
 
 # %% [markdown]
-# In GPT-J, attention and MLP read the **same** normed tensor, and both are added to the **same** residual. So a cut between attention
-# and MLP must send three tensors, and the MLP's own tensors are four times as wide. *An example:* in the graph `a, b(a), c(b), d(a, c)`, a cut after two nodes sends `a` and `b`: `d` still needs `a`.
+# In GPT-J, attention and MLP read the **same** normed tensor, and the results of both are added to the **same** residual. So a
+# cut between attention and MLP must send three tensors, and the tensors inside the MLP are four times as wide. *An example:* in
+# the graph `a, b(a), c(b), d(a, c)`, a cut after two nodes sends `a` and `b`, because `c` needs `b`, and `d` still needs `a`.
 
 # %% [markdown]
 # {{exercise lab07.crossing_tensors}}
@@ -224,8 +232,9 @@ def crossing_tensors(nodes, first):
 check(crossing_tensors)
 
 # %% [markdown]
-# The next cell cuts gptj-tiny after each of its nodes. Positions, the mask and the rotary angles are left out: every part can compute
-# them itself. **Predict:** how many times as many bytes does the worst cut send as a cut between two blocks?
+# The next cell tries a cut of gptj-tiny after each of its nodes. Positions, the mask and the rotary angles are not counted,
+# because every part can compute them itself. **Predict:** how many times as many bytes does the worst cut send as a cut between
+# two blocks?
 
 # %%
 # BEGIN SOLUTION guess_worst = None
@@ -243,9 +252,10 @@ if has_graphs and passed(crossing_tensors) and predicted(worst=guess_worst):
     display(figures.crossing(sent, ends, None, caption="gptj-tiny, prefill of 128 tokens"))
 
 # %% [markdown]
-# The worst cut goes through GELU: three of its tensors, each four times as wide as the hidden state, cross together with the residual
-# and the result of attention, 3 × 4 + 2. Between two blocks there is one tensor, the hidden state: a **seam**. labkit's export cuts at
-# seams, and lab 03 cut its pipeline there, too. (At the right end, the head needs the hidden state of one token only.)
+# The worst cut goes through GELU: it sends three tensors of GELU, each four times as wide as the hidden state, together with
+# the residual and the result of attention. This is 3 × 4 + 2 times the hidden state. A cut between two blocks sends one tensor,
+# the hidden state; such a cut is a **seam**. labkit's export cuts at seams, and lab 03 cut its pipeline at seams, too. (At the
+# right end of the figure, the head needs the hidden state of one token only.)
 
 # %% [markdown]
 # {{core path: go on at The parts as an ensemble}}
@@ -253,8 +263,9 @@ if has_graphs and passed(crossing_tensors) and predicted(worst=guess_worst):
 # %% [markdown]
 # ### The seam that balances the parts
 #
-# Which seam is best? The slower of the two parts decides how many requests per second are possible. *An example:* blocks of 3,
-# 3, 3 and 4 milliseconds, with a head of 3: the cut 3 + 3 + 3 | 4 + 3 has a slower part of 9, and 3 + 3 | 3 + 4 + 3 one of 10.
+# Which seam is best? The slower of the two parts decides how many requests per second are possible. *An example:* the blocks
+# take 3, 3, 3 and 4 milliseconds, and the head takes 3. With the cut 3 + 3 + 3 | 4 + 3, the slower part takes 9 milliseconds.
+# With the cut 3 + 3 | 3 + 4 + 3, the slower part takes 10 milliseconds.
 
 # %% [markdown]
 # {{exercise lab07.best_seam}}
@@ -280,8 +291,8 @@ check(best_seam)
 
 # %% [markdown]
 # gptj-tiny has 8 blocks. Its head computes 8,192 logits from 256 numbers, but in a prefill of 128 tokens only for the last
-# token. The matrix products of a block have 12 × 256 × 256 weights, and run for every token. Does the head move the seam?
-# **Predict:** how many blocks take as long as the head (0.5 is half a block)?
+# token. The matrix products of a block have 12 × 256 × 256 weights, and run for every token. Does the time of the head change
+# which seam is best? **Predict:** how many blocks take as long as the head (0.5 is half a block)?
 
 # %%
 # BEGIN SOLUTION guess_head = None
@@ -307,17 +318,18 @@ if has_graphs and passed(crossing_tensors) and passed(best_seam) and predicted(h
 # %% [markdown]
 # ## The parts as an ensemble
 #
-# Each part becomes a model of Triton, and an **ensemble** connects them: it has no code, only names. The lecture shows one with
-# two parts of a GPT-3 with 18 B parameters: output `4888` of part 1 goes into the wire `middle_tensor`, and part 2 reads it.
-# Each part has two maps, for its inputs and for its outputs. The key of a map is the model's tensor, the value is the **wire**.
+# Each part becomes a model of Triton, and an **ensemble** connects the parts: it has no code, only names. The lecture shows an
+# ensemble with two parts of a GPT-3 with 18 B parameters: output `4888` of part 1 goes into the wire `middle_tensor`, and part
+# 2 reads this wire. Each part has two maps, one for its inputs and one for its outputs. The key in a map is the name of the
+# model's tensor, and the value is the name of the **wire**.
 
 # %%
 pictures.parts_on_a_server()
 
 # %% [markdown]
-# *An example:* part `a` reads `x` and makes `y`, part `b` reads `x` and makes `y`. The client sends `x` and reads `y`. The maps
-# are `{"a": ({"x": "x"}, {"y": "_seam_1"}), "b": ({"x": "_seam_1"}, {"y": "y"})}`. If every wire had the name of its tensor,
-# `b` would get the client's `x`.
+# *An example:* part `a` reads `x` and makes `y`, and part `b` reads `x` and makes `y`. The client sends `x` and reads `y`. The
+# maps are `{"a": ({"x": "x"}, {"y": "_seam_1"}), "b": ({"x": "_seam_1"}, {"y": "y"})}`. If every wire had the name of its
+# tensor, `b` would get the client's `x`.
 
 # %% [markdown]
 # {{exercise lab07.part_maps}}
@@ -343,9 +355,9 @@ def part_maps(parts):
 check(part_maps)
 
 # %% [markdown]
-# The next cell exports gptj-tiny in two parts of 4 blocks, and starts the real server with two models: `whole`, and `parts`, the
-# ensemble with your maps. In both, ONNX Runtime computes with one thread in each model. The caches travel with each request, so the
-# server keeps nothing, and any copy of a part can take any request.
+# The next cell exports gptj-tiny in two parts of 4 blocks, and starts the real server with `whole` (the model in one part) and
+# `parts` (the ensemble with your maps). In each model, ONNX Runtime computes with one thread. The caches travel with each
+# request, so the server keeps nothing, and any copy of a part can take any request.
 
 # %%
 has_server = served_parts.ready() and passed(part_maps)
@@ -359,15 +371,17 @@ if has_server:
 # %% [markdown]
 # ## What a pipeline gains
 #
-# A single request is not faster in parts: it passes one part after the other, and is handed over between them. But while one request is
-# in part 2, the next can be in part 1. This is lab 03's pipeline, with requests as micro-batches.
+# A single request is not faster if the model is in parts: the request passes one part after the other, and handing it over
+# takes time. But while one request is in part 2, the next request can be in part 1. This is the pipeline of lab 03, with
+# requests as micro-batches.
 
 # %%
 lab03.timetable(2, 4, piece_word="request", stage_word="part", first_stage=1)
 
 # %% [markdown]
-# *An example:* two parts of 4 and 6 ms, a request takes 12 ms alone, 2 cores. One user sends at most 1 / 0.012 = 83 requests per second.
-# Ten users could send 833, but the slower part takes at most 1 / 0.006 = 167, and the cores at most 2 / 0.010 = 200. So it is 167.
+# *An example:* two parts compute for 4 and 6 ms, a single request takes 12 ms, and there are 2 cores. One user sends at most
+# 1 / 0.012 = 83 requests per second. Ten users could send 833 requests per second, but the slower part can compute at most
+# 1 / 0.006 = 167 of them, and the cores can compute at most 2 / 0.010 = 200. So 167 requests per second are possible.
 
 # %% [markdown]
 # {{exercise lab07.pipelined_rate}}
@@ -397,8 +411,8 @@ if has_load:
     print(f"{usable_cores()} cores, which the server and its users share")
 
 # %% [markdown]
-# Now 1, 2 and 4 users send requests to `whole` and `parts` in turn. **Predict:** with 4 users, how many times as many requests per
-# second do the parts answer?
+# In the next cells, 1, 2 and 4 users send requests to `whole` and `parts` in turn. **Predict:** with 4 users, how many times as
+# many requests per second does `parts` answer as `whole`?
 
 # %%
 # BEGIN SOLUTION guess_gain = None
@@ -425,10 +439,10 @@ if has_load:
     display(plots.prediction_plot(names, bars | {"measured": list(middle)}, **labels, caption=where))
 
 # %% [markdown]
-# Where the measurement is below your formula, look for what the formula leaves out: the users' own work, the server's, and the
-# copies of the hidden state between processes need the same cores. Two copies of the whole model would gain more, but hold the
-# weights twice. In a real deployment, each part has its own GPU, because the model does not fit on one GPU: then the parts are
-# there for memory, not for speed, and the pipeline keeps the GPUs from idling.
+# If the measurement is below your formula, think of the work that the formula leaves out: the work of the users, the work of
+# the server, and the copies of the hidden state between processes need the same cores. Two copies of the whole model would gain
+# more, but hold the weights twice. In a real deployment, each part has its own GPU, because the model does not fit on one GPU.
+# Then the model is cut to save memory, not to be faster, and the pipeline keeps the GPUs busy.
 
 # %%
 if has_server:
@@ -437,8 +451,9 @@ if has_server:
 # %% [markdown]
 # ## Which compiler?
 #
-# A compiler costs time before it saves any. With many steps, this time hardly matters; with a single answer, it can matter
-# most. And a way that rounds to 8 bits must be accurate enough.
+# A compiler takes time before it saves any time. If a model runs many steps, the time for compiling hardly matters; if it gives
+# a single answer, the time for compiling can be the largest part. And a way to run the model that rounds to 8 bits must be
+# accurate enough.
 
 # %% [markdown]
 # {{exercise lab07.choose_compiler}}
@@ -462,10 +477,11 @@ check(choose_compiler)
 # %% [markdown]
 # The next cell builds seven ways to run gptj-tiny, and then times decode steps of all of them in turn: the graph in plain torch
 # (*eager*), under torch.compile, in ONNX Runtime without and with optimisation and in 8 bits, and labkit's engine in fp32 and
-# int8. *Ready after* includes reading the weights and compiling. The error is the share of greedy tokens that differ from
-# eager. The cell takes one to three minutes, most of this for torch.compile.
+# int8. The time *Ready after* includes reading the weights and compiling. The error is the share of greedy tokens that differ
+# from the tokens of eager. The cell takes one to three minutes, most of this for torch.compile.
 #
-# **Predict:** how many times faster is a step after torch.compile than eager, and in ONNX Runtime with all optimisations than with none?
+# **Predict:** how many times faster is a step under torch.compile than in eager? How many times faster is a step in ONNX
+# Runtime with all optimisations than with none?
 
 # %%
 # BEGIN SOLUTION guess_compiled, guess_optimised = None, None
@@ -504,24 +520,26 @@ if has_table:
     display(plots.sweep_plot(steps, lines, limits=engine, marks=marks, **labels, caption=where))
 
 # %% [markdown]
-# You chose among the compilers; the dashed line is labkit's engine. Two lines cross where compiling has paid off. A server that runs for
-# a day is far to the right; a notebook that answers once is at the left. And an engine that is written for one model needs no
-# compiler: its fusions were found by people.
+# You chose among the compilers; the dashed line is labkit's engine. At the place where two lines cross, compiling has paid off.
+# A server that runs for a day is far to the right; a notebook that answers once is at the left. And an engine that is written
+# for one model needs no compiler, because people found its fusions.
 #
-# Look at the largest gap in your table. *ORT, none* runs the same graph as eager, kernel by kernel. What it saves is Python,
-# which calls every operation of eager. After that, fewer kernels can gain little or nothing here (*ORT, all* against *none*):
-# in a small step on a CPU, starting a kernel is cheap, and most of the time is in the matrix products, which no fusion
-# shortens. On a GPU, launches cost more.
+# Look at the largest gap in your table. *ORT, none* runs the same graph as eager, kernel by kernel, but it saves the time of
+# Python, which calls every operation of eager. Fewer kernels then save little or no more time (compare *ORT, all* with *ORT,
+# none*): in a small step on a CPU, starting a kernel is cheap, and most of the time is spent in the matrix products, which no
+# fusion shortens. On a GPU, launches cost more.
 #
-# **And TensorRT?** It is *not measured here*: it needs an NVIDIA GPU. It adds one thing to this list: it **times** several kernels for
-# each node on your GPU and keeps the fastest, which is why building a *plan* (its compiled model) takes minutes. `labkit.graphs.tensorrt` builds and runs such
-# plans, and `labkit export --platform tensorrt_plan` writes the ensemble for it.
+# **And TensorRT?** It is *not measured here*: it needs an NVIDIA GPU. TensorRT does one thing that the compilers above do not
+# do: it **times** several kernels for each node on your GPU and keeps the fastest kernel. Therefore building a *plan* (its
+# compiled model) takes minutes. `labkit.graphs.tensorrt` builds and runs such plans, and
+# `labkit export --platform tensorrt_plan` writes an ensemble of plans.
 
 # %% [markdown]
 # ## What you have now
 #
-# - The rule by which a compiler joins pointwise nodes, and the bytes that this saves, next to what ONNX Runtime does.
-# - GPT-J in two parts on a real server, wired by you, with a gain that you predicted.
-# - A table of compilers from one run on your machine, and a choice that depends on the number of steps.
+# - You have the rule by which a compiler fuses pointwise nodes, and you have compared the bytes that it saves with the bytes
+#   that ONNX Runtime saves.
+# - You have GPT-J in two parts on a real server. You connected the parts, and predicted the gain.
+# - You have a table of compilers from one run on your machine, and can choose a compiler for a number of steps.
 #
-# `labkit export --help` shows how to do this with a model of your own. Your points are in the panel at the top (*Look again*).
+# `labkit export --help` shows how to export a model of your own. Your points are in the panel at the top (*Look again*).

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Lab 08 · Sizing a deployment
 #
-# **After this lab you can** say, before you rent any GPU, how much memory a model needs, which batch fits, what limits its
-# speed, and how to divide it; find the plan with the lowest price within a latency bound; and defend this plan against all
-# others.
+# **After this lab you can** say, before you rent any GPU, how much memory a model needs, which batch size fits, what limits the
+# model's speed, and how to divide the model among GPUs; find the plan with the lowest price within a latency bound; and defend
+# this plan against all other plans.
 #
-# Most GPUs of this lab are not in your machine. So you predict, and compare with two kinds of measurements: those that NVIDIA
-# published, and your own.
+# Most GPUs of this lab are not in your machine. So you predict, and compare your predictions with two kinds of measurements:
+# the measurements that NVIDIA published, and your own measurements.
 #
 # *{{lab 08: size; a good place for a break is before "A latency model of your own"}} · runs on any machine, with or without a GPU.*
 #
@@ -30,18 +30,19 @@ progress_panel("08")
 # %% [markdown]
 # ## Bytes: the executive math
 #
-# The lecture begins with a division: 175 billion weights of 2 bytes are more than any GPU holds. Three things reduce these
-# bytes: **fewer bits** (lab 05), **pruning**, and **dividing** them among GPUs (lab 03).
+# The lecture begins with this fact: 175 billion weights of 2 bytes are more than any GPU holds. Three methods reduce the bytes
+# on a GPU: storing weights in **fewer bits** (lab 05), **pruning** weights, and **dividing** the weights among GPUs (lab 03).
 #
 # NVIDIA's GPUs since Ampere have units for **2:4 sparsity**: of each group of 4 neighbours, 2 are zero and are not stored. Each
-# stored number needs an index, so that the units know where it was.
+# stored number needs an index, so that the units know the place of the number in its group.
 
 # %%
 lab08.two_of_four()
 
 # %% [markdown]
-# *An example:* 8 weights of 16 bits are 128 bits. Sparse: 4 values of 16 bits and 4 indexes of 2 bits are 72 bits, which is not
-# half, but 56 %. With 4-bit values that share a scale in groups of 4: 4 · 4 + 4 · 2 + 16 = 40 bits.
+# *An example:* 8 dense weights of 16 bits take 128 bits. In sparse form, 4 values of 16 bits and 4 indexes of 2 bits take 72
+# bits, which is not half, but 56 %. If the values have 4 bits and share a scale of 16 bits in groups of 4, the weights take
+# 4 · 4 + 4 · 2 + 16 = 40 bits.
 
 # %% [markdown]
 # {{exercise lab08.stored_gib}}
@@ -61,7 +62,8 @@ def stored_gib(parameters, bits, sparse, group_size):
 check(stored_gib)
 
 # %% [markdown]
-# **Predict:** how many GiB does GPT-3 175B take in 4 bits with groups of 32, and with 2:4 sparsity on top?
+# **Predict:** how many GiB does GPT-3 175B take in 4 bits with groups of 32? How many GiB does it take if it also has 2:4
+# sparsity?
 
 # %%
 # BEGIN SOLUTION guess_int4_gib, guess_sparse_int4_gib = None, None
@@ -78,17 +80,18 @@ if passed(stored_gib) and predicted(int4_gib=guess_int4_gib, sparse_int4_gib=gue
     display(figures.guessed(made, guesses, **labels, caption="computed, not measured"))
 
 # %% [markdown]
-# Only int4 with 2:4 sparsity fits into one GPU of 80 GiB, and then with little room for anything else. What such a model still knows
-# is another question, which lab 05 measures for fewer bits.
+# Only int4 with 2:4 sparsity fits into one GPU of 80 GiB, and leaves little room for anything else. How good such a model still
+# is is another question; lab 05 answers it for weights with fewer bits.
 #
 # ## What is left: the KV cache
 #
-# After the weights comes the cache: a key and a value of `hidden` numbers, for each token and each layer. It is the reason why a server
-# refuses requests.
+# The memory that the weights leave is used for the KV cache: a key and a value of `hidden` numbers, for each token and each
+# layer. If the cache is full, a server has to refuse requests.
 #
-# *An example:* 2 layers, `hidden` 8, 2 bytes a number: a token takes 2 · 2 · 8 · 2 = 64 bytes, and a sequence of 10 tokens 640. Two
-# GPUs of 10,000 bytes, 10 % of each kept free, with 12,000 bytes of weights: on each GPU, 9,000 - 6,000 = 3,000 bytes are left. A
-# sequence takes 320 bytes of them, so 9 sequences fit.
+# *An example:* a model has 2 layers, `hidden` is 8, and a number has 2 bytes. So a token takes 2 · 2 · 8 · 2 = 64 bytes in the
+# cache, and a sequence of 10 tokens takes 640 bytes. Two GPUs have 10,000 bytes each, 10 % of each GPU is kept free, and the
+# weights have 12,000 bytes. So on each GPU, 9,000 - 6,000 = 3,000 bytes are left. A sequence takes 320 bytes of each GPU, so 9
+# sequences fit.
 
 # %% [markdown]
 # {{exercise lab08.largest_batch}}
@@ -108,8 +111,9 @@ def largest_batch(model, gpu_bytes, reserve, shards, tokens, element_bytes):
 check(largest_batch)
 
 # %% [markdown]
-# GPT 20B in fp16 (44 layers, `hidden` 6,144, 40.5 · 10⁹ bytes of weights), sequences of 2,048 tokens, A100 GPUs of 80 GiB, a tenth kept
-# free. **Predict:** which batch fits on 1 GPU, and which on 8? (Is it 8 times as large?)
+# The next cell computes the largest batch for GPT 20B in fp16 (44 layers, `hidden` 6,144, 40.5 · 10⁹ bytes of weights). The
+# sequences have 2,048 tokens, and the GPUs are A100 GPUs of 80 GiB, of which a tenth is kept free. **Predict:** how many
+# sequences fit on 1 GPU, and how many on 8 GPUs? (Do 8 times as many fit?)
 
 # %%
 # BEGIN SOLUTION guess_one_gpu, guess_eight_gpus = None, None
@@ -124,9 +128,9 @@ if passed(largest_batch) and predicted(one_gpu=guess_one_gpu, eight_gpus=guess_e
     display(figures.guessed(made, guesses, **labels, caption="fp16; computed, not measured"))
 
 # %% [markdown]
-# Eight GPUs hold more than 8 times as many sequences, because they share one copy of the weights. The next figure shows what
-# labkit's planner counts, which includes the activations, and a workspace for driver and libraries. **Look at TP 1 with your
-# batch of 16:** does it fit?
+# Eight GPUs hold more than 8 times as many sequences, because they share one copy of the weights. The next figure shows the
+# memory that labkit's planner counts. It includes the activations, and a workspace for driver and libraries. **Look at TP 1
+# with a batch of 16:** does it fit?
 
 # %%
 long = plans.rows_of("gpt-20b", [(1, 1), (2, 1)], (1, 8, 16, 32), input_tokens=1920, output_tokens=128)
@@ -134,18 +138,19 @@ title = "GPT 20B in fp16, 1,920 + 128 tokens: memory of one GPU"
 figures.memory(long, 80, title=title, caption="A100 with 80 GiB; labkit's planner; not measured here")
 
 # %% [markdown]
-# It does not. Weights and cache leave the tenth free that you kept, but the activations of 16 long prompts and the workspace
-# need more than this tenth. A reserve is a guess until somebody counts what goes into it: exercise 8.2 gives an upper limit,
-# not a promise.
+# A batch of 16 does not fit. Weights and cache leave a tenth of the memory free, as you planned, but the activations of 16 long
+# prompts and the workspace need more than this tenth. A reserve is a guess until somebody counts the bytes that go into it. So
+# your function in exercise 8.2 computes an upper limit; a batch of this size need not fit.
 #
 # ## When does a batch stop being free?
 #
 # A decode step reads all weights, for one sequence or for a hundred. As long as reading takes longer than computing, a larger batch
-# costs almost nothing. The cache spoils this: it is read for each sequence.
+# costs almost nothing. With a cache, a larger batch costs more, because each sequence reads its own cache.
 #
-# *An example:* 100 parameters in 200 bytes, no cache. A device reads 10 bytes and computes 500 FLOPs per second. Reading takes
-# 20 seconds. Each sequence takes 200 / 500 = 0.4 seconds to compute, so at B = 50 both are equal. If each sequence also reads a
-# cache of 2 bytes, that is 0.2 seconds more of reading for each: 20 + 0.2 B = 0.4 B, so B = 100.
+# *An example:* a model has 100 parameters in 200 bytes, and there is no cache. A device reads 10 bytes and computes 500 FLOPs
+# per second. Reading takes 20 seconds. Each sequence takes 200 / 500 = 0.4 seconds to compute, so with a batch of B = 50,
+# computing takes as long as reading. If each sequence also reads a cache of 2 bytes, reading takes 0.2 seconds more for each
+# sequence: 20 + 0.2 B = 0.4 B, so B = 100.
 
 # %% [markdown]
 # {{exercise lab08.turning_batch}}
@@ -164,9 +169,9 @@ def turning_batch(parameters, weight_bytes, cache_bytes, flops_per_second, bytes
 check(turning_batch)
 
 # %% [markdown]
-# By its data sheet, an A100 computes 312 · 10¹² FLOPs a second in fp16 and reads 2,039 · 10⁹ bytes. The next cell measures both
-# numbers of your machine (lab 01 did, too). **Predict:** at which batch does decode become compute-bound on an A100 in fp16,
-# without a cache? And on this machine in fp32?
+# By its data sheet, an A100 computes 312 · 10¹² FLOPs per second in fp16 and reads 2,039 · 10⁹ bytes per second. The next cell
+# measures these two numbers for your machine (as lab 01 did). **Predict:** without a cache, at which batch size does decode
+# become compute-bound on an A100 in fp16? At which batch size does it become compute-bound on this machine in fp32?
 
 # %%
 # BEGIN SOLUTION guess_a100, guess_here = None, None
@@ -188,19 +193,22 @@ if passed(turning_batch) and predicted(a100=guess_a100, here=guess_here):
         print(f"GPT 20B on an A100, {tokens} cached tokens: batch {batch and round(batch)}")
 
 # %% [markdown]
-# With a few hundred cached tokens, GPT 20B **never** becomes compute-bound: each new sequence adds more time for reading than
-# for computing. That is why GPUs for serving are chosen by their memory, and why the cache is stored in 8 bits.
+# If each sequence has a few hundred cached tokens, GPT 20B **never** becomes compute-bound: each new sequence adds more time
+# for reading than for computing. Therefore GPUs for serving are chosen by their memory, and the cache is often stored in 8
+# bits.
 #
 # ## Links
 #
-# Tensor parallelism divides bytes and FLOPs, and pays for it with two all-reduces in each layer (GPT-J: one). Lab 03 showed the ring:
+# Tensor parallelism divides bytes and FLOPs among GPUs, but needs two all-reduces in each layer (one all-reduce for GPT-J). Lab
+# 03 showed the ring of an all-reduce:
 
 # %%
 lab03.ring(4)
 
 # %% [markdown]
-# *An example:* 4 ranks, 4,000 bytes, 1 microsecond for a hop, 1 GB/s. A step sends 1,000 bytes: 1 + 1 = 2 microseconds. There are 6
-# steps: 12 microseconds. With 4 bytes instead, it would still be 6 microseconds.
+# *An example:* 4 ranks add up 4,000 bytes, a hop takes 1 microsecond, and the link sends 1 GB/s. A step sends 1,000 bytes and
+# takes 1 + 1 = 2 microseconds. There are 6 steps, so the all-reduce takes 12 microseconds. An all-reduce of 4 bytes would still
+# take 6 microseconds.
 
 # %% [markdown]
 # {{exercise lab08.all_reduce_ms}}
@@ -226,8 +234,8 @@ check(all_reduce_ms)
 # | NVLink 3 | 1 microsecond | 300 · 10⁹ |
 # | PCIe 4 | 2 microseconds | 31.5 · 10⁹ |
 #
-# For GPT 20B in fp16 on 8 A100 GPUs, **predict:** how many milliseconds do all its all-reduces take in a
-# decode step of batch 1 over NVLink? And in a prefill of 16 prompts of 60 tokens over PCIe 4?
+# GPT 20B runs in fp16 on 8 A100 GPUs. **Predict:** how many milliseconds do all its all-reduces take in a decode step of batch
+# 1 over NVLink? How many milliseconds do they take in a prefill of 16 prompts of 60 tokens over PCIe 4?
 
 # %%
 # BEGIN SOLUTION guess_decode_ms, guess_prefill_ms = None, None
@@ -254,9 +262,10 @@ if passed(all_reduce_ms):
     display(plots.sweep_plot(kilobytes, lines, **labels))
 
 # %% [markdown]
-# On the left, lines are flat: only hops count, and a faster link helps little. On the right, only bytes count. Your decode (12 KB) is on
-# the left, your prefill (12 MB) on the right. Between servers, a hop takes longer (labkit assumes five times as long). Hence a rule of
-# thumb: tensor parallelism inside a server, stages between servers. The last section puts it to the test.
+# On the left of the figure, the lines are flat: the time of the hops decides, and a faster link helps little. On the right, the
+# number of bytes decides. Your decode step (12 KB) is on the left, and your prefill (12 MB) is on the right. Between servers, a
+# hop takes longer (labkit assumes five times as long). So there is a rule of thumb: use tensor parallelism inside a server, and
+# stages between servers. The last section tests this rule.
 
 # %% [markdown]
 # {{core path: go on at Your machine first}}
@@ -264,10 +273,12 @@ if passed(all_reduce_ms):
 # %% [markdown]
 # ## A latency model of your own
 #
-# Now put the parts together: the weights, the arithmetic, the gaps between kernels, and the all-reduces.
+# Now compute the time of a request from its parts: reading the weights, the arithmetic, the gaps between kernels, and the
+# all-reduces.
 #
-# *An example:* 1 layer, 1 shard. A pass of 1 token takes 5 ms (reading), a pass of 60 tokens 9 ms (computing), and a gap 1 ms. Batch
-# 1 with 60 + 20 tokens takes (9 + 1) + 19 · (5 + 1) = 124 ms.
+# *An example:* a model has 1 layer and runs on 1 shard. A pass of 1 token takes 5 ms (for reading), a pass of 60 tokens takes 9
+# ms (for computing), and a gap takes 1 ms. So a batch of 1 request with a prompt of 60 tokens and 20 new tokens takes
+# (9 + 1) + 19 · (5 + 1) = 124 ms.
 
 # %% [markdown]
 # {{exercise lab08.request_ms}}
@@ -292,10 +303,10 @@ def request_ms(model, gpu, link, shards, batch, prompt_tokens, new_tokens):
 check(request_ms)
 
 # %% [markdown]
-# NVIDIA published FasterTransformer's latencies of GPT 20B on A100 GPUs: TP 1 to 8, batch 1 to 256. Your model gets the data
-# sheet first, and then the rates that software reaches. labkit's planner adds the cache, the activations and the choice of
-# tokens. It was fitted to the published rows of all **other** lengths. **Predict:** by how many percent is your model off with
-# the data sheet, in the median?
+# NVIDIA published FasterTransformer's latencies of GPT 20B on A100 GPUs, for TP 1 to 8 and batch sizes from 1 to 256. The next
+# cell first gives your latency model the rates of the data sheet, and then the rates that software reaches. labkit's planner
+# adds the cache, the activations and the choice of tokens. The planner was fitted to the published rows of all **other**
+# lengths. **Predict:** with the rates of the data sheet, how large is the median error of your latency model in percent?
 
 # %%
 # BEGIN SOLUTION guess_off = None
@@ -314,16 +325,16 @@ if passed(request_ms) and predicted(off=guess_off):
     display(figures.against(list(truth.values()), series, title="Predicted and published"))
 
 # %% [markdown]
-# A data sheet alone is too optimistic. It leaves out many small costs: each is a number in the fit, and
-# `labkit.planning.efficiencies` names them all.
+# A data sheet alone is too optimistic, because it leaves out many small costs. Each cost is a number in the planner's fit, and
+# `labkit.planning.efficiencies` names all costs.
 
 # %% [markdown]
 # ## Your machine first
 #
-# A prediction that nobody can check is worth little. So the next cell fits labkit's model to **two** measurements of your machine: batch 1
-# shows how fast it reads, and batch 64 how fast it computes. The batches 4 and 16 are predicted, then measured. Each call has new
-# prompts, because labkit's engine keeps the cache of prompts that it has seen. **Predict:** how many times as long as batch 1 does a
-# batch of 16 take?
+# A prediction that nobody can check is worth little. So the next cell fits labkit's latency model to **two** measurements of
+# your machine: a batch of 1 shows how fast the machine reads, and a batch of 64 shows how fast it computes. For batches of 4
+# and 16, the time is predicted and then measured. Each call has new prompts, because labkit's engine keeps the cache of prompts
+# that it has seen. **Predict:** how many times as long as a batch of 1 does a batch of 16 take?
 
 # %%
 # BEGIN SOLUTION guess_sixteen = None
@@ -339,24 +350,26 @@ if predicted(sixteen=guess_sixteen):
     display(own_machine.figure(timings, found, {"16": guess_sixteen}, caption=str(device)))
 
 # %% [markdown]
-# Are the measured times of batch 4 and 16 within the whiskers of the planner? `gptj-tiny` fits into the caches of a processor,
-# and the planner knows nothing of such caches. (If it misses even a batch that it was fitted to, the machine was busy: the fit
-# does not trust every number.) A planner is only as good as its physics, so look at the interval before you believe the number.
+# Are the measured times of the batches of 4 and 16 within the whiskers of the planner? `gptj-tiny` fits into the caches of a
+# processor, and the planner does not model such caches. (If the planner misses even a batch to which it was fitted, the machine
+# was busy: the fit does not trust every number.) A planner is only as good as its model of the machine, so look at the interval
+# before you believe the number.
 #
 # ## TP x PP for GPT 20B under 300 ms
 #
-# The lecture's table lists the 99th percentile of GPT 20B's latency, from 230 ms; the table of this lab starts at 212 ms. Your
-# users accept 300 ms for 60 + 20 tokens, and you have one server of 8 A100 GPUs. A plan divides the model in two ways:
+# The lecture's table lists the 99th percentile of GPT 20B's latency; its lowest latency is 230 ms. The lowest latency in the
+# table of this lab is 212 ms. Your users accept 300 ms for a prompt of 60 tokens and 20 new tokens, and you have one server
+# with 8 A100 GPUs. A plan divides the model in two ways:
 
 # %%
 lab08.division(tensor=4, stages=2)
 
 # %% [markdown]
-# Within the bound, the best plan is the one with the most tokens per second **per GPU**: it is the cheapest, as GPUs are what you pay
-# for.
+# Among the plans within the bound, the best plan has the most tokens per second **per GPU**. It is the cheapest plan, because
+# you pay for GPUs.
 #
-# *An example:* A: 2 GPUs, 250 ms, 400 tokens/s. B: 4 GPUs, 200 ms, 900 tokens/s. C: 1 GPU, 310 ms, 300 tokens/s. C is too slow. A makes 200
-# per GPU, B 225: B wins.
+# *An example:* plan A has 2 GPUs, 250 ms and 400 tokens/s. Plan B has 4 GPUs, 200 ms and 900 tokens/s. Plan C has 1 GPU, 310 ms
+# and 300 tokens/s. C is too slow. A generates 200 tokens/s per GPU, and B generates 225, so B wins.
 
 # %% [markdown]
 # {{exercise lab08.choose_plan}}
@@ -380,7 +393,7 @@ def choose_plan(plans, bound_ms, gpu_gib):
 check(choose_plan)
 
 # %% [markdown]
-# **Predict:** which TP and which batch win?
+# **Predict:** which TP and which batch size does the best plan have?
 
 # %%
 # BEGIN SOLUTION guess_tensor_parallel, guess_batch = None, None
@@ -408,22 +421,23 @@ if passed(choose_plan) and predicted(tensor_parallel=guess_tensor_parallel, batc
         print(plans.links_told(best, 88 * (prompts + 19 * token), fitted))
 
 # %% [markdown]
-# Why "mostly link", if your `all_reduce_ms` finds so little? The planner counts everything that an all-reduce waits for as link
-# time. This request has 1,760 all-reduces, most of them tiny: hops and software cost more than bytes. So a link with twice the
-# bandwidth would hardly help.
+# Why does the cell above say "mostly link", if your `all_reduce_ms` finds so little time? The planner counts everything that an
+# all-reduce waits for as link time. This request has 1,760 all-reduces, most of them tiny, so hops and software cost more time
+# than bytes. So a link with twice the bandwidth would hardly help.
 #
-# Why not 8 copies on single GPUs? One GPU needs more than half a second for these tokens, whatever the batch. Why no stages?
-# They divide the weights as well as shards do, but one token passes through all of them, one after the other: stages make a
-# model *fit*, shards make it *fast*.
+# Why does the plan not use 8 copies on single GPUs? One GPU needs more than half a second for these tokens, with any batch
+# size. Why does the plan use no stages? Stages divide the weights as well as shards do, but one token passes through all
+# stages, one after the other: stages make a model *fit*, shards make it *fast*.
 #
-# labkit's search does the same for any model. It also tries TP 3 and TP 6, which nobody published: does one of them beat your plan, and
-# would you trust it? Then try the menus: take PCIe instead of NVLink, int8, or a bound of 100 ms.
+# labkit's search finds the best plan for any model. It also tries TP 3 and TP 6, for which nobody published latencies. Is one
+# of these plans better than your plan, and would you trust it? Then try the menus: take PCIe instead of NVLink, int8, or a
+# bound of 100 ms.
 
 # %%
 planner_page.show()
 
 # %%
-# The same without menus, for a printed page.
+# This cell shows a best plan without menus, for a printed page.
 planner_page.best_plan("gpt-20b", "a100-80gb", link="pcie4", precision="fp16", gpus=8, bound_ms=600)
 
 # %% [markdown]
@@ -432,10 +446,10 @@ planner_page.best_plan("gpt-20b", "a100-80gb", link="pcie4", precision="fp16", g
 # %% [markdown]
 # ## What does it cost?
 #
-# Prices of GPUs change every month, so labkit has none: you give yours. What does not change is the arithmetic.
+# Prices of GPUs change every month, so labkit has no prices: you give your own. The arithmetic does not change.
 #
-# *An example:* 2 GPUs at 3.00 an hour make 1,000 tokens per second, and are busy half of the time. In an hour they cost 6.00 and make
-# 1.8 million tokens: 3.33 for a million.
+# *An example:* 2 GPUs cost 3.00 an hour each, generate 1,000 tokens per second together, and are busy half of the time. In an
+# hour they cost 6.00 and generate 1.8 million tokens, so a million tokens cost 3.33.
 
 # %% [markdown]
 # {{exercise lab08.price_per_million}}
@@ -453,8 +467,8 @@ def price_per_million(price, gpus, tokens_per_second, busy):
 check(price_per_million)
 
 # %% [markdown]
-# Your own machine ran batches of 1, 4, 16 and 64. Let an hour of it cost 0.10 (change this price). **Predict:** how many times
-# cheaper is a token with batch 64 than with batch 1?
+# Your own machine ran batches of 1, 4, 16 and 64. The next cell assumes that an hour of your machine costs 0.10 (change this
+# price). **Predict:** how many times cheaper is a token with a batch of 64 than with a batch of 1?
 
 # %%
 # BEGIN SOLUTION guess_cheaper = None
@@ -476,13 +490,14 @@ if passed(price_per_million) and predicted(cheaper=guess_cheaper):
     display(figures.guessed(made, {"batch 64": guess_cheaper}, "measured", **labels, title="Cost here"))
 
 # %% [markdown]
-# A large batch is cheap, and slow for each user: price and latency pull in opposite directions, and the bound decides.
+# A large batch is cheap, but slow for each user. So you cannot have the lowest price and the lowest latency at the same time,
+# and the latency bound decides how large a batch may be.
 #
 # ## A million requests a day
 #
 # *An example:* 86,400 requests a day are 1 per second. In the evening, 3 times as many arrive. An instance answers 2 per
-# second, and may be busy for half of the time, so it gets 1 per second. That makes 3 instances, and 1 spare one in case one
-# fails: 4.
+# second, and may be busy for half of the time, so it gets 1 request per second. So 3 instances are needed, and 1 spare instance
+# in case an instance fails: 4 instances.
 
 # %% [markdown]
 # {{exercise lab08.instances_needed}}
@@ -509,15 +524,17 @@ if passed(instances_needed):
         print(f"{row['name']}: {row['ms']:.0f} ms, {each:.1f} requests/s: {count} instances of 8 GPUs")
 
 # %% [markdown]
-# These are GPT-3 175B on A100 GPUs, predicted. Why 70 %? Requests arrive at random, and a server that is always busy has an endless queue.
-# The page *A million requests a day* of labkit's documentation (`docs/million_requests.md`) simulates this with failures.
+# These lines are predictions for GPT-3 175B on A100 GPUs. The cell assumes that an instance is busy for at most 70 % of the
+# time, because requests arrive at random, and a server that is always busy has an endless queue. The page *A million requests a
+# day* of labkit's documentation (`docs/million_requests.md`) simulates such a deployment, with failures.
 
 # %% [markdown]
 # ## Defend a plan for 530B
 #
-# The largest model of the lecture is Megatron-Turing NLG 530B. You have 32 A100 GPUs, and your users accept 2 seconds for 60 + 20 tokens. A
-# plan for so much money needs reasons: why this one, and what is wrong with each of the others? And a prediction is not a promise, so the
-# **upper end** of its interval must meet the bound. This is stricter than 8.6 and labkit's search, which compare the prediction itself.
+# The largest model of the lecture is Megatron-Turing NLG 530B. You have 32 A100 GPUs, and your users accept 2 seconds for a
+# prompt of 60 tokens and 20 new tokens. A plan for so much money needs reasons: why do you choose this plan, and what is wrong
+# with each of the other plans? And a prediction can be wrong, so the **upper end** of its interval must meet the bound. This
+# rule is stricter than the rule of exercise 8.6 and of labkit's search, which compare the prediction itself with the bound.
 
 # %% [markdown]
 # {{exercise lab08.defend}}
@@ -547,9 +564,10 @@ def defend(plans, bound_ms, gpu_gib):
 check(defend)
 
 # %% [markdown]
-# The next cell has 72 plans: 8 divisions, each with the 9 batches 1, 2, 4 … 256. In fp16, the weights take 2 · 530 · 10⁹ bytes,
-# and with TP 16, a batch of 1 takes about 1,360 ms (predicted); the upper end of an interval is about a quarter above the
-# prediction. 105 layers can be divided by 3, 5 and 7, not by 2 or 4.
+# The next cell has 72 plans: 8 ways to divide the model among the GPUs, each with the 9 batch sizes 1, 2, 4 … 256. In fp16, the
+# weights take 2 · 530 · 10⁹ bytes. With TP 16, a batch of 1 takes about 1,360 ms (predicted); the upper end of an interval is
+# about a quarter above the prediction. The 105 layers can be divided by 3, 5 and 7, but not by 2 or 4. The table lists the 8
+# ways:
 #
 # | TP | PP |
 # | --- | --- |
@@ -557,7 +575,7 @@ check(defend)
 # | 8 | 1, 3 |
 # | 16, 32 | 1 |
 #
-# **Predict:** how many plans are too large for 80 GiB? How many of the others are too slow?
+# **Predict:** how many plans are too large for 80 GiB? How many of the other plans are too slow?
 
 # %%
 # BEGIN SOLUTION guess_too_large, guess_too_slow = None, None
@@ -591,28 +609,30 @@ if passed(defend) and predicted(too_large=guess_too_large, too_slow=guess_too_sl
     )
 
 # %% [markdown]
-# **The rule of thumb is broken:** TP 32 spans four servers. It pays, because each GPU reads only 1/32 of the weights for a token. With
-# TP 8 x PP 3, the token passes three stages one after the other, and each reads 1/8: the links cost less, and the waiting costs more.
+# **The best plan breaks the rule of thumb:** TP 32 spans four servers. This is worthwhile, because each GPU reads only 1/32 of
+# the weights for a token. With TP 8 x PP 3, the token passes three stages one after the other. The links take less time, but
+# the reading takes more, because in each stage a GPU reads 1/8 of the weights of this stage.
 #
-# **Caution has a price:** the best published row meets the bound and is cheaper than your plan. Its prediction meets the bound
-# as well, so labkit's search takes it; but its interval ends above the bound. The same rule rejects your plan for GPT 20B, and
-# all its other plans.
+# **Caution has a price:** the best published row meets the bound and is cheaper than your plan. The prediction for this row
+# meets the bound as well, so labkit's search takes the plan; but the interval of the prediction ends above the bound, so your
+# rule rejects it. Your rule also rejects your plan for GPT 20B, and all other plans for GPT 20B.
 #
-# Write your defence in two sentences: what limits this plan, and what would you buy if the bound were halved: a faster link,
-# more GPUs, or fewer bits? Ask the planner, for example `planner_page.best_plan("gpt-530b", gpus=64, bound_ms=1000)`.
+# Write your defence in two sentences. What limits this plan? If the bound were halved, would you pay for a faster link, more
+# GPUs, or fewer bits? Ask the planner, for example `planner_page.best_plan("gpt-530b", gpus=64, bound_ms=1000)`.
 #
-# *An example, for GPT 20B under 300 ms:* "We take TP 8 with batch 16, because fewer shards read too many bytes for each token
-# and stages do not make a token faster. All-reduces limit it. For half the bound, the planner finds nothing to buy: even int8
-# and H100 GPUs are too slow, because hops and launches take as long as before."
+# *An example, for GPT 20B under 300 ms:* "We take TP 8 with a batch of 16, because with fewer shards each GPU reads too many
+# bytes for a token, and stages do not make a token faster. The time of the all-reduces limits this plan. If the bound is
+# halved, the planner finds nothing to buy: even int8 and H100 GPUs are too slow, because hops and launches take as long as
+# before."
 #
 # *Your defence:* …
 #
 # ## What you have now
 #
-# - Formulas for memory, batch, link, latency and price that fit on the back of an envelope.
-# - A measured idea of how far such predictions are off: for published machines, and for yours.
-# - A plan, with a reason against every other plan. `labkit plan` writes such a plan in a second, for any GPT and any GPU of its
-#   catalogue.
+# - You have short formulas for memory, batch size, link, latency and price.
+# - You have measured how large the errors of such predictions are, for published machines and for your machine.
+# - You have a plan, with a reason against every other plan. `labkit plan` writes such a plan in a second, for any GPT and any
+#   GPU of its catalogue.
 #
 # Your points are in the panel at the top (*Look again*). `submit()` makes a copy of this notebook for your instructor.
 

@@ -21,7 +21,7 @@ from labkit.host_cores import usable_cores
 from tests.conftest import SAVED
 
 MOST_WORKERS = 5
-"""More workers would save little time and need more memory."""
+"""The maximum number of processes that run tests. More processes would save little time and need more memory."""
 
 SLOWEST = 15
 
@@ -53,7 +53,10 @@ def names_files(arguments: list[str]) -> bool:
 
 
 def files_alone() -> list[str]:
-    """The files that contain tests marked `alone`. Letting pytest search all files takes as long as running these tests."""
+    """Return the files that contain tests marked `alone`.
+
+    They are found here, because pytest needs as long to search all files as to run these tests.
+    """
     return sorted(str(path) for path in Path("tests").rglob("test_*.py") if "mark.alone" in path.read_text("utf-8"))
 
 

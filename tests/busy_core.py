@@ -1,4 +1,4 @@
-"""Conditions for tests: a machine whose first core another program keeps busy, and one on which no other program runs.
+"""Two conditions for tests: another program keeps the machine's first core busy, or no other program seems to run.
 
 The spinning process of `busy_core` is not a descendant of the test's process, so it counts as another program.
 """
@@ -59,7 +59,7 @@ def busy_core() -> Iterator[int]:
 
 
 def no_other_programs(patch: pytest.MonkeyPatch) -> None:
-    """Let `Contention` see no other program that uses processor time, whatever the machine really does.
+    """Let `Contention` see no other program that uses processor time, even if there are such programs.
 
     A function that exceeds its time limit then always fails, so a test can expect the failure on a busy machine too.
     """

@@ -1,4 +1,5 @@
-"""How tests share the machine: which tests run in the same process, with how many threads, and the summary at the end.
+"""How tests share the machine: which tests run in the same process, with how many threads, and what the summary at the end
+says.
 
 `tests/__main__.py` starts all tests. `python -m pytest FILE` works as well, in one process.
 """
@@ -25,7 +26,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores Ctrl-C in background jobs, but the tests need it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-if WORKER:  # a worker has one core; torch reads this when it is imported later, and so do programs that tests start
+if WORKER:  # a worker has one core; torch reads these variables when it is imported later, and so do programs that tests start
     os.environ.update(dict.fromkeys(THREADS, "1"))
 
 # Some tests fork a process in which earlier tests used gRPC. By default, gRPC's own code in the child can then end the child.
@@ -43,7 +44,7 @@ TOGETHER = {
     "tests/serving/test_prometheus.py": "a server of gptj",
     "tests/serving/test_stress": "a server of gptj",
 }
-"""Files that share a server or a copy run in one process. Each key is the beginning of their paths."""
+"""Test files that share a server or a copy of the course run in one process. Each key is the beginning of the files' paths."""
 
 APART = ("tests/labs/",)
 """Files whose tests take long and share nothing with each other, so that any process can run each of them."""
@@ -54,7 +55,7 @@ end.
 """
 
 SAVED = "LABKIT_TESTS_SAVED"
-"""The environment variable that names the file in which a run saves what `tests/__main__.py` sums up."""
+"""The environment variable with the path of the file in which a run saves the durations for `tests/__main__.py`."""
 
 STANDS_FOR = "stands for"
 """The name of a property of a skipped test that stands for several left-out tests. Its value is their number."""
@@ -64,7 +65,9 @@ seconds: Counter[str] = Counter()
 
 
 def scope_of(nodeid: str) -> str:
-    """The group of tests that share a process with a test: its file, the files that use the same server, or itself alone."""
+    """The group of tests that run in the same process as a test: those in its file, those that use the same server, or only
+    itself.
+    """
     file = nodeid.partition("::")[0]
     alone = nodeid if file.startswith(APART) else file
     return next((name for start, name in TOGETHER.items() if file.startswith(start)), alone)
@@ -93,7 +96,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def turn_of(item: pytest.Item) -> int:
-    """The position of an item's folder in the list of folders that start first."""
+    """The position in `FIRST` of the folder that holds an item."""
     return next((turn for turn, folder in enumerate(FIRST) if item.nodeid.startswith(f"tests/{folder}/")), len(FIRST))
 
 

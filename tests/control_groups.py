@@ -15,7 +15,7 @@ TREE = Path("/sys/fs/cgroup")
 def process(folder: Path, cgroup: str, *mounts: tuple[str, Path, str]) -> Path:
     """Make a folder that looks like /proc/self.
 
-    Each mount is a tuple of the root in its tree, the mount point, and the type with options.
+    Each mount is a tuple: the mount's root in its file system, the mount point, and the type with options.
     """
     own = folder / "self"
     own.mkdir()

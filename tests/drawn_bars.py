@@ -1,4 +1,4 @@
-"""The bars of a figure."""
+"""Finds the bars of a figure."""
 
 from __future__ import annotations
 

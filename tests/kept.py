@@ -6,4 +6,4 @@ import os
 from pathlib import Path
 
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labkit-tests"
-"""This folder is in the user's cache. Deleting it costs only time."""
+"""The folder is in the user's cache. If it is deleted, the tests only take longer."""

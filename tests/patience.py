@@ -18,7 +18,9 @@ PATIENCE = 300.0
 
 
 def wait_for(condition: Callable[[], T], what: str = "the condition of this line", seconds: float = PATIENCE) -> T:
-    """Wait until the condition is true, and return its value. If it stays false, fail with the name of the missing event."""
+    """Wait until the condition's value is true, and return the value. If it stays false, fail with `what`, the name of the
+    missing event.
+    """
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, f"waited {seconds:.0f} s in vain, ten times what an idle machine takes, for: {what}"
@@ -30,8 +32,8 @@ def first_good(attempt: Callable[[], T], is_good: Callable[[T], bool], attempts:
     """Return the first result that is good, or that was found while no other program disturbed the machine.
 
     After `attempts` attempts, return the last result. This is for code whose result depends on time: on a busy machine, a
-    mistake such as not waiting for the answer can have different effects in different runs. On an idle machine there is one
-    attempt.
+    mistake such as not waiting for the answer can have different effects in different runs. On an idle machine, only one
+    attempt is made.
     """
     for _ in range(attempts):
         with Contention() as others:
@@ -62,7 +64,9 @@ def if_alive(look: Callable[[], T], otherwise: T) -> T:
 
 
 def is_running(process: psutil.Process | int) -> bool:
-    """Whether a process, given as an object or by its id, still runs. A zombie does not. It can end during this call."""
+    """Whether a process, given as an object or by its id, still runs. A zombie process counts as ended. The process can end
+    during this call.
+    """
     try:
         if isinstance(process, int):
             process = psutil.Process(process)

@@ -17,7 +17,7 @@ def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
 
 
 def chosen(argument: str, request: pytest.FixtureRequest) -> list[Any]:
-    """The values of an argument in those tests of this file that will run, each once. A fixture prepares only these."""
+    """The values of an argument in those tests of this file that will run, each once. A fixture prepares only these values."""
     given = [item.callspec.params for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     return list(dict.fromkeys(params[argument] for params in given if argument in params))
 

@@ -1,4 +1,4 @@
-"""The description of a machine, read from the files of several machines, and the conclusions of `labkit doctor`."""
+"""The description of a machine is read from files like those of several machines; `labkit doctor` draws right conclusions."""
 
 from __future__ import annotations
 

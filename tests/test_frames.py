@@ -43,6 +43,6 @@ def test_a_frame_that_is_too_long_is_not_read() -> None:
 
 
 def test_frames_need_no_torch() -> None:
-    """These modules are used by processes that do not load torch, to save memory."""
+    """The modules for frames must not import torch, because processes use them that do not load torch, to save memory."""
     program = "import labkit.frames, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

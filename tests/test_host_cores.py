@@ -1,4 +1,6 @@
-"""The number of cores that a process can keep busy: quotas of both versions of cgroups, and hardware threads of one core."""
+"""The number of cores that a process can keep busy: it depends on quotas of both versions of cgroups, and on hardware threads
+that share a core.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ def test_hardware_threads_of_a_core_count_once(tmp_path: Path) -> None:
         (folder / "thread_siblings_list").write_text(f"{siblings}\n")
     assert physical_cores({0, 1, 4, 5}, tmp_path) == 2
     assert physical_cores({2, 3, 6}, tmp_path) == 2
-    assert physical_cores({0, 1, 8, 9}, tmp_path) == 4  # no file describes 8 and 9
+    assert physical_cores({0, 1, 8, 9}, tmp_path) == 4  # no file describes the hardware threads 8 and 9
 
 
 PROGRAM = """

@@ -1,4 +1,4 @@
-"""The memory that a process may use, by cgroups of both versions: imitated files, and real cgroups of the kernel."""
+"""The memory that cgroups of both versions let a process use, tested with imitated files and real cgroups of the kernel."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ FLOORS = [
     "cli",
     "__main__",
 ]
-"""The parts of labkit from the ground up. The parts on a line may use those on earlier lines, but not each other."""
+"""The parts of labkit from the ground up. The parts on a line may import the parts on earlier lines, but not each other."""
 
 SERVING_FLOORS = [
     "__init__ error_kind in_flight malloc nearest_name probe_mark refusals user_folder",
@@ -49,7 +49,7 @@ SERVING_FLOORS = [
     "server client",
     "stress python_backend",
 ]
-"""The same for the files and subpackages of labkit.serving."""
+"""The files and subpackages of labkit.serving from the ground up, in the form of `FLOORS`."""
 
 HOUSES = {"labkit": FLOORS, "labkit.serving": SERVING_FLOORS}
 """The packages whose parts are assigned to floors."""
@@ -122,7 +122,9 @@ ENGINE_FILES_FOR_SCHEDULE = ["bad_text_automaton", "engine_stats", "outputs", "s
 
 
 def test_the_schedule_knows_no_tensors_and_no_model() -> None:
-    """The scheduler plans with numbers only. Its files do not import torch, and from labkit only each other and a few parts."""
+    """The scheduler plans with numbers only. The scheduler's files do not import torch. From labkit, they import only each
+    other and a few parts.
+    """
     known = modules()
     allowed = {"labkit.errors", *(f"labkit.engine.{name}" for name in ENGINE_FILES_FOR_SCHEDULE)}
     wrong = []

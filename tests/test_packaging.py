@@ -1,4 +1,4 @@
-"""The package as pip sees it: it accepts certain Python versions, and its native library does not depend on Python."""
+"""The package as pip sees it: certain Python versions can install it, and its native library does not depend on Python."""
 
 from __future__ import annotations
 

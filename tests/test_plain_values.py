@@ -1,4 +1,6 @@
-"""Values that are passed between processes: a round trip keeps them, and no output of a hostile process stops the grader."""
+"""Values that are passed between processes: they are unchanged when they are written and read back, and no output of a hostile
+process stops the grader.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the tests themselves are run: which share a process, which run only in `make test-all`, and the text of the summary."""
+"""How the tests are run: which tests share a process, which run only in `make test-all`, and what the summary says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Parameters are described in one list, with which `SamplingParams`, the commands, the served model and the docs page agree."""
+"""Sampling parameters are described in one list. `SamplingParams`, the commands, the served model and the docs page agree with
+it.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Makes all pages in `build/docs/pages`, and from them the site in `build/docs/site`. A broken link is an error.
+"""Makes all pages in `build/docs/pages`, and from these pages the site in `build/docs/site`. A broken link is an error.
 
-python -m docs.site            everything
-python -m docs.site --drawing  only docs/architecture.svg, which is kept in the repository
+python -m docs.site            makes everything
+python -m docs.site --drawing  makes only docs/architecture.svg, which is kept in the repository
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from docs.site import ROOT
 
 DRAWING = ROOT / "docs" / "architecture.svg"
 GROUND = "single files"
-"""The box for the modules directly in `labkit/`: shapes, precisions, errors, files."""
+"""The name of the box for the modules directly in `labkit/`, such as shapes, precisions, errors and files."""
 WIDTH, BOX, HEIGHT, STEP, MARGIN = 960, 118, 34, 76, 16
-"""Pixels: the drawing's width, a box's width and height, the distance between two floors, and the margin."""
+"""The sizes in pixels: the drawing's width, a box's width and height, the distance between two floors, and the margin."""
 GAP = 0.35
 """The width of a gap through which an arrow crosses a floor; a box has width 1."""
 KINDS = {
@@ -29,7 +29,10 @@ Graph = dict[str, set[str]]
 
 
 def import_graph(root: Path = ROOT) -> Graph:
-    """Map each package of labkit to the packages that its files import, also inside functions. Single files are one node."""
+    """Map each package of labkit to the packages that its files import, also inside functions.
+
+    The modules directly in `labkit/` are one node of the graph, `GROUND`.
+    """
     packages = {path.parent.name for path in (root / "labkit").glob("*/__init__.py")}
     graph: Graph = {package: set() for package in (*sorted(packages), GROUND)}
     for file in sorted((root / "labkit").rglob("*.py")):
@@ -41,7 +44,10 @@ def import_graph(root: Path = ROOT) -> Graph:
 
 
 def _imported(file: Path, packages: set[str]) -> Iterator[str]:
-    """Yield the packages of labkit that a file imports. `import labkit` alone counts as the engine, which it loads lazily."""
+    """Yield the packages of labkit that a file imports.
+
+    `import labkit` alone counts as an import of the engine, because `labkit` loads the engine on first use.
+    """
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -56,7 +62,7 @@ def _imported(file: Path, packages: set[str]) -> Iterator[str]:
 
 
 def reduced(graph: Graph) -> Graph:
-    """The graph without the arrows that follow from two or more others: if a uses b and b uses c, then a -> c is left out."""
+    """The graph without the arrows that follow from other arrows: if a uses b and b uses c, the arrow a -> c is left out."""
     reach = {node: _reached(graph, node) for node in graph}
     return {node: {one for one in uses if not any(one in reach[other] for other in uses)} for node, uses in graph.items()}
 
@@ -73,7 +79,7 @@ def _reached(graph: Mapping[str, set[str]], start: str) -> set[str]:
 
 
 def floors_of(graph: Graph) -> dict[str, int]:
-    """The floor of each package, from the ground up: one above the highest package that it uses."""
+    """The number of the floor on which each package stands: one floor above the highest package that it uses."""
     found: dict[str, int] = {}
     for node in TopologicalSorter(graph).static_order():
         found[node] = 1 + max((found[other] for other in graph[node]), default=-1)
@@ -81,7 +87,10 @@ def floors_of(graph: Graph) -> dict[str, int]:
 
 
 def paths(graph: Graph) -> Iterator[list[str]]:
-    """Yield each arrow as the nodes that it passes. On each floor between its ends it has its own gap, "from>to>floor"."""
+    """Yield each arrow as the list of nodes through which it is drawn.
+
+    On each floor between its two ends, an arrow passes through a gap of its own, which is a node named "from>to>floor".
+    """
     height = floors_of(graph)
     for node, uses in graph.items():
         for other in sorted(uses):
@@ -90,7 +99,7 @@ def paths(graph: Graph) -> Iterator[list[str]]:
 
 
 def places(graph: Graph) -> dict[str, tuple[float, float]]:
-    """The middle of the upper edge of each box, and of each gap through which an arrow passes, in pixels."""
+    """For each box, and each gap through which an arrow passes, the middle of its upper edge as (x, y) in pixels."""
     height = floors_of(graph)
     below: dict[str, list[str]] = {node: [] for node in graph}
     for path in paths(graph):

@@ -1,4 +1,4 @@
-"""Makes a page from a lab: the learner's notebook, with the outputs of the solved notebook that give no answer away."""
+"""Makes a page from a lab: the learner's notebook, with those outputs of the solved notebook that do not show an answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.grading.release import Lab
 MOST_LINES = 40
 """The most lines that the page shows of one output; the rest is cut off."""
 _PRIVATE = re.compile(r"^\s*(?:check|hint|reset|solution|submit|progress_panel)\(", re.MULTILINE)
-"""Cells whose output is a verdict, a hint or a solution."""
+"""Finds the cells with an output that is a verdict, a hint or a solution."""
 _ANCHOR = re.compile(r"\]\(#([^)]+)\)")
 """A link to a heading, in JupyterLab's form: "#The-weights"."""
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
@@ -25,8 +25,8 @@ _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 def lab_page(lab: Lab, folder: Path) -> str:
     """The lab as Markdown. Its figures are written to `folder`.
 
-    The page shows a cell's output from the solved notebook if the learner's cell is the same and shows no verdict, hint or
-    solution. Raises `ValueError` if the two notebooks have different numbers of cells.
+    The page shows the output that a cell has in the solved notebook, if the cell is the same in the learner's notebook and
+    shows no verdict, hint or solution. Raises `ValueError` if the two notebooks have different numbers of cells.
     """
     student, solved = (nbformat.read(path, as_version=4).cells for path in (lab.student, lab.solved))  # type: ignore[no-untyped-call]
     if len(student) != len(solved):

@@ -1,4 +1,4 @@
-"""Makes the reference from the docstrings: one page for each package of the library. No module is imported for this."""
+"""Makes the reference from the docstrings: one page for each package of the library. It imports none of these packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODULES = ("labkit.config", "labkit.environment", "labkit.errors", "labkit.servi
 
 
 def packages() -> list[str]:
-    """The dotted names of the packages whose `__init__` has an `__all__`, and of the modules above."""
+    """The dotted names of the modules in `MODULES`, and of the library's packages that define an `__all__`."""
     found = list(MODULES)
     for file in sorted((ROOT / "labkit").rglob("__init__.py")):
         parts = file.relative_to(ROOT).parent.parts
@@ -23,7 +23,7 @@ def packages() -> list[str]:
 
 
 def reference_page(name: str) -> str:
-    """The page of a package or a module. The MkDocs plugin mkdocstrings fills it in."""
+    """The Markdown of the page of a package or a module. The MkDocs plugin mkdocstrings adds the docstrings to the page."""
     path = ROOT.joinpath(*name.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     has_door = file.name == "__init__.py"

@@ -42,7 +42,10 @@ def _count(
     head_weights: bool = True,
     head_bias: bool = True,
 ) -> int:
-    """The parameter count of exercise 0.1, with an option for each part. A known mistake sets some options to wrong values."""
+    """The parameter count of exercise 0.1, with an option for each part of the model.
+
+    A known mistake sets some options to wrong values.
+    """
     h, vocab = config.hidden_size, config.vocab_size
     inner = 4 * h if always_four else config.intermediate_size
     block = 4 * h * h + 2 * h * inner + norms * norm_parts * h
@@ -112,7 +115,10 @@ def _size(
     scale_bits: int = 16,
     scale_for: str = "group",
 ) -> float:
-    """The size of exercise 0.2, with an option for each part. A known mistake sets some options to wrong values."""
+    """The size of exercise 0.2, with an option for each step of the calculation.
+
+    A known mistake sets some options to wrong values.
+    """
     is_scaled = precision == "int4" or scale_for == "group of any precision"
     bits = BITS[precision] + is_scaled * scale_bits / (1 if scale_for == "weight" else group_size)
     return parameters * bits / bits_in_byte / unit
@@ -157,7 +163,10 @@ def _cache(
     width: Callable[[int, int], int] = lambda hidden_size, num_heads: hidden_size,
     in_bytes: bool = True,
 ) -> int:
-    """The cache size of exercise 0.3, with an option for each part. Each known mistake sets one option to a wrong value."""
+    """The cache size of exercise 0.3, with an option for each step of the calculation.
+
+    Each known mistake sets one option to a wrong value.
+    """
     elements = kinds * layers(config.num_layers) * width(config.hidden_size, config.num_heads) * tokens(lengths)
     return elements * (element_bytes if in_bytes else 1)
 
@@ -212,7 +221,10 @@ def _gpus(
     rounded: str = "up to a power of two",
     usable: Callable[[float], float] = lambda reserve: 1 - reserve,
 ) -> int:
-    """The number of GPUs of exercise 0.4, with an option for each part. A known mistake sets some options to wrong values."""
+    """The number of GPUs of exercise 0.4, with an option for each step of the calculation.
+
+    A known mistake sets some options to wrong values.
+    """
     room = gpu_bytes * usable(reserve)
     if rounded == "up":
         return math.ceil(weight_bytes / room)
@@ -268,7 +280,10 @@ def _step(
     names: tuple[str, str] = ("compute", "memory"),
     returned: Callable[[float, str], Any] = lambda seconds, bound: (seconds, bound),
 ) -> Any:
-    """The answer of exercise 0.5, with an option for each part. A known mistake sets some options to wrong values."""
+    """The answer of exercise 0.5, with an option for each step of the calculation.
+
+    A known mistake sets some options to wrong values.
+    """
     compute, memory = flops / flops_per_second, bytes_read / bytes_per_second
     return returned(seconds((compute, memory)), names[memory >= compute])
 
@@ -318,7 +333,10 @@ def _floor(
     units_in_second: float = 1e3,
     shared_by: Callable[[int], int] = lambda batch: 1,
 ) -> float:
-    """The time of exercise 0.6, with an option for each part. A known mistake sets some options to wrong values."""
+    """The time of exercise 0.6, with an option for each step of the calculation.
+
+    A known mistake sets some options to wrong values.
+    """
     parameters = config.parameter_count - (0 if embedding else config.vocab_size * config.hidden_size)
     weights = parameters * (element_bytes if weights_in_bytes else 1) * weights_read(batch)
     cache = config.kv_bytes_per_token(element_bytes) * tokens(batch, length)

@@ -34,7 +34,10 @@ def time_runs(call: Call, synchronize: Call, clock: Callable[[], float], warmup:
 
 
 def _timer(*, before: bool = True, after: bool = True, drop: bool = True, first: bool = False, whole: bool = False) -> Any:
-    """Make a wrong timing function. The options say when it waits, whether it drops the warm-up runs, and what it returns."""
+    """Make a wrong timing function.
+
+    The options say when the function calls `synchronize`, whether it drops the warm-up runs, and which times it returns.
+    """
 
     def faulty(call: Call, synchronize: Call, clock: Callable[[], float], warmup: int, runs: int) -> Any:
         times = []
@@ -88,7 +91,7 @@ def greedy_decode(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:
 
 
 def _decode(model: Any, input_ids: Tensor, new_tokens: int, position: int) -> Tensor:
-    """Greedy decoding. The first new token comes from the logits at position `position` of the prompt."""
+    """Decode greedily. The first new token is chosen from the logits at position `position` of the prompt."""
     out = model(input_ids, use_cache=True)
     token = out.logits[:, position].argmax(-1, keepdim=True)
     made = [token]

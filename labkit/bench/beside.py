@@ -12,7 +12,10 @@ SPINS = "print(flush=True)\nwhile True: pass"
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Keep cores busy with `count` processes while the block runs. The processes end with the block, even if it raises."""
+    """Keep cores busy with `count` processes while the `with` block runs.
+
+    The processes end when the block ends, even if the block raises an error.
+    """
     with ExitStack() as stack:
         for _ in range(count):
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", SPINS], stdout=subprocess.PIPE))

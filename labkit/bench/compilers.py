@@ -1,7 +1,9 @@
-"""Compares graph compilers: the same graph runs as it is, in ONNX Runtime and under `torch.compile`, beside labkit's engine.
+"""Compares graph compilers with each other and with labkit's engine.
 
-All engines take turns in one benchmark. The record also says what each compiler did: how many nodes it joined, the kernels and
-bytes of a step, the graph breaks, and the compile time.
+The same graph runs in torch operation by operation, under `torch.compile`, and in ONNX Runtime with and without optimisations.
+
+All engines take turns in one benchmark. The record also says what each compiler did: the number of nodes that it fused, the
+kernels and bytes of a step, the graph breaks, and the compile time.
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ COMPILERS = ("plain", "plain-compiled", "onnxruntime-none", "onnxruntime")
 def compare_compilers(settings: BenchSettings, progress: Callable[[str], None] = lambda message: None) -> Record:
     """Run the benchmark with `COMPILERS` as peers, and describe the graphs that the compilers made.
 
-    `settings.against` is ignored. The record has the same rows and ratios as the record of `run_bench`. `extra` also holds
-    `levels` (ONNX Runtime at each level: operators, fusions, kernels and bytes of a decode step), `torch_compile` (graphs,
-    breaks, kernels, seconds), `break_even_steps` (the number of decode steps after which the faster steps have made up for the
-    compile time; None if the compiled step is not faster) and `providers` (why a provider of ONNX Runtime is not measured).
-    Compilers that cannot run here are listed in `not_measured`. Raises the same errors as `run_bench`.
+    `settings.against` is ignored. The record has the same rows and ratios as the record of `run_bench`. Its `extra` also holds
+    four entries. `levels` gives the operators, fusions, kernels and bytes of a decode step at each level of ONNX Runtime.
+    `torch_compile` gives the graphs, breaks, kernels and seconds of `torch.compile`. `break_even_steps` is the number of decode
+    steps after which the faster steps have made up for the compile time, or None if the compiled step is not faster.
+    `providers` says why a provider of ONNX Runtime is not measured. Compilers that cannot run on this machine are listed in
+    `not_measured`. Raises the same errors as `run_bench`.
     """
     if settings.device not in (None, "cpu"):
         raise InvalidRequest(f"device is {settings.device!r}; the comparison of graph compilers runs on the cpu")
@@ -58,10 +61,10 @@ def compare_compilers(settings: BenchSettings, progress: Callable[[str], None] =
 
 
 def break_even_steps(rows: list[dict[str, Any]], levels: list[LevelFound], compile_seconds: float) -> dict[str, float | None]:
-    """Return, for each compiler, how many decode steps at the first batch size make up for the compile time.
+    """Return, for each compiler, after how many decode steps the faster steps have made up for the compile time.
 
-    This number is the compile time divided by the time that each compiled step saves; None if a compiled step saves no time.
-    Engines without a row are left out.
+    This number is the compile time divided by the time that each compiled step saves, at the first batch size. It is None if a
+    compiled step saves no time. Engines without a row are left out.
     """
     step: dict[str, float] = {}
     for row in rows:

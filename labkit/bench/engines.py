@@ -33,11 +33,11 @@ PRECISIONS = ("fp32", "bf16", "fp16", "sparse24", "sparse24_int8", "int8", "w8a8
 
 
 class BenchEngine(ABC):
-    """An engine under test. `prefill` starts a new batch, and `decode` continues that batch; both choose tokens greedily.
+    """An engine under test. `prefill` starts a new batch, and `decode` continues this batch. Both choose tokens greedily.
 
     Work that is done only once, such as converting or compiling, belongs in `__init__` or in the first round, which is not
     timed. In all rounds with the same batch size, the tensors have the same shapes. `detail` describes the precisions that the
-    engine uses.
+    engine uses for weights, activations and the KV cache.
     """
 
     name: ClassVar[str]
@@ -56,13 +56,16 @@ class BenchEngine(ABC):
 
     @abstractmethod
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run `prompts` `[batch, length]` int64 with room for `new_tokens`; return the first new token `[batch]`."""
+        """Run `prompts`, int64 `[batch, length]`, in a cache with room for `new_tokens` more tokens per sequence.
+
+        Returns the first new token of each sequence, `[batch]`.
+        """
 
     @abstractmethod
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
         """Continue from `tokens` `[batch]`, the result of `prefill`; return the next `steps` tokens, `[batch, steps]`.
 
-        `steps` is `new_tokens` - 1, because `prefill` has made the first token.
+        `steps` is `new_tokens` - 1, because `prefill` has generated the first token.
         """
 
     @classmethod
@@ -70,7 +73,7 @@ class BenchEngine(ABC):
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
         """The precisions from `PRECISIONS` in which the engine runs on this device.
 
-        Called only if the engine's packages are installed.
+        This method is called only if the engine's packages are installed.
         """
 
     def notes(self) -> dict[str, Any]:
@@ -132,7 +135,7 @@ class LabkitEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """All precisions, but fp8 only on a GPU, because a CPU computes fp8 in bf16."""
+        """On a GPU, all precisions; on a CPU, all except fp8, because a CPU computes fp8 in bf16."""
         return PRECISIONS if device.type == "cuda" else PRECISIONS[:-1]
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:

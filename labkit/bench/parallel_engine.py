@@ -42,7 +42,7 @@ class ParallelLabkit(LabkitEngine):
         return super().precisions(device)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run the prompts, divided into one group per stage. Batches are built in host memory."""
+        """Run the prompts, divided into one group per pipeline stage. The batches are built in host memory."""
         batch, length = prompts.shape
         room = length + new_tokens
         if self._cache is None or self._cache.num_slots < batch * room:

@@ -23,14 +23,14 @@ from labkit.planning.this_machine import Verified, VerifiedRow, cpu_fit
 from labkit.precision import as_device
 
 WHATS = ("prefill", "decode")
-"""What is timed for each plan: the prefill of its batch, and one decode step."""
+"""The two things that are timed for each plan: the prefill of its batch, and one decode step."""
 
 
 @dataclass(frozen=True)
 class CheckSettings:
     """The plans to compare: all combinations of batches, precisions and numbers of shards.
 
-    `best` is the number of these plans that are run. `seconds` limits the time of each plan. Raises `InvalidRequest` for empty
+    Only the best `best` of these plans are run. `seconds` limits the time of each plan. Raises `InvalidRequest` for empty
     lists and numbers below 1.
     """
 
@@ -60,12 +60,12 @@ def measured_device(limits: Ceilings, machine: Machine) -> Device:
 
 
 def fit_of(device: Device) -> Fit:
-    """The fit that comes with labkit for this kind of device."""
+    """The fit of the prediction model that comes with labkit for this kind of device (CPU or GPU)."""
     return cpu_fit() if device.kind == "cpu" else default_fit()
 
 
 def best_plans(settings: CheckSettings, device: Device, found: Fit) -> list[Deployment]:
-    """The plans with the most new tokens per second on the whole machine, best first. Nothing is measured.
+    """The plans with the most predicted new tokens per second on the whole machine, best first. Nothing is measured.
 
     Raises `InvalidRequest` if no plan fits into the memory, or if the model cannot be divided into any of the numbers of
     shards.
@@ -93,10 +93,11 @@ def check_plans(
     progress: Callable[[str], None] = lambda message: None,
     announce: Callable[[list[Deployment], Fit], None] = lambda plans, found: None,
 ) -> Verified:
-    """Measure this machine's limits, choose the best plans, call `announce` with these plans, run them, and compare.
+    """Measure this machine's limits, choose the best plans, run them, and compare the predictions with the measurements.
 
-    A plan that cannot be measured here has no row; `progress` says why. The rows hold milliseconds of the prefill and of a
-    decode step. Raises the same errors as `best_plans` and `run_bench`.
+    Before the plans run, `announce` gets them as a list. A plan that cannot be measured on this machine has no row; `progress`
+    says why. The rows hold the milliseconds of the prefill and of a decode step. Raises the same errors as `best_plans` and
+    `run_bench`.
     """
     config_of(settings.model)  # refuse an unknown model before anything is measured
     device = as_device(settings.device)
@@ -139,7 +140,10 @@ def _bench_of(settings: CheckSettings, precision: str, shards: int, batches: Seq
 
 
 def rows_from(record: Record, plans: Sequence[Deployment], found: Fit) -> list[VerifiedRow]:
-    """Make two rows for each plan in the record, one for the prefill and one for a decode step, each predicted and measured."""
+    """Make two rows for each plan in the record, one for the prefill and one for a decode step.
+
+    Each row has the predicted and the measured time.
+    """
     rows = []
     for plan in plans:
         shards = plan.tensor_parallel

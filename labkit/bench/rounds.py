@@ -26,7 +26,7 @@ After their work, OpenMP's threads wait in a busy loop for about 15 ms, which wo
 
 
 class Prompts:
-    """New random prompts for every round. All engines get the same prompts in the same round."""
+    """Random prompts, which are new in every round. In the same round, all engines get the same prompts."""
 
     def __init__(self, config: GPTJConfig, batch: int, length: int, seed: int) -> None:
         self._shape = (batch, length)
@@ -120,7 +120,7 @@ def run_in_turn(
 ) -> dict[str, Measured]:
     """Time all players in turn for `rounds` rounds or more. `warm` holds the result of `watched_round` for each player.
 
-    If `rounds` is above 1, a warm-up round runs first and is not counted; if `rounds` is 1, there is no warm-up.
+    If `rounds` is above 1, a warm-up round runs first and is not counted. If `rounds` is 1, there is no warm-up round.
     """
     reader = Reader(device)
     rates: dict[str, list[float]] = {name: [] for name in players}

@@ -25,9 +25,9 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """Make one row per engine. `about` holds the result of `about_engine` for each engine.
 
-    `limit_of` maps a memory bandwidth in bytes per second to the roofline limit in the middle of the generation. For each
-    round, the fraction of the limit is computed with the bandwidth that was measured in that round. The entry `disturbed` says
-    how other programs disturbed the rounds; "" if none did.
+    `limit_of` takes a memory bandwidth in bytes per second and returns the roofline limit of a step in the middle of the
+    generation. For each round, the fraction of the limit is computed with the bandwidth that was measured in that round. The
+    entry `disturbed` of a row says how other programs disturbed the rounds; it is "" if none did.
     """
     first = next(iter(measured.values()))
     rows = []
@@ -71,9 +71,9 @@ def about_engine(engine: BenchEngine, held_bytes: int, build_seconds: float) -> 
 
 
 def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -> list[dict[str, Any]]:
-    """Return how many times faster labkit is than each peer; an empty list if labkit was not measured.
+    """Return, for each peer, how many times faster labkit is. The list is empty if labkit was not measured.
 
-    The entry `disturbed` says how other programs disturbed one of the two engines; "" if none did.
+    The entry `disturbed` says how other programs disturbed labkit or the peer; it is "" if none did.
     """
     ours = measured.get(LabkitEngine.name)
     if ours is None:
@@ -92,9 +92,9 @@ def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -
 
 
 def apart(slow: Timing, fast: Timing) -> Ratio:
-    """Return the ratio of the medians of runs that were not interleaved.
+    """Return the ratio of the medians of two engines that did not take turns.
 
-    Its bounds come from the quartiles that make the ratio smallest and largest.
+    The bounds of the ratio are computed from the quartiles that make it smallest and largest.
     """
     return Ratio(slow.median / fast.median, slow.low / fast.high, slow.high / fast.low)
 
@@ -106,5 +106,8 @@ def timing_of(measured: Measured, phase: str) -> Timing:
 
 
 def agreement(first: Tensor, tokens: Tensor) -> float:
-    """The share of `tokens` that equal those of the first engine (labkit, if it was measured); in fp32 it should be 1."""
+    """The share of positions at which `tokens` equal `first`, the tokens of the first engine. In fp32 the share should be 1.
+
+    The first engine is labkit, if labkit was measured.
+    """
     return float((first == tokens).double().mean())

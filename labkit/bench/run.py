@@ -86,9 +86,9 @@ def run_bench(
 class Session:
     """Builds and runs the engines in one precision, all together or one at a time.
 
-    `measured` maps each batch size to the results: a dictionary from an engine's name to its results, in which labkit comes
-    first. An engine that raises an error while it is built or run is left out and listed in `not_measured`, because a peer that
-    fails must not stop the others.
+    `measured` maps each batch size to a dictionary, which maps each engine's name to the engine's results; labkit comes first.
+    An engine that raises an error while it is built or run is left out and listed in `not_measured`, because a peer that fails
+    must not stop the other engines.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Session:
             gc.collect()
 
     def rows(self, limits: Ceilings) -> list[dict[str, Any]]:
-        """Return one row for each measured engine and batch, compared with the limits of this machine."""
+        """Return one row for each measured engine and batch size. A row also compares the engine with this machine's limits."""
         settings, config = self._settings, self._checkpoint.config
         middle = settings.prompt_tokens + settings.new_tokens // 2
         rows: list[dict[str, Any]] = []
@@ -140,7 +140,7 @@ class Session:
         return rows
 
     def ratios(self) -> list[dict[str, Any]]:
-        """Return how many times faster labkit is than each peer, for each batch."""
+        """Return, for each batch size and each peer, how many times faster labkit is than the peer."""
         found = [row for batch, measured in self.measured.items() for row in ratios_of(batch, measured, self.interleaved)]
         return [row | {"precision": self._precision} for row in found]
 

@@ -22,11 +22,12 @@ class BenchSettings:
     """The engines, shapes and precisions to run. All batch sizes and precisions run one after another.
 
     If `precisions` is empty, the default precision of the device is used. `against` names the peers. `seconds` limits the time
-    of each batch, but at least `rounds` rounds run. With `one_at_a_time`, each engine is built, run with all batches and freed
-    before the next engine is built. So only one engine is in memory at a time. This is done automatically if the engines
-    together do not fit into memory. `tensor_parallel` lists numbers of shards, and `pipeline_parallel` lists numbers of stages.
-    labkit also runs on several ranks, once for each combination of these numbers. `beside` is the number of other processes
-    that keep a core busy during the runs. labkit also runs with a KV cache in each format of `kv_cache_dtypes`.
+    of each batch size, but at least `rounds` rounds run. With `one_at_a_time`, each engine is built, run with all batch sizes
+    and freed before the next engine is built. So only one engine is in memory at a time. This also happens without
+    `one_at_a_time` if the engines together do not fit into memory. `tensor_parallel` lists numbers of shards, and
+    `pipeline_parallel` lists numbers of stages. labkit also runs on several ranks, once for each combination of these numbers.
+    `beside` is the number of other processes that keep a core busy during the runs. labkit also runs with a KV cache in each
+    format of `kv_cache_dtypes`.
     """
 
     model: str = "gptj-tiny"
@@ -47,7 +48,10 @@ class BenchSettings:
 
     @property
     def layouts(self) -> list[Layout]:
-        """Every combination of a number of shards and a number of stages, except 1 shard with 1 stage, which always runs."""
+        """Every combination of a number of shards and a number of stages.
+
+        The combination of 1 shard and 1 stage is left out, because labkit always runs in this way.
+        """
         pairs = itertools.product(self.tensor_parallel, self.pipeline_parallel)
         return [Layout(*pair) for pair in dict.fromkeys(pairs) if pair != (1, 1)]
 

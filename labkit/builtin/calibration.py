@@ -2,8 +2,8 @@
 
     python -m labkit.builtin.calibration --work-dir build/corpus
 
-The passages are chosen at random with a fixed seed. Each has about 2 KB, and no two are from the same training piece. No
-passage is from a held-out piece.
+The passages are chosen at random with a fixed seed. Each passage has about 2 KB, and no two passages are from the same training
+piece. No passage is from a held-out piece.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SEED, PASSAGES, PASSAGE_BYTES = 2026, 160, 2_048
 
 
 def calibration_sample(corpus: Corpus) -> str:
-    """Return the passages as one text, in the order of the corpus. Ends of documents become line breaks."""
+    """Return the passages as one text, in the order of the corpus. Marks of the end of a document become line breaks."""
     chooser = random.Random(SEED)
     chosen = sorted(chooser.sample(range(len(corpus.train)), PASSAGES))
     passages = [chooser.choice(split_pieces(corpus.train[index], PASSAGE_BYTES)[:-1]) for index in chosen]

@@ -30,7 +30,7 @@ PLAIN_PUNCTUATION = (
     *(("‘", "'"), ("’", "'"), ("“", '"'), ("”", '"')),
     *(("—", "--"), ("–", "-"), ("…", "..."), ("\u00a0", " "), ("_", "")),
 )
-R_STRING_FLAGS = (0x0009, 0x4009, 0x8009, 0x40009)  # a string (CHARSXP) without a mark, or marked as latin-1, UTF-8 or ASCII
+R_STRING_FLAGS = (0x0009, 0x4009, 0x8009, 0x40009)  # a string (CHARSXP) without encoding, or in latin-1, UTF-8 or ASCII
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and held-out pieces. Each piece holds about 32 KB of one source. The pieces are in the order of the sources.
+    """The training pieces and the held-out pieces. Each piece holds about 32 KB of one source.
 
-    Only the training pieces contain `DOCUMENT_END`.
+    The pieces are in the order of the sources. Only the training pieces contain `DOCUMENT_END`.
     """
 
     train: list[str]

@@ -3,11 +3,11 @@
     python -m labkit.builtin.train --work-dir build/gptj-tiny --steps 2200
 
 The run is seeded and can be resumed: run the same command again after an interruption. Muon trains the matrices (Jordan et al.
-2024: momentum, orthogonalized by a Newton-Schulz iteration), and AdamW trains everything else. The learning rate is constant at
-first and falls linearly to zero over the last 40 % of the steps. During the last 40 % of the steps, the context also grows from
-256 to 512 tokens. You can change `--steps` when you resume a run whose learning rate is still constant. Matrix products are
-computed in bfloat16; weights and sums are float32. On two CPU cores with instructions for bfloat16, a step takes a second or
-more. A step takes a third less time if glibc's allocator keeps freed memory (MALLOC_MMAP_THRESHOLD_=4294967296
+2024: the momentum is orthogonalized by a Newton-Schulz iteration), and AdamW trains everything else. The learning rate is
+constant at first and falls linearly to zero over the last 40 % of the steps. During the last 40 % of the steps, the context
+also grows from 256 to 512 tokens. You can change `--steps` when you resume a run whose learning rate is still constant. Matrix
+products are computed in bfloat16; weights and sums are float32. On two CPU cores with instructions for bfloat16, a step takes a
+second or more. A step takes a third less time if glibc's allocator keeps freed memory (MALLOC_MMAP_THRESHOLD_=4294967296
 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment).
 
 The training does not use labkit's inference engine.
@@ -78,9 +78,10 @@ def train_tokenizer(corpus: Corpus, recipe: Recipe) -> Tokenizer:
 
 
 class Block(nn.Module):
-    """GPT-J's parallel block with fused QKV.
+    """One GPT-J layer: attention and MLP in parallel, with one fused matrix for query, key and value.
 
-    The attention is plain, without SDPA: at training lengths (256 and 512 tokens) it trains twice as fast on a CPU.
+    Attention is written as plain matrix products: at the training lengths (256 and 512 tokens) these train twice as fast on a
+    CPU as PyTorch's `scaled_dot_product_attention` (SDPA).
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -172,14 +173,14 @@ class TrainableGPTJ(nn.Module):
 class HeadLoss(torch.autograd.Function):
     """Computes the LM head and the cross-entropy together, a few hundred rows at a time, so the logits stay in the CPU's cache.
 
-    The forward pass also computes the gradients, because it has the probabilities.
+    The forward pass also computes the gradients, because it has already computed the probabilities that the gradients need.
     """
 
     ROWS = 256
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        """The mean loss in nats of `x` `[rows, width]` for `targets` `[rows]` (-100 does not count).
+        """The mean loss in nats of `x` `[rows, width]` for `targets` `[rows]` (rows with the target -100 do not count).
 
         Matrix products are computed in `dtype`.
         """
@@ -210,7 +211,10 @@ class HeadLoss(torch.autograd.Function):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum with an orthogonalized update (Jordan et al. 2024); matrices of equal shape are updated together, in `dtype`."""
+    """The optimizer Muon: momentum with an orthogonalized update (Jordan et al. 2024).
+
+    The updates of matrices that have the same shape are orthogonalized together, in `dtype`.
+    """
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, dtype: torch.dtype, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
@@ -234,7 +238,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Approximate the nearest semi-orthogonal matrices of `[..., rows, columns]` by a quintic Newton-Schulz iteration."""
+    """Approximate the semi-orthogonal matrix nearest to each matrix of `[..., rows, columns]` by a Newton-Schulz iteration.
+
+    The iteration is quintic: each step computes a polynomial of degree 5.
+    """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)

@@ -46,7 +46,7 @@ def unpack(words: Tensor, bits: int, count: int) -> Tensor:
 
 
 def unpack_with_gaps(words: Tensor, bits: int, count: int) -> Tensor:
-    """Unpack words that hold 32 // bits whole numbers each, as older versions of compressed-tensors wrote 3 bits."""
+    """Unpack words that hold 32 // bits whole numbers each, as older versions of compressed-tensors stored 3-bit numbers."""
     shifts = torch.arange(WORD // bits, dtype=torch.int64, device=words.device) * bits
     numbers = (words.to(torch.int64)[:, :, None] & 0xFFFFFFFF) >> shifts & ((1 << bits) - 1)
     return numbers.flatten(1)[:, :count].to(torch.uint8).contiguous()

@@ -96,7 +96,7 @@ class Checkpoint(ABC):
 
 
 def _span(part: slice, length: int) -> slice:
-    """The same slice with both ends counted from the start, so that neither is negative.
+    """Return the slice `part` with both ends counted from the start, so that neither end is negative.
 
     Raises `InvalidRequest` for a slice with a step.
     """
@@ -109,7 +109,7 @@ def _span(part: slice, length: int) -> slice:
 def _all_finite(tensor: Tensor) -> bool:
     """Whether all values are finite.
 
-    This function only computes the minimum and maximum, because that needs no second tensor of this size.
+    Only the minimum and the maximum are checked, because this needs no second tensor of the same size.
     """
     if tensor.numel() == 0:
         return True

@@ -57,8 +57,8 @@ def convert(
     precision is restored. shard_bytes: the largest size of a safetensors file. force: replace a checkpoint that exists at the
     target.
 
-    All arguments are checked before anything is written, and the folder gets its name only when it is complete. Raises
-    `InvalidRequest`, `CheckpointError` or `InsufficientResources`.
+    All arguments are checked before anything is written, and the new folder gets its final name only when it is complete.
+    Raises `InvalidRequest`, `CheckpointError` or `InsufficientResources`.
     """
     dtype = _check_request(form, tensor_parallel, pipeline_parallel, precision)
     config = config_of(source)
@@ -81,7 +81,7 @@ def convert(
             write_fastertransformer(checkpoint, folder, tensor_parallel, dtype or torch.float32, source_dtype, progress)
         if form != "fastertransformer":
             copy_beside(_tokenizer_folder(checkpoint), folder)
-    if form == "fastertransformer":  # the format has no tokenizer files: copy them beside the folder, where labkit looks
+    if form == "fastertransformer":  # the format has no tokenizer files: copy them beside it, where labkit looks for them
         copy_beside(_tokenizer_folder(checkpoint), place.parent)
     files = [file for file in place.rglob("*") if file.is_file()]
     return ConvertResult(place, len(files), sum(file.stat().st_size for file in files))
@@ -122,7 +122,7 @@ def _dtypes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, torc
 
 
 def _the_one(dtypes: dict[str, torch.dtype]) -> torch.dtype | None:
-    """The dtype that all tensors share, or None if they differ."""
+    """The dtype that all tensors have, or None if their dtypes differ."""
     kinds = set(dtypes.values())
     return kinds.pop() if len(kinds) == 1 else None
 

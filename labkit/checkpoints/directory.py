@@ -23,9 +23,9 @@ CHECKSUMS = "SHA256SUMS"
 class DirectoryCheckpoint(Checkpoint):
     """The weights of a local directory. Opening checks that every tensor exists with the right shape; reading checks values.
 
-    Tensors that do not belong to the model of `config.json` are refused if they would change the model's results (more layers,
-    biases, adapters); otherwise a warning names them. If there is a file `SHA256SUMS` (as `sha256sum` writes it), the files are
-    compared with it first.
+    Tensors that do not belong to the model that `config.json` describes are refused if they would change the model's results
+    (more layers, biases, adapters); otherwise a warning names them. If there is a file `SHA256SUMS` (as `sha256sum` writes it),
+    the checksums of the files are first compared with it.
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
@@ -59,9 +59,9 @@ class DirectoryCheckpoint(Checkpoint):
 
 
 def verify_checksums(path: Path) -> None:
-    """Compare the files of a directory with its `SHA256SUMS`, if it has one.
+    """Compare the SHA-256 of the files in a directory with the file `SHA256SUMS`, if the directory has one.
 
-    Raises a `CheckpointError` that names the first file that differs or is missing.
+    Raises a `CheckpointError` that names the first file that is missing or has another checksum.
     """
     sums = path / CHECKSUMS
     if not sums.is_file():

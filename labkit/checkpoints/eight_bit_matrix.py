@@ -1,4 +1,4 @@
-"""A matrix in the formats "int-quantized" and "float-quantized" of compressed-tensors: one byte per number."""
+"""A matrix in the format "int-quantized" or "float-quantized" of compressed-tensors, which store one byte per number."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from labkit.errors import CheckpointError
 from labkit.weight_formats import Fp8E5M2Weight, Fp8Weight, Int8Weight, RoundedInputsWeight, RowScaledWeight, W8A8Weight
 
 NUMBERS = {"int": (torch.int8,), "float": (torch.float8_e4m3fn, torch.float8_e5m2)}
-"""The dtypes of the stored numbers, by the type that the settings name."""
+"""The dtypes that the stored numbers can have, for each `type` that the settings can name."""
 
 
 class EightBitMatrix(StoredMatrix):
-    """`weight` `[out, in]` int8 or float8, `weight_scale` `[out, 1]` or `[1]`, and `input_scale` `[1]` if inputs are static.
+    """A matrix of int8 or float8 numbers with scales.
+
+    It is stored as the tensors `weight` `[out, in]`, `weight_scale` `[out, 1]` or `[1]`, and, if inputs are rounded with one
+    stored scale, `input_scale` `[1]`.
 
     value[o, i] = weight_scale[o] * weight[o, i].
     """
@@ -42,7 +45,7 @@ class EightBitMatrix(StoredMatrix):
 
     @property
     def input_scale(self) -> float | None:
-        """The stored scale of the inputs; None if there is none. Raises `CheckpointError` if the scale is not above 0."""
+        """The stored scale of the inputs; None if no scale is stored. Raises `CheckpointError` if the scale is not above 0."""
         if self.scheme.inputs != "tensor":
             return None
         scale = float(self.load("input_scale"))
@@ -55,7 +58,7 @@ class EightBitMatrix(StoredMatrix):
         return None if self.scheme.number == "float" and self.scheme.inputs is None else self._form.kind
 
     def integers(self, rows: slice) -> RowScaledWeight:
-        """Read some consecutive rows of the matrix, in the format of the kernels."""
+        """Read some consecutive rows of the matrix, in the format that the kernels read."""
         name = self.name("weight")
         values = self._files[name].load(name, rows)
         if values.is_floating_point() and bool(values.float().isnan().any()):

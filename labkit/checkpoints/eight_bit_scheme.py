@@ -1,7 +1,7 @@
 """The formats "int-quantized" and "float-quantized" of compressed-tensors: 8-bit weights and optionally 8-bit inputs (W8A8).
 
-The names are those of https://github.com/vllm-project/compressed-tensors: config groups with `targets`, `weights` and
-`input_activations`, each with `num_bits`, `type`, `strategy`, `symmetric` and `dynamic`.
+The settings have the names of https://github.com/vllm-project/compressed-tensors: a config group has `targets`, `weights` and
+`input_activations`; the weights and the input activations have `num_bits`, `type`, `strategy`, `symmetric` and `dynamic`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 INT_QUANTIZED, FLOAT_QUANTIZED = "int-quantized", "float-quantized"
 FORMS = {INT_QUANTIZED: "int", FLOAT_QUANTIZED: "float"}
-"""The formats, each with the type of its numbers."""
+"""Maps each format to the `type` of its numbers."""
 
 
 @dataclass(frozen=True)
 class EightBitScheme:
     """How one config group stores its matrices.
 
-    `number` is "int" or "float" (FP8). `per_row`: True if each output row has a scale, False if the whole matrix has one scale.
-    `inputs` is "token" if each token's inputs are rounded with a scale computed at run time, "tensor" if they are rounded with
-    one stored scale, and None if inputs are not rounded. `targets` are the modules of the group: exact names, endings, class
-    names, or patterns after "re:".
+    `number` is "int" or "float" (FP8). `per_row` is True if each output row has a scale, and False if the whole matrix has one
+    scale. `inputs` is "token" if each token's inputs are rounded with a scale computed at run time, "tensor" if they are
+    rounded with one stored scale, and None if inputs are not rounded. `targets` name the modules of the group: by exact names,
+    endings of names, class names, or regular expressions after "re:".
     """
 
     number: str
@@ -85,5 +85,5 @@ def _settings(values: Any, name: str, number: str) -> dict[str, Any]:
 
 
 def scheme_for(schemes: Iterable[EightBitScheme], module: str) -> EightBitScheme | None:
-    """The first scheme whose group holds a module."""
+    """The first scheme whose group contains the module."""
     return next((scheme for scheme in schemes if scheme.holds(module)), None)

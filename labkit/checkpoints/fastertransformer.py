@@ -5,11 +5,11 @@ which tensors. When a file is missing or too short, FasterTransformer only warns
 refuses such a folder. FasterTransformer's converters always write float32, and its GPT-J loader obeys `weight_data_type` only
 since release 5.1.
 
-`config.ini` contains neither the context length of the model nor the epsilon of its norms. `labkit convert` adds a section
-`[labkit]` with the context length and the epsilon. If several tokens can end a text, the section also has `end_ids`
-(FasterTransformer's `end_id` is the first of them). FasterTransformer ignores the section `[labkit]`. Without the section
-`[labkit]`, the context length is 2048 and the epsilon is 1e-5, as in GPT-J 6B (FasterTransformer itself always computes with
-1e-6).
+In FasterTransformer's own format, `config.ini` contains neither the context length of the model nor the epsilon of its norms.
+`labkit convert` adds a section `[labkit]` with the context length and the epsilon. If several tokens can end a text, the
+section also has `end_ids` (FasterTransformer's `end_id` is the first of them). FasterTransformer ignores the section
+`[labkit]`. Without the section `[labkit]`, the context length is 2048 and the epsilon is 1e-5, as in GPT-J 6B
+(FasterTransformer itself always computes with 1e-6).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class FasterTransformerCheckpoint(Checkpoint):
         self._files = {name: self._open(name, stored) for name, stored in self._stored.items()}
 
     def _open(self, name: str, stored: StoredFile) -> TensorFile:
-        """Open one `.bin` file, after comparing its size with the shape of its array."""
+        """Open one `.bin` file, after checking that its size fits the shape of its array."""
         assert self.path is not None
         path, shape = self.path / name, stored.shape
         entry = Entry(self.weight_dtype, shape if len(shape) < 3 else (shape[0], shape[1] * shape[2]), 0)
@@ -167,7 +167,7 @@ def _config_of(folder: Path, values: Mapping[str, Mapping[str, str]]) -> GPTJCon
 
 
 def _token(text: str) -> int | None:
-    """A token id, or None for a negative number and for the `None` that FasterTransformer's converters write."""
+    """Parse a token id; return None for a negative number and for `None`, which FasterTransformer's converters write."""
     token = None if text == "None" else int(text)
     return None if token is None or token < 0 else token
 
@@ -179,7 +179,10 @@ def _dtype_of(folder: Path, name: str) -> torch.dtype:
 
 
 def _tensor_parallel(folder: Path) -> int:
-    """The number in the folder's name or, if the folder was renamed, the number of files of one split tensor."""
+    """The tensor parallel size.
+
+    It is the number in the folder's name or, if the folder was renamed, the number of files of a split tensor.
+    """
     named = FOLDER.fullmatch(folder.resolve().name)
     if named:
         return int(named[1])

@@ -28,7 +28,8 @@ _OUTSIDE_LAYERS = {
 class StoredFile:
     """One `.bin` file.
 
-    `tensors` are Hugging Face's names of its tensors: query, key and value share a file, and every other file has one tensor.
+    `tensors` are Hugging Face's names of the tensors in the file: query, key and value share a file, and every other file has
+    one tensor.
 
     rank: the tensor-parallel rank whose share the file holds, or None for a tensor that is not split. shape: the shape of the
     array in the file, in row-major order.

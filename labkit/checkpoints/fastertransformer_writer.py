@@ -38,7 +38,7 @@ def write_fastertransformer(
 
 
 def _content(checkpoint: Checkpoint, stored: StoredFile, tensor_parallel: int, dtype: torch.dtype) -> Tensor:
-    """The array of one file."""
+    """Build the array that one file must hold."""
 
     def read(name: str) -> Tensor:
         shape = expected_shapes(checkpoint.config)[name]

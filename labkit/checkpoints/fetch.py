@@ -1,14 +1,14 @@
-"""Makes the files of a named model available on this disk. The built-in model is part of labkit; others are downloaded.
+"""Makes the files of a named model available on this disk. The built-in model is part of labkit; other models are downloaded.
 
 A model that is already on this disk is only read, so in that case `LABKIT_HOME` can be read-only. A copy that `transformers`
 has downloaded to the hub's own cache (`HF_HUB_CACHE`, `HF_HOME`) is used as well.
 
 A download first checks the free disk space. It shows its progress and continues where an earlier download stopped, even if
-another process began that one. Downloaded files are accepted only if they have the checksums that the hub states.
-`LABKIT_HUB_ENDPOINT` names a mirror with the hub's interface; `HF_HUB_OFFLINE=1` forbids the network.
+another process began that download. Downloaded files are accepted only if they have the checksums that the hub states.
+`LABKIT_HUB_ENDPOINT` names a mirror with the hub's interface; `HF_HUB_OFFLINE=1` forbids the use of the network.
 
 `hf_hub_download` is not used, because it deletes a partial file when the connection fails permanently or the process dies, and
-the files of GPT-J 6B have 12 GB.
+the files of GPT-J 6B are 12 GB large.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class FetchResult:
 def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
     """Make sure that the model `name` is on this disk, and return where it is.
 
-    Raises `InvalidRequest` if the name stands for no files, `NotAvailable` if the network is needed but forbidden or down,
-    `InsufficientResources` if the disk is too small, and `CheckpointError` if the downloaded bytes are wrong.
+    Raises `InvalidRequest` if `name` is in neither `BUILT_IN` nor `HUB_MODELS`, `NotAvailable` if the network is needed but
+    forbidden or down, `InsufficientResources` if the disk is too small, and `CheckpointError` if the downloaded bytes are
+    wrong.
     """
     if name in BUILT_IN:
         path = BUILT_IN[name]
@@ -94,7 +95,10 @@ def find_local(name: str) -> Path | None:
 
 
 def _checksum(path: Path) -> str:
-    """The SHA-256 of the weight file. For several files, it is the SHA-256 of the concatenated SHA-256 sums of the files."""
+    """The SHA-256 of the weight file.
+
+    If there are several files, the result is the SHA-256 of their concatenated SHA-256 sums.
+    """
     sums = [sha256_of(path / file) for file in names_of_files(path)]
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 

@@ -25,8 +25,8 @@ def check_fit(
 ) -> None:
     """Raise `CheckpointError`, with the reason, if a weight is missing, has a wrong shape or is not part of the model.
 
-    quantized: the weights that are stored in a quantized form, each with the names of the tensors that hold it; they are
-    checked elsewhere.
+    quantized: the weights that are stored in a quantized form, each with the names of the tensors that hold it. This function
+    does not check these tensors.
     """
     expected = expected_shapes(config)
     for name, shape in expected.items():

@@ -1,6 +1,6 @@
-"""Writes a GPT-J in Hugging Face's layout, one tensor at a time: `config.json` and safetensors, which transformers loads.
+"""Writes a GPT-J in Hugging Face's layout, one tensor at a time: `config.json` and safetensors files.
 
-A safetensors file is an 8-byte little-endian length, a JSON header, then the data
+`transformers` can load the result. A safetensors file consists of an 8-byte little-endian length, a JSON header, and the data
 (https://github.com/huggingface/safetensors, README, "Format"). If there are several files, an index is written beside them.
 """
 
@@ -18,7 +18,7 @@ from labkit.checkpoints.safetensors_file import DTYPES
 from labkit.checkpoints.weight_files import SAFETENSORS_INDEX
 
 SHARD_BYTES = 5 * 10**9
-"""The default size limit of one file. Only a tensor that is larger makes a larger file."""
+"""The default size limit of one file. A file is larger only if it holds a single tensor that is larger than this limit."""
 
 
 def write_huggingface(

@@ -17,10 +17,11 @@ MOST_BITS = 8
 
 @dataclass(frozen=True)
 class IntegerScheme:
-    """How a matrix is stored: `bits` per number, and the number of neighbours in a row that share a scale.
+    """How a matrix is stored as small integers with scales.
 
-    A `group_size` of None means one scale for each output row ("per channel"). A scheme that is not `symmetric` has for each
-    scale a zero point: the integer that stands for 0.
+    `bits` is the number of bits per integer, and `group_size` is the number of neighbours in a row that share a scale. A
+    `group_size` of None means one scale for each output row ("per channel"). A scheme that is not `symmetric` also has a zero
+    point for each scale: the integer that stands for 0.
     """
 
     bits: int
@@ -65,9 +66,9 @@ class IntegerScheme:
 class IntegerWeight:
     """weight[o, i] = scales[o, g] * (values[o, i] - zero_points[o, g]), where g is the group of column i.
 
-    `values` `[out, in]` int8, from `scheme.lowest` to `scheme.highest`; `scales` `[out, groups]` floating point; `zero_points`
-    `[out, groups]` int8, None in a symmetric scheme. `columns` `[in]` int64 is the group of each column; None means that a
-    group consists of neighbouring columns: column i is in group i // group_size.
+    `values` `[out, in]` are int8 numbers from `scheme.lowest` to `scheme.highest`. `scales` `[out, groups]` are floating-point
+    numbers. `zero_points` `[out, groups]` are int8 numbers; `zero_points` is None in a symmetric scheme. `columns` `[in]` int64
+    is the group of each column; None means that a group consists of neighbouring columns: column i is in group i // group_size.
     """
 
     scheme: IntegerScheme
@@ -78,11 +79,11 @@ class IntegerWeight:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in)."""
+        """The shape (out, in) of the matrix."""
         return self.values.shape[0], self.values.shape[1]
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dense `[out, in]` matrix with the stored values, computed in float32 (float64 if `dtype` is float64)."""
+        """The dense `[out, in]` matrix that the integers stand for, computed in float32 (float64 if `dtype` is float64)."""
         wide = torch.promote_types(dtype, torch.float32)
         numbers, scales = self.values.to(wide), self._spread(self.scales).to(wide)
         if self.zero_points is not None:
@@ -92,7 +93,8 @@ class IntegerWeight:
     def part(self, columns: slice) -> IntegerWeight:
         """Return some consecutive columns.
 
-        If a cut goes through a group, the result has smaller groups, and neighbouring groups can have the same scale.
+        If the columns begin or end inside a group, the result has smaller groups, and neighbouring groups can have the same
+        scale.
         """
         begin, end, _ = columns.indices(self.shape[1])
         values = self.values[:, begin:end].contiguous()
@@ -107,7 +109,7 @@ class IntegerWeight:
         return IntegerWeight(self._sized(step), values, self.scales[:, of_steps], zeros)
 
     def for_kernels(self) -> Int8Weight | Int4Weight | None:
-        """The same numbers in the format of labkit's kernels; None if no kernel can read the matrix (see `kernel_bits`)."""
+        """Convert the matrix to the format of labkit's kernels; return None if no kernel can read it (see `kernel_bits`)."""
         bits = kernel_bits(self.scheme, self.shape[1], self.scales)
         if bits is None or self.zero_points is not None or self.columns is not None:
             return None
@@ -141,7 +143,7 @@ def kernel_bits(scheme: IntegerScheme, in_features: int, scales: Tensor) -> int 
     """8 or 4 if labkit has kernels for rows of `in_features` numbers in this scheme with these scales, otherwise None.
 
     Kernels read int8 with a scale for each row, and int4 with a scale for each row or for groups whose size is a multiple of
-    32. They read no zero points. float16 must represent the scales of int4 exactly.
+    32. No kernel reads zero points. For int4, every scale must be exactly representable in float16.
     """
     one_scale = scheme.groups(in_features) == 1
     if scheme.symmetric and scheme.bits == 8 and one_scale:

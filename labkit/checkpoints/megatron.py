@@ -2,12 +2,12 @@
 
 The module `megatron_settings` explains which Megatron models are a GPT-J.
 
-Every tensor rank has a file `mp_rank_TT/model_optim_rng.pt`; with several pipeline ranks the path is
+Every tensor rank has a file `mp_rank_TT/model_optim_rng.pt`; if there are several pipeline ranks, the path is
 `mp_rank_TT_PPP/model_optim_rng.pt`. The files are in a folder `iter_XXXXXXX` or `release`. The file
 `latest_checkpointed_iteration.txt` beside these folders says which of them is the latest (Megatron-LM,
-`megatron/checkpointing.py`). Matrices are [out, in] and split over ranks as the module `split` states. The size of the
-vocabulary is padded to a multiple of `make_vocab_size_divisible_by` times the number of tensor ranks. Layer numbers begin at 0
-in each pipeline rank. Files are read with `torch.load(weights_only=True)`, so no code in them can run.
+`megatron/checkpointing.py`). Matrices have the shape [out, in] and are split over ranks as the module `split` describes. The
+size of the vocabulary is padded to a multiple of `make_vocab_size_divisible_by` times the number of tensor ranks. Layer numbers
+begin at 0 in each pipeline rank. Files are read with `torch.load(weights_only=True)`, so no code in them can run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _RANK = re.compile(r"mp_rank_(\d{2,})(?:_(\d{3,}))?")
 
 
 def is_megatron(path: Path) -> bool:
-    """Whether a folder looks like a Megatron-LM checkpoint, with a tracker file or rank folders."""
+    """Whether a folder looks like a Megatron-LM checkpoint: it has a tracker file or rank folders."""
     return (path / TRACKER).is_file() or any(_RANK.fullmatch(folder.name) for folder in path.iterdir())
 
 
@@ -94,8 +94,8 @@ class RankedCheckpoint(Checkpoint):
     """A GPT-J whose weights are stored in one archive per rank, under Megatron's names.
 
     settings: Megatron's `args`, or NeMo's model configuration. version: the checkpoint version, which decides the order of
-    query, key and value. owner: an object that must live as long as the checkpoint (a temporary folder of unpacked files).
-    Names and shapes are checked when the checkpoint is opened, and values when a tensor is read.
+    query, key and value. owner: an object that must live as long as the checkpoint (for example, a temporary folder with
+    unpacked files). Names and shapes are checked when the checkpoint is opened, and values when a tensor is read.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], ranks: Ranks, version: float, owner: Any = None) -> None:
@@ -146,7 +146,7 @@ class RankedCheckpoint(Checkpoint):
 
     def _rank_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in which the file of one rank stores its share of this tensor."""
-        if split_of(name) is Split.VOCABULARY:  # it is padded, so that all ranks have equal shares
+        if split_of(name) is Split.VOCABULARY:  # the vocabulary is padded, so that all ranks have equal shares
             return (self._archives.shape(0, 0, "embedding.word_embeddings.weight")[0], *shape[1:])
         share = share_shape(name, shape, 0, self._archives.tensor_parallel)
         return (3 * share[0], *share[1:]) if layer_and_part(name)[1] in QKV_PARTS else share
@@ -162,7 +162,7 @@ class RankedCheckpoint(Checkpoint):
         read_pieces(pieces, rows, columns, target)
 
     def _pieces(self, name: str, rows: slice | None = None) -> list[Piece]:
-        """The pieces of the tensor with this Hugging Face name. For query, key and value, only the pieces of `rows`."""
+        """The pieces of the tensor with this Hugging Face name. Of query, key and value, only `rows` are returned."""
         shape = expected_shapes(self.config)[name]
         last = self._archives.pipeline_parallel - 1
         if name == "transformer.wte.weight":
@@ -193,7 +193,7 @@ class RankedCheckpoint(Checkpoint):
         return Piece(archive, entry, *rectangle_of(name, shape, rank, self._archives.tensor_parallel))
 
     def _vocabulary(self, stage: int, stored: str, shape: tuple[int, ...]) -> list[Piece]:
-        """The pieces of the vocabulary on all ranks, without the rows that only pad it."""
+        """The pieces of a tensor with one row per vocabulary entry, from all ranks, without the padding rows."""
         pieces, begin = [], 0
         for rank in range(self._archives.tensor_parallel):
             archive, entry = self._archives.find(stage, rank, stored)
@@ -203,7 +203,7 @@ class RankedCheckpoint(Checkpoint):
         return pieces
 
     def _of_qkv(self, stage: int, stored: str, which: int, shape: tuple[int, ...], rows: slice) -> list[Piece]:
-        """One piece for each run of consecutive rows in a rank's fused matrix."""
+        """The pieces of the query, key or value: one piece for each run of consecutive rows in a rank's fused matrix."""
         local_heads = self.config.num_heads // self._archives.tensor_parallel
         places = qkv_rows(
             which, range(rows.start, rows.stop), self.config.head_dim, local_heads, self._version, self._half_split_dim

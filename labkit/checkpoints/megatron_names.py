@@ -56,7 +56,7 @@ def layer_and_part(name: str) -> tuple[int | None, str]:
 
 
 def one_name(stored: str) -> str | None:
-    """The common name: `layers.N.attention...`, `embedding...`, `final_layernorm...`, `output_layer...`.
+    """Return a tensor's common name; it begins with `layers.N.`, `embedding.`, `final_layernorm.` or `output_layer.`.
 
     The result is None if `stored` is not the name of a weight.
     """

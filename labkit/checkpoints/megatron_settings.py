@@ -1,12 +1,12 @@
 """Reads the settings of a Megatron or NeMo GPT, and finds the differences between such a model and a GPT-J.
 
-A GPT-J layer is `x + attention(norm(x)) + mlp(norm(x))` with one norm, no biases in attention, rotary positions, and a head
-that has a bias and shares no weights with the embedding. By default, Megatron-LM's GPT is a different model: learned positions
-are added to the embeddings, the head uses the weights of the embedding, and each layer has two norms and runs attention and MLP
-one after the other. Rearranging weights cannot turn one model into the other, so a checkpoint of such a model is refused, and
-the message lists the differences. Differences in storage alone are converted exactly: query, key and value are interleaved per
-head, tensors are split over ranks, vocabularies are padded, and the two members of a rotary pair are half a head apart
-(Megatron's default), while in a GPT-J they are neighbours.
+A GPT-J layer is `x + attention(norm(x)) + mlp(norm(x))` with one norm, no biases in attention, rotary position embeddings, and
+a head that has a bias and shares no weights with the embedding. By default, Megatron-LM's GPT is a different model: learned
+position embeddings are added to the token embeddings, the head uses the weights of the embedding, and each layer has two norms
+and runs attention and MLP one after the other. Rearranging weights cannot turn one model into the other, so a checkpoint of
+such a model is refused, and the message lists the differences. Differences in storage alone are converted exactly: query, key
+and value are interleaved per head, tensors are split over ranks, vocabularies are padded, and the two members of a rotary pair
+are half a head apart (Megatron's default), while in a GPT-J they are neighbours.
 
 The settings `gpt_j_residual` and `gpt_j_tied` (names of EleutherAI/gpt-neox), or `parallel_attn` without `parallel_layernorm`
 (names of epfLLM/Megatron-LLM), say that the model adds attention and MLP in parallel, as GPT-J does. `labkit convert --format
@@ -79,12 +79,12 @@ def _other_differences(settings: Mapping[str, Any], have: set[str]) -> list[str]
 
 
 def is_rotary(settings: Mapping[str, Any]) -> bool:
-    """Whether positions are rotary."""
+    """Whether the model uses rotary position embeddings."""
     return settings.get("position_embedding_type") == "rope" or bool(settings.get("use_rotary_position_embeddings"))
 
 
 def is_parallel(settings: Mapping[str, Any]) -> bool:
-    """Whether attention and MLP read the output of the same norm and are added in one sum."""
+    """Whether attention and MLP read the output of the same norm and their outputs are added in one sum."""
     neox = settings.get("gpt_j_residual") and settings.get("gpt_j_tied")
     return bool(neox or (settings.get("parallel_attn") and not settings.get("parallel_layernorm")))
 
@@ -95,9 +95,10 @@ def is_half_split(settings: Mapping[str, Any]) -> bool:
 
 
 def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> GPTJConfig:
-    """The config that the settings describe; without a `vocab_size` the vocabulary is `stored_vocab`, including the padding.
+    """The config that the settings describe.
 
-    Raises `CheckpointError` if a setting is missing or wrong.
+    If the settings have no `vocab_size`, the size of the vocabulary is `stored_vocab`, which includes the padding. Raises
+    `CheckpointError` if a setting is missing or wrong.
     """
     missing = [name for name in _NUMBERS if not isinstance(settings.get(name), int)]
     if missing:

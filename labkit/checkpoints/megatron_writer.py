@@ -1,4 +1,4 @@
-"""Writes a GPT-J in Megatron-LM's layout, one rank's file at a time. The module `megatron` reads it.
+"""Writes a GPT-J in Megatron-LM's layout, one rank's file at a time. The module `megatron` reads this layout.
 
 The layout, the names, the order of the fused query, key and value (checkpoint version 3) and the padding are Megatron-LM's.
 `megatron_settings` explains why Megatron-LM's own GPT class cannot compute this model.
@@ -71,7 +71,7 @@ class _TensorRank:
         self.config = checkpoint.config
 
     def stage(self, stage: int, stages: int) -> dict[str, Any]:
-        """The nested dictionary of this tensor rank in one pipeline stage."""
+        """The nested dictionary of the weights that this tensor rank has in one pipeline stage."""
         encoder: dict[str, Tensor] = {}
         for local, layer in enumerate(span(self.config.num_layers, stage, stages)):
             encoder |= self._layer(f"layers.{local}.", f"transformer.h.{layer}.")

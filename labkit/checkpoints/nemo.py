@@ -37,7 +37,7 @@ def is_nemo(path: Path) -> bool:
 def open_nemo(path: Path) -> RankedCheckpoint:
     """Open the checkpoint in a `.nemo` file or in the folder of an unpacked `.nemo` file.
 
-    Raises `CheckpointError` if a member of the tar file would be unpacked outside the folder, and the errors of
+    Raises `CheckpointError` if a member of the tar file would be unpacked outside the folder. Also raises the errors of
     `RankedCheckpoint`.
     """
     owner = None
@@ -83,7 +83,10 @@ def _settings(path: Path, place: Place) -> dict[str, Any]:
 
 
 def _places(path: Path) -> tuple[dict[str, Place], Any]:
-    """The places of the settings and weights in a tar file, and an object; while it exists, unpacked files are kept."""
+    """Find the places of the settings and weights in a tar file; return these places and an owner.
+
+    The owner is an object that keeps unpacked files as long as it exists; it is None if no file was unpacked.
+    """
     try:
         with path.open("rb") as file:
             plain = not _is_gzip(file)

@@ -17,7 +17,7 @@ from torch import Tensor
 from labkit.errors import InsufficientResources, InvalidRequest
 
 Progress = Callable[[int, int, str], None]
-"""Called with the number of finished items, the number of all items, and the name of the next item."""
+"""A function that is called with the number of finished items, the number of all items, and the name of the next item."""
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -42,7 +42,7 @@ _SPARE_BYTES = 64 * 2**20
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Raise `InvalidRequest` if `target` exists and is not empty. With `force`, it may hold a checkpoint."""
+    """Raise `InvalidRequest` if `target` exists and is not empty. With `force`, a `target` with a checkpoint is accepted."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise InvalidRequest(f"{target} exists and is not a folder; give another target")
     if not target.exists() or not any(target.iterdir()):
@@ -127,9 +127,9 @@ def write_tensor(file: IO[bytes], tensor: Tensor) -> None:
 
 
 def copy_beside(source: Path | None, folder: Path, names: Sequence[str] = TOKENIZER_FILES) -> None:
-    """Copy those of the files `names` (default: the tokenizer's files) that exist in `source` to `folder`.
+    """Copy the files `names` (default: the tokenizer's files) from `source` to `folder`.
 
-    Files that `folder` already has are kept.
+    Files that `source` does not have are left out, and files that `folder` already has are kept.
     """
     for name in names:
         if source is not None and (source / name).is_file() and not (folder / name).exists():

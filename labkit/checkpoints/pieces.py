@@ -16,8 +16,8 @@ from labkit.errors import CheckpointError
 class Piece:
     """A rectangle of a tensor, and its place in a file.
 
-    rows, columns: the rectangle in the tensor; columns is None if the tensor has one dimension. first_row, first_column:
-    where the rectangle begins in the file's entry. transposed: the rows of the entry are columns of the tensor.
+    rows, columns: the rectangle in the tensor; columns is None if the tensor has one dimension. first_row, first_column: where
+    the rectangle begins in the file's entry. transposed: whether the rows of the entry are columns of the tensor.
     """
 
     file: TensorFile

@@ -73,7 +73,7 @@ def _parameter(place: _Place, *_: Any) -> _Place:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads the dictionary, with a `_Place` in place of each tensor."""
+    """Loads the dictionary of tensors in the pickle, with a `_Place` instead of each tensor."""
 
     ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 (never changed)
         ("torch._utils", "_rebuild_tensor_v2"): _place,

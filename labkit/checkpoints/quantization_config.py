@@ -20,10 +20,10 @@ SPARSE_24 = "sparse-24-bitmask"
 class StoredQuantization:
     """The settings of a directory's quantized weights.
 
-    `method` is "compressed-tensors" or "gptq". `schemes` are the possible schemes of the packed matrices. `zero_offset` is
-    the number that must be added to a stored zero point: the first version of the GPTQ format stores zero points less 1.
-    `eight_bit` are the config groups of 8-bit numbers, which are not packed. `sparse`: whether matrices can be 2:4 sparse and
-    stored with bitmasks.
+    `method` is "compressed-tensors" or "gptq". `schemes` are the possible schemes of the packed matrices. `zero_offset` is the
+    number that must be added to a stored zero point: the first version of the GPTQ format stores each zero point minus 1.
+    `eight_bit` are the schemes of the config groups with 8-bit numbers, which are not packed. `sparse` is True if matrices can
+    be 2:4 sparse and stored with bitmasks.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""Reads a directory in Hugging Face's layout whose matrices compressed-tensors or GPTQ stored quantized or 2:4 sparse."""
+"""Reads a directory in Hugging Face's layout with quantized or 2:4 sparse matrices of compressed-tensors or GPTQ."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from labkit.tokenizer import Tokenizer
 from labkit.weight_formats import RowScaledWeight
 
 READ_THE_NORM = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in")
-"""The matrices of a block that read the output of its layer norm, so their inputs are the same."""
+"""The matrices of a block that read the output of its layer norm, so all of these matrices have the same inputs."""
 _BLOCK_NUMBERS = 1 << 22
 """A matrix is dequantized in blocks of about this many numbers."""
 
@@ -53,7 +53,8 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
     def integers(self, name: str, rows: slice | None = None, columns: slice | None = None) -> StoredWeight | None:
         """Read a matrix, or some of its rows and columns, as it is stored; return None if it is stored dense.
 
-        If the matrix is 2:4 sparse or its inputs are rounded too, the result is in the format that its kernels read.
+        If the matrix is 2:4 sparse, or if its inputs are rounded as well as its weights, the result is in the format that its
+        kernels read.
         """
         if name not in self._matrices:
             return None
@@ -66,7 +67,7 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
 
     @functools.cached_property
     def kernel_precision(self) -> str | None:
-        """The name of the format if labkit has kernels for the matrices of all layers as they are stored, otherwise None.
+        """The name of the matrices' format if labkit has kernels for the matrices of all layers as they are stored, else None.
 
         All layers must have the same format. The head can have another format or be dense.
         """

@@ -20,12 +20,18 @@ SYNTHETIC = {"gpt-j-6b-synthetic": GPT_J_6B, "gpt-j-405m-synthetic": GPT_J_405M}
 
 
 def model_names() -> list[str]:
-    """The names of all named models; paths of directories and config.json files are accepted as well."""
+    """The names of all named models.
+
+    A model can also be given by the path of a directory or of a `config.json` file.
+    """
     return [*BUILT_IN, *HUB_MODELS, *SYNTHETIC]
 
 
 def config_of(name: str | Path) -> GPTJConfig:
-    """The config of the model called `name`, without downloading or reading weights; raises what `open_checkpoint` raises."""
+    """The config of the model called `name`, without downloading or reading weights.
+
+    Raises the same errors as `open_checkpoint`.
+    """
     if str(name) in SYNTHETIC:
         return SYNTHETIC[str(name)]
     if str(name) in HUB_MODELS:
@@ -68,9 +74,9 @@ def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     `<TP>-gpu` or its parent folder, a folder of Megatron-LM, a folder of NeMo, or a `.nemo` file.
 
     `gpt-j-6b` is downloaded first, with a progress bar, unless it is already on this disk. A model in the hub's own cache
-    (`HF_HUB_CACHE`, `HF_HOME`) is found by its name there, `owner/model`, and is never downloaded. A `config.json` alone
-    gives synthetic weights, which `seed` determines.
-    Raises `InvalidRequest` if there is no such model, and `CheckpointError` for incomplete weights.
+    (`HF_HUB_CACHE`, `HF_HOME`) is found by its name there, `owner/model`, and is never downloaded. If only a `config.json` is
+    given, the weights are synthetic, and `seed` determines them. Raises `InvalidRequest` if there is no such model, and
+    `CheckpointError` for incomplete weights.
     """
     if str(name) in BUILT_IN or str(name) in HUB_MODELS:
         return DirectoryCheckpoint(fetch(str(name), with_checksum=False).path, str(name))
@@ -87,7 +93,7 @@ def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
 
 
 def _located(name: str | Path) -> Path:
-    """The path with this name, or the folder in the hub's cache if there is no such path."""
+    """The path called `name`, or, if there is no such path, the folder of this model in the hub's cache."""
     path = Path(name).expanduser()
     return path if path.exists() else named_snapshot(str(name)) or path
 

@@ -1,4 +1,4 @@
-"""Reads the safetensors format: an 8-byte little-endian length, a JSON header, then the data.
+"""Reads the safetensors format: the length of the header (8 bytes, little-endian), a JSON header, then the data.
 
 The header is `{name: {dtype, shape, data_offsets}}`; the offsets count from the end of the header.
 """
@@ -100,5 +100,5 @@ def _span(name: str, row: Any) -> tuple[int, int]:
 
 
 def _are_whole(values: Any) -> bool:
-    """Whether this is a list of whole numbers that are at least 0 and not too large for a file."""
+    """Whether `values` is a list of whole numbers that are at least 0 and not too large for a file."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)

@@ -1,7 +1,7 @@
-"""2:4 sparse matrices in files: the format "sparse-24-bitmask" of compressed-tensors, alone or together with integers.
+"""Reads 2:4 sparse matrices in the format "sparse-24-bitmask" of compressed-tensors, quantized to integers or not.
 
 `bitmask` `[out, in / 8]` uint8 has a bit for each weight, the lowest bit for the first of eight columns; 1 means that the
-weight is kept (nonzero). The kept weights are stored one after another. The names are those of
+weight is kept (nonzero). The kept weights are stored one after another. The names of the tensors come from
 https://github.com/vllm-project/compressed-tensors.
 """
 
@@ -37,10 +37,13 @@ def unpack_mask(bits: Tensor, in_features: int) -> Tensor:
 
 
 class SparseMatrix(StoredMatrix):
-    """What both forms share: `bitmask`, in which two bits are set for every four neighbours in a row."""
+    """The base class of both forms of sparse matrices. In `bitmask`, two bits are set for every four neighbours in a row."""
 
     def mask(self, rows: slice) -> Tensor:
-        """Which weights of some rows are kept, `[rows, in]` bool. Raises `CheckpointError` unless two of every four are."""
+        """The mask `[rows, in]` (bool) of the weights that are kept in some rows.
+
+        Raises `CheckpointError` unless two of every four weights are kept.
+        """
         found = unpack_mask(self.load("bitmask", rows), self.shape[1])
         if bool((found.view(len(found), -1, 4).sum(-1) != 2).any()):
             raise CheckpointError(
@@ -49,7 +52,7 @@ class SparseMatrix(StoredMatrix):
         return found
 
     def kept(self, values: Tensor, rows: slice) -> Sparse24Weight:
-        """The matrix of some rows, from the stored numbers `[rows, in / 2]` of these rows."""
+        """Build some rows of the matrix from the kept weights of these rows, `values` `[rows, in / 2]`."""
         fours = padded_fours(self.mask(rows).to(torch.uint8))
         filled = torch.zeros(fours.shape, dtype=values.dtype, device="cpu")
         filled[fours.bool()] = values.flatten()
@@ -78,7 +81,7 @@ class Sparse24Matrix(SparseMatrix):
             raise self.refuse("compressed", f"floating point of shape {[shape[0], shape[1] // 2]}")
 
     def kernel_kind(self) -> str:
-        """The kind "sparse24"."""
+        """Return "sparse24": the kernels for this kind of weight read the matrix as it is stored."""
         return Sparse24Weight.kind
 
     def integers(self, rows: slice) -> Sparse24Weight:
@@ -93,8 +96,8 @@ class SparseIntegers(SparseMatrix):
     int32.
 
     `weight_scale` is `[out, groups]`; a group consists of neighbours in the whole matrix, kept or pruned. compressed-tensors
-    writes the 8-bit form for "int-quantized" with a bitmask. It has no form for packed integers with a bitmask; only labkit
-    reads that form.
+    writes the 8-bit form for "int-quantized" with a bitmask. compressed-tensors has no form for packed integers with a bitmask;
+    only labkit reads such files.
     """
 
     scheme: IntegerScheme
@@ -125,7 +128,10 @@ class SparseIntegers(SparseMatrix):
         return kind_of_bits(kernel_bits(self.scheme, self.shape[1], self.load("weight_scale")))
 
     def integers(self, rows: slice) -> IntegerWeight | Sparse24Int8Weight:
-        """Read some consecutive rows of the matrix. With fewer than 8 bits, the zeros of pruned weights are filled in."""
+        """Read some consecutive rows of the matrix.
+
+        If the integers have fewer than 8 bits, the result is a dense matrix in which the pruned weights are 0.
+        """
         stored, scales = self.load(self.numbers, rows), self.load("weight_scale", rows)
         if self.scheme.bits == 8:
             return Sparse24Int8Weight(self.kept(stored, rows), scales[:, 0].float().contiguous())

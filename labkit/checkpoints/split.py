@@ -1,7 +1,7 @@
-"""How a GPT-J is split over ranks: its tensors over tensor-parallel ranks, its layers over pipeline stages.
+"""Defines how a GPT-J is split over ranks: its tensors over tensor-parallel ranks, and its layers over pipeline stages.
 
 This module is the only place that defines how each tensor is split: the ranks of a running model and all sharded file formats
-derive their slices from it. It knows names and shapes, but no files and no values.
+derive their slices from it. The module uses only the names and shapes of tensors, not files or values.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class StoredMatrix(ABC):
         self.names = [self.name(part) for part in self.parts if self.name(part) in self._files]
 
     def name(self, part: str) -> str:
-        """The name of one of the tensors."""
+        """The name of the tensor with the ending `part`."""
         return f"{self.module}.{part}"
 
     def has(self, part: str) -> bool:
@@ -48,7 +48,7 @@ class StoredMatrix(ABC):
         return self.name(part) in self._files
 
     def load(self, part: str, rows: slice | None = None) -> Tensor:
-        """Read one of the tensors, whole or some of its rows. Raises `CheckpointError` if a number in it is not finite."""
+        """Read the tensor with this ending, or some of its rows. Raises `CheckpointError` if a number in it is not finite."""
         name = self.name(part)
         found = self._files[name].load(name, rows)
         if found.is_floating_point() and not bool(torch.isfinite(found).all()):
@@ -56,11 +56,11 @@ class StoredMatrix(ABC):
         return found
 
     def shape_of(self, part: str) -> tuple[int, ...]:
-        """The shape of one of the tensors."""
+        """The shape of the tensor with this ending."""
         return self._files[self.name(part)].entry(self.name(part)).shape
 
     def dtype_of(self, part: str) -> torch.dtype:
-        """The dtype of one of the tensors."""
+        """The dtype of the tensor with this ending."""
         return self._files[self.name(part)].entry(self.name(part)).dtype
 
     @abstractmethod
@@ -71,11 +71,11 @@ class StoredMatrix(ABC):
     def kernel_kind(self) -> str | None:
         """The kind of weight whose kernels read the matrix as it is stored, such as int8; None if labkit has no such kernels.
 
-        Reads the scales and zero points.
+        To find out, this method reads the scales and zero points.
         """
 
     def refuse(self, part: str, accepted: str) -> CheckpointError:
-        """The error for a tensor that does not fit."""
+        """Return the error for a tensor with a wrong shape or dtype; `accepted` says what is needed."""
         found = f"shape {self.shape_of(part)} and {str(self.dtype_of(part)).removeprefix('torch.')}"
         return CheckpointError(f"{self.folder}: {self.name(part)} has {found}, but {accepted} is needed")
 
@@ -88,8 +88,8 @@ def kind_of_bits(bits: int | None) -> str | None:
 class PackQuantized(StoredMatrix):
     """A matrix in the format "pack-quantized" of compressed-tensors: integers packed into int32 words, and their scales.
 
-    `weight_packed` `[out, words]` holds integer + 2^(bits - 1). `weight_scale` is `[out, groups]`. `weight_zero_point` `[words
-    of out, groups]` is packed down the columns; it exists only if the scheme is not symmetric.
+    `weight_packed` `[out, words]` holds the sum integer + 2^(bits - 1) for each weight. `weight_scale` is `[out, groups]`.
+    `weight_zero_point` `[words of out, groups]` is packed down the columns; it exists only if the scheme is not symmetric.
     """
 
     scheme: IntegerScheme
@@ -135,7 +135,7 @@ class PackQuantized(StoredMatrix):
             raise self.refuse("weight_zero_point", f"int32 of shape {list(expected)}")
 
     def kernel_kind(self) -> str | None:
-        """int8 or int4 if labkit has kernels for the matrix as it is stored, otherwise None."""
+        """The kind "int8" or "int4" if labkit has kernels for the matrix as it is stored, otherwise None."""
         return kind_of_bits(kernel_bits(self.scheme, self.shape[1], self.load("weight_scale")))
 
     def integers(self, rows: slice) -> IntegerWeight:
@@ -197,7 +197,7 @@ class GptqMatrix(StoredMatrix):
         return None if torch.equal(found, in_order) else found
 
     def kernel_kind(self) -> str | None:
-        """int8 or int4 if labkit has kernels for the matrix as it is stored, otherwise None."""
+        """The kind "int8" or "int4" if labkit has kernels for the matrix as it is stored, otherwise None."""
         zeros = unpack(self.load("qzeros"), self.scheme.bits, self.shape[0]).to(torch.int16) + self.zero_offset
         if self.columns is not None or bool((zeros != 1 << (self.scheme.bits - 1)).any()):
             return None

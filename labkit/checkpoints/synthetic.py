@@ -20,7 +20,7 @@ BLOCK_VALUES = 8 * 2**20
 class SyntheticCheckpoint(Checkpoint):
     """Normally distributed weights, scaled so that activations and logits are as large as in a trained model.
 
-    A weight depends only on `seed`, its tensor, its row and the kind of device. The order and the slices of the reads do not
+    A weight depends only on `seed`, its tensor, its row and the kind of device. The order in which slices are read does not
     matter.
     """
 

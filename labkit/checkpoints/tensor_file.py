@@ -1,4 +1,4 @@
-"""Reads parts of a file of tensors. It reads no other bytes and does not map the file into memory.
+"""Reads parts of a file of tensors. No other bytes are read, and the file is not mapped into memory.
 
 The pages of a mapped file would count as memory of this process, like a second copy of the model.
 """

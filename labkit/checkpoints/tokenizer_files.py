@@ -20,7 +20,7 @@ END_OF_TEXT = "<|endoftext|>"
 MOST_PADDING = 1024
 """A model's vocabulary is often padded, for example to a multiple of 128 per rank.
 
-More unused entries than this are too many for padding: the tokenizer probably belongs to another model.
+If more entries than this are unused, they are too many to be padding: the tokenizer probably belongs to another model.
 """
 
 
@@ -57,7 +57,7 @@ def _check_size(tokenizer: Tokenizer, vocab_size: int) -> None:
 
 
 def _from_vocabulary(folder: Path) -> str:
-    """Build the text of a `tokenizer.json` that tokenizes like transformers' GPT-2 class with the older files."""
+    """Build the text of a `tokenizer.json` that gives the same tokens as transformers' GPT-2 class with the older files."""
     from tokenizers import models
 
     settings, special, vocab = (_read(folder / name) for name in ("tokenizer_config.json", SPECIAL, VOCAB))
@@ -65,7 +65,7 @@ def _from_vocabulary(folder: Path) -> str:
         if not vocab or any(type(token) is not int or token < 0 for token in vocab.values()):
             raise ValueError("its vocabulary is not a JSON object with a token id for each token")
         merges = models.BPE.read_file(str(folder / VOCAB), str(folder / MERGES))[1]
-    except Exception as error:  # the library raises bare Exception
+    except Exception as error:  # the library raises a plain Exception
         raise CheckpointError(f"cannot read the tokenizer {folder / VOCAB} with {MERGES}: {error}") from error
     byte_level = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
     return json.dumps(

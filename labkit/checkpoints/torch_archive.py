@@ -43,11 +43,11 @@ _PASSED: list[Any] = [
 
 
 class TorchArchive(TensorFile):
-    """A torch file, or `length` bytes of a file from byte `start` on. `label` is the name used in messages.
+    """A PyTorch file, or a part of a file: the `length` bytes that begin at byte `start`. `label` is the name used in messages.
 
-    `content` is the object in the file; its tensors have no values. `entries` are the floating-point tensors by dotted
-    name. Raises `CheckpointError` for a file that is incomplete, was written by an old torch, or contains code; such code
-    is never run.
+    `content` is the object in the file; its tensors have no values. `entries` are the floating-point tensors; their names are
+    the keys of the nested dictionaries, joined by dots. Raises `CheckpointError` for a file that is incomplete, was written by
+    an old torch, or contains code; such code is never run.
     """
 
     def __init__(self, path: Path, start: int = 0, length: int | None = None, label: str = "") -> None:

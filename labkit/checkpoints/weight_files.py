@@ -21,9 +21,10 @@ _FORMS = {SAFETENSORS: "safetensors", PYTORCH: "PyTorch"}
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """`tensors`: the file of each floating-point tensor; `names`: the names of all tensors in the files.
+    """The tensors in the weight files of a directory.
 
-    `integers`: the file of each tensor of integers or of 8-bit floating point.
+    `tensors` maps the name of each floating-point tensor to its file, and `integers` maps the name of each tensor of integers
+    or of 8-bit floating point to its file. `names` are the names of all tensors in the files.
     """
 
     tensors: dict[str, TensorFile]
@@ -32,9 +33,10 @@ class WeightFiles:
 
 
 def open_weights(folder: Path) -> WeightFiles | None:
-    """Open the weights, looking for files in the same order as transformers; None if the folder has no weights.
+    """Open the weights in a folder; return None if the folder has no weights.
 
-    Raises a `CheckpointError` that names the file if a file is missing or wrong.
+    The function looks for the files in the same order as `transformers`. Raises a `CheckpointError` that names the file if a
+    file is missing or wrong.
     """
     for single, opener in _OPENERS.items():
         if (folder / single).exists():

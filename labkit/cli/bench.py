@@ -180,14 +180,14 @@ def _print_table(record: Record) -> None:
 
 
 def _named(row: dict[str, Any]) -> str:
-    """The engine of a row, with a sign if other programs disturbed its measurement."""
+    """The name of the engine that a row describes, with a sign if other programs disturbed the measurement."""
     from labkit.measure.disturbed import SIGN
 
     return f"{row['engine']} {SIGN}" if row["disturbed"] else str(row["engine"])
 
 
 def _notes(record: Record) -> list[str]:
-    """Notes on measurements that other programs disturbed, and how to repeat them; empty if none was disturbed."""
+    """Notes on measurements that other programs disturbed, and on how to repeat them; empty if no measurement was disturbed."""
     from labkit.measure.ceilings import BUSY
     from labkit.measure.disturbed import COMMAND_AGAIN, SIGN, disturbed_note
 

@@ -117,9 +117,9 @@ def lab_report(machine: Machine) -> list[dict[str, Any]]:
 
 
 def native_kernels(machine: Machine) -> dict[str, str]:
-    """The `instruction_set` that labkit's own CPU kernels use on this machine.
+    """A dictionary with the `instruction_set` that labkit's own CPU kernels use on this machine.
 
-    If it is "", the kernels cannot run here, and `why_not` says why.
+    If `instruction_set` is "", the kernels cannot run on this machine, and `why_not` says why.
     """
     if "torch" not in machine.versions:
         return {"instruction_set": "", "why_not": "torch not installed"}
@@ -130,7 +130,7 @@ def native_kernels(machine: Machine) -> dict[str, str]:
 
 
 def answers_of(machine: Machine) -> dict[str, Any]:
-    """Which answers this copy of labkit has (see `answers_here`)."""
+    """Which answers to the exercises this copy of labkit contains (see `answers_here`)."""
     if "torch" not in machine.versions:
         return {"kind": "", "words": "not known: torch not installed"}
     from labkit.grading.answers_here import answers_here
@@ -148,7 +148,7 @@ def _print_tables(
     cpu = machine.cpu
     table.add_row("system", machine.system)
     table.add_row("processor", f"{cpu.model}, {counted(cpu.usable_cores, 'core')} usable, {cpu.architecture}")
-    listed = machine.system.startswith("Linux")  # macOS has no list in /proc
+    listed = machine.system.startswith("Linux")  # macOS has no file in /proc that lists them
     no_sets = "none of the sets that labkit looks for" if listed else "this system does not list them"
     table.add_row("instruction sets", ", ".join(cpu.instruction_sets) or no_sets)
     used = kernels["instruction_set"] or f"not used: {kernels['why_not']}; torch's own kernels run"

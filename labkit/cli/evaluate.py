@@ -77,7 +77,7 @@ def evaluate(
 
 
 def table(quality: Quality) -> str:
-    """The five measures as text, one per line, each with its 95 % interval."""
+    """Format the five measures of quality as text, one per line, each with its 95 % interval."""
     rows: list[tuple[str, Estimate, str, str]] = [
         ("bits per byte", quality.bits_per_byte, ".4f", ""),
         ("perplexity", quality.perplexity, ".3f", ""),

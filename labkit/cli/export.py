@@ -101,7 +101,7 @@ def export(
 
 
 def print_levels(levels: Sequence[LevelFound]) -> None:
-    """Print a line for each level, the operations that the strongest level fused, and the lecture's list of optimizations."""
+    """Print a line for each optimization level, the operations fused at the highest level, and the lecture's optimizations."""
     from labkit.graphs.lecture_list import lecture_list
 
     for level in levels:

@@ -71,7 +71,7 @@ def _load_parallel(
 
 
 def _acceptance(engine: Engine) -> str:
-    """How many of the draft's guesses were right, in words."""
+    """Say in words how many of the tokens that the draft model guessed were right."""
     stats = engine.stats
     if stats.acceptance is None:
         return "nothing was guessed: the draft could not save time with so few tokens"

@@ -50,7 +50,7 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Result:
-        warnings.formatwarning = lambda message, *_: f"labkit: {message}\n"  # without the line of code
+        warnings.formatwarning = lambda message, *_: f"labkit: {message}\n"  # leave out the line of code that warned
         try:
             try:
                 return command(*arguments, **options)
@@ -110,5 +110,5 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def say(message: str) -> None:
-    """Print a message for the person at the terminal (stderr)."""
+    """Print a message on stderr, for the person at the terminal."""
     print(message, file=sys.stderr, flush=True)

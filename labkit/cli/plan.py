@@ -180,7 +180,7 @@ def _shape(model: str, params: str | None, config: Path | None) -> Shape:
 
 
 def _verify(asked: dict[str, Any], save: Path | None, json: bool) -> None:
-    """Run the best plans; settings that were not given keep their defaults."""
+    """Run the best plans, and compare them with their predictions; settings that were not given keep their defaults."""
     from labkit.bench.plan_check import CheckSettings, check_plans
     from labkit.bench.plan_check import save as save_check
     from labkit.cli import plan_tables

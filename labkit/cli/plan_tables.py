@@ -30,7 +30,7 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Seque
 
 
 def print_answer(question: Question, answer: Answer, found: Fit, *, top: int, price: float) -> None:
-    """Print the best plans, their cost, and whether the best one is extrapolated. There must be at least one plan."""
+    """Print the best plans, their cost, and whether the best plan is extrapolated. There must be at least one plan."""
     from labkit.cli.output import say
 
     shape, device = question.shape, question.device
@@ -76,7 +76,10 @@ def _print_best(best: Plan, price: float) -> None:
 
 
 def simulate_and_print(best: Plan, found: Fit, rate: float) -> dict[str, Any]:
-    """Simulate the best plan under random arrivals, and print its times. Returns the times for `--json`."""
+    """Simulate the best plan with requests that arrive at random, and print the latencies.
+
+    Returns the printed numbers for `--json`.
+    """
     from labkit.planning.simulate import simulate
 
     load = simulate(best.plan, found, rate=rate, instances=best.instances)
@@ -102,7 +105,10 @@ CHECKED = ("table", "rows", "used", "median", "worst", "inside")
 
 
 def validate_and_print(plot: Path | None) -> dict[str, Any]:
-    """Fit to one model size of each published table, predict the rest, and print the errors; return them for `--json`."""
+    """Fit the efficiencies to one model size of each published table, predict the other sizes, and print the errors.
+
+    Returns the errors for `--json`.
+    """
     from labkit.planning import validation
 
     report = validation.validate()
@@ -122,7 +128,7 @@ def validate_and_print(plot: Path | None) -> dict[str, Any]:
 
 
 def verify_and_print(records: Path | None) -> dict[str, Any]:
-    """Fit to some rows of records of `labkit bench`, predict the others, and print the errors.
+    """Fit the efficiencies to some rows in records of `labkit bench`, predict the other rows, and print the errors.
 
     Returns the errors for `--json`.
     """
@@ -148,7 +154,7 @@ def print_predictions(plans: Sequence[Deployment], found: Fit) -> None:
 
 
 def print_verified(report: Verified) -> None:
-    """Print the measured and predicted numbers, and a sentence about the errors."""
+    """Print the measured and the predicted times, and a sentence about the errors."""
     rows = [
         [
             row.model.removesuffix("-synthetic"),

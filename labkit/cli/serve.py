@@ -157,7 +157,7 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
         metrics_port=metrics,
         address=address,
         log=log,
-        progress=lambda words: say(f"\n{words}" if is_ready.is_set() else words),  # not on the status line
+        progress=lambda words: say(f"\n{words}" if is_ready.is_set() else words),  # do not write on the status line
         give_up=told.is_set,
     )
     with server:

@@ -48,7 +48,7 @@ def print_report(report: SessionReport) -> None:
 
 
 def print_room(room: Room) -> None:
-    """Print, for each lab, how many machines can run it, and then which machines cannot, and why."""
+    """Print how many machines can run each lab, and then which machines cannot run its core path, and why."""
     if not room.machines:
         return
     rows = [

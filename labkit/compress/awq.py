@@ -3,9 +3,9 @@
 J. Lin et al.: AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration (2023),
 https://arxiv.org/abs/2306.00978.
 
-For any positive s, W x = (W diag(s)) (x / s). AWQ rounds W diag(s) and searches s = mean|x|^alpha, over alpha from 0 to 1, for
-the smallest output error || Q(W diag(s)) diag(s)^-1 X - W X ||. The division of x by s is folded into the operation before the
-layer. This is exact only if that operation is linear in each channel (see `folds`).
+For any positive s, W x = (W diag(s)) (x / s). AWQ rounds W diag(s) with s = mean|x|^alpha. It searches the alpha from 0 to 1
+with the smallest output error || Q(W diag(s)) diag(s)^-1 X - W X ||. The division of x by s is folded into the operation before
+the layer. This is exact only if that operation is linear in each channel (see `folds`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""One bit per weight: every number of a group becomes plus or minus the group's mean magnitude.
+"""Quantization to one bit per weight: every weight becomes plus or minus the mean magnitude of its group.
 
-The signs are those of M. Courbariaux et al.: BinaryConnect (2015), https://arxiv.org/abs/1511.00363. The scale is that of M.
-Rastegari et al.: XNOR-Net (2016), https://arxiv.org/abs/1603.05279: the product a * sign(w) is closest to w if a = mean|w|.
+The idea to keep only signs comes from M. Courbariaux et al.: BinaryConnect (2015), https://arxiv.org/abs/1511.00363. The scale
+comes from M. Rastegari et al.: XNOR-Net (2016), https://arxiv.org/abs/1603.05279: the product a * sign(w) is closest to w if a
+= mean|w|.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One GPT-J block in float32, computed in pieces, because the quantizers need the inputs of each matrix."""
+"""Computes one GPT-J block in float32, in several steps, because the quantizers need the inputs of each matrix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIRST = MATRICES[:4]
 
 @dataclass
 class Block:
-    """The tensors of a block, by their names after `transformer.h.N.`, dense and float32."""
+    """The dense float32 tensors of a block. The keys are the tensors' names without the prefix `transformer.h.N.`."""
 
     config: GPTJConfig
     tensors: dict[str, Tensor]
@@ -52,7 +52,7 @@ class Block:
         return gelu(F.linear(normed, self.tensors["mlp.fc_in.weight"], self.tensors["mlp.fc_in.bias"]))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Compute the hidden states after the block, for one window or for `[windows, tokens, hidden_size]`."""
+        """Compute the hidden states after the block, `[tokens, hidden_size]` or `[windows, tokens, hidden_size]`."""
         normed = self.normed(hidden)
         attention = F.linear(self.attended(normed), self.tensors["attn.out_proj.weight"])
         mlp = F.linear(self.inner(normed), self.tensors["mlp.fc_out.weight"], self.tensors["mlp.fc_out.bias"])

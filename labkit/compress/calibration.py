@@ -1,4 +1,4 @@
-"""Calibration text: windows of tokens, chosen by a seed.
+"""Reads a calibration text, and cuts it into windows of tokens, some of which are chosen at random.
 
 A quantizer runs the model on these windows and observes the activations. Quality is measured on held-out text. A calibration
 text that shares passages with the held-out text is refused, because the measured quality would then be too good.
@@ -29,7 +29,7 @@ TOKENS_PER_INPUT = 16
 
 @dataclass(frozen=True)
 class CalibrationText:
-    """A text with the name that records use for it."""
+    """A calibration text, and the name by which records refer to it."""
 
     name: str
     text: str

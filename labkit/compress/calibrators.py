@@ -1,8 +1,8 @@
 """Calibrators: each chooses, from a histogram of magnitudes, the magnitude "amax" that the largest 8-bit number stands for.
 
 Magnitudes above amax are clipped. A small amax gives fine steps but clips many numbers; a large amax clips few numbers but
-gives coarse steps. The four calibrators are those of TensorRT's tools: S. Migacz: 8-bit Inference with TensorRT (GTC 2017), and
-H. Wu et al.: Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation (2020),
+gives coarse steps. The four calibrators come from TensorRT's tools: S. Migacz: 8-bit Inference with TensorRT (GTC 2017), and H.
+Wu et al.: Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation (2020),
 https://arxiv.org/abs/2004.09602.
 """
 
@@ -48,11 +48,12 @@ def mse(found: Magnitudes) -> float:
 
 
 def entropy(found: Magnitudes) -> float:
-    """The amax whose rounded distribution has the smallest Kullback-Leibler divergence from the distribution itself.
+    """The amax for which the distribution of the rounded magnitudes is closest to the original distribution.
 
-    For each candidate, the counts of larger magnitudes are added to the last bin below the candidate, because these magnitudes
-    will be clipped. For the rounded distribution, the bins below the candidate are merged into `LEVELS` levels. The count of
-    each level is spread evenly over those bins of the level that were not empty.
+    The distance is the Kullback-Leibler divergence. For each candidate, the counts of larger magnitudes are added to the last
+    bin below the candidate, because these magnitudes will be clipped. For the rounded distribution, the bins below the
+    candidate are merged into `LEVELS` levels. The count of each level is spread evenly over those bins of the level that were
+    not empty.
     """
     width = float(found.edges[0])
 
@@ -83,7 +84,7 @@ def calibrator_named(name: str) -> Callable[[Magnitudes], float]:
 
 
 def _candidates(found: Magnitudes) -> list[float]:
-    """Values of amax from the largest magnitude down to a hundredth of it, in equal ratios."""
+    """Values of amax from the largest magnitude down to a hundredth of it, evenly spaced on a logarithmic scale."""
     exponents = torch.linspace(0, -2, CANDIDATES, dtype=torch.float64, device="cpu")
     return [(found.largest or 1.0) * ratio for ratio in (10**exponents).tolist()]
 

@@ -24,7 +24,7 @@ from labkit.compress.two_four import GROUP, KEPT, check_two_four
 
 _PAIRS = list(combinations(range(8), 2))
 _FOURS = [four for four in combinations(range(8), 4) if 0 in four]
-"""The 35 ways to divide eight columns into two groups of four: the four columns of the group that contains the first column."""
+"""The 35 ways to divide eight columns into two groups of four; each entry is the group that contains the first column."""
 LEAST_GAIN = 1e-6
 """A change is made only if it gains at least this share of the total magnitude.
 
@@ -36,10 +36,11 @@ CHUNK_NUMBERS = 1 << 24
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """`escapes`: how often the search leaves a local optimum and starts again.
+    """The options of the search for a permutation.
 
-    `swaps`: how many random swaps the search makes each time; `seed` determines them. `pairs_up_to`: for matrices with more
-    columns than this, the search tries only swaps, and no pairs of stripes.
+    `escapes` is how often the search leaves a local optimum and starts again. `swaps` is how many random swaps the search makes
+    each time; `seed` determines these swaps. For matrices with more than `pairs_up_to` columns, the search tries only swaps,
+    and no pairs of stripes.
     """
 
     escapes: int = 0
@@ -123,7 +124,7 @@ def _rate_swaps(ordered: Tensor, changed: Tensor, sums: Tensor, base: Tensor) ->
 
 
 def _by_pairs(magnitudes: Tensor, permutation: Tensor, least: float) -> Tensor:
-    """Redistribute the columns of two stripes until no new division gains `least`."""
+    """Redistribute the columns of pairs of stripes until no redistribution gains `least`."""
     count = len(permutation) // GROUP
     first, second = torch.triu_indices(count, count, 1, dtype=torch.int64, device="cpu")
     gains = torch.zeros(len(first), dtype=torch.float32, device="cpu")
@@ -162,7 +163,10 @@ def _rate_pairs(ordered: Tensor, first: Tensor, second: Tensor, wanted: Tensor, 
 
 
 def _kept_of(four: tuple[int, ...], high: Tensor, low: Tensor) -> Tensor:
-    """The magnitude that a 2:4 mask keeps in a stripe, from the larger and the smaller number of each pair of columns."""
+    """The magnitude that a 2:4 mask keeps in a stripe that consists of the columns `four`.
+
+    `high` and `low` are the larger and the smaller number of each pair of columns.
+    """
     a, b, c, d = sorted(four)
     one, other = _PAIRS.index((a, b)), _PAIRS.index((c, d))
     second = torch.maximum(torch.minimum(high[:, one], high[:, other]), torch.maximum(low[:, one], low[:, other]))

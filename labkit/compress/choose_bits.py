@@ -1,4 +1,4 @@
-"""The first step of mixed precision: measure the sensitivities, and choose a number of bits for each matrix."""
+"""Does the first step of mixed precision: measures the sensitivities, and chooses a number of bits for each matrix."""
 
 from __future__ import annotations
 

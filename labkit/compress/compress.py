@@ -159,7 +159,7 @@ class _Run:
 
 
 def part_name(index: int, parts: int) -> str:
-    """The name of the file that holds a part."""
+    """The name of the weights file of part number `index` (counted from 0) of `parts`."""
     return f"model-{index + 1:05d}-of-{parts:05d}.safetensors"
 
 

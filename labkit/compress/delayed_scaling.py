@@ -1,10 +1,10 @@
-"""Delayed scaling of FP8: the scale of a tensor comes from the magnitudes of earlier steps.
+"""Delayed scaling of FP8: the scale of a tensor comes from its magnitudes in earlier steps.
 
 This is the recipe of NVIDIA's Transformer Engine (`DelayedScaling`:
 https://docs.nvidia.com/deeplearning/transformer-engine/user-guide/examples/fp8_primer.html). To scale a tensor by its own
 largest magnitude ("amax"), a kernel must read it twice. If the scale is already known, a kernel reads the tensor once: it casts
-the numbers and finds the amax for the next steps. The disadvantage: a tensor with much larger numbers than before is clipped
-until its amax is in the history.
+the numbers and finds the amax for the next steps. The disadvantage is that a tensor with much larger numbers than before is
+clipped until its amax is in the history.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from labkit.errors import InvalidRequest
 from labkit.weight_formats.rounded_inputs import E4M3, Fp8Form
 
 ALGORITHMS: dict[str, Callable[[Iterable[float]], float]] = {"max": max, "most_recent": lambda history: next(iter(history))}
-"""How one amax is chosen from the history. The first entry of the history is from the newest step."""
+"""The functions that choose one amax from the history, by name. The first entry of the history is from the newest step."""
 
 
 @dataclass
 class DelayedScaling:
-    """The scale of one tensor over many steps.
+    """Chooses the scale of one tensor again after each step.
 
     form: `E4M3`, or `E5M2`, which Transformer Engine's format HYBRID uses for gradients. history_length: how many steps the
     history holds (`amax_history_len`). algorithm: "max" or "most_recent" (`amax_compute_algo`). margin: the scale is divided by

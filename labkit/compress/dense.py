@@ -1,4 +1,4 @@
-"""Opens the models that can be compressed: those with dense weights."""
+"""Opens models for compression. Only models with dense weights can be compressed."""
 
 from __future__ import annotations
 

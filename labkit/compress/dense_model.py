@@ -20,7 +20,10 @@ class DenseModel:
         self.tensors = {name: checkpoint.read(name, dtype=torch.float32) for name in checkpoint.tensor_names()}
 
     def embedded(self, ids: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        """The states before the first block: `[tokens, hidden_size]`, or `[windows, tokens, hidden_size]` for equal windows."""
+        """The states before the first block, `[tokens, hidden_size]`.
+
+        For several windows, which must have equal lengths, the shape is `[windows, tokens, hidden_size]`.
+        """
         return self.tensors["transformer.wte.weight"][torch.tensor(ids, dtype=torch.int64, device="cpu")]
 
     def block(self, layer: int, replaced: Mapping[str, Tensor] | None = None) -> Block:
@@ -44,7 +47,7 @@ class DenseModel:
     def states(
         self, ids: Sequence[int] | Sequence[Sequence[int]], replaced: Mapping[str, Tensor] | None = None
     ) -> list[Tensor]:
-        """The states after every block, each of the shape of `embedded`."""
+        """The hidden states after every block; each tensor has the same shape as the result of `embedded`."""
         found = [self.embedded(ids)]
         for layer in range(self.config.num_layers):
             found.append(self.block(layer, replaced).forward(found[-1]))

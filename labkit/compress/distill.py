@@ -1,9 +1,9 @@
 """Distillation: a student with fewer layers learns to predict what its teacher predicts (DistilBERT's recipe, for GPT-J).
 
 The student begins with some of the teacher's layers (`student`), and keeps the teacher's embedding and head. The loss is the
-sum of up to three losses (`distillation_loss`). They compare the student's predictions with the teacher's
-predictions and with the next token of the text, and the directions of the student's hidden states with those of the teacher's.
-Matrix products are computed in bfloat16; weights and sums are float32.
+sum of up to three losses (`distillation_loss`). The first compares the student's predictions with the teacher's predictions.
+The second compares them with the next token of the text. The third compares the directions of the student's hidden states with
+the directions of the teacher's hidden states. Matrix products are computed in bfloat16; weights and sums are float32.
 
 By default, the training text is a small part of gptj-tiny's own training text. On request, the teacher writes more text
 (`written_text`).
@@ -52,7 +52,7 @@ STEPS = 350
 WINDOW = 512
 """The default number of tokens in a window, unless the model's context is shorter."""
 SAVE_EVERY = 10
-"""The state is saved every so many steps. If the process is killed, at most this many steps are lost."""
+"""The number of steps between two saves of the state. If the process is killed, at most this many steps are lost."""
 WARMUP = 20
 """The learning rate rises over this many steps."""
 ROWS = 256
@@ -63,7 +63,7 @@ KEPT = "transformer.wte.weight", "lm_head.weight", "lm_head.bias"
 """These tensors are copied from the teacher and are not trained."""
 WEIGHTS = "model.safetensors"
 WRITTEN = "written.json"
-"""The text that the teacher wrote; it is not part of the finished folder."""
+"""The file with the text that the teacher wrote; this file is not part of the finished folder."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class DistillOptions:
 
 @dataclass(frozen=True)
 class DistillResult:
-    """The folder that was written, the parameters of teacher and student, the steps, and the seconds of training.
+    """The folder that was written, the sizes of teacher and student in parameters, the number of steps, and the training time.
 
     `copied`: the layers of the teacher that the student started from; none if the student started from random weights. `loss`:
     the sum of the losses, averaged over the last tenth of the steps; None if the training was finished before this call.

@@ -1,7 +1,7 @@
 """Two losses for a student: the distance from the teacher's predictions, and the distance from the teacher's hidden states.
 
-Soft targets are those of G. Hinton et al. (2015, https://arxiv.org/abs/1503.02531). DistilBERT adds both losses to the usual
-next-token loss (V. Sanh et al. 2019, https://arxiv.org/abs/1910.01108, section 3).
+Soft targets were introduced by G. Hinton et al. (2015, https://arxiv.org/abs/1503.02531). DistilBERT adds both losses to the
+usual next-token loss (V. Sanh et al. 2019, https://arxiv.org/abs/1910.01108, section 3).
 """
 
 from __future__ import annotations

@@ -17,15 +17,15 @@ from labkit.compress.scales import to_integers
 
 
 def straight_through(exact: Tensor, rounded: Tensor) -> Tensor:
-    """The values of `rounded`, with the gradient of `exact`; same shapes."""
+    """Return the values of `rounded`, with the gradient of `exact`. Both tensors must have the same shape."""
     return exact + (rounded - exact).detach()
 
 
 def fake_quantized(weight: Tensor, scales: Tensor, scheme: IntegerScheme) -> Tensor:
-    """Quantize a matrix `[out, in]` with `scales` `[out, groups]`, and convert it back.
+    """Quantize a matrix `[out, in]` with `scales` `[out, groups]`, and convert the result back to floating point.
 
-    Gradients flow to the matrix and to the scales. The scheme must be symmetric. Scales are rounded to float16, because files
-    hold float16. In the backward pass, this rounding is also treated as the identity.
+    Gradients flow to the matrix and to the scales. The scheme must be symmetric. Scales are rounded to float16, because the
+    files store scales in float16. In the backward pass, this rounding is also treated as the identity.
     """
     groups = weight.view(*scales.shape, -1)
     stored = straight_through(scales, scales.to(torch.float16).to(scales.dtype))[..., None]
@@ -34,7 +34,7 @@ def fake_quantized(weight: Tensor, scales: Tensor, scheme: IntegerScheme) -> Ten
 
 
 def quantized(weight: Tensor, scales: Tensor, scheme: IntegerScheme) -> IntegerWeight:
-    """The same values as `fake_quantized` returns, as integers with their scales."""
+    """Return the values that `fake_quantized` returns, but as integers with their scales."""
     stored = scales.to(torch.float16)
     values = to_integers(weight.view(*scales.shape, -1), stored[..., None], None, scheme)
     return IntegerWeight(scheme, values.view(weight.shape), stored)

@@ -31,10 +31,12 @@ BLOCK_COLUMNS = 128
 
 @dataclass(frozen=True)
 class GptqOptions:
-    """`damping`: see `DAMPING`. `activation_order`: the columns with the largest inputs are rounded first.
+    """The options of GPTQ.
 
-    In both orders, a group consists of neighbouring columns ("static groups"), and its scale is found before any column is
-    rounded. So the result needs no list of groups (`g_idx`), and the same kernels run it.
+    `damping` is explained at `DAMPING`. If `activation_order` is True, the columns with the largest inputs are rounded first;
+    otherwise the columns are rounded from left to right. In both orders, a group consists of neighbouring columns ("static
+    groups"), and its scale is found before any column is rounded. So the result needs no list of groups (`g_idx`), and the same
+    kernels can run it in both cases.
     """
 
     damping: float = DAMPING
@@ -63,7 +65,7 @@ def gptq(
 
 
 def _round_columns(work: Tensor, factor: Tensor, grid: Grid, order: Tensor, values: Tensor, block_columns: int) -> None:
-    """Round the columns of `work` from left to right, into the columns `order` of `values`. Changes `work`."""
+    """Round the columns of `work` from left to right; column i is stored as column `order[i]` of `values`. Changes `work`."""
     inputs = work.shape[1]
     for begin in range(0, inputs, block_columns):
         end = min(begin + block_columns, inputs)

@@ -26,9 +26,11 @@ from labkit.engine.text_windows import TextWindow
 
 @dataclass(frozen=True)
 class KeptQuality:
-    """Scores with their 95 % intervals; `kept` and `information` in percent of the teacher, with paired intervals.
+    """Scores with their 95 % intervals.
 
-    accuracy, teacher_accuracy: the share of tokens that are the model's first choice.
+    `accuracy` and `teacher_accuracy` are the shares of tokens that are the first choice of the student and of the teacher.
+    `kept` and `information` are in percent of the teacher's value; their intervals are paired: each draw of the bootstrap uses
+    the same windows for student and teacher.
     """
 
     accuracy: Estimate

@@ -53,7 +53,7 @@ def quantize_block(
     dtype: torch.dtype,
     schemes: Mapping[str, IntegerScheme] | None = None,
 ) -> QuantizedTensors:
-    """Quantize the matrices of a block; `hidden` are the states that enter it, one tensor for each calibration window.
+    """Quantize the matrices of a block; `hidden` are the states that enter the block, one per calibration window.
 
     The four matrices that read the layer norm are quantized first. Then out_proj and fc_out are quantized; their
     inputs are computed with the four quantized matrices. `where` names the block in messages. Dense tensors are stored in

@@ -1,4 +1,4 @@
-"""The methods of `labkit compress`, by name: how many bits, and how the integers are found."""
+"""The methods of `labkit compress` by name. A method determines the number of bits and how the integers are found."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUP_SIZE = 64
 METHODS = (*(f"int{bits}-{algorithm}" for bits in BITS for algorithm in ALGORITHMS), BINARY, "mixed")
 """The names of all methods. `int8` is short for `int8-rtn`."""
 HEAD = IntegerScheme(8)
-"""How the head is stored, with every method. A rounding error of the head directly changes which token is chosen."""
+"""How every method stores the head. A rounding error of the head directly changes which token is chosen."""
 
 
 Rounding = Callable[[Tensor, IntegerScheme], IntegerWeight]
@@ -82,7 +82,7 @@ class Method:
         return bits / weights
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` if the groups do not divide the rows of a matrix."""
+        """Raise `InvalidRequest` if the group size does not divide the length of a matrix's rows."""
         for name, inputs in (("attention and fc_in", config.hidden_size), ("fc_out", config.intermediate_size)):
             check_group_size(self.scheme, inputs, name)
 

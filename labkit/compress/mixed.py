@@ -21,9 +21,10 @@ FALL = 4.0
 
 
 def expected_damage(damages: Iterable[Damage]) -> dict[str, dict[int, float]]:
-    """The divergence of each matrix for each of `CHOICES`. Each bit beyond the measured ones divides the divergence by four.
+    """The divergence of each matrix for each number of bits in `CHOICES`.
 
-    If a measured damage is smaller with fewer bits, the larger value is used.
+    Each bit above the largest measured number of bits divides the divergence by four. If a measured damage is smaller with
+    fewer bits, the larger value is used.
     """
     found: dict[str, dict[int, float]] = {}
     for each in matrices_only(damages):

@@ -1,6 +1,6 @@
 """Turns quantized tensors into the tensors and settings of a compressed-tensors directory in the format "pack-quantized".
 
-The names and layouts are those of https://github.com/vllm-project/compressed-tensors: `weight_packed`, `weight_scale`,
+The tensors' names and layouts come from https://github.com/vllm-project/compressed-tensors: `weight_packed`, `weight_scale`,
 `weight_shape`, and `weight_zero_point` if the scheme is not symmetric.
 """
 
@@ -62,7 +62,7 @@ def quantization_config(method: Method) -> dict[str, Any]:
 
 
 def packed_group(targets: list[str], scheme: IntegerScheme, actorder: str | None) -> dict[str, Any]:
-    """One entry of `config_groups`."""
+    """Build the entry of `config_groups` for the matrices `targets`."""
     weights = {
         "num_bits": scheme.bits,
         "type": "int",

@@ -5,7 +5,7 @@
 - The dimensions of v are the inputs of out_proj. They are reordered within each head only.
 - The neurons of each MLP are the inputs of fc_out. They can have any order, because GELU works on each neuron alone.
 
-Queries and keys keep their order, because the rotary positions depend on it.
+Queries and keys keep their order, because the rotary position embedding depends on it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ PERMUTATIONS = "permutations.json"
 
 @dataclass(frozen=True)
 class Orders:
-    """`hidden` `[hidden_size]`; `values` and `neurons` for each block, `[hidden_size]` and `[intermediate_size]`; int64.
+    """The new orders of a model's channels, as int64 tensors.
 
-    Channel i of the new model is channel order[i] of the old one.
+    `hidden` `[hidden_size]` is the order of the hidden states. `values` and `neurons` have a tensor for each block: the orders
+    of the dimensions of v `[hidden_size]` and of the neurons `[intermediate_size]`. Channel i of the new model is channel
+    order[i] of the old model.
     """
 
     hidden: Tensor

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def sensitivity_plot(damages: Sequence[Damage], *, bits: int | None = None, caption: str = "") -> Figure:
     """Draw a map of all matrices, with a row for each block and a column for each kind of matrix.
 
-    Colour and number show the divergence. `bits`: the plot shows the damages at this many bits, by default at the largest
-    measured number of bits. Raises `InvalidRequest` if no damage was measured at that number.
+    The colour and the number in each cell show the divergence. The plot shows the damages at `bits` bits, by default at the
+    largest measured number of bits. Raises `InvalidRequest` if no damage was measured at that number.
     """
     chosen = max((each.bits for each in damages), default=0) if bits is None else bits
     found = {each.module: each.divergence for each in matrices_only(damages) if each.bits == chosen}
@@ -48,8 +48,9 @@ def quality_plot(
 ) -> Figure:
     """Draw the loss of quality against the bits per weight: one line for each algorithm, with 95 % intervals.
 
-    `lines` `{name: (bits per weight, change of perplexity in percent, low, high)}`; changes below 0.01 % are drawn at 0.01 %,
-    because the axis is logarithmic. `speeds` `{name: (bits per weight, tokens a second)}` is drawn below the quality.
+    `lines` maps each name to its points: (bits per weight, change of perplexity in percent, low, high). Changes below 0.01 %
+    are drawn at 0.01 %, because the axis is logarithmic. `speeds` maps each name to pairs (bits per weight, tokens per second),
+    which are drawn in a second diagram below the first.
     """
     figure = new_figure("Bits per weight and quality", caption, height=7.0 if speeds else 4.6)
     axes = figure.subplots(2 if speeds else 1, 1, sharex=True, squeeze=False)[:, 0]

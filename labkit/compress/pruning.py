@@ -1,4 +1,4 @@
-"""Pruning without the 2:4 pattern: single weights (unstructured), attention heads and MLP neurons (structured).
+"""Prunes without the 2:4 pattern: removes single weights (unstructured), or attention heads and MLP neurons (structured).
 
 At a given density, unstructured masks keep the most quality. But at the densities at which language models still work, no
 processor multiplies such a matrix faster than a dense one. Removing whole heads or neurons leaves smaller dense matrices, which
@@ -32,7 +32,9 @@ def unstructured_mask(scores: Tensor, density: float, *, per_row: bool = False) 
 
 
 def head_scores(block: Block) -> Tensor:
-    """How much each attention head can add to the output: |its rows of v| times |its columns of out_proj|, `[heads]`.
+    """Return a score for each attention head, `[heads]`: |its rows of v_proj| times |its columns of out_proj|.
+
+    The score says how much the head can add to the output.
 
     The product of the two Frobenius norms is an upper bound on the norm of the head's map from averaged inputs to outputs.
     """
@@ -63,7 +65,7 @@ def without_heads(block: Block, heads: Sequence[int]) -> Block:
 
 
 def neuron_scores(block: Block) -> Tensor:
-    """The size of each MLP neuron's weights: |its row of fc_in| times |its column of fc_out|, `[intermediate_size]`."""
+    """Return a score for each MLP neuron, `[intermediate_size]`: |its row of fc_in| times |its column of fc_out|."""
     fc_in, fc_out = block.tensors["mlp.fc_in.weight"], block.tensors["mlp.fc_out.weight"]
     norms: Tensor = torch.linalg.vector_norm(fc_in, dim=1) * torch.linalg.vector_norm(fc_out, dim=0)
     return norms

@@ -1,10 +1,10 @@
 """Quantization-aware training: the weights learn to be rounded.
 
 The student is the model with quantized matrices (`fake_quantization`). The teacher is the dense model. The weights and scales
-of the student are trained so that its predictions come close to the teacher's. The loss is the Kullback-Leibler divergence, as
-in G. Hinton et al. (2015, https://arxiv.org/abs/1503.02531) and, for quantized language models, Z. Liu et al. (LLM-QAT, 2023,
-https://arxiv.org/abs/2305.17888). The student learns from the teacher's predictions and not from the next tokens of the text,
-so a short text is enough. Embedding, norms, biases and the head are not trained.
+of the student are trained so that its predictions come close to the teacher's predictions. The loss is the Kullback-Leibler
+divergence, as in G. Hinton et al. (2015, https://arxiv.org/abs/1503.02531) and, for quantized language models, Z. Liu et al.
+(LLM-QAT, 2023, https://arxiv.org/abs/2305.17888). The student learns from the teacher's predictions and not from the next
+tokens of the text, so a short text is enough. Embedding, norms, biases and the head are not trained.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from labkit.errors import InvalidRequest, LabkitError
 
 STEPS = 96
 SAVE_EVERY = 4
-"""The state is saved every so many steps. If the process is killed, at most this many steps are lost."""
+"""The number of steps between two saves of the state. If the process is killed, at most this many steps are lost."""
 
 
 INSIDE = 0.3
@@ -39,11 +39,11 @@ With 0.49, many weights would jump to other integers in the first steps, and the
 
 @dataclass(frozen=True)
 class QatOptions:
-    """`steps` of training, each on `windows` calibration windows.
+    """The options of quantization-aware training.
 
-    `weight_rate` is the learning rate of the weights, in steps of their grid. `scale_rate` is the learning rate of the
-    logarithms of the scales. Both rates rise over the first tenth of the steps, and then fall linearly to zero. Raises
-    `InvalidRequest` for values that are not above 0.
+    There are `steps` training steps, each on `windows` calibration windows. `weight_rate` is the learning rate of the weights,
+    in steps of their grid. `scale_rate` is the learning rate of the logarithms of the scales. Both rates rise over the first
+    tenth of the steps, and then fall linearly to zero. Raises `InvalidRequest` for values that are not above 0.
     """
 
     steps: int = STEPS

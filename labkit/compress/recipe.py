@@ -58,11 +58,11 @@ class Recipe(ABC):
         """Raise `InvalidRequest` if a model of this shape cannot be quantized in this way."""
 
     def prepared(self, model: WholeModel) -> Recipe:
-        """The recipe with what it needs from the whole model filled in. Most recipes need nothing and return themselves."""
+        """Return a recipe with everything that it needs from the whole model. A recipe that needs nothing returns itself."""
         return self
 
     def source(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The model whose blocks are written. Its results are those of `checkpoint`, but its channels can be reordered."""
+        """The model whose blocks are written. It gives the same results as `checkpoint`, but its channels can be reordered."""
         return checkpoint
 
     @abstractmethod
@@ -71,9 +71,10 @@ class Recipe(ABC):
 
     @abstractmethod
     def block_tensors(self, block: Block, hidden: Sequence[Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The tensors to store for block `layer`, by their names after `transformer.h.N.`. Dense tensors are stored in `dtype`.
+        """The tensors to store for block `layer`, by their names without the prefix `transformer.h.N.`.
 
-        `hidden` are the states that enter the block, one tensor for each calibration window. `block` is changed.
+        Dense tensors are stored in `dtype`. `hidden` are the states that enter the block, one tensor for each calibration
+        window. `block` is changed.
         """
 
     @abstractmethod
@@ -88,4 +89,4 @@ class Recipe(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Everything that changes the result, as JSON values."""
+        """All settings that change the result, as JSON values."""

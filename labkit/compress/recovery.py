@@ -1,4 +1,4 @@
-"""Recovery: trains a pruned model without changing its mask, so that its predictions come close to the dense model's again.
+"""Recovery: trains a pruned model without changing its mask, so that it predicts like the dense model again.
 
 This is the workflow of A. Mishra et al. (2021), https://arxiv.org/abs/2104.08378, section 4: prune once, then train without
 changing the mask. The loss is the divergence from the dense model's predictions, as in `labkit.compress.qat`. All tensors of
@@ -26,14 +26,15 @@ from labkit.compress.training_steps import add_divergence, drawn, share_of_rate,
 from labkit.errors import InvalidRequest, LabkitError
 
 SAVE_EVERY = 16
-"""The state is saved every so many steps. If the process is killed, at most this many steps are lost."""
+"""The number of steps between two saves of the state. If the process is killed, at most this many steps are lost."""
 
 
 @dataclass(frozen=True)
 class RecoveryOptions:
-    """`steps` of training, each on `windows` calibration windows; `rate` is Adam's highest learning rate (`share_of_rate`).
+    """The options of a recovery.
 
-    Raises `InvalidRequest` for values that are not above 0.
+    There are `steps` training steps, each on `windows` calibration windows. `rate` is Adam's highest learning rate
+    (`share_of_rate`). Raises `InvalidRequest` for values that are not above 0.
     """
 
     steps: int = 150
@@ -48,7 +49,10 @@ class RecoveryOptions:
 
 @dataclass
 class RecoveryState:
-    """The saved state from which a killed recovery can continue: the step, all trained tensors, and Adam's averages of each."""
+    """The saved state from which a killed recovery can continue.
+
+    It consists of the step, the trained tensors, the masks of the matrices, and Adam's averages of each tensor.
+    """
 
     step: int
     tensors: dict[str, Tensor]

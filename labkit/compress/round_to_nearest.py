@@ -1,4 +1,7 @@
-"""Round to nearest (RTN): every number is rounded to the nearest integer of its group; this needs no data."""
+"""Round to nearest (RTN): every number becomes the nearest value that an integer with its group's scale can represent.
+
+RTN needs no calibration text.
+"""
 
 from __future__ import annotations
 

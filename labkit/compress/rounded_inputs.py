@@ -36,7 +36,7 @@ from labkit.weight_formats import (
 from labkit.weight_formats.rounded_inputs import E4M3, E5M2
 
 ACTIVATIONS = ("dynamic", "static")
-"""How activations get their scales."""
+"""The ways to choose the scales of activations."""
 WEIGHT_SCALES = ("row", "tensor")
 """Whether each output row of a matrix has its own scale, or the whole matrix has one scale."""
 FORMS: dict[str, tuple[type[RoundedInputsWeight], float]] = {
@@ -52,7 +52,7 @@ ROUNDED_INPUTS = tuple(f"{form}{end}" for form in FORMS for end in ("", "-smooth
 
 @dataclass(frozen=True)
 class RoundedInputs(Recipe):
-    """8-bit weights and activations.
+    """A recipe with 8-bit weights and 8-bit activations.
 
     `form` is a key of `FORMS`. `alpha` is the alpha of SmoothQuant; None means no smoothing. `activations` is one of
     `ACTIVATIONS`. `calibrator` is one of `CALIBRATORS` and is used only for static activations. `weight_scales` is one of
@@ -85,7 +85,7 @@ class RoundedInputs(Recipe):
         return self.alpha is not None or self.activations == "static"
 
     def check(self, config: GPTJConfig) -> None:
-        """Every shape is accepted."""
+        """Accept a model of any shape."""
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
         """The bits per weight: 8 bits, plus the float32 scale of each row or matrix."""
@@ -104,7 +104,7 @@ class RoundedInputs(Recipe):
         found = {name: block.tensors[name].to(dtype) for name in BLOCK_BIASES}
         for name, scale in scales.items():
             found |= self._matrix(name, block.tensors[f"{name}.weight"], scale)
-        # Tensors with wide numbers come first in the file, so that all offsets are aligned.
+        # Tensors with the most bytes per number come first in the file, so that all offsets are aligned.
         return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))
 
     def head_tensors(
@@ -115,7 +115,7 @@ class RoundedInputs(Recipe):
         return row_scaled_tensors("lm_head", Int8Weight.quantize(tensors["lm_head.weight"]), None) | dense
 
     def quantization_config(self) -> dict[str, Any]:
-        """One config group for the blocks and one for the head."""
+        """The `quantization_config` of `config.json`, with one config group for the blocks and one for the head."""
         form = INT_QUANTIZED if self.form == "w8a8" else FLOAT_QUANTIZED
         return {
             "quant_method": COMPRESSED_TENSORS,
@@ -172,7 +172,7 @@ def row_scaled_tensors(module: str, weight: RowScaledWeight, input_scale: float 
 
 
 def eight_bit_group(targets: list[str], form: str, activations: str | None, weight_scales: str) -> dict[str, Any]:
-    """One entry of `config_groups`. `activations` is one of `ACTIVATIONS`; None means that inputs are not rounded."""
+    """Build one entry of `config_groups`. `activations` is one of `ACTIVATIONS`; None means that inputs are not rounded."""
     kind = {"num_bits": 8, "type": "float" if form == FLOAT_QUANTIZED else "int", "symmetric": True}
     dynamic = activations == "dynamic"
     inputs = None if activations is None else kind | {"strategy": "token" if dynamic else "tensor", "dynamic": dynamic}

@@ -1,7 +1,8 @@
 """Scales and zero points: how the numbers of a group are mapped to integers.
 
 A number w becomes the integer q = clamp(round(w / scale) + zero, lowest, highest). The integer stands for scale * (q - zero).
-In a symmetric scheme, zero is 0. Scales are rounded to float16 before anything is divided by them, because files hold float16.
+In a symmetric scheme, zero is 0. Scales are rounded to float16 before anything is divided by them, because the files store them
+in float16.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.errors import InvalidRequest
 
 SHRINKS = tuple(1 - 0.025 * step for step in range(20))
-"""The clipping that `searched` tries: it keeps from 1.0 down to 0.525 times the whole range of a group."""
+"""The shares of a group's range, from 1.0 down to 0.525, to which `searched` tries to clip the group."""
 FINE_SHRINKS = tuple(1 - 0.0025 * step for step in range(12))
-"""The same for 8 bits.
+"""The shares that `searched` tries for 8 bits.
 
-The steps are so fine that clipping does not help, but a slightly different scale can fit a group better.
+With 8 bits, the integers are so close together that clipping does not help, but a slightly different scale can fit a group
+better.
 """
 END_SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6)
 """With zero points, the upper end and the lower end of a group are each clipped to these shares, in all combinations."""
@@ -56,7 +58,7 @@ class Grid:
 
 
 def to_integers(weight: Tensor, scales: Tensor, zero_points: Tensor | None, scheme: IntegerScheme) -> Tensor:
-    """clamp(round(weight / scales) + zero_points, lowest, highest) as int8; the arguments have shapes that broadcast."""
+    """Compute clamp(round(weight / scales) + zero_points, lowest, highest) as int8; the arguments' shapes must broadcast."""
     numbers = (weight / scales.to(weight.dtype)).round()
     if zero_points is not None:
         numbers = numbers + zero_points.to(weight.dtype)
@@ -64,7 +66,7 @@ def to_integers(weight: Tensor, scales: Tensor, zero_points: Tensor | None, sche
 
 
 def check_group_size(scheme: IntegerScheme, in_features: int, name: str) -> None:
-    """Raise `InvalidRequest` if the groups of a scheme do not divide the rows of a matrix."""
+    """Raise `InvalidRequest` if the group size of a scheme does not divide the length of a matrix's rows."""
     size = scheme.group_size
     if size is None or in_features % size == 0:
         return
@@ -79,9 +81,9 @@ def check_group_size(scheme: IntegerScheme, in_features: int, name: str) -> None
 def nearest(weight: Tensor, scheme: IntegerScheme) -> Grid:
     """The grid for plain round to nearest: the range of the integers covers each group, and nothing is searched.
 
-    Symmetric: scale = 2 max|w| / (2^bits - 1), as in torchao and compressed-tensors, so the largest magnitude is clipped by
-    at most half a step; with 8 bits, scale = max|w| / 127, which clips nothing. With zero points: the range from min(w, 0) to
-    max(w, 0) is cut into 2^bits - 1 steps.
+    In a symmetric scheme, scale = 2 max|w| / (2^bits - 1), as in torchao and compressed-tensors, so the largest magnitude is
+    clipped by at most half a step; with 8 bits, scale = max|w| / 127, which clips nothing. In a scheme with zero points, the
+    range from min(w, 0) to max(w, 0) is cut into 2^bits - 1 steps.
     """
     groups = _grouped(weight, scheme)
     if not scheme.symmetric:
@@ -91,7 +93,7 @@ def nearest(weight: Tensor, scheme: IntegerScheme) -> Grid:
 
 
 def searched(weight: Tensor, scheme: IntegerScheme, importance: Tensor | None = None) -> Grid:
-    """For each group, search the scale with the smallest error among candidates that clip it by different amounts.
+    """For each group, search the scale with the smallest error among candidates that clip the group differently.
 
     The error of a group is the sum of h_i e_i^2, where e is its rounding error and h is `importance` `[in]`: the mean squared
     input of each column, so that the sum is about the error of the layer's output. Without `importance`, h is 1. AWQ (Lin et
@@ -127,7 +129,7 @@ def _integers(grid: Grid, groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fitted(grid: Grid, groups: Tensor, factors: Tensor) -> Grid:
-    """The same grid, with the scales that best fit the integers that it gives."""
+    """Replace the scales of a grid by the scales that best fit the integers to which the grid rounds the groups."""
     integers, scales = _integers(grid, groups)
     down = (integers.square() * factors).sum(-1)
     fitted = (integers * groups * factors).sum(-1) / torch.where(down == 0, 1.0, down)

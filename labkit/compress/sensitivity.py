@@ -94,7 +94,7 @@ def matrices_only(damages: Iterable[Damage]) -> list[Damage]:
 
 
 class _Reference:
-    """Compares a changed model's predictions for the windows with the dense model's."""
+    """Compares a changed model's predictions for the windows with the dense model's predictions."""
 
     def __init__(self, model: DenseModel, ids: Sequence[Sequence[int]]) -> None:
         self.model = model

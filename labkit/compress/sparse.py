@@ -1,4 +1,4 @@
-"""The recipe for 2:4 sparse weights by magnitude, Wanda or SparseGPT, optionally with a recovery and with integers."""
+"""The recipe for 2:4 sparse weights by magnitude, Wanda or SparseGPT, optionally retrained and stored as integers."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from labkit.config import GPTJConfig
 from labkit.weight_formats import Int8Weight
 
 MASKS = ("magnitude", "wanda", "sparsegpt")
-"""How the kept weights are chosen."""
+"""The ways to choose the weights that are kept."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned matrix: `weight` `[out, in]` float32, 0 where it is pruned; `mask` is True where it is kept."""
+    """A pruned matrix: `weight` `[out, in]` float32 is 0 where a weight is pruned; `mask` is True where a weight is kept."""
 
     weight: Tensor
     mask: Tensor
@@ -50,7 +50,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Sparse(Recipe):
-    """2:4 sparse weights.
+    """A recipe with 2:4 sparse weights.
 
     `mask` is one of `MASKS`. `scheme` says how the kept weights are stored; None keeps them in the model's own dtype.
     `training` has the options of a recovery; None means no recovery. `permuted`: whether the channels are first put into an
@@ -89,7 +89,7 @@ class Sparse(Recipe):
                 check_group_size(self.scheme, inputs, name)
 
     def prepared(self, model: WholeModel) -> Sparse:
-        """The recipe, with the orders of the channels and the tensors that the recovery trained filled in."""
+        """Return a copy of the recipe that has the orders of the channels and the tensors that the recovery trained."""
         orders = None
         if self.permuted:
             orders = Orders.load(model.folder / PERMUTATIONS)
@@ -104,7 +104,7 @@ class Sparse(Recipe):
         return checkpoint if self.orders is None else PermutedCheckpoint(checkpoint, self.orders)
 
     def recovered(self, model: WholeModel) -> dict[str, Tensor]:
-        """Train the pruned model; return the tensors of all blocks by full names. The state is saved in the folder."""
+        """Train the pruned model; return the tensors of all blocks by full names. The state is saved in `model.folder`."""
         assert self.training is not None
         dense, file = DenseModel(self.source(model.checkpoint)), model.folder / TRAINING
         start = None if file.is_file() else self._one_shot(dense, model)
@@ -131,8 +131,9 @@ class Sparse(Recipe):
     ) -> Iterator[tuple[str, Pruned]]:
         """Prune each matrix of a block.
 
-        `block` gets the stored values, so that the inputs of later matrices are computed with them. `hidden` are the states
-        that enter the block, and `where` names the block in messages. `masks`: masks to use, by module.
+        The pruned values, as they are stored, replace the matrices in `block`, so that the inputs of later matrices are
+        computed with these values. `hidden` are the states that enter the block, and `where` names the block in messages.
+        `masks` are the masks to use, by module; if it is None, the masks are chosen here.
         """
         needed = self.calibrated
         inputs: tuple[tuple[Sequence[str], str, Callable[[Tensor], Tensor]], ...] = (
@@ -148,7 +149,10 @@ class Sparse(Recipe):
                 yield name, found
 
     def matrix(self, weight: Tensor, statistics: InputStatistics | None, mask: Tensor | None = None) -> Pruned:
-        """Prune one matrix. `statistics` describe its inputs; magnitude needs none. A given `mask` is used unchanged."""
+        """Prune one matrix.
+
+        `statistics` describe the matrix's inputs; the mask "magnitude" needs no statistics. A given `mask` is used unchanged.
+        """
         hessian = None if statistics is None else statistics.hessian
         if mask is None and self.mask == "sparsegpt":
             assert hessian is not None
@@ -169,9 +173,9 @@ class Sparse(Recipe):
         return Pruned(kept, mask, grid.round(rounded))
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
-        """The bits per weight: half of the values, plus a mask of 4 bits for every four weights; 9 bits for values of 16 bits.
+        """The bits per weight. Half of the values are stored, and a mask of 4 bits for every four weights.
 
-        For integers, the scales count too.
+        For 16-bit values, the result is 9. For integers, the scales count as well.
         """
         if self.scheme is None:
             return 16 / 2 + 1
@@ -198,7 +202,7 @@ class Sparse(Recipe):
                 found |= sparse_tensors(name, each.weight, each.mask, dtype)
             else:
                 found |= integer_tensors(name, each.integers, each.mask)
-        # Tensors with wide numbers come first in the file, so that all offsets are aligned.
+        # Tensors with the most bytes per number come first in the file, so that all offsets are aligned.
         return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))
 
     def head_tensors(
@@ -211,7 +215,7 @@ class Sparse(Recipe):
         return row_scaled_tensors("lm_head", Int8Weight.quantize(tensors["lm_head.weight"]), None) | dense
 
     def quantization_config(self) -> dict[str, Any]:
-        """`sparse_tensors.quantization_config`."""
+        """The result of `sparse_tensors.quantization_config`."""
         return quantization_config(self.scheme)
 
     def settings(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def sparse_tensors(module: str, weight: Tensor, mask: Tensor, dtype: torch.dtype
 def integer_tensors(module: str, matrix: IntegerWeight, mask: Tensor) -> dict[str, Tensor]:
     """The tensors of a quantized matrix: the integers that `mask` keeps, the bitmask, and the scales.
 
-    8-bit integers are stored as int8; others are packed.
+    8-bit integers are stored as int8; smaller integers are packed.
     """
     kept, bits = _kept(matrix.values, mask), matrix.scheme.bits
     shape = torch.tensor(matrix.shape, dtype=torch.int64, device="cpu")
@@ -48,7 +48,8 @@ def _kept(numbers: Tensor, mask: Tensor) -> Tensor:
 def quantization_config(scheme: IntegerScheme | None) -> dict[str, Any]:
     """The `quantization_config` of `config.json`: a `sparsity_config` for the blocks, and config groups if there are integers.
 
-    `scheme` says how the kept weights are stored; None keeps them in floating point. With integers, the head is int8.
+    `scheme` says how the kept weights are stored; None keeps them in floating point. If the kept weights are integers, the head
+    is stored in int8.
     """
     found: dict[str, Any] = {
         "quant_method": COMPRESSED_TENSORS,

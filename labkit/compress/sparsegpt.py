@@ -3,11 +3,11 @@
 E. Frantar, D. Alistarh: SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot (2023),
 https://arxiv.org/abs/2301.00774.
 
-It is GPTQ, except that some weights become 0 instead of being rounded; the formulas are in `labkit.compress.gptq`. Columns are
-processed from left to right. Before the first column of every four, the mask of the four columns is chosen: in each row, the
-two weights with the smallest errors w^2 / [U_jj]^2 are pruned. Here U is the upper Cholesky factor of H^-1 (equation 4 of the
-paper, with the inverse Hessian of the remaining columns). With a grid, the kept weights are rounded in the same pass (section
-3.5).
+SparseGPT works like GPTQ, except that some weights become 0 instead of being rounded; the formulas are in
+`labkit.compress.gptq`. Columns are processed from left to right. Before the first of every four columns is processed, the mask
+of these four columns is chosen: in each row, the two weights with the smallest errors w^2 / [U_jj]^2 are pruned. Here U is the
+upper Cholesky factor of H^-1 (equation 4 of the paper, with the inverse Hessian of the remaining columns). If a grid is given,
+the kept weights are rounded in the same pass (section 3.5).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def sparsegpt(
 ) -> tuple[Tensor, Tensor]:
     """Prune a dense `[out, in]` matrix to 2:4, so that the layer's output changes little.
 
-    Returns the new weights, float64 and 0 where they are pruned, and the mask, True where a weight is kept.
+    Returns the new weights in float64, which are 0 where they are pruned, and the mask, which is True where a weight is kept.
 
-    `hessian` `[in, in]` is the mean of x x^T over calibration inputs. If a `mask` is given, only the weights are computed. With
-    a `grid` (symmetric), the kept weights are rounded to this grid. `block_columns`, a multiple of four, only changes how the
-    work is divided. Raises `LabkitError` if H cannot be inverted, and `InvalidRequest` unless `in` is a multiple of four.
+    `hessian` `[in, in]` is the mean of x x^T over calibration inputs. If a `mask` is given, only the weights are computed. If a
+    symmetric `grid` is given, the kept weights are rounded to this grid. `block_columns`, a multiple of four, only changes how
+    the work is divided. Raises `LabkitError` if H cannot be inverted, and `InvalidRequest` unless `in` is a multiple of four.
     """
     check_two_four(weight.shape[1], "a matrix")
     work, inputs = weight.double().clone(), weight.shape[1]
@@ -58,7 +58,7 @@ def sparsegpt(
 
 
 def _rounded(values: Tensor, grid: Grid | None, column: int, inputs: int) -> Tensor:
-    """Round values to the grid of a column; without a grid, return the values themselves."""
+    """Round values to the grid of a column; if `grid` is None, return the values themselves."""
     if grid is None:
         return values
     scales, _ = grid.column(column, inputs)

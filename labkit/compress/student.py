@@ -1,10 +1,10 @@
-"""The shape of a student, and its first weights: some layers of the teacher (V. Sanh et al. 2019, DistilBERT, section 2).
+"""Defines the shape of a student, and its first weights: some layers of the teacher.
 
-https://arxiv.org/abs/1910.01108. The embedding, the norms and the head come from the teacher, so only the number of layers
-differs.
+This follows DistilBERT (V. Sanh et al. 2019, section 2, https://arxiv.org/abs/1910.01108). The embedding, the norms and the
+head come from the teacher, so only the number of layers differs.
 
 The choice of the copied layers matters. DistilBERT copies every second layer. Here, `chosen_layers` chooses the layers that
-predict text best without the others.
+predict text best when the other layers are removed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def student_config(teacher: GPTJConfig, layers: int) -> GPTJConfig:
 
 @torch.no_grad()
 def chosen_layers(teacher: DenseModel, layers: int, windows: Sequence[Sequence[int]]) -> list[int]:
-    """The layers of the teacher that a student begins with.
+    """The numbers of the teacher's layers that a student begins with.
 
     Layers are removed one after another: in each round, every remaining layer is left out once, and the layer whose absence
     gives the best predictions of `windows` of text is removed. (X. Men et al. 2024, ShortGPT, https://arxiv.org/abs/2403.03853,
@@ -69,7 +69,7 @@ def _loss(teacher: DenseModel, state: Tensor, layers: Sequence[int], targets: Se
 def spread_layers(teacher_layers: int, layers: int) -> list[int]:
     """DistilBERT's choice of layers: evenly spread, with the teacher's last layer at the end.
 
-    For half of the layers, these are 1, 3, 5, ...
+    If half of the layers are chosen, the result is 1, 3, 5, ...
     """
     return [(place + 1) * teacher_layers // layers - 1 for place in range(layers)]
 
@@ -77,14 +77,14 @@ def spread_layers(teacher_layers: int, layers: int) -> list[int]:
 def matched_layers(teacher_layers: int, copied: Sequence[int]) -> list[int]:
     """For each layer of the student, the layer of the teacher whose output it should imitate.
 
-    A student's layer replaces its own original and the removed layers after it. So its output should be like that of the
+    A student's layer replaces its own original and the removed layers after it. So its output should be like the output of the
     last of these layers. The last layer of the student matches the last layer of the teacher.
     """
     return [layer - 1 for layer in copied[1:]] + [teacher_layers - 1]
 
 
 def first_student(teacher: DenseModel, copied: Sequence[int]) -> Student:
-    """A student whose layers are copies of these layers of the teacher. No tensor is shared with the teacher."""
+    """A student whose layers are copies of the teacher's layers `copied`. No tensor is shared with the teacher."""
     config = student_config(teacher.config, len(copied))
     tensors: dict[str, Tensor] = {
         name: tensor.clone() for name, tensor in teacher.tensors.items() if not name.startswith("transformer.h.")
@@ -98,7 +98,7 @@ def first_student(teacher: DenseModel, copied: Sequence[int]) -> Student:
 
 
 def random_student(teacher: DenseModel, layers: int, seed: int) -> Student:
-    """A student of the same shape with random weights; only the shape comes from the teacher."""
+    """A student with `layers` layers and random weights. All other sizes are the same as the teacher's."""
     config = student_config(teacher.config, layers)
     checkpoint = SyntheticCheckpoint(config, "random student", seed)
     return Student(config, {name: checkpoint.read(name, dtype=torch.float32) for name in checkpoint.tensor_names()})

@@ -1,4 +1,4 @@
-"""The first step of quantization-aware training: quantize all matrices with GPTQ, and train them."""
+"""Does the first step of quantization-aware training: quantizes all matrices with GPTQ, and trains them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def train_matrices(model: WholeModel, method: Method, state: Path) -> dict[str, 
 
 
 def by_gptq(dense: DenseModel, method: Method, model: WholeModel) -> dict[str, IntegerWeight]:
-    """Quantize all matrices with GPTQ; the training starts from them. GPTQ uses its default number of windows."""
+    """Quantize all matrices with GPTQ; the training starts from the results. GPTQ uses its default number of windows."""
     method, layers = replace(method, algorithm="gptq"), dense.config.num_layers
     found: dict[str, IntegerWeight] = {}
     hidden = [dense.embedded(each) for each in model.ids[: default_windows(dense.config, len(model.ids[0]))]]

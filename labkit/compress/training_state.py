@@ -1,4 +1,4 @@
-"""The saved state from which a killed quantization-aware training can continue: weights, scales, Adam's averages, the step."""
+"""The saved state from which quantization-aware training can continue: the step, weights, scales and Adam's averages."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class Adam:
 
 @dataclass
 class TrainingState:
-    """`weights` `[out, in]`, and `starts` and `logarithms` `[out, groups]`, all by the names of the matrices.
+    """The state of a training after `step` steps.
 
+    `weights` `[out, in]`, `starts` `[out, groups]` and `logarithms` `[out, groups]` each map the name of a matrix to a tensor.
     A scale is its value in `starts` times e^logarithm, so its sign cannot change. `adam` holds the averages of a matrix under
     the matrix's name, and the averages of its logarithms under this name plus `.scale`.
     """

@@ -16,7 +16,7 @@ GROUP, KEPT = 4, 2
 
 
 def check_two_four(in_features: int, name: str) -> None:
-    """Raise `InvalidRequest` if the rows of a matrix do not consist of groups of four."""
+    """Raise `InvalidRequest` if the length of a matrix's rows is not a multiple of four."""
     if in_features % GROUP:
         raise InvalidRequest(
             f"{name} has {in_features} inputs, which cannot be divided into groups of four; 2:4 sparsity needs a multiple "
@@ -27,8 +27,8 @@ def check_two_four(in_features: int, name: str) -> None:
 def two_four_mask(scores: Tensor) -> Tensor:
     """Keep the two largest of every four neighbours of `scores` `[out, in]`; among equal scores, the left one is kept.
 
-    With the magnitudes of the weights as scores, this is the mask `m4n2_1d` of NVIDIA's ASP, which keeps the pair with the
-    largest sum. Raises `InvalidRequest` unless `in` is a multiple of four.
+    If the scores are the magnitudes of the weights, the result is the mask `m4n2_1d` of NVIDIA's ASP, which keeps the pair with
+    the largest sum. Raises `InvalidRequest` unless `in` is a multiple of four.
     """
     check_two_four(scores.shape[1], "a matrix")
     order = torch.argsort(scores.reshape(-1, GROUP), dim=1, descending=True, stable=True)
@@ -42,12 +42,10 @@ def magnitude_scores(weight: Tensor) -> Tensor:
 
 
 def wanda_scores(weight: Tensor, squares: Tensor) -> Tensor:
-    """The score of every weight in Wanda: |w| times the norm of its input (M. Sun et al. 2023).
+    """The score of every weight in Wanda: |w| times the norm of its input.
 
-    https://arxiv.org/abs/2306.11695.
-
-    `squares` `[in]` are the mean squares of the inputs (`InputStatistics.hessian.diagonal()`). The paper takes the sum over
-    tokens; the mean gives the same order.
+    Wanda is described by M. Sun et al. (2023), https://arxiv.org/abs/2306.11695. `squares` `[in]` are the mean squares of the
+    inputs (`InputStatistics.hessian.diagonal()`). The paper takes the sum over tokens; the mean gives the same order.
     """
     return weight.abs() * squares.clamp_min(0).sqrt()
 
@@ -59,7 +57,7 @@ def is_two_four(weight: Tensor) -> bool:
 
 
 def kept_magnitude(weight: Tensor) -> float:
-    """The share of the sum of magnitudes that the best 2:4 mask keeps, 0.5 to 1."""
+    """The share of the sum of magnitudes that the best 2:4 mask keeps: a number from 0.5 to 1."""
     magnitudes = weight.abs().double()
     best = magnitudes.view(-1, GROUP).topk(KEPT, dim=1).values
     return float(best.sum() / magnitudes.sum().clamp_min(torch.finfo(torch.float64).tiny))

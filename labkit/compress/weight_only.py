@@ -35,12 +35,12 @@ class WeightOnly(Recipe):
 
     @property
     def name(self) -> str:
-        """`Method.name`."""
+        """The name of the method (`Method.name`)."""
         return self.method.name
 
     @property
     def calibrated(self) -> bool:
-        """`Method.calibrated`."""
+        """Whether the method needs calibration text (`Method.calibrated`)."""
         return self.method.calibrated
 
     @property
@@ -49,17 +49,17 @@ class WeightOnly(Recipe):
         return self.method.algorithm == "qat"
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` if the groups do not divide the rows of a matrix."""
+        """Raise `InvalidRequest` if the group size does not divide the length of a matrix's rows."""
         self.method.check(config)
 
     def prepared(self, model: WholeModel) -> WeightOnly:
-        """The recipe with the bits of each matrix filled in for mixed precision, and with the trained matrices for qat."""
+        """Return a recipe that has the bits of each matrix (for mixed precision) or the trained matrices (for qat)."""
         method = with_chosen_bits(model.checkpoint, self.method, model.ids, model.folder / SENSITIVITY, model.progress)
         trained = train_matrices(model, method, model.folder / TRAINING) if method.algorithm == "qat" else {}
         return WeightOnly(method, trained)
 
     def bits_per_weight(self, config: GPTJConfig) -> float:
-        """`Method.bits_per_weight`."""
+        """The mean bits per weight of the blocks' matrices (`Method.bits_per_weight`)."""
         return self.method.bits_per_weight(config)
 
     def block_tensors(self, block: Block, hidden: Sequence[Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -79,11 +79,11 @@ class WeightOnly(Recipe):
         return packed_tensors(quantize_head(tensors, self.method, epsilon, hidden, dtype))
 
     def quantization_config(self) -> dict[str, Any]:
-        """`pack_quantized.quantization_config`."""
+        """The result of `pack_quantized.quantization_config`."""
         return pack_quantized.quantization_config(self.method)
 
     def settings(self) -> dict[str, Any]:
-        """The schemes, and the options of GPTQ, mixed precision and training."""
+        """All settings that change the result: the schemes, and the options of GPTQ, mixed precision and training."""
         method, blocks = self.method, str(self.method.scheme)
         found: dict[str, Any] = {"blocks": blocks, "head": str(HEAD)}
         if method.algorithm in ("gptq", "qat"):

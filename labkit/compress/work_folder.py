@@ -27,7 +27,10 @@ TRAINING = "training.safetensors"
 
 
 class WorkFolder:
-    """The parts of a model, each in its own file. `settings` holds everything that changes the result, as JSON values."""
+    """A folder with a file for each part of a model.
+
+    `settings` are all settings that change the result, as JSON values.
+    """
 
     def __init__(self, target: Path, settings: Mapping[str, Any]) -> None:
         self.target, self.settings = target, dict(settings)
@@ -55,7 +58,7 @@ class WorkFolder:
         write_safetensors(self.path / name, tensors)
 
     def finish(self) -> None:
-        """Rename the complete folder to the target. Raises `CheckpointError` if that fails (the target exists by now)."""
+        """Rename the complete folder to the target. Raises `CheckpointError` if it cannot be renamed."""
         (self.path / TRAINING).unlink(missing_ok=True)
         for path in (*self.path.iterdir(), self.path):
             descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Makes training text with the teacher. It shows the student more of the teacher's predictions than a short text can.
+"""Lets the teacher write training text, so that the student sees more of the teacher's predictions.
 
 The teacher continues the beginnings of windows of real text at temperature 1, so each token occurs with the probability that
 the teacher gives it. Y. Kim and A. Rush (2016), https://arxiv.org/abs/1606.07947, also train on text from the teacher, but

@@ -26,7 +26,7 @@ from labkit.plurals import counted
 NAME = "labkit-course"
 """The name of the learner's folder, and of the zip file."""
 MOST_LEAKS = 5
-"""The most leaks per file that an error message lists."""
+"""The largest number of leaks that an error message lists for one file."""
 
 Say = Callable[[str], object]
 
@@ -68,8 +68,8 @@ def build_course(
     force: bool = False,
     say: Say = lambda words: None,
 ) -> Course:
-    """Build the course from the folder `root` into the new folder `out`. `labs` are the labs' numbers, such as "01"; none
-    means all labs. On the track "core", the notebooks have no extras.
+    """Build the course from the folder `root` into the new folder `out`. `labs` are the labs' numbers, such as "01"; an
+    empty `labs` means all labs. On the track "core", the notebooks do not contain the extra exercises.
 
     `checks` is the version of the course's checks. The folder `out` appears only if everything has succeeded. With `force`, a
     course that was built before is replaced. Raises `LeakFound` if the course contains a reference, a known mistake or a
@@ -152,7 +152,7 @@ def _refuse_leaks(root: Path, course: Course, labs: Sequence[Lab]) -> None:
 
 
 def _in_words(leaks: Sequence[Leak]) -> Iterator[str]:
-    """Yield one line for each leak, but at most `MOST_LEAKS` of them for each file."""
+    """Yield one line for each leak, but at most `MOST_LEAKS` lines for each file and a line that counts its other leaks."""
     for file, of_file in itertools.groupby(leaks, lambda leak: leak.file):
         found = list(of_file)
         yield from (f"  {leak}" for leak in found[:MOST_LEAKS])

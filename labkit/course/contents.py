@@ -21,13 +21,14 @@ TEMPLATES = Path("environment") / "course"
 """The folder with the learner's README and Makefile, relative to the course's folder."""
 ENVIRONMENT = ("setup.sh", "constraints.txt", "jupyterlab_overrides.json", "jupyterlab_page_config.json")
 PACKAGES = "packages"
-"""The folder with the wheel. `environment/setup.sh` installs the wheel that it finds there."""
+"""The folder with the wheel. `environment/setup.sh` installs the wheel that it finds in this folder."""
 
 
 def copy_contents(root: Path, folder: Path, labs: Sequence[Lab], track: str) -> None:
-    """Copy everything except the README and the wheel into the folder. `course.toml` is copied if it exists in `labs/`.
+    """Copy all contents of the course except the README and the wheel into `folder`.
 
-    On the track "core", the notebooks are copied without their extras. Raises `InvalidRequest` if a file is missing.
+    `course.toml` is copied if it exists in `labs/`. On the track "core", the notebooks are copied without the extra exercises.
+    Raises `InvalidRequest` if a file is missing.
     """
     copies = {root / "environment" / name: folder / "environment" / name for name in ENVIRONMENT}
     copies |= {root / TEMPLATES / "Makefile": folder / "Makefile", root / "LICENSE": folder / "LICENSE"}

@@ -44,9 +44,9 @@ def make_sheet(
     """Write the sheet of these exercises into a new folder. `checks` is the version of the course's checks.
 
     The references are run, so some exercises need the Triton server. An exercise is left out if its reference needs something
-    that this machine lacks, if its comparison is code, or if its values are not plain values (`labkit.plain_values`). Raises
-    `NotAvailable` if this copy of labkit has no answers, and `LabkitError` if the machine was busy while a reference with a
-    time limit ran.
+    that this machine lacks, if its comparison is not in `COMPARISONS`, or if its values are not plain values
+    (`labkit.plain_values`). Raises `NotAvailable` if this copy of labkit has no answers, and `LabkitError` if the machine was
+    busy while a reference with a time limit ran.
     """
     need_answers("make an answer sheet")
     tensors: dict[str, Tensor] = {}
@@ -66,7 +66,7 @@ def make_sheet(
     folder.mkdir(parents=True)
     (folder / JSON_FILE).write_text(text + "\n", "utf-8")
     save_file(tensors, folder / VALUES_FILE)
-    (folder / VALUES_FILE).chmod(0o644)  # safetensors lets only the owner read it
+    (folder / VALUES_FILE).chmod(0o644)  # safetensors makes a file that only its owner can read
     return MadeSheet(len(rows), sum(path.stat().st_size for path in folder.iterdir()), left_out)
 
 

@@ -22,7 +22,7 @@ def write_manifest(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_course_folder(folder: Path) -> bool:
-    """Whether labkit wrote the manifest of a folder."""
+    """Whether a folder has a manifest that labkit wrote."""
     try:
         return "labkit" in json.loads((folder / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError, TypeError):

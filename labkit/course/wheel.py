@@ -23,8 +23,9 @@ def build_wheel(root: Path, out: Path, work: Path, *, readme: str, sheet: Path |
     """Build the wheel of the labkit in the course's folder `root`, and return its path in the folder `out`.
 
     The folder `sheet` becomes the package's `answer_sheet`. `work` is an empty folder for the sources without answers, and
-    `readme` describes the package. The C++ kernels are compiled, so the wheel is for this platform. Raises `InvalidRequest` if
-    `root` has no labkit, `NotAvailable` if this Python lacks pip or setuptools, and `LabkitError` if the build fails.
+    `readme` describes the package. The C++ kernels are compiled, so the wheel works on this platform only. Raises
+    `InvalidRequest` if `root` has no labkit, `NotAvailable` if this Python lacks pip or setuptools, and `LabkitError` if the
+    build fails.
     """
     need_builder()
     copy_sources(root, work, readme=readme, sheet=sheet)

@@ -53,10 +53,10 @@ class Call:
 
 
 class AsyncSteps:
-    """Runs steps in a thread while there are calls. Without calls, there is no thread.
+    """Runs the engine's steps in a thread while there are unfinished calls. When all calls have ended, the thread ends.
 
-    submit, withdraw and advance are functions that add requests, remove requests, and run one step. They can wait for steps of
-    other threads, so they are called only in this object's thread and never in the event loop's thread.
+    submit, withdraw and advance are functions that add requests, remove requests, and run one step. They may have to wait for a
+    step that another thread runs, so they are called only in this object's thread and never in the event loop's thread.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class AsyncSteps:
                 self._thread.start()
 
     def end(self, call: Call) -> None:
-        """Have the unfinished requests of a call removed before the next step."""
+        """Make the thread remove the unfinished requests of a call before the next step."""
         if call.goes_on:
             with self._lock:
                 self._ended.append(call)

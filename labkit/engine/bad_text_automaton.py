@@ -52,9 +52,9 @@ class TokenTexts:
 class BadTextAutomaton:
     """An Aho-Corasick automaton (1975) over bytes. Each state of the automaton bans certain tokens.
 
-    A state stands for the end of the text so far: the longest one that is also the beginning of a word. State 0 means that
-    there is none. The banned tokens of a state are computed when they are first needed, and kept. All sequences with the same
-    words share one automaton. words: UTF-8 strings of at least one byte.
+    A state stands for the longest end of the text so far that is also the beginning of a bad word. State 0 means that no end
+    of the text is the beginning of a word. The banned tokens of a state are computed when they are first needed, and kept.
+    All sequences with the same words share one automaton. `words` are UTF-8 strings of at least one byte.
     """
 
     def __init__(self, words: Iterable[bytes], tokens: TokenTexts) -> None:
@@ -63,7 +63,7 @@ class BadTextAutomaton:
         self.longest = max(map(len, self._words))
         self._next: dict[tuple[int, int], int] = {}
         self._depth, self._parents, self._bytes = [0], [0], [0]
-        self._first, self._last = [0], [len(self._words)]  # the range of words that begin with the state's prefix
+        self._first, self._last = [0], [len(self._words)]  # the range of words that begin with the state's text
         for place, word in enumerate(self._words):
             self._add(place, word)
         self._fall = self._falls()
@@ -107,7 +107,7 @@ class BadTextAutomaton:
         return self._holding, self._kept[state]
 
     def _completing(self, state: int) -> Iterable[NDArray[np.int64]]:
-        """For each word that the text has begun to spell at its end, yield the tokens that begin with the rest of the word."""
+        """For each word that the end of the text begins, yield the tokens that begin with the rest of the word."""
         while state:
             depth = self._depth[state]
             rests = {word[depth:] for word in self._words[self._first[state] : self._last[state]]}

@@ -57,7 +57,7 @@ class AutomatonCache:
 
 
 class BadTextRows:
-    """The automaton state of each running sequence. A sequence without bad texts costs nothing."""
+    """The automaton state of each running sequence. A sequence without bad texts needs no computation."""
 
     def __init__(self, rows: int) -> None:
         self._rows: list[tuple[tuple[BadTextAutomaton, int], ...]] = [()] * rows

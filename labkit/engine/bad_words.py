@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_ANY, _NONE, _NEVER = -1, -2, -3  # matches any token; means that there is no token yet; matches no token
+_ANY, _NONE, _NEVER = -1, -2, -3  # _ANY matches any token, _NONE stands for a missing token, _NEVER matches no token
 
 
 class BadWords:

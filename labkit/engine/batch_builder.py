@@ -28,7 +28,10 @@ class BatchBuilder:
         self._table = SlotTable(max_batch_size, context_length, device)
 
     def line_up(self, decodes: list[CachedSequence]) -> list[CachedSequence]:
-        """Give each of these decoding sequences a line, and free all other lines. Returns the sequences in line order."""
+        """Give each of these decoding sequences a line of the slot table, and free all other lines.
+
+        Returns the sequences in line order.
+        """
         if decodes == self._decodes:
             return self._lines
         staying = set(decodes)

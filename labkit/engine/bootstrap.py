@@ -25,9 +25,9 @@ class Estimate:
 
 
 class Bootstrap:
-    """Random draws of `windows` windows with replacement.
+    """Random samples of a text's windows. Each sample is `windows` windows, drawn with replacement.
 
-    All estimates of one object use the same draws, which depend only on `seed`.
+    All estimates of one object use the same samples, which depend only on `seed`.
     """
 
     def __init__(self, windows: int, seed: int) -> None:
@@ -36,7 +36,7 @@ class Bootstrap:
         self._windows = windows
 
     def ratio(self, sums: Tensor, counts: Tensor, transform: Callable[[Tensor], Tensor] = lambda ratio: ratio) -> Estimate:
-        """Estimate `transform(sums.sum() / counts.sum())`. `sums` and `counts` are `[windows]` float64.
+        """Estimate `transform(sums.sum() / counts.sum())`. `sums` and `counts` have shape `[windows]` and are float64.
 
         `transform` works elementwise. A text of one window has no interval.
         """

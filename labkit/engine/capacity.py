@@ -113,9 +113,9 @@ def _asked(num_slots: int | None, cache_bytes: int | None, slot: int) -> int | N
 def workspace_bytes(config: GPTJConfig, dtype: torch.dtype, max_batch_size: int, max_step_tokens: int) -> int:
     """An upper estimate of the bytes that a step (or scoring a text of full length) needs in addition to weights and cache.
 
-    For each token, a step needs the hidden state, its norm, query, key and value, attention, MLP and the float32 copies of all
-    these. For each sequence, a step needs the logits, and their sort in double precision (about 48 bytes per entry). Scoring
-    needs its own cache for the text, and logits in two precisions for each token.
+    For each token, a step needs the hidden state, its normalized copy, the query, key and value, the tensors of attention and
+    MLP, and float32 copies of all these. For each sequence, a step needs the logits, and memory to sort them in double
+    precision (about 48 bytes per entry). Scoring needs its own cache for the text, and logits in two precisions for each token.
     """
     hidden = config.hidden_size
     token = (12 * hidden + 2 * config.intermediate_size) * max(dtype.itemsize, 4)

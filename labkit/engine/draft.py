@@ -90,11 +90,11 @@ class Draft:
         return 0 if self._failed or ops.swapped() else self.length.choose(sequences)
 
     def propose(self, wanted: list[tuple[CachedSequence, int]], sequences: int) -> list[list[int]]:
-        """Guess tokens for decoding sequences. `wanted` has each sequence with the number of guesses to make, at least 1.
+        """Guess tokens for decoding sequences. `wanted` holds each sequence with the number of guesses to make (at least 1).
 
-        The sequences have slots for their last token and for the guesses. Returns the guesses for each sequence, which are none
-        if the draft cannot guess for it in this step. An exception turns the draft off, with a warning, because every request
-        can continue without a draft. `sequences`: how many sequences take part in the step.
+        The sequences have slots for their last token and for the guesses. Returns a list of guesses for each sequence. The list
+        is empty if the draft cannot guess for this sequence in this step. An exception turns the draft off, with a warning,
+        because every request can continue without a draft. `sequences`: how many sequences take part in the step.
         """
         found: dict[CachedSequence, list[int]] = {}
         try:
@@ -120,7 +120,7 @@ class Draft:
                 self._known[chunk.slots] = False
 
     def ended(self, plan: Plan, decoding: bool, made: int, seconds: float) -> None:
-        """Record the time of a step in which every sequence was `decoding`, or of a step that only read prompts."""
+        """Record how long a step took if every sequence was `decoding` in this step, or if the step only read prompts."""
         reading, self._reading = self._reading, 0.0
         if decoding:
             guessed = sum(len(chunk.entry.guesses) for chunk in plan.chunks)
@@ -139,7 +139,7 @@ class Draft:
         self._forward.close()
 
     def _ready(self, wanted: list[tuple[CachedSequence, int]], sequences: int) -> list[_Guessed]:
-        """The sequences for which the draft can guess now. Those with the most guesses to make come first."""
+        """The sequences for which the draft can guess now. Sequences with the most guesses to make come first."""
         ready: list[_Guessed] = []
         budget = self._max_step_tokens
         read_now: set[int] = set()

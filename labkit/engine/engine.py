@@ -1,7 +1,7 @@
 """The engine: continues many prompts at once, each with its own parameters.
 
-Requests join and leave at any step (continuous batching). Whole generations, streams and servers use the same loop. The engine
-uses the tokenizer only to turn texts into tokens and tokens into bytes.
+Requests join and leave the batch at any step (continuous batching). `generate`, `stream` and servers use the same loop of
+steps. The engine uses the tokenizer only to turn texts into tokens and tokens into bytes.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Engine:
     cache_bytes: the size of the KV cache in tokens or in bytes; by default the cache is as large as memory allows (`capacity`).
     The cache is made at the first request. max_mixed_prefill: the most prompt tokens in a step in which other sequences decode;
     by default the same limit as for other steps. cuda_graphs: whether decode steps and short prefills on a GPU are replayed
-    from CUDA graphs. kv_cache_dtype: "int8" or "fp8" keeps the cache in 8 bits, on the CPU; by default the cache has the dtype
-    of the model. draft: a smaller model with the same vocabulary that guesses tokens, so that the model can check several
+    from CUDA graphs. kv_cache_dtype: "int8" or "fp8" keeps the cache in 8 bits (on the CPU only); by default the cache has the
+    dtype of the model. draft: a smaller model with the same vocabulary that guesses tokens, so that the model can check several
     tokens in one pass. Every request gets the same tokens as without a draft, and the engine uses guesses only as long as they
     save time. forward: the object that runs the model; by default the fastest one for this process. `close` also closes
     `forward`.
@@ -157,9 +157,10 @@ class Engine:
     def generate(self, prompts: Prompts, params: Params = None) -> list[RequestOutput]:
         """Continue every prompt. `prompts` is one text, several texts, or several lists or arrays of token ids.
 
-        params: one `SamplingParams` for all prompts, or a list with one for each prompt; by default greedy with 64 new tokens.
-        Raises `InvalidRequest` before anything runs if a prompt or a parameter is not accepted, `RequestFailed` if a request
-        fails in a step (which ends this call), `RankFailed` if a rank is lost, and `NotAvailable` after the engine was closed.
+        params: one `SamplingParams` for all prompts, or a list with one for each prompt; by default decoding is greedy, with up
+        to 64 new tokens. Raises `InvalidRequest` before anything runs if a prompt or a parameter is not accepted,
+        `RequestFailed` if a request fails in a step (which ends this call), `RankFailed` if a rank is lost, and `NotAvailable`
+        after the engine was closed.
         """
         inbox: deque[TokenEvent] = deque()
         requests = self._requests(prompts, params, inbox)
@@ -291,7 +292,7 @@ class Engine:
             return self._ready().scheduler.stats()
 
     def occupy_cache(self) -> None:
-        """Make the KV cache now and take all its memory, before the first request. Servers call this.
+        """Make the KV cache now and take all its memory, before the first request. Servers call this method.
 
         Without this call, the operating system provides a large page of CPU memory only when the page is first written, and
         steps that touch new pages wait about 40 ms. With several ranks, each rank takes the memory of its own cache. Raises
@@ -305,7 +306,7 @@ class Engine:
         """Drop the keys and values that were kept from earlier texts, so that no later text reuses them.
 
         Call this after changing the weights of the model in place, and before timing the same prompts again: otherwise the
-        engine does not compute a prompt that it knows a second time.
+        engine does not compute a known prompt again.
         """
         with self._lock:
             self._ready().scheduler.pool.prefixes.clear()
@@ -417,7 +418,7 @@ class Engine:
                 raise
 
     def _withdraw(self, requests: list[Request]) -> None:
-        """Cancel the sequences of these requests that have not ended."""
+        """Cancel those sequences of these requests that have not ended."""
         if not requests:
             return
         with held, self._lock:

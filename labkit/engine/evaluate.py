@@ -39,13 +39,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a model predicts a text, and how far its predictions are from a reference model's. Each has a 95 % interval.
+    """How well a model predicts a text, and how far its predictions are from a reference model's.
 
-    `bits_per_byte` and `perplexity` are as in `Evaluation`. `change` is the change in perplexity, in percent of the reference's
-    perplexity. Its bootstrap is paired, so its interval is much narrower than the interval of the perplexity. `kl` is the mean
-    Kullback-Leibler divergence of the model's predictions from the reference's, in nats per token. `agreement` is the share of
-    positions at which both models give the highest probability to the same token, so that greedy generation would choose the
-    same token.
+    Each measure has a 95 % interval. `bits_per_byte` and `perplexity` are as in `Evaluation`. `change` is the change in
+    perplexity, in percent of the reference's perplexity. The bootstrap of `change` is paired, so its interval is much narrower
+    than the interval of the perplexity. `kl` is the mean Kullback-Leibler divergence of the model's predictions from the
+    reference's, in nats per token. `agreement` is the share of positions at which both models give the highest probability to
+    the same token, so that greedy generation would choose the same token.
     """
 
     bits_per_byte: Estimate
@@ -62,10 +62,11 @@ class Quality:
 
 
 def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int = 0) -> Evaluation:
-    """Predict every token of `text` except the first. At least half a window of text comes before each predicted token.
+    """Predict every token of `text` except the first.
 
-    window: the number of tokens in one forward pass, by default the model's context length. Windows overlap by half. Raises
-    `InvalidRequest` for a text or a window of fewer than two tokens, and for a model without a tokenizer.
+    Except at the start of the text, at least half a window comes before each predicted token. window: the number of tokens in
+    one forward pass, by default the model's context length. Windows overlap by half. Raises `InvalidRequest` for a text or a
+    window of fewer than two tokens, and for a model without a tokenizer.
     """
     tokenizer, windows = _cut(engine, text, window)
     nats = torch.stack([_scored(engine.logits(part.seen), part)[1] for part in windows])
@@ -88,7 +89,7 @@ def compare(engine: Engine, reference: Logits, text: str, *, window: int | None 
 def compare_windows(
     logits: Logits, reference: Logits, windows: list[TextWindow], tokenizer: Tokenizer, text: str, seed: int = 0
 ) -> Quality:
-    """Like `compare`, but for any two functions that return logits, such as those of models in another library."""
+    """Like `compare`, but for any two functions that return logits, for example functions that run another library."""
     rows = []
     for part in windows:
         wide, reference_wide = logits(part.seen), reference(part.seen)

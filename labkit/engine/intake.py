@@ -38,7 +38,7 @@ class Inbox(Protocol):
     """Receives the events of a request."""
 
     def append(self, event: TokenEvent, /) -> None:
-        """Take the next event. This is called in the thread that runs the step, and must not raise."""
+        """Take the next event. This method is called in the thread that runs the step, and must not raise."""
 
 
 @dataclass(eq=False)
@@ -82,7 +82,7 @@ class RequestIntake:
         """Make one request for each prompt.
 
         number: if true, events carry the position of their prompt in this call; if false, they carry the id of their request.
-        If the engine cannot run one of the requests, this raises `InvalidRequest` and makes no request at all.
+        If the engine cannot run one of the requests, this method raises `InvalidRequest` and makes no request at all.
         """
         asked = prompt_list(prompts)
         chosen_params = params_list(params, len(asked))
@@ -123,7 +123,10 @@ class RequestIntake:
                 )
 
     def _started(self, prompt: Prompt, params: SamplingParams) -> Prompt:
-        """Return the prompt, or the start token if the prompt is empty. Raises `InvalidRequest` if the model cannot use it."""
+        """Return the prompt, or the start token if the prompt is empty.
+
+        Raises `InvalidRequest` if the model cannot use the prompt.
+        """
         if not prompt.token_ids and params.start_token_id is not None:
             prompt = Prompt(prompt.text, [params.start_token_id])
         self.check_tokens(prompt.token_ids)
@@ -169,7 +172,10 @@ class RequestIntake:
         return samples
 
     def banned_texts(self, params: SamplingParams) -> tuple[BadTextAutomaton, ...]:
-        """Return automata that ban the bad words given as text. They are kept for later requests with the same words."""
+        """Return automata that ban the bad words given as text.
+
+        The automata are kept for later requests with the same words.
+        """
         texts = [word for word in params.bad_words if isinstance(word, str)]
         return self._text_bans.of(texts) if texts and self._text_bans else ()
 

@@ -1,8 +1,8 @@
 """Delays Ctrl-C, or Stop in a notebook, during work that must not stop half-way.
 
 `with watched:` installs a signal handler, once per call or step. `with held:` inside a `watched` block delays an interruption
-until the `held` block ends; it only changes a counter, so it is cheap. Signals interrupt only the main thread, so `watched` and
-`held` do nothing in other threads.
+until the `held` block ends. `held` only changes a counter, so it is cheap. Signals interrupt only the main thread, so `watched`
+and `held` do nothing in other threads.
 """
 
 from __future__ import annotations

@@ -38,18 +38,20 @@ def load(
     device: by default a GPU if the machine has one, otherwise the CPU. dtype: the precision of the matrices: "fp32", "bf16",
     "fp16", "sparse24", "sparse24_int8", "int8", "w8a8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on
     the CPU. seed: the seed of synthetic weights. If a directory holds weights that `labkit compress` or another quantizer has
-    written, and labkit has kernels for their format, they are used as they are. Weights are read one tensor at a time into
-    their final place, so memory never holds a second copy of the model. draft: the name or directory of a smaller model with
-    the same tokenizer. The draft guesses tokens, and the model checks them (speculative decoding). The tokens are the same as
-    without a draft, and take less time if the two models often agree. The draft is loaded in the same precision, unless its
-    files hold integers. options: the options of `Engine` (`max_batch_size`, `num_slots`, ...).
+    written, and labkit has kernels for their format, these weights are used without conversion. Weights are read one tensor at
+    a time into their final place, so memory never holds a second copy of the model. draft: the name or directory of a smaller
+    model with the same tokenizer. The draft guesses tokens, and the model checks them (speculative decoding). The generated
+    tokens are the same as without a draft, and generation takes less time if the two models often choose the same token. The
+    draft is loaded in the same precision, unless its files hold quantized weights. options: the options of `Engine`
+    (`max_batch_size`, `num_slots`, ...).
 
     A text ends at any token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings in
     `generation_config.json` (temperature, top_k, beams, ...) are ignored with a warning that names them, because
     `SamplingParams` has the same defaults for every model.
 
     Raises `InvalidRequest` for an argument that is not accepted, `CheckpointError` for damaged weights, and `NotAvailable` if
-    something is missing. Raises `InsufficientResources` before anything is read if the weights do not fit into the free memory.
+    something that the model needs is missing. Raises `InsufficientResources` before anything is read if the weights do not fit
+    into the free memory.
     """
     check_options(options)
     if not isinstance(name, str | os.PathLike):

@@ -81,7 +81,7 @@ class Completion:
 class RequestOutput:
     """A prompt and one continuation for each sample.
 
-    `text`, `token_ids` and `finish_reason` are those of the first continuation.
+    `text`, `token_ids` and `finish_reason` belong to the first continuation.
 
     `prompt_logprobs` is None if the request does not ask for it. Otherwise it has one entry for each token of the prompt; the
     entry of the first token is None, because no token comes before it.
@@ -108,7 +108,7 @@ class RequestOutput:
         return self.completions[0].finish_reason
 
     def take(self, event: TokenEvent) -> None:
-        """Add the token of an event to its continuation."""
+        """Add the token of an event to the continuation that the event belongs to."""
         completion = self.completions[event.sample]
         if event.prompt_logprobs is not None:
             self.prompt_logprobs = list(event.prompt_logprobs)

@@ -1,8 +1,9 @@
 """Chooses the next token of each running sequence from its logits, on the logits' device.
 
-The sampling state of a running sequence is one row of a few tensors. Sequences join and leave rows, and each new token updates
-its row on the device, without the host. A random draw comes from a counter-based generator: it depends only on the sequence's
-seed, its sample number and the position, never on the other sequences of the batch.
+The sampling state of a running sequence is one row of a few tensors. A sequence gets a row when it starts to run. Each new
+token updates the row of its sequence on the device, without work on the host. A random draw comes from a counter-based
+generator: it depends only on the sequence's seed, its sample number and the position, never on the other sequences of the
+batch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from labkit.engine.schedule.sequence import Sequence
 from labkit.ops.token_marks import BANNED, GENERATED, IN_PROMPT, STOP
 
 RESET = 16
-"""The bit that marks a token which resets top_p to its first value. It is stored with the bits that `ops.penalize` reads."""
+"""The bit that marks a token which resets top_p to its first value.
+
+This bit is stored with the bits that `ops.penalize` reads.
+"""
 
 KEPT_INDICES = 8
 """The number of index tensors that a sampler keeps. The running sequences use one tensor, and each beam search one more."""
@@ -34,7 +38,7 @@ _TOP_K, _SEED, _SAMPLE, _POSITION, _MIN_NEW_TOKENS = range(5)
 
 @dataclass(frozen=True)
 class _Wishes:
-    """The kinds of work that a row needs. The host knows them without asking the device."""
+    """The kinds of work that a row needs. The host stores them, so it need not ask the device."""
 
     draws: bool = False
     decays: bool = False
@@ -173,9 +177,9 @@ class Sampler:
     def guess(self, logits: Tensor, rows: SequenceOf[int], ahead: int) -> Tensor:
         """Choose tokens from these logits for the position `ahead` tokens after the next token of each sequence in `rows`.
 
-        logits: `[n, vocab_size]`, for example those of a draft model. The random numbers are the ones that `sample` will use at
-        this position. Returns `[n]` int64 on the device; no row changes. Penalties and bans ignore the `ahead` tokens in
-        between.
+        logits: `[n, vocab_size]`, for example the logits of a draft model. The random numbers are the ones that `sample` will
+        use at this position. Returns `[n]` int64 on the device; no row is changed. Penalties and bans ignore the `ahead` tokens
+        before this position.
         """
         return self._drawn(self.edit(logits, rows), rows, ahead).clamp_(0, self._shape[1] - 1)
 

@@ -1,4 +1,4 @@
-"""The parameters for continuing one prompt, and all checks of them that are possible without the model."""
+"""The parameters for continuing one prompt, and all checks of these parameters that are possible without the model."""
 
 from __future__ import annotations
 
@@ -214,4 +214,4 @@ class SamplingParams:
 SamplingParams.__doc__ = f"{SamplingParams.__doc__}\n" + "\n".join(
     f"    {each.name}: {' '.join(filter(None, (each.meaning, each.detail)))}" for each in PARAMETERS
 )
-"""The docstring gets a line for each parameter, so that `help(labkit.SamplingParams)` shows them all."""
+"""The docstring gets a line for each parameter, so that `help(labkit.SamplingParams)` shows all parameters."""

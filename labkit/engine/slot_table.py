@@ -55,7 +55,7 @@ class SlotTable:
         columns: Sequence[int],
         lengths: Sequence[int],
     ) -> Batch:
-        """Build the batch with one new token for each of the first lines. It is valid until the next call of any method.
+        """Build the batch with one new token for each of the first lines. The batch is valid until the next call of any method.
 
         The key and value of the i-th new token go to slot `slots[i]`, and this number is written to column `columns[i]` of
         line i. `lengths[i]`: how many slots the i-th sequence then attends to.

@@ -62,7 +62,7 @@ class StepLoop:
     operation is swapped (`ops.use`), `RankFailed`, and any exception whose class is not an `Exception`, such as Ctrl-C. In
     these cases all sequences stay as they were before the step, and the next step writes the same keys and values again.
 
-    draft: the draft model that guesses tokens, if there is one. It is used only with one step in flight.
+    draft: the draft model that guesses tokens, if there is one. The draft model is used only if steps run one at a time.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class StepLoop:
         """
         if self._operations != (now := ops.replacements()):
             self._operations = now
-            self.scheduler.pool.prefixes.clear()  # these keys were computed by other functions
+            self.scheduler.pool.prefixes.clear()  # the keys in the cache were computed by other functions
         if self._cache is None:
             return
         steps, begun, right = forward.steps_in_flight, time.perf_counter(), self.scheduler.guesses_right
@@ -212,7 +212,7 @@ class StepLoop:
             yield from self._take_tokens(logits, entries)
 
     def _take_tokens(self, logits: Tensor, entries: list[CachedSequence]) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """Sample, and yield each event immediately, so that no event is lost if a later sequence fails."""
+        """Sample the next tokens, and yield each event immediately, so that no event is lost if a later sequence fails."""
         try:
             made, scores = self._choose(logits, entries)
         except Exception as error:
@@ -237,7 +237,7 @@ class StepLoop:
         for entry in entries:
             if entry.sampled != len(entry.sequence.new_tokens):  # the sequence is new in its row, or its last step failed
                 self._sampler.join(entry.row, entry.sequence)
-            entry.sampled = -1  # until its tokens are known
+            entry.sampled = -1  # until the new tokens of the sequence are known
         made = self._sample(logits, entries)
         scores = _logprobs(logits, entries, made)
         for entry, tokens in zip(entries, made, strict=True):

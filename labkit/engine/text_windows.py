@@ -10,7 +10,7 @@ from labkit.plurals import counted
 
 @dataclass(frozen=True)
 class TextWindow:
-    """The token ids of one forward pass (`seen`), and the `targets` that its logits from index `first` on predict."""
+    """The token ids of one forward pass (`seen`), and the tokens (`targets`) that its logits from index `first` on predict."""
 
     seen: list[int]
     first: int

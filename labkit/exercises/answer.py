@@ -49,8 +49,8 @@ class Answer:
     - `comparison` says how close an answer must be.
     - `names` maps places in an answer to the exercise's own names for them: "[1]" is "normed", for example.
     - `words(found, right)` describes a wrong value.
-    - `explain(case, found, right)` says what is wrong with an answer of the right type and shape; "" if it does not know.
-      If the answer is a dictionary, the lists in it can have a wrong length.
+    - `explain(case, found, right)` says what is wrong with an answer of the right type and shape; "" means that it cannot say.
+      If the answer is a dictionary, the lists in the dictionary can have a wrong length.
     - `any_length`: whether `explain` also accepts a list of a wrong length, such as a list of chosen names.
     """
 

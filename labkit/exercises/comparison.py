@@ -17,8 +17,8 @@ RELATIVE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch
 """For each dtype, the tolerance for tensors: the largest allowed error divided by the largest value of the right answer."""
 
 STORED = (torch.bool, torch.uint8, torch.int8)
-"""The dtypes that an answer must have if the right answer has them: those of masks, and of numbers that are stored in a byte.
-Other whole numbers can have any integer dtype.
+"""The dtypes of masks, and of numbers that are stored in one byte. If the right answer has one of these dtypes, the learner's
+answer must have the same dtype. Other whole numbers can have any integer dtype.
 """
 
 
@@ -37,7 +37,7 @@ class Comparison:
     """Compares an answer with the right answer.
 
     `relative` is the tolerance for floating-point numbers; whole numbers must be equal. For two tensors, the tolerance is the
-    largest of three numbers: `relative`, and the tolerance of each dtype in `RELATIVE`.
+    largest of three numbers: `relative`, and for each of the two tensors the value of `RELATIVE` for its dtype.
     """
 
     relative: float = 1e-6

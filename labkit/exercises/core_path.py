@@ -15,7 +15,7 @@ from labkit.plurals import counted
 
 CORE, FULL = "core", "full"
 TRACKS = (CORE, FULL)
-"""The track says which exercises of a lab a class does, or which exercises count: those on the core path, or all."""
+"""A track says which exercises of a lab are done and counted: only the exercises on the core path, or all exercises."""
 
 MOST_CORE_MINUTES = 60
 """The largest number of minutes that the core path of a lab may take."""
@@ -23,13 +23,13 @@ MOST_CORE_MINUTES = 60
 
 @dataclass(frozen=True)
 class Minutes:
-    """The minutes that something takes on the core path, and in the whole lab."""
+    """The minutes that a part of a lab takes on the core path, and in the whole lab."""
 
     core: int
     full: int
 
     def on(self, track: str) -> int:
-        """The minutes on a track."""
+        """The minutes that the part takes on a track."""
         return self.core if track == CORE else self.full
 
 

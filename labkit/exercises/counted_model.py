@@ -17,10 +17,10 @@ _CONFIG = GPTJConfig(hidden_size=24, num_layers=2, num_heads=2, rotary_dim=6, co
 
 class CountedModel:
     """A model with random weights from a seed. `fed` has one entry for each call: the number of tokens per sequence that were
-    passed to it.
+    passed to the model.
 
-    It is called like a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` returns `logits` `[batch,
-    fed, vocab_size]` and `past_key_values`. The returned `past_key_values` can only be passed to the next call.
+    The object is called like a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` returns `logits`
+    `[batch, fed, vocab_size]` and `past_key_values`. The returned `past_key_values` can only be passed to the next call.
     """
 
     vocab_size = _CONFIG.vocab_size

@@ -80,7 +80,7 @@ def describe_difference(difference: Difference) -> Description:
         return _describe_tensor(found, expected, difference)
     if isinstance(expected, Tensor):
         found, expected = _one_number(found), _one_number(expected)
-    # The type is right here, and the right value must stay hidden, so only the wrong value is shown.
+    # At this point the type is right. The right value must stay hidden, so only the wrong value is shown.
     # A word, True or False tells the learner nothing without its place.
     named = f"{difference.path}: " if isinstance(found, bool | str) and difference.path else ""
     value = f"The value of {difference.path} " if difference.path.startswith("the ") else f"The value {_at(difference)}"
@@ -135,7 +135,7 @@ def _keys(found: list[str], expected: list[str]) -> str:
 
 
 def _some(names: list[str]) -> str:
-    """The first names, and how many more there are."""
+    """A list of the first names, and the number of names that are left out."""
     more = len(names) - MOST_KEYS
     return ", ".join(names[:MOST_KEYS]) + (f" and {more} more" if more > 0 else "")
 
@@ -149,7 +149,7 @@ def _kind(value: Any) -> str:
 
 
 def _factor(found: Any, expected: Any) -> str:
-    """A phrase that says how a wrong number relates to the right number; "" if they cannot be compared."""
+    """A phrase that says how a wrong number relates to the right number; "" if the two cannot be compared."""
     if (
         isinstance(expected, bool)
         or not isinstance(expected, int | float)
@@ -207,7 +207,8 @@ def _scale(a: Tensor, b: Tensor) -> str:
 def mismatch_map(wrong: Tensor) -> str:
     """A small picture of a tensor. "#" marks a wrong cell, "." a right cell, and "+" a cell with wrong and right elements.
 
-    All cells cover the same number of rows and columns, so that an index can be found; only the last cells can cover fewer.
+    All cells cover the same number of rows and columns, so that the index of an element can be found. Only the last cells can
+    cover fewer rows or columns.
     """
     flat = _as_rows(wrong).double()
     high, wide = _cell(flat)

@@ -1,6 +1,6 @@
 """The type `Exercise`: what an exercise asks for, which inputs the learner's function gets, and how its result is observed.
 
-The right answer is not part of it: see `labkit.answers`.
+The right answer is not part of the exercise: see `labkit.answers`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Exercise:
     - `function` is the name of the function that the learner writes.
     - `cases(seed)` makes the inputs. Their sizes are uneven: some sizes are 1, and some are not powers of two.
     - `hints` are three hints: first a question, then the idea and the operation that it needs, then one line of the answer.
-    - `requires` names what the machine must have ("cuda", ...). If the machine lacks it, the verdict is "not measured here".
+    - `requires` names what the machine must have ("cuda", ...). Without these, the verdict is "not measured here".
     - `writes` lists the positions of the arguments that the function must change.
     - `observe(case, value)` returns the answer to compare, because the answer can also be a change to an argument.
     - `run(function, case)` makes the call, for example on several ranks. By default the call is made in this process.
@@ -32,7 +32,7 @@ class Exercise:
     - `decides(value)` returns a sentence about a wrong answer that can be judged without the right answer; "" for any other
       answer. After such an answer no further case is tried, and no known mistake is looked for.
     - `contract` is a rule for the function that does not concern the values that it returns.
-    - `core` says whether the exercise is on its lab's core path (see `labkit.exercises.core_path`). All others are extras.
+    - `core` says whether the exercise is on its lab's core path (see `labkit.exercises.core_path`). Other exercises are extras.
     """
 
     name: str
@@ -68,8 +68,8 @@ class Exercise:
     def contracts(self) -> tuple[Contract, ...]:
         """The contracts that watch a call: the exercise's own contract, and `OwnWork`.
 
-        `OwnWork` sees only calls in this process. It is left out if the exercise has a contract on kernels, which checks the
-        same rule.
+        `OwnWork` sees only calls in this process. `OwnWork` is left out if the exercise has a contract on kernels, which checks
+        the same rule.
         """
         asked = (self.contract,) if self.contract else ()
         is_seen = self.run is not directly or isinstance(self.contract, KernelContract | OwnWork)
@@ -81,7 +81,7 @@ class Exercise:
         return "core" if self.core else "extra"
 
     def heading(self) -> str:
-        """The Markdown text that introduces the exercise in a notebook. It says whether the exercise is core or extra."""
+        """The Markdown text that introduces the exercise in a notebook. The text says whether the exercise is core or extra."""
         dots = "●" * self.difficulty + "○" * (5 - self.difficulty)
         return (
             f"### Exercise {self.number} ({self.track}) · {self.title}\n\n"

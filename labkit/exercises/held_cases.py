@@ -14,8 +14,8 @@ class HeldCases:
     """The `cases` of an exercise whose inputs are drawn by code that belongs to its answer.
 
     Some inputs are useful only if the right answer has a certain property, and code that knows the right answer must not be in
-    a process with a learner's code. So the inputs are drawn by the function `make_cases` of the module `maker`, where labkit's
-    answers are installed. A process without the answers gets the inputs as text, which `written` made in another process.
+    a process with a learner's code. So, if labkit's answers are installed, the inputs are drawn by the function `make_cases`
+    of the module `maker`. A process without the answers gets the inputs as text, which `written` made in another process.
     """
 
     def __init__(self, maker: str) -> None:
@@ -39,5 +39,5 @@ class HeldCases:
         return repr([(case.label, case.args) for case in self(seed)])
 
     def give(self, written: Mapping[int, str]) -> None:
-        """Use these written cases. They are given by seed."""
+        """Use these written cases. `written` maps each seed to its cases."""
         self._given = dict(written)

@@ -1,4 +1,4 @@
-"""A short description of an exercise's inputs. It shows whether two machines draw the same inputs."""
+"""A short description of an exercise's inputs. The description shows whether two machines draw the same inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 
 CLOSE = Comparison(relative=1e-5)
-"""Two builds of torch can round a random number differently, but the sums of a different generator differ far more."""
+"""Compares two sums. Builds of torch can round a random number differently, but sums of different numbers differ far more."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class InputSketch:
     sums: tuple[float, ...]
 
     def is_like(self, other: InputSketch) -> bool:
-        """Whether both describe the same inputs."""
+        """Whether this sketch and `other` describe the same inputs."""
         return self.plain == other.plain and CLOSE.difference(list(self.sums), list(other.sums)) is None
 
 

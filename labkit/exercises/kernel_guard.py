@@ -2,8 +2,9 @@
 
 Without this checker the interpreter reads and writes at any address, and a missing mask can crash the whole process. The
 checker also shows two things that otherwise only a GPU would show. First, elements that a mask leaves out are undefined if no
-`other=` is given, so the checker sets them to NaN. Second, it counts the bytes that must go through memory: each byte once,
-even if many programs ask for it. (`labkit.ops.kernels.interpreter_traffic` counts a byte each time a program asks for it.)
+`other=` is given, so the checker sets them to NaN. Second, the checker counts the bytes that must go through memory. It counts
+each byte once, even if many programs access it. (`labkit.ops.kernels.interpreter_traffic` counts a byte each time a program
+asks for it.)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from labkit.exercises.kernel_traceback import show_shortly
 from labkit.measure.traffic import Traffic
 
 _POISON = 0x3F3F3F3F
-"""The value given to whole numbers that a mask leaves out. It is so large that, used as an index, it is outside any tensor."""
+"""The value given to whole numbers that a mask leaves out. An index with this value is outside any tensor."""
 
 
 class OutsideTensor(Exception):
@@ -210,7 +211,7 @@ def watch_launches() -> None:
 
 
 def _guard_launches(executor: Any, builder: Any) -> None:
-    """Record the arguments of each launch, and switch off numpy's warnings about NaN and infinity while it runs."""
+    """Record the arguments of each launch, and switch off numpy's warnings about NaN and infinity while the launch runs."""
     to_host, launch = executor._init_args_hst, executor.__call__
 
     def init_args(self: Any, args: Any, kwargs: Any) -> Any:

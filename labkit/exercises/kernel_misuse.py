@@ -1,10 +1,10 @@
-"""Explains errors from Python code that Triton's interpreter cannot run in a kernel, or that runs there but does not compile
-for a GPU. This module does not know which exercise a kernel belongs to.
+"""Explains errors from Python code that Triton's interpreter cannot run in a kernel, or that runs in the interpreter but does
+not compile for a GPU. This module does not know which exercise a kernel belongs to.
 
 For a call without a grid, an index into a block, or a loop over a block, the interpreter's own errors describe its internals.
-For example, `max(block)` raises "'int' object is not iterable". This module replaces them by a sentence that says what to do.
-`math.sqrt(size)` and `if block:` run in the interpreter, but Triton's compiler refuses them, so they are refused here, too. A
-constant (an argument with `tl.constexpr`) stays a Python number: `math` and `if` may use it.
+For example, `max(block)` raises "'int' object is not iterable". This module replaces such an error by a sentence that says what
+to do. `math.sqrt(size)` and `if block:` run in the interpreter, but Triton's compiler refuses them, so this module refuses
+them, too. A constant (an argument with `tl.constexpr`) stays a Python number: `math` and `if` may use it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NUMBER_OF_PYTHON = (
 
 
 class KernelMisuse(TypeError):
-    """A kernel is called, or uses a tensor, in a way that Python allows but a kernel does not."""
+    """A kernel is called, or uses a tensor, in a way that Python allows but Triton does not."""
 
 
 @functools.cache
@@ -81,7 +81,8 @@ def _explain_tensors(tensor: Any) -> None:
 def _explain_conversions(interpreter: Any) -> None:
     """Refuse to turn a block into a truth value, and an argument or a block into a Python number.
 
-    Triton sets the methods for these conversions at each launch, and removes them afterwards. Its own functions may use them.
+    Triton sets the methods for these conversions at each launch, and removes them afterwards. Triton's own functions may use
+    these conversions.
     """
     patch = interpreter._patch_lang_tensor
 

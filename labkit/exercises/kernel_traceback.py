@@ -17,7 +17,7 @@ from labkit.exercises.case import unwrapped
 from labkit.exercises.error_advice import advice_on
 
 MOST_FRAMES = 3
-"""The largest number of frames that are shown. They are the last frames of the learner's own code."""
+"""The largest number of frames that are shown. The shown frames are the last frames of the learner's own code."""
 ALL_FRAMES = "All frames: import sys, traceback; traceback.print_exception(sys.last_value)"
 _NOT_OWN = (
     *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},

@@ -1,8 +1,8 @@
 """Triton for the labs: `tl`, `triton` and `kernel_device`. A notebook imports these names from `labkit.lab`.
 
-With an NVIDIA GPU, kernels are compiled. Without one, Triton's interpreter runs them, and their memory accesses are checked. If
-Triton is not installed, a stand-in lets a learner define kernels, but the launch of a kernel raises an error. Triton is loaded
-at the first use of `tl` or `triton`.
+With an NVIDIA GPU, kernels are compiled. Without a GPU, Triton's interpreter runs them, and their memory accesses are checked.
+If Triton is not installed, a stand-in lets a learner define kernels, but the launch of a kernel raises an error. Triton is
+loaded at the first use of `tl` or `triton`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _was_loaded_for_interpreting() -> bool:
 
 
 class _StandIn:
-    """Replaces the package `triton` where it is not installed."""
+    """Replaces the package `triton` on a machine where `triton` is not installed."""
 
     @staticmethod
     def jit(kernel: Any) -> Any:

@@ -24,7 +24,7 @@ def of_lab(lab: str) -> tuple[Exercise, ...]:
 
 
 def exercise(name: str) -> Exercise:
-    """The exercise with this full name ("lab00.kv_cache_bytes") or this function name.
+    """The exercise with this full name ("lab00.kv_cache_bytes"), or with a function of this name ("kv_cache_bytes").
 
     Raises `InvalidRequest` if there is no such exercise; the message lists the functions that exist.
     """

@@ -12,7 +12,7 @@ from labkit.config import GPT_J_6B, GPTJConfig
 class Shape:
     """The plain fields of a model's config.
 
-    The computed properties of a real config are missing here, because they would answer the exercise.
+    The computed properties of a real config are left out of this class, because they would answer the exercise.
     """
 
     hidden_size: int

@@ -1,4 +1,4 @@
-"""What replaces an `Answer` in a copy of labkit without reference implementations: values from an answer sheet, or nothing."""
+"""Classes that replace `Answer` in a copy of labkit without reference implementations: an answer from a sheet, or no answer."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class SheetAnswer:
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """This copy cannot say what is right. `why` is a sentence for the learner.
+    """Stands for a missing answer: this copy of labkit does not know the right values. `why` is a sentence for the learner.
 
-    If `has_inputs` is false, the inputs come with the answer too, so the function cannot even be called.
+    If `has_inputs` is false, the inputs are missing too, because they come with the answer. Then the function cannot be called.
     """
 
     exercise: Exercise
@@ -54,5 +54,5 @@ class NoAnswer:
 
 
 KnownAnswer = Answer | SheetAnswer
-"""A source of right values to compare with."""
+"""An object that gives the right values, with which a learner's values are compared."""
 AnyAnswer = KnownAnswer | NoAnswer

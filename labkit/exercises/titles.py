@@ -1,6 +1,6 @@
 """The titles of the labs, by number.
 
-They are kept apart from the exercise modules, so that the labs can be listed without importing torch.
+The titles are kept apart from the exercise modules, so that the labs can be listed without importing torch.
 """
 
 LAB_TITLES = {

@@ -24,7 +24,7 @@ MOST_FILES = 2000
 
 @dataclass(frozen=True)
 class Cell:
-    """A speed in tokens per second with its quartiles, and how many times as fast as the baseline that speed is.
+    """A speed in tokens per second with its quartiles, and `times`: the speed divided by the speed of the baseline.
 
     `times` is NaN if the rung or the baseline was disturbed or is missing. `disturbed` describes the disturbance of the rung
     ("" if there was none). `count` is the number of learners in the cell.
@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A learner's cells by name of the rung, and the versions of the learner's packages."""
+    """A learner's cells, by the name of the rung, and the versions of the learner's packages."""
 
     name: str
     versions: Mapping[str, str]
@@ -78,7 +78,7 @@ NO_BOARD = Board((), 0)
 
 
 def read_board(paths: Sequence[Path]) -> Board:
-    """Read the board from files. A file that is not a ladder or is a copy of another is left out, and a remark says why."""
+    """Read the board from files. A file that is not a ladder, or is a copy of another file, is left out; a remark says why."""
     found: list[SharedLadder] = []
     remarks = [f"Only the first {MOST_FILES} files are read."] if len(paths) > MOST_FILES else []
     for path in paths[:MOST_FILES]:
@@ -139,7 +139,7 @@ def _in_order(ladders: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _cells(rungs: Sequence[Rung], baseline: str) -> dict[str, Cell]:
-    """The cells of one learner, compared with the learner's own baseline, so only speeds on the same device are compared."""
+    """The cells of one learner. Each rung is compared with the learner's own baseline, which was timed on the same device."""
     first = [rung for rung in rungs if rung.name == baseline]
     times = times_faster([*first, *rungs])[len(first) :] if first else [math.nan] * len(rungs)
     return {

@@ -21,12 +21,12 @@ EXPLAINED = (
 
 
 def speed(cell: Cell) -> str:
-    """The speed of a cell: "75.3 tokens/s"."""
+    """The speed of a cell in words, such as "75.3 tokens/s"."""
     return f"{cell.speed:,.1f} tokens/s"
 
 
 def spread(cell: Cell) -> str:
-    """The quartiles of a cell: "(73.4 to 81.4)"."""
+    """The quartiles of a cell in words, such as "(73.4 to 81.4)"."""
     return f"({cell.low:,.1f} to {cell.high:,.1f})"
 
 
@@ -41,7 +41,7 @@ def compared(cell: Cell) -> str:
 
 
 def versions_of(row: Row) -> str:
-    """The versions that matter most for a speed: "labkit 0.1.0, torch 2.13.0"."""
+    """The versions of the packages that matter most for a speed, such as "labkit 0.1.0, torch 2.13.0"."""
     return ", ".join(f"{package} {row.versions[package]}" for package in ("labkit", "torch") if package in row.versions)
 
 

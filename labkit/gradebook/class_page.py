@@ -74,7 +74,7 @@ def _items(report: Report, lab: str) -> str:
 
 
 def _bar(counts: Counter[str]) -> str:
-    """A bar with a part for each verdict. Screen readers skip the bar, because the cell beside it says the same in words."""
+    """A bar with a part for each verdict. Screen readers skip it, because the cell beside the bar has the counts in words."""
     parts = "".join(
         f'<span style="width:{100 * counts[words] / counts.total():.1f}%;background:{colour(words)}"></span>'
         for words in VERDICTS

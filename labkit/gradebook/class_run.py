@@ -1,4 +1,4 @@
-"""One run of `labkit grade`: collect, read, grade what is new, export."""
+"""One run of `labkit grade`: it collects the notebooks, reads them, grades the new ones, and writes the exports."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ AnyGraders = Graders | ExecutorGraders
 
 
 class Watcher(Protocol):
-    """An observer of a run, such as a progress bar. It gets names and files that are not yet made safe to show."""
+    """An observer of a run, such as a progress bar. The names and files that it gets are not yet made safe to show."""
 
     def starts(self, items: int, submissions: int, known: int) -> object:
-        """Grading starts. Gives the number of items and submissions to grade, and of submissions that were graded before."""
+        """Called when grading starts, with the numbers of items and submissions to grade, and of submissions graded before."""
 
     def has(self, submission: Submission, verdict: Verdict) -> object:
-        """There is a verdict on one item."""
+        """Called when there is a verdict on one item."""
 
     def finished(self, submission: Submission) -> object:
-        """A submission is graded and in the gradebook."""
+        """Called when a submission is graded and its verdicts are in the gradebook."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Job:
-    """A submission that this run grades, and its exercises."""
+    """A submission that this run grades, and the exercises to grade in it."""
 
     submission: Submission
     path: Path
@@ -89,10 +89,11 @@ def grade_class(
     `secret` decides the inputs of the functions. Without a secret, the inputs are the same as in the notebook's own checks. If
     `sandboxed` is false, the learners' code runs as the current user.
 
-    `jobs` notebooks are graded at a time: by `executor` or, without one, by processes that this run starts. With `lab`, only
-    this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; if there are entries, only these submissions
-    are graded again. Raises `InvalidRequest` for wrong values. Raises `NotAvailable` if another run uses the same folder, if
-    this machine would grade but has no sandbox, if this copy of labkit has no answers, or if the executor takes no more work.
+    `jobs` notebooks are graded at a time: by `executor` or, if there is no executor, by processes that this run starts. If
+    `lab` is set, only this lab is graded. Each entry of `regrade` is `LEARNER` or `LEARNER:EXERCISE`; if there are entries,
+    only these submissions are graded again. Raises `InvalidRequest` for wrong values. Raises `NotAvailable` if another run uses
+    the same folder, if this machine would grade but has no sandbox, if this copy of labkit has no answers, or if the executor
+    takes no more work.
     """
     need_answers("grade a class")
     rules = policy or Policy()
@@ -102,7 +103,7 @@ def grade_class(
         of_lab(lab)
     if out.resolve().is_relative_to(submissions.resolve()):
         raise InvalidRequest(f"the grades {out} are inside the submissions {submissions}; give a folder outside with --out")
-    if sandboxed and executor is None:  # with an executor, its machines need the sandbox
+    if sandboxed and executor is None:  # if there is an executor, the executor's machines need the sandbox
         need_sandbox()
     found = collect(submissions)
     chosen = _parse_regrade(regrade, found.learners)
@@ -161,7 +162,7 @@ def _parse_regrade(regrade: Sequence[str], learners: Sequence[str]) -> dict[str,
 
 
 def _read(graders: AnyGraders, found: Collected) -> dict[Path, Reading]:
-    """Read all notebooks. The notes on them are added to those in `found`."""
+    """Read all notebooks, and add the notes on them to the notes in `found`."""
     readings: dict[Path, Reading] = {}
     for number, message in graders.run([ReadTask(notebook.path) for notebook in found.notebooks], READ_SECONDS):
         notebook = found.notebooks[number]
@@ -179,7 +180,8 @@ def _read(graders: AnyGraders, found: Collected) -> dict[Path, Reading]:
 def _choose(found: Collected, readings: dict[Path, Reading], lab: str | None) -> list[tuple[Submission, Path]]:
     """Choose one notebook for each learner and lab.
 
-    The chosen notebook is the one with the most functions or, if several have equally many, the newest of them.
+    The chosen notebook is the notebook with the most functions. If several notebooks have equally many functions, the newest
+    of them is chosen.
     """
     offers: dict[tuple[str, str], list[Notebook]] = {}
     for notebook in found.notebooks:

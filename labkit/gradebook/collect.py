@@ -1,4 +1,4 @@
-"""Finds the learners and their notebooks in a folder of submissions. It reads no notebook and follows no symbolic link.
+"""Finds the learners and their notebooks in a folder of submissions. No notebook is read, and no symbolic link is followed.
 
 A submission is a folder named after the learner, with notebooks at any depth. If the folder of submissions contains a folder
 `submitted`, as a course folder of nbgrader does, then the learners are the folders in `submitted`.
@@ -115,7 +115,7 @@ def _notebooks_of(learner: str, folder: Path, found: Collected) -> None:
 
 
 def _walk(folder: Path, place: str, depth: int) -> Iterator[tuple[Path, str, str]]:
-    """Every entry of a folder, with its path inside the learner's folder, and why it is left out ("" if it is not left out)."""
+    """Every entry of a folder, with its path in the learner's folder, and the reason if it is left out ("" if it is kept)."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
     except OSError as error:

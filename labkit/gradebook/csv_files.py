@@ -17,7 +17,7 @@ from labkit.home import write_atomically
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """The characters at the beginning of a cell that make a spreadsheet read it as a formula.
 
-They are from OWASP's page on CSV injection (https://owasp.org/www-community/attacks/CSV_Injection).
+The list is from OWASP's page on CSV injection (https://owasp.org/www-community/attacks/CSV_Injection).
 """
 
 Cell = str | float
@@ -29,7 +29,7 @@ def defused(text: str) -> str:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Write a CSV file in UTF-8. Texts are made visible, written on one line, and defused. Numbers stay numbers."""
+    """Write a CSV file in UTF-8. Each text is changed by `one_line` and `defused` first. Numbers are written as numbers."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     for row in [header, *rows]:
@@ -54,8 +54,8 @@ def write_items(path: Path, report: Report) -> None:
 def write_lab(path: Path, report: Report, lab: str) -> None:
     """Write one row for each learner, with one column for each exercise of the lab.
 
-    "score" is the points that count after the policy is applied, and "score out of" is the largest possible score. After them
-    come the points before the policy: in all exercises, and on the core path.
+    "score" is the number of points that count after the policy is applied, and "score out of" is the largest possible score.
+    The next columns give the points before the policy is applied: in all exercises, and on the core path.
     """
     header = ["learner", "verdict", "score", "score out of", "points", "out of", "core points", "core out of"]
     header += ["not measured here", "attempt", "attempts"]

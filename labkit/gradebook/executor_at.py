@@ -68,11 +68,11 @@ def _dask_cluster(place: str, submissions: Path) -> Iterator[tuple[Executor, int
         if not threads:
             raise NotAvailable(f"the Dask cluster at {place} has no workers; start some with `dask worker tcp://{place}`")
         _compare(client, submissions.absolute())
-        yield client.get_executor(pure=False), threads  # Otherwise Dask could take an earlier verdict on the same notebook.
+        yield client.get_executor(pure=False), threads  # With `pure`, Dask could reuse an earlier verdict on the same notebook.
 
 
 def _compare(client: Any, submissions: Path) -> None:
-    """Refuse a cluster with a worker that would grade differently, or that does not see the notebooks."""
+    """Raise `NotAvailable` if a worker of the cluster would grade differently, or does not see the notebooks."""
     own = checks_version()
     for worker, found in client.run(_seen_from_here, str(submissions), on_error="return").items():
         if isinstance(found, Exception):
@@ -89,5 +89,5 @@ def _compare(client: Any, submissions: Path) -> None:
 
 
 def _seen_from_here(submissions: str) -> tuple[str, bool]:
-    """The version of the checks on the machine that runs this, and whether it has this folder. A Dask worker calls this."""
+    """The version of the checks on this machine, and whether this machine has the folder. Dask workers call this function."""
     return checks_version(), os.path.isdir(submissions)

@@ -54,7 +54,7 @@ class ExecutorGraders:
         `Lost`.
 
         A notebook is lost if its check takes more than `silent_seconds` for each exercise, if its task is cancelled, or if the
-        executor loses the process that runs it. Raises `NotAvailable` if the executor takes no more tasks after that.
+        executor loses the process that runs it. Raises `NotAvailable` if the executor refuses a task.
         """
         waiting = deque(enumerate(tasks))
         while waiting or self._given:
@@ -69,7 +69,7 @@ class ExecutorGraders:
         there = replace(task, path=task.path.absolute())  # The executor's processes may have another working directory.
         try:
             future = self._executor.submit(all_answers, there, silent_seconds)
-        except Exception as error:  # Each kind of executor has its own error for this.
+        except Exception as error:  # Each kind of executor has its own error for a refused task.
             raise NotAvailable(
                 f"the executor takes no more work, with {counted(others + 1, 'notebook')} left ({shorten(repr(error))}); "
                 "run the same command again to continue"
@@ -88,7 +88,7 @@ def _messages_of(future: Future[Messages]) -> Messages:
 
 
 def all_answers(task: Task, silent_seconds: float) -> Messages:
-    """All messages that answer a task. This is what an executor runs."""
+    """All messages that answer a task. An executor runs this function."""
     if isinstance(task, ReadTask):
         return list(answers(task))
     seconds = silent_seconds * len(task.exercises)

@@ -1,4 +1,4 @@
-"""The feedback page of one learner: what passed, what failed and why, and where a wrong tensor differs.
+"""The feedback page of one learner: which exercises passed, which failed and why, and the places where a wrong tensor differs.
 
 A page shows no inputs: the lines of a verdict that describe the case or repeat printed output are left out.
 """
@@ -83,7 +83,7 @@ def _lines(lines: list[str]) -> str:
 
 
 def _map(lines: list[str]) -> str:
-    """The map of the mismatch. A screen reader reads the caption instead of the signs."""
+    """The map that shows where a tensor is wrong. A screen reader reads the map's caption instead of its signs."""
     if not lines:
         return ""
     signs = "".join(lines)

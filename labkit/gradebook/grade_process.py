@@ -28,7 +28,7 @@ def main(parent: int) -> None:
 def _end_with(parent: int) -> None:
     """End this process when its parent has ended, even if SIGKILL ended the parent.
 
-    The processes that run learners' functions are ended, and their files are removed.
+    Before this process ends, it ends the processes that run learners' functions and removes their files.
     """
     while os.getppid() == parent:
         time.sleep(1.0)

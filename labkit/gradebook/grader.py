@@ -62,11 +62,11 @@ Message = Reading | Verdict | Done
 
 
 def serve(connection: Connection) -> None:
-    """Answer tasks until the connection is closed. The process also ends on SIGTERM, and when its parent has ended."""
+    """Answer tasks until the connection is closed. On SIGTERM, or when the parent has ended, the process ends earlier."""
     signal.signal(signal.SIGINT, _ignore)  # Ctrl-C is for the parent, which ends its graders.
     signal.signal(signal.SIGTERM, end)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.dup2(2, 1)  # The parent's stdout is for its results.
+    os.dup2(2, 1)  # This process prints to stderr, because the parent's stdout is for the parent's results.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             for message in answers(connection.recv()):
@@ -80,7 +80,7 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 def end(number: int, frame: FrameType | None) -> None:
     """A signal handler that ends this process in the normal way.
 
-    So the processes that this process has started are ended, and its files are removed.
+    In contrast to a kill, this ends the processes that this process has started, and removes its files.
     """
     raise SystemExit(128 + number)
 
@@ -88,7 +88,7 @@ def end(number: int, frame: FrameType | None) -> None:
 def _end_with_parent() -> None:
     """End this process when its parent has ended, even if SIGKILL ended the parent.
 
-    The processes that run learners' functions are ended, and their files are removed.
+    Before this process ends, it ends the processes that run learners' functions and removes their files.
     """
     parent = parent_process()
     if parent is not None:
@@ -97,7 +97,7 @@ def _end_with_parent() -> None:
 
 
 def answers(task: Task) -> Iterator[Message]:
-    """The messages that answer a task. An error never ends the batch: it becomes the verdict of the exercise."""
+    """The messages that answer a task. An error does not end the task: it becomes the verdict on the exercise."""
     if isinstance(task, ReadTask):
         yield _read(task.path)
     else:

@@ -17,7 +17,7 @@ from labkit.gradebook.grader import Done, Message, Task, serve
 from labkit.grading.workers import kill_with_descendants
 
 SILENT_SECONDS = 1800.0
-"""A grader that sends no message for this long is ended. The time limits of a single exercise are far below this."""
+"""A grader that sends no message for this many seconds is ended. The time limits of a single exercise are much shorter."""
 _END_SECONDS = 30.0
 """How many seconds a grader gets to end by itself before it is killed."""
 
@@ -31,7 +31,7 @@ class Lost:
 
 
 class _Grader:
-    """A grader's process, its connection, and the number of its task. The grader is idle if this number is None."""
+    """A grader's process, its connection, and the number of its task. If the number is None, the grader is idle."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")

@@ -22,10 +22,10 @@ def column_of(lab: str) -> str:
 def write_canvas(path: Path, report: Report) -> None:
     """Write a file that Canvas can import (Gradebook, Import).
 
-    The columns are those that Canvas's own importer looks for (instructure/canvas-lms, lib/gradebook_importer.rb): the first
+    Canvas's own importer looks for these columns (instructure/canvas-lms, lib/gradebook_importer.rb): the first
     column contains "Student", the second "ID"; "SIS User ID" and "SIS Login ID" follow, and "Section" is the last column before
-    the assignments. A row whose first cell contains "Points Possible" gives the points of the assignments. With "ID" and
-    "SIS User ID" empty, Canvas finds a student by "SIS Login ID". An assignment is found by its title; if no assignment has
+    the assignments. A row whose first cell contains "Points Possible" gives the points of the assignments. If "ID" and
+    "SIS User ID" are empty, Canvas finds a student by "SIS Login ID". An assignment is found by its title; if no assignment has
     this title, Canvas asks whether to create it.
     """
     header = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *map(column_of, report.labs)]
@@ -43,7 +43,7 @@ def write_moodle(path: Path, report: Report) -> None:
 
     Moodle lets the teacher choose the meaning of each column (moodle/moodle, grade/import/csv/classes/load_data.php). It finds
     a user by id, ID number, email address or username; a grade must be a number of at most 100 unless the site allows more; and
-    a column of feedback can be given for each grade item. The header has Moodle's own English names for these things.
+    a column of feedback can be given for each grade item. The header has Moodle's own English names for these columns.
     """
     header = ["Username"]
     for lab in report.labs:

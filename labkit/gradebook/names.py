@@ -40,7 +40,7 @@ def one_line(text: str) -> str:
 def shown(name: str) -> str:
     """A name in the form that is shown to people.
 
-    Unlike in `visible`, line ends and tabs are also written as their numbers, so different names stay different.
+    Unlike `visible`, this function also writes line ends and tabs as their numbers, so different names stay different.
     """
     return visible(name).replace("\n", "\\n").replace("\t", "\\t")
 
@@ -48,8 +48,8 @@ def shown(name: str) -> str:
 def name_of_folder(folder_name: str) -> str:
     """The learner's name: the name of the learner's folder, as valid text.
 
-    A name that is not valid UTF-8 is written with the numbers of its bytes. Nothing else is changed, so that two different
-    folders are two different learners.
+    If a name is not valid UTF-8, the numbers of the invalid bytes are written in their place. Nothing else is changed, so two
+    folders with different names belong to two different learners.
     """
     return folder_name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

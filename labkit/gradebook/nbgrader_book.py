@@ -52,11 +52,10 @@ def fill(path: Path, report: Report) -> None:
 
 @contextlib.contextmanager
 def _finding_alembic() -> Iterator[None]:
-    """For a new gradebook, nbgrader runs the program `alembic`.
+    """Put the folder of the program `alembic` on PATH in this block, because nbgrader runs `alembic` for a new gradebook.
 
-    This program is in Python's folder, which is not always on PATH. In this block, PATH contains the folder.
-
-    nbgrader's own `setenv` is not used, because it removes the variable at its end.
+    The program is in Python's folder, which is not always on PATH. nbgrader's own `setenv` is not used, because it removes the
+    variable PATH at its end.
     """
     before = os.environ.get("PATH")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{before or ''}"
@@ -70,7 +69,7 @@ def _finding_alembic() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Hide SQLAlchemy's warnings about the order in which nbgrader adds the parts of a submission. All parts are written."""
+    """Hide SQLAlchemy's warnings about the order in which nbgrader adds the parts of a submission. All parts are stored."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SAWarning)
         yield

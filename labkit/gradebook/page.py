@@ -1,7 +1,7 @@
 """The frame of the HTML pages, and the parts that the pages share.
 
-The pages are static: no scripts, no network, one small embedded style sheet. Every text is escaped here. A verdict is always
-written in words and with a sign, so a reader never needs its colour.
+The pages are static: they have one small embedded style sheet and no scripts, and need no network. This module escapes every
+text. A verdict is always written in words and with a sign, so a reader never needs its colour.
 """
 
 from __future__ import annotations

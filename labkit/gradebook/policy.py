@@ -26,8 +26,8 @@ class Policy:
     - `percent_per_day_late` is subtracted from the points of an attempt for each day, or part of a day, after the deadline.
     - `most_attempts`: attempts at a lab beyond this number are graded, but do not count; 0 means no limit.
     - `text` is the text of the policy file.
-    - `hint_costs` are for the learners' own panels, which read the same file as `course.toml`. The scores do not use them.
-    - `track` says which exercises count: those on the core path ("core"), or all ("full").
+    - `hint_costs` are for the learners' own panels, which read a copy of this file, `course.toml`. The scores do not use them.
+    - `track` says which exercises count: only the exercises on the core path ("core"), or all exercises ("full").
     """
 
     deadlines: Mapping[str, datetime] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Policy:
     track: str = FULL
 
     def days_late(self, lab: str, submitted: datetime) -> int:
-        """The number of days after the deadline; a part of a day counts as a whole day. 0 if the lab has no deadline."""
+        """The number of days after the deadline; a part of a day counts as a whole day. It is 0 if the lab has no deadline."""
         if lab not in self.deadlines:
             return 0
         return max(math.ceil((submitted - self.deadlines[lab]).total_seconds() / _DAY), 0)

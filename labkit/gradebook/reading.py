@@ -32,8 +32,8 @@ class Reading:
     """What is known about a notebook before any of its code runs.
 
     `labs` contains each lab for which the notebook defines functions, with the number of these functions. `sha256` is the hash
-    of the submission (see `digest`), `submitted` its time in UTC (ISO 8601), and `time_from` says where the time was found. If
-    the notebook cannot be graded, `problem` says why.
+    of the submission (see `digest`), `submitted` is its time in UTC (ISO 8601), and `time_from` says where the time was found.
+    If the notebook cannot be graded, `problem` says why.
     """
 
     sha256: str
@@ -47,7 +47,7 @@ class Reading:
 def read_notebook(path: Path) -> Reading:
     """Read a notebook. Raises `OSError` if the file cannot be read, and `ValueError` if its time is out of range.
 
-    Whatever the file contains, no other exception is raised.
+    No other exception is raised, even if the file is not a notebook.
     """
     sha256 = digest(path)
     submitted, time_from, notes = time_of(path)

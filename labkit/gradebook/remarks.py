@@ -1,6 +1,6 @@
 """Remarks on the form of a notebook: copied functions, check cells that are missing or retyped, a leftover `raise`, magics.
 
-None of these things changes a grade. The remarks help people to understand a verdict. They are guesses from the text; no code
+The remarks change no grade; they help people to understand a verdict. They are guesses from the text of the notebook: no code
 is run.
 """
 
@@ -41,7 +41,7 @@ def _on_definitions(cells: Sequence[FileCell], exercises: Sequence[Exercise]) ->
 
 
 def _has_leftover(text: str, name: str) -> bool:
-    """Whether the body of a function raises NotImplementedError although it has other code, too."""
+    """Whether the body of the function `name` contains other code but still raises NotImplementedError."""
     try:
         functions = [node for node in parse(text).body if isinstance(node, ast.FunctionDef) and node.name == name]
     except UNPARSABLE:

@@ -39,7 +39,7 @@ class Report:
 
 
 def report_of(book: Gradebook, run: int, labs: Iterable[str], policy: Policy) -> Report:
-    """The report on a gradebook. The report covers `labs` and every lab that has an attempt, and has the notes of this run."""
+    """The report on a gradebook. It covers `labs` and every lab that has an attempt, and contains the notes of this run."""
     attempts = book.attempts()
     learners = tuple(book.learners())
     shown = tuple(sorted({*labs, *(attempt.lab for attempt in attempts)}))

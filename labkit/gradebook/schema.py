@@ -1,13 +1,13 @@
 """The tables of the gradebook.
 
-The page `docs/gradebook.md` describes them. Rows are added and never deleted. They never change, except that
-`run.finished` is filled in when a run ends. A learner has only one row, whatever the number of runs.
+The page `docs/gradebook.md` describes the tables. Rows are added and never deleted. They never change, except that
+`run.finished` is filled in when a run ends. A learner has only one row, even after several runs.
 """
 
 from __future__ import annotations
 
 VERSION = 1
-"""The version of these tables, which SQLite keeps as `PRAGMA user_version`."""
+"""The version of these tables. A gradebook file stores it in SQLite's `PRAGMA user_version`."""
 
 VERDICTS = "'passed', 'partial', 'failed', 'error', 'timed out', 'inconclusive', 'not attempted', 'not measured here'"
 

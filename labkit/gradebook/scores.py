@@ -31,10 +31,10 @@ VERDICTS = (PASSED, PARTIAL, FAILED, ERROR, TIMED_OUT, INCONCLUSIVE, NOT_MEASURE
 class LabScore:
     """The score of a learner in a lab.
 
-    - `attempt` is the attempt that counts: the one with the most points after the policy is applied; if there are several, the
-      earliest. It is None if no attempt counts. `attempts` is the number of all attempts.
+    - `attempt` is the attempt that counts: the attempt with the most points after the policy is applied, or the earliest of
+      several such attempts. It is None if no attempt counts. `attempts` is the number of all attempts.
     - `items` has one result for each exercise of the lab, in the order of the course.
-    - `points` are the points of the attempt, in all exercises and on the core path.
+    - `points` are the points of the attempt before the policy is applied, in all exercises and on the core path.
     - `track` says which exercises count: "core" or "full".
     - `score` is the number of points that count, after the policy is applied.
     - `not_measured` is the number of points in exercises that count, but could not be measured on the grading machine.
@@ -55,7 +55,7 @@ class LabScore:
 
     @property
     def counted(self) -> float:
-        """The points that count, before the policy."""
+        """The points on this track, before the policy is applied."""
         return self.points.core_reached if self.track == CORE else self.points.reached
 
     @property
@@ -89,7 +89,7 @@ def verdict_of(verdicts: Sequence[str]) -> str:
 def lab_score(learner: str, lab: str, attempts: Iterable[Attempt], policy: Policy) -> LabScore:
     """The score of a learner in a lab.
 
-    `attempts` are the learner's attempts at all labs. Without an attempt at this lab, the score is zero.
+    `attempts` may also contain attempts at other labs. If there is no attempt at this lab, the score is zero.
     """
     own = [attempt for attempt in attempts if (attempt.learner, attempt.lab) == (learner, lab)]
     allowed = [attempt for attempt in own if policy.counts(attempt.number)]
@@ -122,7 +122,7 @@ def _not_attempted(exercise: Exercise, message: str) -> Item:
 
 
 def _remark(score: LabScore, attempts: int, policy: Policy) -> str:
-    """Why this attempt counts, and why some of its points do not."""
+    """Sentences that say which attempt counts, and why some of its points do not count."""
     assert score.attempt is not None
     words = []
     if attempts > 1:

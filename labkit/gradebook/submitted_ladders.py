@@ -10,11 +10,11 @@ from labkit.gradebook.collect import Collected, Note
 from labkit.measure.ladder_file import SharedLadder, read_ladder_file
 
 MOST_OF_ONE = 4
-"""At most this many ladders of one learner are read."""
+"""The largest number of ladders that are read for one learner."""
 
 
 def submitted_board(found: Collected) -> Board:
-    """The board of all ladders in the submissions. A row has the name of the learner's folder, whatever name the file contains.
+    """The board of all ladders in the submissions. A row has the name of the learner's folder, not the name in the file.
 
     A file that cannot be used gets a note in `found`.
     """

@@ -28,7 +28,7 @@ FORMAT = 1
 MOST_BYTES = 16 * 2**20
 """The largest accepted size of the JSON file in bytes. A sheet of all labs has about 0.2 MB."""
 COMPARISONS = {"Comparison": Comparison}
-"""The comparisons that a sheet can name. All other comparisons are code."""
+"""The comparisons that a sheet can name. All other comparisons consist of code, which a sheet cannot contain."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Row:
 class Sheet:
     """An answer sheet. `checks` is the version of the checks from which the sheet was made.
 
-    `left_out` gives, for each exercise without a row, the reason.
+    `left_out` gives the reason for each exercise that has no row.
     """
 
     labkit: str

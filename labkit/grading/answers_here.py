@@ -1,4 +1,4 @@
-"""Which answers this copy of labkit has, in words and as data for `labkit doctor`."""
+"""Says which answers this copy of labkit has, in words and as data for `labkit doctor`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ REFERENCES, SHEET, NONE = "references", "sheet", "none"
 def answers_here() -> dict[str, Any]:
     """The `kind` of answers: "references", "sheet" (a course copy) or "none" (a course copy without a sheet), and `words`.
 
-    For a sheet, `exercises` is the number of exercises on it, and `checks` is the version of the checks from which it was made.
+    If there is a sheet, `exercises` is the number of its exercises, and `checks` is the version of the checks from which the
+    sheet was made.
     """
     if has_answers():
         return {"kind": REFERENCES, "words": "all: a check compares with the references and knows common mistakes"}

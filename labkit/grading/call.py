@@ -30,7 +30,7 @@ from labkit.time_limits import limit_passed
 
 NOT_ATTEMPTED = "NotImplementedError"
 _ENDING = (NOT_ATTEMPTED, "OutOfTimeError", "RankFailed")
-"""After one of these errors, no further case is tried: the same error would occur again, or would take as long again."""
+"""After one of these errors, no further case is tried, because the same error would occur again, or take as long again."""
 Progress = Callable[[int, int], object]
 _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 
@@ -41,7 +41,7 @@ class Outcome:
 
     `changed` names an argument that the function changed although it must not. `breach` says which rule of the exercise's
     contract the call broke. `clue` is a possible explanation of a wrong value or an error. If a time limit passed during the
-    call and other programs are to blame, `busy` says so (see `BusyMachine`). `printed` is output of the function that has not
+    call and other programs are to blame, `busy` says so (see `BusyMachine`). `printed` is the function's output that has not
     been shown yet.
     """
 
@@ -73,7 +73,7 @@ def run_seeds(
     """Call `function` with the cases of each seed, while the exercise's contracts watch. `progress` is called after each case.
 
     If the function is a stub, or a call takes too long, the later seeds are not tried. The function's output is not shown,
-    because it would appear once for each case. With `aloud`, the output of the very first case is shown.
+    because it would appear once for each case. If `aloud` is true, the output for the very first case is shown.
     """
     runs: dict[int, list[Outcome]] = {}
     if "triton" in exercise.requires:
@@ -88,7 +88,7 @@ def run_seeds(
 
 
 def _is_last(outcome: Outcome, exercise: Exercise) -> bool:
-    """Whether no case is tried after the one with this outcome."""
+    """Whether the case with this outcome is the last one, so no further case is tried."""
     if not outcome.error and decided(exercise, outcome.value):
         return True
     return outcome.busy != "" or outcome.error_kind in _ENDING or (exercise.ends_at_error and outcome.error != "")
@@ -111,9 +111,9 @@ def run_cases(
     progress: Progress | None = None,
     aloud: bool = False,
 ) -> list[Outcome]:
-    """Call `function` with every case of a seed. Whatever the function does, no exception is raised.
+    """Call `function` with every case of a seed. If the function raises an exception, the exception becomes an outcome.
 
-    The function's output is not shown; with `aloud`, the output of the first case is shown.
+    The function's output is not shown; if `aloud` is true, the output for the first case is shown.
     """
     untouched = exercise.cases(seed)
     outcomes: list[Outcome] = []
@@ -205,7 +205,7 @@ def call(
 
 
 def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
-    """The error in words, with the last line of the learner's own function in the traceback."""
+    """The error in words, with the last line in the traceback that belongs to the learner's own function."""
     own = own_line(error, function)
     place = f" (in your line `{own}`)" if own else ""
     said = shorten(line_of(error)) or "no message"

@@ -1,6 +1,6 @@
 """Finds which existing objects a statement changes: `CONFIG["a"] = 1`, `items.append(3)`, `torch.set_grad_enabled(False)`.
 
-The result is an estimate from the source text; nothing is run. Too many changes may be reported. In that case, a statement runs
+The result is an estimate from the source text; nothing is run. The estimate may contain too many changes. Then a statement runs
 although it is not needed, which does no harm.
 """
 
@@ -41,9 +41,9 @@ class Changes:
 
     - `objects`: the names whose objects the code changes.
     - `modules`: the names on which the code calls a setter (`torch.set_...`). These may be modules.
-    - `called` and `passed`: the names that a call whose value is not used may change. `called` is the name before the
-      method; `passed` contains the names in the arguments.
-    - `calls`: the calls in which the function is a plain name.
+    - `called` and `passed`: the names that may be changed by calls whose values are not used. `called` contains the names
+      before the methods; `passed` contains the names in the arguments.
+    - `calls`: the calls of functions by a plain name, such as `f(x)`.
     - `aliases`: pairs of a new name and an old name that may mean the same object.
     - `anything`: the code may bind any name (`exec`, `from x import *`, `%run`).
     """
@@ -152,9 +152,9 @@ def _note_decorator(decorator: ast.expr, name: str, changes: Changes) -> None:
 
 
 def _note_magic(call: ast.Call, changes: Changes) -> None:
-    """`%run` binds the names of the file that it runs, and `%env` affects all later code.
+    """Record the changes of a magic: `%run` binds the names of the file that it runs, and `%env` affects all later code.
 
-    `%time x = f()` is handled by `code_of_magics`.
+    The function `code_of_magics` handles `%time x = f()`.
     """
     match call.args:
         case [ast.Constant(value="run" | "env" | "set_env"), *_]:

@@ -31,9 +31,9 @@ SILENT_SECONDS = 2.0
 def check(function: Callable[..., Any]) -> Verdict:
     """Call `function` with the inputs of its exercise, show the verdict, and record it.
 
-    The exercise is found by the name of the function. A name to which the notebook assigns the function works too (`kv_bytes =
-    lambda ...`). Points from an earlier check are kept. If the function belongs to no exercise, `InvalidRequest` names the
-    functions that exist. Errors of the function itself are not raised.
+    The exercise is found by the name of the function, or by a name to which the notebook assigns the function (`kv_bytes =
+    lambda ...`). Points from an earlier check are kept. If the function belongs to no exercise, this raises `InvalidRequest`
+    with the names of the functions that exist. Errors of the function itself are not raised.
 
     If nbgrader executes the notebook, nothing is recorded, and `NoPoints` is raised unless the verdict is a pass (see
     `nbgrader_run`).
@@ -52,7 +52,7 @@ def exercise_of(function: Callable[..., Any], names: Mapping[str, Any]) -> Exerc
     """The exercise of a function. It is found by the function's own name or, if that fails, by a name that the function has in
     the notebook (`names`).
 
-    If the function belongs to no exercise, `InvalidRequest` names the functions that exist.
+    If the function belongs to no exercise, this raises `InvalidRequest` with the names of the functions that exist.
     """
     known = {exercise.function for exercise in all_exercises()}
     own = getattr(function, "__name__", None)
@@ -65,7 +65,7 @@ def exercise_of(function: Callable[..., Any], names: Mapping[str, Any]) -> Exerc
 def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bool = False) -> Verdict:
     """Return the verdict without recording or showing it.
 
-    With `aloud`, the function's output for the first input is shown.
+    If `aloud` is true, the function's output for the first input is shown.
     """
     why = missing(exercise)
     if why:
@@ -80,8 +80,8 @@ def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bo
 def passed(function: Callable[..., Any] | str) -> bool:
     """Whether this function passes its exercise now. A cell that needs a learner's function calls `passed` first.
 
-    If a name is given instead of a function, return whether the function with this name has ever passed. If the result is
-    False, a message is printed. It names the exercise that the cell needs, and says what is wrong with the function.
+    If a name is given instead of a function, the result says whether the function with this name has ever passed. If the result
+    is False, a printed message names the exercise that the cell needs, and says what is wrong with the function.
 
     If this copy of labkit has no answer to the exercise, the result is True unless the function raises an error or breaks a
     rule. A message then says that the cell uses an unchecked function.
@@ -115,11 +115,11 @@ def _needs(exercise: Exercise) -> str:
 
 
 def hint(function: Callable[..., Any] | str, *, pay: bool = False) -> None:
-    """Show the exercise's next hint. The first of its three hints is a question, the last is one line of the answer.
+    """Show the exercise's next hint. The first of its three hints is a question, and the last hint is one line of the answer.
 
-    After the third hint, all three hints are shown again. If the next hint costs points by the course's rules, the cost is
-    shown first, and the hint is shown only with `pay`. Raises `InvalidRequest` if there is no such exercise, or if the rules
-    are invalid.
+    After the third hint, all three hints are shown again. If the next hint costs points by the course's rules, the hint is
+    shown only if `pay` is true; otherwise its cost is shown. Raises `InvalidRequest` if there is no such exercise, or if the
+    rules are invalid.
     """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     costs, progress = hint_costs(), Progress()

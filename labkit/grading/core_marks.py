@@ -2,10 +2,11 @@
 
     {{lab 02: size; more}}       in a Markdown cell: the minutes, exercises and points of the whole lab replace it; `more` stays
     {{lab 02: core path}}        in the same cell: the sentences that introduce the core path replace it
-    {{core path: go on at X}}    if a Markdown cell has only this line: a note replaces it and leads to the section X
+    {{core path: go on at X}}    if a Markdown cell has only this line: a note with a link to the section X replaces it
 
 The cells from such a note to the section X are extras. `labkit.core` in the metadata of a cell is "skip" for a note, and
-"extra" for an extra. The metadata of the first kind of cell holds the number of the lab and the text of its size.
+"extra" for an extra. The metadata of the cell with `{{lab 02: size; more}}` holds the number of the lab and the text of its
+size.
 """
 
 from __future__ import annotations

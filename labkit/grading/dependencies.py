@@ -1,5 +1,5 @@
-"""Finds the statements that a function needs. A statement is needed if it binds or changes a name that the function, or another
-needed statement, uses.
+"""Finds the statements that a function needs. A statement is needed if it binds or changes a name, and the function or another
+needed statement uses this name.
 
 Other statements (measurements, plots, servers) are not run. The needed statements run in the notebook's order. If there are
 several definitions, the last definition counts, as in a notebook that is run from top to bottom.
@@ -71,7 +71,8 @@ class Needs:
     def _givers(self, name: str, place: int, since: int) -> list[int]:
         """The statements before `place` that bind or change a name.
 
-        If statements up to `since` replace the value, all statements before the last of these are left out.
+        If any statement up to the position `since` replaces the value, the statements before the last such statement are left
+        out.
         """
         found = []
         for at in reversed(range(place)):
@@ -139,9 +140,9 @@ class Needs:
         return found
 
     def _data(self, names: set[str]) -> set[str]:
-        """The names in `names` that are bound to data, not to a function of the notebook or an import.
+        """The names in `names` that are bound to data. Calls may change this data.
 
-        Calls may change this data.
+        Names of the notebook's functions and of imports are left out.
         """
         return names - self._functions - self._packages.keys()
 
@@ -150,7 +151,7 @@ class Needs:
 
 
 def _reached(start: str, steps: dict[str, set[str]]) -> set[str]:
-    """Everything that can be reached from a name. The name itself is included only if a path leads back to it."""
+    """All names that can be reached from a name by `steps`. The name itself is included only if a path leads back to it."""
     found: set[str] = set()
     todo = [start]
     while todo:

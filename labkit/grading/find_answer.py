@@ -45,7 +45,7 @@ def need_answers(what: str) -> None:
 
 
 def lacks_answer(exercise: Exercise) -> str:
-    """Why this copy of labkit cannot judge the values of an exercise, as a part of a sentence; "" if it can."""
+    """Why this copy of labkit cannot judge the values of an exercise, as a part of a sentence; "" if it can judge them."""
     if _answers_of(exercise.lab) is not None:
         return ""
     sheet = read_sheet()
@@ -56,9 +56,9 @@ def lacks_answer(exercise: Exercise) -> str:
 
 
 def not_judged_here(exercise: Exercise, machine: Machine | None = None) -> str:
-    """Why an exercise cannot be judged on this machine with this copy of labkit, as a part of a sentence; "" if it can.
+    """Why an exercise cannot be judged on this machine with this copy of labkit, as a part of a sentence; "" if it can be.
 
-    The reason is something that the machine lacks, or that this copy has no answer.
+    The reason names a thing that the machine lacks, or says that this copy has no answer.
     """
     return missing(exercise, machine) or lacks_answer(exercise)
 

@@ -1,4 +1,4 @@
-"""What a hint costs by the course's rules: the table `[hints]` in the file `course.toml`, which the instructor writes."""
+"""Reads the costs of hints from the course's rules, which are the table `[hints]` in the instructor's file `course.toml`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FREE: HintCosts = (0, 0, 0)
 
 
 def hint_costs() -> HintCosts:
-    """The costs in this copy of the course. Without a file `course.toml`, or without its table `[hints]`, hints are free.
+    """The costs of hints in this copy of the course. If there is no file `course.toml` with a table `[hints]`, hints are free.
 
-    The file may be beside the notebook, in the current folder, or in labkit's home; the first file found, in this order,
-    counts. Raises `InvalidRequest` if it cannot be read, is not TOML, or has wrong costs.
+    The file is searched beside the notebook, in the current folder and in labkit's home, in this order; the first file found
+    counts. Raises `InvalidRequest` if the file cannot be read, is not TOML, or has wrong costs.
     """
     notebook = os.environ.get("JPY_SESSION_NAME")
     folders = [*([Path(notebook).parent] if notebook else []), Path.cwd(), home_path()]
@@ -38,7 +38,10 @@ def hint_costs() -> HintCosts:
 
 
 def costs_in(table: Any, path: Path) -> HintCosts:
-    """Read the costs from the value of `hints` in a TOML file. For a wrong value, raises `InvalidRequest` that names `path`."""
+    """Read the costs from the value of `hints` in the TOML file `path`.
+
+    If the value is wrong, raises `InvalidRequest` with a message that names `path`.
+    """
     costs = table.get("cost", list(FREE)) if isinstance(table, dict) and table.keys() <= {"cost"} else None
     if not isinstance(costs, list) or len(costs) != len(FREE) or not all(map(_is_cost, costs)):
         raise InvalidRequest(
@@ -54,7 +57,7 @@ def _is_cost(value: Any) -> bool:
 
 
 def in_words(costs: HintCosts) -> str:
-    """The costs in words: "Hints cost no points.", or what each hint costs."""
+    """The costs in words: "Hints cost no points.", or a sentence with the cost of each hint."""
     if not any(costs):
         return "Hints cost no points."
     first, second, third = costs

@@ -30,8 +30,8 @@ MOST_NOTES = 20
 
 
 class Shell:
-    """The value of `get_ipython()`. `%time`, `%prun`, `%env` and `%run` of a file work. Other magics do nothing and return
-    None.
+    """The value of `get_ipython()`. The magics `%time`, `%prun` and `%env` work, and so does `%run` with a file. Other magics
+    do nothing and return None.
 
     Shell commands are not run: `x = !ls` makes `x` an empty list. `notes` is a list of messages about magics and commands that
     were not run.
@@ -60,11 +60,11 @@ class Shell:
         self._note(f"%%{name} {line}")
 
     def system(self, command: str) -> None:
-        """Do nothing, for `!command`."""
+        """Stands for `!command`: does not run the command."""
         self._note(f"!{command}")
 
     def getoutput(self, command: str, *_: Any, **__: Any) -> list[str]:
-        """Return an empty list, for `x = !command`."""
+        """Stands for `x = !command`: does not run the command, and returns an empty list."""
         self._note(f"!{command}")
         return []
 

@@ -68,8 +68,8 @@ def judge(answer: KnownAnswer, runs: Mapping[int, Sequence[Outcome]]) -> Verdict
 
 
 def _expected(answer: KnownAnswer, seed: int) -> tuple[list[Any], str]:
-    """The right answers, and `BusyMachine.words`. The second value is needed because a reference implementation that runs in a
-    server also has time limits.
+    """The right answers, and `BusyMachine.words`. The words are needed because a reference implementation that runs in a server
+    also has time limits, which can pass on a busy machine.
     """
     with BusyMachine() as machine:
         try:
@@ -126,14 +126,14 @@ def _failed(
 
 
 def cause_of(outcome: Outcome) -> str:
-    """The `cause` of a verdict on this outcome: "error", "timed out", or "" if there was no error."""
+    """The value of `cause` in a verdict on this outcome: "error", "timed out", or "" if there was no error."""
     if not outcome.error:
         return ""
     return TIMED_OUT if outcome.error_kind == OutOfTimeError.__name__ else ERROR
 
 
 def details_of(exercise: Exercise, case: Case, outcome: Outcome, more: str = "") -> str:
-    """The details of a verdict: the case, `more` about it, the function's output for it, and how to get a hint."""
+    """The details of a verdict: the case, `more` about the case, the function's output for the case, and how to get a hint."""
     printed = outcome.printed.splitlines()
     if len(printed) > MOST_PRINTED:
         printed = [f"... {len(printed) - MOST_PRINTED} more lines", *printed[-MOST_PRINTED:]]
@@ -169,7 +169,7 @@ def _wrong(answer: KnownAnswer, case: Case, outcome: Outcome, right: Any, differ
 
 
 def _place(answer: KnownAnswer, path: str) -> str:
-    """A place in an answer, with the exercise's own name for it if there is one: for example, "[1][0]" becomes "normed[0]"."""
+    """A place in an answer. If the exercise has a name for the part, the name is used: "[1][0]" becomes "normed[0]"."""
     for known, name in answer.names.items():
         if path == known or path.startswith(f"{known}["):
             return name + path[len(known) :]
@@ -181,7 +181,7 @@ def _hint(exercise: Exercise) -> str:
 
 
 def _known_mistake(answer: KnownAnswer, runs: Mapping[int, Sequence[Outcome]]) -> Mistake | None:
-    """The known mistake, or combination of two mistakes, that gives the same answers as the learner's function to all cases."""
+    """The known mistake, or the combination of two, that gives the same answers as the learner's function to all cases."""
     return next((mistake for mistake in answer.known_mistakes() if _answers_alike(answer, mistake, runs)), None)
 
 

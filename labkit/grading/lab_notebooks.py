@@ -1,5 +1,5 @@
-"""Makes the two notebooks of a lab from its source: the learner's notebook with stubs, and the solved notebook. It runs no code
-and writes no files.
+"""Makes the two notebooks of a lab from its source: the learner's notebook with stubs, and the solved notebook. This module
+runs no code and writes no files.
 
 The source is a script in the percent format in `solutions/`. It contains these marks:
 
@@ -76,7 +76,7 @@ def _notebook(source: str, *, solved: bool) -> Any:
 
 
 def cut_solutions(source: str, *, keep: bool) -> str:
-    """The code cell without the marks. With `keep` it contains the solution, otherwise the learner's stub.
+    """The code cell without the marks. If `keep` is true, it contains the solution; otherwise, it contains the learner's stub.
 
     Raises `InvalidRequest` if the marks do not come in pairs, or if a solution outside a function names no replacement.
     """

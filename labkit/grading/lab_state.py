@@ -39,12 +39,12 @@ class Row:
 
     @property
     def words(self) -> str:
-        """The state in words: "passed", or "not measured here: needs an NVIDIA GPU"."""
+        """The state in words, such as "passed" or "not measured here: needs an NVIDIA GPU"."""
         return f"{NOT_MEASURED}: {self.lacks}" if self.is_not_measured else self.standing.words
 
     @property
     def points(self) -> str:
-        """The points that count, and what the hints cost: "7/10" or "7/10, hints cost 3"."""
+        """The points that count, and the points that the hints cost, such as "7/10" or "7/10, hints cost 3"."""
         cost = f", hints cost {self.standing.hint_cost}" if self.standing.hint_cost else ""
         return f"{self.standing.earned}/{self.exercise.points}{cost}"
 
@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True)
 class LabState:
-    """A lab, its exercises in order, and what hints cost."""
+    """A lab, its exercises in order, and the costs of hints."""
 
     lab: str
     rows: Sequence[Row]
@@ -81,7 +81,7 @@ class LabState:
 
     @property
     def core_words(self) -> str:
-        """The same as `words`, for the exercises on the core path only."""
+        """The sentence of `words`, but only for the exercises on the core path."""
         return f"Core path: {self._words([row for row in self.rows if row.exercise.core])}"
 
     @staticmethod
@@ -97,7 +97,7 @@ class LabState:
 
     @property
     def text(self) -> str:
-        """One line for each exercise, and below them the whole lab."""
+        """A text with one line for each exercise, and then lines about the whole lab, the core path and the costs of hints."""
         help_words = f"{in_words(self.hint_costs)} See hint(my_function). After a pass, see solution(my_function)."
         return "\n".join([*(row.text for row in self.rows), self.head, self.words, self.core_words, help_words])
 

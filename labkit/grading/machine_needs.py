@@ -1,4 +1,4 @@
-"""What an exercise needs besides a CPU, and whether this machine has these things."""
+"""Says what an exercise needs besides a CPU, and whether this machine has it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ has it.
 
 
 def missing(exercise: Exercise, machine: Machine | None = None) -> str:
-    """What the machine lacks for this exercise, such as "needs an NVIDIA GPU"; "" if it lacks nothing."""
+    """A phrase for what the machine lacks for this exercise, such as "needs an NVIDIA GPU"; "" if it lacks nothing."""
     if not exercise.requires:
         return ""
     here = machine or describe()

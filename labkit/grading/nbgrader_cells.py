@@ -1,4 +1,4 @@
-"""Marks the cells of a lab for nbgrader, with its metadata of schema version 3.
+"""Marks the cells of a lab for nbgrader, with nbgrader's metadata in schema version 3.
 
 nbgrader knows two cells of an exercise: the answer, which the learner changes, and the check, which gives the points.
 """

@@ -1,7 +1,7 @@
 """The check of an exercise when `nbgrader validate` or `nbgrader autograde` executes the notebook.
 
-nbgrader gives a check cell all of its points, unless the cell raises an error or writes to stderr; then it gives none. So in
-such a run, every verdict except a pass raises an error, and nothing is written to stderr.
+nbgrader gives a check cell all of its points, unless the cell raises an error or writes to stderr; then the cell gets none of
+its points. So in such a run, every verdict except a pass raises an error, and nothing is written to stderr.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WIDTH = 80
 
 
 class NoPoints(LabkitError):
-    """The verdict is not a pass. The message is the verdict in words, and IPython shows it without a traceback."""
+    """Raised for a verdict that is not a pass. The message is the verdict in words; IPython shows it without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [part for line in str(self).splitlines() for part in textwrap.wrap(line, _WIDTH, subsequent_indent="    ")]

@@ -1,4 +1,4 @@
-"""The code that a function of a notebook needs, in a form in which two versions of a notebook can be compared."""
+"""Finds the code that a function of a notebook needs, in a form in which two versions of a notebook can be compared."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def needed_statements(submission: Submission, function: str) -> list[ast.stmt]:
 
 
 def needed_code(submission: Submission, function: str) -> str:
-    """The source of these statements without comments and layout. If there are none, the reason in words."""
+    """The source of the needed statements, without comments and layout; if there are none, a text that gives the reason."""
     statements = needed_statements(submission, function)
     return "\n".join(map(ast.unparse, statements)) or submission.why_missing(function)

@@ -34,7 +34,7 @@ from labkit.measure.busy_machine import BusyMachine
 from labkit.plain_values import decode
 
 START_SECONDS = 180
-"""How many seconds the statements that the function needs may run.
+"""The time limit in seconds for the statements that the function needs.
 
 The time limits of the calls are added to this number.
 """
@@ -80,7 +80,7 @@ def asked_of(submission: Submission, path: Path) -> list[Exercise]:
 def labs_of(submission: Submission) -> dict[str, int]:
     """The labs to which the functions of a submission belong, each with the number of its functions that were found.
 
-    Definitions are tried first, because a variable may happen to have the name of another lab's function.
+    The search begins with the names of definitions, because a variable may happen to have the name of another lab's function.
     """
     for found in (submission.functions, submission.names, submission.asked):
         labs = Counter(exercise.lab for exercise in all_exercises() if exercise.function in found)
@@ -92,7 +92,7 @@ def labs_of(submission: Submission) -> dict[str, int]:
 def check_submission(
     exercise: Exercise, submission: Submission, workers: Workers | None = None, seeds: Sequence[int] = SEEDS
 ) -> Verdict:
-    """The verdict on one exercise of a submission. Without `workers`, a worker is started for this check alone."""
+    """The verdict on one exercise of a submission. If `workers` is None, a worker is started for this check alone."""
     why = missing(exercise)
     if why:
         return not_measured(exercise, why)
@@ -150,7 +150,7 @@ def _job(exercise: Exercise, submission: Submission, seeds: Sequence[int]) -> di
 
 
 def judge_frame(answer: AnyAnswer, written: bytes, seeds: Sequence[int] = SEEDS) -> Verdict:
-    """The verdict on what a worker wrote. The bytes are not trusted, because a learner's code ran in the worker's process."""
+    """The verdict on the frame that a worker wrote. Its bytes are not trusted, because a learner's code ran in the worker."""
     try:
         text, data = unpack_frame(written)
         if len(text) > MOST_TEXT_BYTES:

@@ -12,10 +12,12 @@ from labkit.errors import InvalidRequest
 from labkit.grading.shorten import shorten
 
 MOST_NOTEBOOK_BYTES = 100 * 2**20
-"""The size of the largest file that is read; larger files are refused. Only outputs make a notebook large; code does not."""
+"""The size in bytes of the largest file that is read; larger files are refused. Only outputs, not code, make a file large."""
 _SOURCE_KEYS = ("source", "input", "code")
-"""The keys under which a cell may store its text. They are tried in this order: nbformat 4 and text cells of nbformat 3, code
-cells of nbformat 2 and 3, nbformat 1.
+"""The keys under which a cell may store its text, in the order in which they are tried.
+
+The first key is used by nbformat 4 and by text cells of nbformat 3, the second by code cells of nbformat 2 and 3, and the third
+by nbformat 1.
 """
 _CONFLICT = re.compile(r"^(?:<{7} |>{7} |={7}$)", re.MULTILINE)
 

@@ -16,7 +16,7 @@ from types import ModuleType
 from labkit.measure.ladder_file import FILE_END
 
 MOST_FILES, MOST_FILE_BYTES = 200, 2**20
-"""At most this many files of a notebook's folder are considered. Only files up to this size are copied (1 MiB)."""
+"""At most 200 entries of a notebook's folder are examined, and only files of at most 1 MiB are copied."""
 
 
 def copy_files(folder: Path | None, files: Path) -> None:
@@ -60,6 +60,6 @@ class _FromFolder:
         self._folder = folder
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The spec of a top-level module, or None. Modules inside packages are found without this."""
+        """The spec of a top-level module, or None. Modules inside packages are found without this class."""
         places = [str(self._folder / entry) for entry in sys.path if entry and not os.path.isabs(entry)]
         return PathFinder.find_spec(name, places, target) if path is None and places else None

@@ -16,7 +16,7 @@ def run_cells(notebook: Any, folder: Path, *, timeout: int, **options: Any) -> N
     """Run every code cell in a new kernel, whose working directory is `folder`, and put the outputs into `notebook`.
 
     timeout: the seconds that a single cell may take. options: further settings of `nbclient.NotebookClient`. Raises the
-    exceptions of its `execute`.
+    exceptions that `NotebookClient.execute` raises.
     """
     from nbclient import NotebookClient
     from traitlets.config import Config

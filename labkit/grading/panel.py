@@ -22,8 +22,8 @@ from labkit.plurals import counted
 def progress_panel(lab: str) -> None:
     """Show each exercise of a lab with its state, and the points and the minutes that are left, in all and on the core path.
 
-    One button names the cost of the next hint, and shows the hint. Another shows the solution, and a third reads the states
-    again.
+    One button names the cost of the next hint, and shows the hint. Another button shows the solution, and a third button reads
+    the states from the disk again.
     """
     text = lab_state(lab).text
     if not in_notebook():

@@ -10,10 +10,10 @@ def predicted(*, as_share: bool = False, as_percent: bool = False, at_most: floa
     """Whether every guess is a positive number. If a guess is missing, a message asks for it. A cell calls this function before
     it measures something.
 
-    With `as_share`, a guess must be from 0 to 1; with `as_percent`, from 0 to 100. Both ends are allowed. `at_most` is the
-    largest number that is possible, if the learner has been told it (such as the kernels before any is removed). No other range
-    is required, because it would give away the order of magnitude. The figure of the measurement shows by how much the guess
-    was wrong (`labkit.measure.how_far`).
+    If `as_share` is set, a guess must be from 0 to 1; if `as_percent` is set, it must be from 0 to 100. Both ends are allowed.
+    `at_most` is the largest possible number, if the learner has been told this number (such as the number of kernels before any
+    kernel is removed). No other range is required, because a range would give away the order of magnitude. The figure of the
+    measurement shows by how much the guess was wrong (`labkit.measure.how_far`).
     """
     least, most, asked = math.ulp(0.0), math.inf, "a number above 0"
     if at_most < math.inf:

@@ -23,8 +23,8 @@ class Standing:
     """The record of one exercise.
 
     It contains the verdict and the message of the last check, the highest points of all checks, the number of checks, and the
-    number of hints that were shown. A failed check after a pass takes no points away. `hint_cost` is what the hints cost in
-    points. `given_up` says that the solution was shown before a pass.
+    number of hints that were shown. A failed check after a pass takes no points away. `hint_cost` is the number of points that
+    the hints cost. `given_up` says whether the solution was shown before a pass.
     """
 
     verdict: str = NOT_ATTEMPTED
@@ -49,7 +49,7 @@ class Standing:
         return f"Your hints cost {counted(self.hint_cost, 'point')}, so {self.earned} count." if self.hint_cost else ""
 
     def next_hint_cost(self, costs: HintCosts) -> int:
-        """What the next hint costs, in points.
+        """The number of points that the next hint costs.
 
         Hints are free after a pass, after the solution was shown, and after the third hint.
         """
@@ -57,7 +57,7 @@ class Standing:
 
     @property
     def words(self) -> str:
-        """The state as a sentence: "passed before (10 points kept); the last check failed: Your cache has no values."."""
+        """The state in words: "passed before (10 points kept); the last check failed: Your cache has no values."."""
         said = state(self.verdict, self.earned)
         said = f"{said}: {self.message}" if self.verdict == FAILED and self.message else said
         return f"given up: solution shown; {said}" if self.given_up else said
@@ -95,8 +95,8 @@ class Progress:
     def standings(self) -> dict[str, Standing]:
         """The standing of every exercise, by its name.
 
-        A file that is damaged, or that a newer labkit wrote, counts as empty. If this process may write, such a file is renamed
-        so that it is not lost, and a sentence on stderr names the new file.
+        If the file is damaged, or if a newer labkit wrote it, the file counts as empty. If this process may write, it renames
+        such a file so that the file is not lost, and a sentence on stderr names the new file.
         """
         found = {exercise.name: Standing() for exercise in all_exercises()}
         try:

@@ -59,7 +59,7 @@ def parse(source: str) -> ast.Module:
 
 
 def code_of_magics(node: ast.stmt) -> list[ast.stmt]:
-    """The statements in a line such as `%time x = f()` or `%prun f()`. They run with the names of the notebook and can bind
+    """The statements in a line such as `%time x = f()` or `%prun f()`. These statements use the notebook's names and can bind
     names.
     """
     found: list[ast.stmt] = []

@@ -51,7 +51,9 @@ def reset(function: Callable[..., Any] | str, notebook: str | Path | None = None
 
 @dataclass(frozen=True)
 class Reset:
-    """What was changed in a notebook's file: the numbers of the cells, and the file with their old text (None if no cells)."""
+    """The changes in a notebook's file: the numbers of the changed cells, and the file with their old text (None if no cell
+    was changed).
+    """
 
     cells: list[int]
     kept: Path | None

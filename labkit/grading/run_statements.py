@@ -21,7 +21,7 @@ from labkit.grading.shorten import shorten
 from labkit.grading.submission import Piece
 
 NO_DEFINITION = "its definition does not run"
-"""The error if no statement has bound the name of the function."""
+"""The error for a function whose name was not bound by any statement that ran."""
 DEFINE_SECONDS = 120.0
 """The time limit in seconds for all statements that a function needs, in total."""
 
@@ -68,7 +68,7 @@ def _chosen(piece: Piece) -> list[ast.stmt]:
 
 
 def _future(node: ast.stmt) -> int:
-    """The compiler flags that this statement sets for itself and for all later statements, including those in other cells."""
+    """The compiler flags that this statement sets for itself and for all later statements, also in other cells."""
     if not isinstance(node, ast.ImportFrom) or node.module != "__future__":
         return 0
     features = [getattr(__future__, name.name, None) for name in node.names]

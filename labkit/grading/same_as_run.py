@@ -21,9 +21,9 @@ MOST_WRAPPERS = 20
 def same_as_run(submission: Submission, function: str, names: Mapping[str, Any]) -> dict[str, bool | None]:
     """Find out whether the file contains the code of a function in the kernel, and of each notebook function that it calls.
 
-    The result maps the function names to bools, or to None if the kernel does not know the source. `names` are the names in the
-    kernel. The result is empty if the function is not defined in the kernel. Comments, layout, values and classes are not
-    compared.
+    The result maps the name of each function to a bool, or to None if the kernel does not know the function's source. `names`
+    are the names in the kernel. The result is empty if the function is not defined in the kernel. Comments, layout, values and
+    classes are not compared.
     """
     written = {
         ast.unparse(part)
@@ -36,7 +36,7 @@ def same_as_run(submission: Submission, function: str, names: Mapping[str, Any])
 
 
 def _used(function: str, names: Mapping[str, Any]) -> dict[str, FunctionType]:
-    """The function with this name, and the functions that it calls, as far as the notebook defines them."""
+    """The function with this name, and the functions that it calls directly or indirectly, if the notebook defines them."""
     found: dict[str, FunctionType] = {}
     todo = [function]
     while todo:

@@ -1,12 +1,12 @@
 """A sandbox for the worker that runs a learner's function. It uses bubblewrap, which is based on the kernel's namespaces.
 
 In the sandbox there is no network except the sandbox's own loopback, and processes outside cannot be seen. The only files are
-the programs and libraries that the worker needs, read-only: those of the system, those of this Python, and labkit without its
-answers. Files that a learner's code writes are kept in memory of limited size, and are lost at the end. When the first process
+the programs and libraries that the worker needs: the system, this Python, and labkit without its answers. They are read-only.
+Files that a learner's code writes are kept in memory of limited size, and are lost at the end. When the first process
 of the sandbox ends, all its other processes end, too.
 
-The sandbox does not protect against: a fault of the kernel itself; heavy use of processor, memory bandwidth and caches, which
-slows other programs down; and reading the programs and libraries of this machine.
+The sandbox does not protect against a fault of the kernel itself, against reading of the machine's programs and libraries, or
+against heavy use of processor, memory bandwidth and caches, which slows other programs down.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Sandbox:
         """The command that runs `inner` in a new sandbox, in an empty folder, as nobody.
 
         `readable` are files and folders that are visible at their own paths, read-only. `needs` are the folders of `HIDDEN`
-        that are not hidden. Open file descriptors are passed on.
+        that `inner` needs, so they are not hidden. Open file descriptors are passed on.
         """
-        # bubblewrap itself is the first process of the sandbox, and /proc/1/environ shows what it was started with. So the
+        # bubblewrap itself is the first process of the sandbox, and /proc/1/environ shows its environment at the start. So the
         # environment is emptied before bubblewrap starts: it can contain the secret of the seeds.
         given = ["/usr/bin/env", "-i", *(f"{name}={os.environ[name]}" for name in _PASSED_ON if name in os.environ)]
         given += ["HOME=/tmp", "LABKIT_HOME=/tmp/labkit", self.program]
@@ -83,7 +83,7 @@ def is_inside() -> bool:
 
 
 def _as_it_is(place: Path) -> list[str]:
-    """Options that make a system path visible in the sandbox: as a link if it is a link, otherwise as it is, read-only."""
+    """Options that make a system path visible in the sandbox: as a link if it is a link, otherwise as a read-only path."""
     if place.is_symlink() and len(place.parts) == 2:
         return ["--symlink", os.readlink(place), str(place)]
     return ["--ro-bind", str(place), str(place)] if place.exists() else []
@@ -115,7 +115,7 @@ def need_sandbox() -> Sandbox:
 
 @functools.cache
 def _problem(program: str) -> str:
-    """Why a sandbox does not work on this machine; "" if it does."""
+    """Why a sandbox does not work on this machine; "" if it works."""
     command = Sandbox(program).command([sys.executable, "-c", "pass"])
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

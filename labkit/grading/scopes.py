@@ -59,7 +59,7 @@ def _walk(table: symtable.SymbolTable, scope: Scope, *, later: bool, top: bool =
         binds = symbol.is_assigned() or symbol.is_imported()
         if is_notebooks and binds:
             (scope.binds_later if later else scope.binds).add(name)
-        # If a class body both binds and reads a name, the first read may come from outside.
+        # If a class body both binds and reads a name, the first read may get the value from outside of the class.
         if symbol.is_referenced() and (is_notebooks or table.get_type() == "class"):
             (scope.reads_later if later else scope.reads).add(name)
     for inner in table.get_children():

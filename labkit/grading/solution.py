@@ -54,7 +54,7 @@ def may_see(exercise: Exercise) -> bool:
 
 
 def not_yet(exercise: Exercise) -> str:
-    """Why the solution is not shown, and what it costs to see it."""
+    """A text that says why the solution is not shown, and what it costs to see the solution."""
     return (
         f"Exercise {exercise.number} ({exercise.function}) has not passed yet. Its solution is shown after a pass. If you give "
         "up, it is shown now, but then the exercise earns no new points in your panel."
@@ -69,7 +69,7 @@ def show_solution(exercise: Exercise, course: Path | None = None) -> Solution:
 
 
 def in_words(exercise: Exercise, found: Solution) -> str:
-    """The solution, between a line that says where it comes from and a line that says what happens to the points."""
+    """The solution as a text. The line before it names the source, and the line after it says what happens to the points."""
     given_up = Progress().standings()[exercise.name].given_up
     end = "It is recorded that you gave up: this exercise earns no new points." if given_up else "Your points are kept."
     return f"The solution of exercise {exercise.number}, from {found.path}:\n\n{found.text}\n\nNo cell was changed. {end}"

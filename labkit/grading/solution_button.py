@@ -15,7 +15,7 @@ WHOLE = {"width": "auto", "flex": "0 0 auto"}
 
 
 def solution_buttons(chooser: Any, chosen: Callable[[], Exercise], said: Any, changed: Callable[[], object]) -> Any:
-    """A box with both buttons. The second appears only after the first was pressed for an exercise that has not passed.
+    """A box with both buttons. The second button appears only after the first was pressed for an exercise that has not passed.
 
     chooser: the menu of the exercises. chosen: returns the exercise selected in the menu. said: the widget that shows the
     solution or a message. changed: called after something was recorded.

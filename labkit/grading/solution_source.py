@@ -25,9 +25,9 @@ class Solution:
 def solution_of(exercise: Exercise, course: Path | None = None) -> Solution:
     """The solution of an exercise, from the folder `solutions` of the course.
 
-    course: the course's folder. If left out, labkit searches beside the installed package (in a checkout of the repository, or
-    in the learner's image), then in the folders around the notebook and the current folder. Raises `NotAvailable` if no folder
-    has the solution.
+    course: the course's folder. If it is left out, labkit searches beside the installed package (in a checkout of the
+    repository, or in the learner's image), then in the folders around the notebook and the current folder. Raises
+    `NotAvailable` if no folder has the solution.
     """
     for folder in [course] if course else _course_folders():
         for path in _files(folder / "solutions", exercise.lab):

@@ -43,7 +43,7 @@ class Statement:
 
     @property
     def packages(self) -> dict[str, str]:
-        """The package of each imported name: `import torch.nn.functional as F` makes `F` a name of torch."""
+        """The package of each imported name. For example, `import torch.nn.functional as F` gives `F` the package torch."""
         found: dict[str, str] = {}
         for part in ast.walk(self.node):
             match part:

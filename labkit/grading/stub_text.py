@@ -21,8 +21,9 @@ def with_stub(cells: Sequence[FileCell], stub: str, function: str) -> dict[int, 
     """The new text of each cell that changes, by the number of the cell. Only code cells are changed.
 
     For each function in the stub, the last definition of this name in the notebook is replaced. A helper of the stub that the
-    notebook does not define is added below the function. A cell that is not valid Python is replaced as a whole. Raises
-    `InvalidRequest` if no cell defines the function, or if its cell is not valid Python and defines other functions too.
+    notebook does not define is added below the function. If the function's cell is not valid Python, the cell is replaced as a
+    whole. Raises `InvalidRequest` if no cell defines the function, or if its cell is not valid Python and defines other
+    functions too.
     """
     texts = {cell.number: cell.text for cell in cells if cell.is_code}
     own = defining_cells(cells, function)

@@ -34,10 +34,10 @@ def submit(notebook: str | Path | None = None) -> None:
     """Check that the notebook's file is saved and contains the code that was run; then write a copy of the file and a receipt,
     and print their paths.
 
-    Both go into a new folder in `submitted/`, beside the notebook. No older folder is changed. The receipt contains the SHA-256
-    of the copy, the time, the version of labkit, and the verdicts and points (in all, and on the core path) of the checks that
-    were run in the notebook. If the code of a function in the file is not the code that was run, the function is named and
-    nothing is written.
+    The copy and the receipt go into a new folder in `submitted/`, beside the notebook. No older folder is changed. The receipt
+    contains the SHA-256 of the copy, the time, the version of labkit, and the verdicts and points (in all, and on the core
+    path) of the checks that were run in the notebook. If the code of a function in the file is not the code that was run, the
+    function is named and nothing is written.
 
     notebook: the path of the file; without it, the path that Jupyter passed to the kernel. Raises `InvalidRequest` if the file
     is not known, is not a notebook, or defines no function of an exercise. Raises `NotAvailable` if the copy cannot be written.

@@ -21,7 +21,7 @@ TIMED_OUT = "timed out"
 NO_ANSWER = "no answer here"
 """The cause of "not measured here" if this copy of labkit has no answer to compare with."""
 PARTIAL = "partial"
-"""In a gradebook: some of the points were reached, but not all."""
+"""In a gradebook: some of the points were reached, but not all of them."""
 
 _SIGNS = {
     PASSED: "✓",
@@ -63,7 +63,7 @@ def state(verdict: str, kept: int = 0) -> str:
 
 
 def colour(verdict: str, kept: int = 0) -> str:
-    """The colour for a state, readable on light and dark backgrounds. With kept points, it is the colour of a pass."""
+    """The colour for a state, readable on light and dark backgrounds. If points are kept, it is the colour of a pass."""
     return _COLOURS[PASSED if kept else verdict]
 
 

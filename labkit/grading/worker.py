@@ -60,10 +60,10 @@ def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
 def notebook_scope(folder: Path | None) -> tuple[dict[str, Any], Shell]:
     """The names that a notebook has at its start, in a new module `__main__`, and the replacement for IPython.
 
-    Here `display` shows nothing, and labkit's `check` and `hint` record nothing.
+    From then on, `display` shows nothing in this process, and labkit's `check` and `hint` record nothing.
     """
     main = types.ModuleType("__main__")
-    sys.modules["__main__"] = main  # dataclasses, for example, look up the module of a class here.
+    sys.modules["__main__"] = main  # dataclasses, for example, look up the module of a class in sys.modules.
     shell = Shell(main.__dict__, folder)
     setattr(builtins, "get_ipython", lambda: shell)  # noqa: B010
     setattr(builtins, "display", _nothing)  # noqa: B010

@@ -1,12 +1,13 @@
 """The process from which workers are forked: `python -m labkit.grading.worker_host CONTROL`.
 
-It has already imported what a worker needs, so a new worker starts at once. It never runs a learner's code. CONTROL is the
-descriptor of a socket. Each message on the socket is the path of a job and the path of a folder, and carries the descriptor of
-a pipe for the answers. When the worker has ended, the host sends back the worker's exit status.
+This process, the host, has already imported the modules that a worker needs, so a new worker starts at once. The host never
+runs a learner's code. CONTROL is the descriptor of a socket. Each message on the socket consists of the path of a job and the
+path of a folder, and carries the descriptor of a pipe for the answers. When the worker has ended, the host sends back the
+worker's exit status.
 
-A worker cannot read or change the memory of the host. If it could, it would gain nothing: the host has no answers, and serves
-no other learner. On systems other than Linux, some libraries cannot be used after a fork. On these systems, the host itself
-does its first job, and then ends.
+A worker cannot read or change the memory of the host. If a worker could do that, it would gain nothing: the host has no
+answers, and serves no other learner. On systems other than Linux, some libraries cannot be used after a fork. On these systems,
+the host itself does its first job, and then ends.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import socket
 import sys
 from pathlib import Path
 
-# Kernels are graded by the values that they compute. With the interpreter, the grade is the same on every machine.
+# Kernels are graded by the values that they compute. Triton's interpreter gives the same values on every machine.
 os.environ["TRITON_INTERPRET"] = "1"
 
 from labkit.exercises.registry import all_exercises
@@ -58,7 +59,7 @@ def main(control: socket.socket) -> None:
 
 
 def _protect_memory(is_protected: bool) -> None:
-    """Keep other processes of this user from reading this process's memory, or allow it again."""
+    """Keep other processes of this user from reading this process's memory, or allow them to read it again."""
     if CAN_FORK:
         ctypes.CDLL(None).prctl(SET_DUMPABLE, int(not is_protected), 0, 0, 0)
 

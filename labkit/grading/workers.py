@@ -1,5 +1,5 @@
-"""Runs the functions of one notebook, each in a separate process, reads their answers, and ends all processes that they
-started.
+"""Runs the functions of one notebook, each in a separate process, reads the functions' answers, and ends all processes that the
+functions started.
 
 Importing torch takes seconds, so only one process imports it: the host (`labkit.grading.worker_host`). A worker for each
 function is forked from the host. If there is a sandbox, the host and its workers run in it. A message to the host asks for a
@@ -51,11 +51,11 @@ class End:
 
 
 class Workers:
-    """The workers for a notebook in `folder`, which they can read.
+    """The workers for a notebook in `folder`. The workers can read this folder.
 
     Use this class as a context manager. When the context ends, all processes are ended.
 
-    Without a `sandbox`, the functions run as the current user.
+    If there is no `sandbox`, the functions run as the current user.
     """
 
     def __init__(self, folder: Path | None = None, sandbox: Sandbox | None = None) -> None:
@@ -81,8 +81,8 @@ class Workers:
     def run(self, job: Path, folder: Path, seconds: float, needs: Sequence[str] = ()) -> End:
         """Run the job in this file, in a worker whose current folder is `folder` unless it is in a sandbox.
 
-        When the worker ends, everything that it has started is ended. `needs` are the folders of `sandbox.HIDDEN` that the
-        worker can see. If a function needs other folders than the previous one, it gets a new sandbox.
+        When the worker ends, all processes that it has started are ended. `needs` are the folders of `sandbox.HIDDEN` that the
+        worker can see. If a function needs other folders than the previous function, it gets a new sandbox.
         """
         if self._host and self._host.needs != tuple(needs):
             self._end_host()
@@ -155,7 +155,7 @@ class _Host:
         )
 
     def end(self) -> None:
-        """Kill the host with everything that its workers have started."""
+        """Kill the host and all processes that its workers have started."""
         self.has_ended = True
         _kill_groups(self._members())
         kill_with_descendants(self._process.pid)
@@ -182,7 +182,7 @@ class _Host:
         return ""
 
     def _members(self) -> list[psutil.Process]:
-        """The host, the processes around it, and everything that its workers have started."""
+        """The host, the processes around it, and all processes that its workers have started."""
         try:
             return processes(self._process.pid)
         except psutil.Error:
@@ -200,7 +200,8 @@ class _Host:
     def _watch(self, answer: _Answer, reader: _Reader, seconds: float) -> tuple[str, bool]:
         """Wait for the end of a worker.
 
-        The result says why it must be stopped, or is "" if it has ended. It also says whether its time ran out.
+        The first value says why the worker must be stopped; it is "" if the worker has ended. The second value says whether the
+        worker's time ran out.
         """
         until = time.monotonic() + seconds
         while answer.is_alive():
@@ -237,7 +238,7 @@ def _kill_groups(members: Iterable[psutil.Process]) -> None:
 
 
 def kill_with_descendants(pid: int) -> None:
-    """Kill a process that was not waited for yet, and its descendants, including those that have left its session."""
+    """Kill a process that was not waited for yet, and its descendants, including descendants that have left its session."""
     with contextlib.suppress(psutil.Error):
         for process in processes(pid):
             with contextlib.suppress(psutil.Error):
@@ -254,7 +255,10 @@ class _Answer(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Wait. Python calls this in the thread, which sleeps; a wait with a time limit would wake 20 times per second."""
+        """Wait for the exit status. Python calls this in the thread.
+
+        The thread sleeps meanwhile; a wait with a time limit would wake it 20 times per second.
+        """
         with contextlib.suppress(OSError):
             self.text = self._control.recv(100).decode("ascii", "replace")
 
@@ -274,7 +278,7 @@ class _Reader(threading.Thread):
         return len(self.found) > MOST_BYTES
 
     def run(self) -> None:
-        """Read. Python calls this in the thread."""
+        """Read the pipe. Python calls this in the thread."""
         os.set_blocking(self._source, False)
         with contextlib.closing(selectors.DefaultSelector()) as selector:
             selector.register(self._source, selectors.EVENT_READ)
@@ -290,6 +294,6 @@ class _Reader(threading.Thread):
         os.close(self._source)
 
     def stop(self) -> None:
-        """Read the remaining bytes, and end, even if an unknown process keeps the pipe open."""
+        """Read the remaining bytes, and end the thread, even if an unknown process keeps the pipe open."""
         self._ends.set()
         self.join()

@@ -49,7 +49,7 @@ def compiled_step(model: PlainGPTJ) -> Any:
 
 @torch.no_grad()
 def examine(model: PlainGPTJ, *, batch: int = 1, past: int = 64) -> Compiled:
-    """Compile a decode step and report the result. Everything that torch compiled before in this process is dropped."""
+    """Compile a decode step and return the result. All code that torch compiled before in this process is dropped."""
     import torch._dynamo
     import torch.compiler.config
     from torch._inductor import metrics
@@ -62,7 +62,7 @@ def examine(model: PlainGPTJ, *, batch: int = 1, past: int = 64) -> Compiled:
     step = compiled_step(model)
     seconds = []
     config: Any = torch.compiler.config
-    # The cache is off, because an earlier process may have compiled the same graph. torch warns about this.
+    # The compile cache is off, because an earlier process may have compiled the same graph. torch warns that the cache is off.
     with warnings.catch_warnings(action="ignore"), config.patch(force_disable_caches=True):
         for _ in range(2):
             before = time.perf_counter()

@@ -26,7 +26,7 @@ from labkit.model.part import Part
 from labkit.precision import DTYPES
 
 OPSETS = range(18, 24)
-"""The versions of ONNX's operator set that can be written. torch writes version 18, and onnx converts it to the others."""
+"""The versions of ONNX's operator set that can be written. torch writes version 18, which onnx converts to other versions."""
 OPSET = 20
 EXAMPLE_BATCH, EXAMPLE_TOKENS, EXAMPLE_PAST = 2, 3, 5
 """The sizes with which the graph is traced. All three are dynamic in the graph."""
@@ -49,7 +49,7 @@ def export(
     """Write a GPT-J (a name, a path or a checkpoint) to the new folder `target` as a chain of `parts` ONNX graphs.
 
     Each part is a folder with `model.onnx` and its weights in `model.onnx.data`. The tokenizer's files are copied. The layers
-    are divided into parts in the same way as into pipeline stages (`labkit.model.part`). precision: fp32 or fp16. The graph is
+    are divided into parts in the same way as into pipeline stages (`labkit.model.part`). precision: fp32 or fp16. Each graph is
     made without weights; then the weights are read one tensor at a time. The folder appears only when it is complete. Raises
     `InvalidRequest`, `CheckpointError`, `InsufficientResources`, or `NotAvailable` if onnx or onnxscript is missing.
     """

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Fusion:
-    """A kind of fusion. kind: the new operator. replaced: the old operators, in order. count: how often it occurs."""
+    """A kind of fusion. kind: the new operator. replaced: the old operators, in order. count: how often the fusion occurs."""
 
     kind: str
     replaced: tuple[str, ...]
@@ -23,10 +23,10 @@ def operators(graph: Any) -> Counter[str]:
 
 
 def fusions(before: Any, after: Any) -> list[Fusion]:
-    """The fusions between two graphs (`onnx.ModelProto`) of the same model, the largest first.
+    """The fusions that turn the graph `before` into the graph `after`. Fusions of many nodes come first.
 
-    A runtime does not rename the remaining tensors. So a node of the new graph replaces all nodes of the old graph between its
-    inputs and its outputs.
+    Both are an `onnx.ModelProto` of the same model. A runtime does not rename the tensors that remain. So a node of the new
+    graph replaces all nodes of the old graph between the node's inputs and its outputs.
     """
     producers = {name: node for node in before.graph.node for name in node.output if name}
     order = {id(node): place for place, node in enumerate(before.graph.node)}

@@ -1,6 +1,6 @@
 """Quantizes an export to INT8 with ONNX Runtime's own quantizer.
 
-The weights of all matrix products have 8 bits; their inputs are quantized while the graph runs.
+The weights of all matrix products are stored in 8 bits. The inputs of the products are quantized while the graph runs.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def quantize_int8(exported: ExportedModel, target: str | Path) -> ExportedModel:
     """Write a copy of an export to the new folder `target`, with matrix products in INT8.
 
     The quantizer is `onnxruntime.quantization.quantize_dynamic`: weights get a scale for each output column, and the inputs of
-    a matrix product get a scale when it runs. The embedding keeps its precision. The inputs and outputs of the graphs do not
-    change. The quantizer holds one part in memory at a time. Raises `InvalidRequest` for an fp16 export, and `NotAvailable` if
-    a package is missing.
+    a matrix product get a scale when the product runs. The embedding keeps its precision. The inputs and outputs of the graphs
+    do not change. The quantizer holds one part in memory at a time. Raises `InvalidRequest` for an fp16 export, and
+    `NotAvailable` if a package is missing.
     """
     if exported.precision != "fp32":
         raise InvalidRequest(f"{exported.path} is in {exported.precision}; ONNX Runtime's quantizer takes graphs in fp32")

@@ -1,4 +1,4 @@
-"""The lecture's list of the changes that a graph compiler makes to a transformer, looked up in an optimised graph."""
+"""Looks up in an optimised graph which changes of the lecture's list a graph compiler has made to a transformer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from labkit.graphs.levels import LevelFound
 
 @dataclass(frozen=True)
 class ListItem:
-    """An item of the list. done: how many places the compiler changed. places: how many it could have changed. into: the new
-    operators.
+    """An item of the list. done: how many places the compiler changed. places: how many places it could have changed. into: the
+    new operators.
     """
 
     what: str
@@ -23,7 +23,7 @@ def lecture_list(before: LevelFound, after: LevelFound) -> list[ListItem]:
     """The items of the lecture's list, from an exported graph (level none) and an optimised graph of the same model.
 
     The places are counted in the exported graph. A layer norm has two reductions, and a block has one softmax and one tanh. For
-    transpositions, `done` counts those that were removed.
+    transpositions, `done` is the number of transpositions that were removed.
     """
     blocks = before.operators.get("Softmax", 0)
     transpositions = before.operators.get("Transpose", 0)

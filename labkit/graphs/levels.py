@@ -42,7 +42,7 @@ class StepWork:
 
 @dataclass(frozen=True)
 class LevelFound:
-    """The result of an optimisation level: the number of each operator, the fusions, and the work of a decode step.
+    """The result of an optimisation level: how often each operator occurs, the fusions, and the work of a decode step.
 
     load_seconds: how long ONNX Runtime needed to read the graph, optimise it and prepare its weights.
     """
@@ -68,9 +68,9 @@ def compare_levels(
 ) -> list[LevelFound]:
     """Optimise every part of an export at each level, read the optimised graph, and profile one decode step.
 
-    The step has one new token for each of `batch` sequences, after `past` cached tokens (`PAST` if left out). With several
-    parts, the numbers are sums. Raises `InvalidRequest` for an empty batch, an empty cache, or a cache that leaves no room in
-    the context. Raises `NotAvailable` if onnx or onnxruntime is missing.
+    The step has one new token for each of `batch` sequences, after `past` cached tokens (`PAST` if left out). If there are
+    several parts, each number is the sum over the parts. Raises `InvalidRequest` for an empty batch, an empty cache, or a cache
+    that leaves no room in the context. Raises `NotAvailable` if onnx or onnxruntime is missing.
     """
     most = exported.config.context_length - 1
     cached = min(PAST, most) if past is None else past

@@ -1,8 +1,8 @@
-"""GPT-J in plain torch operations, as input for a graph compiler: nothing is fused, and the cache is passed in and out.
+"""Defines GPT-J in plain torch operations for a graph compiler. Nothing is fused; the cache is an input and an output.
 
 `labkit.model.GPTJ` uses the operations of `labkit.ops`, which write into a cache in place. ONNX has no such operations. The
-formulas here are those of Hugging Face's GPT-J, written with the smallest operations, so that one can see which operations a
-compiler fuses.
+formulas in this module are the same as in Hugging Face's GPT-J. They are split into the smallest operations, so that a reader
+of the compiled graph can see which operations the compiler has fused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class PlainGPTJ(nn.Module):
     """A part of a GPT-J. Its weights have Hugging Face's names. Each matrix is stored as `[inputs, outputs]`.
 
     A matrix stored as `[outputs, inputs]` would need a transpose node in the graph, and a runtime would replace that node by a
-    second copy of the matrix. With `device` "meta", the weights have no values. Layers are numbered as in the whole model.
+    second copy of the matrix. If `device` is "meta", the weights have no values. Layers keep the numbers that they have in the
+    whole model.
     """
 
     def __init__(self, config: GPTJConfig, part: Part = WHOLE, *, dtype: torch.dtype, device: torch.device | str) -> None:
@@ -38,8 +39,9 @@ class PlainGPTJ(nn.Module):
     def forward(self, entered: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
         """Run the part on new tokens `[batch, tokens]` (int64), or on their hidden state.
 
-        The new tokens follow the cached tokens, so their positions begin after those of the cached tokens. All sequences of a
-        batch have the same length. The docstring of `part_tensors` describes `past` and the shapes that are returned.
+        The new tokens follow the cached tokens, so the position of the first new token is the number of cached tokens. All
+        sequences of a batch have the same length. The docstring of `part_tensors` describes `past` and the shapes that are
+        returned.
         """
         seen, new = past[0].shape[2], entered.shape[1]
         positions = torch.arange(seen, seen + new, dtype=torch.int64, device=entered.device)
@@ -71,7 +73,7 @@ class PlainGPTJ(nn.Module):
     def _block(
         self, name: str, hidden: Tensor, keys: Tensor, values: Tensor, visible: Tensor, sin: Tensor, cos: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One block: attention and MLP read the same normed input, and both are added to the residual."""
+        """Run one block. Attention and MLP read the same normed input, and the results of both are added to the residual."""
         normed = self._norm(f"{name}.ln_1", hidden)
         query, key, value = (self._heads(normed @ self._of(f"{name}.attn.{each}_proj.weight")) for each in ("q", "k", "v"))
         keys = torch.cat((keys, _rotated(key, sin, cos)), 2)
@@ -90,7 +92,7 @@ class PlainGPTJ(nn.Module):
         return split.transpose(1, 2)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        """Layer normalization (Ba et al. 2016), written with separate reductions and powers."""
+        """Apply layer normalization (Ba et al. 2016), written with separate reductions and powers."""
         centred = x - x.mean(-1, keepdim=True)
         variance = centred.pow(2).mean(-1, keepdim=True)
         normed = centred / torch.sqrt(variance + self.config.layer_norm_epsilon)
@@ -98,7 +100,7 @@ class PlainGPTJ(nn.Module):
 
 
 def weight_shapes(config: GPTJConfig, part: Part) -> dict[str, tuple[int, ...]]:
-    """Return the shape in the graph of each weight and table of a part, by name. Matrices are `[inputs, outputs]`."""
+    """Return the shape that each weight and table of a part has in the graph, by name. Matrices are `[inputs, outputs]`."""
     held = part.layers(config.num_layers)
     kept: dict[str, tuple[int, ...]] = {}
     for name, shape in expected_shapes(config).items():
@@ -131,7 +133,7 @@ def weight_reader(
 
 
 def load_weights(model: PlainGPTJ, weight: Callable[[str], Tensor]) -> None:
-    """Fill a model with the tensors that `weight` returns, one at a time. `weight_reader` makes such a function."""
+    """Copy weights into a model, one at a time. `weight` returns a tensor by name; `weight_reader` makes such a function."""
     for name, buffer in model.named_buffers():
         buffer.copy_(weight(name))
 
@@ -149,7 +151,7 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
 def _rotated(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
     """Apply rotary position embeddings (Su et al. 2021) to `x` `[batch, heads, tokens, head_dim]`.
 
-    Neighbouring pairs of the first values of each head are rotated.
+    In each head, the first `2 * sin.shape[-1]` values are rotated, in pairs of neighbouring values.
     """
     rotary_dim = 2 * sin.shape[-1]
     even, odd, kept = x[..., 0:rotary_dim:2], x[..., 1:rotary_dim:2], x[..., rotary_dim:]
@@ -158,5 +160,5 @@ def _rotated(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
 
 
 def _gelu(x: Tensor) -> Tensor:
-    """The tanh form of GELU (Hendrycks & Gimpel 2016)."""
+    """Compute the tanh form of GELU (Hendrycks & Gimpel 2016)."""
     return 0.5 * x * (1.0 + torch.tanh(GELU_SCALE * (x + GELU_CUBIC * x.pow(3))))

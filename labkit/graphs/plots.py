@@ -1,4 +1,4 @@
-"""Figures of optimised graphs."""
+"""Draws figures of optimised graphs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def levels_plot(levels: Sequence[LevelFound], caption: str = "") -> Figure:
-    """Two bar charts: for each level, the kernels of a decode step, and the megabytes that these kernels read and write.
+    """Draw two bar charts: for each level, the number of kernels in a decode step, and the megabytes that they read and write.
 
-    Each bar of megabytes is divided into weights, which no fusion can save, and everything else. Both numbers are printed at
-    the end of the bar.
+    Each bar of megabytes is divided into the bytes of the weights, which must be read at every level, and all other bytes. Both
+    numbers are printed at the end of the bar.
     """
     figure = plots.new_figure("A decode step at each optimisation level of ONNX Runtime", caption, height=4.4)
     kernels, moved = figure.subplots(1, 2)
@@ -38,6 +38,6 @@ def levels_plot(levels: Sequence[LevelFound], caption: str = "") -> Figure:
     for axes in (kernels, moved):
         axes.set_yticks(list(places), names)
         axes.invert_yaxis()
-        axes.margins(x=0.18 if axes is kernels else 0.34)  # room for the numbers
+        axes.margins(x=0.18 if axes is kernels else 0.34)  # room for the numbers at the ends of the bars
         axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -1,4 +1,4 @@
-"""Runs an export in ONNX Runtime, part after part. The cache of each part is kept between steps."""
+"""Runs an exported model in ONNX Runtime, part after part. The cache of each part is kept between steps."""
 
 from __future__ import annotations
 

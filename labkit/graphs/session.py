@@ -1,4 +1,4 @@
-"""Opens a graph in ONNX Runtime: its optimisation level, its threads and its execution provider."""
+"""Opens a graph in ONNX Runtime with a chosen optimisation level, number of threads and execution provider."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LEVELS = {
 """The optimisation levels, weakest first, with ONNX Runtime's names for them.
 
 none: the graph is not changed. basic: constants are folded and redundant nodes are removed; the graph still uses only ONNX's
-own operators. extended: nodes are also fused into operators of ONNX Runtime. all: the layout of tensors is also changed for the
-processor.
+own operators. extended: nodes are also fused into operators of ONNX Runtime. all: the layout of tensors is also changed to suit
+the processor.
 """
 
 PROVIDERS = {
@@ -38,10 +38,10 @@ REASON = 240
 class SessionSettings:
     """Settings for running a graph.
 
-    level: a key of `LEVELS`. threads: threads of one operation; all cores if None. provider: a key of `PROVIDERS`; "tensorrt"
-    runs the nodes that TensorRT supports in TensorRT, and the others with CUDA. optimised: a file to which the optimised graph
-    is also written. profile: the beginning of the name of the file in which the profiler lists every kernel. A profiled session
-    does not pack weights, because the profiler does not see packed weights.
+    level: a key of `LEVELS`. threads: the number of threads of an operation; None means all cores. provider: a key of
+    `PROVIDERS`; "tensorrt" runs the nodes that TensorRT supports in TensorRT, and the other nodes with CUDA. optimised: a file
+    to which the optimised graph is also written. profile: the beginning of the name of the file in which the profiler lists
+    every kernel. A profiled session does not pack weights, because the profiler does not see packed weights.
     """
 
     level: str = "all"
@@ -101,7 +101,7 @@ def open_session(path: Path, settings: SessionSettings | None = None) -> Any:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    """The error message, in one sentence: the graph, its operator set, ONNX Runtime's reason, and what to do."""
+    """Return the error message: a sentence that names the graph, its operator set, ONNX Runtime's reason, and what to do."""
     from labkit.graphs.exported import opset_of, read_graph
 
     opset = opset_of(read_graph(path))  # raises for a file that is missing or is not ONNX

@@ -26,7 +26,7 @@ Sizes = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """How a plan is built.
+    """Settings for building a plan.
 
     fp16, int8: whether TensorRT may choose kernels in these precisions (in TensorRT 10; since TensorRT 11, the graph decides
     the precisions). sparse: whether TensorRT may choose kernels for weights with 2:4 sparsity (`kSPARSE_WEIGHTS`). batch,
@@ -71,9 +71,10 @@ def build_plan(
 ) -> Path:
     """Parse a part's graph, choose kernels on this GPU, and write the serialized plan to the file `target`.
 
-    calibration: for `int8`, inputs of the part by name, on the GPU; their values determine the scales of activations. A plan
-    works only on the same kind of GPU and with the same version of TensorRT. Raises `NotAvailable` without TensorRT or a GPU.
-    Raises `CheckpointError` with TensorRT's reason if TensorRT cannot parse the graph or build the plan.
+    calibration: needed only for `int8`. Each item holds the inputs of one pass by name, on the GPU; their values determine the
+    scales of activations. A plan works only on the same kind of GPU and with the same version of TensorRT. Raises
+    `NotAvailable` if TensorRT or a GPU is missing. Raises `CheckpointError` with TensorRT's reason if TensorRT cannot parse the
+    graph or build the plan.
     """
     trt = tensorrt()
     logger = trt.Logger(trt.Logger.WARNING)
@@ -102,8 +103,8 @@ def build_plan(
 class TensorRTPart:
     """A plan that is loaded on this machine's GPU. Inputs and outputs are torch tensors on the GPU.
 
-    Raises `NotAvailable` without TensorRT or a GPU, and `CheckpointError` if the plan was built for another GPU or by another
-    version of TensorRT.
+    Raises `NotAvailable` if TensorRT or a GPU is missing, and `CheckpointError` if the plan was built for another GPU or by
+    another version of TensorRT.
     """
 
     def __init__(self, plan: Path) -> None:
@@ -135,7 +136,7 @@ class TensorRTPart:
     def capture(self, inputs: Mapping[str, Tensor]) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
         """Capture one run as a CUDA graph. Each `replay()` reads the same input tensors and writes the same output tensors.
 
-        The CUDA graph works for these shapes only. It must not be used after this object is gone.
+        The CUDA graph works only for the shapes of these inputs. It must not be used after this `TensorRTPart` is deleted.
         """
         outputs = self._bind(inputs)
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -177,7 +178,7 @@ class TensorRTPart:
 
 
 def _profile(builder: Any, part: ExportedPart, settings: PlanSettings) -> Any:
-    """The optimization profile: smallest, usual and largest shape of each input."""
+    """Make the optimization profile, which holds the smallest, usual and largest shape of each input."""
     sizes = {"batch": settings.batch, "tokens": settings.tokens, "past": settings.past}
     profile = builder.create_optimization_profile()
     for tensor in part.tensors.inputs:

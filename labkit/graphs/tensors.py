@@ -14,7 +14,7 @@ Size = int | str
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """An input or an output of a graph: its name, numpy's name for its dtype, and its shape. Dynamic sizes have a name."""
+    """An input or an output of a graph: its name, numpy's name for its dtype, and its shape. A dynamic size is a name."""
 
     name: str
     dtype: str
@@ -30,12 +30,12 @@ class PartTensors:
 
     @property
     def enters(self) -> GraphTensor:
-        """The main input, from the client or from the previous part: token ids or the hidden state."""
+        """The main input: token ids from the client, or the hidden state from the previous part."""
         return self.inputs[0]
 
     @property
     def leaves(self) -> GraphTensor:
-        """The main output, for the next part or for the client: the hidden state or logits."""
+        """The main output: the hidden state for the next part, or logits for the client."""
         return self.outputs[0]
 
     @property
@@ -61,7 +61,7 @@ def part_tensors(config: GPTJConfig, precision: str, stage: int, stages: int, la
     hidden_size]`: attention and MLP of a GPT-J block read the same input and are added to the same residual, so a block passes
     nothing else to the next block. The last part returns `logits` `[batch, vocab_size]` after the last token. Each part also
     takes `past_key_values.N.key` and `.value` `[batch, num_heads, past, head_dim]` of its layers. It returns `present.N.key`
-    and `.value`, which also contain the new tokens. These cache tensors are named as by Hugging Face's exporter.
+    and `.value`, which also contain the new tokens. Hugging Face's exporter gives these cache tensors the same names.
     """
     real = FLOATS[precision]
     hidden: tuple[Size, ...] = ("batch", "tokens", config.hidden_size)

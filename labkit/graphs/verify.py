@@ -1,4 +1,4 @@
-"""Compares the logits and the greedily generated tokens of an export in ONNX Runtime with those of labkit's engine."""
+"""Compares an export in ONNX Runtime with labkit's engine: both must compute the same logits and generate the same tokens."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ NEW_TOKENS = 12
 class Verified:
     """The outcome of a comparison.
 
-    relative_error: the largest difference between two logits, divided by the largest logit of the engine. same_tokens: whether
-    greedy generation chose the same tokens. positions: how many positions were compared.
+    relative_error: the largest difference between a logit of the export and the same logit of the engine, divided by the
+    engine's largest logit at this position. same_tokens: whether greedy generation chose the same tokens. positions: how many
+    positions were compared.
     """
 
     relative_error: float
@@ -69,7 +70,10 @@ def graph_quality(model: GraphModel, engine: Engine, text: str, *, window: int =
 
 
 def compare_with_engine(model: GraphModel, engine: Engine, *, seed: int = 0) -> Verified:
-    """Compare logits and greedy tokens on random prompts of several lengths, run whole and in two pieces."""
+    """Compare logits and greedy tokens on random prompts of several lengths.
+
+    Each prompt is run whole. A prompt of several tokens is also run in two pieces.
+    """
     config = model.config
     generator = torch.Generator().manual_seed(seed)
     worst, positions, same = 0.0, 0, True

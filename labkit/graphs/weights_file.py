@@ -1,4 +1,4 @@
-"""Writes the weights of a graph, one tensor at a time, into a file beside the graph (ONNX: external data)."""
+"""Writes the weights of a graph, one tensor at a time, into a file beside the graph. ONNX calls this "external data"."""
 
 from __future__ import annotations
 

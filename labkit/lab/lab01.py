@@ -1,4 +1,4 @@
-"""Names that only lab 01 imports: a device with a queue, and drawings."""
+"""Names that only lab 01 imports: a simulated device that runs its work asynchronously, and drawings."""
 
 from labkit.exercises.async_device import AsyncDevice
 from labkit.exercises.pictures import lab01 as pictures

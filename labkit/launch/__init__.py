@@ -1,6 +1,6 @@
 """Runs your own function on several processes: sends its source, returns its results, and records its collectives in a ledger.
 
-This package also starts, watches and ends the processes of ranks for `labkit.parallel`. It knows nothing about models.
+This package also starts, watches and ends the processes of ranks for `labkit.parallel`. The package knows nothing about models.
 """
 
 from labkit.launch.launcher import launch, shut_down, start

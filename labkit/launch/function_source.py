@@ -1,4 +1,4 @@
-"""Sends a function to a process that does not have it: as source text and plain values, without pickle.
+"""Sends a function as source text and plain values, without pickle, to a process that does not have the function.
 
 No part of a function's body runs until the function is called.
 """
@@ -61,7 +61,7 @@ def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., 
 
 
 def left_behind(packed: dict[str, Any]) -> dict[str, str]:
-    """Return the names of the values that the function uses but that could not be sent, each with its kind."""
+    """Return the names of values that the function uses but that could not be sent, each with "class" or its type's name."""
     return {name: kind for scope in packed.get("scopes", ()) for name, kind in scope["left"].items()}
 
 
@@ -85,7 +85,7 @@ def _define(number: int, packed: dict[str, Any], scopes: list[dict[str, Any]], m
 
 
 class _Packing:
-    """Collects functions and numbers them. Functions of one module share a scope; one with a closure has its own scope."""
+    """Collects functions and numbers them. Functions of one module share a scope; a function with a closure has its own."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors

@@ -20,7 +20,7 @@ from labkit.launch.team import Each, LaunchOptions, Team
 from labkit.plurals import counted
 
 COLLECTIVE_SECONDS = 5.0
-"""By default, a collective fails if a rank has not joined the collective within this many seconds."""
+"""By default, a collective fails if a rank has not called the collective within this many seconds."""
 
 
 def launch(
@@ -44,7 +44,7 @@ def launch(
     timeout: seconds that a collective waits for the other ranks. seconds: the limit for the whole call. checked: before each
     collective, check that all ranks call the same collective on the same shapes, and raise an error if they do not. With
     `checked=False` a collective takes half the time, but a mismatch ends the process. say: is called with each line that a rank
-    prints, labelled with the rank. progress: is called with the number of ranks that are ready and their total.
+    prints, labelled with the rank. progress: is called with the number of ranks that are ready and the number of all ranks.
 
     Raises `InvalidRequest` if the function or an argument cannot be sent. Raises `RankFailed` if a process ends, the time is
     up, or the function raises an exception (then the error is a `RankRaisedError`). The error names the rank, the host and the

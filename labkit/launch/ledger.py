@@ -1,4 +1,4 @@
-"""A ledger of what each rank computed and exchanged. Each entry is one activity, with its step, shape, bytes and time."""
+"""Records in a ledger what each rank computed and exchanged. An entry is one activity, with its step, shape, bytes and time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 MOST_ENTRIES = 100_000
-"""A rank keeps at most this many entries, the latest ones."""
+"""A rank keeps at most this many entries. It drops the oldest entries first."""
 
 COMPUTE = "compute"
 
@@ -20,8 +20,8 @@ class Entry:
 
     what: "compute", or the name of a collective: "all_reduce", "gather", "broadcast", "send", "recv", ... piece: the number of
     the micro-batch within the step. calls: how many calls the entry stands for. shape, byte_count: the shape and the bytes of
-    the tensor that this rank gave or received in each call. began: the host's monotonic clock at the first call. seconds: the
-    time of all calls together, including the time spent waiting for other ranks.
+    the tensor that this rank gave or received in each call. began: the time at which the first call began, read from the host's
+    monotonic clock. seconds: the time of all calls together, including the time spent waiting for other ranks.
 
     Collectives inside a forward pass are part of its "compute" entry: `began` and `seconds` of that entry include them.
     """

@@ -13,7 +13,7 @@ _current: Ledger | None = None
 
 @contextlib.contextmanager
 def recording_to(ledger: Ledger) -> Iterator[None]:
-    """While this block runs, `compute` adds its entries to this ledger."""
+    """Let `compute` add its entries to this ledger while the `with` block runs."""
     global _current
     before, _current = _current, ledger
     try:
@@ -24,7 +24,10 @@ def recording_to(ledger: Ledger) -> Iterator[None]:
 
 @contextlib.contextmanager
 def compute(piece: int = 0) -> Iterator[None]:
-    """Add the time of the block to the ledger as a "compute" entry of micro-batch `piece`. Outside a rank, add nothing."""
+    """Add the time of the block to the ledger as a "compute" entry of micro-batch `piece`.
+
+    Nothing is added in a process that is not a rank.
+    """
     began = time.monotonic()
     yield
     if _current is not None:

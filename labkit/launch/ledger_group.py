@@ -16,7 +16,7 @@ from labkit.launch.ledger import Ledger
 
 BACKEND = "labkit"
 MEETING_SECONDS = 60.0
-"""All ranks of a new group must join it within this many seconds."""
+"""All ranks of a new group must join the group within this many seconds."""
 KINDS = (
     *("all_reduce", "broadcast", "reduce", "all_gather", "gather", "scatter", "all_to_all", "reduce_scatter", "barrier"),
     "send or recv",
@@ -41,7 +41,7 @@ class RecordedWork:
         self._ended = False
 
     def wait(self, timeout: timedelta | None = None) -> bool:
-        """Wait until the collective is done. Raises `RankFailed` if a rank does not join in time."""
+        """Wait until the collective is done. Raises `RankFailed` if a rank does not take part in time."""
         if not self._ended:
             try:
                 self._work.wait()
@@ -64,8 +64,8 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
     """A process group that connects ranks over the loopback interface of this host, and adds every collective to `ledger`.
 
     `under_way` counts collectives that have begun and whose `wait` has not been called. checked: before a collective, the ranks
-    check that they all call the same collective with the same shape and dtype. Without this check, gloo ends a process whose
-    tensor does not match the data that arrives. The check takes about as long as a small collective.
+    check that they all call the same collective with the same shape and dtype. If they do not check this, gloo ends a process
+    whose tensor does not match the data that arrives. The check takes about as long as a small collective.
     """
 
     def __init__(self, store: Any, rank: int, ranks: int, timeout: timedelta, ledger: Ledger, *, checked: bool) -> None:
@@ -87,11 +87,11 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         return BACKEND
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> RecordedWork:
-        """Every rank gets the sum of the tensors of all ranks, or another reduction if `opts` names one, in place."""
+        """Replace each rank's tensor by the sum of the tensors of all ranks, or another reduction if `opts` names one."""
         return self._recorded("all_reduce", tensors[0], lambda: self._gloo.allreduce(tensors, opts or c10d.AllreduceOptions()))
 
     def broadcast(self, tensors: list[Tensor], opts: Any) -> RecordedWork:
-        """All ranks get the tensor of `opts.rootRank`."""
+        """All ranks get the tensor of the rank `opts.rootRank`."""
         return self._recorded("broadcast", tensors[0], lambda: self._gloo.broadcast(tensors, opts), opts.rootRank)
 
     def reduce(self, tensors: list[Tensor], opts: Any) -> RecordedWork:
@@ -118,7 +118,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         return self._recorded("scatter", outputs[0], lambda: self._gloo.scatter(outputs, inputs, opts), opts.rootRank)
 
     def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> RecordedWork:
-        """Each rank sends one tensor to each rank."""
+        """Each rank sends one tensor to every rank."""
         return self._recorded(
             "all_to_all", inputs[0], lambda: self._gloo.alltoall(outputs, inputs, opts or c10d.AllToAllOptions())
         )
@@ -152,7 +152,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         return self._recorded("recv", tensors[0], lambda: _Checked(header, coming, tensors, self._gloo, source, tag), source)
 
     def recv_anysource(self, tensors: list[Tensor], tag: int = 0) -> RecordedWork:
-        """Receive a tensor from whichever rank sends first."""
+        """Receive a tensor from the rank that sends one first."""
         return self._recorded("recv", tensors[0], lambda: self._gloo.recv_anysource(tensors, tag))
 
     def _require(self, rank: int) -> None:
@@ -260,7 +260,10 @@ class _Checked:
 
 
 def join(path: str, rank: int, ranks: int, timeout: float, ledger: Ledger, *, checked: bool) -> None:
-    """Join `ranks` processes into the default group of torch.distributed. They find each other through the file `path`."""
+    """Add this process as `rank` to the default group of torch.distributed, which has `ranks` processes.
+
+    The processes find each other through the file `path`.
+    """
     leave()
 
     def make(store: Any, its_rank: int, its_ranks: int, its_timeout: timedelta) -> RecordedGroup:
@@ -285,6 +288,6 @@ def leave() -> None:
 def is_at_rest() -> bool:
     """Whether the default group can be used for another function.
 
-    It can if there is no other group and no collective is in progress.
+    The group can be used again if there is no other group and no collective is in progress.
     """
     return len(_groups) == 1 and _groups[0].under_way == 0

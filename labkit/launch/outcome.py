@@ -75,8 +75,8 @@ def ledgers_of(answers: dict[int, Message]) -> list[list[Entry]]:
 def is_at_rest(answers: dict[int, Message], ledgers: list[list[Entry]]) -> bool:
     """Whether the ranks' process group can be used for another function.
 
-    It can if no collective is in progress on any rank, every sent message was received, and all ranks called the same
-    collectives.
+    The group can be used again if no collective is in progress on any rank, every sent message was received, and all ranks
+    called the same collectives.
     """
     calls = [Counter(entry.what for entry in ledger if entry.what not in ("send", "recv", COMPUTE)) for ledger in ledgers]
     passed = Counter(entry.what for ledger in ledgers for entry in ledger)

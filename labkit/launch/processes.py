@@ -27,8 +27,8 @@ class RankProcess:
     """The process of one rank: `python -m MODULE ARGUMENTS`, in a process group of its own.
 
     Every line that the process prints is passed to `say`, labelled with the rank. The attribute `say` may be replaced.
-    `said_all` is set when a line with `END_OF_OUTPUT` has arrived or the output has ended. environ: variables that are added to
-    the environment of this process. handles: open files that the process inherits.
+    `said_all` is set when a line that begins with `END_OF_OUTPUT` has arrived or the output has ended. environ: variables that
+    are added to the environment of this process. handles: open files that the process inherits.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class RankProcess:
 
 
 class RankProcesses:
-    """The processes of one run. `end` must be called when the run is over; further calls do no harm."""
+    """The processes of one run. `end` must be called when the run is over; calling `end` again does no harm."""
 
     def __init__(self) -> None:
         self._processes: list[RankProcess] = []

@@ -53,7 +53,7 @@ class LaunchOptions:
 
 
 class Team:
-    """The processes that run functions. There are as many as the largest launch so far needed."""
+    """The processes that run functions. Their number is the largest number of ranks that a launch has needed so far."""
 
     def __init__(self) -> None:
         self._members: dict[int, TeamMember] = {}
@@ -147,7 +147,7 @@ class TeamMember:
         self._is_ready = False
 
     def wait_ready(self, until: float) -> None:
-        """Wait until the process says that it is ready. Raises `RankFailed` if it ends or is not ready in time."""
+        """Wait until the process says that it is ready. Raises `RankFailed` if the process ends or is not ready in time."""
         if self._is_ready:
             return
         found = _readable([self.socket], until - time.monotonic())
@@ -170,7 +170,10 @@ class TeamMember:
 
 
 def job_message(function: Callable[..., Any], ranks: int, args: Sequence[Any], rank: int, options: LaunchOptions) -> Message:
-    """Make the job of a rank, without the name of its process group. Raises `InvalidRequest` if an argument cannot be sent."""
+    """Make the message that tells a rank what to run. The name of the process group is added later.
+
+    Raises `InvalidRequest` if an argument cannot be sent.
+    """
     tensors: dict[str, Tensor] = {}
 
     def coded(argument: Any) -> dict[str, Any]:

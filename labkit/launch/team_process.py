@@ -1,6 +1,6 @@
 """A process of a `Team`: runs one function after another.
 
-Started as `python -m labkit.launch.team_process SOCKET RANK`, where SOCKET is the number of an open file.
+It is started as `python -m labkit.launch.team_process SOCKET RANK`, where SOCKET is the number of an open file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Runner:
         self._group = ""
 
     def run(self, job: dict[str, Any], given: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Run a function. Returns its value or error, the ledger, and whether the group can be used for another function."""
+        """Run a function. Returns the function's value or error, the ledger, and whether the group can be used again."""
         torch.set_num_threads(job["threads"])
         answer: dict[str, Any] = {}
         try:
@@ -59,7 +59,7 @@ class Runner:
                 self._group = job["group"]
             with recording_to(self._ledger):
                 answer["value"] = encode(function(*args), tensors)
-        except BaseException as error:  # report whatever the function raises, and continue with the next function
+        except BaseException as error:  # report every exception of the function, and continue with the next function
             words = in_words(error) + _why_unknown(error, job)
             answer |= {"error": words, "kind": type(error).__name__, "others": isinstance(error, RankFailed)}
         ledger = encode_entries(self._ledger.take()).decode()
@@ -71,9 +71,9 @@ def _argument(coded: dict[str, Any], given: dict[str, Tensor]) -> Any:
 
 
 def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
-    """Explain why a name is unknown on the rank: it exists in the process that sent the function, but could not be sent.
+    """Explain why a name is unknown on the rank: the name exists in the process that sent the function, but could not be sent.
 
-    Returns "" for any other error.
+    Returns "" if `error` has another cause.
     """
     packed = [job["function"], *(coded["function"] for coded in job["args"] if "function" in coded)]
     left = {name: kind for one in packed for name, kind in left_behind(one).items()}

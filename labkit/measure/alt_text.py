@@ -19,7 +19,7 @@ MOST_LETTERS = 2000
 
 
 def alt_text(figure: Figure) -> str:
-    """The title of a figure, a description of each of its parts, and its caption, as sentences on one line."""
+    """Return the title of a figure, a description of each of its parts, and its caption, as sentences on one line."""
     parts = [figure.get_suptitle()]
     for axes in figure.axes:
         parts += described(axes)
@@ -30,7 +30,7 @@ def alt_text(figure: Figure) -> str:
 
 
 def described(axes: Axes) -> Iterator[str]:
-    """The description of one part of a figure: its axes, lines and bars, or the texts in a drawing without axes."""
+    """Describe one part of a figure: its axes, lines and bars, or the texts in a drawing without axes."""
     if not axes.axison:
         yield "A drawing with these texts: " + "; ".join(_texts(axes))
         return
@@ -63,7 +63,7 @@ def _line(line: Any) -> str:
 
 
 def _bars(axes: Axes) -> Iterator[str]:
-    """Describe each row of bars: the values of its bars, each after the label that the axis has at the bar, if there is one."""
+    """Describe each row of bars by its values. If the axis has a label at a bar, the label comes before the bar's value."""
     from matplotlib.container import BarContainer
 
     rows: list[Any] = [each for each in axes.containers if isinstance(each, BarContainer)]
@@ -77,7 +77,7 @@ def _bars(axes: Axes) -> Iterator[str]:
             middle = bar.get_x() + bar.get_width() / 2 if is_upright else bar.get_y() + bar.get_height() / 2
             said.append((ticks.get(round(middle), ""), float(value)))
         if len(rows) > MOST_VALUES and len(said) == 1:
-            continue  # a timeline: hundreds of bars, one after the other
+            continue  # skip a timeline, which consists of hundreds of bars
         name = "" if str(bars.get_label()).startswith("_") else f"{bars.get_label()}: "
         yield name + ", ".join(f"{tick} {_number(value)}".strip() for tick, value in said)
 

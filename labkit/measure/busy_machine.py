@@ -1,10 +1,10 @@
 """Decides whether other programs are to blame when a time limit passes while a learner's function is checked.
 
-It does so for every kind of time limit: the limit of a call, of a whole worker process, and of a wait inside an exercise (for a
-server, an answer or another rank). When a limit passes, `labkit.time_limits.limit_passed` is called.
+The module handles every kind of time limit: the limit of a call, of a whole worker process, and of a wait inside an exercise
+(for a server, an answer or another rank). When a limit passes, `labkit.time_limits.limit_passed` is called.
 
 The learner's own program is this process and all its descendants, including descendants that left its session (setsid) or whose
-parent has ended. A limit is excused only if their threads were kept waiting for a core by other programs (see
+parent has ended. A limit is excused only if other programs kept the threads of these processes waiting for a core (see
 `labkit.measure.contention`). So neither a function that sleeps nor a function that waits for its own child processes is
 excused.
 

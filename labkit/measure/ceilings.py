@@ -46,11 +46,11 @@ class Ceilings:
     disturbed: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The limits as plain values, for a record."""
+        """Return the limits as plain values, for a record."""
         return asdict(self)
 
     def caption(self, text: str = "") -> str:
-        """`text` as a caption, with a warning added if these limits were measured on a busy machine."""
+        """Return `text` as a caption, with a warning added if these limits were measured on a busy machine."""
         return f"{text}\n{BUSY}".strip() if self.disturbed else text
 
 
@@ -80,7 +80,7 @@ def ceilings(
 
 
 def _far_apart(readings: Timing) -> str:
-    """A warning if the times of repeated readings of the memory differ too much; otherwise ""."""
+    """Return a warning if the times of repeated readings of the memory differ too much, or "" if they do not."""
     times = readings.median / min(readings.samples)
     return f"the median reading of the memory took {times:.1f} times as long as the fastest" if times > FAR_APART else ""
 
@@ -104,16 +104,16 @@ class Reader:
         return self.rate(max_seconds=60.0, min_runs=runs, max_runs=runs, warmup=0)
 
     def rate(self, **settings: Any) -> float:
-        """Bytes per second of the fastest reading. Takes the settings of `time_call`."""
+        """Return the bytes per second of the fastest reading. The settings are passed to `time_call`."""
         return self.byte_count / min(self.time(**settings).samples)
 
     def time(self, **settings: Any) -> Timing:
-        """Seconds of each reading. Takes the settings of `time_call`."""
+        """Return the seconds of each reading. The settings are passed to `time_call`."""
         return time_call(self._data.sum, device=self.device, spread_target=0, **settings)
 
 
 def read_rate(device: torch.device, seconds: float = 1.0) -> float:
-    """Bytes per second of the fastest reading of a large tensor within `seconds`."""
+    """Read a large tensor repeatedly for `seconds`, and return the bytes per second of the fastest reading."""
     return Reader(device).rate(max_seconds=seconds, max_runs=200)
 
 

@@ -6,8 +6,8 @@ stays small, so it does not show the problem. Linux counts the time during which
 (the second number in /proc/PID/task/*/schedstat). The threads of child processes are included, because their parent may sleep
 until they are done. A thread can also wait for another thread or process of the same program. Therefore the counted waiting
 time is never more than the processor time that other programs used. Systems other than Linux do not measure this waiting time.
-There, it is assumed that this program waited as long as other programs used the processor. If a process ends before the
-reading, its waiting time is lost.
+On such systems, this module assumes that this program waited as long as other programs used the processor. If a process ends
+before its waiting time is read, this time is lost.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ WAITING_LIMIT = 0.2
 than a quarter of the runs are slow, so the median and the quartiles change little.
 """
 TOGETHER_LIMIT = 0.5
-"""The same limit for a program whose processes wait for each other.
+"""Like `WAITING_LIMIT`, but for a program whose processes wait for each other.
 
-The waiting times of all its processes are added up, so this limit is higher: the times of many processes that mostly sleep also
-add up.
+The waiting times of all processes of the program are added up. This limit is higher than `WAITING_LIMIT`, because even the
+short waiting times of many processes that mostly sleep add up.
 """
 SHORTEST_WAIT = 0.001
 """Shorter waiting times, in seconds, are ignored, because every thread waits some microseconds when it is woken."""
 NEARLY_ALL = 0.9
-"""From this share on, messages contain no number.
+"""If other programs kept this program waiting for this share of the time or more, the message contains no number.
 
-The counts come from different clocks, so they can add up to more than the total time.
+The waiting time and the total time come from different clocks, so the share can be more than 100%.
 """
 OTHERS_LIMIT = 0.25
 """The share of processor time that other programs may use, on systems that do not count the waiting time of threads."""
@@ -60,10 +60,10 @@ class Contention:
     `roots` (default: this process) and their descendants belong to this program. A rank passes as `roots` the id of the process
     that started all ranks. A client passes its own id and the id of the server that it measures.
 
-    The waiting time of a program is that of the thread that waited longest, because threads of a measurement work at the same
-    time. `in_turn` is for a program whose processes wait for each other, such as ranks that exchange messages. Then the waiting
-    times of all its processes are also added up, because each delay delays the whole program. The waiting time of a process is
-    the waiting time of its thread that waited longest.
+    The waiting time of a program is the waiting time of its thread that waited longest, because the threads of a measurement
+    work at the same time. `in_turn` is for a program whose processes wait for each other, such as ranks that exchange messages.
+    If `in_turn` is set, the waiting times of all processes are also added up, because each delay delays the whole program. The
+    waiting time of a process is the waiting time of its thread that waited longest.
     """
 
     def __init__(self, *roots: int, in_turn: bool = False) -> None:
@@ -79,9 +79,10 @@ class Contention:
         self.words = self.so_far()
 
     def so_far(self, seconds: float = 0.0) -> str:
-        """How other programs have disturbed the block so far; "" if they have not.
+        """Say how other programs have disturbed the block so far. Returns "" if they have not disturbed it.
 
-        With `seconds`, a message is returned only if it is already clear that a block of this length will count as disturbed.
+        If `seconds` is given, a message is returned only if it is already clear that a block that lasts this many seconds will
+        count as disturbed.
         """
         passed = max(time.perf_counter() - self._started, 1e-9)
         elapsed = max(passed, seconds)
@@ -108,7 +109,7 @@ class Contention:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One reading of counters, in seconds. All counters start at some time in the past.
+    """One reading of counters, in seconds. Only the difference between two readings has a meaning.
 
     waited: for each thread of this program (process id, thread id), the time during which the thread was ready to run but had
     no core. own: the processor time of this program. others: the processor time of all other programs. stolen: see `_stolen`.

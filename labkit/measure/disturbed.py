@@ -1,7 +1,7 @@
-"""The texts about a disturbed measurement: what disturbed it, and how to measure again.
+"""Writes the texts about a disturbed measurement: what disturbed the measurement, and how to measure again.
 
-`labkit.measure.contention` finds out whether other programs disturbed a measurement. The texts, the figures and the records all
-use these words.
+`labkit.measure.contention` finds out whether other programs disturbed a measurement. Texts, figures and records all use the
+words that this module defines.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ COMMAND_AGAIN = "close other programs and run this command again"
 
 
 def disturbed_note(reasons: Iterable[str], again: str = CELL_AGAIN) -> str:
-    """Two sentences about disturbed measurements, with an exclamation mark before them; "" if all reasons are "".
+    """Return two sentences about disturbed measurements, after an exclamation mark. Returns "" if all reasons are "".
 
-    reasons: for each measurement, what disturbed it, or "". again: an instruction that says how to measure again.
+    reasons: for each measurement, a text that says what disturbed the measurement, or "". again: an instruction that says how
+    to measure again.
     """
     found = list(dict.fromkeys(filter(None, reasons)))
     return f"{NOTE}: {'; '.join(found)}. To get a better one, {again}." if found else ""

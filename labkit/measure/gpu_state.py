@@ -16,7 +16,7 @@ class GPUState:
     celsius: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for a record."""
+        """Return the fields as plain values, for a record."""
         return asdict(self)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 PREDICTION = "your prediction"
 MEASURED = ("measured", "counted", "profiled")
-"""The names that figures use for the two values that are compared."""
+"""In a figure, a predicted value is called `PREDICTION`, and a measured value has one of the names in `MEASURED`."""
 CLOSE = 1.1
 """A prediction that differs from the measured value by at most this factor counts as right."""
 FAR = 100
@@ -58,5 +58,5 @@ def predictions_in_words(names: Sequence[str], series: Mapping[str, Sequence[flo
 
 
 def measured_of(series: Mapping[str, Sequence[float]]) -> Sequence[float]:
-    """The measured values with which the predictions of a figure are compared; empty if there are none."""
+    """Return the measured values with which the predictions of a figure are compared, or `()` if there are none."""
     return next((series[name] for name in MEASURED if name in series), ())

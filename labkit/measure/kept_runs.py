@@ -1,4 +1,4 @@
-"""Stores the measurements of a notebook on disk, so they survive a restart of the kernel.
+"""Stores the measurements of a notebook on disk, so that they survive a restart of the Jupyter kernel.
 
 A measurement that was disturbed by other programs is stored too, but it is repeated when its notebook cell runs again.
 """
@@ -19,7 +19,7 @@ from labkit.measure.timing import Timing, ratio
 
 
 class KeptRuns:
-    """The measurements of one lab (such as "01") by name.
+    """The measurements of one lab by name. `lab` is the lab's number, such as "01".
 
     Each measurement is stored as a JSON value with the machine and the time. A measurement from another processor or GPU is not
     used on this machine; the run is repeated. A measurement that is a dictionary with a text under "disturbed" is also
@@ -61,7 +61,7 @@ class KeptRuns:
         return value
 
     def keep_timings(self, name: str, run: Callable[[], dict[str, Timing]], *, again: bool = False) -> dict[str, Timing]:
-        """Like `keep`, but for the timings that one call of `compare` returns.
+        """Do the same as `keep` for the timings that one call of `compare` returns.
 
         The timings are measured again if their ratios cannot be trusted.
         """
@@ -84,5 +84,5 @@ class KeptRuns:
 
 
 def _disturbed(value: Any) -> str:
-    """The text in a kept value that says how other programs disturbed the measurement; "" if there is no such text."""
+    """Return the text in a stored value that says why the measurement cannot be trusted, or "" if there is no such text."""
     return str(value.get("disturbed", "")) if isinstance(value, dict) else ""

@@ -28,7 +28,7 @@ SEVERAL = (
     "Each task has its own ladder, because speeds of different tasks cannot be compared. A number with x says how many times "
     "as fast a rung is as the first rung of its ladder."
 )
-"""The first line of a text with several ladders."""
+"""The first line of the text, if there are several ladders."""
 BAR = 30
 """The number of characters in the longest bar of a ladder."""
 
@@ -67,9 +67,9 @@ class Ladder:
     ) -> Rung:
         """Add or replace a rung.
 
-        `low` and `high` are the quartiles of the speed, and `disturbed` says why it cannot be trusted. Rungs that an older
-        version of labkit stored without a task are removed. Raises `InvalidRequest` unless the speed is positive, finite and
-        between its quartiles. An unreadable file is renamed: its suffix becomes `.damaged`.
+        `low` and `high` are the quartiles of the speed, and `disturbed` says why the speed cannot be trusted. Rungs that an
+        older version of labkit stored without a task are removed. Raises `InvalidRequest` unless the speed is positive, finite
+        and between its quartiles. An unreadable file is renamed: its suffix becomes `.damaged`.
         """
         low = tokens_per_second if low is None else low
         high = tokens_per_second if high is None else high
@@ -90,7 +90,7 @@ class Ladder:
         return rung
 
     def add_timings(self, task: Task, timings: Mapping[str, Timing], **details: Any) -> None:
-        """Add or replace the rungs of engines that were timed in turn. timings: by the name of the engine.
+        """Add or replace the rungs of engines that were timed in turn. timings: the times of each engine, by its name.
 
         Each timed run did the whole task once.
         """
@@ -109,7 +109,7 @@ class Ladder:
         return Path(path)
 
     def text(self, again: str = CELL_AGAIN) -> str:
-        """Return all ladders as text, each below its task.
+        """Return all ladders as text, each below the description of its task.
 
         Each rung has a bar, its speed, and the ratio of its speed to the speed of the ladder's first rung. If the measurement
         of one of these two rungs was disturbed, there is no ratio; disturbed rungs are marked, and a note says why. again: an
@@ -134,7 +134,7 @@ class Ladder:
             return [], 0
 
     def _read(self) -> tuple[list[Rung], int]:
-        """The rungs in the file, and the number of rungs without a task, which are left out."""
+        """Return the rungs in the file that have a task, and the number of rungs that have none and are left out."""
         rows = [dict(row) for row in json.loads(self.path.read_text("utf-8"))]
         known = [row for row in rows if set(row) != WITHOUT_TASK]
         rungs = [Rung(**row | {"task": Task(**row.get("task", {}))}) for row in known]
@@ -143,12 +143,12 @@ class Ladder:
 
 @functools.cache
 def this_device() -> str:
-    """This machine in words: its processor, its usable cores, and its GPUs."""
+    """Describe this machine in words: its processor, its usable cores, and its GPUs."""
     return str(describe())
 
 
 def _ladder_text(rungs: list[Rung], again: str) -> str:
-    """The ladder of one task."""
+    """Return the ladder of one task as text."""
     width = max(len(rung.name) for rung in rungs)
     most = max(rung.tokens_per_second for rung in rungs)
     lines = [str(rungs[0].task)]

@@ -22,7 +22,7 @@ from labkit.measure.rung import Rung
 from labkit.measure.task import Task
 
 FILE_END = "ladder.json"
-"""The ending of such a file's name in a submission, as in `ada.ladder.json`."""
+"""The ending of the name of a shared ladder in a submission, as in `ada.ladder.json`."""
 KIND, VERSION, UNIT = "labkit ladder", 1, "tokens per second"
 UNKNOWN_DEVICE = "a device that was not recorded"
 """The device of a rung that an older version of labkit stored."""
@@ -84,9 +84,9 @@ def _row(rung: Rung) -> dict[str, Any]:
 
 
 def read_ladder_file(path: Path) -> SharedLadder:
-    """Read and check a shared file, which may contain anything.
+    """Read a shared file and check its content, which may be anything.
 
-    Raises `InvalidRequest` with one sentence that names the file if the file cannot be read or is not a speed ladder.
+    If the file cannot be read or is not a speed ladder, raises `InvalidRequest` with one sentence that names the file.
     """
     try:
         return _ladder(read_json_object(path, MOST_BYTES))

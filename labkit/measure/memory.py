@@ -1,4 +1,4 @@
-"""Measures the peak memory of this process on the host, and on a GPU as counted by torch."""
+"""Measures the peak memory of this process on the host, and the peak memory that torch counts on a GPU."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def peak_host_memory() -> HostPeak:
 
 
 def give_back_free_memory() -> None:
-    """Return unused memory of Python and the allocator to the system, so that all resident memory is in use."""
+    """Return unused memory of Python and the allocator to the system, so that only memory in use remains resident."""
     gc.collect()
     trim_heap()
 
@@ -99,7 +99,7 @@ def _high_water_mark() -> int:
 
 
 def gpu_peak_bytes(device: Any) -> int | None:
-    """The most bytes that torch has had allocated on a GPU since `torch.cuda.reset_peak_memory_stats`; None for a CPU."""
+    """Return the peak of torch's allocated bytes on a GPU since `torch.cuda.reset_peak_memory_stats`. None for a CPU."""
     if not str(device).startswith("cuda"):
         return None
     import torch

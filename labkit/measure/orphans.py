@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SET_CHILD_SUBREAPER, GET_CHILD_SUBREAPER = 36, 37  # from Linux's prctl
+SET_CHILD_SUBREAPER, GET_CHILD_SUBREAPER = 36, 37  # constants of Linux's prctl
 
 
 _lock = threading.Lock()
@@ -18,7 +18,7 @@ _before = ctypes.c_int(0)
 
 
 def _in_child() -> None:
-    """Make a forked child start with no open block, because it does not adopt orphans even if its parent does."""
+    """Make a forked child start with no open block, because the child does not adopt orphans even if its parent does."""
     global _open_blocks, _lock
     _open_blocks, _lock = 0, threading.Lock()
 
@@ -29,11 +29,12 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def adopting_orphans() -> Iterator[None]:
-    """Inside this block, make each descendant whose parent ends a child of this process, so that it stays a descendant.
+    """While the block runs, adopt orphans: a descendant whose parent has ended becomes a child of this process.
 
-    Blocks of several threads may overlap. The last block that ends restores the state from before the first block.
+    So every orphan remains a descendant of this process. Blocks of several threads may overlap. The last block that ends
+    restores the state from before the first block.
 
-    Outside such a block, an orphan becomes a child of the system's first process, like the program in `setsid program &`. An
+    Outside such a block, an orphan becomes a child of the system's first process, as the program in `setsid program &` does. An
     adopted child that has ended remains a zombie until this process ends. On systems other than Linux, nothing changes.
     """
     if sys.platform != "linux":

@@ -1,4 +1,4 @@
-"""Figures of measurements: roofline, sweep, ladder, predictions, parts, timeline.
+"""Draws figures of measurements: rooflines, sweeps, ladders, predictions, parts and timelines.
 
 Each figure has a title and a caption. The caption names the machine of the measurement. This module does not depend on an
 engine or a lab.
@@ -30,23 +30,23 @@ STROKES = ("--", ":", "-.")
 """Styles that distinguish lines, bars and limits without colour, in the order of `COLOURS`."""
 GREY = "#777777"
 DARK = "#333333"
-"""The colour of captions: readable on white, but less prominent than the title."""
+"""The colour of captions. It is readable on white, but less prominent than the title."""
 CAPTION_SIZE, LETTERS_AN_INCH = 9.5, 12
 """The font size of a caption in points, and the number of letters of this size that fit in an inch."""
 NUMBER_SIZE = 9
 """The font size, in points, of the numbers and the legend in a figure."""
 EDGE = 1.2
-"""A bar that is cut off is this many times as high as the highest other bar."""
+"""A bar that is cut off is drawn this many times as high as the highest of the other bars."""
 
 
 def ink_on(colour: str) -> str:
-    """Black or white, whichever is easier to read on `colour` ("#RRGGBB")."""
+    """Return "black" or "white": the colour of text that is easier to read on `colour` ("#RRGGBB")."""
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else "white"
 
 
 def new_figure(title: str, caption: str = "", width: float = 7.0, height: float = 4.0) -> Figure:
-    """An empty figure of `width` by `height` inches, with a title and a caption that is wrapped at the figure's width."""
+    """Make an empty figure of `width` by `height` inches, with a title and a caption that is wrapped at the figure's width."""
     from labkit.measure.figure import NotebookFigure
 
     figure = NotebookFigure(figsize=(width, height), layout="constrained", dpi=110)
@@ -57,7 +57,7 @@ def new_figure(title: str, caption: str = "", width: float = 7.0, height: float 
 
 
 def _wrapped(caption: str, width: float) -> str:
-    """The caption in lines that fit below a figure of this width in inches."""
+    """Split the caption into lines that fit below a figure of this width in inches."""
     return "\n".join(textwrap.fill(line, int(LETTERS_AN_INCH * width)) for line in caption.splitlines())
 
 
@@ -75,7 +75,7 @@ def roofline_plot(
 ) -> Figure:
     """Draw the attainable FLOPs per second against the FLOPs per byte.
 
-    `points` are measured points `{name: (FLOPs per byte, FLOPs per second)}`, which are drawn too.
+    `points` is `{name: (FLOPs per byte, FLOPs per second)}`. These are measured points, which are also drawn.
     """
     figure = new_figure(title, caption)
     axes = figure.add_subplot()
@@ -121,9 +121,9 @@ def sweep_plot(
 ) -> Figure:
     """Draw several lines over the same x values.
 
-    `bands` `{name of a line: (lower, upper quartile) at each x}` are drawn around their lines. Lines that coincide stay
+    `bands` is `{name of a line: (lower, upper quartile) at each x}`; a band is drawn around its line. Lines that coincide stay
     visible, because later lines have smaller markers. `limits` are drawn as dashed lines, for example a roofline or somebody's
-    guesses. `marks` are single points `{name: (x, y)}`, such as a prediction for one x; each has its own shape. Raises
+    guesses. `marks` is `{name: (x, y)}`; each mark is a single point with its own shape, such as a prediction for one x. Raises
     `InvalidRequest` unless every line, band and limit has one value for each x.
     """
     for name, given in [*lines.items(), *(bands or {}).items(), *(limits or {}).items()]:
@@ -146,7 +146,7 @@ def sweep_plot(
 
         axes.set(xscale="log", yscale="log")
         low, high = axes.get_ylim()
-        if high < 1000 * low:  # labels at powers of ten alone would be only one or two
+        if high < 1000 * low:  # the range holds too few powers of ten for useful labels
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
         axes.set_xticks(list(x), _not_too_dense([plain(value) for value in x]))
@@ -166,14 +166,14 @@ def sweep_plot(
 
 
 def _not_too_dense(labels: list[str]) -> list[str]:
-    """The labels of evenly spaced ticks. If there is no room for all labels, only every second (third, ...) one is kept."""
+    """Return the labels of evenly spaced ticks. If not all labels fit, only every second (third, ...) label is kept."""
     room = MOST_LETTERS // max(1, max(len(label) for label in labels) + 2)
     step = -(-len(labels) // max(1, room))
     return [label if number % step == 0 else "" for number, label in enumerate(labels)]
 
 
 def plain(value: float) -> str:
-    """The number as text without an exponent, such as 4,000,000 or 0.25."""
+    """Return the number as text without an exponent, such as 4,000,000 or 0.25."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
@@ -186,9 +186,9 @@ def ladder_plot(
 ) -> Figure:
     """Draw one ladder for each task, below the name of the task: one bar per rung, with quartiles as whiskers.
 
-    Each bar is labelled with the speed of its rung, also as a multiple of the speed of the ladder's first rung. The bar of a
-    disturbed rung is hatched, and has a mark instead of the multiple. A note below the ladder says what disturbed the rung, and
-    how to measure again (`again`). Raises `InvalidRequest` if there are no rungs.
+    Each bar is labelled with the speed of its rung, and with the ratio of this speed to the speed of the ladder's first rung.
+    The bar of a disturbed rung is hatched, and has a mark instead of the ratio. A note below the ladder says what disturbed the
+    rung, and how to measure again (`again`). Raises `InvalidRequest` if there are no rungs.
     """
     if not rungs:
         raise InvalidRequest("the ladder has no rungs yet; run a measurement first")
@@ -249,7 +249,7 @@ def _check_groups(
 
 
 def _bar_places(series: Sequence[Sequence[float]], groups: int, width: float) -> list[list[float]]:
-    """The x coordinate of each bar, by series and group.
+    """Return the x coordinate of each bar, by series and group.
 
     The bars of a group are side by side, centred on the middle of the group.
     """
@@ -315,7 +315,7 @@ def _bars(
 
 
 def _number(value: float, height: float) -> str:
-    """The number at a bar, with an arrow if the bar is cut off."""
+    """Return the number that is written at a bar, with an arrow if the bar is cut off."""
     said = f"{value:,.0f}" if 1000 <= value < 1e15 else f"{value:.3g}"
     return f"{said} ↑" if value > height else f"{said} ↓" if value < height else said
 
@@ -336,8 +336,9 @@ def prediction_plot(
     """Draw one group of bars per name: the predicted value, the value that the roofline allows, and the measured value.
 
     A value that is NaN has no bar and takes no space. `limits` are drawn as dashed lines across all groups. `ranges` are drawn
-    as whiskers (quartiles) on the bars of a series. `marks` `{label: {name of a group: value}}` are drawn as diamonds. Raises
-    `InvalidRequest` if a series or its ranges do not have one entry for each name, or if a mark is over an unknown group.
+    as whiskers (quartiles) on the bars of a series. `marks` is `{label: {name of a group: value}}`; each value is drawn as a
+    diamond. Raises `InvalidRequest` if a series or its ranges do not have one entry for each name, or if a mark is over an
+    unknown group.
 
     The bar of a prediction that is far from the measured value is cut off at the edge. Its number has an arrow, and the caption
     asks for a more plausible prediction.
@@ -363,7 +364,7 @@ def prediction_plot(
         axes.set_yscale("log")
     axes.set_xticks(range(len(names)), names)
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.55, len(names) - 0.45))
-    axes.margins(y=0.3)  # the legend goes above the bars
+    axes.margins(y=0.3)  # leave room for the legend above the bars
     axes.spines[["top", "right"]].set_visible(False)
     if len(series) + len(limits or {}) + len(marks or {}) > 1:
         axes.legend(fontsize=NUMBER_SIZE)
@@ -413,11 +414,11 @@ def timeline_plot(
     title: str = "Timeline",
     caption: str = "",
 ) -> Figure:
-    """Show when each worker worked: one row per worker, with bars `(number, began, seconds)`. Equal numbers share a colour.
+    """Show when each worker worked. There is one row per worker; a bar is `(number, began, seconds)`.
 
-    The time axis begins at the first bar. If `seconds` is given, the axis is that many seconds long, so that two timelines can
-    have the same axis. A bar that is too narrow for its number shows no number. A worker is idle where its row is white. Raises
-    `InvalidRequest` if there is no bar at all.
+    Bars with the same number have the same colour. The time axis begins at the first bar. If `seconds` is given, the axis is
+    that many seconds long, so that two timelines can have the same axis. A bar that is too narrow for its number shows no
+    number. A worker is idle where its row is white. Raises `InvalidRequest` if there is no bar at all.
     """
     every = [bar for bars in rows.values() for bar in bars]
     if not every:

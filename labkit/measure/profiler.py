@@ -13,7 +13,7 @@ from labkit.measure.timing import waiter
 
 @dataclass(frozen=True)
 class OperationTime:
-    """A torch operation: its name, its number of calls, and its host seconds without the operations that it calls."""
+    """A torch operation: its name, its number of calls, and its host seconds without the time of operations that it calls."""
 
     name: str
     count: int

@@ -1,4 +1,4 @@
-"""A progress bar for measurements: a widget in a notebook, a line on stderr in a terminal."""
+"""Shows a progress bar for a measurement: a widget in a notebook, or a line on stderr in a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 SHORTEST_PAUSE = 0.25
-"""Seconds between two updates of a bar."""
+"""The shortest time between two updates of a bar, in seconds."""
 
 
 def progress_bar(title: str, after: float = 0.0) -> Callable[[int, int], None]:

@@ -1,4 +1,4 @@
-"""The JSON form of all measurements: settings, rows, machine, versions and date."""
+"""Stores a measurement as JSON: its settings, its rows, the machine, the versions of packages, and the date."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ VERSIONED = ("torch", "transformers", "triton", "numpy", "safetensors", "tokeniz
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter for a measurement; missing packages are left out."""
+    """Return the versions of Python and of the packages that matter for a measurement. Missing packages are left out."""
     return {"python": platform.python_version(), **find_versions(VERSIONED)}
 
 
 @dataclass(frozen=True)
 class Record:
-    """A measurement. `kind` says what the rows describe. `settings`: the requested shapes, precision, seed and so on."""
+    """A measurement. `kind` says what the rows describe. `settings` holds the requested shapes, precision, seed and so on."""
 
     kind: str
     settings: dict[str, Any]
@@ -37,7 +37,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values.
 
-        Raises `InvalidRequest` if JSON cannot hold a value, such as NaN; the error names the place of the value.
+        Raises `InvalidRequest` if JSON cannot hold one of the values, such as NaN. The error names the place of this value.
         """
         values: dict[str, Any] = _plain(asdict(self), self.kind)
         return values
@@ -53,14 +53,14 @@ class Record:
         try:
             values = json.loads(Path(path).read_text("utf-8"))
             missing = {field.name for field in fields(cls)} - set(values)
-            if missing:  # no defaults here: they would describe this machine and today's date, not the measurement
+            if missing:  # the defaults are not used, because they describe this machine and today's date
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             return cls(**_plain(values, "record"))
         except (OSError, ValueError, TypeError) as error:
             raise InvalidRequest(f"{path} is not a record of a measurement: {error}") from error
 
     def caption(self) -> str:
-        """The line below a figure: device, requested settings, version of torch, date."""
+        """Return the line that is shown below a figure: device, requested settings, version of torch, and date."""
         asked = ", ".join(f"{key} {value}" for key, value in self.settings.items())
         gpus = self.machine.get("gpus") or []
         device = gpus[0]["name"] if gpus else self.machine["cpu"]["model"]
@@ -68,7 +68,7 @@ class Record:
 
 
 def _plain(value: Any, place: str) -> Any:
-    """The value, converted to the types that reading JSON returns."""
+    """Convert a value to the types that reading JSON returns."""
     if isinstance(value, dict):
         return {str(key): _plain(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):

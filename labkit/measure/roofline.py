@@ -15,7 +15,7 @@ from labkit.errors import InvalidRequest
 from labkit.measure.ceilings import Ceilings
 
 ELEMENT_BYTES = {name: bits / 8 for name, bits in BITS.items() if name != "fp64"}
-"""Bytes per weight. In int4, 32 weights share a 16-bit scale, and the head is int8."""
+"""Bytes per weight in each precision. In int4, 32 weights share a 16-bit scale, and the head is stored in int8."""
 CACHE_BYTES = {"fp32": 4}
 """Bytes per number in the KV cache. For precisions that are not listed, a number takes 2 bytes."""
 
@@ -38,7 +38,7 @@ class Roofline:
     decode_bound: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for a record."""
+        """Return the fields as plain values, for a record."""
         return asdict(self)
 
 
@@ -64,7 +64,7 @@ def attention_flops(config: GPTJConfig, queries: int, seen: float) -> float:
 
 
 def roofline(config: GPTJConfig, *, batch: int, length: int, precision: str, ceilings: Ceilings) -> Roofline:
-    """The limits of a prefill of `batch` prompts of `length` tokens, and of a decode step with `length` cached tokens.
+    """Compute the limits of a prefill of `batch` prompts of `length` tokens, and of a decode step with `length` cached tokens.
 
     If `ceilings` has no FLOPs per second for a precision, such as int8, its highest FLOPs per second are used. Raises
     `InvalidRequest` for a precision without a known byte width and for sizes below 1.

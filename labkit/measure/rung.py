@@ -1,4 +1,4 @@
-"""A rung of a speed ladder, and the comparison of rungs. Only rungs with the same task are compared."""
+"""Defines a rung of a speed ladder, and compares rungs. Only rungs with the same task are compared."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Rung:
 
 
 def by_task(rungs: Iterable[Rung]) -> list[list[Rung]]:
-    """One list of rungs for each task. Tasks and rungs keep their order."""
+    """Return one list of rungs for each task. Tasks and rungs keep their order."""
     found: dict[Task, list[Rung]] = {}
     for rung in rungs:
         found.setdefault(rung.task, []).append(rung)
@@ -62,7 +62,7 @@ def times_faster(rungs: Sequence[Rung]) -> list[float]:
 
 
 def ladder_note(rungs: Sequence[Rung], again: str = CELL_AGAIN) -> str:
-    """Sentences about the disturbed rungs of one ladder; "" if there are none.
+    """Return sentences about the disturbed rungs of one ladder, or "" if there are none.
 
     again: an instruction that says how to measure again.
     """

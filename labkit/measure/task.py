@@ -1,4 +1,4 @@
-"""The work that one run of a measurement does. Only speeds of the same task may be compared."""
+"""Defines the work that one run of a measurement does. Only speeds of the same task may be compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from labkit.plurals import counted
 
 @dataclass(frozen=True)
 class Task:
-    """The generation of text with one model.
+    """A task: to generate text with one model.
 
     sequences: how many sequences are generated at the same time (the batch size). prompt_tokens, new_tokens: the number of
     prompt tokens and of new tokens in each sequence. Raises `InvalidRequest` for a number below 1.
@@ -30,7 +30,7 @@ class Task:
 
     @property
     def tokens(self) -> int:
-        """The new tokens of all sequences together."""
+        """The number of new tokens of all sequences together."""
         return self.sequences * self.new_tokens
 
     def __str__(self) -> str:

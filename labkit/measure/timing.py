@@ -1,4 +1,4 @@
-"""Reliable timing. After a warm-up, the functions run in turn, and each run is synchronised.
+"""Times functions reliably. After a warm-up, the functions run in turn, and each run is synchronised.
 
 Runs are repeated until the times are steady. The spread is reported. A ratio of two timings also says whether it can be
 trusted. This module does not depend on what it times: it calls functions, and waits until a GPU's queue is empty before each
@@ -28,7 +28,7 @@ FEWEST_PAIRS = 3
 LOOKS = (0.25, 1 / 3, 0.5, 0.75)
 """The contention is checked after these shares of the longest measuring time."""
 ATTEMPTS = 5
-"""A disturbed measurement is repeated if less than half of its longest time has passed; there are at most this many attempts.
+"""A disturbed measurement is made at most this many times. It is repeated only if less than half of `max_seconds` has passed.
 
 A measurement of small calls takes only a few milliseconds, so even a short burst of work in another program disturbs it.
 """
@@ -39,10 +39,7 @@ FIRST_LOOK = 0.1
 
 
 def too_noisy(why: str = "") -> str:
-    """The sentence to print when times are too noisy to be compared.
-
-    The sentence says why the times are too noisy and what to do.
-    """
+    """Return the sentence to print if times are too noisy to be compared. It says why they are too noisy and what to do."""
     return f"{TOO_NOISY}; {CELL_AGAIN}" + (f" ({why})" if why else "")
 
 
@@ -58,7 +55,7 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The median of the runs, in seconds; this is the number to report."""
+        """The median time of the runs, in seconds. This is the number to report."""
         return statistics.median(self.samples)
 
     @property
@@ -75,7 +72,7 @@ class Timing:
     def spread(self) -> float:
         """The interquartile range divided by the median.
 
-        At 0.05, the middle half of the runs differ by at most 5 % of the median.
+        If the result is 0.05, the middle half of the runs differ by at most 5 % of the median.
         """
         return (self.high - self.low) / self.median if self.median else 0.0
 
@@ -147,13 +144,13 @@ def compare(
     """Time several functions in turn, A B C A B C, so that a change in the machine's speed affects all functions equally.
 
     After `warmup` rounds that do not count, there are at least `min_runs` rounds. The rounds end when every spread is at most
-    `spread_target`, or after `max_runs` rounds or `max_seconds` of counted rounds. They end earlier if other programs have
-    already disturbed the machine so much that timings over `max_seconds` would count as disturbed. If the timings are disturbed
-    and half of `max_seconds` is left, they are taken again, up to `ATTEMPTS` times, and the last attempt counts. Before each
-    reading of the clock, the function waits until the queue of `device` (None, "cpu", "cuda", ...) is empty. `synchronise`
-    replaces this wait, and `clock` replaces the clock. `threads` is the number of torch's CPU threads during the measurement.
-    With one thread, the times of small operations do not depend on whether a second core is free. `progress` is called with the
-    number of finished rounds and `max_runs`. Raises `InvalidRequest` for impossible settings.
+    `spread_target`, or after `max_runs` rounds or `max_seconds` of counted rounds. The rounds end earlier if other programs
+    have already disturbed the machine so much that timings over `max_seconds` would count as disturbed. If the timings are
+    disturbed and half of `max_seconds` is left, all functions are timed again, up to `ATTEMPTS` times, and the last attempt
+    counts. Before each reading of the clock, `compare` waits until the queue of `device` (None, "cpu", "cuda", ...) is empty.
+    `synchronise` replaces this wait, and `clock` replaces the clock. `threads` is the number of torch's CPU threads during the
+    measurement. With only one thread, the times of small operations do not depend on whether a second core is free. `progress`
+    is called with the number of finished rounds and `max_runs`. Raises `InvalidRequest` for impossible settings.
     """
     if not calls or not 1 <= min_runs <= max_runs or warmup < 0 or not max_seconds > 0:
         raise InvalidRequest(
@@ -190,7 +187,7 @@ def _rounds(
     spread_target: float,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, list[float]], str]:
-    """The seconds of each call in each round, and how other programs disturbed them; see `compare`."""
+    """Return the seconds of each call in each round, and a text that says how other programs disturbed the rounds."""
     samples: dict[str, list[float]] = {name: [] for name in calls}
     started, begun = clock(), time.perf_counter()
     lost, looks = False, [max(share * max_seconds, FIRST_LOOK) for share in LOOKS]
@@ -235,12 +232,12 @@ def _one_round(
 
 
 def time_call(call: Callable[[], Any], **settings: Any) -> Timing:
-    """Time one function. Takes the settings of `compare`."""
+    """Time one function. The settings are passed to `compare`."""
     return compare({"call": call}, **settings)["call"]
 
 
 def ratio(slow: Timing, fast: Timing) -> Ratio:
-    """Return the ratio `slow / fast` over the pairs of runs. If it cannot be trusted, its `why` gives the reason.
+    """Return the ratio `slow / fast` over the pairs of runs. If the ratio cannot be trusted, its `why` gives the reason.
 
     The two timings must come from the same call of `compare`. Raises `InvalidRequest` if a run of `fast` took no time, or if
     the timings have different numbers of runs, because such runs were not taken in turn.
@@ -258,7 +255,7 @@ def ratio(slow: Timing, fast: Timing) -> Ratio:
 
 
 def _too_wide(ratios: Timing) -> str:
-    """The reason why the ratios of single pairs cannot be trusted, too few pairs or too wide a spread; "" if they can."""
+    """Return a reason if there are too few pairs of runs or if their ratios differ too much. Otherwise, return ""."""
     if ratios.runs < FEWEST_PAIRS:
         return f"{ratios.runs} pairs of runs are too few"
     if ratios.spread > WIDEST:

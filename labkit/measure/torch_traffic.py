@@ -31,9 +31,10 @@ class TorchTraffic(Traffic):
 
 
 def torch_traffic(call: Callable[[], Any]) -> TorchTraffic:
-    """Count the traffic of all operations in `call`. Views and allocations have no traffic; in-place operations read and write.
+    """Count the traffic of all operations in `call`.
 
-    Work outside torch, such as a Triton kernel or a C++ library, is not counted.
+    Views and allocations have no traffic. An in-place operation reads and writes its tensor. Work outside torch, such as a
+    Triton kernel or a C++ library, is not counted.
     """
     counter = _Counter()
     with counter:
@@ -83,7 +84,7 @@ def _aliases(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in a value: the value itself, or the contents of nested lists, tuples and dictionaries."""
+    """Yield all tensors in a value: the value itself, or the contents of nested lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):

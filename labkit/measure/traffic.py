@@ -1,4 +1,4 @@
-"""The type for counts of memory traffic: bytes read and bytes written. Other modules do the counting."""
+"""Defines the type for counts of memory traffic: bytes read and bytes written. Other modules do the counting."""
 
 from __future__ import annotations
 

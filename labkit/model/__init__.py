@@ -1,4 +1,4 @@
-"""GPT-J built on `ops`: its layers, its KV cache, the batch of a forward pass, and several ways to run a forward pass."""
+"""Defines GPT-J with `labkit.ops`: its layers, its KV cache, the batch of a forward pass, and several ways to run the pass."""
 
 from labkit.model.batch import Batch
 from labkit.model.fixed_batches import FixedBatches

@@ -1,4 +1,4 @@
-"""The input of one forward pass: the new tokens of several sequences in one row, and the cache slots of each sequence."""
+"""Defines the input of one forward pass: the new tokens of several sequences in one row, and each sequence's cache slots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 class RowNumbers:
     """The numbers 0, 1, 2, ... on a device, for batches of up to `count` rows.
 
-    They are made once, because every decode batch needs them. starts: `[count + 1]` int32. rows: `[count]` int64.
+    The numbers are made once, because every decode batch needs them. starts: `[count + 1]` int32. rows: `[count]` int64.
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
@@ -24,13 +24,14 @@ class RowNumbers:
 class Batch:
     """The new tokens of all sequences, sequence after sequence; sequences with a single new token come first.
 
-    token_ids, positions, slot_mapping: `[tokens]` int64: each token, its rotary position, and the cache slot of its key and
-    value. starts: `[sequences + 1]` int32: the first token of each sequence; the last entry is the number of tokens.
-    slot_table: `[sequences, any]` int32: the slots that a sequence attends to, in order; the slots of its new tokens come last.
-    lengths: `[sequences]` int32: how many entries of a sequence's row of `slot_table` are used. num_decodes: the number of
-    sequences that decode one new token each; these sequences come first. The other sequences are prefilled, completely or in
-    part. logit_rows: `[rows]` int64: the tokens after which logits are wanted. soft_rows, soft_embeddings: `[soft]` int64 and
-    `[soft, hidden_size]`: tokens whose embedding comes with the request (soft prompts) and not from the embedding table.
+    token_ids, positions, slot_mapping: `[tokens]` int64: each token, its position for the rotary position embedding, and the
+    cache slot of its key and value. starts: `[sequences + 1]` int32: the index of the first token of each sequence; the last
+    entry is the number of tokens. slot_table: `[sequences, columns]` int32, with any number of columns: the slots that a
+    sequence attends to, in order; the slots of its new tokens come last. lengths: `[sequences]` int32: how many entries of a
+    sequence's row of `slot_table` are used. num_decodes: the number of sequences that decode one new token each; these
+    sequences come first. The other sequences are prefilled, completely or in part. logit_rows: `[rows]` int64: the indices of
+    the tokens after which logits are wanted. soft_rows, soft_embeddings: `[soft]` int64 and `[soft, hidden_size]`: the indices
+    of the tokens whose embedding comes with the request (soft prompts) and not from the embedding table, and these embeddings.
     """
 
     token_ids: Tensor
@@ -55,7 +56,7 @@ class Batch:
         lengths: Tensor,
         numbers: RowNumbers,
     ) -> Batch:
-        """Make a batch with one new token of every sequence, and with logits after each token.
+        """Make a batch that has one new token of every sequence and returns logits after each token.
 
         `numbers` must have at least as many rows as there are sequences.
         """
@@ -106,7 +107,7 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> Batch:
-        """Return the same batch with its tensors on `device`. If they are already there, returns the batch itself."""
+        """Return the same batch with its tensors on `device`. If they are already on `device`, return the batch itself."""
         if self.token_ids.device == device:
             return self
         moved: dict[str, Any] = {k: value.to(device) for k, value in vars(self).items() if isinstance(value, Tensor)}

@@ -37,7 +37,7 @@ class GraphedGPTJ(Forward):
     without a graph.
 
     Padding rows write to `padding_slot`, which must exist in every cache and which no sequence may hold. A graph is captured
-    when its bucket is first needed; `capture` captures the graphs of decodes in advance. When decodes use another cache than
+    when its bucket is first needed; `capture` captures the graphs of decodes in advance. If decodes use another cache than
     before, the graphs are captured again. While an operation is swapped (`ops.use`), no graph is used. A graph keeps the kernel
     configurations that were in use when it was captured, so run `labkit tune` first. All graphs share one pool of memory, so
     only one step runs at a time.
@@ -62,22 +62,22 @@ class GraphedGPTJ(Forward):
 
     @property
     def config(self) -> GPTJConfig:
-        """The model's shape."""
+        """The configuration of the model, which contains its shape."""
         return self.model.config
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """The device on which the model runs."""
         return self.model.device
 
     @property
     def batch_device(self) -> torch.device:
-        """Where the model runs."""
+        """The device on which a batch must be. It is the device on which the model runs."""
         return self.device
 
     @property
     def survives_fork(self) -> bool:
-        """Whether the model is on the CPU."""
+        """Whether the model is on the CPU, so that a forked child process can run it."""
         return self.model.survives_fork
 
     @property
@@ -126,9 +126,10 @@ class GraphedGPTJ(Forward):
         return self._inputs.made(batch.num_sequences, steps)
 
     def capture(self, cache: KVCache, buckets: Sequence[int] | None = None, *, greedy: bool = False) -> None:
-        """Capture the decode graphs of `buckets` (by default all buckets) now; with `greedy`, also the graphs of greedy steps.
+        """Capture the decode graphs of `buckets` (by default all buckets) now.
 
-        Raises `NotAvailable` without a GPU or Triton, and `InvalidRequest` for a bucket that this object does not have.
+        If `greedy` is set, the graphs of greedy steps are also captured. Raises `NotAvailable` if a GPU or Triton is missing,
+        and `InvalidRequest` for a bucket that this object does not have.
         """
         wanted = self.buckets if buckets is None else tuple(buckets)
         if unknown := [bucket for bucket in wanted if bucket not in self.buckets]:
@@ -157,7 +158,7 @@ class GraphedGPTJ(Forward):
     def _has_another(self, cache: KVCache) -> bool:
         """Whether there are graphs for another cache that is still in use.
 
-        A prefill then runs without a graph, so that it does not drop these graphs.
+        If there are such graphs, a prefill runs without a graph, because a new graph for its cache would replace them.
         """
         bound = self._cache() if self._cache is not None else None
         return bound is not None and bound is not cache
@@ -228,6 +229,6 @@ class _Captured:
             self._out = run()
 
     def replay(self) -> Tensor:
-        """Run the call again; the result is valid until the next replay of any graph of the pool."""
+        """Run the call again. The result is valid until any graph that shares the pool is replayed."""
         self._graph.replay()
         return self._out

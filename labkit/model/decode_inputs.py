@@ -1,7 +1,8 @@
-"""The input tensors of a captured decode step: padded to a few sizes, and advanced by one token on the device.
+"""Holds the input tensors of a captured decode step. They are padded to one of a few sizes.
 
-A CUDA graph reads the same addresses in every step, so these tensors are allocated once. The rows after the real sequences are
-padding. A padding row is a sequence of one token; its key and value are written to a slot that no sequence holds.
+After each step, the tensors are advanced by one token on the device. A CUDA graph reads the same addresses in every step, so
+these tensors are allocated once. The rows after the real sequences are padding. A padding row is a sequence of one token; its
+key and value are written to a slot that no sequence holds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 from labkit.model.batch import Batch, RowNumbers
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""A graph is captured for each of these numbers of sequences."""
+"""The numbers of sequences for which graphs are captured."""
 
 
 def bucket_of(sequences: int, buckets: Sequence[int] = BUCKETS) -> int | None:
@@ -23,7 +24,7 @@ def bucket_of(sequences: int, buckets: Sequence[int] = BUCKETS) -> int | None:
 
 
 class DecodeInputs:
-    """The tensors, on `device`, of a `Batch` of up to `rows` decoding sequences with `width` columns of slots.
+    """The tensors of a decode `Batch` on `device`: up to `rows` sequences, and `width` columns in the slot table.
 
     Padding rows write to `padding_slot`. `load`, `advance` and `batch` only queue work on the device and do not wait for it.
     This class knows nothing about models.
@@ -44,7 +45,7 @@ class DecodeInputs:
         self._loaded = 0
 
     def batch(self, rows: int) -> Batch:
-        """Return the first `rows` rows as a batch, whose tensors are views."""
+        """Return the first `rows` rows as a batch. Its tensors are views of the tensors of this object."""
         return Batch.of_decodes(
             token_ids=self._token_ids[:rows],
             positions=self._positions[:rows],
@@ -98,5 +99,5 @@ class DecodeInputs:
         self._slot_mapping[:rows] = self._slot_table[:rows].gather(1, last[:, None]).squeeze(1)
 
     def made(self, rows: int, steps: int) -> Tensor:
-        """A copy of the tokens of the first `steps` calls of `advance` since `load`: `[rows, steps]` int64."""
+        """Return a copy of the tokens of the first `steps` calls of `advance` since `load`: `[rows, steps]` int64."""
         return self._made[:rows, :steps].clone()

@@ -1,4 +1,4 @@
-"""Chooses the fastest forward pass that a model has on its device."""
+"""Chooses the fastest way to run the forward pass of a model on its device."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Batches for sequences that all start and end together: for scoring, benchmarks and tests.
+"""Makes batches of sequences that all start and end together. Scoring, benchmarks and tests use such batches.
 
-The engine does not use these batches: it builds its own batches, in which sequences come and go.
+The engine builds its own batches, because its sequences start and end at different times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FixedBatches:
         """Make a batch that adds new tokens to every sequence, after its earlier tokens.
 
         prompts: one 1-d int64 tensor for each sequence, with at least one token. The batch asks for logits after the last token
-        of each sequence, or with `all_logits` after every token.
+        of each sequence or, if `all_logits` is set, after every token.
         """
         counts = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64, device="cpu")
         ends = counts.cumsum(0)

@@ -20,14 +20,14 @@ from labkit.torch_state import torch_threads
 
 
 class Forward(ABC):
-    """Runs batches with a cache.
+    """The base class. A `Forward` runs batches with a cache.
 
     A subclass defines `forward`, and overrides every method whose default is wrong for it.
     """
 
     @abstractmethod
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Compute the batch's new tokens and write their keys and values to `cache`.
+        """Run the batch's new tokens through the model and write their keys and values to `cache`.
 
         Returns the logits of `batch.logit_rows`, `[rows, vocab_size]`.
         """
@@ -63,23 +63,23 @@ class Forward(ABC):
     def survives_fork(self) -> bool:
         """Whether this object still works in a forked child process.
 
-        It does not work there if it uses other processes or a GPU.
+        It does not work in a forked child if it uses other processes or a GPU.
         """
         return True
 
     def occupy(self, cache: KVCache) -> None:
-        """Take all memory of the cache from the system now. This includes parts of the cache in other processes."""
+        """Take all memory of the cache from the system now, also for the parts of the cache that other processes hold."""
         cache.occupy()
 
     def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
-        """Write the given keys and values of a prefix prompt to the cache. This includes parts of the cache in other processes.
+        """Write the given keys and values of a prefix prompt to the cache, also to the parts that other processes hold.
 
-        The shapes are the same as in `KVCache.write_prefix_prompt`.
+        The arguments have the same shapes as in `KVCache.write_prefix_prompt`.
         """
         cache.write_prefix_prompt(slots, given)
 
     def close(self) -> None:
-        """Free everything that is held outside this process. No pass can run after `close`."""
+        """Free everything that this object holds outside this process. No pass can run after `close`."""
         return
 
     def limited_threads(self) -> contextlib.AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""GPT-J, built from `ops`: one forward pass over a flat batch of new tokens.
+"""Defines GPT-J with the operations of `labkit.ops`. A forward pass runs a flat batch of new tokens.
 
 The model computes logits. It knows nothing about sampling, text, or the source of its weights.
 """
@@ -87,7 +87,7 @@ class GPTJ(Forward):
             weight = matrix(layer, names) if matrix else store(layer, _stacked(read, names))
             return Linear(weight, read(f"{modules[0]}.bias") if bias else None, gelu=gelu)
 
-        # The largest matrix is read first, because there is the most room for both its dense and its packed form then.
+        # The largest matrix is read first, because memory still has the most room for both its dense and its packed form.
         head = linear("lm_head", "lm_head", bias=True) if part.last else None
         layers = []
         for index in part.layers(config.num_layers):
@@ -120,17 +120,17 @@ class GPTJ(Forward):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         return self.layers[0].ln_1_weight.device
 
     @property
     def batch_device(self) -> torch.device:
-        """Where the weights are."""
+        """The device on which a batch must be. It is the device that holds the weights."""
         return self.device
 
     @property
     def survives_fork(self) -> bool:
-        """Whether the weights are on the CPU."""
+        """Whether the weights are on the CPU, so that a forked child process can use them."""
         return self.device.type != "cuda"
 
     @property
@@ -139,7 +139,7 @@ class GPTJ(Forward):
         return self.layers[0].ln_1_weight.dtype
 
     def new_cache(self, num_slots: int, kv_cache_dtype: str | None = None) -> KVCache:
-        """Make a KV cache for this part of the model, in the model's dtype, or in 8 bits: kv_cache_dtype "int8" or "fp8"."""
+        """Make a KV cache for this part of the model, in the model's dtype or in the 8-bit format "int8" or "fp8"."""
         if kv_cache_dtype is None:
             return KVCache(self.config, num_slots, device=self.device, dtype=self.dtype, part=self.part)
         return QuantizedKVCache(
@@ -210,7 +210,7 @@ class GPTJ(Forward):
         return hidden
 
     def _norm(self, index: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the layer norm before block `index` of this part, or of the final layer norm after all blocks."""
+        """Return weight and bias of the layer norm before block `index` of this part, or of the final norm after all blocks."""
         if index < len(self.layers):
             return self.layers[index].ln_1_weight, self.layers[index].ln_1_bias
         assert self.ln_f_weight is not None

@@ -1,4 +1,6 @@
-"""The preallocated key-value cache: a pool of slots. A slot holds one token. Any sequence can hold any slots, in any order.
+"""Defines the preallocated key-value cache, which is a pool of slots.
+
+A slot holds the keys and values of one token. Any sequence can use any slots, in any order.
 
 The cache knows nothing about sequences: a `Batch` says which slots each sequence uses.
 """
@@ -19,10 +21,10 @@ from labkit.native.untouched import untouched
 class KVCache:
     """Keys and values `[num_layers, num_slots, num_heads, head_dim]` for the layers and heads of a part of the model.
 
-    Sequences with a common beginning share the slots of that beginning. Beams are reordered by rewriting slot numbers. No key
-    is ever copied. The memory is not initialized, so a slot that was never written can hold anything, even NaN. (On the CPU,
-    the system provides memory only when it is first written.) `held`: the layers and heads of the model that this cache holds.
-    Raises `InvalidRequest` if `num_slots` is less than 1.
+    Sequences with a common beginning share the slots of that beginning. Beam search reorders its beams by rewriting slot
+    numbers. So no key is ever copied. The memory is not initialized, so a slot that was never written can hold anything, even
+    NaN. (On the CPU, the system provides memory only when it is first written.) `held`: the layers and heads of the model that
+    this cache holds. Raises `InvalidRequest` if `num_slots` is less than 1.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Linear layers. The model calls them without knowing whether their weight is dense, quantized, packed or a shard."""
+"""Defines linear layers. The model calls them without knowing whether a weight is dense, quantized, packed or a shard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labkit.native.packed_weight import PackedWeight
 
 @dataclass(frozen=True)
 class Linear:
-    """A layer with `weight` `[out, in]`, dense or quantized, and `bias` `[out]` or None. If `gelu` is set, GELU comes last."""
+    """A layer with `weight` `[out, in]`, dense or quantized, and `bias` `[out]` or None. If `gelu` is set, GELU follows."""
 
     weight: ops.Weight
     bias: Tensor | None = None

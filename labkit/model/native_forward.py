@@ -49,15 +49,15 @@ class AddsUp(Protocol):
         """The address of a C function of the type `add_up`, and the first argument for this function."""
 
     def fail(self, status: int, collective: str) -> None:
-        """Raise `RankFailed` for the nonzero status of a call of `native_add_up`."""
+        """Raise `RankFailed` after a call of `native_add_up` has returned the nonzero `status`."""
 
 
 class NativeForward(Forward):
     """Runs a `GPTJ` whose matrices are packed (`weight_store`).
 
     The hidden state and the logits are float32; each matrix product takes its inputs in the weight's precision. group: the
-    processes that hold the other shards of the layers. num_threads: the number of threads of a call, by default the number that
-    torch uses.
+    processes that hold the other shards of the layers. num_threads: the number of threads of a native call, by default the
+    number that torch uses.
     """
 
     def __init__(self, model: GPTJ, group: AddsUp | None = None, num_threads: int | None = None) -> None:

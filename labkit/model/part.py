@@ -1,4 +1,4 @@
-"""The part of a model that one process holds: the layers of a stage, and a share of heads, inner features and vocabulary.
+"""Defines the part of a model that one process holds: a stage's layers, and a share of heads, inner features and vocabulary.
 
 `checkpoints/split.py` says how each tensor is split. The model, its linear layers and their quantized forms only see smaller
 matrices and do not know about the split.
@@ -59,7 +59,7 @@ class Part:
         return share_of(name, shape, self.shard, self.shards)
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` if the model cannot be split this way. The error names the nearest number that works."""
+        """Raise `InvalidRequest` if the model cannot be split this way. The error names a number of shards or stages to use."""
         if not (0 <= self.shard < self.shards and 0 <= self.stage < self.stages):
             raise InvalidRequest(f"{self} does not exist: shard must be from 0 to shards - 1, and stage from 0 to stages - 1")
         nearest = nearest_tensor_parallel(config, self.shards)

@@ -1,8 +1,9 @@
-"""The input tensors of a captured short prefill, padded to a few sizes. A CUDA graph reads the same addresses each time.
+"""Holds the input tensors of a captured short prefill. They are padded to one of a few sizes.
 
-With only a few hundred tokens and no graph, the GPU finishes an operation before the host has launched the next one. On an H200
-(torch 2.11), a prefill of 128 tokens of GPT-J 6B takes 10.4 ms, although reading the weights takes only 2.8 ms. In longer
-prefills, the host launches faster than the GPU computes.
+A CUDA graph reads the same addresses each time, so these tensors are allocated once. If a prefill of only a few hundred tokens
+runs without a graph, the GPU finishes an operation before the host has launched the next one. On an H200 (torch 2.11), such a
+prefill of 128 tokens of GPT-J 6B takes 10.4 ms, although reading the weights takes only 2.8 ms. In longer prefills, the host
+launches faster than the GPU computes.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from labkit.model.batch import Batch
 from labkit.model.decode_inputs import bucket_of
 
 TOKENS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
-"""A graph is captured for each of these numbers of new tokens."""
+"""The numbers of new tokens for which graphs are captured."""
 SEQUENCES = (1, 2, 4, 8)
-"""A graph is captured for each of these numbers of sequences."""
+"""The numbers of sequences for which graphs are captured."""
 
 
 class PrefillInputs:
-    """The tensors, on `device`, of a `Batch` of prefills with `width` columns of slots.
+    """The tensors of a `Batch` of prefills on `device`, with `width` columns in the slot table.
 
     The tensors have room for `SEQUENCES[-1]` sequences and `TOKENS[-1]` tokens. Padding follows the real entries: padding
     tokens belong to no sequence and write to `padding_slot`, padding sequences have no new tokens, and padding entries of
@@ -40,7 +41,7 @@ class PrefillInputs:
         self._logit_rows = torch.zeros(sequences, dtype=torch.int64, device=device)
 
     def bucket(self, batch: Batch) -> tuple[int, int] | None:
-        """Return the numbers of sequences and tokens to which `batch` is padded, or None if it cannot run from a graph."""
+        """Return the numbers of sequences and tokens to which `batch` is padded, or None if no graph can run the batch."""
         if batch.num_decodes or batch.soft_rows is not None or batch.slot_table.shape[1] > self.width:
             return None
         # A graph returns one row of logits for each of its sequences. To score a text, more rows are needed, so scoring runs
@@ -50,7 +51,7 @@ class PrefillInputs:
         return None if sequences is None or tokens is None else (sequences, tokens)
 
     def batch(self, bucket: tuple[int, int]) -> Batch:
-        """Return the batch of this bucket. Its tensors are views."""
+        """Return the batch of this bucket. Its tensors are views of the tensors of this object."""
         sequences, tokens = bucket
         return Batch.of_prefills(
             token_ids=self._token_ids[:tokens],

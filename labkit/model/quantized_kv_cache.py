@@ -1,4 +1,6 @@
-"""A key-value cache in 8 bits. Each key and each value of a head has one scale, which is computed when it is written.
+"""Defines a key-value cache in 8 bits.
+
+Each key and each value of a head has one scale, which is computed when the key or value is written.
 
 An int8 cache takes half the memory of a bfloat16 cache or a quarter of the memory of a float32 cache, plus 4 bytes for the
 scale of each key and each value of a head.
@@ -20,11 +22,11 @@ from labkit.native.untouched import untouched
 from labkit.weight_formats import quantize_rows_fp8, quantize_rows_int8
 
 DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
-"""The formats of a quantized cache."""
+"""The formats of a quantized cache, each with its dtype."""
 
 
 class QuantizedKVCache(KVCache):
-    """`keys` and `values` in 8 bits; `key_scales` and `value_scales` `[num_layers, num_slots, num_heads]` float32.
+    """A cache in 8 bits. `key_scales` and `value_scales` are `[num_layers, num_slots, num_heads]` float32.
 
     key[l, s, h] = key_scales[l, s, h] * keys[l, s, h]. `name` is a key of `DTYPES`.
     """
@@ -75,7 +77,7 @@ class QuantizedKVCache(KVCache):
 def check_kv_cache_dtype(name: str | None, device: torch.device | None = None) -> None:
     """Raise `InvalidRequest` for an unknown cache format, and `NotAvailable` for a device without kernels for the format.
 
-    Without a device, only the format is checked.
+    If no device is given, only the format is checked.
     """
     if name is not None and name not in DTYPES:
         raise InvalidRequest(f"kv_cache_dtype is {name!r}; {', '.join(DTYPES)} are accepted, or None for the model's own dtype")
@@ -84,7 +86,7 @@ def check_kv_cache_dtype(name: str | None, device: torch.device | None = None) -
 
 
 def only_used_slots(batch: Batch) -> tuple[Batch, Tensor]:
-    """Renumber the slots that a batch uses to 0 ... used - 1.
+    """Give the slots that a batch uses the new numbers 0, 1, ... used - 1.
 
     Returns the renumbered batch and the old numbers of these slots, `[used]` int64.
     """

@@ -1,7 +1,7 @@
-"""A second CUDA stream. From a fork until a join, its work runs at the same time as the work of the current stream.
+"""Adds a second CUDA stream. From a fork until a join, its work runs at the same time as the work of the current stream.
 
-GPT-J's attention and MLP both read the same normalized hidden state. On two streams, the small kernels of attention run while
-the GPU reads the matrices of the MLP, and neither waits until the other has finished.
+GPT-J's attention and MLP both read the same normalized hidden state. If they run on two streams, the small kernels of attention
+run while the GPU reads the matrices of the MLP, so attention and MLP do not wait for each other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class SideStream:
-    """A stream on `device` with a higher priority. If kernels of both streams are waiting, those of this stream start first.
+    """A stream on `device` with a higher priority. If kernels of both streams wait, the kernels of this stream start first.
 
     Inside the capture of a CUDA graph, the fork and the join become edges of the graph. The forked call may read tensors that
     were made before the fork; free these tensors only after the join. The call's result may be read after the join. The result

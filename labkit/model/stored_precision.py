@@ -15,9 +15,10 @@ from labkit.precision import DTYPES, as_precision
 def precision_for(checkpoint: Checkpoint, wanted: str | torch.dtype | None, device: torch.device) -> str:
     """Choose the precision for a checkpoint on a device. `wanted` is the precision that the user chose, or None.
 
-    A checkpoint that stores integers keeps them if labkit has kernels for them. Without kernels, it is dequantized to bf16 on
-    the CPU and to fp16 on a GPU, and a warning says so. If the user chose a dense precision, the checkpoint is dequantized to
-    this precision. Raises `InvalidRequest` if the user chose another integer format than the stored one.
+    If labkit has kernels for the integers that a checkpoint stores, the integers are kept. If labkit has no such kernels, the
+    checkpoint is dequantized to bf16 on the CPU and to fp16 on a GPU, and a warning says so. If the user chose a dense
+    precision, the checkpoint is dequantized to this precision. Raises `InvalidRequest` if the user chose an integer format that
+    is not the stored format.
     """
     if not isinstance(checkpoint, QuantizedDirectoryCheckpoint):
         return as_precision(wanted, device)

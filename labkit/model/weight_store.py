@@ -43,7 +43,7 @@ TRIM_BYTES = 1 << 26
 def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, part: Part = WHOLE) -> GPTJ:
     """Read a checkpoint's weights into a model, one tensor at a time, so that a second copy of the model never exists.
 
-    For a `part`, only the tensors and slices of that part are read. Matrices are quantized from float32. The head of an int4
+    Only the tensors and slices of `part` are read. A matrix that is to be quantized is read as float32. The head of an int4
     model is stored in int8, because a rounding error in the head directly changes which token is chosen. If a checkpoint stores
     matrices as integers, the model keeps these integers (`stored_precision`).
     """
@@ -68,8 +68,8 @@ def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, par
 def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor], Weight]:
     """Return a function `store(layer name, dense matrix)` that returns the weight to keep.
 
-    On the CPU, `store` packs the matrix for the native library. Without the native library, `native.warn_once` prints a warning
-    and quantized matrices are packed for torch's own kernels.
+    On the CPU, `store` packs the matrix for the native library. If the native library is missing, `native.warn_once` prints a
+    warning, and quantized matrices are packed for torch's own kernels.
     """
     pack, dtype = _packer(precision, device), compute_dtype(precision, device)
 

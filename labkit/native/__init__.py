@@ -1,4 +1,4 @@
-"""The CPU kernels in C++ (src/). Python calls them through a plain C interface, and they are not linked against torch.
+"""Contains the CPU kernels, written in C++ (src/). Python calls them through a plain C interface, without linking to torch.
 
 This package handles tensors and packed weights, but no models: `labkit.model.native_forward` uses it to run a whole GPT-J.
 """

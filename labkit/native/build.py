@@ -77,7 +77,7 @@ def find_compiler() -> list[str]:
 
 
 def compile_sources(compiler: list[str], folder: Path, flags: list[str], more: tuple[Path, ...] = ()) -> list[Path]:
-    """Compile the sources for the compiler's target, and the files `more`, into `folder`. Returns the object files.
+    """Compile the sources that the compiler's target needs, and the files `more`. Returns the object files, in `folder`.
 
     Raises `BuildError` with the compiler's output if the compiler fails.
     """

@@ -22,7 +22,7 @@ from labkit.torch_state import torch_threads
 
 FILE_NAME = "_native.so"
 OFF = "LABKIT_NATIVE"
-"""Environment variable: if it is 0, the library is not loaded and torch's own kernels run."""
+"""If the environment variable with this name is 0, the library is not loaded, and torch's own kernels run."""
 
 F32, BF16, INT8, INT4, W8A8, E4M3, E5M2, SPARSE24, SPARSE24_INT8 = range(9)
 TYPES = {torch.float32: F32, torch.bfloat16: BF16}
@@ -165,7 +165,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _interface_of(library: ctypes.CDLL) -> str:
-    """The checksum of the C interface with which the library was built; "" if the library is too old to have a checksum."""
+    """Return the checksum of the C interface with which the library was built, or "" if an old library has no checksum."""
     function = getattr(library, "lk_interface", None)
     if function is None:
         return ""
@@ -180,12 +180,12 @@ def available() -> bool:
 
 
 def why_not() -> str:
-    """Why the native library is not used; an empty string if it is used."""
+    """Return the reason why the native library is not used, or an empty string if it is used."""
     return _load()[1]
 
 
 def library() -> ctypes.CDLL:
-    """The loaded library. Raises `NotAvailable` with the reason if the library is not loaded."""
+    """Return the loaded library. Raises `NotAvailable` with the reason if the library is not loaded."""
     found, reason = _load()
     if found is None:
         raise NotAvailable(f"labkit's native CPU library is not used: {reason}")
@@ -223,7 +223,7 @@ _chosen = threading.local()
 
 
 def threads() -> int:
-    """The number of threads per call: the number set by `torch.set_num_threads`, but not more than the usable cores.
+    """The number of threads of a native call: the number set by `torch.set_num_threads`, but at most the usable cores.
 
     The number is 1 in a forked child, which has only one thread.
     """
@@ -260,10 +260,10 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def pointer(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> int | None:
-    """The address of a tensor's data, for a C call; None if `tensor` is None.
+    """Return the address of a tensor's data for a C call, or None if `tensor` is None.
 
     C cannot check an address. Therefore this function raises `InvalidRequest` unless `tensor` is a plain, contiguous CPU tensor
-    of this dtype and shape. Every address that is passed to the library comes from here or from `rows_pointer`.
+    of this dtype and shape. Every address that is passed to the library comes from this function or from `rows_pointer`.
     """
     if tensor is None:
         return None

@@ -1,4 +1,4 @@
-"""Single operations of the native library on torch tensors: float32 or bfloat16, on the CPU.
+"""Runs single operations of the native library on torch tensors in float32 or bfloat16 on the CPU.
 
 Each function takes the same arguments as the operation with the same name in `labkit.ops`.
 """
@@ -15,7 +15,7 @@ _FLOAT, _LONG, _INT = torch.float32, torch.int64, torch.int32
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """The native form of `labkit.ops.layer_norm`."""
+    """Run `labkit.ops.layer_norm` in the native library."""
     x, wide = x.contiguous(), (weight.float(), bias.float())
     out = torch.empty_like(x)
     parameters = [pointer(each, _FLOAT, x.shape[1:]) for each in wide]
@@ -27,7 +27,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
 def residual_layer_norm(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """The native form of `labkit.ops.residual_layer_norm`."""
+    """Run `labkit.ops.residual_layer_norm` in the native library."""
     dtype, shape = residual.dtype, residual.shape
     inputs = [tensor.contiguous() for tensor in (residual, attention, mlp)]
     wide = weight.float(), bias.float()
@@ -48,7 +48,7 @@ def residual_layer_norm(
 def rotary_cache_write(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
-    """The native form of `labkit.ops.rotary_cache_write`."""
+    """Run `labkit.ops.rotary_cache_write` in the native library."""
     qkv, sin, cos = qkv.contiguous(), sin.contiguous(), cos.contiguous()
     positions, slot_mapping = positions.contiguous(), slot_mapping.contiguous()
     tokens, (heads, head_dim) = len(qkv), keys.shape[1:]
@@ -73,7 +73,7 @@ def rotary_cache_write(
 
 
 def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
-    """The native form of `labkit.ops.decode_attention`."""
+    """Run `labkit.ops.decode_attention` in the native library."""
     starts = torch.arange(len(query) + 1, dtype=torch.int32, device="cpu")
     return prefill_attention(query, keys, values, slot_table, starts, lengths)
 
@@ -81,7 +81,7 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Te
 def prefill_attention(
     query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
 ) -> Tensor:
-    """The native form of `labkit.ops.prefill_attention`. A sequence with one new token runs the faster code for decoding."""
+    """Run `labkit.ops.prefill_attention` in the native library. Sequences with one new token run the faster decode kernel."""
     query, starts, lengths = query.contiguous(), starts.contiguous(), lengths.contiguous()
     out = torch.empty_like(query)
     sequences, (heads, head_dim) = len(lengths), query.shape[1:]
@@ -114,7 +114,7 @@ def sample(
     samples: Tensor,
     positions: Tensor,
 ) -> Tensor:
-    """The native form of `labkit.ops.sample`. It does not sort the vocabulary."""
+    """Run `labkit.ops.sample` in the native library, which does not sort the vocabulary."""
     logits = logits.float().contiguous()
     rows, vocab_size = logits.shape
     numbers = [temperature.double(), top_k, top_p.double(), seeds, samples, positions]

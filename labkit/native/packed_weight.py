@@ -1,4 +1,4 @@
-"""A dense or quantized matrix, packed for the CPU kernels in panels of sixteen output rows."""
+"""Packs a dense or quantized matrix for the CPU kernels, in panels of sixteen output rows."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class PackedWeight:
         return self.dequantize(torch.bfloat16 if self.type == BF16 else torch.float32)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dense `[out, in]` matrix with the values of the packed matrix. This is slow; use it for references and tests."""
+        """Return a dense `[out, in]` matrix with the same values. This is slow; use it only for references and tests."""
         out_features, in_features = self.shape
         panels = (out_features + 15) // 16
         if self.type == SPARSE24:
@@ -146,7 +146,7 @@ class PackedWeight:
 
     def _dense_of_codes(self, panels: int, stored: Tensor, codes: Tensor) -> Tensor:
         """Return the dense form of a 2:4 sparse matrix, with padding. The codes say which two of four columns have values."""
-        neighbours = 4 // stored.element_size()  # the numbers of a row that are neighbours in memory
+        neighbours = 4 // stored.element_size()  # how many numbers of a row are neighbours in memory
         values = stored.view(panels, -1, 16, neighbours).transpose(1, 2).reshape(panels * 16, -1, 2).float()
         words = codes.view(torch.int32).view(panels, -1, 16).transpose(1, 2).reshape(panels * 16, -1, 1)
         pairs = (words >> torch.arange(0, 32, 4, dtype=torch.int32, device=_CPU) & 15).flatten(1).long()
@@ -155,7 +155,7 @@ class PackedWeight:
 
 
 def _parts(weight: Tensor | QuantizedWeight) -> tuple[int, CpuParts]:
-    """The number of the packed matrix's type, and the parts to pack."""
+    """Return the number of the packed matrix's type, and the parts to pack."""
     if isinstance(weight, Tensor):
         if weight.dtype not in TYPES:
             raise ValueError(f"a weight of {weight.dtype} cannot be packed; float32 and bfloat16 are accepted")
@@ -171,7 +171,7 @@ def _large(byte_count: int) -> Tensor:
 
 
 def workspace() -> Workspace:
-    """The workspace of this thread.
+    """Return the workspace of this thread.
 
     Each thread needs its own workspace, because ctypes releases Python's lock during a call.
     """

@@ -1,4 +1,4 @@
-"""Collectives between processes on one host through shared memory (src/shared.cpp). Each collective takes microseconds."""
+"""Runs collectives between processes on one host through shared memory (src/shared.cpp). Each one takes microseconds."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class SharedGroup:
         return tensor
 
     def try_broadcast(self, tensor: Tensor, root: int, patience: float | None = None) -> int:
-        """Like `broadcast`, but return a status: 0 on success, 1 if a member was late, and 2 after `abort`.
+        """Do the same as `broadcast`, but return a status: 0 on success, 1 if a member was late, and 2 after `abort`.
 
         patience: seconds to wait (default: `timeout`). After status 1, the caller can try again, unless the tensor is larger
         than `SLOT_BYTES` and a part of it was already sent.
@@ -89,7 +89,7 @@ class SharedGroup:
         return status
 
     def wait_for_broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """Like `broadcast`, but without a time limit."""
+        """Do the same as `broadcast`, but without a time limit."""
         while status := self.try_broadcast(tensor, root):
             if status == 2:
                 self.fail(status, "broadcast")
@@ -121,7 +121,7 @@ class SharedGroup:
         return account
 
     def fail(self, status: int, collective: str) -> None:
-        """Raise `RankFailed` for the nonzero status of a call."""
+        """Raise `RankFailed` after a call has returned the nonzero `status`."""
         late = self.names[self._struct.late]
         raise RankFailed(f"{late} {_REASONS[status].format(timeout=self.timeout)} ({collective} of {self.names[self.rank]})")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def untouched(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Like `torch.empty`, but never fills the tensor on the CPU.
+    """Do the same as `torch.empty`, but never fill the tensor on the CPU.
 
     After `torch.use_deterministic_algorithms(True)`, `torch.empty` writes to its whole result. A cache as large as the free
     memory would then take all of this memory immediately.

@@ -1,4 +1,4 @@
-"""The operations of a GPT-J, one per file. Each has a torch version, the reference implementation for its faster kernels.
+"""Defines the operations of GPT-J, one per file. The torch version of an operation is the reference for its faster kernels.
 
 Every function works on plain tensors over a flat batch of tokens and knows nothing about requests or layers.
 `use(name=function)` replaces an operation by another function, even while an engine is running.

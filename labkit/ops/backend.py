@@ -13,7 +13,7 @@ from labkit import native
 
 @functools.cache
 def has_triton() -> bool:
-    """Whether the package triton is installed; this check does not import it."""
+    """Whether the package triton is installed. This check does not import the package."""
     return importlib.util.find_spec("triton") is not None
 
 

@@ -1,4 +1,4 @@
-"""Decode attention: the one new token of each sequence attends to the sequence's cache."""
+"""Computes decode attention: the one new token of each sequence attends to the cached tokens of this sequence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Te
     """Compute softmax(q k^T / sqrt(head_dim)) v for one query per sequence.
 
     `query` is `[sequences, num_heads, head_dim]`. `keys` and `values` are `[num_slots, num_heads, head_dim]` and already hold
-    the new tokens. Sequence s attends to the slots `slot_table[s, :lengths[s]]` only (`slot_table` `[sequences, any]` int32;
-    `lengths` `[sequences]` int32, each at least 1). Returns `[sequences, num_heads, head_dim]` in the dtype of `query`.
+    the new tokens. Sequence s attends only to the slots `slot_table[s, :lengths[s]]`. `slot_table` is `[sequences, columns]`
+    int32, with any number of columns. `lengths` is `[sequences]` int32; each length is at least 1. Returns `[sequences,
+    num_heads, head_dim]` in the dtype of `query`.
     """
     return decode_attention_reference(query, keys, values, slot_table, lengths)

@@ -1,4 +1,4 @@
-"""Token embedding: looks up the row of the table for each token."""
+"""Computes the token embedding: looks up the row of the table for each token."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def embedding_reference(token_ids: Tensor, table: Tensor) -> Tensor:
 
 @operation(decided_by=1)
 def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
-    """Return the rows of `table` `[vocab_size, hidden_size]` for `token_ids` `[tokens]` int64: `[tokens, hidden_size]`."""
+    """Look up rows `[tokens, hidden_size]` of `table` `[vocab_size, hidden_size]` by `token_ids` `[tokens]` int64."""
     return embedding_reference(token_ids, table)

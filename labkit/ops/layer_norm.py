@@ -16,9 +16,9 @@ def layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 
 @operation(native=operations.layer_norm)
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """(x - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension (Ba et al. 2016).
+    """Return (x - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension (Ba et al. 2016).
 
     `x` is `[tokens, hidden_size]`, `weight` and `bias` are `[hidden_size]`. Returns a tensor of the shape and dtype of `x`. The
-    variance is biased: its sum is divided by hidden_size.
+    variance is biased: the sum of squares is divided by hidden_size, not by hidden_size - 1.
     """
     return layer_norm_reference(x, weight, bias, epsilon)

@@ -14,7 +14,7 @@ from labkit.weight_formats import QuantizedWeight, RoundedInputsWeight
 Weight = Tensor | QuantizedWeight | PackedWeight | TorchPackedWeight
 """The `[out, in]` matrix of a linear layer: dense, quantized, or packed for the CPU's kernels."""
 PACKED = PackedWeight, TorchPackedWeight
-"""The types of weight that have their own kernel, which their method `multiply` runs."""
+"""The weight types that have a kernel of their own. The method `multiply` of such a weight runs the kernel."""
 
 
 def linear_reference(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -38,7 +38,7 @@ def _rounded_product(x: Tensor, weight: RoundedInputsWeight, bias: Tensor | None
 
 @operation()
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """x weight^T + bias: `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or None. Returns `[tokens, out]`.
+    """Return x weight^T + bias, `[tokens, out]`. `x` is `[tokens, in]`, `weight` is `[out, in]`, `bias` is `[out]` or None.
 
     For a packed weight, the weight's own kernel runs.
     """

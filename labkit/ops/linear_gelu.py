@@ -16,7 +16,7 @@ def linear_gelu_reference(x: Tensor, weight: Weight, bias: Tensor | None = None)
 
 @operation()
 def linear_gelu(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """gelu(x weight^T + bias): `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or None. Returns `[tokens, out]`.
+    """Return gelu(x weight^T + bias), `[tokens, out]`. `x` is `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or None.
 
     The activation is GPT-J's GELU, see `labkit.ops.gelu`. For a packed weight, the weight's own kernel runs.
     """

@@ -34,7 +34,7 @@ def prefill_attention_reference(
 def _head_fits(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor) -> bool:
     """Whether the Triton kernel accepts this head size.
 
-    The sums of a head that is too wide do not fit into a program's registers.
+    If a head is wider than 256 dimensions, the sums that a program of the kernel keeps do not fit into its registers.
     """
     return query.shape[-1] <= 256
 
@@ -43,7 +43,7 @@ def _head_fits(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, 
 def prefill_attention(
     query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
 ) -> Tensor:
-    """softmax(q k^T / sqrt(head_dim)) v (Vaswani et al. 2017, eq. 1), causal, each sequence over its own cache.
+    """Return softmax(q k^T / sqrt(head_dim)) v (Vaswani et al. 2017, eq. 1). Each sequence attends to its own cache, causally.
 
     `query` `[tokens, num_heads, head_dim]` holds the new tokens of all sequences, one sequence after another: sequence s has
     the rows from `starts[s]` up to, but not including, `starts[s + 1]` (`starts` `[sequences + 1]` int32). `keys` and `values`

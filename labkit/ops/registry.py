@@ -16,7 +16,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
-"""The PyTorch function of each operation, by name. It runs when no kernel accepts the tensors."""
+"""The PyTorch function of each operation, by the operation's name. The function runs when no kernel accepts the tensors."""
 _SWAPPED: dict[str, Callable[..., Any]] = {}
 
 

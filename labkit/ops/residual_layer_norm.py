@@ -1,4 +1,4 @@
-"""GPT-J's three-way residual sum and the layer norm that follows it, in one pass over the hidden state."""
+"""Computes GPT-J's three-way residual sum and the layer norm that follows the sum, in one pass over the hidden state."""
 
 from __future__ import annotations
 

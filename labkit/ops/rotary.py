@@ -1,4 +1,7 @@
-"""Rotary positions (Su et al. 2021) as in GPT-J: neighbouring pairs of the first dimensions of each head are rotated."""
+"""Rotary position embedding (Su et al. 2021), as in GPT-J.
+
+Neighbouring pairs of the first dimensions of each head are rotated by an angle that depends on the token's position.
+"""
 
 from __future__ import annotations
 

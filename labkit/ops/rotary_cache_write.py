@@ -1,4 +1,4 @@
-"""Split the stacked QKV product, apply rotary positions and write keys and values into the cache, in one pass."""
+"""Split the stacked QKV product, apply the rotary position embedding and write keys and values to the cache, in one pass."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def rotary_cache_write(
 ) -> Tensor:
     """Split `qkv`, rotate query and key by their positions, write key and value into the cache; return the query.
 
-    `qkv` is `[tokens, 3 * num_heads * head_dim]`: all of the query, then the key, then the value. `positions` is `[tokens]`
-    int64. `sin` and `cos` are `[context_length, rotary_dim / 2]` float32, from `rotary_table`. `keys` and `values`
-    `[num_slots, num_heads, head_dim]` are one layer of the cache; they are written in place at `slot_mapping` `[tokens]`
-    int64. Returns the query `[tokens, num_heads, head_dim]` in the dtype of `qkv`. `labkit.ops.rotary` defines the rotation.
+    `qkv` is `[tokens, 3 * num_heads * head_dim]`: each row holds all heads of the query, then all heads of the key, then all
+    heads of the value. `positions` is `[tokens]` int64. `sin` and `cos` are `[context_length, rotary_dim / 2]` float32, from
+    `rotary_table`. `keys` and `values` `[num_slots, num_heads, head_dim]` are one layer of the cache; they are written in place
+    at `slot_mapping` `[tokens]` int64. Returns the query `[tokens, num_heads, head_dim]` in the dtype of `qkv`.
+    `labkit.ops.rotary` defines the rotation.
     """
     return rotary_cache_write_reference(qkv, positions, sin, cos, keys, values, slot_mapping)

@@ -30,7 +30,7 @@ def sample_reference(
 
 
 def _keep(ordered: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Set the weights that top-k excludes to zero, then those that top-p excludes. The weights are in descending order.
+    """Set the weights that top-k excludes to zero, then the weights that top-p excludes. The weights are in descending order.
 
     Top-p keeps the smallest set of weights whose share of the remaining weight reaches p.
     """
@@ -63,11 +63,11 @@ def sample(
 ) -> Tensor:
     """Choose one token per row: `[rows]` int64.
 
-    `logits` `[rows, vocab_size]` is not changed. `temperature` is `[rows]` float64: 0 takes the highest logit (the first of
-    equal logits), any other value divides the logits. `top_k` `[rows]` int64 keeps the k highest logits (0 keeps all; among
-    equal logits the lower token id is kept). `top_p` `[rows]` float64 then keeps the smallest set of tokens whose share of the
-    remaining probability reaches p, at least one token. Then the kept probabilities are added up in the order of the
-    vocabulary. The first token at which this sum passes the fraction `uniform(seeds, samples, positions)` of the total is
-    chosen. `seeds`, `samples` and `positions` are `[rows]` int64.
+    `logits` `[rows, vocab_size]` is not changed. `temperature` is `[rows]` float64: if it is 0, the token with the highest
+    logit is chosen (the first of equal logits); any other value divides the logits. `top_k` `[rows]` int64 keeps the k highest
+    logits (0 keeps all; among equal logits the lower token id is kept). `top_p` `[rows]` float64 then keeps the smallest set of
+    tokens whose share of the remaining probability reaches p, at least one token. Then the kept probabilities are added up in
+    the order of the vocabulary. The first token at which this sum passes the fraction `uniform(seeds, samples, positions)` of
+    the total is chosen. `seeds`, `samples` and `positions` are `[rows]` int64.
     """
     return sample_reference(logits, temperature, top_k, top_p, seeds, samples, positions)

@@ -17,9 +17,9 @@ TORCH_PACKS = Int8Weight, Int4Weight
 class TorchPackedWeight:
     """A quantized `[out, in]` matrix for torch's own matrix products with quantized weights, which run in bfloat16.
 
-    int8 uses `_weight_int8pack_mm`; int4, in groups of 32, 64, 128 or 256, uses `_weight_int4pack_mm_for_cpu`. Both kernels
-    take bfloat16 scales, so the scales are rounded to bfloat16. Rows and inputs are padded, because the kernels crash on some
-    sizes.
+    int8 matrices are multiplied by `_weight_int8pack_mm`. int4 matrices with groups of 32, 64, 128 or 256 weights are
+    multiplied by `_weight_int4pack_mm_for_cpu`. Both kernels take bfloat16 scales, so the scales are rounded to bfloat16. Rows
+    and inputs are padded, because the kernels crash on some sizes.
     """
 
     def __init__(self, weight: Int8Weight | Int4Weight) -> None:
@@ -40,7 +40,7 @@ class TorchPackedWeight:
         return self._values.numel() * self._values.element_size() + 2 * self._scales.numel()
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        """x weight^T + bias for `x` `[tokens, in]`, then GELU if `gelu`.
+        """Return x weight^T + bias for `x` `[tokens, in]`. If `gelu` is true, GELU is applied to the sum.
 
         The result has the dtype of `x`; the product is computed in bfloat16.
         """

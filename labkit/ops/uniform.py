@@ -1,4 +1,4 @@
-"""Random numbers that depend only on counters, so they are the same on every device and in every batch."""
+"""Makes random numbers that depend only on counters, so that they are the same on every device and in every batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def _signed(word: int) -> int:
-    """The int64 with the same 64 bits. torch cannot shift or multiply uint64, but int64 products overflow to the same bits."""
+    """The int64 that has the 64 bits of `word`. torch cannot multiply uint64, but int64 products overflow to the same bits."""
     return word - (1 << 64) if word >> 63 else word
 
 

@@ -1,6 +1,6 @@
-"""One model on several ranks: tensor parallel within a layer, pipeline parallel across layers.
+"""Runs one model on several ranks, with tensor parallelism within a layer and pipeline parallelism across layers.
 
-The engine sees all ranks together as one forward pass. The model and the scheduler do not know about ranks.
+To the engine, all ranks together look like one forward pass. The model and the scheduler do not know about ranks.
 """
 
 from labkit.parallel.layout import Layout

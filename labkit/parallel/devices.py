@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 def rank_device(
     layout: Layout, device: str | torch.device | None, local_rank: int = 0, local_ranks: int | None = None
 ) -> torch.device:
-    """The device of a rank: the CPU if no device is given, GPU number `local_rank` for "cuda".
+    """The device of a rank: the CPU if `device` is None or "cpu", and GPU number `local_rank` if `device` is "cuda".
 
     local_rank: the number of this rank among the ranks of this host. local_ranks: how many ranks this host has; by default all
     ranks of the layout. Raises `NotAvailable` if this host has fewer GPUs than ranks; the message says which numbers of ranks
@@ -42,7 +42,7 @@ def rank_device(
 
 
 def torchrun_device(layout: Layout, device: str | torch.device | None) -> torch.device:
-    """`rank_device` for a rank that torchrun started.
+    """The device of a rank that torchrun started; it is chosen as in `rank_device`.
 
     torchrun sets `LOCAL_RANK` and `LOCAL_WORLD_SIZE`: the rank's number on this host, and how many ranks this host has.
 

@@ -17,9 +17,9 @@ from labkit.native.library import ADD_UP
 from labkit.parallel.waiting import wait_until
 
 NEVER = timedelta(days=30)
-"""gloo's own timeout; a group is unusable after it.
+"""The timeout that gloo itself applies. After a timeout of gloo, a group can no longer be used.
 
-It is long, because missing signs of life already show that a rank has failed.
+The timeout is long, because a failed rank is already noticed by its missing signs of life.
 """
 
 
@@ -28,8 +28,8 @@ class GlooGroup:
 
     All members create their `GlooGroup` at the same time, with the same `torch.distributed.Store` and the same name.
 
-    Unless stated otherwise, a call waits until it is done. A call raises `RankFailed` after `timeout` seconds, or as soon as
-    `abort` is called.
+    Unless stated otherwise, a method returns when its operation is done. It raises `RankFailed` after `timeout` seconds, or as
+    soon as `abort` is called.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class GlooGroup:
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
         """Copy the tensor of `root` to all members, in place. The root does not wait, and must not change its tensor later.
 
-        The number of unfinished broadcasts has no limit. With a limit, the root could wait for a member that waits for the
-        root. In practice there are as many unfinished broadcasts as steps in flight.
+        The number of unfinished broadcasts has no limit. If there were a limit, the root could wait for a member that waits for
+        the root. In practice there are as many unfinished broadcasts as steps in flight.
         """
         work = self._broadcast(tensor, root)
         if self.rank == root:
@@ -100,9 +100,9 @@ class GlooGroup:
     def close(self) -> None:
         """Wait until all broadcasts are finished, then end gloo's threads. The group cannot be used after this call.
 
-        After a failure, the threads are not ended, because that would mean waiting for the failed call. Without a failure the
-        threads must end, because one of gloo's threads releases a tensor a moment after its call is done. If the interpreter
-        were exiting at that moment, the process would end with SIGABRT.
+        After a failure, the threads are not ended, because that would mean waiting for the failed call. If there was no
+        failure, the threads must end, because one of gloo's threads releases a tensor a moment after its call is done. If the
+        interpreter were exiting at that moment, the process would end with SIGABRT.
         """
         if not self._aborted.is_set():
             self.flush()

@@ -42,9 +42,9 @@ def end_of_stream() -> Callable[[], bool]:
 
 
 class GpuQueue:
-    """The unfinished passes. When a pass takes longer than `timeout` seconds, `links.abort` is called, which ends all waiting.
+    """The unfinished passes. If a pass takes longer than `timeout` seconds, `links.abort` is called, and all waiting ends.
 
-    mark: returns a function that tells whether everything queued before the call of `mark` is done.
+    mark: is called to get a function that tells whether everything queued before this call is done.
     """
 
     def __init__(self, links: Links, timeout: float = 600.0, mark: Callable[[], Callable[[], bool]] = end_of_stream) -> None:
@@ -55,7 +55,7 @@ class GpuQueue:
 
     @contextlib.contextmanager
     def queueing(self) -> Iterator[QueuedPass]:
-        """A context whose block queues one pass. Raises `RankFailed` if the ranks have been told to stop."""
+        """A context manager whose block puts one pass on the queue. Raises `RankFailed` if the ranks have been told to stop."""
         self._check()
         while self._passes and self._passes[0].done is not None and self._passes[0].done():
             self._passes.popleft()

@@ -32,7 +32,7 @@ class Layout:
         return Part(rank % self.tensor_parallel, self.tensor_parallel, stage, self.pipeline_parallel)
 
     def rank(self, stage: int, shard: int) -> int:
-        """The rank that holds a part."""
+        """The rank that holds the shard `shard` of the stage `stage`."""
         return (self.pipeline_parallel - 1 - stage) * self.tensor_parallel + shard
 
     def name(self, rank: int) -> str:
@@ -48,7 +48,7 @@ class Layout:
         return f"{self.name(rank)} on {host} failed {where}: {cause}"
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise an `InvalidRequest` that suggests a number that works, if a model with this config cannot be split so."""
+        """Raise `InvalidRequest`, which suggests a number that works, if this config's model cannot be split this way."""
         for count, name in ((self.tensor_parallel, "tensor_parallel"), (self.pipeline_parallel, "pipeline_parallel")):
             if not isinstance(count, int) or count < 1:
                 raise InvalidRequest(f"{name} is {count!r}; a whole number of at least 1 is accepted")

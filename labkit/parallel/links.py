@@ -34,7 +34,7 @@ CONNECT_SECONDS = 120.0
 """All GPUs must connect to each other within this many seconds."""
 
 END_SECONDS = 3.0
-"""How many seconds to wait for NCCL to release a GPU at the end of a run. NCCL releases a GPU either at once or never."""
+"""How many seconds `close` waits for NCCL to release a GPU at the end of a run. NCCL releases a GPU either at once or never."""
 
 PATIENCE_SECONDS = 0.002
 """A rank that waits for a task takes the task within this many seconds, even if the rank was asleep.
@@ -45,7 +45,7 @@ A rank that needs more time is still computing.
 
 @dataclass(frozen=True)
 class Account:
-    """The work of a group: the number of calls, the bytes of this rank's tensors, and the seconds.
+    """The work of a group: the number of calls, the bytes of this rank's tensors, and the seconds that the calls took.
 
     The seconds include the time spent waiting.
     """
@@ -139,7 +139,7 @@ class Links:
         return cls(layout, rank, group, device=device, store=store)
 
     def connect(self, patience: float = CONNECT_SECONDS) -> None:
-        """Connect the GPUs, if there are any. All ranks call this before sending. Raises `RankFailed` after `patience` s."""
+        """Connect the GPUs, if any. All ranks call `connect` before they send data. Raises `RankFailed` after `patience` s."""
         # Each stage waits only for the previous stage, so the stages never wait in a circle.
         for group in (self.sums, self._before, self._after):
             if isinstance(group, NcclGroup):
@@ -154,7 +154,7 @@ class Links:
     def try_send_task(self, header: Header, body: Tensor) -> bool:
         """Send a task if the other ranks have taken the previous task.
 
-        If they have not taken it, send nothing and return False.
+        If they have not taken the previous task, send nothing and return False.
 
         In shared memory a task stays until the next task is written. If a body is larger than a slot of that memory, this call
         returns only when all other ranks have read the body.
@@ -193,7 +193,7 @@ class Links:
         self._after.broadcast(hidden, 0)
 
     def gather_logits(self, logits: Tensor, vocab_size: int) -> Tensor | None:
-        """Return the logits `[rows, vocab_size]` on shard 0, joined from the shares `[rows, share]` of all shards.
+        """On shard 0, return the logits `[rows, vocab_size]`, concatenated from the columns `[rows, share]` of each shard.
 
         The result is None on the other shards.
         """
@@ -233,7 +233,7 @@ class Links:
                 group.abort()
 
     def close(self) -> None:
-        """Release what the groups hold on a GPU, and end gloo's threads. The links cannot be used after `close`."""
+        """Release the GPU resources of the groups, and end gloo's threads. The links cannot be used after `close`."""
         on_gpu = [group for group in self._groups.values() if isinstance(group, NcclGroup)]
         for group in on_gpu:
             group.abort()

@@ -42,10 +42,10 @@ def _to_stderr(line: str) -> None:
 class LocalRanks:
     """The other ranks, and this rank's `links` to them. The other ranks end when this object is closed or garbage-collected.
 
-    Every rank gets the folder of the run. Its file `run.json` holds `spec`, the paths of the groups' files, and the kind of
-    device ("cpu" or "cuda") on which all ranks compute. device: the device of this rank. Lines that a rank prints are labelled
-    and passed to `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the other ranks are killed, every
-    waiting call ends, and `check` raises a `RankFailed` that gives the rank, host, step and cause.
+    Every rank gets the path of the run's folder. The file `run.json` in this folder holds `spec`, the paths of the groups'
+    files, and the kind of device ("cpu" or "cuda") on which all ranks compute. device: the device of this rank. Lines that a
+    rank prints are labelled and passed to `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the other
+    ranks are killed, every waiting call ends, and `check` raises a `RankFailed` that gives the rank, host, step and cause.
     """
 
     def __init__(

@@ -16,7 +16,10 @@ With fewer tokens, reading the weights more often costs more time than the small
 """
 
 MICRO_BATCHES_PER_STAGE = 4
-"""More micro-batches make the bubble smaller: its share of the time is (stages - 1) / (micro_batches + stages - 1)."""
+"""The largest number of micro-batches, divided by the number of stages.
+
+More micro-batches make the bubble smaller: its share of the time is (stages - 1) / (micro_batches + stages - 1).
+"""
 
 
 def num_micro_batches(tokens: int, stages: int) -> int:

@@ -88,7 +88,7 @@ class ParallelForward(Forward):
 
     @property
     def num_threads(self) -> int:
-        """The threads of this rank."""
+        """The number of threads with which this rank computes."""
         return self._own.threads
 
     @property

@@ -52,18 +52,18 @@ def cache_bytes(config: GPTJConfig, layout: Layout, stage: int = 0, *, element_b
 GPU = "h100-80gb"
 """The GPU for which `predicted_scaling` computes the scaling."""
 STEP_IN_A_GRAPH = replace(PERFECT, read=0.9, compute=0.65, overlap=Efficiencies.overlap, collective_seconds=9e-6)
-"""A decode step that runs without gaps, as one CUDA graph.
+"""The efficiencies of a decode step that runs without gaps, as one CUDA graph.
 
-Two values are assumed, not fitted: 90 % of the memory bandwidth, and 9 microseconds for a small NCCL all-reduce, including
-hops.
+Two values are assumed, not fitted: 90 % of the memory bandwidth, and 9 microseconds for a small NCCL all-reduce, including the
+latency of its hops.
 """
 
 
 def predicted_scaling(config: GPTJConfig, *, gpus: tuple[int, ...] = (2, 4, 8)) -> dict[int, float]:
     """For each number of GPUs, the predicted speed of tensor-parallel decode at batch 1 in 16 bits, relative to one GPU.
 
-    The seconds are those of `labkit.planning.latency` with `STEP_IN_A_GRAPH` on `GPU`. Numbers of GPUs into which the model
-    cannot be divided are left out.
+    The seconds are computed by `labkit.planning.latency` with `STEP_IN_A_GRAPH` on `GPU`. A number of GPUs is left out if the
+    model cannot be divided into that many parts.
     """
     shape, device = Shape.of_config(config), named_gpu(GPU)
 

@@ -1,4 +1,4 @@
-"""One rank's part of a forward pass: receive the hidden states, compute, then send them on or gather the logits."""
+"""One rank's part of a forward pass: receive hidden states, compute, then send new hidden states or gather the logits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class RankForward:
 
     `ledger` records what this rank computes and waits for. On a GPU, the operations of a pass are put on the GPU's queue one by
     one, without a CUDA graph, and a call returns before these operations are done (`waiter` waits for them). On a GPU, the
-    ledger records how long it took to queue the operations. Its entries for sums and gathers have calls and bytes but no time.
+    ledger records how long it took to queue the operations. The ledger's entries for sums and gathers on a GPU contain the
+    calls and the bytes, but no time.
     """
 
     def __init__(self, model: GPTJ, links: Links, threads: int) -> None:
@@ -49,8 +50,8 @@ class RankForward:
     def load(cls, checkpoint: Checkpoint, precision: str, links: Links, threads: int) -> RankForward:
         """Read only this rank's part of a checkpoint, straight to its device.
 
-        Raises whatever reading the checkpoint raises. Raises `InsufficientResources` before reading if the free memory of a
-        GPU is too small.
+        Passes on every error that reading the checkpoint raises. Raises `InsufficientResources` before reading if the free
+        memory of a GPU is too small.
         """
         if links.device.type == "cuda":
             check_memory(checkpoint, links.device, precision, links.layout.ranks)
@@ -59,8 +60,8 @@ class RankForward:
     def __call__(self, batch: Batch, cache: KVCache, step: int = 0) -> Tensor | None:
         """Return the logits `[rows, vocab_size]` on rank 0, and None on the other ranks. Raises `RankFailed` if a rank fails.
 
-        With several stages a long batch is cut into micro-batches, so that the stages work at the same time. The batch must be
-        in the host's memory, even if the rank's device is a GPU.
+        If there are several stages, a long batch is cut into micro-batches, so that the stages work at the same time. The batch
+        must be in the host's memory, even if the rank's device is a GPU.
         """
         if self._queue is None:
             return self._pass(batch, cache, step)

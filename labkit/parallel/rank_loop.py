@@ -20,7 +20,7 @@ from labkit.parallel.task_messages import (
 
 
 def run_tasks(forward: RankForward, links: Links, on_step: Callable[[int], None], kv_cache_dtype: str | None = None) -> None:
-    """Do one task after another until rank 0 ends the loop. `on_step` is called with the number of each step as it begins.
+    """Do one task after another until rank 0 ends the loop. When a step begins, `on_step` is called with its number.
 
     `kv_cache_dtype`: the format of the caches, as in `Engine`.
     """

@@ -95,13 +95,13 @@ _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 
 
 def encode_header(header: Header, body_bytes: int = 0) -> Tensor:
-    """The header as `[HEADER_WORDS]` int64; a body of `body_bytes` bytes follows it."""
+    """Return the header as `[HEADER_WORDS]` int64. It says that a body of `body_bytes` bytes follows."""
     zeros = [0] * (HEADER_WORDS - 2 - len(header))
     return torch.tensor([_NUMBERS[type(header)], body_bytes, *header, *zeros], dtype=torch.int64, device="cpu")
 
 
 def decode_header(words: Tensor) -> tuple[Header, int]:
-    """The header, and the size in bytes of the body that follows it."""
+    """Return the header, and the size in bytes of the body that follows the header."""
     number, body_bytes, *fields = words.tolist()
     kind = _KINDS[number]
     return kind(*fields[: len(kind._fields)]), body_bytes
@@ -136,7 +136,7 @@ class Prefix:
 
 
 def encode_prefix(prefix: Prefix) -> tuple[PrefixHeader, Tensor]:
-    """The header, and the body as uint8; keys and values are sent as float32."""
+    """Return the header, and the body as a uint8 tensor. Keys and values are sent as float32."""
     parts = (
         prefix.slots.long().contiguous().view(torch.uint8),
         prefix.given.cpu().float().contiguous().view(-1).view(torch.uint8),
@@ -152,7 +152,7 @@ def decode_prefix(header: PrefixHeader, body: Tensor) -> Prefix:
 
 
 def encode_step(task: Task) -> tuple[StepHeader, Tensor]:
-    """The header, and the body as uint8."""
+    """Return the header, and the body as a uint8 tensor."""
     batch = task.batch
     soft_rows, soft_embeddings = batch.soft_rows, batch.soft_embeddings
     width = int(batch.lengths.max())

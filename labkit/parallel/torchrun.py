@@ -1,4 +1,4 @@
-"""Ranks that torchrun started on one or several hosts, with `torchrun ... -m labkit ...`, for example in a job of a cluster.
+"""Ranks that torchrun started on one or several hosts, with `torchrun ... -m labkit ...`, for example in a cluster job.
 
 All ranks run the same command. Only rank 0 carries out the command; the other ranks compute for rank 0 and end when rank 0
 ends.

@@ -1,7 +1,7 @@
 """GPUs and links with the figures of their data sheets, and a function that describes this machine.
 
-All rates are those of the data sheet, without 2:4 sparsity. `efficiencies` has the share of each rate that software achieves.
-To add a GPU, add its `Device` to `GPUS`, or pass the numbers of the data sheet to `Device` yourself.
+All rates are those of the data sheet, without 2:4 sparsity. The module `efficiencies` gives the share of each rate that
+software achieves. To add a GPU, add its `Device` to `GPUS`, or pass the numbers of the data sheet to `Device` yourself.
 
 The data sheets themselves were not available. Each figure was compared with a web page that repeats it. `source` names the page
 and says which figures are not on the page. There are no prices here, because they vary too much: on one page of May 2026
@@ -36,7 +36,7 @@ class Device:
 
     `flops_per_second`: dense FLOPs per second in each precision in which the device computes. `runtime_bytes`: memory that the
     driver and the libraries take. `watts`: the power limit, 0 if unknown. `link` connects the devices of a node. `far_link`
-    connects nodes; its bytes per second are those of all network cards of a node, which the devices of the node share.
+    connects nodes; its bytes per second are the sum over all network cards of a node, which the devices of the node share.
     `shared`: whether ranks share the device's rates and memory, as processes on one CPU do. `sparse`: whether the device
     multiplies 2:4 sparse matrices twice as fast.
     """
@@ -175,7 +175,7 @@ def named_gpu(name: str) -> Device:
 
 
 def with_link(device: Device, name: str | None) -> Device:
-    """The device with the named link between the devices of a node. Raises `InvalidRequest` for an unknown name."""
+    """Return the device with the link `name` between the devices of a node. Raises `InvalidRequest` for an unknown name."""
     if name is None:
         return device
     if name not in LINKS:
@@ -188,7 +188,7 @@ INT8_TIMES_BF16 = 2
 
 
 def this_machine(ceilings: Ceilings, *, memory_bytes: float, instruction_sets: tuple[str, ...] = ()) -> Device:
-    """This machine as a device, from its measured ceilings. Ranks on a CPU share its memory and its cores."""
+    """Describe this machine as a `Device`, from its measured ceilings. Ranks on a CPU share its memory and its cores."""
     rates = {name: rate for name, rate in ceilings.flops_per_second.items() if rate > 0}
     cpu = not ceilings.device.startswith("cuda")
     if cpu and "avx512_vnni" in instruction_sets and "bf16" in rates:

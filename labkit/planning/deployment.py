@@ -1,4 +1,4 @@
-"""One way to deploy a model: how it is divided, in which precision, and for which requests."""
+"""One way to deploy a model: how it is divided among the devices, its precision, and the requests that it serves."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Deployment:
 
     @property
     def head_bytes(self) -> float:
-        """Bytes of one weight of the head. With int4 matrices, the head is int8."""
+        """Bytes of one weight of the head. If the matrices are int4, the head is int8."""
         return BITS["int8" if self.precision == "int4" else self.precision] / 8
 
     @property
@@ -95,7 +95,7 @@ class Deployment:
 
 
 def does_not_divide(shape: Shape, tensor_parallel: int, pipeline_parallel: int) -> str:
-    """Why a shape cannot be divided in this way, with the nearest number that works; "" if the shape can be divided."""
+    """The reason why a shape cannot be divided this way, and the nearest number that works; "" if the shape can be divided."""
     for parts, whole, what in (
         (tensor_parallel, shape.num_heads, "heads"),
         (tensor_parallel, shape.intermediate_size, "inner features"),

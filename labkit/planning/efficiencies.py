@@ -17,13 +17,14 @@ class Efficiencies:
     """The efficiency of software on hardware. The defaults are typical of a GPU.
 
     `read`: the share of the memory bandwidth that kernels achieve. `compute`: the share of the FLOPs per second that large
-    matrix products achieve. `overlap`: the exponent p; a matrix product that takes a seconds to read and b seconds to compute
-    takes (a^p + b^p)^(1/p) seconds, so a larger p means a sharper change from memory-bound to compute-bound. `score_passes`:
-    how many times attention scores are moved to or from memory in a prefill. `activation_passes`: how many vectors of the
-    hidden size each layer moves to or from memory for each token. `layer_seconds`: the time of the launches and gaps of one
-    layer. `step_seconds`: the same for the part of a step outside the layers. `logit_passes`: how many times 4-byte logits are
-    moved to choose a token. `request_seconds`: the fixed cost of one request. `collective_seconds`: the software's part of one
-    all-reduce. `hops`: a factor for the link's latency. `link`: the share of the link's bandwidth that is achieved.
+    matrix products achieve. `overlap`: the exponent p. If reading alone takes a seconds and computing alone takes b seconds,
+    then a matrix product takes (a^p + b^p)^(1/p) seconds. So a larger p means a sharper change from memory-bound to
+    compute-bound. `score_passes`: how many times attention scores are moved to or from memory in a prefill.
+    `activation_passes`: how many vectors of the hidden size each layer moves to or from memory for each token. `layer_seconds`:
+    the time of the launches and gaps of one layer. `step_seconds`: the time of the launches and gaps in the part of a step
+    outside the layers. `logit_passes`: how many times 4-byte logits are moved to choose a token. `request_seconds`: the fixed
+    cost of one request. `collective_seconds`: the time that software adds to one all-reduce. `hops`: a factor by which the
+    link's latency is multiplied. `link`: the share of the link's bandwidth that is achieved.
     """
 
     read: float = 0.83
@@ -79,7 +80,8 @@ GPU_WIDTHS = Efficiencies(
 """How far each number is usually from its typical value, as a standard deviation of its logarithm.
 
 `read` has a small deviation, because even a plain copy hardly exceeds 85 % of the bandwidth on a data sheet (gpt-fast,
-pytorch.org/blog/accelerating-generative-ai-2). `layer_seconds` is about 12 kernels of 6 microseconds without a CUDA graph.
+pytorch.org/blog/accelerating-generative-ai-2). The typical `layer_seconds` is about the time of 12 kernels of 6 microseconds
+each, without a CUDA graph.
 """
 
 CPU = Efficiencies(
@@ -114,7 +116,7 @@ CPU_WIDTHS = Efficiencies(
 
 
 def moved(start: Efficiencies, logs: np.ndarray[Any, Any]) -> Efficiencies:
-    """`start` with each number multiplied by exp of its entry in `logs` ([12] or [12, columns], float64).
+    """Multiply each number of `start` by exp of the number's entry in `logs` ([12] or [12, columns], float64).
 
     If `logs` has columns, each number becomes an array. The formulas of `latency` then compute all columns at once.
     """

@@ -22,9 +22,9 @@ from labkit.planning.latency import Parts, decode_parts, prefill_parts, request_
 Array: TypeAlias = np.ndarray[Any, Any]
 
 ROW_SPREAD = 0.15
-"""How far a single measurement is from a correct model, as a standard deviation of the logarithm.
+"""How far a single measurement is from the prediction of a correct model, as a standard deviation of the logarithm.
 
-The larger it is, the closer a fit stays to the typical values.
+The larger `ROW_SPREAD` is, the closer a fit stays to the typical values.
 """
 LEAST_SPREAD = 0.05
 """The smallest standard deviation (of the logarithm) of a prediction.
@@ -40,7 +40,7 @@ WHATS: dict[str, Callable[[Deployment, Efficiencies], Parts]] = {
     "prefill": prefill_parts,
     "decode": decode_parts,
 }
-"""The part that a measurement timed: the whole request, the prefill, or one decode step."""
+"""The function that predicts the timed part of a measurement: the whole request, the prefill, or one decode step."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def features(plan: Deployment) -> dict[str, float]:
 
 
 def kinds(plan: Deployment) -> set[str]:
-    """Properties without a range: a fit stores only whether it has seen them."""
+    """The properties of a plan that are not numbers. A fit stores which of these properties its measurements had."""
     return {f"GPU {plan.device.name}", f"precision {plan.precision}"} | ({"2:4 sparsity"} if plan.sparse else set())
 
 
@@ -142,7 +142,7 @@ class Fit:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Fit:
-        """A fit from plain values."""
+        """Make a fit from the plain values that `to_dict` returns."""
         return cls(
             found=Efficiencies(**values["found"]),
             covariance=np.array(values["covariance"], dtype=np.float64),
@@ -159,7 +159,7 @@ STEP = 1e-4
 
 
 def _columns(start: Efficiencies, logs: Array) -> Efficiencies:
-    """Efficiencies at `logs`, and with each number changed by one step: arrays of 13 values."""
+    """Efficiencies as arrays of 13 values: at `logs`, and with each of the 12 logarithms in turn increased by a step."""
     table = np.repeat(logs[:, None], len(NAMES) + 1, axis=1)
     table[np.arange(len(NAMES)), np.arange(1, len(NAMES) + 1)] += STEP
     return moved(start, table)
@@ -174,7 +174,7 @@ def slopes(plan: Deployment, what: str, found: Efficiencies) -> Array:
 def fit(
     rows: Sequence[Measurement], *, start: Efficiencies | None = None, widths: Efficiencies = GPU_WIDTHS, source: str = ""
 ) -> Fit:
-    """Fit the efficiencies to measurements (Levenberg and Marquardt). Raises `InvalidRequest` if there are no rows."""
+    """Fit the efficiencies to measurements (Levenberg-Marquardt method). Raises `InvalidRequest` if there are no rows."""
     if not rows:
         raise InvalidRequest("no measurement was given; a fit needs at least one row")
     start = start or Efficiencies()
@@ -227,15 +227,15 @@ def _descend(residuals: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, 
 
 
 def errors(found: Fit, rows: Sequence[Measurement]) -> list[float]:
-    """Relative errors of the predictions: 0.1 means that the prediction is 10 % too slow."""
+    """Relative errors of the predictions: 0.1 means that the predicted time is 10 % too long."""
     return [float(WHATS[row.what](row.plan, found.found).total) / row.seconds - 1 for row in rows]
 
 
 def with_spread_of_left_out(rows: Sequence[Measurement], group: Callable[[Measurement], str], **settings: Any) -> Fit:
     """Fit all rows. `spread` becomes the error of predicting each group of rows from a fit to the other groups.
 
-    The error on fitted rows would be too small for a model of another size. With only one group, the spread is the error on the
-    fitted rows.
+    The error on fitted rows would underestimate the error on a model of another size. If there is only one group, `spread` is
+    the error on the fitted rows.
     """
     whole = fit(rows, **settings)
     groups = sorted({group(row) for row in rows})

@@ -22,12 +22,12 @@ Choice = Callable[[Sequence[Instance], int, np.random.Generator], int]
 
 
 def in_turn(instances: Sequence[Instance], number: int, draw: np.random.Generator) -> int:
-    """Choose the instances one after the other."""
+    """Choose the instances in turn: request n goes to instance n modulo the number of instances."""
     return number % len(instances)
 
 
 def fewest_requests(instances: Sequence[Instance], number: int, draw: np.random.Generator) -> int:
-    """Choose the instance with the fewest unfinished requests. If there are several, one of them is drawn at random."""
+    """Choose the instance with the fewest unfinished requests. If there are several such instances, one is drawn at random."""
     counts = np.array([len(one.unfinished) for one in instances])
     return int(draw.choice(np.flatnonzero(counts == counts.min())))
 

@@ -1,7 +1,7 @@
-"""The time that a server needs in addition to the model: to accept a request, and to send tokens.
+"""The time that a server needs in addition to the steps of the model, to accept requests and to send tokens.
 
-On a machine whose cores also run the server, and perhaps the clients, this time is as long as a step of a small model. It is
-measured, because nothing on a data sheet predicts it.
+On a machine whose cores also run the server, and perhaps the clients, this time is as long as a step of a small model. The time
+is measured, because nothing on a data sheet predicts it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Handling:
 
 @dataclass(frozen=True)
 class Served:
-    """Median seconds of users who each wait for their answer: until the first token, and for a whole request."""
+    """Median seconds until the first token, and of a whole request, when `users` users each wait for their answer."""
 
     users: int
     first_token: float
@@ -38,12 +38,13 @@ class Served:
 
 
 def measured_handling(plan: Deployment, found: Fit, one: Served, several: Served) -> Handling:
-    """Find the time that a server needs beyond the steps that `found` predicts, from measurements of one user and of several.
+    """Find the time that a server needs beyond the steps that `found` predicts, measured with one user and with several.
 
-    The times between the tokens of one user give `step` and `token` together, and the time to the first token then gives
-    `request`. With n users, a step sends n tokens, and while one request lasts, n prompts are computed, one after the other or
-    together: this gives `token`. A time that would be below 0 is set to 0. `plan` has the lengths of the requests. Raises
-    `InvalidRequest` unless `one` has one user, `several` has more than one user, and the requests have at least 2 new tokens.
+    The times between the tokens of one user give the sum of `step` and `token`, and the time to the first token then gives
+    `request`. If there are n users, a step sends n tokens, and while one request lasts, n prompts are computed, one after the
+    other or together. The latency of a request with n users therefore gives `token`. A time that would be below 0 is set to 0.
+    `plan` has the lengths of the requests. Raises `InvalidRequest` unless `one` has one user, `several` has more than one user,
+    and the requests have at least 2 new tokens.
     """
     if one.users != 1 or several.users < 2 or plan.output_tokens < 2:
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Predicts the seconds of a prefill, a decode step and a whole request, in parts such as reading bytes and computing.
+"""Predicts the seconds of a prefill, a decode step and a whole request, split into parts such as reading and computing.
 
 The time of a layer's matrix products follows a smoothed roofline (Williams, Waterman and Patterson 2009). The times for reading
 the cache, moving activations, launches and all-reduces are added. If the `Efficiencies` hold arrays, all results are arrays.
@@ -40,7 +40,7 @@ class Parts:
         return Parts(*(getattr(self, part.name) * count for part in fields(self)))
 
     def in_a_pipeline(self, pieces: int, stages: int) -> Parts:
-        """Turn the parts of one micro-batch in one stage into the parts of `pieces` micro-batches in `stages` equal stages.
+        """Turn the seconds of one micro-batch in one stage into the seconds of `pieces` micro-batches in `stages` equal stages.
 
         Each stage is idle for the time of `stages` - 1 micro-batches (Huang et al. 2019, GPipe).
         """
@@ -62,9 +62,9 @@ class Parts:
 class Work:
     """The work of one forward pass.
 
-    `tokens`: the rows of the matrix products. `cached`: the cached tokens that decoding sequences read. `pairs`: the number of
-    pairs of a prompt's token and a token that it attends to. `scores`: the scores per head that a prefill stores. `chosen`: the
-    rows of logits.
+    `tokens`: the number of rows of the matrix products. `cached`: the cached tokens that decoding sequences read. `pairs`: for
+    how many pairs (token of a prompt, token to which it attends) attention is computed. `scores`: the scores per head that a
+    prefill stores. `chosen`: the number of rows of logits.
     """
 
     tokens: float
@@ -117,7 +117,7 @@ def layer_parts(plan: Deployment, work: Work, found: Efficiencies) -> Parts:
 
 
 def stage_parts(plan: Deployment, work: Work, found: Efficiencies) -> Parts:
-    """Seconds of the layers of one stage, and of sending the hidden states to the next stage."""
+    """The seconds that the layers of one stage take, and the seconds to send the hidden states to the next stage."""
     layers = layer_parts(plan, work, found).times(plan.shape.num_layers / plan.pipeline_parallel)
     if plan.pipeline_parallel == 1:
         return layers
@@ -133,7 +133,7 @@ def choice_parts(plan: Deployment, rows: float, found: Efficiencies) -> Parts:
 
 
 def step_parts(plan: Deployment, work: Work, found: Efficiencies) -> Parts:
-    """Seconds of one step. With several stages, every stage always works on a share of the sequences, so no stage is idle."""
+    """Seconds of one step. If there are several stages, each always works on a share of the sequences, so no stage is idle."""
     stages = plan.pipeline_parallel
     share = Work(*(value / stages for value in (work.tokens, work.cached, work.pairs, work.scores, work.chosen)))
     return stage_parts(plan, share, found).times(stages) + choice_parts(plan, work.chosen, found)

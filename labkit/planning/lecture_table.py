@@ -19,7 +19,7 @@ LAYOUTS = {
     "gpt-175b": ((8, 1), (16, 1), (32, 1), (8, 2), (8, 4)),
     "gpt-530b": ((16, 1), (32, 1), (8, 3)),
 }
-"""The divisions (TP, PP) that give the numbers of GPUs on the slide. The slide does not say which divisions were measured."""
+"""The layouts (TP, PP) with as many GPUs as on the slide. The slide does not say which layouts were measured."""
 SLIDE_MS = {
     "gpt-1.3b": (74, 437),
     "gpt-5b": (94, 1143),
@@ -27,12 +27,12 @@ SLIDE_MS = {
     "gpt-175b": (649, 5731),
     "gpt-530b": (1054, 8326),
 }
-"""The smallest and the largest p99 in milliseconds, over batches of 1 to 256, for 60 input and 20 output tokens."""
+"""The smallest and the largest p99 in milliseconds, over batch sizes of 1 to 256, for 60 input and 20 output tokens."""
 
 
 @dataclass(frozen=True)
 class LectureRow:
-    """One model of the slide: its smallest and largest p99 in seconds, and the predictions for both."""
+    """One model of the slide: its smallest and largest p99 in seconds, and the predictions for these two latencies."""
 
     model: str
     least: float
@@ -42,12 +42,12 @@ class LectureRow:
 
     @property
     def seconds(self) -> tuple[float, float, float, float]:
-        """In this order: smallest, predicted smallest, largest, predicted largest."""
+        """Four latencies in this order: smallest, predicted smallest, largest, predicted largest."""
         return self.least, self.predicted_least, self.largest, self.predicted_largest
 
 
 def lecture_rows(found: Fit, gpu: str = "a100-80gb") -> list[LectureRow]:
-    """The slide's rows with the predictions of a fit. Only divisions and batches that fit into the memory are used."""
+    """The slide's rows with the predictions of a fit. Only layouts and batch sizes that fit into the memory are used."""
     rows = []
     for model, layouts in LAYOUTS.items():
         shape, device = named_shape(model), named_gpu(gpu)

@@ -20,7 +20,7 @@ tensor parallelism splits. FasterTransformer allocates all its buffers at once.
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the fullest rank, which needs the most memory.
+    """Bytes on the fullest rank (the rank that needs the most memory).
 
     `workspace` holds the driver's and the libraries' memory, and the logits.
     """
@@ -41,11 +41,11 @@ class Memory:
 
 
 def weight_bytes(plan: Deployment) -> float:
-    """Bytes of the weights on the fullest rank.
+    """Bytes of the weights on the fullest rank (the rank that needs the most memory).
 
-    A stage holds its layers. The first stage also holds the embedding, and the last stage also holds the head. If a tied head
-    is not in the same stage as the embedding, its stage needs a copy of the embedding. Vectors and tables are stored in the
-    dtype of the activations.
+    A stage holds its layers. The first stage also holds the embedding, and the last stage also holds the head. If the head is
+    tied to the embedding but is in another stage, that stage needs a copy of the embedding. Vectors and tables are stored in
+    the dtype of the activations.
     """
     shape, split = plan.shape, plan.tensor_parallel
     layers = shape.num_layers / plan.pipeline_parallel

@@ -1,6 +1,6 @@
 """Writes a CSV file with the columns of NeMo-Megatron's inference search.
 
-The columns are those of `auto_configurator/autoconfig/inference_summary.py`.
+The columns are the same as in NeMo-Megatron's `auto_configurator/autoconfig/inference_summary.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from labkit.home import write_atomically
 from labkit.planning.search import Plan
 
 COLUMNS = ("TP", "PP", "BS", "Latency [ms]", "Throughput per GPU [samples/sec/gpu]")
-"""The columns of `final_output.csv`, which that search writes."""
+"""The columns of `final_output.csv`, which NeMo-Megatron's inference search writes."""
 OURS = ("Precision", "Low [ms]", "High [ms]", "Memory per GPU [GiB]", "Dominated by", "Instances")
 """labkit's additional columns. They come last, so that programs that read `final_output.csv` still find their columns."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OTHERS = "others"
 """The group of all layouts that have no separate colour."""
 MOST_BARS = 8
-"""How many plans the figure of the memory shows."""
+"""The largest number of plans in the memory figure."""
 
 
 def plans_plot(question: Question, answer: Answer) -> Figure:
@@ -120,7 +120,7 @@ def draw_memory(axes: Axes, names: Sequence[str], plans: Sequence[Mapping[str, f
 def validation_plot(report: Report) -> Figure:
     """Draw predicted against published latency, with one panel for each table.
 
-    Filled marks are predictions; open marks were fitted.
+    A filled mark is a row that was only predicted; an open mark is a row that was used for the fit.
     """
     caption = (
         "On the line, the prediction is right; the grey band is within 15 %, the dotted lines are at 40 %. The efficiencies "
@@ -150,5 +150,5 @@ def validation_plot(report: Report) -> Figure:
 
 
 def _name(group: str) -> str:
-    """A shorter name for a legend."""
+    """The name of a group, shortened for a legend."""
     return group.replace("-80gb", "").replace("-48gb", "").replace(", a100, TP", ", TP")

@@ -43,7 +43,7 @@ class Row:
 
     @property
     def group(self) -> str:
-        """The model and its division: the group to which the row belongs."""
+        """The name of the row's group, which consists of the model, the GPU and the layout."""
         plan = self.plan
         return f"{plan.shape.name}, {plan.device.name}, TP {plan.tensor_parallel} x PP {plan.pipeline_parallel}"
 
@@ -94,7 +94,7 @@ def _row(path: Path, line: int, values: dict[str, str]) -> Row:
 
 @cache
 def fastertransformer() -> tuple[Row, ...]:
-    """The tables of FasterTransformer's GPT guide: 350M to 530B, TP 1 to 32, PP 1 and 3, batch 1 to 256."""
+    """The tables of FasterTransformer's GPT guide: 350M to 530B, TP 1 to 32, PP 1 and 3, batch sizes 1 to 256."""
     return tuple(read_rows(FOLDER / "fastertransformer_gpt.csv"))
 
 
@@ -154,7 +154,7 @@ def _inside(found: Fit, row: Row) -> bool:
 
 
 def check_memory(rows: Sequence[Row]) -> tuple[list[float], int, int]:
-    """Return the relative errors of the memory, how many predictions of whether a model fits are right, and the row count."""
+    """Return the relative errors of the memory, the number of right predictions of whether a model fits, and the row count."""
     given = [row for row in rows if row.memory_bytes is not None]
     wrong = [memory_of(row.plan).total / row.memory_bytes - 1 for row in given if row.memory_bytes]
     right = sum(fits(row.plan) == (row.seconds is not None) for row in rows)

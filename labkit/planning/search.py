@@ -1,4 +1,4 @@
-"""Searches divisions, batches and precisions for plans that meet a latency bound with the given memory and number of GPUs."""
+"""Searches layouts, batch sizes and precisions for plans that meet a latency bound with the given number and memory of GPUs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.planning.memory import Memory, memory_of, usable_bytes, weight_bytes
 from labkit.planning.shape import Shape
 
 RANKINGS = ("throughput", "latency", "gpus")
-"""What plans are ranked by: tokens per second per GPU, seconds, or GPUs of one instance."""
+"""The quantities by which plans can be ranked: tokens per second per GPU, seconds, or GPUs of one instance."""
 BATCHES = tuple(2**power for power in range(9))
 SECONDS_PER_HOUR, MILLION = 3600.0, 1e6
 
@@ -85,8 +85,8 @@ class Question:
     """The settings of a search. `gpus`: the largest number of GPUs.
 
     `latency_seconds`: the latency bound; infinity means no bound. `tensor_parallel`, `pipeline_parallel`: the numbers to try;
-    if empty, all numbers that can divide the model. `careful`: whether even the upper end of the interval must meet the bound,
-    and not only the prediction itself.
+    if empty, all numbers that can divide the model. `careful`: whether even the upper end of the prediction's interval must
+    meet the bound, and not only the prediction itself.
     """
 
     shape: Shape
@@ -112,7 +112,7 @@ class Question:
             raise InvalidRequest("no batch was given; at least one number of at least 1 is accepted")
 
     def layouts(self) -> Iterator[tuple[int, int]]:
-        """The divisions (TP, PP) that the model and the number of GPUs allow. A TP larger than a node uses whole nodes.
+        """The layouts (TP, PP) that the model and the number of GPUs allow. A TP larger than a node must fill whole nodes.
 
         Raises `InvalidRequest` if a number that was asked for does not divide the model.
         """
@@ -131,9 +131,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The plans, best first.
+    """The result of a search: the plans that meet the bound, best first.
 
-    If no plan meets the bound, `plans` is empty, `nearest` is the nearest plan, and `why_none` is the reason.
+    If no plan meets the bound, `plans` is empty, `nearest` is the fastest of the plans that are too slow (None if there is
+    none), and `why_none` is the reason.
     """
 
     plans: list[Plan]
@@ -146,10 +147,10 @@ class Answer:
 
 
 def search(question: Question, found: Fit, ranking: str = "throughput") -> Answer:
-    """Try every division, precision and batch, and rank the plans that meet the bound.
+    """Try every layout (TP, PP), precision and batch size, and rank the plans that meet the bound.
 
-    Larger batches need more memory and more time. So larger batches of a division are skipped after the first batch that does
-    not fit or is too slow. Raises `InvalidRequest` for an unknown ranking, and if no division is possible.
+    Larger batches need more memory and more time. So for each layout and precision, larger batches are skipped after the first
+    batch that does not fit or is too slow. Raises `InvalidRequest` for an unknown ranking, and if no layout is possible.
     """
     if ranking not in RANKINGS:
         raise InvalidRequest(f"the ranking is {ranking!r}; {', '.join(RANKINGS)} is accepted")

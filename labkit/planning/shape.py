@@ -8,7 +8,7 @@ from labkit.config import GPTJConfig, cache_elements_per_token, layer_matrix_par
 from labkit.errors import InvalidRequest
 
 GPT_3_VOCABULARY = 51200
-"""The vocabulary of the published GPT tables: 50,257 tokens, padded so that tensor parallelism can divide it evenly."""
+"""The vocabulary size of the published GPT tables: 50,257 tokens, padded so that tensor parallelism can divide it evenly."""
 GPT_3_POSITIONS = 2048
 LAYERS_TO_HIDDEN = 128
 """The hidden size divided by the number of layers, in GPT-3 175B and most models of its kind (Brown et al. 2020, table 2.1)."""
@@ -20,9 +20,9 @@ class Shape:
     """The sizes of a decoder-only transformer.
 
     `sums`: how many all-reduces the shards of a layer need. In GPT-J, attention and MLP run in parallel and share one
-    all-reduce; GPT-3 needs two. `positions`: the number of rows in the learned position table; 0 for rotary positions. `tied`:
-    whether the head uses the embedding's matrix. Raises `InvalidRequest` for sizes below 1, or if the heads do not divide the
-    hidden size.
+    all-reduce; GPT-3 needs two. `positions`: the number of rows in the learned position table; 0 for models with rotary
+    position embedding. `tied`: whether the head uses the embedding's matrix. Raises `InvalidRequest` for sizes below 1, or if
+    the number of heads does not divide the hidden size.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Shape:
 
     @classmethod
     def of_parameters(cls, parameters: float) -> Shape:
-        """A shape like GPT-3 with about this many parameters: heads of 128 dimensions, and the proportions of GPT-3 175B.
+        """A shape with about this many parameters, heads of 128 dimensions, and the proportions of GPT-3 175B.
 
         Raises `InvalidRequest` if the number is below 1e6 or above 1e14.
         """
@@ -98,7 +98,7 @@ class Shape:
 
     @property
     def head_parameters(self) -> int:
-        """Parameters of the head without those that it shares with the embedding: 0 if the head is tied."""
+        """Parameters of the head without the parameters that it shares with the embedding: 0 if the head is tied."""
         return 0 if self.tied else self.vocab_size * (self.hidden_size + 1)
 
     @property

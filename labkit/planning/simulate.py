@@ -81,7 +81,7 @@ def work_of(step: Step) -> Work:
 def cache_slots(plan: Deployment) -> int:
     """How many tokens the KV cache of an instance can hold in the remaining memory.
 
-    Raises `InvalidRequest` if there are too few.
+    Raises `InvalidRequest` if the cache cannot hold one request.
     """
     memory = memory_of(plan)
     left = usable_bytes(plan) - memory.weights - memory.activations - memory.workspace
@@ -129,7 +129,7 @@ class Instance:
         self.scheduler.add([sequence])
 
     def step(self) -> tuple[list[int], list[int]]:
-        """Run one step. Returns the requests that got their first token, and those that have ended."""
+        """Run one step. Returns the requests that got their first token, and the requests that have ended."""
         planned = self.scheduler.plan()
         seconds = float(step_parts(self.plan, work_of(planned), self.found.found).total)
         sent = len(planned.decodes) + sum(chunk.is_last for chunk in planned.chunks)

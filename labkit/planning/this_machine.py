@@ -1,4 +1,4 @@
-"""Predicts results of `labkit bench` on the machine that made the records: fits some rows, and predicts the others."""
+"""Predicts results of `labkit bench` on the machine that made the records: fits some rows, and predicts the other rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from labkit.planning.shape import Shape
 FOLDER = Path(__file__).parent / "published"
 FITTED_MODEL = "gpt-j-405m-synthetic"
 FITTED_BATCH = 1
-"""By default, only the rows of this model and this batch are fitted. All others are predicted."""
+"""By default, only rows with the model `FITTED_MODEL` and this batch size are fitted. All other rows are predicted."""
 RECORDS = Path("tests/benchmarks/results")
 """The project's folder of records, relative to the project's root."""
 
@@ -56,7 +56,7 @@ class VerifiedRow:
 
     @property
     def error(self) -> float:
-        """The relative error: 0.1 means that the prediction is 10 % too slow."""
+        """The relative error: 0.1 means that the predicted time is 10 % too long."""
         return self.predicted_ms / self.measured_ms - 1
 
 
@@ -94,10 +94,10 @@ class Verified:
 
 
 def bench_rows(records: str | Path | None = None) -> list[BenchRow]:
-    """Read labkit's rows on one CPU rank, from a record, or from `cpu_gpt*.json` and `cpu_parallel*.json` in a folder.
+    """Read the rows that labkit measured on one CPU rank. `records` is a record, or a folder with records.
 
-    Each row's device has the bandwidth that was measured in the rounds of this row. Raises `InvalidRequest` if there is no
-    such record.
+    In a folder, the files `cpu_gpt*.json` and `cpu_parallel*.json` are read. The device of each row has the memory bandwidth
+    that was measured in the same rounds as the row. Raises `InvalidRequest` if there is no such record.
     """
     place = RECORDS if records is None else Path(records)
     patterns = ("cpu_gpt*.json", "cpu_parallel*.json")
@@ -147,7 +147,7 @@ def is_fitted(row: BenchRow) -> bool:
 
 
 def verify(rows: Sequence[BenchRow], fitted: Callable[[BenchRow], bool] = is_fitted) -> Verified:
-    """Fit the rows that `fitted` accepts, and predict all rows. If `fitted` accepts no row, the rows of batch 1 are fitted."""
+    """Fit the rows that `fitted` accepts, and predict all rows. If it accepts none, the rows of batch size 1 are fitted."""
     chosen = [row for row in rows if fitted(row)] or [row for row in rows if row.batch == 1] or list(rows)
     found = fit([row.measurement for row in chosen], start=CPU, widths=CPU_WIDTHS)
     verified = []

@@ -1,4 +1,4 @@
-"""Compares predictions with the published tables: fits the rows of one model or GPU, and predicts all others."""
+"""Compares predictions with the published tables: fits the rows of one model or GPU, and predicts all other rows."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _part(
 def validate(fitted_model: str = FITTED_MODEL) -> Report:
     """Compare predictions with the tables of FasterTransformer, TensorRT-LLM and the lecture.
 
-    `fitted_model`: the model of FasterTransformer's tables that is fitted.
+    `fitted_model`: the model in FasterTransformer's tables whose rows are used for the fit.
     """
     first = _part(
         f"FasterTransformer, fitted to {fitted_model}",

@@ -1,1 +1,1 @@
-"""GPT-J in NVIDIA's Triton Inference Server: the model repository, the server's process, clients and stress tests."""
+"""Serves GPT-J with NVIDIA's Triton Inference Server, and has the model repository, the server, clients and stress tests."""

@@ -1,4 +1,4 @@
-"""Only programs of the user who runs a server may change the server: its secret is in a file that other users cannot read.
+"""Only programs of the user who runs a server may change it, because changes need a secret that other users cannot read.
 
 Triton refuses requests to the interfaces in `CLOSED` unless a header holds the secret. The other interfaces stay open to every
 program that can reach the port: inference, health, metadata, model configuration and statistics. Clients need these. The open
@@ -28,7 +28,7 @@ GRPC_HEADER = f"triton-grpc-protocol-{HEADER}"
 """The name of this header in gRPC's metadata, where Triton requires a prefix."""
 
 SECRET_FILE = "secret"
-"""The file with the secret in a server's own folder."""
+"""The name of the file in a server's own folder that holds the secret."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]", "0.0.0.0")
 """Host names and addresses by which a server on this machine can be reached."""
@@ -75,7 +75,7 @@ def access_headers(http_address: str) -> dict[str, str]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT is a loopback address, so that requests to it need no proxy."""
+    """Whether HOST:PORT is a loopback address. Requests to a loopback address need no proxy."""
     host = address.rpartition(":")[0] or address
     return host in LOOPBACK or re.fullmatch(r"127(\.\d+){3}", host) is not None
 

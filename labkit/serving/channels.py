@@ -1,4 +1,4 @@
-"""Connections to servers: without a proxy for servers on this machine, and with the secret for this user's own servers."""
+"""Connects to servers, without a proxy for servers on this machine, and with the secret for this user's own servers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def grpc_client(address: str, more: Sequence[tuple[str, int]] = ()) -> Any:
 
 
 def open_url(url: str | urllib.request.Request, *, timeout: float) -> Any:
-    """`urllib.request.urlopen`, but without a proxy for addresses on this machine."""
+    """Open a URL like `urllib.request.urlopen`, but without a proxy for addresses on this machine."""
     address = urllib.parse.urlsplit(url if isinstance(url, str) else url.full_url).netloc
     handlers = [urllib.request.ProxyHandler({})] if is_here(address) else []
     return urllib.request.build_opener(*handlers).open(url, timeout=timeout)

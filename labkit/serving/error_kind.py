@@ -1,8 +1,8 @@
 """Adds the kind of an error to its message: in a stream, Triton sends the message of an error, but not its status.
 
 Triton can end the stream with a status instead (metadata `triton_grpc_error`), but Triton 2.51 then accesses streams that have
-ended: under the load of 30 clients, some of them refused, the server crashed in three of six runs. So labkit's client sends a
-request parameter, which makes the model begin its error message with the kind of the error.
+ended: under the load of 30 clients, some of which were refused, the server crashed in three of six runs. So labkit's client
+sends a request parameter, which makes the model begin its error message with the kind of the error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def with_kind(error: Exception, words: str) -> str:
 
 
 def kind_and_words(message: str) -> tuple[type[LabkitError] | None, str]:
-    """Split a message of `with_kind` into kind and words. The kind is None if the message has none because Triton wrote it."""
+    """Split a message of `with_kind` into kind and words. The kind is None if Triton itself wrote the message."""
     name, _, words = message.partition(": ")
     return (KINDS[name], words) if name in KINDS else (None, message)
 

@@ -118,7 +118,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class ModelCounts:
-    """What one model did: answered requests, failed requests, inferences (prompts) and executions (batches).
+    """The counts of one model: answered requests, failed requests, inferences (prompts) and executions (batches).
 
     seconds: summed over all requests, the times `queue`, `compute_input`, `compute_infer` and `compute_output`.
     """
@@ -192,7 +192,7 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def _bare(name: str) -> str:
-    """The name without `_total`: the Prometheus library appends it to every counter's name, but Triton does not."""
+    """The name without `_total`: the Prometheus library appends `_total` to every counter's name, but Triton does not."""
     return name.removesuffix("_total")
 
 
@@ -200,7 +200,7 @@ def metrics_plot(metrics: Metrics, models: Iterable[str] = (), *, title: str = "
     """Draw two bar charts: steps by their number of sequences, and the time per request in the queue and in computation.
 
     metrics: usually the difference between two readings. models: all models with counters if left out. For `gptj` the time in
-    the queue comes from the engine, because Triton does not know it. Raises `InvalidRequest` if nothing was counted.
+    the queue comes from the engine, because Triton does not know this time. Raises `InvalidRequest` if nothing was counted.
     """
     from labkit.measure.plots import COLOURS, new_figure
 

@@ -1,4 +1,4 @@
-"""Why requests end with an error: a small fixed set of reasons, and how often each occurred."""
+"""Counts the requests that end with an error, by reason. The set of reasons is small and fixed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REASONS = {
     "unavailable": "the engine has ended or is being loaded again",
     "failed": "any other error",
 }
-"""The values of the label `reason` of `labkit_refused_total`, and what each means."""
+"""The values of the label `reason` of `labkit_refused_total`, and the meaning of each value."""
 
 _OF_ERRORS: dict[type[Exception], str] = {
     InvalidRequest: "invalid",

@@ -15,9 +15,9 @@ PLACE = "/tmp"
 def user_folder() -> Path:
     """Return this user's folder, with mode 700; create it if it is missing. All processes of the user get the same folder.
 
-    The folder is in `PLACE`, whatever TMPDIR says: a server and its clients must look in the same place, and the path of a
-    socket can have at most 107 bytes. If `PLACE` cannot be used, the folder is in the temporary folder. Raises `NotAvailable`
-    if neither place can be used.
+    The folder is in `PLACE` even if TMPDIR is set, because a server and its clients must look in the same place, and because
+    the path of a socket can have at most 107 bytes. If `PLACE` cannot be used, the folder is in the temporary folder. Raises
+    `NotAvailable` if neither place can be used.
     """
     faults = []
     for parent in dict.fromkeys((PLACE, tempfile.gettempdir())):

@@ -22,7 +22,8 @@ PEAK_BYTES = {
 }
 """The peak total memory of all processes of each lab's core path, in bytes, on a machine with 2 cores.
 
-For lab 04, 2.9 GiB was measured before its last section; in that section, the engine in the notebook adds at most 0.2 GiB.
+For lab 04, a peak of 2.9 GiB was measured before the last section; in the last section, the engine in the notebook adds at most
+0.2 GiB.
 """
 MEMORY_BYTES = {
     "00": 3 * GIB,
@@ -37,7 +38,7 @@ MEMORY_BYTES = {
 }
 """The memory that a machine needs for each lab, in bytes.
 
-This is about 2 GiB more than the lab itself, for the system, JupyterLab and a browser.
+Each value is about 2 GiB more than the lab itself needs, because the system, JupyterLab and a browser also need memory.
 """
 FREE_DISK_BYTES = GIB // 2
 """The free disk space in bytes that every lab needs after the set-up, for saved results, compiled kernels, and copies to hand
@@ -51,7 +52,7 @@ YES, IN_PART, NO = "yes", "in part", "no"
 
 @dataclass(frozen=True)
 class NotMeasured:
-    """An exercise that cannot be measured on a machine, and why."""
+    """An exercise that cannot be measured on a machine, with the reason in `why_not`."""
 
     exercise: str
     number: str
@@ -76,7 +77,7 @@ class LabRow:
 
     @property
     def reason(self) -> str:
-        """Why not all of the core path runs, as a phrase; "" if all of it runs."""
+        """A phrase that says why a part of the core path does not run; "" if the whole core path runs."""
         if self.why_not or self.core == YES:
             return self.why_not
         core = [one for one in self.not_measured_here if one.track == "core"]

@@ -27,7 +27,10 @@ _NO_REPORT = "is not a report of `labkit doctor --session --json`"
 
 @dataclass(frozen=True)
 class SessionReport:
-    """What a machine can do in a course session. `machine` is its name; `taken` is the time in UTC (ISO 8601)."""
+    """What a machine can do in a course session.
+
+    `machine` is the machine's name; `taken` is the time of the report in UTC (ISO 8601).
+    """
 
     machine: str
     taken: str
@@ -43,7 +46,7 @@ class SessionReport:
     setup: tuple[Step, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return a dictionary that can be written as JSON."""
         return {"session": FORMAT, **asdict(self)}
 
     def seconds(self, lab: str) -> float:

@@ -25,9 +25,10 @@ class Trouble:
 
 @dataclass(frozen=True)
 class RoomLab:
-    """A lab in a room: the number of machines on which its core path runs as a whole, in part, and not at all.
+    """A lab, with counts of the machines in a room that can run it.
 
-    `full` is the number of machines that run all exercises. `longest_setup` is the longest set-up time of any machine, in
+    `core`, `in_part` and `none` are the numbers of machines on which the lab's core path runs as a whole, in part, and not at
+    all. `full` is the number of machines that run all exercises. `longest_setup` is the longest set-up time of any machine, in
     seconds.
     """
 
@@ -50,7 +51,7 @@ class Room:
     refused: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return a dictionary that can be written as JSON."""
         return {
             "machines": [name for name, _ in self.machines],
             "labs": [asdict(lab) for lab in self.labs],

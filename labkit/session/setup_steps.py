@@ -1,4 +1,4 @@
-"""The steps of the set-up for the labs, each measured on this machine or estimated."""
+"""The steps of the set-up for the labs. The time of each step is measured on this machine or estimated."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _first_cell(lab: str, name: str) -> Step:
 def _kernels(name: str) -> Step:
     """Compile the CPU kernels.
 
-    The step is timed even if they are already installed, because machines that are not set up yet need this time.
+    The step is timed even if the kernels are already installed, because machines that are not set up yet need this time.
     """
     is_done = False
     if find_versions(["torch"]):

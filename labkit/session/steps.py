@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MEASURED, ESTIMATED, DONE, NOT_MEASURED = "measured", "estimated", "done", "not measured here"
-"""Where the seconds of a step come from. A step that is "done" takes no more time."""
+"""How the seconds of a step were found. A step that is "done" takes no more time."""
 MOST_SECONDS = 300.0
 """A step that takes longer than this is stopped, and counts as "not measured here"."""
 

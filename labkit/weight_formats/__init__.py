@@ -1,9 +1,10 @@
 """Quantized and sparse weights: how a matrix is rounded to int8, int4 or FP8, or pruned to 2:4, and stored.
 
-Each format is in its own file. Numbers are rounded to nearest here, which needs no data. Better rounding methods (calibrated,
-trained) store their results in the same formats, because kernels read no other formats. Some formats (`RoundedInputsWeight`)
-also round the activations, so that the matrix multiplication itself runs in 8 bits. These formats are faster when many tokens
-share a weight (prefill, large batches). The other formats are faster when reading weights takes most of the time.
+Each format is in its own file. This package rounds each number to the nearest number of the format, which needs no data. Better
+rounding methods (calibrated, trained) store their results in the same formats, because kernels read no other formats. Some
+formats (`RoundedInputsWeight`) also round the activations, so that the matrix multiplication itself runs in 8 bits. These
+formats are faster when many tokens share a weight (prefill, large batches). The formats that do not round the activations are
+faster when reading weights takes most of the time.
 """
 
 from labkit.weight_formats.fp8 import Fp8Weight

@@ -13,9 +13,10 @@ from labkit.weight_formats.rounded_inputs import RoundedInputsWeight, quantize_r
 
 
 class Fp8Weight(RoundedInputsWeight):
-    """Weights and activations in FP8 (e4m3: 4 bits of exponent, 3 of mantissa, up to 448; Micikevicius et al. 2022).
+    """A matrix whose weights and activations are in FP8.
 
-    `values` `[out, in]` float8_e4m3fn.
+    The form of FP8 is e4m3: a number has 4 bits of exponent and 3 bits of mantissa, and is at most 448 (Micikevicius et al.
+    2022). `values` is `[out, in]` float8_e4m3fn.
     """
 
     kind: ClassVar[str] = "fp8"

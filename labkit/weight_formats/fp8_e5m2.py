@@ -1,4 +1,4 @@
-"""FP8 in e5m2: it has a wider range than e4m3, but one bit less of precision. It is used for gradients in training."""
+"""The form e5m2 of FP8: it has a wider range than e4m3, but one bit less of precision. Training uses it for gradients."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from labkit.weight_formats.rounded_inputs import E5M2, quantize_rows_fp8
 
 
 class Fp8E5M2Weight(Fp8Weight):
-    """Weights and activations in e5m2: 5 bits of exponent, 2 of mantissa, up to 57344 (Micikevicius et al. 2022).
+    """A matrix whose weights and activations are in e5m2, a form of FP8.
 
-    `values` `[out, in]` float8_e5m2.
+    A number has 5 bits of exponent and 2 bits of mantissa, and is at most 57344 (Micikevicius et al. 2022). `values` is
+    `[out, in]` float8_e5m2.
     """
 
     kind: ClassVar[str] = "fp8_e5m2"

@@ -1,4 +1,4 @@
-"""int4 weights: one float16 scale for each group of neighbours in a row. Activations are not rounded."""
+"""int4 weights, with one float16 scale for each group of neighbours in a row. Activations are not rounded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ INT4_LARGEST = (8.0, 7.0, 7.25, 7.5, 7.75, 8.25, 8.5, 8.75, 9.0)
 """Candidates for the largest magnitude of a group, counted in steps of int4. Each candidate determines a scale.
 
 Each group gets the candidate with the smallest error. Candidate 7 clips nothing. Candidate 8 is the rule of llama.cpp's Q4_0.
-Candidate 8 clips numbers of the opposite sign by up to a step. A candidate above 8 also clips the largest number of a group.
-With larger candidates, the steps are finer. This list of candidates lowers the squared error by 10 %; a finer and wider list
-lowers it by only 1 % more.
+Candidate 8 clips numbers whose sign is opposite to the sign of the largest number, by up to a step. A candidate above 8 also
+clips the largest number of a group. The larger the candidate, the finer the steps. The choice among these candidates lowers the
+squared error by 10 %; a finer and wider list of candidates lowers it by only 1 % more.
 """
 
 
@@ -28,9 +28,9 @@ lowers it by only 1 % more.
 class Int4Weight(QuantizedWeight):
     """A matrix in int4 with one scale per group of `group_size` neighbours in a row (symmetric, -8 to 7).
 
-    weight[o, i] = scales[o, i // group_size] * (nibble[o, i] - 8). `packed` `[out, padded_in / 2]` uint8 holds two neighbours
-    per byte; the neighbour with the even index is in the low nibble. `scales` is `[out, padded_in / group_size]` float16.
-    `padded_in` is `in_features` rounded up to whole groups. The padding holds nibbles of 8, which stand for 0.
+    weight[o, i] = scales[o, i // group_size] * (nibble[o, i] - 8). `packed` is `[out, padded_in / 2]` uint8. It holds two
+    neighbours per byte; the neighbour with the even index is in the low nibble. `scales` is `[out, padded_in / group_size]`
+    float16. `padded_in` is `in_features` rounded up to whole groups. The padding holds nibbles of 8, which stand for 0.
     """
 
     kind: ClassVar[str] = "int4"
@@ -54,7 +54,7 @@ class Int4Weight(QuantizedWeight):
         padded = in_features + padding
         packed = torch.empty(out_features, padded // 2, dtype=torch.uint8, device=weight.device)
         scales = torch.empty(out_features, padded // group_size, dtype=torch.float16, device=weight.device)
-        # small enough for a CPU's cache, and large enough for few launches on a GPU
+        # numbers in a chunk: few enough for a CPU's cache; enough that a GPU needs few kernel launches
         chunk = 1 << 18 if weight.device.type == "cpu" else 1 << 24
         rows = max(chunk // max(padded, 1), 1)
         for first in range(0, out_features, rows):
@@ -83,7 +83,10 @@ class Int4Weight(QuantizedWeight):
 
     @property
     def cpu_parts(self) -> CpuParts:
-        """The arguments for packing it for the CPU. Raises `InvalidRequest` unless the group size is a multiple of 32."""
+        """The arguments for packing the matrix for the CPU.
+
+        Raises `InvalidRequest` unless the group size is a multiple of 32.
+        """
         size, (rows, columns) = self.group_size, self.shape
         if size % 32:
             raise InvalidRequest(f"int4 weights with groups of {size} cannot be packed; multiples of 32 are accepted")
@@ -106,7 +109,7 @@ class Int4Weight(QuantizedWeight):
 
 def _int4_scales(groups: Tensor) -> Tensor:
     """Return the scales of the columns of `groups` `[group_size, groups]` float32, as `[groups]` float16. A column of zeros
-    gets 1.
+    gets the scale 1.
 
     Each candidate scale maps the number with the largest magnitude to -c for a candidate c in `INT4_LARGEST`, and is rounded to
     float16. The scale with the smallest squared error is chosen. If several scales have the same error, the first one is

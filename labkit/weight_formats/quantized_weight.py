@@ -1,7 +1,7 @@
 """The base class of all formats of quantized and sparse matrices. Each format is a subclass in its own file.
 
-A format's kernels are found by its name `kind`: on a GPU in `labkit.ops.kernels.linear_kind_<kind>`, on the CPU in the native
-library, which gets `cpu_parts`.
+A format's kernels are found by the format's name `kind`. Kernels for a GPU are in `labkit.ops.kernels.linear_kind_<kind>`.
+Kernels for the CPU are in the native library, which gets `cpu_parts`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class QuantizedWeight(ABC):
 class RowScaledWeight(QuantizedWeight):
     """A matrix in 8 bits with one scale per output row: weight[o, i] = scales[o] * values[o, i].
 
-    `values` `[out, in]` in an 8-bit type; `scales` `[out]` float32.
+    `values` is `[out, in]` in an 8-bit type; `scales` is `[out]` float32.
     """
 
     values: Tensor

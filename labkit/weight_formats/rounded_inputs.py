@@ -1,4 +1,7 @@
-"""Formats whose matrix products run in 8 bits. The inputs are rounded, too, with one scale per row or for all rows."""
+"""Formats whose matrix products run in 8 bits.
+
+The inputs are rounded, too: each row of the inputs has its own scale, or all rows share one scale.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from labkit.weight_formats.quantized_weight import CpuParts, RowScaledWeight
 INT8_MAX = 127.0
 """The largest magnitude to which inputs are mapped in int8."""
 SMALLEST = 1e-30
-"""The largest magnitude of a row counts as at least this number, so that nothing is divided by zero."""
+"""If the largest magnitude of a row is below this number, this number is used instead, so that nothing is divided by zero."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class Fp8Form:
 
 
 E4M3, E5M2 = Fp8Form(torch.float8_e4m3fn, 448.0), Fp8Form(torch.float8_e5m2, 57344.0)
-"""E4M3 has 4 exponent and 3 mantissa bits; E5M2 has 5 and 2 (Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433)."""
+"""E4M3 has 4 exponent bits and 3 mantissa bits; E5M2 has 5 exponent bits and 2 mantissa bits (Micikevicius et al. 2022,
+https://arxiv.org/abs/2209.05433).
+"""
 FP8_MAX = E4M3.largest
 
 
@@ -36,8 +41,8 @@ class RoundedInputsWeight(RowScaledWeight):
 
     (x weight^T)[t, o] = x_scales[t] * scales[o] * sum over i of x_values[t, i] * values[o, i].
 
-    `input_scale` is the scale of all inputs ("static", found by calibration). If it is None, each row of x gets its own scale,
-    from its largest magnitude ("dynamic").
+    `input_scale` is the scale of all inputs ("static", found by calibration). If `input_scale` is None, each row of x gets its
+    own scale, computed from the row's largest magnitude ("dynamic").
     """
 
     input_scale: float | None = None

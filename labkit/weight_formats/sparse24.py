@@ -16,14 +16,14 @@ from labkit.weight_formats.quantized_weight import CpuParts, QuantizedWeight
 
 @dataclass(frozen=True)
 class Sparse24Weight(QuantizedWeight):
-    """A matrix in which two of every four neighbours of a row are stored. A 2-bit index for each stored value says which of the
-    four it is.
+    """A matrix in which two of every four neighbours of a row are stored. A 2-bit index for each stored value is the value's
+    place among the four neighbours.
 
-    `values` `[out, padded_in / 2]` in 16 or 32 bits. `indices` `[out, padded_in / 8]` uint8 holds a nibble for each group of
-    four. The low two bits of a nibble are the place of the first value, and the high two bits are the place of the second
-    value, which is further to the right. Groups with an even number are in low nibbles. NVIDIA's sparse tensor cores use the
-    same nibbles as metadata; here they are in the order of the matrix. `padded_in` is `in_features` rounded up to a multiple of
-    8; the padding holds zeros.
+    `values` is `[out, padded_in / 2]` in 16 or 32 bits. `indices` is `[out, padded_in / 8]` uint8 and holds a nibble for each
+    group of four. The low two bits of a nibble are the place of the first value, and the high two bits are the place of the
+    second value, which is further to the right. Groups with an even number are in low nibbles. NVIDIA's sparse tensor cores use
+    the same nibbles as metadata; in `indices`, the nibbles are in the order of the matrix. `padded_in` is `in_features` rounded
+    up to a multiple of 8; the padding holds zeros.
     """
 
     kind: ClassVar[str] = "sparse24"
@@ -77,7 +77,7 @@ class Sparse24Weight(QuantizedWeight):
 
     @property
     def cpu_parts(self) -> CpuParts:
-        """The values in bfloat16, and the indices."""
+        """The arguments for packing the matrix for the CPU: the values in bfloat16, and the indices."""
         values, indices = self.values.to(torch.bfloat16).contiguous(), self.indices.contiguous()
         return CpuParts(values, torch.bfloat16, values.shape, indices, torch.uint8, indices.shape)
 
@@ -107,20 +107,20 @@ class Sparse24Weight(QuantizedWeight):
 
     @functools.cached_property
     def semi_structured(self) -> Any:
-        """The matrix as torch's tensor for sparse tensor cores (cuSPARSELt or CUTLASS), made once; on a GPU only.
+        """The matrix as torch's tensor for sparse tensor cores (cuSPARSELt or CUTLASS). It is made once, and only on a GPU.
 
-        torch accepts only shapes that are multiples of its tiles, and raises `RuntimeError` for others.
+        torch accepts only shapes that are multiples of its tiles, and raises `RuntimeError` for other shapes.
         """
         return torch.sparse.to_sparse_semi_structured(self.dequantize(self.values.dtype))
 
 
 def padded_fours(weight: Tensor) -> Tensor:
-    """A matrix `[out, in]` as groups of four neighbours, `[out, padded_in / 4, 4]`, padded with zeros."""
+    """Return the matrix `weight` `[out, in]`, padded with zeros, as groups of four neighbours `[out, padded_in / 4, 4]`."""
     return F.pad(weight, (0, -weight.shape[1] % 8)).view(weight.shape[0], -1, 4)
 
 
 def largest_places(fours: Tensor) -> Tensor:
-    """The places of the two largest magnitudes of each group of four, in ascending order: `[..., 2]` int64."""
+    """Return the places of the two largest magnitudes of each group of four, in ascending order, as `[..., 2]` int64."""
     return torch.argsort(fours.abs(), dim=-1, descending=True, stable=True)[..., :2].sort(dim=-1).values
 
 

@@ -1,6 +1,6 @@
-"""Keeps models in OpenVINO's format between runs. They are made again if the code, a package or the model has changed.
+"""Keeps models in OpenVINO's format between runs. A model is made again if the code, a package or the model has changed.
 
-The files that the peers keep in labkit's folder go to a folder for the tests instead.
+The peers usually keep files in labkit's folder; in these tests, they keep these files in a folder for the tests.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ MOST = 20
 
 PACKAGES = ("openvino", "nncf", "torch", "transformers")
 WORDS = "words"
-"""The file that holds the text that `convert` returned."""
+"""The name of the file that holds the text that `convert` returned."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def kept_openvino_models() -> Iterator[None]:
-    """Make the peer use a model from the cache if there is one. Tests that call `convert` themselves still convert."""
+    """Make the peer `openvino` use a model from the cache if there is one.
+
+    A test that calls `convert` itself still converts the model.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openvino, "convert", convert_once)
         yield
@@ -45,7 +48,7 @@ def own_home() -> Iterator[None]:
 
 
 def convert_once(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
-    """Call `convert`, or copy the model that it made before."""
+    """Call `convert`, or copy the model that an earlier call of `convert` made."""
     if checkpoint.path is None:
         return openvino_model.convert(checkpoint, folder, precision)
     kept = FOLDER / key_of(checkpoint, checkpoint.path, precision)
@@ -61,7 +64,10 @@ def convert_once(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
 
 
 def keep(folder: Path, kept: Path) -> None:
-    """Copy a model into the cache, completely or not at all. If there are too many models, delete the oldest."""
+    """Copy a model into the cache, completely or not at all.
+
+    If the cache then holds too many models, delete the oldest models.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=FOLDER, prefix="part-"))
     shutil.copytree(folder, part, dirs_exist_ok=True)
@@ -75,7 +81,7 @@ def keep(folder: Path, kept: Path) -> None:
 
 
 def key_of(checkpoint: Checkpoint, place: Path, precision: str) -> str:
-    """A name that changes when the model, the precision, a package or the code of the peers changes."""
+    """Return a name that changes when the model, the precision, a package or the code of the peers changes."""
     found = hashlib.sha256(f"{precision} {checkpoint.config} {checkpoint.weight_dtype} {openvino_model.LARGE}".encode())
     for package in PACKAGES:
         try:

@@ -1,4 +1,7 @@
-"""The peers `llama.cpp`: the tensors of their files, when a file is reused or made again, and several sequences at once."""
+"""Tests of the peers `llama.cpp` and `llama.cpp-q4km`.
+
+They check the tensors in the peers' files, when a file is reused or made again, and runs of several sequences at once.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,7 @@ def test_every_tensor_of_the_file_is_the_checkpoints(fused: bool, checkpoint: Ch
 
 
 def test_rotating_halves_of_the_reordered_rows_gives_gptjs_scores() -> None:
-    """Rotating the halves of reordered rows gives the same attention scores as GPT-J's rotation of pairs."""
+    """Rotating the halves of the reordered rows must give the same attention scores as GPT-J's rotation of neighbours."""
     config = GPTJConfig(hidden_size=24, num_layers=1, num_heads=2, rotary_dim=6, context_length=8, vocab_size=10)
     torch.manual_seed(3)
     queries, keys = torch.randn(2, 24, 24, dtype=torch.float64)

@@ -1,4 +1,8 @@
-"""The peers on a small random model: in fp32 they choose the same greedy tokens as labkit; other precisions, and refusals."""
+"""Tests of the peers on a small random model.
+
+In fp32, the peers must choose the same greedy tokens as labkit. In lower precisions, they must say what they store. What a peer
+cannot run must be refused with the reason.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ from tests.sampled import as_long, one_in
 CPU = torch.device("cpu")
 LENGTH, NEW = 21, 12
 IN_THIS_PROCESS = [as_long(name) if name.endswith("-compiled") else name for name in PEERS if name != "vllm"]
-"""The peers that run in labkit's environment: all but vllm, which `test_vllm` tests."""
+"""The peers that run in labkit's environment. These are all peers but vllm, which `test_vllm` tests."""
 WITH_PACKAGES = [name for name, kind in PEERS.items() if name != "vllm" and kind.packages]
 
 
@@ -55,7 +59,7 @@ def generate(engine: BenchEngine, prompts: Tensor, new: int = NEW) -> Tensor:
     return torch.cat((first[:, None], engine.decode(first, new - 1)), dim=1)
 
 
-@pytest.mark.parametrize("name", [name for name in IN_THIS_PROCESS if name != "llama.cpp-q4km"])  # it has no fp32
+@pytest.mark.parametrize("name", [name for name in IN_THIS_PROCESS if name != "llama.cpp-q4km"])  # which has no fp32
 def test_greedy_tokens_are_labkits_in_every_round_and_batch_size(name: str, checkpoint: Checkpoint) -> None:
     engine, labkit = build(name, checkpoint), LabkitEngine(checkpoint, CPU, "fp32")
     assert "fp32" in engine.detail
@@ -89,7 +93,7 @@ def test_ctranslate2_in_two_parts_makes_what_it_makes_in_one(checkpoint: Checkpo
 
 
 def test_end_of_text_does_not_end_a_generation(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """Token 0 is the end of text of this model; its head is made to choose nothing else."""
+    """A model whose head always chooses token 0, its end of text, must still generate all tokens that were asked for."""
     peer = random_peer("rotary below the head", seed=6)
     with torch.no_grad():
         peer.lm_head.bias[0] = 1e4

@@ -1,4 +1,8 @@
-"""The perplexity benchmark: it scores as `labkit evaluate` does, differences have the right sign, and it names skipped runs."""
+"""Tests of the perplexity benchmark.
+
+Its scores must equal the scores of `labkit evaluate`, differences must have the right sign, and runs that are skipped must be
+named.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`labkit plan --verify`: which plans are run, and that each row has the measurement and the prediction of one plan."""
+"""Tests of `labkit plan --verify`.
+
+They check which plans are run, and whether each row has the measurement and the prediction of one plan.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The benchmark on the built-in model: both engines make the same tokens, and the figures are consistent with each other."""
+"""Tests of the benchmark on the built-in model.
+
+labkit and Hugging Face must generate the same tokens, and the figures in the record must be consistent with each other.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ SMALL = BenchSettings(prompt_tokens=40, new_tokens=9, seconds=1.0, batches=(1, 3
 
 @pytest.fixture(scope="module")
 def record() -> Record:
-    """One run with known ceilings. Other tests cover the measurement of the ceilings."""
+    """The record of one run of the benchmark with known ceilings. Other tests check how the ceilings are measured."""
     patch = pytest.MonkeyPatch()
     patch.setattr(RUN, "ceilings", lambda device: LIMITS)
     said: list[str] = []
@@ -95,7 +98,7 @@ def test_figures_follow_from_one_another(record: Record) -> None:
         assert 0 <= row["peak_bytes"] < 10 * 4 * config.parameter_count
         assert all(value >= 0 for value in row["spread"].values())
     for first, second in ((0, 2), (1, 3)):
-        # batching gains speed; how much depends on what else the machine does
+        # a larger batch is faster; how much faster depends on the other programs on the machine
         assert record.rows[second]["tokens_per_second"] > 0.1 * record.rows[first]["tokens_per_second"]
     assert max(row["peak_bytes"] for row in record.rows) > weights / 2
 
@@ -113,7 +116,10 @@ def measured(prefill: tuple[float, ...], decode: tuple[float, ...]) -> Measured:
 
 
 def test_the_share_of_the_limit_is_taken_round_by_round() -> None:
-    """In the second round, both memory and decode are twice as fast, so the share must be computed for each round."""
+    """The share of the limit must be computed for each round.
+
+    In the second round of this test, memory and decode are twice as fast as in the first round, so the share is the same.
+    """
     config = open_checkpoint("gptj-tiny").config
     found = replace(measured((1.0, 1.0), (0.4, 0.2)), read_rates=(1e9, 2e9))
     about = {"labkit": {"version": "1", "detail": "", "held_bytes": 0}}
@@ -260,7 +266,9 @@ def test_weights_that_do_not_fit_are_refused_with_both_sizes(monkeypatch: pytest
 
 
 class OnlyInt8(HuggingFaceEngine):
-    """A peer that runs only int8 and raises an error while it is built, because other people's code can raise any error."""
+    """A peer that runs only int8, and raises an error while it is built. It stands for other people's code, which can raise any
+    error.
+    """
 
     name = "hf-compiled"
 

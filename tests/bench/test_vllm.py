@@ -1,6 +1,6 @@
-"""The peer `vllm`: the error message if vLLM is not installed, and greedy tokens in fp32 if it is.
+"""Tests of the peer `vllm`: its error message if vLLM is not installed, and its greedy tokens in fp32 if vLLM is installed.
 
-The variable LABKIT_VLLM_PYTHON names the Python that has vLLM.
+The variable LABKIT_VLLM_PYTHON holds the path of the Python that has vLLM.
 """
 
 from __future__ import annotations
@@ -68,7 +68,11 @@ def has_vllm() -> None:
 @pytest.mark.long
 @pytest.mark.usefixtures("has_vllm")
 def test_greedy_tokens_are_labkits(tmp_path: Path) -> None:
-    """vLLM needs a head of at least 32 dimensions, and compiles for minutes."""
+    """vLLM must choose the same greedy tokens as labkit in every batch size.
+
+    The model has heads of 256, because vLLM needs at least 32 dimensions per head. The test is long, because vLLM compiles for
+    minutes.
+    """
     random_peer("head of 256", seed=5).save_pretrained(tmp_path)
     model = open_checkpoint(tmp_path)
     engine, labkit = PEERS["vllm"](model, CPU, "fp32"), LabkitEngine(model, CPU, "fp32")

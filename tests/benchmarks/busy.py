@@ -1,14 +1,19 @@
-"""Measures decode and prefill beside busy processes: labkit with its own choice of threads and with fixed numbers, and a peer.
+"""Measures how fast labkit and a peer run decode and prefill beside busy processes.
+
+labkit runs with the number of threads that it chooses itself, and with fixed numbers of threads.
 
     python -m tests.benchmarks.busy [--model gptj-tiny,gpt-j-405m-synthetic] [--precision fp32,bf16,int8,int4] [--batch 1,8]
         [--beside 0,1,2] [--copies 1] [--quota 1.5] [--against openvino] [--seconds 2] [--rounds 4] [--save FILE] [--plot FILE]
 
-Every engine has its own process, so that the threads of one engine do not disturb another, and the engines take turns: in each
-round, each engine works for `--seconds`. The goal for labkit, when it chooses the number of threads itself: in each state, at
-least 0.85 times the speed with the better fixed number, and faster than the peer. With one busy process, the 99th percentile of
-a decode step should be at most 3 times the median. With `--copies 2`, each engine runs in two processes that work at the same
-time, as two open notebooks do. With `--quota 1.5`, each engine has the processor time of 1.5 cores, as a container can have
-(Linux, as root). `stopped` is then the part of the time for which the kernel stopped the engine, because its quota was used up.
+Every engine has its own process, so that the threads of one engine do not disturb another engine. The engines take turns: in
+each round, each engine works for `--seconds`. A state is a model, a precision, a batch size and a number of busy processes. The
+goal is that in each state, labkit with its own choice of threads has at least 0.85 times the speed that it has with the better
+fixed number of threads, and is faster than the peer. If there is one busy process, the 99th percentile of a decode step should
+be at most 3 times the median.
+
+With `--copies 2`, each engine runs in two processes that work at the same time, as two open notebooks do. With `--quota 1.5`,
+each engine has the processor time of 1.5 cores, as a container can have (Linux, as root). `stopped` is then the part of the
+time for which the kernel stopped the engine, because its quota was used up.
 """
 
 from __future__ import annotations
@@ -42,12 +47,12 @@ GOAL = 0.85
 PROMPT_TOKENS, NEW_TOKENS = 128, 33
 STATE_KEYS = ("model", "precision", "batch", "beside")
 STATE = itemgetter(*STATE_KEYS)
-"""Reads from a row or a ratio of the record what was run, and beside how many busy processes."""
+"""Returns the state of a row or a ratio of the record: model, precision, batch size and number of busy processes."""
 
 
 @dataclass
 class Arm:
-    """An engine, its processes, which work at the same time, and the times that they measured, in seconds."""
+    """An engine, its processes, which work at the same time, and the times in seconds that these processes measured."""
 
     name: str
     processes: list[subprocess.Popen[str]]
@@ -74,7 +79,9 @@ class Arm:
 
 
 def work(name: str, model: str, precision: str, batch: int, threads: int) -> None:
-    """The engine's process: reads a number of seconds from each line, works, and writes the times of steps and prefills."""
+    """Run the process of an engine: for each line with a number of seconds, work for this time and write the times of decode
+    steps and prefills.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # a peer can print to stdout
     if threads:
@@ -95,7 +102,7 @@ def work(name: str, model: str, precision: str, batch: int, threads: int) -> Non
                 tokens = engine.prefill(prompts, NEW_TOKENS)
                 last = time.perf_counter()
                 prefills.append(last - began)
-                if kind is not LabkitEngine:  # a peer makes all tokens in one call
+                if kind is not LabkitEngine:  # a peer generates all tokens in one call
                     engine.decode(tokens, NEW_TOKENS - 1)
                     steps.append((time.perf_counter() - last) / (NEW_TOKENS - 1))
                     continue
@@ -162,8 +169,9 @@ def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -
 
 
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each state: the times with the better fixed number of threads and of the peer, divided by labkit's time with its own
-    number.
+    """Return two kinds of ratios for each state: labkit's time with the better fixed number of threads, and the peer's time.
+
+    Both are divided by the time of labkit with its own choice of threads.
     """
     found = []
     for state in dict.fromkeys(map(STATE, rows)):
@@ -182,7 +190,7 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]], ratios: list[dict[str, Any]]) -> None:
-    """Print a line for each state and engine, and the ratios of the state."""
+    """Print, for each state, a line for each engine, and the ratios."""
     for ratio in ratios:
         print("{} {}, batch {}, {} busy:".format(*STATE(ratio)))
         for row in rows:

@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.class_of_300 [--learners N] [--save FILE]
 
-The class: the solved notebooks of all labs, the untouched student notebooks, every known mistake in labs 00 and 01, and every
-cheat of `tests.gradebook.cheats`. The other learners have solved notebooks of lab 01. `labkit grade` grades the class with two
-jobs. Then it grades the class again with one job, is killed in the middle, and is started again. Both gradings must give the
-same verdicts. The last line is one JSON object. The exit status is 1 if a verdict is not the expected verdict.
+The class has a learner for each of these: the solved notebook of each lab, the untouched student notebook of each lab, every
+known mistake in labs 00 and 01, and every cheat of `tests.gradebook.cheats`. The other learners have solved or untouched
+notebooks of lab 01. `labkit grade` grades the class with two jobs. Then it grades the class again with one job, is killed in
+the middle, and is started again. The first and the second grading must give the same verdicts. The last line of the output is
+one JSON object. The exit status is 1 if a verdict is not the expected verdict.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ SOLVED, STUB, MISTAKE, CHEAT = "solved", "student notebook", "known mistake", "c
 
 @dataclass(frozen=True)
 class Due:
-    """What decides the verdict that is due to a learner: the kind of submission, the lab, and for a mistake its exercise and
-    message.
+    """The facts that decide which verdict is due to a learner: the kind of submission and the lab.
+
+    For a known mistake, they are also the name of its exercise and the message that the learner must get.
     """
 
     kind: str
@@ -61,7 +63,7 @@ class Due:
 
 @dataclass(frozen=True)
 class Row:
-    """A verdict in the gradebook, and when its submission was finished."""
+    """A verdict in the gradebook. `finished` is the time at which the grading of its submission was finished."""
 
     learner: str
     exercise: str
@@ -105,10 +107,10 @@ def add_submission(root: Path, name: str, notebook: Path, due: Due) -> dict[str,
 
 
 def _cells(lab: str, answer: Answer, number: int) -> list[str]:
-    """The cells of a learner who makes this mistake.
+    """Return the cells of a learner who makes the mistake `number` in an exercise.
 
-    The learner's own code is the text of labkit's answers. The functions in it are renamed, so none has a name that an exercise
-    asks for.
+    The learner's own code is the text of labkit's answers. Its functions are renamed, so that none of them has the name of a
+    function that an exercise asks for.
     """
     asked = "|".join(exercise.function for one in MISTAKEN_LABS for exercise in of_lab(one))
     texts = []
@@ -146,7 +148,10 @@ def grade(root: Path, out: str, jobs: int) -> float:
 
 
 def kill_at(root: Path, out: str, jobs: int, submissions: int) -> int:
-    """Start grading, and kill its processes when `submissions` of them are in the gradebook. Return how many are in it then."""
+    """Start grading, and kill its processes when `submissions` submissions are in the gradebook.
+
+    Return the number of submissions that are in the gradebook after that.
+    """
     process = start_grading(root, out, jobs)
     while process.poll() is None and graded(root / out) < submissions:
         time.sleep(1.0)
@@ -160,7 +165,7 @@ def _base(out: Path) -> sqlite3.Connection:
 
 
 def graded(out: Path) -> int:
-    """The number of gradings in a gradebook, which may not exist yet."""
+    """Return the number of gradings in a gradebook; 0 if the gradebook does not exist yet."""
     try:
         with closing(_base(out)) as base:
             return int(base.execute("SELECT count(*) FROM grading").fetchone()[0])
@@ -180,7 +185,7 @@ def rows_of(out: Path) -> list[Row]:
 
 
 def wrong(row: Row, due: Due) -> str:
-    """What is wrong with a verdict; "" if it is the expected verdict."""
+    """Return a text that says what is wrong with a verdict; "" if it is the expected verdict."""
     if row.verdict == "not measured here":
         return ""
     said = f"{row.learner} {row.exercise}: {row.verdict}, {row.points:g} points: {row.message}"
@@ -218,13 +223,16 @@ def table(rows: list[Row], due: dict[str, Due], seconds: dict[str, float]) -> li
 
 
 def seconds_each(rows: list[Row]) -> dict[str, float]:
-    """How long each submission took when they were graded one after the other: the time since the submission before it."""
+    """Return the seconds that each submission took, if the submissions were graded one after the other.
+
+    These are the seconds between the end of the previous submission and the end of this submission.
+    """
     ends = sorted({(datetime.fromisoformat(row.finished).timestamp(), row.learner) for row in rows})
     return {learner: end - before for (before, _), (end, learner) in pairwise(ends)}
 
 
 def in_words(lines: list[dict[str, Any]]) -> str:
-    """The table as text."""
+    """Return the lines of `table` as a text."""
     head = (
         f"{'submission':<18}{'lab':>4}{'number':>8}{'items':>7}{'as due':>8}{'points':>8}{'out of':>8}{'s each':>8}  verdicts"
     )

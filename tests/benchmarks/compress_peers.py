@@ -2,12 +2,14 @@
 
     python -m tests.benchmarks.compress_peers [--rows nncf-int4-gptq,torchao-int4] [--work FOLDER] [--save FILE]
 
-All rows have the same form: int8 with a scale for each row, or int4 with a scale for 64 neighbours, symmetric, and the head in
-int8 with a scale for each row. NNCF also rounds the embedding to int8. Calibrated rows of all libraries see the same windows of
-the same text. Only the stored weights are compared: every row runs in float32 with activations that are not rounded, and
-`labkit.engine.compare` measures its distance to the dense model. `--packages FOLDER` adds to the search path a folder in which
-peers were installed with `pip install --no-deps --target FOLDER torchao`. A library that is not installed is listed as *not
-measured here*. With `--work`, rows that are already in the folder are used again. The last line is one JSON object.
+Each row of the result is one quantized model. The weights are symmetric, in int8 with a scale for each row of a matrix, or in
+int4 with a scale for 64 neighbours; the head is in int8 with a scale for each row. NNCF also rounds the embedding to int8. All
+libraries get the same windows of the same text for calibration. Only the stored weights are compared: every model runs in
+float32 with activations that are not rounded, and `labkit.engine.compare` measures its distance from the dense model.
+
+`--packages FOLDER` adds a folder to Python's search path. Peers are installed in such a folder with
+`pip install --no-deps --target FOLDER torchao`. A library that is not installed is listed as *not measured here*. With
+`--work`, rows that are already in the folder are used again. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -41,11 +43,11 @@ from tests.benchmarks.perplexity import MODEL, SEED, TEXT
 
 GROUP_SIZE = 64
 Built = tuple[Logits, str]
-"""The logits of a quantized model, and its settings in words."""
+"""A function that computes the logits of a quantized model, and a text with the settings of the quantization."""
 
 
 def labkit_row(checkpoint: Checkpoint, ids: list[list[int]], name: str, folder: Path) -> Built:
-    """Run a directory that `labkit compress` writes, in float32."""
+    """Compress the model as `labkit compress` does, and load the directory in float32."""
     method = method_named(name)
     compress(MODEL, folder / "model", method, seed=SEED)
     return load(folder / "model", device="cpu", dtype="fp32").logits, f"{method.name}, {method.scheme}"
@@ -85,7 +87,10 @@ NNCF_OPTIONS: dict[str, dict[str, bool]] = {
 
 
 def nncf_row(checkpoint: Checkpoint, ids: list[list[int]], name: str, folder: Path) -> Built:
-    """Apply NNCF's `compress_weights` to an OpenVINO model. OpenVINO runs it in float32, without rounding activations."""
+    """Apply NNCF's `compress_weights` to an OpenVINO model.
+
+    OpenVINO runs the compressed model in float32, and does not round activations.
+    """
     without_telemetry()
     import nncf
     import openvino
@@ -113,7 +118,7 @@ def nncf_row(checkpoint: Checkpoint, ids: list[list[int]], name: str, folder: Pa
 
 
 def inputs_of(seen: list[int]) -> dict[str, Any]:
-    """The inputs of the stateful OpenVINO model for one window."""
+    """Return the inputs of the stateful OpenVINO model for one window."""
     return {
         "input_ids": np.array([seen]),
         "attention_mask": np.ones((1, len(seen)), np.int64),
@@ -142,13 +147,13 @@ NOT_TRIED = (
 def measure(
     asked: argparse.Namespace, work: Path, report: Callable[[dict[str, Any]], None]
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Return the rows, and the rows that could not be measured, each with the reason."""
+    """Return the rows that were measured, and the rows that could not be measured, each with the reason."""
     checkpoint, text = open_checkpoint(MODEL), TEXT.read_text("utf-8")
     tokenizer = checkpoint.tokenizer()
     parts = text_windows(tokenizer.encode(text), checkpoint.config.context_length)
     calibration = CalibrationText.read()
     calibration.check_apart(text)
-    ids = windows_of(calibration, tokenizer, checkpoint.config.context_length, 32, SEED)  # the same as `labkit compress`
+    ids = windows_of(calibration, tokenizer, checkpoint.config.context_length, 32, SEED)  # as `labkit compress` chooses them
     dense = remembered(load(MODEL, device="cpu", dtype="fp32").logits, parts)
     rows: list[dict[str, Any]] = []
     missing: list[dict[str, str]] = []
@@ -174,14 +179,14 @@ def measure(
 
 
 def line_of(row: dict[str, Any]) -> str:
-    """A row as text."""
+    """Return a row as a line of the printed table."""
     low, high = row["kl"]["interval"]
     divergence = f"{row['kl']['value']:.5f} ({low:.5f} to {high:.5f})"
     return f"{row['row']:<22} {percents(row['change']):>28} {divergence:>30} {row['agreement']['value']:>8.2%}"
 
 
 def main() -> None:
-    """Measure, print the table, write the record; the last line is one JSON object."""
+    """Measure, print the table, and write the record; the last line of the output is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS), help="separated by commas")
     parser.add_argument("--packages", type=Path, help="a folder with installed peers")

@@ -1,10 +1,10 @@
-"""Draws bits per weight against quality, and against tokens a second, from records.
+"""Draws quality against bits per weight, and tokens per second against bits per weight, from records.
 
     python -m tests.benchmarks.compress_plot docs/compression_quality.png
 
-The quality is from `cpu_compress_quality_gptj_tiny.json`. The speeds are from the records of `labkit bench` with 405 M
-parameters: decode of one sequence, in formats that have kernels. Quality and speed are from different models, because gptj-tiny
-is so small that its speed hardly depends on the bytes of its weights.
+The quality is from `cpu_compress_quality_gptj_tiny.json`. The speeds are from the records of `labkit bench` for a model with
+405 M parameters, which decodes one sequence in formats that have kernels. Quality and speed are from different models, because
+gptj-tiny is so small that its speed hardly depends on the bytes of its weights.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from labkit.measure import Record
 RESULTS = Path(__file__).parent / "results"
 QUALITY = RESULTS / "cpu_compress_quality_gptj_tiny.json"
 STORED_BITS = {"bf16": 16.0, "int8": 8.0, "int4": 4.5}
-"""Bits per weight of the formats of `labkit bench`, with scales: int8 by row, int4 in groups of 32."""
+"""Bits per weight of the formats of `labkit bench`, including their scales. int4 has a scale for each group of 32 weights; int8
+has a scale for each row.
+"""
 
 
 def quality_lines(record: Record) -> dict[str, list[tuple[float, float, float, float]]]:
-    """The points of each algorithm: bits per weight, change of perplexity in percent, and its interval."""
+    """Return the points of each algorithm: bits per weight, change of perplexity in percent, and this change's interval."""
     lines: dict[str, list[tuple[float, float, float, float]]] = {}
     for row in record.rows:
         method, _, options = row["row"].partition(" ")
@@ -35,7 +37,7 @@ def quality_lines(record: Record) -> dict[str, list[tuple[float, float, float, f
 
 
 def speeds(precisions: dict[str, float]) -> list[tuple[float, float]]:
-    """Bits per weight and tokens a second of labkit, batch 1, for each precision with a record."""
+    """Return bits per weight, and labkit's tokens per second for one sequence, for each precision in `precisions`."""
     found = []
     for precision, bits in precisions.items():
         record = Record.load(RESULTS / f"cpu_gpt_j_405m_{precision}.json")

@@ -1,12 +1,12 @@
-"""Measures what each method of `labkit compress` does to the quality of a model, on held-out text.
+"""Measures how much each method of `labkit compress` changes the quality of a model, on held-out text.
 
     python -m tests.benchmarks.compress_quality [--rows "int8;int4-gptq;int4-gptq --asymmetric"] [--work FOLDER] [--save FILE]
 
-Every row is a directory that `labkit compress` writes. `weights` are the stored numbers in a float32 forward pass; `engine` is
-the directory as `labkit.load` runs it on the CPU, whose int8 and int4 kernels also round activations. The measures are those of
-`labkit.engine.compare` against the dense model in fp32, each with a 95 % interval from a seeded bootstrap over the windows.
-Quality does not depend on the load of the machine. With `--work`, directories and rows are kept in the folder and used again.
-The last line is one JSON object.
+Every row of the result is one directory that `labkit compress` writes. `weights` is the quality of the stored numbers in a
+float32 forward pass. `engine` is the quality of the directory when `labkit.load` runs it on the CPU, where int8 and int4
+kernels also round activations. `labkit.engine.compare` compares both with the dense model in fp32; each measure has a 95 %
+interval from a seeded bootstrap over the windows. Quality does not depend on the load of the machine. With `--work`,
+directories and rows are kept in the folder and used again. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ AS_IT_RUNS = ("int8", "int4-rtn", "int4-awq", "int4-gptq")
 
 
 def remembered(logits: Logits, parts: list[TextWindow]) -> Logits:
-    """Return a function with the same results, which are computed once for each window."""
+    """Compute the logits of each window in `parts` once, and return a function that returns these logits."""
     kept = {tuple(part.seen): logits(part.seen).float().clone() for part in parts}
     return lambda seen: kept[tuple(seen)]
 
@@ -83,7 +83,7 @@ def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationTe
 
 
 def mixed_bits(folder: Path, group_size: int | None) -> float:
-    """Bits per weight of a directory in mixed precision, with its scales."""
+    """Return the bits per weight of a directory in mixed precision, including its scales."""
     chosen, shapes = json.loads((folder / SENSITIVITY).read_text())["bits"], expected_shapes(open_checkpoint(folder).config)
     bits = weights = 0.0
     for name, each in chosen.items():
@@ -94,13 +94,13 @@ def mixed_bits(folder: Path, group_size: int | None) -> float:
 
 
 def lost_less(rows: list[dict[str, Any]], baseline: str, better: str) -> float | None:
-    """The share of the loss of one row that another row avoids; None if a row is missing."""
+    """Return the share of the loss of row `baseline` that row `better` avoids; None if one of these rows is missing."""
     found = {row["row"]: row["weights"]["change"]["value"] for row in rows}
     return 1 - found[better] / found[baseline] if baseline in found and better in found else None
 
 
 def dense_model(model: str, text: str) -> tuple[Logits, Quality, int]:
-    """The logits of the dense model in fp32 on a text, its quality, and the number of windows."""
+    """Return the logits of the dense model in fp32 on a text, the model's quality, and the number of windows of the text."""
     with load(model, device="cpu", dtype="fp32") as engine:
         assert engine.tokenizer is not None
         parts = text_windows(engine.tokenizer.encode(text), engine.config.context_length)
@@ -111,7 +111,7 @@ def dense_model(model: str, text: str) -> tuple[Logits, Quality, int]:
 def measure(
     asked: argparse.Namespace, work: Path, after_row: Callable[[list[dict[str, Any]], dict[str, Any]], None]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return all rows, and the facts that they share; `after_row` is called with both after every row."""
+    """Return all rows, and the facts that they share; `after_row` is called with the rows and the facts after every row."""
     calibration, text = CalibrationText.read(), asked.text.read_text("utf-8")
     calibration.check_apart(text)
     rows: list[dict[str, Any]] = []
@@ -132,7 +132,7 @@ def measure(
 
 
 def score_row(arguments: str, folder: Path, dense: Logits, text: str) -> dict[str, Any]:
-    """Measure `weights` of a row, and `engine` if the engine has kernels for the row."""
+    """Return the quality `weights` of a row, and also the quality `engine` if the row is in `AS_IT_RUNS`."""
     found = {}
     for name, dtype in (("weights", "fp32"), ("engine", None)):
         if name == "weights" or arguments in AS_IT_RUNS:
@@ -142,7 +142,7 @@ def score_row(arguments: str, folder: Path, dense: Logits, text: str) -> dict[st
 
 
 def facts(rows: list[dict[str, Any]], reference: Quality, windows: int) -> dict[str, Any]:
-    """What all rows share, and comparisons of rows."""
+    """Return the facts that all rows share, and comparisons of rows."""
     avoided = {
         f"int{bits}-{name}": lost_less(rows, f"int{bits}-rtn", f"int{bits}-{name}")
         for bits in (4, 3, 2)
@@ -161,20 +161,20 @@ HEADER = f"{'row':<26} {'bits':>5} {'perplexity, stored in fp32':>28} {'KL':>8} 
 
 
 def line_of(row: dict[str, Any]) -> str:
-    """A row as text, in the columns of `HEADER`."""
+    """Return a row as a line of text, in the columns of `HEADER`."""
     found, engine = row["weights"], percents(row["engine"]["change"]) if "engine" in row else "–"
     change = f"{percents(found['change']):>28} {found['kl']['value']:>8.5f} {found['agreement']['value']:>9.2%}"
     return f"{row['row']:<26} {row['bits_per_weight']:>5.2f} {change}  {engine}"
 
 
 def percents(change: dict[str, Any]) -> str:
-    """A change in percent and its interval as text."""
+    """Return a change in percent and the interval of this change as a text."""
     low, high = change["interval"]
     return f"{change['value']:+.3f} % ({low:+.2f} to {high:+.2f})"
 
 
 def main() -> None:
-    """Measure, print the table, write the record; the last line is one JSON object."""
+    """Measure, print the table, and write the record; the last line of the output is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL, help="a model with a tokenizer")
     parser.add_argument("--text", type=Path, default=TEXT, help="a UTF-8 text file (default: the built-in held-out sample)")

@@ -1,9 +1,9 @@
-"""Compares the CPU's kernels for the matrices of one block, by format and number of rows, on one thread.
+"""Compares the times of the CPU's kernels on the matrices of one block, for each format and number of rows, on one thread.
 
     python -m tests.benchmarks.cpu_products [--model gpt-j-405m-synthetic] [--rows 1,8,128] [--save FILE]
 
 The seconds are CPU time of this thread, so other processes disturb them little. The smallest time of several rounds counts, and
-the formats take turns. The last line is one JSON object.
+the formats take turns. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ROUNDS = 12
 
 
 def packed(kind: str, dense: torch.Tensor) -> PackedWeight:
-    """A matrix in a format, packed for the CPU."""
+    """Return the matrix `dense` in the format `kind`, packed for the CPU."""
     return PackedWeight(FORMATS[kind].quantize(dense) if kind in FORMATS else dense.bfloat16())
 
 
 def seconds(weights: dict[str, PackedWeight], rows: int, num_in: int) -> dict[str, float]:
-    """CPU seconds of one matrix product with `rows` rows, by format."""
+    """Return the CPU seconds of one matrix product with `rows` rows, for each format."""
     x, calls = torch.randn(rows, num_in), 20 if rows < 100 else 2
     least = dict.fromkeys(weights, float("inf"))
     for _ in range(ROUNDS):
@@ -43,7 +43,7 @@ def seconds(weights: dict[str, PackedWeight], rows: int, num_in: int) -> dict[st
 
 
 def main() -> None:
-    """Measure, print a line for each number of rows; the last line is one JSON object."""
+    """Measure, and print a line for each number of rows; the last line of the output is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="gpt-j-405m-synthetic")
     parser.add_argument("--rows", default="1,8,128", help="rows (tokens), separated by commas")

@@ -3,13 +3,17 @@ teacher.
 
     python -m tests.benchmarks.distillation [--layers 4] [--steps 350 | --minutes 6] [--work FOLDER] [--save FILE]
 
-For each number of layers there are four training runs with the same seed, and the same steps or time: `distilled` (the
-defaults), `written text` (the same, with text that the teacher writes), `text only` (the same first weights, but only the loss
-of the next token: no teacher), and `from random` (random first weights and the text only). `first` is the student before any
-training, and `spread` is an untrained student with DistilBERT's choice of layers. The difference from `distilled` in bits per
-byte has a paired bootstrap interval. `seen` compares student and teacher on training text: a student that has learned it by
-heart would be much closer to its teacher there than on held-out text. Students in the folder `--work` are used again. The last
-line is one JSON object.
+For each number of layers there are four training runs, with one seed and the same number of steps or the same time:
+
+- `distilled` uses the defaults.
+- `written text` uses the defaults, and also text that the teacher writes.
+- `text only` begins with the same weights as `distilled`, but uses only the loss of the next token, and no teacher.
+- `from random` begins with random weights, and also uses only the loss of the next token.
+
+Two students are not trained: `first` has the weights with which `distilled` begins, and `spread` has DistilBERT's choice of
+layers. The difference from `distilled` in bits per byte has a paired bootstrap interval. `seen` compares student and teacher on
+training text: a student that has learned this text by heart would be much closer to its teacher on this text than on held-out
+text. Students in the folder `--work` are used again. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from tests.benchmarks.compress_quality import remembered
 
 MODEL, SEED = "gptj-tiny", 0
 SEEN = 16_384
-"""The length in characters of the training text on which students are measured too."""
+"""The number of characters of the training text on which students are also measured."""
 ARMS: dict[str, dict[str, Any]] = {
     "distilled": {},
     "written text": {"continuations": 4},
@@ -50,7 +54,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def nats_of(logits: Logits, windows: list[TextWindow]) -> torch.Tensor:
-    """The nats of each window's targets."""
+    """Return the loss of each window in nats, summed over the targets of the window."""
     found = []
     for part in windows:
         scores = torch.log_softmax(logits(part.seen)[part.first :].double(), -1)
@@ -59,7 +63,7 @@ def nats_of(logits: Logits, windows: list[TextWindow]) -> torch.Tensor:
 
 
 def main() -> None:
-    """Train, measure, print one line for each row, write the record; the last line is one JSON object."""
+    """Train, measure, print one line for each row, and write the record; the last line of the output is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", default="4", help="numbers of layers, separated by commas")
     length = parser.add_mutually_exclusive_group()
@@ -140,7 +144,7 @@ def train(folder: Path, options: DistillOptions, calibration: CalibrationText) -
 def measured(
     logits: Logits, dense: Logits, windows: list[TextWindow], tokenizer: Any, text: str, frequencies: torch.Tensor
 ) -> dict[str, Any]:
-    """The quality of one model, compared with its teacher."""
+    """Return the quality of one student, compared with its teacher."""
     quality = compare_windows(logits, dense, windows, tokenizer, text, SEED)
     return {"quality": quality.to_dict(), "kept": kept_quality(logits, dense, windows, frequencies, SEED).to_dict()}
 

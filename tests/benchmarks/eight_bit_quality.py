@@ -1,11 +1,12 @@
-"""Measures what 8-bit weights and activations do to the quality of a model, on held-out text, as the engine runs it.
+"""Measures how much 8-bit weights and activations change the quality of a model that the engine runs, on held-out text.
 
     python -m tests.benchmarks.eight_bit_quality [--rows "w8a8;w8a8-smoothquant --alpha 0.6"] [--work FOLDER] [--save FILE]
 
-Each row is a directory that `labkit compress` writes, run by the CPU's kernels: activations are rounded as well. The measures
-are those of `labkit.engine.compare` against the dense model in fp32, each with a 95 % interval. `bf16` is the dense model in
-bf16; the other rows compute everything except the matrix products in bf16, too. Quality does not depend on the load of the
-machine. With `--work`, directories and rows are kept in the folder and used again. The last line is one JSON object.
+Each row of the result is one directory that `labkit compress` writes. The CPU's kernels run it, so activations are rounded as
+well. `labkit.engine.compare` compares it with the dense model in fp32; each measure has a 95 % interval. The row `bf16` is the
+dense model in bf16; all other rows also compute in bf16, except for the matrix products. Quality does not depend on the load of
+the machine. With `--work`, directories and rows are kept in the folder and used again. The last line of the output is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ def options_of(words: list[str]) -> tuple[str, dict[str, Any]]:
 
 
 def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationText) -> tuple[str | Path, dict[str, Any]]:
-    """Return what the engine loads for a row (a directory, which is made if it does not exist yet), and facts about the row."""
+    """Return the model that the engine loads for a row, and facts about the row.
+
+    The model is a directory, which is made if it does not exist yet; for the row `bf16`, it is the dense model.
+    """
     if arguments == "bf16":
         return model, {"row": arguments, "bits_per_weight": 16.0}
     name, options = options_of(shlex.split(arguments))
@@ -65,7 +69,7 @@ def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationTe
 
 
 def main() -> None:
-    """Measure, print one line for each row, write the record; the last line is one JSON object."""
+    """Measure, print one line for each row, and write the record; the last line of the output is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL, help="a model with a tokenizer")
     parser.add_argument("--text", type=Path, default=TEXT, help="a UTF-8 text file (default: the built-in held-out sample)")

@@ -3,9 +3,10 @@
     python -m tests.benchmarks.engine_overhead [--batches 1,8,64] [--steps 200] [--vocab 1024] [--save FILE]
 
 Every sequence decodes, greedily or with top-p; its prompt is computed before the clock starts. The forward pass returns the
-same random logits each time, for `--vocab` tokens. So the time includes planning, building the batch, sampling and making
-events. `sampling` is the part of the time for `Sampler.sample` and for copying the tokens to the host. The goal for greedy
-sequences is 100 microseconds per step plus 5 per sequence, without sampling. The last line is JSON.
+same random logits each time, for `--vocab` tokens. So the time of a step is the time for planning, building the batch, sampling
+and making events. `sampling` is the part of this time that `Sampler.sample` and copying the tokens to the host take. The goal
+for greedy sequences is a time without sampling of at most 100 microseconds per step plus 5 microseconds per sequence. The last
+line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def idle_engine(vocab: int, batch: int, device: torch.device) -> Engine:
     logits = torch.randn(batch, vocab, device=device)
 
     class Nothing(Forward):
-        """A pass that computes nothing."""
+        """A forward pass that computes nothing."""
 
         @property
         def batch_device(self) -> torch.device:

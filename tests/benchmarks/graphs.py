@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.graphs [--model gptj-tiny] [--batch 1,8] [--seconds 20] [--rounds 5] [--save FILE] [--plot FILE]
 
-The engines take turns, in fp32 and in int8. The record also says what the compilers made of the graph: operators, fusions,
-kernels and bytes of a decode step at each level of ONNX Runtime, graph breaks and kernels of torch.compile, and the number of
-steps after which faster steps have made up for the compile time. With gptj-tiny, the quality of ONNX Runtime's INT8 is measured
-on held-out text.
+The engines take turns, in fp32 and in int8. The record also says how the compilers changed the graph. For each level of ONNX
+Runtime, it lists the operators, fusions, kernels and bytes of a decode step. For torch.compile, it lists graph breaks and
+kernels. It also has the number of steps after which faster steps have made up for the compile time. If the model is gptj-tiny,
+the quality of ONNX Runtime's INT8 is measured on held-out text.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from labkit.graphs.verify import graph_quality
 from labkit.measure import Record
 
 LETTERS = 6_000
-"""The number of letters of the held-out text on which INT8 is scored."""
+"""The quality of INT8 is measured on this many letters of the held-out text."""
 
 
 def quality(model: str) -> dict[str, Any]:
-    """How far ONNX Runtime's INT8 is from the engine in fp32, on held-out text."""
+    """Return how far the predictions of ONNX Runtime's INT8 are from the engine's predictions in fp32, on held-out text."""
     with load(model, dtype="fp32", device="cpu") as engine:
         exported, small = (kept_export(open_checkpoint(model), precision) for precision in ("fp32", "int8"))
         found = graph_quality(GraphModel(small), engine, HELD_OUT.read_text("utf-8")[:LETTERS])
@@ -48,13 +48,13 @@ def quality(model: str) -> dict[str, Any]:
 
 
 def level_of(row: dict[str, Any]) -> LevelFound:
-    """Make a level from its row in the record."""
+    """Make the description of an optimisation level from its row in the record."""
     joined = tuple(Fusion(one["kind"], tuple(one["replaced"]), one["count"]) for one in row["fusions"])
     return LevelFound(row["level"], row["operators"], joined, StepWork(**row["work"]), row["load_seconds"])
 
 
 def print_tables(record: Record) -> None:
-    """Print the times of all engines, and what the compilers did."""
+    """Print the times of all engines, and the changes that the compilers made to the graph."""
     for row in record.rows:
         times = f"prefill {row['prefill_ms']:8.2f} ms, decode {row['decode_ms_per_token']:7.3f} ms"
         print(f"{row['engine']:18} {row['precision']:5} batch {row['batch']}: {times}, built in {row['build_seconds']:.1f} s")
@@ -75,7 +75,7 @@ def print_tables(record: Record) -> None:
 
 
 def main() -> None:
-    """Run the benchmark. The last line is JSON."""
+    """Run the benchmark. The last line of the output is JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="gptj-tiny")
     parser.add_argument("--batch", default="1,8")

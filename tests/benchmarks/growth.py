@@ -1,8 +1,8 @@
-"""Measures how the time of a decode step grows with batch and length, and compares it with the roofline.
+"""Measures how the time of a decode step grows with batch size and length, and compares it with the roofline.
 
     python -m tests.benchmarks.growth
 
-The cache is filled with random numbers instead of a prefill, which does not change the times. A step whose cache does not fit
+No prefill is run: the cache is filled with random numbers, which does not change the times. A step whose cache does not fit
 into the free memory is listed as not measured, with the size of the cache.
 """
 
@@ -35,7 +35,10 @@ LENGTHS = (128, 256, 512, 1024, 2048)
 
 
 def main() -> None:
-    """Measure, print the table, write the record and optionally the figure; the last line is one JSON object."""
+    """Measure, print the table, and write the record and optionally the figure.
+
+    The last line of the output is one JSON object.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="gpt-j-405m-synthetic")
     parser.add_argument("--precision")
@@ -75,16 +78,20 @@ def main() -> None:
 
 
 def points() -> list[tuple[int, int]]:
-    """Every batch at the shortest length, every length at batch 1, 8 and 64."""
+    """Return the pairs (batch size, length) to measure.
+
+    They are every batch size with the shortest length, and every length with batch sizes 1, 8 and 64.
+    """
     return sorted({(batch, LENGTHS[0]) for batch in BATCHES} | {(batch, n) for batch in (1, 8, 64) for n in LENGTHS})
 
 
 def measure(
     model: GPTJ, batch: int, length: int, reader: Reader, limit_of: Callable[[float], float], seconds: float
 ) -> dict[str, Any] | str:
-    """Time the step that brings every sequence to `length` tokens and compare it with its limit, or say why it was not run.
+    """Time the step after which every sequence has `length` tokens, and compare the time with its limit.
 
-    `limit_of` returns the least seconds of a step for a read bandwidth in bytes per second.
+    If the step cannot be run, return a text that says why. `limit_of` returns the least seconds of a step for a read bandwidth
+    in bytes per second.
     """
     slots, config = batch * length, model.config
     needed = slots * config.kv_bytes_per_token(model.dtype.itemsize)
@@ -118,7 +125,10 @@ def measure(
 
 
 def draw(record: Record, path: Path) -> None:
-    """Draw times and limits over batch (at the shortest length) and over length: two files, named after `path`."""
+    """Draw times and limits in two files, which are named after `path`.
+
+    The first figure is over the batch size, for the shortest length. The second figure is over the length.
+    """
     rows = {(row["batch"], row["length"]): row for row in record.rows}
     shortest, several = LENGTHS[0], (1, 8, 64)
     _sweep(record, path, "batch", BATCHES, {f"length {shortest}": [(batch, shortest) for batch in BATCHES]}, rows)

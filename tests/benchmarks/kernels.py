@@ -1,10 +1,10 @@
-"""Compares the Triton kernels of norm, cache write and attention with the limits of the GPU, on the shapes of GPT-J 6B.
+"""Compares the Triton kernels for layer norm, cache write and attention with the limits of the GPU, on the shapes of GPT-J 6B.
 
     python -m tests.benchmarks.kernels [--seconds 1] [--json] [--save FILE]
 
-Each row divides the bytes that the operation must move (or twice its multiply-adds) by the time of the kernel, and compares
-the result with the best rate of this GPU, measured in the same process. Calls run inside a CUDA graph and on more tensors than
-fit into the L2 cache, so neither launches nor cached data are measured.
+For each row of the result, the bytes that the operation must move (or twice its multiply-adds) are divided by the time of the
+kernel. This rate is compared with the best rate of this GPU, measured in the same process. Calls run inside a CUDA graph, so
+the time of launches is not measured. They run on more tensors than fit into the L2 cache, so their data are not in the cache.
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ COLD_BYTES = 512 * 2**20
 MOST_CALLS = 200
 """The maximum number of calls in one graph.
 
-Kernels on one token reach it. They take as long as a launch, so caching does not matter there.
+Kernels on one token reach this maximum. They take as long as a launch, so it does not matter if their data are in the cache.
 """
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel on one shape: `make` returns a call on new tensors; `work` is in bytes moved or FLOPs, as `unit` says."""
+    """A kernel on one shape.
+
+    `make` returns a call of the kernel on new tensors. `work` is the number of bytes that the kernel moves if `unit` is
+    "bytes", or the number of its FLOPs if `unit` is "flops".
+    """
 
     kernel: str
     shape: str
@@ -49,7 +53,7 @@ class Case:
 
 
 def norm_case(tokens: int) -> Case:
-    """Residual sum and layer norm: reads three hidden states and writes two."""
+    """Make the case for residual sum and layer norm, which read three hidden states per token and write two."""
     moved = 5 * tokens * HIDDEN * DTYPE.itemsize
 
     def make() -> Callable[[], Any]:
@@ -61,7 +65,7 @@ def norm_case(tokens: int) -> Case:
 
 
 def rotary_case(tokens: int) -> Case:
-    """Rotary and cache write: reads and writes query, key and value."""
+    """Make the case for rotary position embedding and cache write, which read and write query, key and value."""
     moved = 6 * tokens * HIDDEN * DTYPE.itemsize
 
     def make() -> Callable[[], Any]:
@@ -75,7 +79,7 @@ def rotary_case(tokens: int) -> Case:
 
 
 def decode_case(batch: int, length: int) -> Case:
-    """Decode attention: reads every key and value of every sequence once; slots are in random order."""
+    """Make the case for decode attention, which reads every key and value of every sequence once. Slots are in random order."""
     moved = 2 * batch * length * HIDDEN * DTYPE.itemsize
 
     def make() -> Callable[[], Any]:
@@ -87,7 +91,10 @@ def decode_case(batch: int, length: int) -> Case:
 
 
 def prefill_case(batch: int, length: int) -> Case:
-    """Prefill attention of whole prompts: two matrix products. Only the causal half of each product counts."""
+    """Make the case for prefill attention of whole prompts, which is two matrix products.
+
+    Only the causal half of each product counts.
+    """
     flops = 2 * 2 * batch * HIDDEN * length * (length + 1) // 2
 
     def make() -> Callable[[], Any]:
@@ -101,18 +108,18 @@ def prefill_case(batch: int, length: int) -> Case:
 
 
 def half(*shape: int) -> Tensor:
-    """Random numbers on the GPU."""
+    """Return a tensor of random numbers in half precision on the GPU."""
     return torch.randn(*shape, device="cuda").to(DTYPE)
 
 
 def scattered(batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys, values and a slot table with slots in random order."""
+    """Return keys, values, and a slot table with slots in random order."""
     keys, values = half(2, batch * length, NUM_HEADS, HEAD_DIM).unbind(0)
     return keys, values, torch.randperm(batch * length, device="cuda").to(torch.int32).view(batch, length)
 
 
 def seconds_a_call(case: Case, seconds: float) -> float:
-    """The median time of one call, measured by replaying a graph of several calls."""
+    """Return the median time of one call in seconds, measured by replaying a graph of several calls."""
     calls = [case.make() for _ in range(min(max(-(-COLD_BYTES // case.bytes_touched), 2), MOST_CALLS))]
     for call in calls:
         call()
@@ -126,7 +133,7 @@ def seconds_a_call(case: Case, seconds: float) -> float:
 
 
 def cases() -> list[Case]:
-    """All cases that are measured."""
+    """Return all cases that are measured."""
     decode = [decode_case(batch, length) for batch, length in itertools.product((1, 8, 64), (512, 2048))]
     return [norm_case(1), norm_case(8192), rotary_case(8192), *decode, prefill_case(1, 1024), prefill_case(8, 1024)]
 

@@ -1,12 +1,15 @@
-"""Compares the linear kernels with the bandwidth of the GPU, for every kind of weight, on the shapes of GPT-J 6B.
+"""Compares the rates of the kernels for linear layers with the bandwidth of the GPU, for every format of weights.
+
+The shapes are the shapes of GPT-J 6B.
 
     python -m tests.benchmarks.linear [--rows 1,8,64] [--kinds dense,int8] [--tune] [--compile] [--seconds 0.3] [--save FILE]
 
-Each row divides the bytes that the layer must move (weight with scales, input, output) by its time. It compares the result with
-the rate of copying a large tensor on this GPU, reads and writes counted, measured in the same process. Calls run inside a CUDA
-graph on more matrices than fit into the L2 cache. `--tune` first tunes every shape that has no choice in labkit's home and then
-measures all shapes; the record then holds the times of all candidates. `--compile` measures nothing: it compiles every
-candidate into Triton's cache. Several processes at once do this faster than one.
+For each row of the result, the bytes that the layer must move (weight with scales, input, output) are divided by its time. This
+rate is compared with the rate at which this GPU copies a large tensor, where reads and writes both count; the copy is measured
+in the same process. Calls run inside a CUDA graph on more matrices than fit into the L2 cache. With `--tune`, the kernels are
+measured, then every shape for which labkit's folder holds no choice of kernel is tuned, and then the kernels are measured
+again; the record then holds the times of all candidates. `--compile` measures nothing: it compiles every candidate into
+Triton's cache. Several processes that run `--compile` at the same time are faster than one process.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ COPY_BYTES = 2 * 2**30
 
 
 def copy_rate(seconds: float) -> float:
-    """Bytes per second that a copy of a large tensor reads and writes."""
+    """Return the bytes per second that a copy of a large tensor reads and writes."""
     source = torch.empty(COPY_BYTES, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
     taken = time_call(lambda: target.copy_(source), device="cuda", max_seconds=seconds, max_runs=100, spread_target=0)
@@ -45,7 +48,7 @@ def copy_rate(seconds: float) -> float:
 
 
 def layer_case(kind: str, name: str, num_in: int, num_out: int, rows: int) -> Case:
-    """One layer for `rows` tokens; `fc_in` with its GELU."""
+    """Make the case for one layer and `rows` tokens. The layer `fc_in` includes its GELU."""
     weight_bytes = byte_count(kind, num_in, num_out)
     moved = weight_bytes + rows * (num_in + num_out) * DTYPE.itemsize
 
@@ -58,7 +61,7 @@ def layer_case(kind: str, name: str, num_in: int, num_out: int, rows: int) -> Ca
 
 
 def byte_count(kind: str, num_in: int, num_out: int) -> int:
-    """Bytes of a weight, computed on the device "meta"."""
+    """Return the number of bytes of a weight with its scales. No weight is made."""
     dense = torch.empty(num_out, num_in, dtype=DTYPE, device="meta")
     if kind == "dense":
         return dense.numel() * dense.element_size()
@@ -75,7 +78,7 @@ def tuned(kinds: list[str], rows: list[int]) -> dict[str, Any]:
 
 
 def once(call: Callable[[], object]) -> float:
-    """Replaces the clock: runs the call and returns zero."""
+    """Run the call once and return zero. This function takes the place of a benchmark if kernels are only compiled."""
     call()
     return 0.0
 
@@ -116,7 +119,7 @@ def main() -> int:
     if arch_of(torch.device("cuda", 0)) < FP8_ARCH and "fp8" in kinds:
         print("not measured here: FP8, which needs compute capability 8.9 or above")
         kinds.remove("fp8")
-    with tempfile.TemporaryDirectory() as folder:  # a separate, empty tuning file
+    with tempfile.TemporaryDirectory() as folder:  # the folder of a separate, empty tuning file
         nothing = Path(folder) / "autotune.json"
         if options.compile:
             linear.tuner = Tuner(linear.SOURCES, path=nothing, do_bench=once)

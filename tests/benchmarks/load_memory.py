@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.load_memory [--model gpt-j-405m-synthetic|DIR] [--json] [--save FILE]
 
-Every case runs in a separate process, which loads the built-in model first, so libraries and thread pools are not counted.
-`ratio` is the growth of resident memory at its peak divided by the bytes of the loaded weights; the goal on the CPU is at most
-1.15. With a GPU the weights are not on the host. There the goal is a peak below the size of the checkpoint's largest file.
+Every case runs in a separate process, which loads the built-in model first, so that libraries and thread pools are not counted.
+`ratio` is the growth of resident memory at its peak, divided by the bytes of the loaded weights. The goal on the CPU is a ratio
+of at most 1.15. If the model is loaded to a GPU, the weights are not on the host; then the goal is that the peak is at most the
+size of the checkpoint's largest file.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Case:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Load the model once in this process and return the memory that this needed."""
+    """Load the model once in this process, and return how much memory and time the loading needed."""
     labkit.load("gptj-tiny", device=case.device, dtype=case.dtype).logits([1])
     started = time.perf_counter()
     with peak_host_memory() as peak:
@@ -102,7 +103,11 @@ def _write_shards(weights: dict[str, torch.Tensor], directory: Path) -> None:
 
 
 def cases(model: str, directory: Path) -> list[Case]:
-    """The cases: a directory is one case. A named shape is measured with synthetic weights and as files of every layout."""
+    """Return the cases to measure, each for several devices and dtypes.
+
+    If `model` is a directory, its files are loaded as they are. Otherwise `model` is the name of a shape; it is measured with
+    synthetic weights, and with files of every layout.
+    """
     if Path(model).is_dir():
         sources = {"as it is": Path(model)}
         found = []
@@ -117,7 +122,7 @@ def cases(model: str, directory: Path) -> list[Case]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table."""
+    """Return the rows as a table of text."""
     lines = [f"{'layout':<18} {'device':<6} {'dtype':<5} {'weights MB':>10} {'peak MB':>9} {'ratio':>6} {'s':>6}  status"]
     for row in rows:
         lead = f"{row['layout']:<18} {row['device']:<6} {row['dtype']:<5}"
@@ -130,7 +135,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure all cases; the last line of stdout is the record as JSON. Exits with 1 when a goal is missed."""
+    """Measure all cases; the last line of stdout is the record as JSON. The exit status is 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description="Peak host memory of labkit.load, divided by the bytes of the weights.")
     parser.add_argument("--model", default="gpt-j-405m-synthetic", help="a synthetic model's name or a directory")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")

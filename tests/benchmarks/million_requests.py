@@ -28,13 +28,17 @@ BOUND_SECONDS = 3.0
 """99 of 100 requests must be answered within this time."""
 INSTANCES = (1, 2, 3, 4, 5, 6)
 QUIET_SECONDS, FAILING_SECONDS = 240, 900
-"""The length of the simulations without and with failures. Failures are rare, so the simulation with failures is longer."""
+"""The number of simulated seconds without failures, and with failures. Failures are rare, so the simulation with failures is
+longer.
+"""
 FAILURES = Failures(mean_seconds_between=1800, repair_seconds=300)
 """A pessimistic assumption: an instance of 8 GPUs fails every half hour on average, and is down for 5 minutes."""
 
 
 def best_plan() -> Deployment:
-    """The plan for one server of 8 GPUs with the most tokens per second per GPU at a latency of at most half the bound."""
+    """Return the plan for one server of 8 GPUs with the most tokens per second per GPU whose latency is at most half of
+    `BOUND_SECONDS`.
+    """
     question = Question(
         named_shape("gpt-175b"),
         named_gpu("a100-80gb"),
@@ -60,7 +64,7 @@ def meets_row(row: dict[str, Any]) -> bool:
 
 
 def rows_of(plan: Deployment) -> list[dict[str, Any]]:
-    """All simulations: each number of instances; then, with the smallest number that is enough, each router, and failures."""
+    """Simulate each number of instances; then, with the smallest number that is enough, each router, and failures."""
     sizes = [load(plan, count, QUIET_SECONDS) for count in INSTANCES]
     enough = next(found.instances for found in sizes if meets_row(found.to_dict()))
     rows = [{"what": "instances"} | found.to_dict() for found in sizes]

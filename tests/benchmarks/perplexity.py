@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.perplexity [--engines labkit,openvino] [--precisions fp32,int4] [--text FILE] [--save FILE]
 
-The text and the windows are those of `labkit evaluate`; the weights and settings are those of `labkit bench`. `openvino` uses
-the pipeline of the benchmark, which can echo a prompt with its log probabilities. `openvino-graph` runs the same file in the
-plain runtime with the same settings. `hf-compiled` is left out, because it computes the same as `hf`. Percentages have a 95 %
-interval from a paired percentile bootstrap over the windows. The perplexity does not depend on the load of the machine, but
-the seconds do. The last line is one JSON object.
+The text and the windows are the same as in `labkit evaluate`; the weights and settings are the same as in `labkit bench`. The
+engine `openvino` uses the pipeline of the benchmark, which can echo a prompt with its log probabilities. The engine
+`openvino-graph` runs the same model file in the plain runtime with the same settings. The engine `hf-compiled` is left out,
+because its results are equal to those of `hf`. Percentages have a 95 % interval from a paired percentile bootstrap over the
+windows. The perplexity does not depend on the load of the machine, but the seconds do. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def score_hf(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def score_ctranslate2(checkpoint: Checkpoint, precision: str) -> Scorer:
-    """Score with `Generator.forward_batch`, which returns logits for every position. `bits` is that of the converted file."""
+    """Score with `Generator.forward_batch`, which returns logits for every position. `bits` is computed from the converted
+    file.
+    """
     engine: Any = CTranslate2Engine(checkpoint, CPU, precision)
     with tempfile.TemporaryDirectory() as folder:
         converted = ctranslate2_model.convert(checkpoint, Path(folder), COMPUTE_TYPES["cpu"][precision])
@@ -164,7 +166,8 @@ def score_openvino_graph(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def graph_bits(folder: Path, checkpoint: Checkpoint) -> tuple[float, float]:
-    """Return the bits per weight of a converted OpenVINO model: of its matrices without the head, and of the whole file.
+    """Return two numbers of bits per weight for a converted OpenVINO model: for its matrices without the head, and for the
+    whole file.
 
     Both numbers include the scales.
     """
@@ -185,7 +188,7 @@ def constants(value: Any) -> Iterator[tuple[int, int]]:
     node = value.get_node()
     if node.get_type_name() == "Constant":
         yield math.prod(node.get_output_shape(0)), node.get_byte_size()
-    elif node.get_type_name() in ("Convert", "Reshape", "Transpose"):  # their other inputs are shapes
+    elif node.get_type_name() in ("Convert", "Reshape", "Transpose"):  # the other inputs of these nodes are shapes
         yield from constants(node.input_value(0))
     elif node.get_type_name() in ("Multiply", "Subtract"):
         yield from constants(node.input_value(0))
@@ -203,7 +206,7 @@ ENGINES: dict[str, tuple[type[BenchEngine], Callable[[Checkpoint, str], Scorer]]
 
 # Measuring ---------------------------------------------------------------------------------------------------------------
 def excess(nats: Tensor, reference: Tensor, counts: Tensor) -> dict[str, Any]:
-    """By how many percent one perplexity exceeds another: `percent`, and its 95 % `interval`.
+    """Return by how many percent one perplexity exceeds another: `percent`, and its 95 % `interval`.
 
     `nats` and `reference` `[windows]` float64 are sums over the targets of each window; `counts` holds the numbers of targets.
     """
@@ -225,7 +228,7 @@ def measure(
     found: dict[tuple[str, str], Tensor] = {}
     rows: list[dict[str, Any]] = []
     missing: list[dict[str, Any]] = []
-    # labkit and fp32 come first, because the others are compared with them.
+    # labkit and fp32 come first, because other engines and precisions are compared with them.
     for name in sorted(engines, key=list(ENGINES).index):
         kind, build = ENGINES[name]
         for precision in sorted(precisions, key=PRECISIONS.index):

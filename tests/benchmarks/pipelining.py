@@ -7,7 +7,7 @@ prediction.
 One real server serves the same graph in four ways: whole with one thread; in two parts with one thread each; whole with two
 threads; and whole in two copies with one thread each, which takes twice the memory for weights. A request is a prefill of one
 prompt. First, single requests show how long each part computes, and the prediction for several users is made from these times.
-Then the models get the same load in turn. Server and clients share the machine. The last line is JSON.
+Then each of the four cases gets the same load in turn. Server and clients share the machine. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def exported(model: str, folder: Path, parts: int) -> ExportedModel:
 
 
 def parts_of(name: str) -> list[str]:
-    """The names of the models that compute for a case."""
+    """The names of the served models that compute in a case: one for each part, or one for the whole model."""
     return [f"{name}_part_{stage}" for stage in range(CASES[name][0])] if CASES[name][0] > 1 else [name]
 
 

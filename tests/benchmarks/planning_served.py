@@ -47,19 +47,19 @@ def stress(address: str, seconds: float, seed: int, **load: Any) -> dict[str, An
 
 
 def plan_of(model: str, precision: str, batch: int) -> Deployment:
-    """The deployment of the served model on this machine, whose limits are measured now."""
+    """Measure the limits of this machine, and return the deployment of the served model on it."""
     device = measured_device(ceilings(), describe())
     shape = Shape.of_config(config_of(model), model)
     return Deployment(shape, device, precision=precision, batch=batch, input_tokens=PROMPT_TOKENS, output_tokens=NEW_TOKENS)
 
 
 def served_of(users: int, row: dict[str, Any]) -> Served:
-    """The median times of a closed loop, in seconds."""
+    """Return the median times, in seconds, of a load in which each user waits for an answer before the next request."""
     return Served(users, row["ttft_ms"]["p50"] / 1e3, row["e2e_ms"]["p50"] / 1e3)
 
 
 def row_of(found: Load, measured: dict[str, Any]) -> dict[str, Any]:
-    """Predicted and measured p50 and p99 of one rate, in milliseconds, and their relative errors."""
+    """Return the predicted and the measured p50 and p99 at one rate, in milliseconds, and the relative errors."""
     row: dict[str, Any] = {"rate": found.rate, "stable": found.stable, "disturbed": measured["disturbed"]}
     row |= {"answered": measured["answered"], "requests": measured["requests"], "fell_behind": measured["fell_behind"]}
     for place, name in enumerate(("p50", "p99")):

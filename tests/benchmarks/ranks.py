@@ -21,7 +21,7 @@ GOAL = 1.6
 
 
 def why_not() -> str:
-    """The reason why nothing can be measured on this machine; empty if something can."""
+    """The reason why nothing can be measured on this machine; empty if something can be measured."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return "" if count > 1 else f"not measured here: needs two GPUs, {count} found"
 

@@ -7,8 +7,8 @@ Each round runs four cases in turn on new prompts of 32 tokens: the engine and t
 with `--streams` streams at once. When a stream ends, the next one starts. The goals with all streams are: at least 4 times the
 tokens per second of a single stream; at least 0.85 of the tokens per second of the engine alone; and a 99th percentile of the
 time between tokens that is at most 3 times that of a single stream. The goal with a single stream is a median time between
-tokens that is at most 0.5 ms longer through the server than with the engine alone. The figures of the engine alone show which
-part of the results is not caused by the server. With `--beside 1`, another process keeps a core busy during the measurement.
+tokens that is at most 0.5 ms longer through the server than with the engine alone. The figures of the engine alone show how
+much of each result is not caused by the server. With `--beside 1`, another process keeps a core busy during the measurement.
 The last line is JSON.
 
 Server, engine and clients share the machine. Both engines use `--threads` threads; the default is the same as for a served
@@ -54,7 +54,7 @@ def served(settings: ServeSettings) -> Iterator[str]:
 
 
 def direct(engine: Engine, settings: StressSettings) -> StressRun:
-    """Do with the engine what `run_stress` does with a server: whenever a request ends, start the next one."""
+    """Load the engine as `run_stress` loads a server: whenever a request ends, the next one starts."""
     prompts = Prompts(settings.prompt_tokens, seed=settings.seed)
     params = SamplingParams(max_new_tokens=settings.new_tokens.high, ignore_eos=True)
     run, under_way = StressRun(settings), {}

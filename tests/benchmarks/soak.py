@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.soak --minutes 10 --save FILE
 
-The load is 80 % of the requests per second that the server answers when requests are always waiting. Every request must get
-one answer or one named error. The texts must equal those of the engine alone. At the end, the memory of all processes together
-must be within 5 % of their memory after warm-up; the memory of each process is reported.
+The load is 80 % of the requests per second that the server answers when requests are always waiting. Every request must get one
+answer or one named error. The texts must equal the texts that the engine generates without a server. At the end, the memory of
+all processes together must be within 5 % of their memory after warm-up; the memory of each process is reported.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Soak:
         return "refused"
 
     def saturation(self, seconds: float) -> float:
-        """Valid requests answered per second when requests are always waiting."""
+        """Return how many valid requests per second the server answers when requests are always waiting."""
         until, done = time.monotonic() + seconds, itertools.count()
 
         def ask() -> None:

@@ -3,12 +3,13 @@ the channels are permuted.
 
     python -m tests.benchmarks.sparse_quality [--rows "2:4-magnitude;2:4-wanda --permute"] [--work FOLDER] [--save FILE]
 
-Every row is a directory that `labkit compress` writes; `weights` are the stored numbers in a float32 forward pass, and `engine`
-is the directory as `labkit.load` runs it. The measures are those of `labkit.engine.compare` against the dense model in fp32,
-each with a 95 % interval from a seeded bootstrap over the windows. `better` compares two rows on the same windows: it is the
-change of perplexity from the first method to the second. `kept` is the share of each matrix's magnitude that a 2:4 mask keeps,
-with the channels in their original order and permuted. `seconds` is the time that `compress` took, on a machine that may have
-been busy. With `--work`, directories and rows are kept in the folder and used again. The last line is one JSON object.
+Every row describes a directory that `labkit compress` writes. `weights` is the quality of the stored numbers in a float32
+forward pass, and `engine` is the quality of the directory as `labkit.load` runs it. `labkit.engine.compare` measures both
+against the dense model in fp32, each with a 95 % interval from a seeded bootstrap over the windows. `better` compares two rows
+on the same windows: it is the change of perplexity from the first method to the second. `kept` is the share of each matrix's
+magnitude that a 2:4 mask keeps, with the channels in their original order and permuted. `seconds` is the time that `compress`
+took, on a machine that may have been busy. With `--work FOLDER`, directories and rows are kept in this folder, and the next run
+uses them again. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ HEADER = f"{'row':<30} {'bits':>5} {'perplexity, stored in fp32':>28} {'KL':>8} 
 
 
 def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationText) -> dict[str, Any]:
-    """Compress the model with the method and options of a row. Return facts about the folder."""
+    """Compress the model with the method and options of a row. Return its bits per weight, its bytes and how it was made."""
     parser = argparse.ArgumentParser()
     parser.add_argument("method")
     parser.add_argument("--permute", action="store_true", default=None)

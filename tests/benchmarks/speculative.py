@@ -6,10 +6,11 @@ The targets are `gptj-tiny` and a wider model that computes the same function (`
 reading weights. A distilled student of `gptj-tiny` is a draft for both. The other draft has the student's shape and random
 weights: its guesses are never right, and the engine must notice.
 
-Every round makes new engines, one for each arm, and each continues the same passages of held-out text, `batch` at a time. So
-every round includes the time that an engine needs to find out how good its draft is. A ratio is the plain engine's time
-divided by the time with the draft in the same round; a row has all ratios and their median. `same_texts` is the share of
-passages that get the same tokens as from the plain engine. The last line is one JSON object.
+Every round makes new engines, one without a draft and one for each draft. Each engine continues the same passages of held-out
+text, `batch` at a time. So every round includes the time that an engine needs to find out how good its draft is. A ratio is the
+plain engine's time divided by the time with the draft in the same round; a row has all ratios and their median. `same_texts` is
+the share of passages to which an engine with a draft adds the same tokens as the plain engine. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def one_round(
 def measured(
     target: GPTJ, drafts: dict[str, GPTJ | None], prompts: list[list[int]], facts: dict[str, Any], asked: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Return a row for each draft. The arms take turns; the first round is a warm-up."""
+    """Return a row for each draft. The engines with and without a draft take turns; the first round is a warm-up."""
     params = [
         SamplingParams(max_new_tokens=asked.new_tokens, ignore_eos=True, seed=number, **SAMPLINGS[facts["sampling"]])
         for number in range(len(prompts))
@@ -91,9 +92,10 @@ def measured(
 def same_draws(target: Engine, draft: Engine, ids: list[int], temperature: float, top_p: float) -> dict[str, float]:
     """How often the two models draw the same token at the same position, on average over a text.
 
-    same_draw: when both use one random number, which selects an interval of each model's running sum, as in the engine.
-    overlap: the sum over tokens of the smaller probability, which is the largest share that any rule can reach (Leviathan et
-    al., theorem 3.5).
+    same_draw: how often this happens if both models use the same random number, as in the engine: the number selects an
+    interval of each model's running sum of probabilities.
+    overlap: the sum over tokens of the smaller of the two probabilities, which is the largest share that any rule can reach
+    (Leviathan et al., theorem 3.5).
     """
     sums, chances = [], []
     for engine in (target, draft):

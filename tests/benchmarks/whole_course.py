@@ -41,8 +41,9 @@ _VERDICT = re.compile(r"data-verdict='([^']+)'")
 class LabProof:
     """What was found for one lab.
 
-    verdicts: those that the solved notebook showed when it ran. points, out_of: those that `labkit grade` gave to the solved
-    notebook. stub_points: those that it gave to the unsolved notebook. problems: everything that is not as expected.
+    verdicts: how often the solved notebook showed each verdict when it ran. points, out_of: the points that `labkit grade` gave
+    to the solved notebook, and the points that it could give. stub_points: the points that `labkit grade` gave to the unsolved
+    notebook. problems: every result that is not as expected.
     """
 
     lab: str
@@ -57,7 +58,9 @@ class LabProof:
 
 
 def run_solved(lab: Lab, folder: Path) -> tuple[LabProof, Path | None]:
-    """Run a solved lab and write its notebook to a folder. Return what was found, and the path unless a cell failed."""
+    """Run a solved lab and write its notebook to a folder. Return what was found, and the notebook's path, or None if a cell
+    failed.
+    """
     proof = LabProof(lab.number, LAB_TITLES[lab.number])
     began = time.monotonic()
     try:

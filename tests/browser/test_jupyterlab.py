@@ -40,7 +40,9 @@ LOOP = (
     "hint(weight_gib)",
     "progress_panel('00')",
 )
-"""A notebook in which one exercise is solved and one is wrong. It has its own home, because other tests solve lab 00 too."""
+"""A notebook in which one exercise is solved and one is wrong. The notebook has a home directory of its own, because other
+tests solve lab 00 too.
+"""
 RUN_IN_A_NEW_CELL = """async source => {
     const notebook = window.jupyterapp.shell.currentWidget.content;
     notebook.activeCellIndex = notebook.widgets.length - 1;
@@ -55,7 +57,7 @@ LAST_CELL = """() => {
     return cells.get(cells.length - 1).sharedModel.getSource();
 }"""
 MILLISECONDS = 4e3 * PATIENCE
-"""The time limit for running all cells of a lab, and for everything else."""
+"""The time limit for running all cells of a lab. Every other wait of these tests has the same limit."""
 
 pytestmark = [
     pytest.mark.browser,
@@ -66,7 +68,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """JupyterLab on loopback over a copy of the notebooks, with an empty home."""
+    """The address of a JupyterLab on loopback that serves a copy of the notebooks and has an empty home directory."""
     folder = tmp_path_factory.mktemp("course")
     for name in ("labs", "solutions"):
         shutil.copytree(ROOT / name, folder / name)
@@ -215,7 +217,7 @@ def test_a_solved_lab_shows_what_it_drew(browser: Any, server: str, name: str) -
 
 
 def use_the_solution_button(page: Any, panel: Any) -> None:
-    """The solution of the solved exercise is shown at once, that of an unsolved one only after a second button is pressed."""
+    """A solved exercise's solution is shown at once, an unsolved exercise's solution only after a second button is pressed."""
     menu = panel.query_selector("select")
     menu.select_option(label="0.3 The size of the cache")
     panel.query_selector("button:has-text('Solution')").click()

@@ -1,4 +1,6 @@
-"""The training script: the trained module is a GPT-J, a resumed run equals an uninterrupted one, the optimizer is right."""
+"""The training script: the trained module is a GPT-J, a resumed run gives the same model as an uninterrupted run, and the
+optimizer computes the right updates.
+"""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def write_source(folder: Path, seed: int, dtype: torch.dtype = torch.float32, co
 
 
 def same(checkpoint: Checkpoint, weights: dict[str, Tensor]) -> None:
-    """Check that every tensor has the same dtype and the same bits, also when only some rows, columns or both are read."""
+    """Check that every tensor has the dtype and the bits of `weights`, also when only some rows, columns or both are read."""
     for name, expected in weights.items():
         assert expected.float().std() > 0
         found = checkpoint.read(name)

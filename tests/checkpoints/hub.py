@@ -38,8 +38,8 @@ class Fault:
     """A fault in the answer to a request for a file.
 
     kind: `drop` closes the connection after `after` bytes. `stall` stops sending for `seconds` after `after` bytes. `truncate`
-    ends the answer there, as if the file ended there. `corrupt` changes the byte there. `refuse` answers 503. From there on,
-    `slow` waits `seconds` before each piece. `ignore-range` sends the whole file for every request.
+    ends the answer after `after` bytes, as if the file ended there. `corrupt` changes the byte at `after`. `refuse` answers
+    503. `slow` waits `seconds` before each piece from `after` on. `ignore-range` sends the whole file for every request.
     """
 
     kind: str
@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _end_headers(self) -> None:
-        """Announce if the connection will close: otherwise a client may send its next request over it."""
+        """Tell the client if the connection will close: otherwise the client may send its next request over this connection."""
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
@@ -207,7 +207,7 @@ def serve(files: dict[str, bytes]) -> Iterator[Hub]:
 
 
 def write_model(directory: Path) -> transformers.GPTJForCausalLM:
-    """Write a random GPT-J with the files of gpt-j-6b's repository: a half-precision `pytorch_model.bin` and the others."""
+    """Write a random GPT-J with the files of gpt-j-6b's repository: a half-precision `pytorch_model.bin` and other files."""
     config = transformers.GPTJConfig.from_pretrained(TINY, n_layer=1, n_embd=64, n_head=2, rotary_dim=16, n_positions=64)
     torch.manual_seed(6)
     model = transformers.GPTJForCausalLM(config).half().eval()

@@ -1,4 +1,6 @@
-"""FasterTransformer's format: the exact files, in both directions, at every size. Each defect gives an error that names it."""
+"""FasterTransformer's format: conversion in both directions is exact for every number of ranks. Each defect gives an error that
+names it.
+"""
 
 from __future__ import annotations
 
@@ -226,7 +228,7 @@ def test_a_config_that_is_none(tmp_path: Path, source: Path, old: str, new: str,
 
 
 def test_a_config_of_the_original_converter(tmp_path: Path, source: Path) -> None:
-    """Such a config has no section named labkit, and may contain the word None."""
+    """A config of the original converter has no section named labkit, and may contain the word None."""
     config = convert(source, tmp_path / "ft", "fastertransformer").path / "config.ini"
     text = config.read_text().partition("[labkit]")[0].replace("start_id = 3", "start_id = None")
     text = text.replace("weight_data_type = fp32\n", "")  # release 5.0 did not write this line

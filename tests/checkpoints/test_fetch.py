@@ -30,7 +30,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, bytes]]:
-    """A random GPT-J, and its files on the hub (one more than needed)."""
+    """A random GPT-J, and its files on the hub, of which labkit does not need one."""
     directory = tmp_path_factory.mktemp("source")
     model = write_model(directory)
     files = {path.name: path.read_bytes() for path in directory.iterdir()}

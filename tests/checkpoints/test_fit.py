@@ -1,4 +1,4 @@
-"""A `config.json` that is wrong: each field has values that it cannot have, or the weights are those of another model."""
+"""A `config.json` that is wrong: each field has values that it cannot have, or the weights belong to another model."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_a_directory_too_large_is_refused_before_it_is_read(tmp_path: Path, monk
     with pytest.raises(InsufficientResources, match=r"needs 0\.0 GB on cpu in fp32, .* smaller precision"):
         labkit.load(tmp_path, device="cpu")
     with pytest.raises(AssertionError, match="weights were read"):
-        labkit.load(tmp_path, device="cpu", dtype="fp16")  # half as large
+        labkit.load(tmp_path, device="cpu", dtype="fp16")  # the weights are half as large in fp16
 
 
 @pytest.mark.parametrize("name", ["gptj-tiny", "gpt-j-6b-synthetic", "gpt-j-405m-synthetic", "config"])

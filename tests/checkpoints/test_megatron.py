@@ -1,4 +1,6 @@
-"""Megatron-LM's files per rank and NeMo's files: conversion in both directions, all orders of QKV, other models refused."""
+"""Megatron-LM's files per rank and NeMo's files: they are converted in both directions and with every order of Q, K and V;
+other models are refused.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,7 @@ def test_there_and_back_is_bit_equal(tmp_path: Path, model: tuple[Path, dict[str
 
 
 def test_the_files_hold_what_megatron_has(tmp_path: Path, model: tuple[Path, dict[str, Tensor]]) -> None:
-    """The test builds the published layout: interleaved heads, zero padding, and pairs of matrices that are cut between ranks.
+    """The test itself builds the published layout: interleaved heads, zero padding, and pairs of matrices cut between ranks.
 
     The first matrix of a pair is cut by rows, the second by columns.
     """

@@ -70,7 +70,7 @@ def in_cache(files: Path, cache: Path, repository: str, branch: str | None, leav
 
 @contextmanager
 def only_read(folder: Path) -> Iterator[None]:
-    """Make the folder read-only. root can still write into it, so the tests below check which files were written."""
+    """Make the folder read-only. The user root can still write into it, so the tests below check which files were written."""
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:

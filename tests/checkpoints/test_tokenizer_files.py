@@ -120,7 +120,9 @@ def test_neither_form(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
-    """A tokenizer with more tokens than the model is refused; one with far fewer gives a warning. Both name both sizes."""
+    """A tokenizer with more tokens than the model is refused; one with far fewer gives a warning. The error and the warning
+    name both sizes.
+    """
     random_peer("head of 32, rotary of all", 1).save_pretrained(tmp_path)
     shutil.copy(TINY / "tokenizer.json", tmp_path)
     highest = Tokenizer(TINY / "tokenizer.json").highest_ids[1]

@@ -43,7 +43,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 class Done(NamedTuple):
-    """The outcome of a command; `torch` says whether torch was imported before it ended."""
+    """The outcome of a command; `torch` says whether torch was imported before the command ended."""
 
     status: int
     out: str
@@ -234,7 +234,7 @@ KeptRuns("00").keep("limits", lambda: {"disturbed": "another program ran"})
 # %%
 KeptRuns("00").keep("decode", lambda: {"disturbed": ""})
 """
-"""A lab with ladder rungs for two tasks. One rung and one kept measurement were disturbed."""
+"""The source of a lab with ladder rungs for two tasks. Other programs disturbed one rung and one kept measurement."""
 
 
 @pytest.fixture(scope="module")

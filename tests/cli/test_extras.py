@@ -83,7 +83,7 @@ NEED_NONE |= {"solution", "ladder", "board", "compress", "sensitivity", "plan"}
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, str, str]]:
-    """Exit status, stdout and stderr of each command. All commands run in one process in which every extra is missing."""
+    """The exit status, stdout and stderr of each command. All commands run in one process in which every extra is missing."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "text").write_text("In the beginning God created the heaven.")
     (folder / "submissions" / "ada").mkdir(parents=True)
@@ -94,7 +94,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, s
     places = {name: name.lower() for name in names}
     calls = [[str(folder / places[word]) if word in places else word for word in call] for call in CALLS.values()]
     command = [sys.executable, "-c", PROGRAM, json.dumps(sorted(EXTRA_OF)), json.dumps(calls)]
-    environment = os.environ | {"LABKIT_HOME": str(folder / "home")}  # `labkit solution --give-up` is recorded there
+    environment = os.environ | {"LABKIT_HOME": str(folder / "home")}  # `labkit solution --give-up` is recorded in this home
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]

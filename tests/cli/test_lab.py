@@ -1,4 +1,6 @@
-"""`labkit lab`: who can use the JupyterLab that it starts. Whoever can use it can run programs with its user's rights."""
+"""`labkit lab`: who can use the JupyterLab that it starts. Everybody who can use it can run programs as the user who started
+it.
+"""
 
 from __future__ import annotations
 

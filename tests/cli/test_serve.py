@@ -57,7 +57,7 @@ time.sleep(600)
 
 
 def leave_a_repository() -> Path:
-    """The files that a killed `labkit serve` leaves in the temporary folder."""
+    """Kill a program that has made a repository's folder as `labkit serve` does. Return the folder, which is left behind."""
     with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         left = Path(owner.stdout.readline().strip())

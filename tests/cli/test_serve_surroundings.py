@@ -59,7 +59,9 @@ grpc_client(grpc).load_model("preprocessing")
 
 @pytest.mark.long
 def test_odd_folders_names_and_proxies(tmp_path: Path) -> None:
-    """The model's path and LABKIT_HOME are relative, TMPDIR has spaces, quotes and 120 characters, and there are proxies."""
+    """The model's path and LABKIT_HOME are relative, TMPDIR has spaces, quotes and 120 characters, and the environment names
+    proxies.
+    """
     (tmp_path / "models" / "plain").mkdir(parents=True)
     for file in ("config.json", "model.safetensors", "tokenizer.json"):
         (tmp_path / "models" / "plain" / file).symlink_to(BUILT_IN["gptj-tiny"] / file)

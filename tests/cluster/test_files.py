@@ -109,7 +109,7 @@ def test_what_the_containers_run_is_in_the_image() -> None:
 
 
 def probes_of(container: dict[str, Any]) -> list[str]:
-    """The command-line words of a container's probes."""
+    """The words of all commands that a container's probes run."""
     probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness") if f"{kind}Probe" in container]
     return [word for probe in probes for word in probe["exec"]["command"]]
 

@@ -1,4 +1,6 @@
-"""AWQ: folding the factors into the weights changes no result before rounding, and the factors found lower the error."""
+"""AWQ: folding the factors into the weights changes no result before rounding, and the factors that the search finds lower the
+error.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Channel permutations: the best division of two stripes is found, no result gets worse, and the model computes the same."""
+"""Channel permutations: the best way to divide the channels of two stripes is found, no result gets worse, and the model
+computes the same.
+"""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def test_kernels_run_the_stored_numbers(made: dict[str, Path], name: str) -> Non
     dense = logits(made[name], dtype="fp32")
     kernels = logits(made[name])
     spread = float(dense.std())
-    assert float((kernels - dense).abs().mean()) < 0.06 * spread  # kernels round activations to 8 bits and the cache to bf16
-    if name != "int8":  # quantizing again from the dequantized values would give results that are further away
+    assert float((kernels - dense).abs().mean()) < 0.06 * spread  # activations are rounded to 8 bits, the cache to bf16
+    if name != "int8":  # quantizing the dequantized values again would give results that are further away
         again = logits("gptj-tiny", dtype="int4")
         assert float((again - dense).abs().mean()) > 2 * float((kernels - dense).abs().mean())
 

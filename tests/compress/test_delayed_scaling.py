@@ -1,4 +1,4 @@
-"""Delayed scaling of FP8: the scale follows the history, and larger values than those in the history are clipped."""
+"""Delayed scaling of FP8: the scale follows the largest values of earlier steps, and values larger than these are clipped."""
 
 from __future__ import annotations
 

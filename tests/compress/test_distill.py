@@ -93,7 +93,7 @@ def test_the_layer_is_left_out_that_is_missed_least(teacher: DenseModel) -> None
 
 
 def peer_loss(folder: Path, student: Any, window: list[int], options: DistillOptions) -> Tensor:
-    """The loss of one window with transformers' models, in float32 and all at once; the student has one layer."""
+    """The loss of one undivided window, computed by transformers' models in float32; the student has one layer."""
     teacher = transformers.GPTJForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids, targets = torch.tensor([window[:-1]]), torch.tensor(window[1:])
     states: dict[str, list[Tensor]] = {}
@@ -212,7 +212,7 @@ def test_the_teacher_writes_more_text(tmp_path: Path) -> None:
     made = written_windows("gptj-tiny", real, 3, 0, tmp_path / "written.json")
     assert [each[:4] for each in made] == [each[:4] for each in real] * 3
     assert all(len(each) == 8 for each in made)
-    assert len({tuple(each) for each in made}) == 6  # each has a seed of its own
+    assert len({tuple(each) for each in made}) == 6  # each run has a seed of its own
     assert written_windows("no-such-model", real, 3, 0, tmp_path / "written.json") == made
 
 

@@ -1,4 +1,6 @@
-"""Measures of a student's quality: the teacher itself scores 100 %, and mere token frequencies keep 0 % of the information."""
+"""Measures of a student's quality: the teacher itself scores 100 %, and a model that knows only the frequencies of tokens keeps
+0 % of the information.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ def test_the_ends_of_the_scales() -> None:
     assert (same.kept.value, same.information.value) == pytest.approx((100, 100))
     nothing = kept_quality(model(table.repeat(len(IDS), 1)), model(teacher), WINDOWS, table)  # type: ignore[arg-type]
     assert nothing.information.value == pytest.approx(0, abs=1e-9)
-    assert nothing.kept.value > 0  # the weakness that the other measure does not have
+    assert nothing.kept.value > 0  # a weakness of this measure: the kept information above is 0
 
 
 def test_frequencies() -> None:

@@ -1,4 +1,4 @@
-"""Quantization-aware training: gradients are those of the papers, the loss falls, and a killed training run resumes."""
+"""Quantization-aware training: gradients follow the papers' formulas, the loss falls, and a killed training run resumes."""
 
 from __future__ import annotations
 

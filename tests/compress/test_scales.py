@@ -37,7 +37,7 @@ def slow(weight: torch.Tensor, scheme: IntegerScheme) -> torch.Tensor:
 def test_round_to_nearest_is_the_formula(scheme: IntegerScheme) -> None:
     found = round_to_nearest(WEIGHT, scheme)
     difference = (found.dequantize(torch.float64) - slow(WEIGHT, scheme)).abs()
-    assert float((difference > 1e-6).double().mean()) < 0.003  # a tie may be rounded the other way in float32
+    assert float((difference > 1e-6).double().mean()) < 0.003  # float32 may round a tie the other way
     assert int(found.values.min()) >= scheme.lowest
     assert int(found.values.max()) <= scheme.highest
 

@@ -1,4 +1,6 @@
-"""Sensitivity and mixed precision: each damage is measured with one matrix replaced, and no choice of bits is better."""
+"""Sensitivity and mixed precision: the damage by each matrix is measured with only this matrix replaced, and no choice of bits
+is better than the choice found.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SmoothQuant: a smoothed block computes the same, and its activations have smaller outliers."""
+"""SmoothQuant: a smoothed block computes the same as before, and its activations have smaller outliers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def states(count: int = 2) -> list[Tensor]:
 
 
 def peak(x: Tensor) -> float:
-    """The largest magnitude divided by the typical one."""
+    """The largest magnitude divided by the typical magnitude."""
     channels = x.abs().amax(0)
     return float(channels.max() / channels.median())
 

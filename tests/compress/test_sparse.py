@@ -69,7 +69,7 @@ def test_bitmasks_are_those_of_compressed_tensors() -> None:
 
 
 def test_magnitude_keeps_the_largest_and_nothing_else(made: dict[str, Path]) -> None:
-    """The directory holds exactly the masked weights, in half as many numbers, and the dense tensors unchanged."""
+    """The directory holds exactly the masked weights, in half as many numbers; its dense tensors are unchanged."""
     dense, found = open_checkpoint("gptj-tiny"), opened(made["2:4-magnitude"])
     weight = dense.read(f"{MODULE}.weight")
     expected = weight * two_four_mask(magnitude_scores(weight.float()))
@@ -119,7 +119,7 @@ def test_two_ranks(made: dict[str, Path]) -> None:
 
 
 def test_files_are_smaller_by_what_the_method_says(made: dict[str, Path]) -> None:
-    """The bits per weight of the blocks' matrices, counted from the files."""
+    """The bits per weight of the blocks' matrices are counted from the files, and must be those that the method states."""
     weights = 8 * (4 * 256 * 256 + 2 * 256 * 1024)
     for name, path in made.items():
         size = 0

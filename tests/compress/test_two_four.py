@@ -1,4 +1,6 @@
-"""2:4 masks are compared with ASP's algorithm and a simple loop, SparseGPT with a slow solution of the same problem."""
+"""2:4 masks are compared with ASP's algorithm and a simple loop, and SparseGPT is compared with a slow solution of the same
+problem.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ def test_wanda_weighs_magnitudes_by_the_norm_of_the_inputs() -> None:
 
 
 def slow(mask: Tensor | None, scheme: IntegerScheme | None) -> tuple[Tensor, Tensor]:
-    """Prune column by column. After each, solve for the free columns in float64; each choice's error is also computed anew."""
+    """Prune column by column. After each column, solve for the free columns in float64, and compute the errors anew."""
     damped = HESSIAN.double() + DAMPING * HESSIAN.double().diagonal().mean() * torch.eye(64, dtype=torch.float64)
     grid = None if scheme is None else searched(WEIGHT, scheme)
     target, work = WEIGHT.double(), WEIGHT.double().clone()

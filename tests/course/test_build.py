@@ -1,4 +1,4 @@
-"""Building a course, with a small wheel instead of the real one: its contents, and the cases in which nothing is written."""
+"""A course is built with a small wheel instead of the real one: what the course contains, and when nothing is written."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Answers are planted in a release: the check finds each of them and names its place.
 
-The check does not take texts that may be released for answers.
+The check does not report texts that may be released.
 """
 
 from __future__ import annotations
@@ -259,7 +259,9 @@ def test_what_nobody_can_search_is_refused(tmp_path: Path, forbidden: Forbidden)
 
 
 def test_what_the_library_may_have_is_no_leak(tmp_path: Path, forbidden: Forbidden) -> None:
-    """The library does some of what exercises ask for. These are the files that are most similar to answers."""
+    """The library itself computes some results that exercises ask for. The test uses the files that are most similar to
+    answers.
+    """
     near = ("ops/rotary_cache_write.py", "serving/python_backend/preprocessing.py", "serving/python_backend/word_lists.py")
     files = {f"labkit/{name}": (ROOT / "labkit" / name).read_text() for name in near}
     assert leaks_in(tmp_path, forbidden, dict(files)) == []

@@ -1,4 +1,6 @@
-"""The normal form of code: it is equal for a copy with other names and different for other code."""
+"""The normal form of code: code and its copy with other names have the same normal form, and different code has a different
+one.
+"""
 
 from __future__ import annotations
 

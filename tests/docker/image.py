@@ -61,7 +61,7 @@ def bare_debian() -> Path:
 
 
 def apt_mirror() -> list[str]:
-    """The address from which this machine gets the same release of Debian; empty if there is none."""
+    """The address from which this machine downloads the same release of Debian; empty if the machine has no such address."""
     wanted = ("Created-By: Packages", f"Codename: {RELEASE}", "Component: main")
     return output("apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted).split()[:1]
 
@@ -83,13 +83,13 @@ def pip_settings() -> dict[str, str]:
 
 
 def pip_arguments() -> list[str]:
-    """Arguments for `buildah build`: pip's options that the Dockerfile takes, and read-only mounts of the files they name."""
+    """Arguments for `buildah build`: the pip options that the Dockerfile takes, and read-only mounts of their files."""
     settings = pip_settings()
     taken = re.findall(r"^ARG (PIP_\w+)", DOCKERFILE.read_text("utf-8"), re.MULTILINE)
     arguments: list[str] = []
     certificates = settings.get("PIP_CERT") or ssl.get_default_verify_paths().cafile
     if certificates and Path(certificates).is_file():
-        settings["PIP_CERT"] = CERTIFICATES  # a new path: apt installs Debian's certificates at the usual one
+        settings["PIP_CERT"] = CERTIFICATES  # apt uses the usual path for Debian's own file
         arguments += ["--volume", f"{certificates}:{CERTIFICATES}:ro"]
     for name in sorted(set(taken) & set(settings)):
         arguments += ["--build-arg", f"{name}={' '.join(settings[name].split())}"]
@@ -102,7 +102,7 @@ def pip_arguments() -> list[str]:
 def folder_of(word: str) -> Path | None:
     """The folder that a value of a pip option names, or None.
 
-    For an index it is the parent folder, because the index's pages refer to files beside the index.
+    For a package index it is the parent folder, because the index's pages refer to files beside the index.
     """
     is_url = word.startswith("file:")
     path = Path(urlsplit(word).path if is_url else word)
@@ -127,7 +127,7 @@ class Container:
         return [*map(str, self.buildah), "run", "--volume", f"{self.volume}:/home/learner/course", self.name, "--", *command]
 
     def offline(self, *command: str) -> list[str]:
-        """Like `command`, on a machine whose only network is its own loopback."""
+        """Like `command`, but the container's only network is its own loopback."""
         return ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "offline", *self.command(*command)]
 
     def bytes_unpacked(self) -> int:

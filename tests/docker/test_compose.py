@@ -82,7 +82,7 @@ def test_the_parts_find_each_other() -> None:
 
 
 def without_loss(written: Any, read: Any) -> bool:
-    """Whether everything that was written was read. What was read can have more, namely defaults."""
+    """Whether everything that was written was read. What was read can also contain default values."""
     if isinstance(written, dict):
         return all(key in read and without_loss(value, read[key]) for key, value in written.items())
     if isinstance(written, list):
@@ -91,7 +91,7 @@ def without_loss(written: Any, read: Any) -> bool:
 
 
 def test_grafanas_own_model_reads_every_field_of_the_dashboard() -> None:
-    """Grafana's model drops fields that it does not know."""
+    """Grafana's model drops fields that it does not know, so no field of the dashboard may be missing after reading."""
     sdk = pytest.importorskip("grafana_foundation_sdk", reason="not measured here: no grafana-foundation-sdk")
     from grafana_foundation_sdk.cog import encoder, plugins
     from grafana_foundation_sdk.models.dashboard import Dashboard

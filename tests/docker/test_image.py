@@ -68,7 +68,7 @@ def free_port() -> int:
 
 
 def begun(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """Wait until a process of JupyterLab answers; return its token."""
+    """Start a process of JupyterLab and wait until it answers; return the process and its token."""
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
     return process, wait_for_token(process, log)
@@ -95,7 +95,7 @@ def running(container: Container, log: Path, port: int | None = None) -> Iterato
 
 
 def wait_for_token(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Return the token in the address that JupyterLab prints if JupyterLab answers at this address; else an empty text."""
+    """Return the token in the address that JupyterLab prints, or an empty text if it does not answer at this address."""
     end = time.monotonic() + 3 * PATIENCE
     while time.monotonic() < end and process.poll() is None:
         if match := re.search(r"http://127\.0\.0\.1:(\d+)/\S*token=(\w+)", log.read_text()):

@@ -1,4 +1,4 @@
-"""The page about a million requests a day has the same table and figures as its record."""
+"""The page about a million requests a day has the same table and figures as the record of the simulation."""
 
 from __future__ import annotations
 

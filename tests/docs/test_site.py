@@ -88,7 +88,7 @@ _LIST = re.compile(r"<p>(?:(?!</p>).)*\n- [^\n]*", re.DOTALL)
 
 
 class Loaded(HTMLParser):
-    """Finds what a page loads when it is opened, and its pictures without an alternative text."""
+    """Finds the addresses that a page loads when it is opened, and the pictures that have no alternative text."""
 
     def __init__(self) -> None:
         super().__init__()

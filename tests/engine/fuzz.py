@@ -1,4 +1,4 @@
-"""Random requests to an engine in which other requests run: `python -m tests.engine.fuzz --cases 10000 --seed 1`.
+"""Sends random requests to an engine in which other requests run: `python -m tests.engine.fuzz --cases 10000 --seed 1`.
 
 Every request runs or is refused with a `LabkitError`. No step raises an error, and the tokens of the other requests do not
 change. The last line of the output is one JSON object with the counts.
@@ -24,7 +24,7 @@ from tests.engine import strategies
 from tests.models import engine_of, random_peer
 
 SHAPE = (64, 2, 2, 16, 256, 8192)
-"""The shape of a random model that is so small that a step takes a millisecond. Its tokenizer is that of gptj-tiny."""
+"""The shape of a random model that is so small that a step takes a millisecond. The model uses the tokenizer of gptj-tiny."""
 STEPS = 30
 """The most steps that a random request runs before it is cancelled."""
 BYSTANDERS = [
@@ -48,7 +48,7 @@ class Batch:
         alone = [engine_of(peer, **options).generate(text, chosen) for text, chosen in zip(texts, params, strict=True)]
         self.expected = [outputs[0].token_ids for outputs in alone]
         self.params = params
-        self.made: dict[int, tuple[int, list[int]]] = {}  # by request: the number of the bystander, and its tokens so far
+        self.made: dict[int, tuple[int, list[int]]] = {}  # for each request: the bystander's number, and its tokens so far
         self.counts = counts
         for number in range(len(BYSTANDERS)):
             self._begin(number)

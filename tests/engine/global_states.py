@@ -139,7 +139,7 @@ def everything() -> Iterator[None]:
 
 
 def params() -> list[SamplingParams]:
-    """Parameters that together use every way to choose a token."""
+    """Sets of parameters that together use every way to choose a token."""
     some: dict[str, Any] = {"max_new_tokens": 4, "seed": 5, "ignore_eos": True}
     soft = torch.linspace(-1, 1, 2 * CONFIG["n_embd"], dtype=torch.float32, device="cpu").view(2, -1)
     prefix = torch.linspace(-1, 1, 2 * 2 * 2 * 3 * 16, dtype=torch.float32, device="cpu").view(2, 2, 2, 3, 16)
@@ -187,9 +187,9 @@ def weights(engine: Engine) -> str:
 
 
 def of_state(name: str, precision: str, loaded: Engine) -> dict[str, Any]:
-    """Return answers under the state, from an engine loaded before it and from one loaded under it.
+    """Return the answers of two engines under the state: one loaded before the state begins, and one loaded under it.
 
-    Also return what the second engine answers after the state has ended.
+    Also return the answers of the second engine after the state has ended.
     """
     before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
     with STATES[name]():

@@ -1,7 +1,7 @@
-"""Random requests: most can be served, some have values that must be refused, in every form that a person might write.
+"""Random requests, with values in every form that a person might write. Most can be served, some must be refused.
 
 The fuzz tests of the engine and of the server share this module. Use `prompts` and `params` (the arguments of
-`SamplingParams`). With `plain_only`, JSON can hold every value.
+`SamplingParams`). With `plain_only`, every value is one that JSON can hold.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def params(
 ) -> SearchStrategy[dict[str, Any]]:
     """Arguments of `SamplingParams`: some valid ones, and in a third of the cases also one or two with arbitrary values.
 
-    hidden: the model's hidden size, for soft prompts. prefix: the model's layers, heads and head_dim, for prefix prompts.
+    hidden: the model's hidden size, for soft prompts. prefix: the model's numbers of layers and heads and its head_dim, for
+    prefix prompts.
     """
     good = good_params(vocab_size, plain_only)
     names = sorted([*good, "max_new_tokens", "num_samples", "num_beams", "num_beam_groups", "soft_prompt", "prefix_prompt"])

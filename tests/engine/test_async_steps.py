@@ -81,7 +81,9 @@ def test_streams_share_the_batch_with_each_other_and_with_threads(peer: Any, pro
 
 
 def test_the_event_loop_goes_on_while_a_step_runs(peer: Any, prompts: list[list[int]], expected: Any) -> None:
-    """A step waits until the event loop has done something. If the loop waited for the step, both would wait forever."""
+    """A step waits until the event loop has done something. If the event loop waited for the step, the loop and the step would
+    wait for each other forever.
+    """
     engine = engine_of(peer)
     forward = engine._forward
     beat = threading.Event()

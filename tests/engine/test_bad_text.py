@@ -104,7 +104,7 @@ def free(engine: Engine) -> list[RequestOutput]:
 def test_the_word_is_never_written_and_other_words_change_nothing(
     engine: Engine, free: list[RequestOutput], data: st.DataObject
 ) -> None:
-    """The words are arbitrary, or cut anywhere out of the model's own text. All ways of generating run in one batch."""
+    """The bad words are arbitrary, or are pieces cut out of the model's own text. All ways of generating run in one batch."""
     params = []
     for way, output in zip(WAYS.values(), free, strict=True):
         text = data.draw(st.sampled_from([one.text for one in output.completions]))
@@ -124,7 +124,7 @@ def test_the_word_is_never_written_and_other_words_change_nothing(
 
 
 def test_white_space_is_banned_as_it_stands(engine: Engine) -> None:
-    """A model that can write only line ends and spaces writes one of them if the other is banned."""
+    """If a model can write only line ends and spaces and one of the two is banned, it writes only the other."""
     assert engine.tokenizer is not None
     (line,), (space,) = engine.tokenizer.encode("\n"), engine.tokenizer.encode(" ")
     rest = [[token] for token in range(engine.config.vocab_size) if token not in (line, space)]

@@ -1,4 +1,6 @@
-"""Requests with beam search find what transformers finds, also beside other requests, in a small pool and after failures."""
+"""Requests with beam search find the same texts as transformers, also beside other requests, in a small pool of slots and after
+failures.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Beam search: hypotheses are those of transformers, diverse groups follow their definition, and the cache is never copied."""
+"""Beam search: the hypotheses equal those of transformers, diverse groups follow their definition, and the KV cache is never
+copied.
+"""
 
 from __future__ import annotations
 

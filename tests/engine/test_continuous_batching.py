@@ -1,4 +1,4 @@
-"""Requests that arrive, wait, share prefixes, are preempted and end get exactly the tokens that they get alone."""
+"""Requests that arrive, wait, share prefixes, are preempted and end get the same tokens as when each runs alone."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def alone(peer: Any, prompts: list[list[int]], params: list[SamplingParams]) -> 
 
 
 def requests(draw: random.Random, count: int) -> tuple[list[list[int]], list[SamplingParams]]:
-    """Make random greedy and sampled requests whose prompts often begin alike.
+    """Make random greedy and sampled requests. Many of the prompts begin with the same tokens.
 
-    Some have several samples, guesses or a short memory.
+    Some requests ask for several samples, speculative guesses or a short `memory_len`.
     """
     stems = random_prompts(211, [5, 40], draw.randrange(1000))
     prompts, params = [], []
@@ -199,7 +199,7 @@ def test_a_swapped_operation_uses_nothing_that_another_one_computed(peer: Any) -
     engine.step()
     assert engine.stats.running == 2
     with ops.use(layer_norm=wrong):
-        # The keys of a sequence that began under one setting and ends under the other are not reused in prefill or decode.
+        # If a sequence began under one setting and ends under the other, its keys are not reused in prefill or decode.
         list(decoding)
         while engine.has_unfinished:
             engine.step()

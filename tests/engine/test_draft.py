@@ -27,7 +27,9 @@ def peer() -> Any:
 
 
 def drafted(peer: Any, draft: Any, guesses: int | None = ANYTHING, **options: Any) -> Engine:
-    """An engine with a draft model that has the weights of `draft`. If `guesses` is given, it always makes so many guesses."""
+    """An engine with a draft model that has the weights of `draft`. If `guesses` is given, the draft always makes this number
+    of guesses.
+    """
     engine = engine_of(peer, draft=engine_of(draft).model, **options)
     poison(engine)
     if guesses is not None:
@@ -110,7 +112,7 @@ def test_guesses_are_what_the_draft_writes_after_the_same_text(peer: Any) -> Non
 
 
 def test_plain_steps_between_guesses_leave_the_drafts_cache_right(peer: Any) -> None:
-    """While the draft pauses, other tokens take the slots of wrong guesses; their keys must be computed again."""
+    """While the draft pauses, other tokens take the slots of wrong guesses. The draft must compute the keys of these tokens."""
     engine = drafted(peer, peer)
     counts = iter([3, 0, 0, 2, 1, 0, 4, 4, 0, 1] * 10)
     draft_of(engine).length.choose = lambda sequences: next(counts)  # type: ignore[method-assign]
@@ -121,7 +123,7 @@ def test_plain_steps_between_guesses_leave_the_drafts_cache_right(peer: Any) -> 
     draft_of(wrong).length.choose = lambda sequences: next(again)  # type: ignore[method-assign]
     assert engine.generate([prompt], params)[0].token_ids == wrong.generate([prompt], params)[0].token_ids
     assert engine.stats.guesses_right == engine.stats.tokens_guessed > 5
-    # The first engine's draft is the model itself, so all its guesses are right if its cache is. The second draft errs.
+    # The first draft is the model itself, so all its guesses are right if its cache is right. The second draft errs.
     assert wrong.stats.guesses_right < wrong.stats.tokens_guessed
 
 
@@ -162,7 +164,9 @@ def test_samples_with_a_draft_have_the_models_distribution() -> None:
 
 
 def _chances(peer: Any, text: list[int], temperature: float, top_k: int, top_p: float) -> list[float]:
-    """The probabilities of the next token: of the k highest logits, keep the fewest whose probabilities add up to p."""
+    """The probabilities of the next token: of the `top_k` highest logits, keep the smallest number whose probabilities add up
+    to `top_p`.
+    """
     with torch.no_grad():
         logits = peer(torch.tensor([text])).logits[0, -1].double() / temperature
     order = logits.argsort(descending=True)[:top_k].tolist()

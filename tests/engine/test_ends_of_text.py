@@ -1,4 +1,6 @@
-"""End-of-text tokens: one, several, none or impossible ones, from both configs of a directory, as in transformers."""
+"""End-of-text tokens: a directory's two configs can name one, several, none or impossible ones, with the same effect as in
+transformers.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,7 @@ def test_guessed_tokens_and_a_single_end(several: tuple[Any, labkit.Engine, Path
 
 
 def test_every_form_keeps_them(several: tuple[Any, labkit.Engine, Path], tmp_path: Path) -> None:
-    """The model is converted from format to format; each is read back with the same end-of-text tokens."""
+    """The model is converted from format to format, and each converted model has the same end-of-text tokens."""
     folder, last = several[2], several[2]
     for form in ("fastertransformer", "megatron", "hf"):
         last = convert(last, tmp_path / form, form).path

@@ -69,7 +69,7 @@ def test_a_tokenizer_that_was_saved_with_truncation_and_padding_scores_the_same(
 def test_a_model_beside_its_reference(engine: Engine) -> None:
     """The results are compared with formulas written out here, for a model that is the reference with changed logits.
 
-    Its logits have a higher temperature, and one of them is replaced.
+    The model's logits have a higher temperature, and one logit after the last token is replaced.
     """
     text = (TINY / "held_out_sample.txt").read_text("utf-8")[:3000]
     assert engine.tokenizer is not None

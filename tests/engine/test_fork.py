@@ -32,7 +32,7 @@ def in_child(do: Callable[[], Any]) -> Any:
     """Call `do` in a forked child. Return its result, passed as JSON, or the message of its exception."""
     reader, writer = os.pipe()
     if not (child := os.fork()):
-        gc.disable()  # objects of gRPC that earlier tests left behind must not be freed without gRPC's threads
+        gc.disable()  # the child has no gRPC threads, so it must not free gRPC objects that earlier tests left behind
         try:
             said = json.dumps(do())
         except BaseException as error:

@@ -1,4 +1,6 @@
-"""Random requests beside others. `tests.engine.fuzz` runs more of them; LABKIT_FUZZ_CASES sets the number of cases here."""
+"""Random requests are sent to an engine in which other requests run. `tests.engine.fuzz` runs more of them; LABKIT_FUZZ_CASES
+sets the number of cases here.
+"""
 
 from __future__ import annotations
 

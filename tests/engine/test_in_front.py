@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:
 
 @torch.no_grad()
 def logits_behind(peer: Any, soft: Tensor | None, prefix: Tensor | None, tokens: list[int]) -> Tensor:
-    """Hugging Face's logits after the last token. It gets the soft prompt in `inputs_embeds` and the prefix prompt in
+    """Hugging Face's logits after the last token. The model gets the soft prompt in `inputs_embeds` and the prefix prompt in
     `past_key_values`.
     """
     embeddings = peer.transformer.wte(torch.tensor([tokens]))
@@ -54,8 +54,8 @@ def greedy_behind(peer: Any, soft: Tensor | None, prefix: Tensor | None, prompt:
 
 @pytest.mark.parametrize("step", [1024, 7])
 def test_soft_prompts_are_inputs_embeds_and_prefix_prompts_are_past_key_values(peer: Any, step: int) -> None:
-    """One batch has all kinds, whole and in chunks of up to 7 tokens. Prompts with equal tokens but different fronts share
-    no keys by mistake.
+    """One batch has all kinds of prompts, computed whole and in chunks of up to 7 tokens. Prompts with equal tokens but a
+    different soft prompt or prefix prompt must not share keys.
     """
     prompts = random_prompts(211, [6, 6, 1, 20], 21)
     prompts[1] = prompts[0]

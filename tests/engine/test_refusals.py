@@ -1,4 +1,6 @@
-"""A request that cannot be served is refused before anything runs, in one sentence that contains the numbers."""
+"""A request that cannot be served is refused before anything runs, in one sentence that states the requested number and the
+limit.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each parameter of a request does what its description says, or is refused where this is impossible."""
+"""Each parameter of a request does what its description says, or is refused if this is impossible."""
 
 from __future__ import annotations
 

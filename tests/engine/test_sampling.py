@@ -51,7 +51,7 @@ def edited(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
 
 
 def expected_distribution(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
-    """The distribution, from a slow, independent implementation of the parameters."""
+    """The distribution that a slow, independent implementation of the parameters gives."""
     probabilities = torch.softmax(logits.double() / temperature, 0)
     order = sorted(range(len(logits)), key=lambda i: -float(probabilities[i]))
     kept = order[: top_k or len(order)]
@@ -174,7 +174,7 @@ WISHES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_rows_moved_on_by_tokens_are_rows_built_anew(seed: int) -> None:
-    """Sequences join and leave rows in any order, beside any other sequences. Each draws the same tokens as alone."""
+    """Sequences take and leave the sampler's rows in any order. Each must draw the same tokens as when it is alone."""
     vocab, steps = 19, 14
     draw = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(len(WISHES), steps, vocab, generator=draw)

@@ -23,7 +23,7 @@ from tests.engine.test_continuous_batching import check_idle
 from tests.models import engine_of, random_peer, random_prompts
 
 MARK = 200
-"""A token that only the culprit's prompt holds: no other request gets it or generates it."""
+"""A token that only the prompt of the failing request holds: no other request has it in its prompt or generates it."""
 BAN = {"bad_words": [[MARK]], "ignore_eos": True}
 BYSTANDERS = [
     SamplingParams(max_new_tokens=14, **BAN),
@@ -69,8 +69,8 @@ def is_marked(sequence: Sequence) -> bool:
 
 
 def broken(engine: Engine, place: str, error: Exception) -> tuple[Any, str, Fails]:
-    """For a place where work for one request is done, return the object and its method's name, and a method to replace it
-    that fails for the marked request.
+    """For a place where work for one request is done, return the object, the name of the object's method, and a replacement for
+    the method that fails for the marked request.
     """
     loop = engine._ready()
     sampler = loop._sampler
@@ -259,7 +259,7 @@ def ctrl_c() -> Iterator[None]:
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_at_any_moment_ends_its_caller_alone(peer: Any, prompts: list[list[int]], expected: Any) -> None:
-    """Signals arrive in the middle of steps, but a request of another caller loses no token and no slot."""
+    """Signals arrive in the middle of steps, but no other caller's request loses a token or a slot."""
     engine = engine_of(peer)
     draw = random.Random(4)
     long = SamplingParams(max_new_tokens=45, temperature=0.8, seed=2, num_samples=3, ignore_eos=True)

@@ -1,4 +1,4 @@
-"""Text arrives in whole characters and stops where it should, and the reason for its end is reported."""
+"""Text arrives in whole characters and stops where it should, and the reason why the text ended is reported."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_special_token_that_a_stop_string_names_ends_the_text(engine: Engine, 
     end, (word,) = engine.config.eos_token_id, engine.tokenizer.encode("a")
     assert end is not None
     others = [[token] for token in range(engine.config.vocab_size) if token not in (end, word)]
-    once = [*others, [end, end], [word, word]]  # so that their tokens alternate
+    once = [*others, [end, end], [word, word]]  # no token may come twice in a row
 
     def written(stop: tuple[str, ...], **params: object) -> tuple[str, list[int], object]:
         given = {"max_new_tokens": 6, "ignore_eos": True, "bad_words": once, "num_beams": beams, **params}

@@ -1,4 +1,6 @@
-"""Presents the course's answers as if a learner had written them: contracts must not take them for functions of labkit."""
+"""Presents the course's answers as if a learner had written them: an exercise's contract must not mistake these answers for
+functions of labkit.
+"""
 
 from __future__ import annotations
 

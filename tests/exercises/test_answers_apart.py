@@ -1,4 +1,4 @@
-"""The answers are in folders that the sandbox hides from a learner's function."""
+"""The reference answers are in folders that the sandbox hides from a learner's function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ LIBRARY = ("labkit.ops.",)
 
 
 def module_of(function: Callable[..., Any]) -> str:
-    """The module of a function, or of the function in a `functools.partial`."""
+    """The name of the module that defines a function; for a `functools.partial`, of the module that defines the wrapped
+    function.
+    """
     return str(inspect.unwrap(getattr(function, "func", function)).__module__)
 
 

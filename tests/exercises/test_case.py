@@ -1,4 +1,4 @@
-"""An error names the learner's own line that led to it, for every kind of callable."""
+"""For every kind of callable, an error names the line of the learner's own code that led to the error."""
 
 from __future__ import annotations
 

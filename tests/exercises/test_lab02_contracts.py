@@ -1,4 +1,4 @@
-"""Right values from a forbidden method fail, and the message names the method. Honest solutions pass."""
+"""Answers that compute right values by a forbidden method fail, and the message names the method. Honest solutions pass."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def copy(a, b, size, BLOCK: tl.constexpr):
 
 
 def by(name: str, arguments: str, body: str, helpers: str = EMPTY) -> tuple[str, str]:
-    """An exercise's name, and the source of a function with this body."""
+    """An exercise's name, and the source of a function for it with this body."""
     lines = "".join(f"    {line}\n" for line in body.split("; "))
     return name, f"{helpers}def {name}({arguments}):\n{lines}"
 
@@ -406,7 +406,7 @@ def test_a_write_to_a_clone_of_the_cache_is_named() -> None:
 
 
 def test_what_was_allocated_and_not_written_is_always_nan() -> None:
-    """An empty kernel must not look nearly right because its output memory held a right answer a moment ago."""
+    """Allocated floats are NaN until a kernel writes them. Otherwise they could hold a right answer from an earlier call."""
     held: list[Any] = []
 
     def allocates(*args: Any) -> Any:

@@ -1,6 +1,7 @@
 """Real kernels: the kernels of the solution pass, and a kernel with a planted mistake fails with that mistake's message.
 
-`test_proof.py` does the same with mistakes in torch. Here the mistakes are in kernels as a learner would write them.
+`test_proof.py` tests the same for mistakes in torch functions. In this file, the mistakes are in kernels as a learner would
+write them.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (
         ROTARY,
         {"2 * pair": "pair", "q + 1": "q + head_dim // 2", "even + 1": "even + head_dim // 2"},
-        "kernels have stored 72 of the 120 elements of keys",  # halves of the whole head
+        "kernels have stored 72 of the 120 elements of keys",  # pairs are taken from halves of the whole head
     ),
     (
         ROTARY,
@@ -213,7 +214,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (ATTENTION, {"tl.max(score, axis=0)": "max(score)"}, "Python's max, min, sum and for do not work on a block"),
     (ATTENTION, {ROOT_OF: "math.sqrt(head_dim)"}, "math and numpy, float and int do not work on an argument or a block"),
     (ATTENTION, {ROOT_OF: "__import__('numpy').sqrt(head_dim)"}, "math and numpy, float and int do not work on an argument"),
-    (ATTENTION, {ROOT_OF: "math.sqrt(DIM)"}, "You scale by the padded size"),  # a constant stays a number of Python
+    (ATTENTION, {ROOT_OF: "math.sqrt(DIM)"}, "You scale by the padded size"),  # a constant of the kernel is a Python number
     (
         NORM,
         {"    tl.store(hidden": "    if column < size:\n        tl.store(hidden"},

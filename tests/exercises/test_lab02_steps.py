@@ -1,4 +1,6 @@
-"""Helpers of lab 02: the timed forms compute the right values; the learner's functions run in the engine and are compared."""
+"""Helpers of lab 02: the forms that are timed compute the right values, and the engine runs the learner's functions and
+compares the tokens.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ def test_together_gives_what_apart_gives(name: str, with_library: bool, monkeypa
 def test_torchs_attention_looks_at_ragged_lengths() -> None:
     args = torch.randn(3, 2, 6), torch.randn(40, 2, 6), torch.randn(40, 2, 6)
     table, lengths = torch.randperm(40)[:39].view(3, 13).int(), torch.tensor([5, 13, 1], dtype=torch.int32)
-    table[0, 5:] = 10_000  # past its length, a row can hold any number
+    table[0, 5:] = 10_000  # after a sequence's last slot, its row can hold any number
     torch.testing.assert_close(
         examples.attention_by_torch(*args, table, lengths), decode_attention_reference(*args, table, lengths)
     )
@@ -118,7 +120,7 @@ def test_a_run_in_the_engine_is_repeated_only_after_a_change(
     assert ["your code has not changed since" in line for line in said] == [False, True, False]
     calls = []
     scope["own"] = lambda *args: calls.append(1) or residual_layer_norm_reference(*args)
-    assert engine.same_tokens("norm", norm(plain))  # what the function calls has changed
+    assert engine.same_tokens("norm", norm(plain))  # a function that `norm` calls has changed
     assert calls
 
 
@@ -140,9 +142,9 @@ def test_a_changed_number_or_helper_is_a_change() -> None:
 
 def test_a_wrong_function_is_told_by_its_tokens(engine: swaps.EngineSwaps, capsys: pytest.CaptureFixture[str]) -> None:
     mistakes = {exercise.function: answer_to(exercise).mistakes for exercise in lab02.EXERCISES}
-    wrong = mistakes["fused_residual_layer_norm"][6].implementation  # the residual is missing
+    wrong = mistakes["fused_residual_layer_norm"][6].implementation  # this mistake leaves out the residual
     assert not engine.same_tokens("function", {"residual_layer_norm": wrong})
-    unwritten = mistakes["write_then_read"][3].implementation  # writes into a copy
+    unwritten = mistakes["write_then_read"][3].implementation  # this mistake writes into a copy
     assert not engine.same_tokens("function", {"decode_attention": swaps.through_cache(unwritten)})
     greedy = mistakes["sample_token"][6].implementation
     assert not engine.same_tokens("function", {"sample": swaps.through_rows(greedy)}, params=swaps.DRAWN)

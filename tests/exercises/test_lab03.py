@@ -1,4 +1,6 @@
-"""Lab 03's contracts: right values with wrong traffic fail, honest solutions pass, references compute what one process does."""
+"""Lab 03's contracts: right values with wrong traffic fail, honest solutions pass, and the references compute the same values
+as a single process.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ def column_with_a_barrier(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def column_of_the_whole(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Every rank computes everything and keeps its share."""
+    """Every rank computes the whole matrix product and keeps its own share."""
     return F.linear(x, weight, bias).tensor_split(dist.get_world_size(), 1)[dist.get_rank()]
 
 
@@ -121,7 +123,9 @@ def argmax_of_gathered_logits(hidden: Tensor, head: Tensor, bias: Tensor, first:
 
 
 def stage_that_collects(pieces: list[Tensor], shapes: list[list[int]], layers: list[Tensor]) -> list[Tensor]:
-    """A stage first receives all micro-batches, then computes and sends them all, so no two stages compute at the same time."""
+    """A stage first receives all micro-batches, and only then computes and sends them, so no two stages compute at the same
+    time.
+    """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     held = list(pieces) if rank == 0 else [torch.empty(shape) for shape in shapes]
     if rank:
@@ -317,7 +321,7 @@ def test_a_stage_that_never_calls_run_layers_is_told_so() -> None:
 
 
 def counts_nothing_right(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
-    """Two mistakes together, so that the answer does not match any known mistake."""
+    """An answer with two mistakes at once, so that it does not match any known mistake."""
     sums, one = layers // stages + (stage == 0), tokens * hidden * 4
     return {"all_reduce": [sums, sums * one], "send": [int(stage < stages - 1), (stage < stages - 1) * one]}
 

@@ -56,7 +56,9 @@ ON_PAPER = (config, prompts, texts_back, ensemble, together, failure, streaming)
 PLANTED = [
     (e.function, number) for e in EXERCISES if e.requires and e != STREAM_TEXT for number in range(len(answer_to(e).mistakes))
 ]
-"""Mistakes that other tests check without a server. Those of streaming clients are not included: they always use the server."""
+"""Mistakes that other tests check without a server. Mistakes in streaming clients are not included, because these clients
+always use the server.
+"""
 with_server = pytest.mark.skipif(find_server() is None, reason="not measured here: no tritonserver")
 
 

@@ -14,7 +14,7 @@ BUSY = "other programs kept this one waiting for a core for 45% of the time"
 
 
 def load(seconds: list[float]) -> list[Answered]:
-    """A load with one request of 10 tokens per turn. `seconds` has the time that each request takes."""
+    """A load with one request of 10 tokens per turn. `seconds` holds the time that each request takes."""
     return [Answered(100.0 * turn, ("a", 10), ended=100.0 * turn + took, turn=turn) for turn, took in enumerate(seconds)]
 
 

@@ -1,4 +1,6 @@
-"""Lab 04's rungs of the speed ladder: the engine does lab 01's task with and without a server, and makes the same tokens."""
+"""Lab 04's rungs of the speed ladder: the engine does lab 01's task with and without a server, and generates the same tokens
+both times.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ LAB_01 = Path(__file__).parents[2] / "solutions" / "01_huggingface_baseline.py"
 
 
 class FakeClient:
-    """A client that calls an engine in place of a server. Its answers are the engine's tokens, followed by those in `wrong`."""
+    """A client that calls an engine in place of a server. Its answers are the engine's tokens, followed by the tokens in
+    `wrong`.
+    """
 
     wrong: tuple[int, ...] = ()
     asked: list[tuple[list[int], dict[str, Any]]] = []  # noqa: RUF012 - shared on purpose, and new in each test
@@ -68,7 +72,7 @@ def test_the_task_is_that_of_lab_01() -> None:
 def test_every_rung_does_the_whole_task_and_the_ladder_and_its_file_have_them(deployment: Any, tmp_path: Path) -> None:
     times = what_serving_costs(deployment, seconds=0.01)
     assert list(times) == [ENGINE, SERVED, STREAMED]
-    assert {timing.runs for timing in times.values()} == {3}  # they took turns
+    assert {timing.runs for timing in times.values()} == {3}  # the engine and the server took turns
     assert {len(prompt) for prompt, _ in FakeClient.asked} == {TASK.prompt_tokens}
     first, *timed = [prompt[0] for prompt, _ in FakeClient.asked][1:]
     assert len(set(timed)) == len(timed) > 0, "the engine reuses the beginning of a prompt that it knows"

@@ -1,4 +1,6 @@
-"""Measurements of lab 05: a learner's quantizer makes a model, and the helper functions for figures compute right values."""
+"""Measurements of lab 05: a learner's quantizer makes a model, and the helper functions that draw the lab's figures compute the
+right values.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong answers to lab 05 as beginners write them: none of them passes, and each gets a message about its mistake."""
+"""Wrong answers to lab 05 as beginners write them: no wrong answer passes, and each gets a message about its mistake."""
 
 from __future__ import annotations
 

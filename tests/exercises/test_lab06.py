@@ -1,4 +1,6 @@
-"""What lab 06 measures: models made from a learner's masks, a learner's students, training that keeps zeros, and figures."""
+"""The measurements of lab 06: models made from a learner's masks, students made by a learner's function, training that keeps
+pruned weights at zero, and figures.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Lab 07: its examples are right, and gptj-tiny's graph and the figures have the groups and seams that the lab names."""
+"""Lab 07: its examples are right, and the graph of gptj-tiny and the figures have the fusion groups and the cuts into parts
+that the lab names.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +135,7 @@ def test_groups_are_the_fusions_of_the_lecture(graph: real_graphs.StepGraph) -> 
     kinds = {name: kind for name, kind, _ in graph.nodes}
     found = [tuple(kinds[name] for name in group) for group in groups]
     assert found.count(("Add", "Mul", "Pow", "Mul", "Add", "Mul", "Tanh", "Add", "Mul")) == 8  # the bias and GELU
-    assert sum(group[-3:] == ("Div", "Mul", "Add") for group in found) == 9  # the ends of the layer norms
+    assert sum(group[-3:] == ("Div", "Mul", "Add") for group in found) == 9  # the last operations of a layer norm
     every = [name for group in groups for name in group]
     assert len(set(every)) == len(every)
 
@@ -160,7 +162,7 @@ def test_the_drawing_has_a_box_for_each_kernel(graph: real_graphs.StepGraph) -> 
     assert "LayerNormalization" in right
     assert len(right) < len(left) / 2
     boxes = [text.get_bbox_patch() for text in figure.axes[0].texts if text.get_text()]
-    assert sum(to_hex(box.get_facecolor()) != figures.SINGLE.lower() for box in boxes) == 5 + 9  # of the norm, of GELU
+    assert sum(to_hex(box.get_facecolor()) != figures.SINGLE.lower() for box in boxes) == 5 + 9  # boxes of the norm and of GELU
     assert figures.kernels_left(figures.norm_and_mlp(graph), groups) == len(left) - 4 - 8
     new = {to_hex(text.get_bbox_patch().get_facecolor()) for text in figure.axes[1].texts if "Norm" in text.get_text()}
     assert new == {figures.NEW_COLOUR.lower()}

@@ -1,4 +1,6 @@
-"""Lab 08: its tables of plans agree with the planner and the published rows, and its page answers every choice."""
+"""Lab 08: its tables of plans agree with the planner and the published rows, and the planner page has a plan or a reason for
+every choice.
+"""
 
 from __future__ import annotations
 

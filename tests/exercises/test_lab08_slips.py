@@ -1,4 +1,4 @@
-"""Wrong answers to lab 08 as beginners write them: none of them passes, and each gets a message that says what is wrong."""
+"""Wrong answers to lab 08 as beginners write them: no wrong answer passes, and each gets a message that says what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages and hints lead to the answer and do not give it away: only the last hint may hold a line of the solution."""
+"""Messages and hints lead to the answer without giving it away: only the last hint may contain a line of the solution."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def solution_of(exercise: Exercise) -> list[str]:
 
 
 def longest_part(text: str, code: list[str]) -> list[str]:
-    """The longest run of tokens that is both in the text and in the code."""
+    """The longest sequence of consecutive tokens that is both in the text and in the code."""
     said = words_of(text)
     best: list[str] = []
     for start in range(len(said)):

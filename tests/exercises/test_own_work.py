@@ -1,4 +1,4 @@
-"""A function that lets labkit do the work fails. A function that computes from its own arguments passes."""
+"""A function that lets labkit compute its result fails the check. A function that computes its result itself passes."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "division": lab08.division,
     "division, many stages": lambda: lab08.division(2, 4),
 }
-"""Every drawing as its lab shows it, and some drawings with other arguments that a learner might try."""
+"""Every drawing with the arguments that its lab uses, and some drawings with other arguments that a learner might try."""
 
 
 def words(figure: Any) -> list[str]:
@@ -213,7 +213,7 @@ def test_the_drawn_mask_and_places_are_those_of_the_exercises(scores: tuple[int,
     figure = lab06.two_four(scores)
     assert len(boxes(figure, BLUE)) == int(mask.sum())
     padded = torch.nn.functional.pad(mask, (0, -len(scores) % 8))
-    padded[:, len(scores) : len(scores) + 2] = True  # a group of four that is only padding keeps its first two places
+    padded[:, len(scores) : len(scores) + 2] = True  # in a group of four that is only padding, the first two places are kept
     byte = int(compress_two_four(torch.zeros_like(padded, dtype=torch.float32), padded)[1][0, 0])
     bits = [text.split("bits ")[1].replace(" ", "") for text in words(figure) if "bits " in text]
     assert bits == [f"{byte >> 4 * place & 15:04b}" for place in range(len(scores) // 4)]

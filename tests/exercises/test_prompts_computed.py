@@ -1,4 +1,4 @@
-"""A timed run of a task computes its prompts: the engine does not reuse the keys and values of the previous run."""
+"""A timed run of a task computes the keys and values of its prompts: the engine does not reuse those of the previous run."""
 
 from __future__ import annotations
 

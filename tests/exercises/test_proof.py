@@ -1,4 +1,6 @@
-"""Every exercise: an unsolved stub is named as such, the reference passes, and each planted mistake gets its own message."""
+"""Every exercise: an unsolved stub gets a message that it is unsolved, the reference passes, and each planted mistake gets its
+own message.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from tests.sampled import as_long
 EXERCISES = {exercise.name: exercise for exercise in all_exercises()}
 OTHER_SEEDS = (5, 600)
 REAL_PROCESSES = ("03", "04")
-"""Labs whose checks take seconds: their mistakes are tested with only one set of seeds."""
+"""Labs whose checks take seconds. Mistakes in these labs are tested with only one set of seeds."""
 
 
 def is_long(exercise: Exercise, index: int, seeds: tuple[int, ...]) -> bool:

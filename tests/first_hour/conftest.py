@@ -24,7 +24,9 @@ from tests.first_hour.machine import (
 
 @dataclass(frozen=True)
 class Course:
-    """A course after its set-up: its machine, the output of the set-up, and that of `labkit doctor` before it had kernels."""
+    """A course after its set-up: its machine, the output of the set-up, and the output of `labkit doctor` before the course had
+    the native library.
+    """
 
     machine: Machine
     set_up: str

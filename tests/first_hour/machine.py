@@ -23,17 +23,23 @@ FORGOTTEN = ("PYTHON", "PIP_", "LABKIT", "JUPYTER", "XDG_", "VIRTUAL_ENV", "DISP
 """The beginnings of the names of environment variables that a newcomer does not have."""
 
 DOWNLOADS_NOTHING = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_CONFIG_FILE": os.devnull}
-"""With these variables, pip only uses installed packages, also for builds. (For pip, this 0 switches build isolation off.)"""
+"""With these variables, pip only uses installed packages, also for builds. (pip reads the 0 as a wish to switch build isolation
+off.)
+"""
 NO_COMPILER = {"CXX": "no-compiler"}
 READS_ALL = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
-"""Options of `setpriv` that let the user read everything, because the Python of the tests may be in the home of root."""
+"""Options of `setpriv` that let the user read everything, because the Python that runs the tests may be in root's home
+directory.
+"""
 ORDINARY = 12345
 """The id of a user who owns no files and has no name."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A folder with a course, a home, and `before`: a command prefix that can run a command as another user or in a network."""
+    """A folder with a course, a home directory, and `before`: words put before a command to run it as another user or in
+    another network.
+    """
 
     folder: Path
     home: Path
@@ -77,7 +83,7 @@ class Machine:
 
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
-    """End a process that `start` started, and its children, with a signal. Kill them if they do not end."""
+    """Send a signal to a process that `start` started and to its children, so that they end. Kill them if they do not end."""
     if process.poll() is not None:
         return
     try:
@@ -96,7 +102,7 @@ NO_NETWORK_OF_ITS_OWN = "not measured here: no network of its own can be made (u
 def loopback_alone() -> Iterator[tuple[str, ...]]:
     """Make a network that consists only of loopback, on which all ports are free. A process keeps it while the block runs.
 
-    Yields the command prefix that runs a command in this network. It is empty if this machine cannot make a network.
+    Yields the words to put before a command to run it in this network. They are empty if this machine cannot make a network.
     """
     own = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     script = "ip link set lo up && echo up && exec sleep infinity"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 PAGE = (ROOT / "docs" / "new_lab.md").read_text("utf-8")
 SECTION = PAGE.split("## Add an exercise in 15 minutes")[1].split("\n## ")[0]
 STEPS = re.findall(r"Add\s+this\s+at\s+the\s+end\s+of\s+`([^`]+)`:\n\n```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
-"""The files to which the section adds code, and that code."""
+"""The files to which the section adds code, each with the code that is added."""
 COMMANDS = re.findall(r"^```sh\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)[0].splitlines()
 COPIED = ("labkit", "labs", "solutions", "tests", "environment", "pyproject.toml", "Makefile")
 

@@ -33,7 +33,9 @@ RUN_BY = {
     ("docs/new_lab.md", "# %% [markdown]"): AUTHOR,
     ("docs/new_lab.md", "-m pytest"): AUTHOR,
 }
-"""The test that runs each block. The key is a page, and words that only one of its blocks contains."""
+"""For each block that a test runs, the name of the test. The key is a page, and words that only one of the page's blocks
+contains.
+"""
 
 NOT_RUN = {
     ("docs/CONTRIBUTING.md", "make test-all"): "these are all tests themselves, lint and the site",
@@ -55,7 +57,7 @@ NOT_RUN = {
     ("docs/gradebook.md", "labextension"): "changes JupyterLab",
     ("docs/gradebook.md", "most_attempts"): "a file of settings; tests/gradebook/ reads policies",
 }
-"""The reason why no test runs a block. The key is a page, and words that only one of its blocks contains."""
+"""For each block that no test runs, the reason. The key is a page, and words that only one of the page's blocks contains."""
 
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
 

@@ -1,6 +1,6 @@
 """The engineer's first hour: the scripts of `README.md` and `docs/engineer.md`.
 
-`tests/library/` runs those of `docs/library.md`.
+`tests/library/` runs the scripts of `docs/library.md`.
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ def test_a_course_of_two_labs_is_released(machine: Machine) -> None:
 
 
 def test_a_class_is_graded(tmp_path: Path) -> None:
-    """This uses the tests' environment: the copy's packages are links, and the sandbox does not see their targets."""
+    """The test uses the Python environment of the tests. In the copy's environment, packages are links, and the sandbox does
+    not see the targets of the links.
+    """
     sandbox_or_skip()
     for learner, folder in (("ada", "labs"), ("grace", "solutions")):
         place = tmp_path / "submissions" / learner

@@ -33,7 +33,7 @@ def test_the_set_up_shows_its_steps_and_an_end(course: Course) -> None:
     steps = re.findall(r"^\[(\d)/(\d)\]", course.set_up, re.MULTILINE)
     assert [int(number) for number, _ in steps] == list(range(1, 1 + int(steps[0][1])))
     assert re.search(r"^Done: \d+\.\d+\.\d+ in \.venv$", course.set_up, re.MULTILINE)
-    assert course.machine.run("make env") == ""  # it is up to date
+    assert course.machine.run("make env") == ""  # the environment is up to date
 
 
 def test_without_a_compiler_the_machine_is_described_with_what_to_do(course: Course) -> None:

@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def user(course: Course) -> Machine:
-    """The course, owned and run by a user without any rights."""
+    """The course, whose files belong to a user without special rights who also runs its commands."""
     home = course.machine.home.with_name("user")
     home.mkdir()
     owned = [home, course.machine.folder, *course.machine.folder.rglob("*")]

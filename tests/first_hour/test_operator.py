@@ -51,7 +51,7 @@ def test_a_folder_that_the_server_cannot_read_is_named(course: Course) -> None:
 
 @pytest.fixture(scope="module")
 def served(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The output of `labkit serve` up to the moment when it serves."""
+    """The output of `labkit serve` up to the line that says that it is ready."""
     log = tmp_path_factory.mktemp("serve") / "log"
     process = machine.start(SERVE, log)
     try:

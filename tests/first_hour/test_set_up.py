@@ -59,7 +59,7 @@ def test_another_python(machine: Machine, python: str | None) -> None:
 
 
 def test_no_python(machine: Machine, tmp_path: Path) -> None:
-    """A PATH with the programs of a bare Debian, without Python."""
+    """If PATH has the programs of a bare Debian but no Python, the message says what to install."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name in ("bash", "sh", "make", "cat", "cut", "dirname", "sed", "sha256sum"):
@@ -101,7 +101,7 @@ def test_no_folder_for_temporary_files(machine: Machine) -> None:
 
 
 def test_without_a_network(machine: Machine) -> None:
-    """The environment is made, but nothing is installed. The next run continues from there."""
+    """The environment is made, but nothing is installed. The next run of `make env` continues from this state."""
     probe = subprocess.run([*NO_NETWORK, "true"], capture_output=True, check=False)
     if probe.returncode:
         pytest.skip("not measured here: no network of its own can be made")

@@ -1,7 +1,8 @@
 """`python -m tests.gpu` runs all GPU tests and benchmarks and writes their records.
 
 Records are written to the folder that the environment variable `OUT` names, or to tests/benchmarks/results/. Without a GPU, the
-program prints that nothing was measured and exits with status 1. Ranks need two GPUs; with one GPU, the step for ranks says so.
+program prints that nothing was measured and exits with status 1. The step that measures several ranks needs two GPUs; with one
+GPU, it reports this.
 
 GPU time is expensive, and most of a first run is spent compiling kernels. So several processes first compile the kernels of the
 tests and the candidates of the linear kernels, before anything is timed. Then the linear kernels are tuned, with the results in
@@ -72,7 +73,7 @@ def main() -> int:
 
 
 def ended(process: subprocess.Popen[bytes], until: float) -> int | str:
-    """Wait for a process. Return its exit status, or a sentence if the process was killed because its time was over."""
+    """Wait for a process until the time `until`. Return its exit status, or a sentence if it was killed at this time."""
     try:
         return process.wait(max(1.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:

@@ -1,4 +1,6 @@
-"""Captured decode steps on a GPU: logits of the plain model, tokens of transformers, and no writes to slots of others."""
+"""Captured decode steps on a GPU give the logits of the plain model and the tokens of transformers, and write to no other
+sequence's slots.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ class Decoding:
         self.start()
 
     def start(self) -> None:
-        """Prefill again, in a new cache."""
+        """Prefill the sequences again, in a new cache."""
         self.cache = KVCache(self.model.config, self.padding + 1, device=DEVICE, dtype=self.model.dtype)
         self.cache.keys.fill_(math.nan)
         self.cache.values.fill_(math.nan)

@@ -1,4 +1,4 @@
-"""The engine on a GPU makes the same tokens as Hugging Face in fp32, and is close to a float64 reference in half precision."""
+"""The engine on a GPU generates the same tokens as Hugging Face in fp32, and in half precision is close to float64."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_logits_follow_the_float64_reference(dtype: torch.dtype, bound: float) -
 
 @pytest.mark.parametrize("length", [1, 3, 8, 9])
 def test_logits_of_short_texts_are_transformers_own(length: int) -> None:
-    """The texts are so short that a CUDA graph can run their prefill; its padding needs a slot that no sequence owns."""
+    """The texts are so short that a CUDA graph can run their prefill. Its padding needs a slot that no sequence owns."""
     peer = random_peer("head of 256", 9)
     (prompt,) = random_prompts(peer.config.vocab_size, [length], 9)
     with torch.no_grad():

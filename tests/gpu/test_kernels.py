@@ -1,4 +1,4 @@
-"""The Triton kernels on a GPU are compared with float64: every dtype, GPT-J 6B's shapes and odd shapes, and CUDA graphs."""
+"""The Triton kernels on a GPU are compared with float64, for every dtype, for GPT-J 6B's and odd shapes, and in CUDA graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Linear layers on a GPU are compared with float64: all kinds of weight, plans, dtypes, GPT-J 6B's shapes, and CUDA graphs."""
+"""Linear layers on a GPU are compared with float64, for all kinds of weight, plans and dtypes, for GPT-J 6B's shapes, and in
+CUDA graphs.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ def bound_of(kind: str, dtype: torch.dtype) -> float:
 
 
 def given(rows: int, num_in: int, num_out: int, kind: str, dtype: torch.dtype) -> tuple[torch.Tensor, GPUWeight, torch.Tensor]:
-    """A random input, weight and bias on the GPU. The weight is created there, because it can be large."""
+    """A random input, weight and bias on the GPU. The weight is created on the GPU, because it can be large."""
     generator = torch.Generator(DEVICE).manual_seed(rows + num_in + num_out)
     dense = torch.randn(num_out, num_in, generator=generator, device=DEVICE) * num_in**-0.5
     return random(rows, num_in).to(DEVICE, dtype), QUANTIZE[kind](dense.to(dtype)), random(num_out).to(DEVICE, dtype)

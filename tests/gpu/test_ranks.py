@@ -1,4 +1,4 @@
-"""Ranks with one GPU each make the same tokens as one GPU, and an error names a lost rank. Needs at least two GPUs."""
+"""Ranks with one GPU each generate the same tokens as one GPU, and an error names a lost rank. These tests need two GPUs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 @pytest.fixture(scope="module", params=[Layout(2, 1), Layout(1, 2), Layout(2, 2), Layout(1, 4)], ids=str)
 def engines(request: pytest.FixtureRequest, folder: tuple[Path, Any]) -> Iterator[tuple[Engine, Engine]]:
-    """The same model on one GPU and on several. A step has few tokens, so prompts are split into chunks."""
+    """Two engines with the same model: one on a single GPU, the other on several. A step has few tokens, so prompts are split
+    into chunks.
+    """
     if request.param.ranks > GPUS:
         pytest.skip(f"not measured here: needs {request.param.ranks} GPUs, {GPUS} found")
     options: dict[str, Any] = {"max_batch_size": 5, "max_step_tokens": 32}

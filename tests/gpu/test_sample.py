@@ -1,4 +1,4 @@
-"""Sampling on a GPU: the draws are those of the torch form in float64, with GPT-J's vocabulary, and in a CUDA graph."""
+"""Sampling on a GPU draws the same tokens as the torch form in float64, with GPT-J's vocabulary and in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS, VOCAB = 64, 50400
 
 
 def given(seed: int) -> tuple[torch.Tensor, ...]:
-    """Temperatures, top-k, top-p and counters for `ROWS` rows of mixed kinds."""
+    """The temperatures, top-k and top-p values and counters of `ROWS` rows of mixed kinds."""
     draw = torch.Generator().manual_seed(seed)
 
     def chosen(values: list[float]) -> torch.Tensor:
@@ -74,7 +74,7 @@ def test_a_captured_draw_follows_its_counters() -> None:
 
 
 def test_a_samplers_rows_on_the_gpu_make_the_tokens_that_they_make_on_the_cpu() -> None:
-    """Penalties, bans, decaying top-p and draws over several steps, with and without speculative tokens."""
+    """The rows have penalties, bans and a decaying top-p, and draw over several steps, with and without speculative tokens."""
     vocab, steps = 1000, 12
     logits = 2 * torch.randn(len(WISHES), steps, vocab, generator=torch.Generator().manual_seed(6))
     made = {}

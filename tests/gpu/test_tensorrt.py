@@ -1,4 +1,4 @@
-"""TensorRT runs an exported part, if TensorRT and a GPU are there: plan, CUDA graph, timing cache, sparse kernels, INT8."""
+"""If TensorRT and a GPU are available, TensorRT runs an exported part: plan, CUDA graph, timing cache, sparse kernels, INT8."""
 
 from __future__ import annotations
 

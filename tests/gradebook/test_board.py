@@ -69,7 +69,7 @@ def test_a_table_for_each_device_and_task(files: list[Path]) -> None:
     assert (bob["int8"].times, bob["fused"].disturbed) == (20, BUSY)
     assert math.isnan(bob["fused"].times)
     assert "cache" not in eve
-    assert eve["fused"].times == 2  # relative to eve's own baseline, not to that of the class
+    assert eve["fused"].times == 2  # the speed is relative to eve's own baseline, not to the class's
     assert (ada["cache"].speed, ada["cache"].low, ada["cache"].high) == (30, 27, pytest.approx(33))
 
 

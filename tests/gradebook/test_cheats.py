@@ -85,7 +85,7 @@ def files_of(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory: pytest.TempPathFactory) -> Graded:
-    """The class, graded with two jobs. Its learners are the cheats, those with malicious names, and two honest learners."""
+    """The class, graded with two jobs. It has the cheats, the learners with malicious names, and two honest learners."""
     sandbox_or_skip()
     root = tmp_path_factory.mktemp("class")
     submissions = root / "submissions"
@@ -135,7 +135,7 @@ def test_a_mistake_gets_its_own_sentence(graded: Graded) -> None:
 
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_cheat_gains_nothing(name: str, graded: Graded) -> None:
-    """The words in the verdict show that the cheat came as far as it can and did not fail for another reason."""
+    """The words in the verdict show that the cheat came as far as it can, and did not fail earlier for another reason."""
     verdict = graded.verdicts[name]
     assert (verdict.points, verdict.verdict == "passed") == (0, False), verdict
     assert CHEATS[name].says in verdict.message + verdict.details, verdict

@@ -1,4 +1,4 @@
-"""A class is graded by the command: every way to submit gets its verdict, and a run continues after it was killed."""
+"""`labkit grade` grades a class: every form of submission gets the right verdict, and a killed run can be continued."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def killed(submissions: Path) -> tuple[Path, int]:
     def finished() -> int:
         try:
             return int(query(out, "SELECT count(*) FROM grading")[0][0])
-        except sqlite3.Error:  # The gradebook is not there yet.
+        except sqlite3.Error:  # The gradebook does not exist yet.
             return 0
 
     wait_for(finished, "the first submission in the gradebook")
@@ -184,7 +184,7 @@ def test_two_jobs_and_a_kill_give_the_same_gradebook(whole: Graded, killed: tupl
 def test_a_changed_notebook_is_an_attempt_and_a_regrade_is_history(
     submissions: Path, whole: Graded, killed: tuple[Path, int]
 ) -> None:
-    """This changes the folder of the killed run, so it comes after the comparison of both runs."""
+    """This test changes the folder of the killed run, so it comes after the test that compares both runs."""
     out, _ = killed
     later = submissions / "bert" / "lab00" / "00.ipynb"
     text, times = later.read_text(), later.stat()

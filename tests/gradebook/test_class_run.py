@@ -25,7 +25,7 @@ from tests.gradebook.classes import notebook, write
 
 FEW = notebook(text_cells=("def kv_cache_bytes():", "def greedy_decode():"))
 grade_class = partial(class_run.grade_class, sandboxed=False)
-"""`grade_class` without a sandbox: none is needed, because no learner's code runs here."""
+"""`grade_class` without a sandbox, which is not needed because these tests run no learner's code."""
 MANY = notebook(text_cells=("def kv_cache_bytes():", "def weight_gib():", "def gpus_needed():"))
 
 

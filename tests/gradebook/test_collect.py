@@ -1,4 +1,6 @@
-"""Folders of submissions in every form: what is found, what is left out with a note, and odd names, which are only data."""
+"""Folders of submissions in every form: which files are found, which are left out with a note, and odd file names, which are
+never run as code.
+"""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def verdicts(summary: Summary) -> dict[tuple[str, str], tuple[str, float, str]]:
 
 
 def gradings(out: Path) -> list[tuple[str, int]]:
-    """How often each learner was graded, for those who were graded."""
+    """For each learner who was graded, the name and the number of gradings."""
     text = (
         "SELECT name, count(*) FROM grading JOIN attempt ON attempt.id = attempt JOIN learner ON learner.id = learner"
         " GROUP BY name ORDER BY name"
@@ -84,7 +84,7 @@ def gradings(out: Path) -> list[tuple[str, int]]:
     try:
         with closing(sqlite3.connect(f"file:{out / 'gradebook.sqlite'}?mode=ro", uri=True)) as base:
             return base.execute(text).fetchall()
-    except sqlite3.Error:  # The gradebook is not there yet.
+    except sqlite3.Error:  # The gradebook does not exist yet.
         return []
 
 
@@ -227,7 +227,7 @@ def test_a_run_on_a_dask_cluster_is_stopped_and_goes_on(cluster: Any, submission
     assert "Traceback" not in errors
     grade(*command)
     assert gradings(out) == [(learner, 1) for learner in LEARNERS]
-    with ThreadPoolExecutor(2) as executor:  # Grades nothing: all verdicts are those of the cluster.
+    with ThreadPoolExecutor(2) as executor:  # This run grades nothing: the cluster has given all verdicts.
         summary = grade_class(submissions, out, Watcher(), executor=executor, lab="00")
     assert (summary.graded, summary.known) == (0, 4)
     assert [verdicts(summary)[learner, EXERCISE.name][0] for learner in LEARNERS] == VERDICTS

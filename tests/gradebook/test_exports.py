@@ -1,4 +1,6 @@
-"""CSV files whose texts no spreadsheet runs as formulas and that Canvas and Moodle read; pages that say everything in words."""
+"""Canvas and Moodle can read the CSV files, no spreadsheet runs a text in them as a formula, and the pages say everything in
+words.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,7 @@ def test_a_lab_has_a_row_for_each_learner(tmp_path: Path) -> None:
 
 
 def test_canvas(tmp_path: Path) -> None:
-    """The columns and the row of points are as Canvas's importer expects them."""
+    """The columns and the row of possible points have the form that Canvas's importer expects."""
     write_canvas(tmp_path / "canvas.csv", report("ada", "Points Possible"))
     header, points, ada, odd = rows_of(tmp_path / "canvas.csv")
     assert header[:5] == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section"]
@@ -171,7 +173,7 @@ def test_the_class_is_described_in_words() -> None:
     assert "3 passed" in read.text
     assert f'href="feedback/{page_name("bert")}"' in page
     assert "\\u0430da" in read.text
-    assert read.text.count("onerror") >= 2  # in the commonest messages and in the notes
+    assert read.text.count("onerror") >= 2  # once in the commonest messages, and once in the notes
 
 
 def test_every_verdict_has_words_a_sign_and_a_colour() -> None:

@@ -19,7 +19,9 @@ TEXT = 'most_attempts = 2\npercent_per_day_late = 12.5\n[deadline]\n"00" = 2026-
 
 
 def attempt(number: int, points: float, late: timedelta = timedelta(), extra: float = 0) -> Attempt:
-    """An attempt at lab 00 that is `late` after the deadline, with `points` on the core path and `extra` points in an extra."""
+    """An attempt at lab 00 that is `late` after the deadline, with `points` points on the core path and `extra` points in an
+    extra exercise.
+    """
     core = {"lab00.weight_gib": Item("lab00.weight_gib", "0.2", "passed", points, 10, "", "")}
     verdict = "passed" if extra else "failed"
     items = core | {"lab00.parameter_count": Item("lab00.parameter_count", "0.1", verdict, extra, 10, "", "")}

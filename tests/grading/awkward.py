@@ -1,4 +1,6 @@
-"""Unusual notebooks that learners might write, each named after what is unusual. Its function is right or wrong."""
+"""Unusual notebooks that learners might write, each named after what is unusual. The function in a notebook is either right or
+wrong.
+"""
 
 from __future__ import annotations
 

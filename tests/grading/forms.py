@@ -46,9 +46,10 @@ def an_answer(
     mistakes: tuple[Callable[..., Any], ...] = (),
     **changes: Any,
 ) -> Answer:
-    """An answer with this reference to an exercise with these cases. By default, both work on tensors.
+    """An answer with this reference to an exercise with these cases. By default, the reference and the cases work on tensors.
 
-    Further mistakes are added until there are as many as required. `changes` can name fields of the answer and the exercise.
+    Mistakes that match no answer are added until there are four, as an answer requires. `changes` can name fields of the answer
+    and the exercise.
     """
     known = [Mistake(f"mistake {number}", wrong) for number, wrong in enumerate(mistakes)]
     never = [Mistake(f"never {number}", lambda *arguments: "never") for number in range(4 - len(known))]
@@ -58,7 +59,9 @@ def an_answer(
 
 
 def on(*values: Any) -> Callable[[int], list[Case]]:
-    """Cases with one argument each, equal for every seed. Lists and dictionaries are new objects in every call."""
+    """Return a function that makes cases with one argument each, equal for every seed. Lists and dictionaries are new objects
+    in every call.
+    """
     return lambda seed: [Case(f"input {number}", (_fresh(value),)) for number, value in enumerate(values)]
 
 

@@ -79,11 +79,11 @@ finally:
     for pid in pids:
         os.kill(pid, 9)
 """
-"""In this source, three children spin, and the parent of the third has ended. To the check, no other program seems to run."""
+"""In this source, three children spin, and the parent of the third has ended. The check sees no other program that runs."""
 
 
 def said_by(source: str, *arguments: str, others: int = 0) -> list[str]:
-    """The lines that this source prints while `others` other programs use the first core."""
+    """The lines that this source prints while `others` other programs keep the first core busy."""
     command = [sys.executable, "-c", SHARED + source, *arguments]
     root, pipe = Path(__file__).parents[2], subprocess.PIPE
     with subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process, ExitStack() as busy:
@@ -120,7 +120,9 @@ def test_waiting_for_the_own_children_fails_even_if_they_hide(tmp_path: Path) ->
 
 
 def of_worker(source: str, patch: pytest.MonkeyPatch) -> Verdict:
-    """The verdict of `labkit check` on a function whose definition runs this source, with a time limit of three seconds."""
+    """The verdict of `labkit check` on a cell that runs this source when it defines its function. The time limit is three
+    seconds.
+    """
     patch.setattr(notebook_check, "START_SECONDS", 3 - int(3 * all_exercises()[0].seconds))
     code = f"SOURCE = {FIRST_CORE + source!r}\ndef parameter_count(config, ran=exec(SOURCE)): return 5"
     return run_apart(all_exercises()[0], submission_of(code))

@@ -1,4 +1,4 @@
-"""Calling a learner's function: whatever it does, the caller gets an outcome with a message, in time."""
+"""A learner's function is called: even if it fails or never ends, the caller gets an outcome with a message in time."""
 
 from __future__ import annotations
 

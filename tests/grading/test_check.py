@@ -137,7 +137,9 @@ def test_states_after_a_pass_and_without_one() -> None:
 
 
 def test_points_kept_do_not_count_for_a_notebook_as_it_is_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`labkit check` and graders judge the file. They neither use nor change the recorded progress of the learner."""
+    """`labkit check` and graders judge the functions in the notebook's file. They neither use nor change the recorded progress
+    of the learner.
+    """
     from labkit.cli.check import check as check_command
 
     check(kv_cache_bytes)
@@ -195,7 +197,7 @@ def test_a_verdict_is_short_whatever_is_raised_or_printed() -> None:
 
 def test_passed_says_what_to_solve_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert passed(kv_cache_bytes)
-    assert not passed("kv_cache_bytes")  # a name means the function that was checked before
+    assert not passed("kv_cache_bytes")  # if only a name is given, the function that was checked before is meant
     assert "kv_cache_bytes (exercise 0.3). Solve it first." in capsys.readouterr().out
     check(kv_cache_bytes)
     assert passed("kv_cache_bytes")

@@ -1,4 +1,4 @@
-"""When an answer counts as right: this depends on its size, precision and type. Zero is never right for a small number."""
+"""Whether an answer counts as right depends on its size, precision and type. Zero is never right in place of a small number."""
 
 from __future__ import annotations
 

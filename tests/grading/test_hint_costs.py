@@ -89,7 +89,7 @@ def test_the_cost_is_said_before_the_hint_is_opened(tmp_path: Path, capsys: pyte
     hint("kv_cache_bytes", pay=True)
     assert capsys.readouterr().out.startswith("Hint 2 of 3 for 0.3: ")
     hint(kv_cache_bytes, pay=True)
-    hint(kv_cache_bytes)  # all three are shown again, for nothing
+    hint(kv_cache_bytes)  # all three hints are shown again at no cost
     assert capsys.readouterr().out.count("Hint") == 4
     assert Progress().standings()[NAME].hint_cost == 3
 

@@ -63,7 +63,9 @@ def test_shared_memory_counts(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_loop_that_catches_everything_is_ended(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limits inside the process do not end it, so the process outside the sandbox does, after a limit shortened here."""
+    """The limits inside the process do not end it, so the process outside the sandbox ends it after a limit, which this test
+    shortens.
+    """
     monkeypatch.setattr(notebook_check, "START_SECONDS", 20)
     body = "    signal.signal(signal.SIGALRM, signal.SIG_IGN)\n    while True:\n        time.sleep(1)"
     verdict = verdict_on(body, sandbox)

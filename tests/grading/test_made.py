@@ -1,4 +1,4 @@
-"""A cell says which values from earlier cells it lacks."""
+"""A cell names the values from earlier cells that it lacks, and says that exercises must be solved first."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A notebook is checked by another process.
 
-Honest answers pass, and no trick of a function in its own process earns points.
+Honest answers pass. A function that manipulates the process in which it runs earns no points.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CELLS = {
         text = json.dumps({"runs": {seed: [row] * 14 for seed in (11, 23, 47)}, "notes": []})
         Path(sys.argv[2]).write_bytes(pack_frame(text.encode(), save({"0": torch.zeros(1)})))
         os._exit(0)""",
-    # does the same, with no answers at all
+    # exits in the same way, with no answers at all
     "cache_bytes": """
         import os, sys
         from pathlib import Path
@@ -110,7 +110,9 @@ def write(path: Path, cells: list[str]) -> Path:
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
-    """The verdicts on one notebook with a function of each kind. It is checked once; the endless call is given one second."""
+    """The verdicts on one notebook with a function of each kind. The notebook is checked once, and the endless call may take
+    one second.
+    """
     path = tmp_path_factory.mktemp("check") / "lab.ipynb"
     quick = tuple(replace(one, seconds=1.0) if one.function == ENDLESS else one for one in all_exercises())
     write(path, [cell(exercise, CELLS[exercise.function]) for exercise in quick if exercise.function in CELLS])
@@ -174,13 +176,15 @@ def test_nothing_is_left_running(verdicts: dict[str, Verdict]) -> None:
 
 
 def at_its_definition(source: str) -> Verdict:
-    """The verdict on a function whose definition runs this source, before the time limit of a call begins."""
+    """The verdict on a cell that runs this source when it defines its function, so before the time limit of a call begins."""
     code = f"SOURCE = {source!r}\ndef parameter_count(config, ran=exec(SOURCE)): return 5"
     return run_apart(all_exercises()[0], submission_of(code))
 
 
 def test_a_process_that_outlives_its_time_is_ended_with_all_it_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """This includes a child that left the session. On a slow machine, the child may only start within the longer time limit."""
+    """The children that end include one that left the session. On a slow machine, this child may only start within the longer
+    time limit.
+    """
     no_other_programs(monkeypatch)
     mark = tmp_path / "child"
     write = f"open({str(mark)!r}, 'w').write(str(os.getpid()))"

@@ -1,4 +1,4 @@
-"""The kernel that the tour and a release use communicates over Unix sockets and prints no warning."""
+"""The Jupyter kernel that the tour and a release use communicates over Unix sockets and prints no warning."""
 
 from __future__ import annotations
 

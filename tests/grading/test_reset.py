@@ -36,7 +36,7 @@ def texts(path: Path) -> list[str]:
 
 
 def write(path: Path, *cells: str, **more: Any) -> Path:
-    """Write a notebook whose metadata has `STUB`, with f renamed to `kv_cache_bytes`, as the stub of this exercise."""
+    """Write a notebook whose metadata has `STUB` as the stub of the exercise `kv_cache_bytes`, with f renamed to this name."""
     stub = STUB.replace("f(", "kv_cache_bytes(").replace('"f"', '"kv_cache_bytes"')
     rows = [{"cell_type": "code", "source": cell, "outputs": [], "metadata": {}} for cell in cells]
     path.write_text(json.dumps({"cells": rows, "metadata": {"labkit": {"stubs": {"kv_cache_bytes": stub}}}} | more))

@@ -128,7 +128,7 @@ def test_the_names_of_a_labs_set_up_are_there(solved: dict[str, list[str]], work
     code = submission_of(*before, uses)
     assert check_submission(find("time_runs"), code, workers).verdict == PASSED
     kept = "\n".join(line for piece in code.needed_for("time_runs") for line in piece.source.splitlines())
-    assert "model = AutoModelForCausalLM" in kept  # the cell has this statement, but it is not among those that run
+    assert "model = AutoModelForCausalLM" in kept  # the cell has this statement, but it is not run
     assert sum(len(piece.statements) for piece in code.needed_for("time_runs")) < 14
 
 

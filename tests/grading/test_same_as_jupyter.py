@@ -24,7 +24,9 @@ for _ in set(globals()) - {"In", "Out", "get_ipython", "exit", "quit", "open"}:
     if not _.startswith("_"):
         del globals()[_]
 """
-"""Code that removes all names but those of a new notebook. `%reset` would also collect garbage, which is slow with torch."""
+"""Code that removes all names except those that a new notebook has. `%reset` would also collect garbage, which is slow with
+torch.
+"""
 ASK = f"""from labkit.grading import check
 print("verdict", __import__("json").dumps((lambda v: [v.verdict, v.points, v.message])(check({NAME}))))"""
 

@@ -168,7 +168,7 @@ def test_there_is_no_difference_of_what_is_equal_or_unknown() -> None:
     text = "import math\n\n\ndef kv_cache_bytes(a):\n    return a\n"
     scope: dict[str, Any] = {}
     exec(text, scope)
-    assert difference(scope["kv_cache_bytes"], text, "kv_cache_bytes") == ""  # its source is not known
+    assert difference(scope["kv_cache_bytes"], text, "kv_cache_bytes") == ""  # the source of this function is not known
     own = (ROOT / "tests" / "grading" / "test_solution.py").read_text("utf-8")
     assert difference(kv_cache_bytes, own, "kv_cache_bytes") == ""
     assert difference(kv_cache_bytes, "def other(): pass", "kv_cache_bytes") == ""

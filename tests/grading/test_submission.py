@@ -1,4 +1,6 @@
-"""A notebook as a submission: which parts are read, and which code a function needs. Reading runs no code."""
+"""A notebook as a submission: which parts of it are read, and which of its code a function needs. No code runs while a notebook
+is read.
+"""
 
 from __future__ import annotations
 

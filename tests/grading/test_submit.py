@@ -1,4 +1,6 @@
-"""`submit()` in a real kernel: a saved notebook gives a copy and a receipt; one with unsaved functions is refused."""
+"""`submit()` in a real kernel: for a saved notebook it makes a copy and a receipt; it refuses a notebook with unsaved
+functions.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,7 @@ def test_a_saved_notebook_gives_a_copy_and_a_receipt_and_keeps_older_ones(run: R
 
 @pytest.mark.long
 def test_functions_that_are_not_saved_are_named(run: Run, tmp_path: Path) -> None:
-    """A helper's new default value is not saved, and a second function is not in the file at all."""
+    """In the file, a helper lacks its new default value, and a second function is missing; the message names both."""
     write(tmp_path / "lab.ipynb", FILE[:-1])
     output = run(SET_UP, SCALE.replace("factor=2", "factor=1"), RIGHT, STUB, "submit()")
     assert output[-1].startswith(

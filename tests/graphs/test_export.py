@@ -1,4 +1,4 @@
-"""Exports compute what transformers and the engine compute, whole and in parts, with any sizes."""
+"""Exports, whole and in parts, give the results of transformers and of the engine for any batch size and prompt length."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_sizes_stay_variable_and_weights_are_outside(in_parts: ExportedModel) ->
 
 
 def test_a_graph_is_made_without_weights() -> None:
-    """A model with 6 billion parameters is traced in little memory, because its weights have no values."""
+    """A model with 6 billion parameters is traced in little memory, because its weights are tensors without values."""
     config = GPTJConfig(hidden_size=4096, num_layers=28, num_heads=16, rotary_dim=64, context_length=2048, vocab_size=50400)
     graph = build_graph(config, Part(stage=27, stages=28), "fp32", 20)
     assert graph.graph.initializers["lm_head.weight"].shape.numpy() == (4096, 50400)

@@ -1,4 +1,6 @@
-"""Optimised graphs that are read back: their fusions, kernels and bytes. Also INT8, torch.compile, and figures."""
+"""Optimised graphs are read back, and their fusions, kernels and bytes are checked. INT8, torch.compile and the figures are
+tested too.
+"""
 
 from __future__ import annotations
 
@@ -75,9 +77,8 @@ def _nothing() -> Any:
 
 
 def test_the_layer_norms_become_one_node_each(levels: list[LevelFound]) -> None:
-    """This is the lecture's first fusion: all operations of a layer norm become one. Each of two blocks has a norm, and there
-    is
-    a final norm.
+    """This is the lecture's first fusion: all operations of a layer norm become one. The model has three layer norms: one in
+    each of its two blocks, and a final one.
     """
     joined = [one for one in levels[2].fusions if {"ReduceMean", "Pow", "Sqrt"} <= set(one.replaced)]
     assert sum(one.count for one in joined) == 3
@@ -91,7 +92,7 @@ def test_a_step_that_does_not_fit_is_refused(batch: int, past: int, in_parts: Ex
 
 
 def test_the_lectures_list(levels: list[LevelFound]) -> None:
-    """The optimisations of the lecture's list that ONNX Runtime made on a CPU. Without optimisation it made none."""
+    """Check which optimisations of the lecture's list ONNX Runtime made on a CPU. Without optimisation, it made none."""
     done = {item.what: (item.done, item.places) for item in lecture_list(levels[0], levels[2])}
     assert done.pop("transpositions gone")[1] == levels[0].operators["Transpose"]
     assert list(done.values()) == [(3, 3), (2, 2), (2, 2), (0, 2), (0, 2)]
@@ -99,7 +100,7 @@ def test_the_lectures_list(levels: list[LevelFound]) -> None:
 
 
 def test_bytes_of_weights_are_those_of_the_model(levels: list[LevelFound], in_parts: ExportedModel) -> None:
-    """A step reads every matrix once, however the graph is cut and fused, and only some rows of the embedding."""
+    """A step reads every matrix once, and only some rows of the embedding, no matter how the graph is cut and fused."""
     config = in_parts.config
     matrices = config.num_layers * 12 * config.hidden_size**2 + config.hidden_size * config.vocab_size
     for level in levels:

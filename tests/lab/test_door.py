@@ -1,4 +1,6 @@
-"""A notebook's set-up cell works with imports from `labkit.lab` and with those that were used before `labkit.lab` existed."""
+"""A notebook's set-up cell works with imports from `labkit.lab` and with the imports that were used before `labkit.lab`
+existed.
+"""
 
 from __future__ import annotations
 

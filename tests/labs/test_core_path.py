@@ -55,8 +55,8 @@ def test_headings_and_the_head_of_the_lab_say_what_is_core(student: Any, name: s
 
 
 def test_a_note_before_extras_says_where_to_go_on(student: Any) -> None:
-    """The cells after each note, up to the section that the note names, are extras. Together they have all extra exercises and
-    no other exercise.
+    """The cells after each note, up to the section that the note names, are extras. Together, these cells have all extra
+    exercises and no other exercise.
     """
     cells = student.cells
     for place, cell in enumerate(cells):
@@ -113,8 +113,8 @@ def test_the_notebook_with_only_the_core_path(student: Any, name: str) -> None:
 
 
 def only_core_solved(name: str) -> Any:
-    """The notebook of a learner who has solved the core path's exercises and made its predictions, but left the extras as they
-    were.
+    """The notebook of a learner who has solved the core path's exercises and made the core path's predictions, but left the
+    extras as they were.
     """
     source = LABS[name].source.read_text("utf-8")
     notebook, solutions = student_notebook(source), solved_notebook(source)
@@ -125,11 +125,11 @@ def only_core_solved(name: str) -> Any:
 
 
 def run_in_full() -> list[str]:
-    """The labs whose core path this test runs: those in which a core cell uses an extra, and one lab chosen by the sources'
-    hash.
+    """The labs whose core path this test runs: every lab in which a core cell uses an extra, and one lab that a hash of the
+    sources chooses.
 
-    A run takes up to two minutes. In the remaining labs, no core cell uses an extra (see above), and other tests run the solved
-    notebook and the unsolved one.
+    A run takes up to two minutes. In the remaining labs, no core cell uses an extra (another test of this file checks this),
+    and other tests run the solved and the unsolved notebook.
     """
     sources = {name: lab.source.read_text("utf-8") for name, lab in LABS.items()}
     chosen = int(hashlib.sha256("".join(sources.values()).encode()).hexdigest(), 16) % len(LABS)

@@ -34,7 +34,9 @@ def tables(text: str) -> list[list[list[str]]]:
 
 
 def parts_of(cell: str) -> list[tuple[str, str]]:
-    """The labs in a cell, each with the part of it to do: "core path", "all of it", or the numbers of exercises."""
+    """The labs that a cell names, each with the part of the lab that learners do: "core path", "all of it", or the numbers of
+    exercises.
+    """
     return [(lab, what) for lab, what in re.findall(r"lab (\d\d), (core path|all of it|exercises? [\d., and]+\d)", cell)]
 
 
@@ -61,9 +63,9 @@ def test_the_table_of_the_core_paths() -> None:
 
 
 ONE_DAY = [lab for lab in LAB_TITLES if lab < "05"]
-"""The labs of the timetable of one day; the text above it says how a later lab can replace one of them."""
+"""The labs in the timetable of one day. The text above the timetable says how a later lab can replace one of these labs."""
 TWO_DAYS = [lab for lab in LAB_TITLES if lab < "06"]
-"""The labs of the timetable of two days; the text above it says how a later lab can replace one of them."""
+"""The labs in the timetable of two days. The text above the timetable says how a later lab can replace one of these labs."""
 LATER = [lab for lab in LAB_TITLES if lab not in TWO_DAYS]
 
 
@@ -128,7 +130,7 @@ def test_what_labs_need_is_what_doctor_says() -> None:
 
 
 def test_every_exercise_on_a_core_path_has_a_slide_or_follows_one() -> None:
-    """The table names only labs and exercises on the core path, at least two for each lab."""
+    """The table names only labs and exercises on the core path, and at least two exercises of each lab."""
     (rows,) = tables(section("What to say where"))
     named = [row[0] for row in rows]
     assert {name for name in named if "." in name} <= CORE_NUMBERS

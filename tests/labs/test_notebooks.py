@@ -94,7 +94,7 @@ def test_solved_notebooks_show_their_outputs(name: str) -> None:
 def test_every_function_of_lab_02_ran_in_the_engine_with_the_same_tokens() -> None:
     content = json.loads(LABS["02_fused_kernels"].solved.read_text("utf-8"))
     said = "".join("".join(o.get("text", "")) for cell in content["cells"] for o in cell.get("outputs", []))
-    assert said.count("in the engine (") == said.count("tokens equal: True") == 9  # all but step_seconds
+    assert said.count("in the engine (") == said.count("tokens equal: True") == 9  # every function but step_seconds
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""`launch` runs a function on several processes: the names that the function can use, its results, and its failures."""
+"""`launch` runs a function on several processes. The tests check which names the function can use, its results, and its
+failures.
+"""
 
 from __future__ import annotations
 

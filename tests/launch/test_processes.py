@@ -1,4 +1,4 @@
-"""Rank processes end when the process that started them ends, even if it ends before they can watch it."""
+"""Rank processes end when the process that started them ends, even if it ends before they begin to watch it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ BUILDERS = ("pip", "setuptools")
 
 
 def requirements(*extras: str) -> list[str]:
-    """The requirements in `pyproject.toml`: those without extras, and those of these extras."""
+    """The requirements in `pyproject.toml`: labkit's own requirements and the requirements of these extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     return [*project["dependencies"], *(each for extra in extras for each in project["optional-dependencies"][extra])]
 
@@ -51,7 +51,9 @@ def with_all_they_need(wanted: Iterable[str]) -> list[Distribution]:
 
 
 def link_packages(environment: Path, extras: Iterable[str] = ()) -> None:
-    """Link packages into a virtual environment: those that pip would download for labkit with these extras, and build tools."""
+    """Link packages into a virtual environment: the packages that pip would download for labkit with these extras, and build
+    tools.
+    """
     site = environment / "lib" / PYTHON / "site-packages"
     for each in with_all_they_need([*requirements(*extras), *there(BUILDERS)]):
         for name in top_level(each):
@@ -61,7 +63,7 @@ def link_packages(environment: Path, extras: Iterable[str] = ()) -> None:
 
 
 def there(names: Iterable[str]) -> Iterator[str]:
-    """Yield those of these names whose distributions are installed here."""
+    """Yield the names whose distributions are installed in the environment that runs the tests."""
     for name in names:
         try:
             distribution(name)
@@ -83,10 +85,10 @@ def bare_environment(folder: Path, extras: Iterable[str] = ()) -> Path:
 
 
 def link_server(environment: Path) -> None:
-    """Make what `labkit serve --install` makes, from the server of this environment. Only the packages' path differs."""
+    """Make the same files as `labkit serve --install`, from the server of this environment. Only the packages' path differs."""
     here, place = Path(sys.prefix).resolve() / "triton-server", environment.resolve() / "triton-server"
     if not here.exists():
-        return  # a tritonserver on PATH
+        return  # this environment has no server of its own: it uses a tritonserver on PATH
     packages = place / "overlay" / "lib" / PYTHON / "site-packages"
     packages.mkdir(parents=True)
     for name in ("server", "backends"):

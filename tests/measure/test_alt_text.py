@@ -92,7 +92,7 @@ def test_lines_and_bars_differ_in_more_than_their_colour(figure: Any) -> None:
 
 
 def test_the_hatching_is_drawn() -> None:
-    """In grey, a hatched bar has two tones: its own and white."""
+    """In grey, a hatched bar has two tones: the bar's own tone and white."""
     buffer = io.BytesIO(PARTS._repr_png_()[0])  # type: ignore[attr-defined]
     grey = image.imread(buffer, format="png")[..., :3].mean(axis=2)
     rows = [np.unique(row.round(2)) for row in grey]

@@ -122,7 +122,7 @@ print(timing.runs < 10**6, timing.disturbed)
 @COUNTED
 @pytest.mark.usefixtures("spinner")
 def test_a_measurement_ends_when_it_is_clear_that_it_was_disturbed() -> None:
-    with busy_core():  # a second one, so that the program waits for more than half of the time
+    with busy_core():  # a second spinning process, so that the program waits for more than half of the time
         done = subprocess.run([sys.executable, "-c", ENDLESS], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("True other programs kept this one waiting for a core for")
@@ -154,7 +154,7 @@ def test_of_a_program_in_turn_the_waiting_of_all_processes_counts(in_turn: bool,
 
 
 def test_processor_time_of_descendants_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This also holds after a descendant has ended."""
+    """The processor time of descendants is not counted as that of other programs, even after a descendant has ended."""
     monkeypatch.setattr(contention, "_used_by_all", lambda: 0.0)
     before = contention._read(os.getpid()).others
     grandchild = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
@@ -175,7 +175,7 @@ def test_a_program_may_consist_of_several_processes(spinner: int) -> None:
 def test_without_counts_of_the_kernel_others_are_seen_by_their_processor_time(
     spinner: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sleeping program has not lost any time to other programs, even if the kernel does not count its waiting."""
+    """A sleeping program has lost no time to other programs. This is seen even if the kernel counts no waiting time."""
     monkeypatch.setattr(contention, "_waited_by_thread", lambda program: {})
     monkeypatch.setattr(contention, "usable_cores", lambda: 1)
     with busy_core() as works, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as sleeps:

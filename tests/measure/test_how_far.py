@@ -1,4 +1,4 @@
-"""A figure with a prediction says how far off the prediction was, so that even a careless guess gets an answer."""
+"""A figure with a prediction says how far off the prediction was, so that even a careless guess gets a comment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stored measurements (records, kept runs), and figures that show the values that they were given."""
+"""Stored measurements (records, kept runs), and figures, which must show the values that they were given."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_roofline_plot(tmp_path: Path) -> None:
     assert lines["decode"] == ([1.0], [5e10])
     assert lines["prefill"] == ([200.0], [1.5e12])
     ((x, y),) = [points for points in lines.values() if len(points[0]) == 3]
-    assert (x[1], y[1]) == (20.0, 2e12)  # the ridge, where both limits meet
+    assert (x[1], y[1]) == (20.0, 2e12)  # the ridge point, where both limits meet
     assert y[0] == pytest.approx(x[0] * 1e11)
     assert y[2] == 2e12
     assert x[0] < 1.0

@@ -1,4 +1,6 @@
-"""Speed ladders, one for each task: on disk, as text and as a figure. Disturbed rungs have a mark and no ratio."""
+"""Speed ladders, one for each task: on disk, as text and as a figure. A rung that another program disturbed has a mark and no
+ratio.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine's limits, the roofline (compared with figures that were computed by hand), and peaks of memory."""
+"""The machine's limits, the roofline (compared with figures that were computed by hand), and the largest use of memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULE = importlib.import_module("labkit.measure.ceilings")  # the package has a
 
 
 def of_reading(gigabytes_per_second: float) -> Ceilings:
-    """A machine with this memory bandwidth that computes infinitely fast."""
+    """The limits of a machine that has this memory bandwidth and computes infinitely fast."""
     return Ceilings("cuda:0", 1, gigabytes_per_second * 1e9, dict.fromkeys(("fp32", "bf16", "fp16"), 1e30))
 
 
@@ -59,9 +59,9 @@ def test_ceilings_are_the_best_run_of_the_larger_product_that_fits(monkeypatch: 
         ((20, 20), torch.float32),
         ((100, 100), torch.float32),
         ((20, 20), torch.bfloat16),
-        ((20, 20), torch.bfloat16),  # again, with one thread
+        ((20, 20), torch.bfloat16),  # the product is measured again, with one thread
     ]
-    assert all(float(product.float().std()) > 1 for product in products)  # random numbers, not zeros
+    assert all(float(product.float().std()) > 1 for product in products)  # the matrices hold random numbers, not zeros
 
 
 def test_threads_that_wait_for_one_another_do_not_hide_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
-"""In a block, a process adopts the orphans of its descendants. The blocks of several threads can overlap."""
+"""Inside a `with` block, a process adopts the orphaned processes that its descendants leave behind. The blocks of several
+threads can overlap.
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class VirtualDevice:
 
 @pytest.fixture(autouse=True)
 def found(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The disturbances by other programs, one for each attempt; after the last, there are none.
+    """The list of disturbances by other programs that attempts find, one for each attempt. Later attempts find none.
 
     So no test depends on how busy this machine is.
     """

@@ -52,7 +52,7 @@ class Decoding:
         return self.batches.decode(self.first)
 
     def peer_tokens(self, steps: int) -> list[list[int]]:
-        """The new tokens that transformers generates for each prompt, except the first."""
+        """The new tokens that transformers generates for each prompt, without the first new token."""
         return [peer_greedy(self.peer, prompt, steps + 1, eos_token_id=None)[1:] for prompt in self.prompts]
 
 
@@ -143,7 +143,7 @@ def test_on_the_cpu_it_goes_operation_by_operation() -> None:
 
 
 class Eager:
-    """Replaces a captured graph: its replay repeats the call on the same tensors."""
+    """Replaces a captured graph: `replay` repeats the captured call on the same tensors."""
 
     made = 0
 
@@ -251,7 +251,7 @@ def test_which_prefills_are_padded_to_what() -> None:
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_padded_prefills_give_the_plain_models_logits(shape: str) -> None:
-    """Whole prompts and further pieces of them are prefilled. The graphs have room for more sequences and tokens."""
+    """Whole prompts and later pieces of prompts are prefilled. The graphs have room for more sequences and tokens."""
     padded, plain = Decoding([5, 1, 9], 60, shape), Decoding([5, 1, 9], 60, shape)
     graphed = GraphedGPTJ(padded.model, padded.padding)
     vocab = padded.model.config.vocab_size

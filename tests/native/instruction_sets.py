@@ -1,4 +1,4 @@
-"""The instruction sets of this machine's architecture, the best first. Its CPU can lack some of them."""
+"""The instruction sets of this machine's architecture, the best first. The machine's CPU can lack some of these sets."""
 
 from __future__ import annotations
 

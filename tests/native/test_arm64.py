@@ -33,7 +33,7 @@ BEST = {
 """CPU models of qemu, and the instruction set that each of them must choose."""
 
 RUNS = [("cortex-a72", "neon"), ("neoverse-n1", "neon_dotprod"), ("max", "neon_bf16"), ("max", "portable")]
-"""The CPU models and instruction sets with which all kernels are tested."""
+"""Pairs of a CPU model and an instruction set with which all kernels are tested."""
 
 PRECISIONS = list(forward.BOUNDS)
 

@@ -1,4 +1,4 @@
-"""The native library is built for other machines. A script takes the place of the compiler and logs its commands."""
+"""The commands that build the native library for other machines. A script replaces the compiler and logs the commands."""
 
 from __future__ import annotations
 

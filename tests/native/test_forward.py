@@ -40,7 +40,7 @@ def models(shape: str | tuple[int, ...], precision: str, seed: int = 3) -> tuple
 def scattered_batch(model: GPTJ, spans: list[tuple[int, int]], seed: int) -> tuple[Batch, Tensor]:
     """Make a batch of `new` tokens after `past` older tokens for each span, with slots in random order.
 
-    Return it, and all slots, sequence by sequence.
+    Return the batch, and all slots, sequence by sequence.
     """
     generator = torch.Generator().manual_seed(seed)
     lengths = [new + past for new, past in spans]

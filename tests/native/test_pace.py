@@ -1,4 +1,4 @@
-"""The choice whether a call uses helper threads, tested on simulated machines. Only the times of the calls are made up."""
+"""The choice whether a call uses helper threads, tested on simulated machines. Only the times of the calls are simulated."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_helpers_return_when_the_core_is_free_again(pace: c_void_p, step: float)
 
 
 def test_helpers_that_lose_time_but_still_make_calls_faster_stay(pace: c_void_p) -> None:
-    """This is a machine with long calls, where the helper has its core half of the time."""
+    """The machine has long calls, and the helper thread has its core for half of the time."""
     mean, helped = run(pace, lambda helpers: (30.0, 6.0) if helpers else (40.0, 0.0), 20_000)
     assert mean < 31
     assert helped > 0.95

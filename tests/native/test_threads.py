@@ -1,4 +1,6 @@
-"""Threads of native calls: any number gives the same bits, on a busy machine too, and no changed setting is left behind."""
+"""Threads of native calls: any number of threads gives the same bits, on a busy machine too, and a call leaves no changed
+setting behind.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ MASK = (1 << 64) - 1
 
 
 def plain_uniform(seed: int, sample: int, position: int) -> float:
-    """A uniform random number from SplitMix64's mixer, chained over the three words, in Python's integers."""
+    """A uniform random number, computed in Python's integers: SplitMix64's mixer is applied to the three words in turn."""
     state = 0
     for word in (seed, sample, position):
         z = ((state ^ word) + 0x9E3779B97F4A7C15) & MASK
@@ -31,7 +31,7 @@ def plain_uniform(seed: int, sample: int, position: int) -> float:
 
 
 def plain_sample(logits: Sequence[float], temperature: float, top_k: int, top_p: float, point: float) -> int:
-    """The token that is drawn according to the definition of each parameter."""
+    """The token that must be drawn according to the definition of each parameter."""
     order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
     if temperature == 0:
         return order[0]

@@ -1,4 +1,4 @@
-"""The scales of int4 are never worse than plain absmax, are better for normal weights, and are finite for unusual matrices."""
+"""int4's scales never give a larger error than plain absmax, give a smaller one for normal weights, and are always finite."""
 
 from __future__ import annotations
 

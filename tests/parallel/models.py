@@ -1,4 +1,6 @@
-"""A GPT-J that can be divided in every way. It is a directory on disk, because ranks read their parts from there."""
+"""A GPT-J that can be divided among ranks in every way. It is stored in a directory, because each rank reads its part from
+disk.
+"""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_the_cache_is_sized_by_what_a_gpu_holds_of_it(monkeypatch: pytest.Monkey
     one, four = (
         capacity.num_slots_for(config, CUDA, torch.float16, part=layout.part(0), **limits) for layout in (Layout(1), Layout(4))
     )
-    assert abs(four - 4 * one) < 8  # slots are whole numbers, and one is for padding
+    assert abs(four - 4 * one) < 8  # numbers of slots are rounded down, and one slot is for padding
 
 
 def test_the_weights_are_held_against_each_gpu_by_their_share(monkeypatch: pytest.MonkeyPatch) -> None:

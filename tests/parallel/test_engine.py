@@ -1,4 +1,6 @@
-"""The engine on several ranks: requests join and leave and get the tokens of a single process; logits are near float64."""
+"""The engine on several ranks: requests join and leave the batch and get the same tokens as in a single process, and the logits
+are near float64.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 @pytest.fixture(scope="module", params=LAYOUTS, ids=lambda layout: f"tp{layout.tensor_parallel} pp{layout.pipeline_parallel}")
 def engines(request: pytest.FixtureRequest, folder: tuple[Path, Any]) -> Iterator[tuple[Engine, Engine]]:
-    """The same model in one process and on several ranks. Steps take few tokens, so prompts are split into chunks."""
+    """Two engines with the same model: one in a single process, the other on several ranks. Steps take few tokens, so prompts
+    are split into chunks.
+    """
     options: dict[str, Any] = {"max_batch_size": 5, "max_step_tokens": 32}
     with load_parallel(folder[0], request.param, dtype="fp32", **options) as parallel:
         yield labkit.load(folder[0], dtype="fp32", **options), parallel
@@ -115,7 +119,7 @@ def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tupl
 
 @pytest.mark.parametrize("stages", one_in(2, [4, 3]))
 def test_several_long_steps_in_flight_wait_for_nobody_in_a_circle(stages: int, folder: tuple[Path, Any]) -> None:
-    """There are more pieces than fit between two stages, and the next steps have already been submitted."""
+    """There are more pieces than can wait between two stages, and the next steps have already been submitted."""
     options: dict[str, Any] = {"max_batch_size": 64, "max_step_tokens": 1024}
     prompts, params = random_prompts(211, [88] * 48, seed=8), replace(GREEDY, max_new_tokens=4)
     one = labkit.load(folder[0], dtype="fp32", **options).generate(prompts, params)
@@ -126,7 +130,7 @@ def test_several_long_steps_in_flight_wait_for_nobody_in_a_circle(stages: int, f
 
 @pytest.mark.parametrize("precision", one_in(2, ["int4", "int8", "bf16"]))
 def test_other_precisions_are_sharded_the_same_way(precision: str, folder: tuple[Path, Any]) -> None:
-    """A shard has its own scales, so the logits differ a little, but are as near to float64 as those of one process."""
+    """A shard has its own scales, so the logits differ a little, but are as near to float64 as the logits of one process."""
     tokens = random_prompts(211, [60], seed=6)[0]
     with torch.no_grad():
         expected = folder[1].double()(torch.tensor([tokens])).logits[0]

@@ -1,4 +1,4 @@
-"""If a rank raises an error, is killed or stops, one error names it, and no process or file is left over."""
+"""If a rank raises an error, is killed or stops, one error names the rank, and no process or file is left over."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_rank_that_goes_is_named(folder: Path, layout: Layout, harm: Callable[
     prompts = random_prompts(211, [30], seed=1)
     if when == "prefill":
         threading.Timer(0.05, harm, (victim,)).start()
-        prompts *= 2000  # minutes of prefill
+        prompts *= 2000  # the prefill would take minutes
     stream = engine.stream(prompts, LONG)
     if when == "decode":
         for _ in range(5):
@@ -119,7 +119,7 @@ def test_what_a_rank_raises_is_told(folder: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="not measured here: only Linux limits another process's memory")
 @pytest.mark.parametrize("when", ["prefill", "decode"])
 def test_what_a_rank_raises_in_the_middle_is_told(folder: Path, when: str) -> None:
-    """A rank runs out of memory in the middle of a run, because its process gets a memory limit."""
+    """A rank runs out of memory in the middle of a run, because its process has a memory limit."""
     before = left_behind([])
     first = load_parallel(folder, Layout(1, 2), dtype="fp32", num_slots=500)
     (pid,) = first.forward.ranks.process_ids.values()  # type: ignore[attr-defined]

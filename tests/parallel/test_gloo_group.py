@@ -52,4 +52,4 @@ def test_close_does_not_wait_for_a_member_that_does_not_come(tmp_path: Path) -> 
     here.timeout = 1e6  # if `close` waited, it would wait forever
     here.close()
     late.timeout = PATIENCE
-    late.all_reduce(torch.ones(3))  # without this, gloo would wait for it at the end of the tests
+    late.all_reduce(torch.ones(3))  # without this call, gloo would wait for the late rank at the end of the tests

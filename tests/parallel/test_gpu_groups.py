@@ -1,4 +1,4 @@
-"""The groups of ranks on GPUs; these ranks use the same operations as a single GPU. No test here runs NCCL."""
+"""Groups of ranks on GPUs, which use the same operations as a single GPU. No test of this file runs NCCL."""
 
 from __future__ import annotations
 
@@ -129,7 +129,9 @@ def together(layout: Layout, paths: dict[str, Path], work: Callable[[Links], Any
 def test_operation_by_operation_ranks_give_the_logits_of_one_process(
     layout: Layout, folder: Path, request: pytest.FixtureRequest
 ) -> None:
-    """The ranks compute as on GPUs: without the native pass, with sums by `add_up` and hidden states in the model's dtype."""
+    """The ranks compute as on GPUs: without the native pass, with `add_up` for sums, and with hidden states in the model's
+    dtype.
+    """
     checkpoint = open_checkpoint(folder)
 
     shapes = expected_shapes(checkpoint.config)

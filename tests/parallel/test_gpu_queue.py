@@ -1,4 +1,4 @@
-"""A process waits for passes in a queue that it cannot inspect, and gives up after a time limit. This needs no GPU."""
+"""A process waits for forward passes in a queue that it cannot inspect, and gives up after a time limit. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def links() -> Iterator[Links]:
 
 
 class Stream:
-    """A queue whose work is done when the test says so."""
+    """Replaces a GPU's queue: its work is done when the test says so."""
 
     def __init__(self) -> None:
         self.done = 0

@@ -18,7 +18,9 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7, 41, 100])
 @pytest.mark.parametrize("all_logits", [False, True])
 def test_pieces_run_in_turn_give_the_whole_batch(pieces: int, all_logits: bool) -> None:
-    """Prompts of different lengths are followed by further tokens of each sequence, and then by one decode step of all."""
+    """Prompts of different lengths are followed by further tokens of each sequence, and then by one decode step for all
+    sequences.
+    """
     model = engine_of(random_peer("rotary below the head", seed=2)).model
     prompts = [torch.tensor(row) for row in random_prompts(211, [13, 1, 20, 7], seed=pieces)]
     more = [torch.tensor(row) for row in random_prompts(211, [4, 9, 1, 12], seed=pieces + 1)]

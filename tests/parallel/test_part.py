@@ -1,4 +1,6 @@
-"""The parts of a model that ranks hold: they cover the model once, and ranks read nothing else. Bad layouts are refused."""
+"""The parts of a model that ranks hold: together they cover the model once, and a rank reads its own part and next to nothing
+else. Bad layouts are refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The predicted traffic equals the traffic in the ranks' ledgers."""
+"""The predicted traffic between ranks equals the traffic that the ranks have recorded."""
 
 from __future__ import annotations
 

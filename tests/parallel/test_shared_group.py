@@ -91,7 +91,7 @@ def test_a_quick_sender_does_not_overwrite_what_a_slow_reader_has_not_read() -> 
 def test_who_does_not_come_is_named_in_time() -> None:
     def work(group: SharedGroup) -> None:
         brief, group.timeout = group.timeout, PATIENCE
-        group.all_reduce(torch.ones(3))  # all members join this one, even late
+        group.all_reduce(torch.ones(3))  # all members take part in this sum, even if they are late
         group.timeout = brief
         if group.rank != 1:
             group.all_reduce(torch.ones(3))

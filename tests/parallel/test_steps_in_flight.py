@@ -1,4 +1,4 @@
-"""Several steps in flight, with different sequences: which sequences take part, and what happens when the plan changes."""
+"""Several steps in flight, with different sequences: the sequences of each step, and what happens if the plan changes."""
 
 from __future__ import annotations
 

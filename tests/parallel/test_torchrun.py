@@ -1,4 +1,4 @@
-"""torchrun starts ranks on one host and on two (two network namespaces with a virtual cable between them)."""
+"""torchrun starts ranks on one host, and on two hosts, which are network namespaces with a virtual cable between them."""
 
 from __future__ import annotations
 

@@ -36,7 +36,9 @@ def found() -> Fit:
 
 
 def test_the_fit_finds_what_made_the_measurements(found: Fit) -> None:
-    """Six rows pull the typical values most of the way to the true ones, but not all, because the true ones are implausible."""
+    """Six rows pull the typical efficiencies most of the way to the true ones, but not the whole way, because the true ones are
+    implausible.
+    """
     untouched = replace(found, found=Efficiencies())
     for model in ("gpt-6.7b", "gpt-20b"):
         rows = rows_of(model)

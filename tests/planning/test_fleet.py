@@ -53,7 +53,7 @@ def test_failures_lose_no_request_and_cost_time() -> None:
     assert failing.failures > 2
     assert failing.sent_again > 0
     assert 0.1 < failing.away < 0.6
-    assert failing.latency[1] > 1.2 * without.latency[1]  # a NaN would fail: every request has a last token
+    assert failing.latency[1] > 1.2 * without.latency[1]  # every request has a last token; otherwise this would be NaN and fail
 
 
 def test_if_all_instances_are_away_requests_wait() -> None:

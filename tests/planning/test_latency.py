@@ -1,4 +1,6 @@
-"""Predicted seconds follow from bytes, FLOPs, messages and bubbles, and are divided among these causes."""
+"""Predicted seconds follow from bytes, FLOPs, messages and bubbles, and the prediction states the seconds of each of these
+causes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The memory of a rank: the lecture's arithmetic, sparsity and quantization, division among ranks, and impossible divisions."""
+"""The memory of a rank: the lecture's arithmetic, sparsity and quantization, how a model is divided among ranks, and layouts
+that are impossible.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Predictions agree with published tables within the limits that docs/planning.md promises. Also tables of a user's own."""
+"""Predictions agree with published tables within the limits that docs/planning.md promises. Tables that a user provides are
+tested too.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def test_the_memory_says_which_rows_ran_out_of_it(report: Report) -> None:
 
 
 def test_another_size_predicts_the_tables_too() -> None:
-    """That the fit meets the goal is not an accident of the 20B rows: a fit to 6.7B on one GPU meets it as well."""
+    """That the fit meets the goal is not an accident of the 20B rows: a fit to the rows of the 6.7B model on one GPU meets it
+    as well.
+    """
     part = validate("gpt-6.7b").parts[0]
     assert np.median(np.abs(part.errors())) <= GOAL_MEDIAN, part.summary()
     assert np.max(np.abs(part.errors())) <= GOAL_WORST, part.summary()

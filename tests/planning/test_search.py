@@ -1,4 +1,4 @@
-"""The search: every plan fits and meets the bound, and the best is first. If there is no plan, the nearest one is named."""
+"""The search: every plan fits and meets the bound, and the best is first. If no plan does both, the nearest plan is named."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_best_is_first(ranking: str) -> None:
 
 
 def test_giving_up_early_loses_no_plan(answer: Answer) -> None:
-    """A search for each batch on its own, in which no batch can be skipped, finds the same plans."""
+    """If each batch size is searched separately, so that none can be skipped, the same plans are found."""
     alone = [
         (one.plan.tensor_parallel, one.plan.pipeline_parallel, one.plan.batch)
         for batch in QUESTION.batches

@@ -45,7 +45,7 @@ def test_handling_is_added_to_the_steps() -> None:
 
 
 def in_turn(users: int, handling: Handling, requests: int = 400) -> Served:
-    """Simulate users who each wait for their answer before they ask again. Return their median times."""
+    """Simulate users who each wait for an answer before they send the next request. Return their median times."""
     server = Instance(PLAN, default_fit(), handling=handling)
     began, first, latency = {}, [], []
     for number in range(users):
@@ -102,7 +102,7 @@ def test_the_seed_decides_the_arrivals() -> None:
 
 
 def test_a_small_cache_preempts_and_still_ends_every_request() -> None:
-    """The cache has room for two and a half requests, so the scheduler preempts, but all tokens are still made."""
+    """The cache has room for two and a half requests, so the scheduler preempts, but all tokens are still generated."""
     weights = Deployment(named_shape("gpt-6.7b"), named_gpu("a100-80gb"), batch=64, input_tokens=16, output_tokens=512)
     small = replace(weights.device, memory_bytes=19.0e9, runtime_bytes=1e9)
     load = simulate(replace(weights, device=small), default_fit(), rate=100, requests=60)

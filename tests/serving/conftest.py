@@ -47,7 +47,7 @@ class TritonPythonModel:
 
 
 HANG_SECONDS = 30.0
-"""After this time, a load counts as hanging. A load takes two seconds, but occasionally one never ends, and from then on the
+"""After this time, a load counts as hanging. A load takes two seconds, but occasionally a load never ends, and from then on the
 server does not answer any request.
 """
 
@@ -126,7 +126,7 @@ class Server:
         return self.try_to(path, {}, timeout=PATIENCE)
 
     def unload(self, name: str) -> None:
-        """Unloads a model and the models of which it consists."""
+        """Unloads a model, and the models of which it consists if it is an ensemble."""
         path = f"v2/repository/models/{name}/unload"
         try:
             self.try_to(path, {"parameters": {"unload_dependents": True}}, timeout=HANG_SECONDS)
@@ -195,7 +195,7 @@ def own_tritonserver(server_program: ServerProgram, tmp_path: Path) -> Iterator[
 
 @pytest.fixture(scope="session")
 def gptj_server(server_program: ServerProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]:
-    """A server of the built-in model's `gptj` that all tests share. It runs 16 requests at a time and lets 4 wait."""
+    """A server that all tests share, with `gptj` serving the built-in model. It runs 16 requests at a time and lets 4 wait."""
     folder = tmp_path_factory.mktemp("repository")
     write_repository(folder, ServeSettings(max_batch=16, max_queue=4))
     with serving.Server(folder, models=["gptj"], program=server_program) as server:

@@ -42,7 +42,7 @@ SAMPLED = {"temperature": 1.0, "top_k": 20, "seed": 5}
 
 
 class Bystanders:
-    """Clients that ask for the same texts again and again. `wrong` lists the wrong answers that they got."""
+    """Clients that ask for the same texts again and again. `wrong` lists the wrong answers that the clients got."""
 
     def __init__(self, server: Server, offline: Engine) -> None:
         self.server, self.wrong, self.rounds = server, list[str](), Counter[str]()
@@ -111,7 +111,9 @@ def outcome(server: Server, request: Any) -> str:
 
 
 def fuzz(server: Server, offline: Engine, cases: int, number: int) -> Counter[str]:
-    """Count how often each outcome occurs. Raises `AssertionError` with the failing request or the bystander's wrong text."""
+    """Send random requests and count how often each outcome occurs. Raises `AssertionError` with the failing request or the
+    bystander's wrong text.
+    """
     seen: Counter[str] = Counter()
 
     @seed(number)
@@ -119,7 +121,7 @@ def fuzz(server: Server, offline: Engine, cases: int, number: int) -> Counter[st
         max_examples=max(1, cases // AT_A_TIME),
         database=None,
         deadline=None,
-        phases=[Phase.generate],  # no shrinking: a request that ended a server is not sent again
+        phases=[Phase.generate],  # failing cases are not shrunk, because a request that ended a server must not be sent again
         suppress_health_check=list(HealthCheck),
     )
     @given(st.lists(http_requests() | grpc_requests(), min_size=AT_A_TIME, max_size=AT_A_TIME))

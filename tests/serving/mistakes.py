@@ -19,7 +19,9 @@ END = "<the end>"
 
 @dataclass(frozen=True)
 class Mistake:
-    """In a model's configuration text, `old` becomes `new`. The reported fault names the line with `at` and has all `words`."""
+    """In a model's configuration text, `old` is replaced by `new`. The reported fault names the line with `at` and has all
+    `words`.
+    """
 
     name: str
     model: str
@@ -36,7 +38,9 @@ class Mistake:
         return text.replace(self.old, self.new, 1)
 
     def line(self) -> int:
-        """The number of the wrong line: the first line with `at` from the mistake's line on, or else in the whole text."""
+        """The number of the wrong line: the first line with `at` from the mistake's line on. If there is none, the first in the
+        text.
+        """
         text = self.planted()
         if self.at == END:
             return text.count("\n") + 1
@@ -57,13 +61,13 @@ BATCH = "max_batch_size: 1024\n"
 
 
 def _of(old: str, change: str, into: str) -> tuple[str, str]:
-    """A piece of a text, and the same piece with one part changed."""
+    """A piece of a configuration text, and the same piece with one part changed."""
     assert change in old
     return old, old.replace(change, into, 1)
 
 
 def _insert(before: str, what: str) -> tuple[str, str]:
-    """A piece of a text, and the same piece with a new text before it."""
+    """A piece of a configuration text, and the same piece with a new text before it."""
     return before, what + before
 
 

@@ -100,7 +100,7 @@ def shape_of(spec: TensorSpec, count: int, batched: bool) -> list[int]:
 
 @st.composite
 def some_values(draw: st.DrawFn, spec: TensorSpec, batched: bool) -> tuple[list[int], list[Any]]:
-    """A shape and as many values as it holds; sometimes this is a different number than the model accepts."""
+    """A shape and as many values as the shape holds; sometimes the model does not accept this number of values."""
     count = draw(st.integers(0, 3)) if rarely(draw, 10) else 1
     shape = shape_of(spec, count, batched)
     size = int(np.prod(shape))

@@ -1,4 +1,6 @@
-"""Clients of `gptj`: texts and pieces, refusals by client and server, and all kinds of ends. No caller waits forever."""
+"""Clients of `gptj`: whole texts and streamed pieces, refusals by the client and by the server, and all ways in which a request
+can end. No caller waits forever.
+"""
 
 from __future__ import annotations
 

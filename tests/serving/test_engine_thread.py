@@ -1,4 +1,4 @@
-"""The engine's thread and its socket, without a server: jobs join, leave, miss their deadlines or are too many."""
+"""The engine's thread and its socket, without a server: jobs come, leave, miss their deadlines or are too many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""labkit's repository checker checks the generated configurations of exported parts: their wires, platforms and files."""
+"""labkit's repository checker checks the generated configurations of exported parts: the connections between the parts, their
+platforms and their files.
+"""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ def test_the_environment_in_which_they_lie_is_its_user_s_alone(told: tuple[int, 
 
 
 def test_where_it_cannot_be_done_nothing_runs(tmp_path: Path) -> None:
-    """A process can ask only once to be traced by its parent. This one has asked already, which imitates a machine that forbids
-    tracing.
+    """A process can ask only once to be traced by its parent. The process of this test has asked already, which imitates a
+    machine that forbids tracing.
     """
     before = psutil.Process().children()
     with pytest.raises(CannotHide):

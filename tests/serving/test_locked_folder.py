@@ -1,4 +1,4 @@
-"""Temporary folders whose owners have ended are deleted; those whose owners still run are not."""
+"""Temporary folders whose owners have ended are deleted; folders whose owners still run are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines of a server's log that users see."""
+"""Which lines of a server's log are shown to users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics: parsing their text, differences between two readings, batch sizes, and the metrics of a real server."""
+"""Metrics: how their text is parsed, the differences between two readings, batch sizes, and the metrics of a real server."""
 
 from __future__ import annotations
 
@@ -162,5 +162,5 @@ def test_a_servers_own_metrics(gptj_server: Server) -> None:
 def test_a_server_exports_every_metric_that_is_asked_for(gptj_server: Server) -> None:
     exported = {name for name, _ in read_metrics(gptj_server.metrics).values}
     asked = {name.removesuffix("_total") for name in asked_for()}
-    assert asked - {"labkit_refused"} <= exported  # that counter begins with the first refusal
+    assert asked - {"labkit_refused"} <= exported  # this counter appears with the first refusal
     assert "labkit_tokens" in asked

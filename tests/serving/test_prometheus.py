@@ -1,6 +1,6 @@
 """A real Prometheus with the configuration of `docker/` reads a real server, and the queries of the dashboard return data.
 
-The program is in Debian's package `prometheus`. Unlike in `docker/compose.yaml`, the server here has another address.
+The program is in Debian's package `prometheus`. The address of the server differs from the address in `docker/compose.yaml`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Asked:
 
 
 def one_user(address: str, ended: threading.Event) -> Asked:
-    """Ask the server for texts until `ended` is set. Return what came back."""
+    """Ask the server for texts until `ended` is set. Return the numbers of answers, tokens and refusals."""
     found = Asked()
     with Client(address) as client:
         while not ended.is_set():
@@ -123,7 +123,7 @@ def totals_of(server: Server) -> dict[str, float]:
 
 
 def in_step(prometheus: Prometheus, server: Server) -> dict[str, float] | None:
-    """The sums that Prometheus has read if they are those of the server, otherwise None."""
+    """The sums that Prometheus has read if they equal the server's sums, otherwise None."""
     found = totals(prometheus)
     return found if prometheus.ask("labkit_steps_total") and found == totals_of(server) else None
 
@@ -139,7 +139,7 @@ class Busy:
     """What Prometheus has read from a server to which more users sent requests than it admits.
 
     panels: the values of each query of each panel during the load. before, after: the counters before and after the load.
-    asked: what all users got.
+    asked: the numbers of answers, tokens and refusals of all users together.
     """
 
     panels: dict[str, list[list[float]]]

@@ -75,7 +75,7 @@ def request(**tensors: list[int]) -> dict[str, Any]:
 
 
 def answer(server: Server, config: ModelConfig, body: dict[str, Any], code: str = CODE) -> str:
-    """Load a model, which must give no error. Return the answer that a client gets from it."""
+    """Load a model; the load must give no error. Return the answer that a client gets from the model."""
     server.put(config.name, config_text(config), code)
     assert server.load(config.name) == ""
     try:

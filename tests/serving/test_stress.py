@@ -1,4 +1,4 @@
-"""The load generator: its arithmetic is compared with figures computed by hand, and it runs against a real server."""
+"""The load generator's figures are compared with figures computed by hand, and the generator runs against a real server."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_run_adds_up() -> None:
     assert (row["load"], row["requests"], row["answered"]) == ("2 users", 5, 4)
     assert row["errors"] == {"Overloaded": 1}
     assert row["error_words"] == {"Overloaded": "20 requests"}
-    assert row["ttft_ms"]["p50"] == pytest.approx(150)  # 100, 200, 500, 100: each counts from its request's planned time
+    assert row["ttft_ms"]["p50"] == pytest.approx(150)  # 100, 200, 500, 100: each time counts from the request's planned time
     assert row["itl_ms"]["count"] == 4
     assert row["itl_ms"]["max"] == pytest.approx(500)
     assert row["e2e_ms"]["max"] == pytest.approx(600)
@@ -108,7 +108,7 @@ def test_a_generator_that_is_late_says_so_and_flatters_nobody() -> None:
     late = StressRun(settings, [request(n, at, 2 * at, [2 * at + 0.01]) for n, at in enumerate(due)], [0.001] * 100)
     row = summarise(late)
     assert row["fell_behind"].startswith("the load generator itself was 1960 ms late with its requests (99th percentile)")
-    assert row["ttft_ms"]["p50"] == pytest.approx(1000, abs=15)  # not 10: each counts from its request's planned time
+    assert row["ttft_ms"]["p50"] == pytest.approx(1000, abs=15)  # not 10: each time counts from the request's planned time
     assert row["lag_ms"]["max"] == pytest.approx(1980)
     deaf = StressRun(settings, in_time.requests, [0.001] * 95 + [0.3] * 5)
     assert "300 ms late in noting tokens" in fell_behind(deaf)
@@ -313,7 +313,7 @@ def test_no_server_is_no_load() -> None:
 
 @pytest.mark.alone
 def test_perf_analyzer_finds_the_same(gptj_server: Server, tmp_path: Path) -> None:
-    """NVIDIA's load generator finds a similar number of requests per second, with equal prompt lengths and four users.
+    """NVIDIA's load generator measures a similar number of requests per second, with the same prompt lengths and four users.
 
     On an idle machine, the two numbers are within a tenth of each other.
     """

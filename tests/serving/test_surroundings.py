@@ -166,7 +166,7 @@ def test_loopback_has_no_proxy(address: str, direct: bool) -> None:
 
 
 def test_metrics_on_loopback_are_read_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the proxy were used, the error would name its port."""
+    """If the proxy were used, the error would name the proxy's port."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)

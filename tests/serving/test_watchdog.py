@@ -1,4 +1,4 @@
-"""When the watchdog reloads a model: a test of its two threads together, without a server."""
+"""Tests of when the watchdog reloads a model. The watchdog's two threads run together, without a server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Probes:
         self.silent.discard(model)
         self.gone.discard(model)
 
-    # The methods of `ModelProcesses`.
+    # The methods that `ModelProcesses` has.
     def have_ended(self, model: str) -> bool:
         return model in self.gone
 
@@ -130,7 +130,7 @@ def test_where_requests_would_be_lost_the_server_begins_anew_and_it_rests_until_
     assert not probes.reloaded, "while the server is started nobody loads models"
     after: Any = Probes()
     dog.resume(after)
-    wait_for(lambda: dog.repairs, "a repair")  # of the model that does not answer the probes
+    wait_for(lambda: dog.repairs, "a repair")  # the model that does not answer the probes is repaired
     dog.stop()
     assert probes.reloaded == ["engine"]
 

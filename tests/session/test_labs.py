@@ -1,4 +1,4 @@
-"""Which labs run on machines that lack something, and why the others do not."""
+"""Which labs run on machines that lack something, and why the other labs do not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a set-up are measured, estimated, done already, or not measured here, with the reason."""
+"""Each step of a set-up is measured, estimated, done already, or not measured here; a reason is given if it is not measured."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_download_is_estimated_from_its_size_and_the_stated_speed() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the steps compile, start and import nothing."""
+    """Replace the parts of the steps that compile, start or import something, so that the tests are quick."""
     for name in ("_compile", "_start_server", "_start_kernel"):
         monkeypatch.setattr(module, name, lambda: "")
     monkeypatch.setattr(module, "program", lambda command: lambda: "")

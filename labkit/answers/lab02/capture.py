@@ -20,7 +20,7 @@ def step_seconds(kernel_seconds: list[float], launch_seconds: float, captured: b
 
 
 def _eager(change: Any) -> Any:
-    """Make a function that is right for a captured step and wrong for an uncaptured step."""
+    """Make a function that is right for a captured step. For an uncaptured step it returns the wrong result of `change`."""
     return lambda kernels, launch, captured: step_seconds(kernels, launch, True) if captured else change(kernels, launch)
 
 

@@ -35,7 +35,7 @@ def _one_pass(
     for scores, values in blocks:
         new = max(largest, float(scores.max()))
         if new == -math.inf and careful:
-            continue  # All keys so far are masked; -inf - -inf would be NaN.
+            continue  # All keys so far are masked, so `new` is -inf, and -inf - -inf would be NaN.
         weights = torch.exp(new - scores if upside_down else scores - new)
         grown = grows == "always" or (grows == "after the first block" and largest > -math.inf)
         shrink = torch.exp(torch.tensor(new - largest if grown else largest - new))

@@ -19,7 +19,7 @@ ROOT = 0.7978845608
 """sqrt(2 / pi)."""
 
 ROWS, COLUMNS = 16, 32
-"""The tile of exercise 2.7."""
+"""The number of rows and columns of a tile in exercise 2.7."""
 
 
 # 2.7 ------------------------------------------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ def _block(size: int) -> int:
 
 
 def _norm(hidden: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any) -> Tensor:
-    """Compute a layer norm. Each option makes one part of it wrong; an option that is a function is called with the hidden
-    size.
+    """Compute a layer norm. Each option makes one part of the computation wrong.
 
-    The layer norm is computed in float64, because `F.layer_norm` in float32 is off by a thousandth where the mean is large.
+    Some options are functions, which are called with the hidden size. The layer norm is computed in float64, because the
+    result of `F.layer_norm` in float32 is wrong by a thousandth if the mean is large.
     """
     x, size = hidden.float() if wrong.get("of_squares") else hidden.double(), hidden.shape[-1]
     mean = x.sum(-1, keepdim=True) / wrong.get("mean_over", int)(size)
@@ -60,15 +60,16 @@ def _unmasked(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, 
 def _faulty(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any
 ) -> Pair:
-    """Return what a kernel with mistakes would return. The options are those of `_norm`, and `in_half`.
+    """Return the result of a kernel with mistakes. It takes the options of `_norm`, and the option `in_half`.
 
-    `in_half` says which sums are computed in the dtype of the arguments: only the sum of "the three" tensors, or "all".
+    `in_half` says which sums are computed in the dtype of the arguments: "the three" means only the sum of the three tensors,
+    and "all" means all sums.
     """
     hidden = attention + mlp + residual
     if not wrong.get("in_half"):
         hidden = (attention.double() + mlp.double() + residual.double()).to(hidden.dtype)
     squares = hidden.double().square().sum(-1)
-    if wrong.get("in_half") == "all" and float(squares.max()) > torch.finfo(hidden.dtype).max:  # The sum becomes infinite.
+    if wrong.get("in_half") == "all" and float(squares.max()) > torch.finfo(hidden.dtype).max:  # The sum overflows.
         return hidden, torch.full_like(hidden, torch.nan)
     return hidden, _norm(hidden, weight, bias, 0.0 if wrong.get("epsilon_is") == "missing" else epsilon, **wrong)
 

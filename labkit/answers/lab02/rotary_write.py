@@ -16,7 +16,7 @@ from labkit.ops.rotary_cache_write import rotary_cache_write_reference
 
 
 def _split_halves(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotate as GPT-NeoX and LLaMA do: element i forms a pair with element i + rotary_dim / 2."""
+    """Rotate `x` as GPT-NeoX and LLaMA do: element i forms a pair with element i + rotary_dim / 2."""
     pairs = sin.shape[-1]
     first, second, kept = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
     sin, cos = sin[:, None], cos[:, None]
@@ -37,7 +37,7 @@ def _wrong(
     position: Any = lambda positions, slots: positions,
     slot: Any = lambda positions, slots: slots,
 ) -> Any:
-    """Make a function in which only the named parts are wrong."""
+    """Make a function in which only the parts that the options replace are wrong."""
 
     def faulty(
         qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
@@ -83,7 +83,7 @@ def _forgotten(which: int) -> Any:
 
 
 def _by_angle(stride: Any, pairs_turned: Any) -> Any:
-    """Wrong: reads the angles of a pair at `positions[token] * stride + pair`, and rotates `pairs_turned` pairs."""
+    """Wrong: the function reads the angle of a pair at `positions[token] * stride + pair`, and rotates `pairs_turned` pairs."""
 
     def faulty(
         qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
@@ -100,7 +100,7 @@ def _by_angle(stride: Any, pairs_turned: Any) -> Any:
 
 
 def _key_after_head(qkv: Tensor, *rest: Tensor) -> Tensor:
-    """Wrong: the key is read at head_dim after the query, so head h gets the query of head h + 1."""
+    """Wrong: the key is read `head_dim` elements after the query, so head h gets the query of head h + 1 as its key."""
     heads, head_dim = rest[3].shape[1:]
     rows = qkv.view(len(qkv), -1, head_dim).clone()
     rows[:, heads : 2 * heads] = rows[:, 1 : heads + 1].clone()
@@ -108,7 +108,7 @@ def _key_after_head(qkv: Tensor, *rest: Tensor) -> Tensor:
 
 
 def _values_after_heads(qkv: Tensor, *rest: Tensor) -> Tensor:
-    """Wrong: query, key and value of a head are read as neighbours, head_dim apart, starting at the query."""
+    """Wrong: the key of a head is read `head_dim` elements after its query, and the value `head_dim` elements after the key."""
     heads, head_dim = rest[3].shape[1:]
     rows = qkv.view(len(qkv), -1, head_dim).clone()
     rows[:, heads:] = torch.cat((rows[:, 1 : heads + 1], rows[:, 2 : heads + 2]), dim=1)
@@ -118,7 +118,7 @@ def _values_after_heads(qkv: Tensor, *rest: Tensor) -> Tensor:
 def _narrow_rows(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
-    """Wrong: a row of qkv is read at token * heads * head_dim."""
+    """Wrong: the row of a token is read from element `token * heads * head_dim` of qkv on."""
     width = keys.shape[1] * keys.shape[2]
     rows = torch.as_strided(qkv, qkv.shape, (width, 1), qkv.storage_offset()).clone()
     return rotary_cache_write_reference(rows, positions, sin, cos, keys, values, slot_mapping)

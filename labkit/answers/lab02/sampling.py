@@ -32,7 +32,7 @@ def _sample(
     in_order: bool = True,
     passes: bool = True,
 ) -> int:
-    """Sample a token correctly, or wrongly with one option for each known mistake."""
+    """Sample a token. By default the result is right; each option makes one of the known mistakes."""
     logits = logits.double()
     probabilities = torch.softmax(scale(logits, temperature), 0)
     ordered, ids = (torch.softmax(logits, 0) if late else probabilities).sort(descending=True, stable=True)

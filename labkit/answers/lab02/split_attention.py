@@ -39,7 +39,7 @@ def _parts(
     late: bool = False,
     over_all: bool = False,
 ) -> Tensor:
-    """Decode attention in parts of `block` positions, with one option for each known mistake."""
+    """Compute decode attention in parts of `block` positions. Each option makes one of the known mistakes."""
     count = -(-slot_table.shape[1] // block)
     width = count * block
     table = torch.nn.functional.pad(slots(slot_table), (0, width - slot_table.shape[1])).long()
@@ -72,7 +72,7 @@ def _whole_table(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor
 
 
 def _one_too_many(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor, block: int) -> Tensor:
-    """Wrong: also reads the position `length` (position <= length)."""
+    """Wrong: the function also reads position `length`, because it tests `position <= length`."""
     width, flat = table.shape[1], table.flatten()
     rows = []
     for s, length in enumerate(lengths.tolist()):
@@ -85,7 +85,7 @@ def _one_too_many(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tenso
 
 
 def _without_heads(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor, block: int) -> Tensor:
-    """Wrong: a key is read at (slot + head) * head_dim."""
+    """Wrong: the key of a head is read from element `(slot + head) * head_dim` on."""
     flat = [pool.view(-1, 1, pool.shape[2]) for pool in (k, v)]
     heads = [
         decode_attention_reference(q[:, head : head + 1], flat[0], flat[1], table.clamp(0, len(k) - 1) + head, lengths)

@@ -22,7 +22,7 @@ def shard_layer(layer: Layer, rank: int, ranks: int) -> Layer:
 
 
 def _by_rows(layer: Layer, rank: int, ranks: int, names: tuple[str, ...], first_bias: bool = True) -> Layer:
-    """Make a shard in which the tensors `names` are cut by rows and `BY_COLUMNS` by columns; all others are whole."""
+    """Make a rank's shard: the tensors `names` are cut by rows, those in `BY_COLUMNS` by columns, and all others are whole."""
     shard = dict(layer)
     for name in names:
         held = stretch(len(layer[name]), rank, ranks)

@@ -15,7 +15,7 @@ from labkit.planning.collectives import ring_bytes
 from labkit.plurals import counted
 
 NUMBER = 4
-"""The number of bytes of one number in the hidden state."""
+"""The size of one number of the hidden state, in bytes."""
 
 
 # 3.6 ------------------------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def _traffic(
 
 
 def _miscounted(case: Case, found: Any, right: Any) -> str:
-    """Return a message about the first of the four numbers that is wrong, with the reason."""
+    """Return a message that says which of the four returned numbers is the first wrong one, and why."""
     layers, hidden, tokens, shards, stages, stage = case.args
     for what, (calls, size) in right.items():
         said, said_size = found[what]
@@ -128,7 +128,7 @@ def _seconds(
     sends: bool = True,
     stages_speed_up: bool = False,
 ) -> tuple[float, float, float]:
-    """The seconds for one token, in three parts: reading, all-reduces, and sends."""
+    """The seconds that one token takes, in three parts: reading the weights, all-reduces, and sends."""
     size = NUMBER * model["hidden"]
 
     def link(ranks: int) -> tuple[float, float]:
@@ -169,8 +169,9 @@ def _choose(
 
 
 def _why_not(case: Case, found: Any, right: Any) -> str:
-    """Return a message with the condition that the layout breaks. If the layout breaks none, the message gives the parts of its
-    time, and the time of the fastest layout.
+    """Return a message that says which condition the learner's layout breaks.
+
+    If the layout breaks no condition, the message gives the parts of its time, and the time of the fastest layout.
     """
     model, machine = case.args
     shards, stages = found
@@ -208,7 +209,10 @@ Kind = Callable[[tuple[int, int], dict[str, int], dict[str, Any]], bool]
 
 
 def _matters(**change: bool) -> Kind:
-    """Make a kind of case: one in which the answer changes if this rule is left out or applied wrongly."""
+    """Make a kind of case: a case is of this kind if its answer changes when `_choose` gets the options `change`.
+
+    Each option leaves out a rule, or applies a rule wrongly.
+    """
     return lambda best, model, machine: _choose(model, machine, **change) != best
 
 
@@ -220,15 +224,16 @@ KINDS: tuple[Kind, ...] = (
     *(_matters(**{name: False}) for name in ("latency", "memory", "divides", "between", "sends")),
     *(_matters(**{name: True}) for name in ("stages_speed_up", "greedy", "every_gpu")),
 )
-"""The kinds of cases; each seed has one case of each kind.
+"""The kinds of cases. For each seed, one case of each kind is drawn.
 
-A kind is a property of the answer, or one rule that decides the answer.
+A kind is a function that says whether a case has a certain property. The property is a form of the answer, or a rule on which
+the answer depends.
 """
 
 
 @functools.cache
 def _drawn(seed: int) -> tuple[tuple[dict[str, int], dict[str, Any]], ...]:
-    """For each kind, a random model and machine of this kind."""
+    """For each kind of case, a model and a machine that are drawn at random until they form a case of this kind."""
     draw = random.Random(seed)
     found = []
     for kind in KINDS:
@@ -253,7 +258,7 @@ def _drawn(seed: int) -> tuple[tuple[dict[str, int], dict[str, Any]], ...]:
 
 
 def make_cases(seed: int) -> list[Case]:
-    """The cases of exercise 3.9: two known machines, and one drawn case of each kind."""
+    """The cases of exercise 3.9: two cases with fixed machines, and one random case of each kind."""
     known: tuple[tuple[dict[str, int], dict[str, Any]], ...] = (
         (GPTJ_6B, {"nodes": 1, "gpus": 8, "memory": 72e9, "read": 3e12, "inside": NVLINK, "between": NETWORK}),
         (GPTJ_6B, {"nodes": 2, "gpus": 2, "memory": 7e9, "read": 6e11, "inside": PCIE, "between": NETWORK}),

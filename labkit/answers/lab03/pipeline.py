@@ -139,8 +139,8 @@ def _equal_stages(seconds: list[float], pieces: int) -> tuple[list[list[float]],
 def _why_not(case: Case, found: Any, right: Any) -> str:
     """Return a message about a wrong answer.
 
-    It names the first number in `begins` that is impossible or too late, with the reason. If all these numbers are right, the
-    message is about the idle share.
+    The message names the first number in `begins` that is impossible or too late, and says why. If all numbers in `begins` are
+    right, the message is about the idle share.
     """
     seconds, _ = case.args
     begins, idle = right

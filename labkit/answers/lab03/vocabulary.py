@@ -26,7 +26,7 @@ def sharded_argmax(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Te
 
 
 def _gathered(hidden: Tensor, head: Tensor, bias: Tensor, first: int, *, best: bool) -> tuple[Tensor, Tensor]:
-    """Return, for each rank and each row, the largest logit (with `best`, otherwise the smallest) and its token."""
+    """Return, for each rank and each row, the largest logit and its token. If `best` is false, take the smallest logit."""
     logits = F.linear(hidden, head, bias)
     value, place = logits.max(-1) if best else logits.min(-1)
     mine = torch.stack((value.double(), (place + first).double()))

@@ -86,7 +86,7 @@ def _milliseconds(*given: Any) -> Any:
 
 
 def make_cases(seed: int) -> list[Case]:
-    """Make the cases of exercise 4.9: one of each kind, such that rounding cannot change the answer."""
+    """Make the cases of exercise 4.9: one case of each kind. In none of them can rounding change the answer."""
     draw = random.Random(seed)
     cases: list[Case] = []
     wanted: dict[str, Callable[[Any, Any], bool]] = {

@@ -38,7 +38,7 @@ def ensemble_maps() -> Maps:
 
 
 def _changed(name: str, inputs: dict[str, str] | None = None, outputs: dict[str, str] | None = None) -> Maps:
-    """Return the reference maps with changed entries for one model. An entry whose new wire is "" is removed."""
+    """Return the reference maps, with some entries of the model `name` changed. An entry is removed if its new wire is ""."""
     maps = ensemble_maps()
     own_inputs, own_outputs = (
         {key: wire for key, wire in (given | (more or {})).items() if wire}

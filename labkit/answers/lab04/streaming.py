@@ -124,7 +124,7 @@ def _one_request(client: Any, model: str, inputs: list[Any]) -> Any:
 
 
 _BYTES = ("b'", 'b"', "[b'", '[b"', "array([b")
-"""How the text form of bytes, or of an array of bytes, begins."""
+"""The possible beginnings of the text form (`repr`) of bytes or of an array of bytes."""
 
 
 def _explain(case: Case, found: Any, right: Any) -> str:

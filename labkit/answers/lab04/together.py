@@ -25,11 +25,11 @@ class OneBatch(Watch):
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[OneBatch]:
-        """Watch a call."""
+        """Watch one call of the learner's function. Nothing is observed meanwhile: `breach` reads the result of the call."""
         yield self
 
     def breach(self, value: Any) -> str:
-        """Return a message about a wrong number of calls, as the end of a sentence."""
+        """Return a message about a wrong number of calls, written as the end of a sentence; "" if the number is right."""
         most = max(value["calls"])
         return (
             ""

@@ -32,8 +32,9 @@ def _limits(
     above: int = 0,
     gives_error: bool = False,
 ) -> dict[str, float]:
-    """Return the three limits. The options introduce the known mistakes: `power` is the power of the error, and `above` is
-    added to the highest integer.
+    """Return the three limits. Options make the known mistakes.
+
+    `power` is the exponent to which the errors are raised, and `above` is added to the highest integer.
     """
     magnitude = x.abs().flatten()
     largest = float(magnitude.max())
@@ -108,7 +109,7 @@ def _divergence(
     shares: bool = True,
     base_two: bool = False,
 ) -> float:
-    """Return the divergence of a limit. The options introduce the known mistakes."""
+    """Return the divergence that a limit causes. Options make the known mistakes."""
     kept_counts = counts[:kept].double()
     p = kept_counts.clone()
     if tail_in_p:

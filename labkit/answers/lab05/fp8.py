@@ -26,7 +26,7 @@ WHOLE: dict[str, Callable[[float], float]] = {
     "cut": int,
     "no": float,
 }
-"""Ways to round an exponent to a whole number."""
+"""The ways to round an exponent to a whole number, by name; "no" does not round it."""
 
 
 def _cast(
@@ -43,8 +43,10 @@ def _cast(
     guard: bool = True,
     magnitude: bool = True,
 ) -> tuple[Tensor, float, Tensor]:
-    """Return values, scale and history. The options introduce the known mistakes: `past` says where the scale comes from,
-    `scaling` how it is rounded, and `moves` what happens to the history.
+    """Return the values, the scale and the new history. Options make the known mistakes.
+
+    `past` says from which magnitudes the scale is computed, `scaling` says how its exponent is rounded, and `moves` says how
+    the newest magnitude is added to the history.
     """
     most = most or torch.finfo(dtype).max
     now, newest = x.abs().max(), (x.abs() if magnitude else x).max()[None]

@@ -31,7 +31,7 @@ def _column(
     integers: bool = False,
     twice: bool = False,
 ) -> Tensor:
-    """Round one column. The options introduce the known mistakes."""
+    """Round one column, and change the later columns to compensate for the error. Options make the known mistakes."""
     new = weight.clone()
     rounded = (weight[:, column] / scales).round()
     rounded = rounded.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if clip else rounded

@@ -30,7 +30,7 @@ def _pack(
     shift: int = 4,
     pads: bool = True,
 ) -> Tensor:
-    """Pack two numbers into each byte. The options introduce the known mistakes."""
+    """Pack two numbers into each byte. Options make the known mistakes."""
     nibbles = ((values + offset) & 15).to(torch.int16)
     if values.shape[1] % 2 and pads:
         nibbles = F.pad(nibbles, (0, 1), value=padding)
@@ -85,7 +85,7 @@ def _unpack(
     wraps: bool = False,
     signed: bool = False,
 ) -> Tensor:
-    """Unpack the numbers in the bytes. The options introduce the known mistakes."""
+    """Unpack the two numbers of each byte. Options make the known mistakes."""
     packed = packed.to(torch.int8) if signed else packed
     parts = packed & 15, packed >> 4
     pair = parts[first], parts[1 - first]
@@ -95,7 +95,7 @@ def _unpack(
 
 
 def _twos_complement(packed: Tensor, columns: int) -> Tensor:
-    """Wrong: the halves are read as signed numbers, 0 to 7 and then -8 to -1."""
+    """Wrong: each half of a byte is read as a signed number, where 0 to 7 mean themselves and 8 to 15 mean -8 to -1."""
     numbers = _unpack(packed, columns, offset=0)
     return torch.where(numbers > 7, numbers - 16, numbers)
 

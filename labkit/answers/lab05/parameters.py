@@ -31,8 +31,10 @@ def _parameters(
     whole: Callable[[float], float] = round,
     guard: bool = True,
 ) -> tuple[float, float]:
-    """Return scale and zero point. The options introduce the known mistakes: `above` and `cells` are added to the numbers of
-    steps, `first` is the lowest integer, and `whole` makes the zero point an integer.
+    """Return the scale and the zero point. Options make the known mistakes.
+
+    `above` and `cells` are added to the number of steps (of the symmetric and of the asymmetric case), `first` is the lowest
+    integer, and `whole` makes the zero point an integer.
     """
     if symmetric:
         scale = (high if by_high else max(abs(low), abs(high))) / (2 ** (bits - 1) - 1 + above)

@@ -30,7 +30,7 @@ def _smooth(
     only_inputs: bool = False,
     unchanged: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return the factors and the new weight. The options introduce the known mistakes."""
+    """Return the factors and the new weight. Options make the known mistakes."""
     columns = weight.abs().amax(0) if magnitude else weight.amax(0)
     power = 1 - alpha if exchanged else alpha
     factors = largest.pow(power) if only_inputs else largest.pow(power) / columns.pow(1 - power)

@@ -31,8 +31,10 @@ def _quantize(
     dense: bool = False,
     clipped: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Return integers and scales. The options introduce the known mistakes: `over` says which numbers share a scale, and
-    `guard` is the scale of a group of zeros. Without `clipped`, integers beyond int8 wrap around in the conversion.
+    """Return the integers and the scales. Options make the known mistakes.
+
+    `over` says which numbers share a scale, and `guard` is the scale of a group in which all numbers are 0. If `clipped` is
+    false, integers that do not fit into int8 wrap around when they are converted.
     """
     highest = 2 ** (bits - 1) - 1 + above
     groups = weight.reshape(len(weight), -1, group_size)
@@ -56,7 +58,7 @@ def _quantize(
 
 
 def _last_dimension(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
-    """Wrong: the numbers of a group are `in / group_size` apart, instead of neighbours."""
+    """Wrong: the numbers of a group are not neighbours in a row, but `in / group_size` columns apart."""
     strided = weight.reshape(len(weight), group_size, -1).transpose(1, 2).flatten(1)
     integers, scales = quantize_weight(strided, bits, group_size)
     return integers.view(len(weight), -1, group_size).transpose(1, 2).flatten(1), scales

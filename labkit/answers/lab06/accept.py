@@ -31,7 +31,7 @@ def _token(
     greedy: bool = False,
     swapped: bool = False,
 ) -> Any:
-    """Return the accepted or drawn token. The options introduce the known mistakes."""
+    """Return the draft's token if it is accepted, and otherwise a newly drawn token. Options make the known mistakes."""
     if swapped:
         number, other = other, number
     limit = {
@@ -58,14 +58,17 @@ def _token(
 
 
 def _beyond_the_end(draft: Tensor, target: Tensor, token: int, number: float, other: float) -> int:
-    """Wrong: like the reference, but without the division, so that it fails if no sum is above the number."""
+    """Wrong: what is left is not divided by its sum, so the function raises an error if no running sum is above `other`."""
     if number < target[token] / draft[token]:
         return token
     return int(((target - draft).clamp_min(0).cumsum(0) > other).nonzero()[0])
 
 
 def _explain(case: Case, found: Any, right: Any) -> str:
-    """Return a message if the token is the first, or past the last, because no sum is above the number without the division."""
+    """Return `UNDIVIDED` if the answer fits the mistake that what is left was not divided by its sum.
+
+    With this mistake it can happen that no sum is above the second number. The learner's token is then 0, or one past the last.
+    """
     draft, target, _, _, other = case.args
     sums = (target - draft).clamp_min(0).cumsum(0)
     return UNDIVIDED if float(sums[-1]) <= other and int(found) in (0, len(target)) else ""

@@ -32,7 +32,7 @@ def _loss(
     sign: int = 1,
     detached: bool = False,
 ) -> Tensor:
-    """Return the loss. The options introduce the known mistakes."""
+    """Return the loss. Options make the known mistakes."""
     of_teacher = 1.0 if softened in ("none", "student") else temperature
     of_student = 1.0 if softened in ("none", "teacher") else temperature
     if softened == "upside down":
@@ -54,8 +54,9 @@ def _log_of_softmax(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 
 
 def _exchanged(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Wrong: the arguments of `F.kl_div` are swapped. The first must be the student's log-probabilities, the second the
-    teacher's probabilities.
+    """Wrong: the arguments of `F.kl_div` are swapped.
+
+    The first argument must be the student's log-probabilities, and the second argument the teacher's probabilities.
     """
     log_p, q = torch.log_softmax(teacher / temperature, -1), torch.softmax(student / temperature, -1)
     return temperature**2 * F.kl_div(log_p, q, reduction="batchmean")

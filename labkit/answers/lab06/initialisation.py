@@ -27,7 +27,7 @@ def _student(
     whole_number: bool = True,
     copied: bool = True,
 ) -> dict[str, Tensor]:
-    """Return the student's tensors. The options introduce the known mistakes."""
+    """Return the student's tensors. Options make the known mistakes."""
     every = teacher_layers // layers
     chosen = {
         "last of each part": [every * place + every - 1 for place in range(layers)],
@@ -52,7 +52,10 @@ def _step_of_two(tensors: dict[str, Tensor], teacher_layers: int, layers: int) -
 
 
 def _digit_of_name(tensors: dict[str, Tensor], teacher_layers: int, layers: int, *, split: bool = False) -> dict[str, Tensor]:
-    """Wrong: reads a layer's number from one character of the name. With `split`, the new name is made by cutting at dots."""
+    """Wrong: the number of a layer is read from a single character of the tensor's name.
+
+    If `split` is true, the new name is made from the parts between the dots of the old name.
+    """
     every, found, begin = teacher_layers // layers, {}, "transformer.h."
     for name, tensor in tensors.items():
         new = name

@@ -18,7 +18,7 @@ def two_four_mask(scores: Tensor) -> Tensor:
 
 
 def _mask(scores: Tensor, *, group: int = 4, kept: int = 2, descending: bool = True, magnitude: bool = False) -> Tensor:
-    """Return the mask. The options introduce the known mistakes."""
+    """Return the mask. Options make the known mistakes."""
     rows = (scores.abs() if magnitude else scores).reshape(-1, group)
     order = rows.argsort(dim=1, descending=descending, stable=True)[:, :kept]
     return torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order, True).view(scores.shape)

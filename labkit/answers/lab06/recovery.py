@@ -38,7 +38,7 @@ def _step(
     masks_averages: bool = False,
     epsilon: str = "outside",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Take one Adam step. The options introduce the known mistakes."""
+    """Take one step of Adam with a mask. Options make the known mistakes."""
     kept = ~mask if upside_down else mask
     g = gradient * kept if masks in ("both", "gradient") else gradient
     new_mean = 0.9 * mean + 0.1 * g

@@ -27,7 +27,7 @@ def _compress(
     packed: bool = True,
     by_column: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return values and indices. The options introduce the known mistakes."""
+    """Return the kept values and their indices. Options make the known mistakes."""
     rows = len(weight)
     values = (weight.T[mask.T] if by_column else weight[mask]).view(rows, -1)
     of = ~mask if places == "pruned" else mask

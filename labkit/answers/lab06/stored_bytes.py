@@ -30,7 +30,7 @@ def _bytes(
     places_of_all: bool = False,
     half: bool = True,
 ) -> dict[str, int]:
-    """Return the bytes of each format. The options introduce the known mistakes."""
+    """Return how many bytes each format takes. Options make the known mistakes."""
     weights = out * columns
     masked = kept if mask_kept else weights
     halved = weights // 2 if half else kept

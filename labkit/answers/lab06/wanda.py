@@ -29,11 +29,11 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "all": lambda x: x.norm().expand(x.shape[1]),
     "none": lambda x: torch.ones_like(x[0]),
 }
-"""What is computed for each column of the inputs; all but the first are mistakes."""
+"""Functions that compute one number for each column of the inputs. The first is right; the others are known mistakes."""
 
 
 def _scores(weight: Tensor, inputs: Tensor, *, norm: str = "norm", magnitude: bool = True, squared: bool = False) -> Tensor:
-    """Return the scores. The options introduce the known mistakes."""
+    """Return the scores. Options make the known mistakes."""
     size = weight.abs() if magnitude else weight
     return (size.square() if squared else size) * NORMS[norm](inputs)
 

@@ -28,7 +28,10 @@ def _choose(
     best: bool = True,
     nothing: str = "None",
 ) -> str | None:
-    """Choose a way, with an option for each rule. A known mistake sets options to wrong values."""
+    """Choose one of the ways to run the model. There is an option for each rule.
+
+    A known mistake sets options to wrong values.
+    """
     totals = {}
     for name, (begin, step, off) in table.items():
         fits = {"at most": off <= most_error, "below": off < most_error}.get(error, True)

@@ -27,7 +27,10 @@ def _crossing(
     once: bool = True,
     order: str = "graph",
 ) -> list[str]:
-    """Return the tensors that cross, with an option for each rule. A known mistake sets options to wrong values."""
+    """Return the names of the tensors that cross the cut. There is an option for each rule.
+
+    A known mistake sets options to wrong values.
+    """
     first += off
     one, two = nodes[:first], nodes[first:]
     needed = [name for _, _, reads in two for name in reads]
@@ -120,7 +123,7 @@ def _seam(
     ties: bool = True,
     ends: bool = False,
 ) -> int | None:
-    """Return the cut, with an option for each rule. A known mistake sets options to wrong values."""
+    """Return the number of nodes in part 1. There is an option for each rule; a known mistake sets options to wrong values."""
     cuts = []
     for first in range(0 if ends else 1, len(nodes) + 1 if ends else len(nodes)):
         crossing = _crossing(nodes, first, sent=sent, once=once) if first else []

@@ -31,7 +31,7 @@ def _group(
     with_last: bool = True,
     sort: bool = True,
 ) -> list[str]:
-    """Return the group, with an option for each rule. A known mistake sets options to wrong values."""
+    """Return the group. There is an option for each rule; a known mistake sets options to wrong values."""
     group = [last]
     for name, kind, _ in reversed(nodes) if from_back else nodes:
         read_by = [one for one, _, reads in nodes if name in reads]
@@ -136,7 +136,10 @@ def _saved(
     written: str = "needed",
     answer: str = "saved",
 ) -> int:
-    """Return the bytes, with an option for each part. A known mistake sets options to wrong values."""
+    """Return the number of bytes saved. There is an option for each step of the calculation.
+
+    A known mistake sets options to wrong values.
+    """
     inside = [node for node in nodes if node[0] in group]
 
     def total(names: Iterable[str]) -> int:

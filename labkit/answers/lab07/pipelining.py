@@ -26,7 +26,7 @@ def _rate(
     lowest: bool = True,
     turned: bool = False,
 ) -> float:
-    """Return the rate, with an option for each limit. A known mistake sets options to wrong values."""
+    """Return the rate. There is an option for each limit; a known mistake sets options to wrong values."""
     whole = sum(seconds)
     taken = {
         "slowest": max(seconds),

@@ -26,7 +26,7 @@ def _maps(
     steps: str = "all",
     turned: bool = False,
 ) -> Maps:
-    """Return the maps, with an option for each rule. A known mistake sets options to wrong values."""
+    """Return the maps. There is an option for each rule; a known mistake sets options to wrong values."""
     maps: Maps = {}
     last = len(parts) - 1
     for place, (model, inputs, outputs) in enumerate(parts):

@@ -55,7 +55,7 @@ def _choose(
     none: str = "None",
     first: bool = False,
 ) -> Plan | None:
-    """Choose a plan, with an option for each part. A known mistake sets some options to wrong values."""
+    """Choose a plan. There is an option for each rule of the choice; a known mistake sets some options to wrong values."""
     allowed = [plan for plan in plans if (not slow or edge(plan["ms"], bound_ms)) and (not large or edge(plan["gib"], gpu_gib))]
     if not allowed and none == "nearest":
         return min(plans, key=lambda plan: plan["ms"])
@@ -75,7 +75,7 @@ def _described(plan: Plan) -> str:
 
 
 def _explain_choice(case: Case, found: Any, right: Any) -> str:
-    """Return a message about what is wrong with the chosen plan."""
+    """Return a message that says what is wrong with the plan that the learner's function chose."""
     plans, bound_ms, gpu_gib = case.args
     if found not in plans:
         return "Return one of the dictionaries of the list, as it is."
@@ -142,7 +142,10 @@ def _defend(
     beyond: Callable[[float, float], bool] = operator.gt,
     rivals: str = "that remain",
 ) -> dict[str, str]:
-    """Return the reasons, with an option for each part. A known mistake sets some options to wrong values."""
+    """Return for each plan why it is chosen or not. There is an option for each rule.
+
+    A known mistake sets some options to wrong values.
+    """
     reasons = {}
     for plan in plans:
         wrong = {"too large": beyond(plan["gib"], gpu_gib), "too slow": beyond(plan[end], bound_ms)}
@@ -169,7 +172,7 @@ def _max_of_nothing(plans: list[Plan], bound_ms: float, gpu_gib: float) -> dict[
 
 
 def _explain_defence(case: Case, found: Any, right: Any) -> str:
-    """Return a message about the first plan whose reason is wrong, with its sizes."""
+    """Return a message about the first plan for which the learner's reason is wrong. It also gives the plan's sizes."""
     plans, bound_ms, gpu_gib = case.args
     plan = next(plan for plan in plans if found[plan["name"]] != right[plan["name"]])
     return (

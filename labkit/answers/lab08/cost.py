@@ -28,7 +28,7 @@ def _price(
     idle: Callable[[float], float] = lambda busy: 1 / busy,
     tokens: float = 1e6,
 ) -> float:
-    """Return the price, with an option for each part. A known mistake sets some options to wrong values."""
+    """Return the price. There is an option for each factor; a known mistake sets some options to wrong values."""
     return price * gpus_paid(gpus) / seconds / tokens_per_second * idle(busy) * tokens
 
 
@@ -79,7 +79,10 @@ def _instances(
     rounded: Callable[[float], float] = math.ceil,
     day: float = 86_400,
 ) -> float:
-    """Return the number of instances, with an option for each part. A known mistake sets some options to wrong values."""
+    """Return the number of instances. There is an option for each step of the calculation.
+
+    A known mistake sets some options to wrong values.
+    """
     rate = requests_per_day / day * (peak if with_peak else 1)
     share = {"divide": most_busy, "ignore": 1.0, "multiply": 1 / most_busy}[with_busy]
     return rounded(rate / (per_instance * share)) + (spare if with_spare else 0)

@@ -43,10 +43,11 @@ def _request(
     sequences: Callable[[int], int] = lambda batch: batch,
     units: float = 1e3,
 ) -> float:
-    """Return the milliseconds, with an option for each part. `passes` is added to the number of new tokens.
+    """Return the milliseconds of a request. There is an option for each step of the calculation.
 
-    `gaps` and `layers` say how often the gap and the all-reduces count; their seconds are multiplied by `gap_unit` and
-    `sum_unit`.
+    `passes` is added to the number of new tokens. `gaps` returns how many times a pass counts the gap, and `layers` returns
+    how many times it counts the all-reduces of a layer. The seconds of a gap are multiplied by `gap_unit`, and the seconds of
+    an all-reduce by `sum_unit`.
     """
 
     def once(tokens: int) -> float:

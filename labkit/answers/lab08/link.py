@@ -27,7 +27,10 @@ def _ring(
     hops: Callable[[int], int] | None = None,
     units: float = 1e3,
 ) -> float:
-    """Return the milliseconds, with an option for each part. `hops`: how often the latency counts, if not in each step."""
+    """Return the milliseconds of an all-reduce. There is an option for each part of the formula.
+
+    `hops` returns how many times the latency of a hop counts; without `hops`, it counts once in each step.
+    """
     count = steps(ranks)
     waits = count if hops is None else hops(ranks)
     return units * (waits * hop_seconds + count * size / part(ranks) / bytes_per_second)

@@ -30,10 +30,10 @@ def _size(
     share: float = 0.5,
     dense: str = "",
 ) -> float:
-    """Return the size in units of `unit` bytes. The options introduce the known mistakes.
+    """Return the size in units of `unit` bytes. Options make the known mistakes.
 
-    `dense` names what is counted for all weights of a sparse model. If `scale_bits` is None, a scale has as many bits as a
-    value.
+    If `dense` is "scales" or "indexes", these are counted for all weights of a sparse model, not only for its stored weights.
+    If `scale_bits` is None, a scale has as many bits as a value.
     """
     scale_bits = bits if scale_bits is None else scale_bits
     stored = parameters * share if sparse else parameters
@@ -105,7 +105,10 @@ def _batch(
     rounded: Callable[[float], float] = math.floor,
     never_negative: bool = True,
 ) -> float:
-    """Return the largest batch, with an option for each part. A known mistake sets some options to wrong values."""
+    """Return the largest batch size. There is an option for each step of the calculation.
+
+    A known mistake sets some options to wrong values.
+    """
     weights = model["weight_bytes"] / (shards if weights_divided else 1)
     room = {
         "of the memory": gpu_bytes * (1 - reserve) - weights,

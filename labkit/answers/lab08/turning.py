@@ -32,9 +32,10 @@ def _turning(
     never: str = "None",
     whole: Callable[[float], float] = float,
 ) -> float | None:
-    """Return the batch, with an option for each part. A known mistake sets some options to wrong values.
+    """Return the batch size. There is an option for each step of the calculation; a known mistake sets some to wrong values.
 
-    `never`: what is done if there is no such batch. "below 0": None only if the rest is negative; "at 0": None only if it is 0.
+    `never` says when the result is None, because there is no such batch size: with "None", if the rest is 0 or negative; with
+    "below 0", only if the rest is negative; with "at 0", only if the rest is 0.
     """
     weights = parameters if counted else weight_bytes
     ratio = flops_per_second / bytes_per_second if swapped else bytes_per_second / flops_per_second

@@ -1,6 +1,7 @@
 """The engines that labkit is compared with, each in its fastest configuration.
 
-A peer's package is loaded when the peer is built. To add a peer, write a file with a `BenchEngine` and list the class here.
+A peer's package is loaded when the peer is built. To add a peer, write a file with a subclass of `BenchEngine`, and add the
+subclass to `PEERS`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PEERS: dict[str, type[BenchEngine]] = {
         CompiledPlainGraphEngine,
     )
 }
-"""The engines that `--against` accepts, by name."""
+"""The engines that the option `--against` of `labkit bench` accepts, by name."""
 
 __all__ = [
     "PEERS",

@@ -22,10 +22,10 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
 
     On a CPU, the prefill is also compiled as one graph. Four details matter for the speed. The cache is created once per batch
     size and only reset between rounds, so its tensors keep their addresses. The shapes of a batch never change, so nothing is
-    compiled twice. The position is a tensor, so it is not a constant of the graph. Gradients are switched off by `no_grad`,
-    because inductor does not freeze weights that were created or are used in `inference_mode`. On a CPU with enough memory, the
-    weights are frozen into the graphs and packed for oneDNN. On a GPU the decode step is a CUDA graph. In the first round with
-    a batch size, compiling takes a minute or more; this round is not timed.
+    compiled twice. The position is a tensor, so the graph does not contain it as a constant. Gradients are switched off by
+    `no_grad`, because inductor does not freeze weights that were created or are used in `inference_mode`. On a CPU with enough
+    memory, the weights are frozen into the graphs and packed for oneDNN. On a GPU the decode step is a CUDA graph. In the first
+    round with a batch size, compiling takes a minute or more; this round is not timed.
     """
 
     name = "hf-compiled"
@@ -50,7 +50,10 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
         return int(copies * config.parameter_count * BITS[precision] / 8)
 
     def _prepare(self, batch: int, length: int) -> None:
-        """Make a static cache for `batch` sequences of `length` tokens, and steps that are compiled when they first run."""
+        """Make a static cache for `batch` sequences of `length` tokens, and a prefill and decode step for this cache.
+
+        `torch.compile` compiles a step when it runs for the first time.
+        """
         import transformers
 
         torch._dynamo.reset()  # frees the graphs of the last batch size and their copies of the weights
@@ -67,8 +70,9 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
         return torch.arange(first, first + count, device=self._device)
 
     def _step(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """One forward pass over the static cache. transformers 5.0 needs the position as an argument; transformers 5.24 does
-        not.
+        """Run one forward pass over the static cache.
+
+        transformers 5.0 needs the position as an argument; transformers 5.24 does not.
         """
         named = {self._cache_name: self._static} | ({"cache_position": position} if self._takes_position else {})
         out = self._model(tokens, use_cache=True, logits_to_keep=1, **named)
@@ -77,7 +81,7 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
 
     @torch.no_grad()
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run one forward pass over the prompts from an empty cache."""
+        """Run one forward pass over the prompts, starting with an empty cache."""
         batch, length = prompts.shape
         if self._room != (batch, length + new_tokens):
             self._prepare(batch, length + new_tokens)

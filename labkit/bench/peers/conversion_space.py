@@ -1,4 +1,4 @@
-"""Checks that there is enough memory and disk space to convert a checkpoint for a peer, and computes a digest of it."""
+"""Checks that memory and disk space suffice to convert a checkpoint for a peer, and computes a digest of the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from labkit.errors import InsufficientResources
 from labkit.host_memory import available_memory
 
 HEADROOM = 1.25
-"""The memory for reading and tracing, divided by the bytes of the weights.
+"""The memory that reading and tracing a model needs, divided by the bytes of its weights.
 
-It is above 1 because fused projections and write buffers also need memory.
+The quotient is above 1 because fused projections and write buffers also need memory.
 """
 
 
@@ -23,8 +23,8 @@ def check_conversion_fits(checkpoint: Checkpoint, read: torch.dtype, written_bit
     """Raise `InsufficientResources` if the conversion does not fit into memory or onto the disk.
 
     The weights are read in the dtype `read` and written with `written_bits` bits each. If weights are rounded to fewer bits,
-    the rounded weights and the weights that were read are in memory at the same time. The figures were measured with a model of
-    1.0 B parameters.
+    the rounded weights and the weights that were read are in memory at the same time. The factors in the code were measured
+    with a model of 1.0 B parameters.
     """
     count = checkpoint.config.parameter_count
     written = count * written_bits / 8
@@ -51,7 +51,7 @@ def check_disk(checkpoint: Checkpoint, needed: float, folder: Path, variable: st
 
 
 def checkpoint_digest(checkpoint: Checkpoint, *programs: object) -> str:
-    """Return a digest that changes when the model or one of the `programs` that convert it (their versions, say) changes.
+    """Return a digest of the model and of `programs`, which identify the programs that convert it, for example by version.
 
     Weight files are identified by their names, sizes and times, because reading them would take as long as converting.
     """

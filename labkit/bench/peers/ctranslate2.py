@@ -20,14 +20,15 @@ COMPUTE_TYPES = {
     "cpu": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float32"},
     "cuda": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float16"},
 }
-"""CTranslate2's names of precisions. The second part of an int8 name is the type that is used outside matrix products."""
+"""CTranslate2's name of each precision. In the name of int8, the second part is the type of values outside matrix products."""
 
 
 class CTranslate2Engine(BenchEngine):
-    """CTranslate2's `Generator`: greedy, with one replica that uses all threads.
+    """CTranslate2's `Generator`. It decodes greedily, with one replica that uses all threads.
 
     CTranslate2 generates the whole text in one call, and a caller cannot continue from its cache. But CTranslate2 calls a
-    callback for each token and waits until it returns. The callback of the first token waits until `decode` is called. So
+    callback for each token and waits until the callback returns. For the first token, the callback waits until `decode` is
+    called. So
     `prefill` times the prompt up to the first token, and `decode` times the following steps of the same generation.
     """
 
@@ -122,7 +123,7 @@ class CTranslate2Engine(BenchEngine):
 
 
 def _choose_instruction_set(precision: str) -> None:
-    """Make CTranslate2 use AVX-512 for int8, which it does only on request. For fp32, the default is at least as fast.
+    """Make CTranslate2 use AVX-512 for int8, which is not its default. For fp32, the default is at least as fast.
 
     CTranslate2 reads the environment variable once per process. If the user has set the variable, its value is kept.
     """

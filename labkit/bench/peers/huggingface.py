@@ -14,7 +14,10 @@ from labkit.precision import DTYPES
 
 
 def transformers_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
-    """Make a `GPTJForCausalLM` with the checkpoint's weights: build it on the device "meta", then fill it tensor by tensor."""
+    """Make a `GPTJForCausalLM` with the checkpoint's weights.
+
+    The model is built on the device "meta", which allocates no memory. Then its tensors are read one by one.
+    """
     import transformers
 
     config = transformers.GPTJConfig(**checkpoint.config.to_dict())
@@ -62,7 +65,7 @@ class HuggingFaceEngine(BenchEngine):
 
     @torch.inference_mode()
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run one forward pass over the prompts, with logits of only the last position, as `generate` does."""
+        """Run one forward pass over the prompts, and compute only the logits of the last position, as `generate` does."""
         return self._forward(prompts.to(self._device), None)
 
     @torch.inference_mode()

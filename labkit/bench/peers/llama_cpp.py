@@ -16,7 +16,7 @@ from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 
 FILE_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8.5, "int4": 4.5}
-"""The bits per weight of the matrices in each precision, with their scales."""
+"""The number of bits that a weight of a matrix takes in each precision, including the scales."""
 
 DETAILS = {
     "fp32": "weights and activations fp32, KV cache fp32",
@@ -69,7 +69,7 @@ class LlamaCppEngine(BenchEngine):
         return metadata.version("llama_cpp_python")
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run all prompts from empty sequences. Logits are computed only for the last token of each prompt."""
+        """Run all prompts, each in an empty sequence. Logits are computed only for the last token of each prompt."""
         batch, length = prompts.shape
         self._model.open(batch, length + new_tokens)
         self._seen = length

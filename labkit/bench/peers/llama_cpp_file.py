@@ -1,4 +1,4 @@
-"""Keeps the GGUF files of models in labkit's home folder. A missing or incomplete file is made again."""
+"""Keeps models as GGUF files in labkit's home folder. If a file is missing or incomplete, it is made again."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from labkit.home import home
 from labkit.precision import precision_name
 
 LAYOUT = 1
-"""Part of every file's name.
+"""A version number that is part of the digest in every file's name.
 
 Increase this number when a change of `llama_cpp_model` makes it write different files, so that old files are not used.
 """
 
 Q4_K_M = "Q4_K_M"
 Q4_K_M_BITS = 5.5
-"""The bits per weight of a file in Q4_K_M, with a margin. Most matrices have 4.5 bits per weight, the others 6.6 or more."""
+"""The bits per weight of a file in Q4_K_M, with a margin. Most matrices have 4.5 bits per weight, all others 6.6 or more."""
 
 
 def gguf_file(checkpoint: Checkpoint, precision: str) -> Path:
-    """Return the file with the weights of `checkpoint` in a precision of the benchmark, or in `Q4_K_M`; make it if necessary.
+    """Return the file with the weights of `checkpoint` in a precision of the benchmark, or in `Q4_K_M`.
 
-    Raises `InsufficientResources` when there is too little disk space.
+    If the file does not exist yet, it is made. Raises `InsufficientResources` when there is too little disk space.
     """
     folder = home() / "peers" / "llama.cpp"
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def is_complete(path: Path) -> bool:
 
 
 def bytes_read_per_step(path: Path) -> int:
-    """The bytes of weights that one decode step of one sequence reads: one row of the embedding, and all other tensors."""
+    """The number of bytes of weights that a decode step of one sequence reads: one embedding row, and all other tensors."""
     import gguf
 
     tensors = gguf.GGUFReader(path).tensors
@@ -80,7 +80,7 @@ def bytes_read_per_step(path: Path) -> int:
 
 
 def _write_q4_k_m(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the weights in the dtype in which they are stored, and let llama.cpp's own quantizer make the file from them.
+    """Write a file with the weights in their stored dtype, and let llama.cpp's own quantizer make the Q4_K_M file from it.
 
     Query, key and value are three separate matrices, because the quantizer gives the value matrix more bits.
     """

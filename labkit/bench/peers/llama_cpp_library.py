@@ -1,4 +1,4 @@
-"""Calls llama.cpp's library through the low-level functions of llama-cpp-python: loads and runs models, and quantizes files."""
+"""Loads and runs models, and quantizes files, with llama.cpp's library and the low-level functions of llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class LlamaModel:
         library.llama_memory_clear(library.llama_get_memory(self._context), False)
 
     def feed(self, tokens: NDArray[np.int64], position: int) -> NDArray[np.int64]:
-        """Run `tokens` `[batch, count]`, the first at `position` in each sequence.
+        """Run `tokens` `[batch, count]`. In each sequence, the first of these tokens has the position `position`.
 
         Returns each sequence's most likely next token.
         """
@@ -94,7 +94,7 @@ class LlamaModel:
 
 
 class _TokenBatch:
-    """A `llama_batch` with `count` tokens of each of `batch` sequences. Logits are computed for the last token of each."""
+    """A `llama_batch` with `count` tokens of each of `batch` sequences. Only a sequence's last token gets logits."""
 
     def __init__(self, batch: int, count: int) -> None:
         size = batch * count
@@ -119,7 +119,10 @@ class _TokenBatch:
 
 
 def quantize_file(source: Path, target: Path, num_threads: int) -> None:
-    """Quantize the file `source` (16 or 32 bits per weight) to the file `target` in Q4_K_M, with llama.cpp's own quantizer."""
+    """Quantize the weights of the file `source` to Q4_K_M with llama.cpp's own quantizer, and write them to the file `target`.
+
+    The weights in `source` have 16 or 32 bits each.
+    """
     library = _library()
     params = library.llama_model_quantize_default_params()
     params.nthread = num_threads
@@ -163,5 +166,5 @@ def _keep_errors(library: Any) -> Any:
 
 
 def _reason() -> str:
-    """The first error since the last call of `_library`. Later errors are only consequences of the first one."""
+    """The first error since the last call of `_library`. Later errors are only consequences of the first error."""
     return _errors[0] if _errors else "it gave no reason"

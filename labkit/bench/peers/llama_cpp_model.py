@@ -1,9 +1,10 @@
 """Writes a GPT-J to a GGUF file as if it were a Phi-2, one tensor at a time.
 
-llama.cpp has no GPT-J, but its Phi-2 computes the same function: one layer norm before attention and MLP, which run in
-parallel; rotary positions in a part of each head; GELU in its tanh form; a head with a bias. There are two differences. Phi-2
-rotates the dimensions `i` and `i + rotary_dim / 2` of a head, but GPT-J rotates the dimensions `2 i` and `2 i + 1`. So the rows
-of the query and key matrices are reordered. Phi-2 also has a bias after the attention; this bias is zero in the file.
+llama.cpp has no GPT-J, but its Phi-2 computes the same function. Both models have one layer norm before attention and MLP,
+which run in parallel; rotary position embedding in a part of each head; GELU in its tanh form; and an output head with a bias.
+There are two differences. Phi-2 rotates the dimensions `i` and `i + rotary_dim / 2` of an attention head together, but GPT-J
+rotates the dimensions `2 i` and `2 i + 1` together. So the rows of the query and key matrices are reordered. Phi-2 also has a
+bias after the attention; this bias is zero in the file.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ MATRICES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16", "int8": "Q8_0", "int4"
 """The type in which the matrices are written for each precision of the benchmark. All vectors are written as F32."""
 
 EDGES = MATRICES | {"int4": "Q8_0"}
-"""The type of the embedding and of the head. As in labkit's int4, the head has 8 bits."""
+"""The type of the embedding and of the output head in each precision. In int4, the head has 8 bits, as in labkit's int4."""
 
 
 @dataclass(frozen=True)
 class GGUFTensor:
-    """A tensor of the file: the rows of the checkpoint's tensors `sources`, or zeros if there are no sources."""
+    """A tensor of the file. It holds the rows of the checkpoint's tensors `sources`, or zeros if `sources` is empty."""
 
     name: str
     sources: tuple[str, ...]
@@ -40,10 +41,11 @@ class GGUFTensor:
 
 
 def write_gguf(checkpoint: Checkpoint, path: Path, precision: str, *, fused: bool = True) -> None:
-    """Write the file. With `fused`, the matrices of query, key and value become one tensor, for a single matrix multiplication.
+    """Write the GGUF file of a checkpoint in a precision of the benchmark.
 
-    The values are rounded from float32. Raises `NotAvailable` if the rows of a matrix cannot be divided into the blocks of its
-    type.
+    If `fused` is true, the matrices of query, key and value become one tensor, so that one matrix multiplication computes all
+    three. The values are rounded from float32. Raises `NotAvailable` if the rows of a matrix cannot be divided into the blocks
+    of its type.
     """
     import gguf
 
@@ -54,7 +56,7 @@ def write_gguf(checkpoint: Checkpoint, path: Path, precision: str, *, fused: boo
         for tensor in tensors:
             kind = gguf.GGMLQuantizationType[tensor.kind]
             size = byte_size(tensor)
-            # The shape counts values. The dtype is ignored, because the type is given.
+            # The shape is in values, not in bytes. gguf ignores the dtype (None here), because `raw_dtype` is given.
             writer.add_tensor_info(tensor.name, tensor.shape, None, size, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -121,10 +123,11 @@ def read_values(checkpoint: Checkpoint, tensor: GGUFTensor) -> Tensor:
 
 
 def half_split_rows(matrix: Tensor, config: GPTJConfig) -> Tensor:
-    """Put the even rotary rows of each head before the odd ones, because llama.cpp rotates halves, but GPT-J rotates pairs.
+    """Put the even rotary rows of each head before the odd rotary rows.
 
-    matrix: `[num_heads * head_dim, hidden_size]`. The other rows stay where they are. If query and key have the same order of
-    rows, their product does not depend on this order.
+    The reason is that GPT-J rotates two neighbouring rows together, but llama.cpp rotates a row of the first half of the rotary
+    rows together with a row of the second half. `matrix` is `[num_heads * head_dim, hidden_size]`. Rows that are not rotary
+    rows stay where they are. If query and key have the same order of rows, their product does not depend on this order.
     """
     rotary = torch.arange(config.rotary_dim)
     order = torch.cat((rotary[0::2], rotary[1::2], torch.arange(config.rotary_dim, config.head_dim)))

@@ -1,4 +1,4 @@
-"""Peers `onnxruntime` and `onnxruntime-none`: ONNX Runtime runs the graph that labkit exports, optimised or not."""
+"""Peers `onnxruntime` and `onnxruntime-none`: ONNX Runtime runs labkit's exported graph with or without optimisations."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from labkit.precision import DTYPES
 
 
 def kept_export(checkpoint: Checkpoint, precision: str) -> ExportedModel:
-    """Return the export of a checkpoint in fp32, fp16 or int8. It is kept in labkit's home, because tracing takes seconds per
-    layer.
+    """Return the ONNX export of a checkpoint in fp32, fp16 or int8.
 
-    Raises `InsufficientResources` if the disk or the memory is too small, and the same errors as `export`.
+    The export is kept in labkit's home folder, because tracing takes seconds per layer. Raises `InsufficientResources` if the
+    disk or the memory is too small, and the same errors as `export`.
     """
     folder = home() / "peers" / "onnxruntime"
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def kept_export(checkpoint: Checkpoint, precision: str) -> ExportedModel:
 
 
 class OnnxRuntimeEngine(BenchEngine):
-    """The graph that `labkit export` writes, in one session of ONNX Runtime. The growing cache stays in the session.
+    """ONNX Runtime runs the graph that `labkit export` writes, in one session, in which the growing cache stays.
 
     In int8, ONNX Runtime's own quantizer has rounded the weights of all matrix multiplications, including the head. The inputs
     of a matrix multiplication are rounded while the model runs.
@@ -79,7 +79,7 @@ class OnnxRuntimeEngine(BenchEngine):
         return 2 * super().weight_bytes(config, precision, device)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run one pass over the prompts from an empty cache."""
+        """Run one pass over the prompts, starting with an empty cache."""
         return torch.from_numpy(self._model.prefill(prompts.cpu().numpy()).argmax(-1))
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
@@ -92,7 +92,7 @@ class OnnxRuntimeEngine(BenchEngine):
 
 
 class UnoptimisedOnnxRuntimeEngine(OnnxRuntimeEngine):
-    """The same graph, run without optimisations."""
+    """ONNX Runtime runs the graph that `labkit export` writes, without optimisations."""
 
     name = "onnxruntime-none"
     level = "none"

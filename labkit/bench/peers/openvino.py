@@ -23,9 +23,9 @@ MAX_BATCHED_TOKENS = 1 << 16
 """The largest number of tokens in one step. It is so large that one step runs all prompts, as in the other engines."""
 
 COPIES = {"int4": 2.4}
-"""The memory in use after the first steps, divided by the bytes of the weights. Measured with a model of 1.0 B parameters.
+"""The memory in use after the first steps, divided by the bytes of the weights, in each precision that is listed.
 
-Other precisions need 1.9.
+In all other precisions this quotient is 1.9. The quotients were measured with a model of 1.0 B parameters.
 """
 
 
@@ -41,12 +41,12 @@ def runtime_settings(precision: str) -> dict[str, Any]:
 
 
 class OpenVINOEngine(BenchEngine):
-    """OpenVINO GenAI's `ContinuousBatchingPipeline` (paged attention), driven by its own `step`.
+    """OpenVINO GenAI's `ContinuousBatchingPipeline` with paged attention. The benchmark calls the pipeline's `step`.
 
     OpenVINO's runtime without GenAI is as fast in decode but slower in prefill, because it computes the logits of every
     position. Prefix caching is off. Otherwise OpenVINO's defaults are kept: activations are bfloat16 if the CPU can multiply
     bfloat16; for matrix multiplications with int8 and int4 weights, the activations are quantized during the run; the KV cache
-    has 8 bits. With fp32, activations and KV cache are float32, because the tokens of the engines are compared in fp32.
+    has 8 bits. In fp32, activations and KV cache are float32, because in this precision the engines' tokens are compared.
     """
 
     name = "openvino"
@@ -95,7 +95,7 @@ class OpenVINOEngine(BenchEngine):
         for handle in self._handles:
             handle.cancel()
         config = openvino_genai.GenerationConfig()
-        config.set_eos_token_id(0)  # required; `ignore_eos` makes every generation reach its full length
+        config.set_eos_token_id(0)  # OpenVINO needs some id; `ignore_eos` makes every generation reach its full length
         config.ignore_eos = True
         config.do_sample = False
         config.max_new_tokens = new_tokens

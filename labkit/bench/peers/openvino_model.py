@@ -21,7 +21,7 @@ from labkit.errors import NotAvailable
 from labkit.precision import DTYPES, precision_name
 
 GROUP_SIZE = 32
-"""The number of weights that share a scale in int4, as in labkit."""
+"""The number of weights that share a scale in int4. It is the same number as in labkit."""
 
 
 LARGE = 100_000_000
@@ -29,9 +29,10 @@ LARGE = 100_000_000
 
 
 def convert(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
-    """Write `openvino_model.xml` and `.bin` into `folder`; return a description of the weights.
+    """Write `openvino_model.xml` and `openvino_model.bin` into `folder`; return a description of the weights.
 
-    For int8 and int4, a first step writes the weights as they are stored, and a second step compresses this file. Raises
+    For int8 and int4, a first step writes a file with the checkpoint's stored weights, and a second step compresses this file.
+    Raises
     `InsufficientResources` when memory or disk space is too small.
     """
     dtype = DTYPES.get(precision, checkpoint.weight_dtype)
@@ -59,7 +60,10 @@ def write_traced(checkpoint: Checkpoint, dtype: torch.dtype, path: Path) -> str:
 
 
 class _Step(nn.Module):
-    """The model as a function of tensors: it takes tokens, masks and the cache, and returns logits and the cache."""
+    """The model as a function of tensors, which can be traced.
+
+    It takes tokens, masks, positions and the cache, and returns the logits and the new cache.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -81,7 +85,7 @@ class _Step(nn.Module):
 
 
 def _traced(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """Trace the model. Attention is one fused operation, and the cache is passed in and out."""
+    """Trace the model. Attention is one fused operation; the cache is an input, and the new cache is an output."""
     import openvino
     from openvino.frontend.pytorch import patch_model
 
@@ -102,7 +106,7 @@ def _traced(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         [(past, past) for _ in range(config.num_layers)],
     )
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer warns that Python values become constants, but these are constant
+        warnings.simplefilter("ignore")  # the tracer warns that Python values become constants; these values are constant
         return openvino.convert_model(_Step(model), example_input=example)
 
 

@@ -1,4 +1,4 @@
-"""Makes a traced model stateful: the cache stays inside OpenVINO, and is not passed into and out of every step."""
+"""Makes a traced model stateful: OpenVINO keeps the cache, so that a step does not take it as input or return it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make_stateful(model: Any, config: GPTJConfig) -> None:
             reader.replace_source_output(gathered.output(0))
     model.validate_nodes_and_infer_types()
     apply_make_stateful_transformation(model, states)
-    # The empty state has as many rows as there are prompts.
+    # Before the first step, the state is empty: it has one row for each prompt, and no tokens.
     shape = opset13.shape_of(model.input(INPUTS[0]), output_type="i64")
     rest = opset13.constant(np.array([config.num_heads, 0, config.head_dim], dtype=np.int64))
     empty = opset13.concat([opset13.gather(shape, opset13.constant([0]), opset13.constant(0)), rest], axis=0)

@@ -1,4 +1,4 @@
-"""Peers `plain` and `plain-compiled`: torch runs the operations of the graph that labkit exports, one by one or compiled."""
+"""Peers `plain` and `plain-compiled`: torch runs the graph that labkit exports, operation by operation or compiled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from labkit.graphs.compiled import compiled_step, plain_model
 
 
 class PlainGraphEngine(BenchEngine):
-    """The model that `labkit export` writes to ONNX, run in torch's eager mode. Both graph compilers start from this model."""
+    """torch runs, in eager mode, the model that `labkit export` writes to ONNX.
+
+    Both graph compilers (ONNX Runtime and `torch.compile`) start from this model.
+    """
 
     name = "plain"
     extra = "graphs"
@@ -34,7 +37,7 @@ class PlainGraphEngine(BenchEngine):
 
     @torch.no_grad()
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run one pass over the prompts from an empty cache."""
+        """Run one pass over the prompts, starting with an empty cache."""
         return self._next(prompts.to(self._device), self._model.empty_past(len(prompts)), self._model)
 
     @torch.no_grad()
@@ -54,7 +57,9 @@ class PlainGraphEngine(BenchEngine):
 
 
 class CompiledPlainGraphEngine(PlainGraphEngine):
-    """The same model, with the decode step under `torch.compile`. The sizes are dynamic, because the cache grows.
+    """The model of `PlainGraphEngine`, with its decode step compiled by `torch.compile`.
+
+    The decode step is compiled for dynamic sizes, because the cache grows.
 
     The prefill runs in eager mode, because compiling it for a single pass would take too long. The decode step is compiled in
     the first round, which is not timed.

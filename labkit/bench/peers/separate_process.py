@@ -40,7 +40,9 @@ def run_in_separate_process(
 
 
 def main() -> None:
-    """Run the pickled task from the file that the first argument names, and pickle the outcome to the second file."""
+    """Run the pickled task from the file that the first argument names, and pickle its outcome to the file that the second
+    argument names.
+    """
     task, answer = (Path(argument) for argument in sys.argv[1:])
     function, arguments, options = pickle.loads(task.read_bytes())
     try:

@@ -6,5 +6,5 @@ import sys
 
 
 def without_telemetry() -> None:
-    """Hide the package that sends the reports; OpenVINO and NNCF work without it."""
+    """Hide the package that sends the usage reports. OpenVINO and NNCF work without this package."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

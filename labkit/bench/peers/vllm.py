@@ -27,11 +27,11 @@ LEAST_SEQUENCES = 8
 
 
 class VLLMEngine(BenchEngine):
-    """vLLM's `LLMEngine`, compiled, and driven by its own `step`.
+    """vLLM's `LLMEngine`, with its model compiled. The benchmark calls the engine's `step`.
 
-    The first step runs all prompts, and each later step makes one token per prompt. So prefill and decode are timed separately.
-    The times include sending one line of JSON to the process and one line back. The process starts and compiles in the first
-    round, and again if a batch needs a larger KV cache. Prefix caching is off.
+    The first step runs all prompts, and each later step generates one token per prompt. So prefill and decode are timed
+    separately. The times include sending one line of JSON to vLLM's process and receiving one line back. The process starts and
+    compiles in the first round, and again if a batch needs a larger KV cache. Prefix caching is off.
     """
 
     name = "vllm"
@@ -49,7 +49,7 @@ class VLLMEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """fp32 and bf16, only on a CPU. For int8 and int4, vLLM needs a model that another program has quantized."""
+        """On a CPU, fp32 and bf16; on a GPU, none. For int8 and int4, vLLM needs a model that another program has quantized."""
         return ("fp32", "bf16") if device.type == "cpu" else ()
 
     @classmethod
@@ -79,7 +79,7 @@ class VLLMEngine(BenchEngine):
         return torch.tensor(self._process.ask(steps=steps))
 
     def _start(self, sequences: int, prompt: int, length: int) -> None:
-        """Start a process with room for this many sequences, which begin with `prompt` tokens and grow to `length` tokens."""
+        """Start a vLLM process with room for `sequences` sequences of `prompt` prompt tokens and `length` tokens in total."""
         self._close()
         config = self._config
         blocks = sequences * (-(-length // BLOCK) + 1)

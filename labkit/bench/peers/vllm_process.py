@@ -1,4 +1,4 @@
-"""Starts the process in which vLLM runs, and talks to it in lines of JSON over its stdin and stdout."""
+"""Starts the process in which vLLM runs, and exchanges lines of JSON with it over its stdin and stdout."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def vllm_python() -> str:
 
 
 def installed(python: str) -> dict[str, Any]:
-    """Return the result of the worker's `describe`.
+    """Return what is installed for the interpreter `python`, as a dictionary that the worker's `describe` makes.
 
     Raises `NotAvailable` if `python` does not run, if it has no vLLM or a build of vLLM that is not for CPUs, or if packages
     that vLLM imports cannot be imported.
@@ -65,7 +65,10 @@ def _described(python: str) -> dict[str, Any]:
 
 
 class VLLMProcess:
-    """A process with a loaded model. `settings` are vLLM's `EngineArgs`; the process uses `num_threads` cores."""
+    """A process in which vLLM has loaded a model.
+
+    `settings` are the arguments of vLLM's `EngineArgs`. The process uses `num_threads` cores.
+    """
 
     def __init__(self, python: str, settings: dict[str, Any], num_threads: int) -> None:
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - stays open as long as the process runs
@@ -120,8 +123,8 @@ class VLLMProcess:
 def environment(preload: list[str], num_threads: int) -> dict[str, str]:
     """Return the environment variables that make vLLM run in one process, on `num_threads` cores, without the network.
 
-    vLLM itself sets OpenMP's variables only for its worker processes; the values here are the same. Worker processes are not
-    used, because they would wait for each other in busy loops, which take cores from the computation.
+    vLLM itself sets OpenMP's variables only for its worker processes; this function sets the same values. vLLM runs without
+    worker processes, because they would wait for each other in busy loops, which take cores from the computation.
     """
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:num_threads]))
     return {

@@ -3,8 +3,8 @@
 `python vllm_worker.py describe` prints what is installed, as one line of JSON. `python vllm_worker.py run SETTINGS`, with the
 settings as JSON, loads the model. Then each line on stdin is a request in JSON, and each line on stdout is an answer:
 
-- `{"prompts": [[...]], "new_tokens": n}` starts these prompts and returns `{"tokens": [...]}`, the first token of each;
-- `{"steps": n}` continues them to their end and returns `{"tokens": [[...]]}`, the next `n` tokens of each.
+- `{"prompts": [[...]], "new_tokens": n}` starts these prompts and returns `{"tokens": [...]}`, the first token of each prompt;
+- `{"steps": n}` continues the prompts to their end and returns `{"tokens": [[...]]}`, the next `n` tokens of each prompt.
 
 The first answer, `{"tokens": []}`, says that the model is loaded. After an error, the answer is `{"error": "..."}`.
 """
@@ -32,10 +32,11 @@ They are often incompatible with the torch of vLLM's CPU build.
 
 
 def describe() -> dict[str, Any]:
-    """Describe what is installed.
+    """Describe which vLLM and which related packages and libraries are installed.
 
     `version` and `package` are the version and the package name of vLLM, or None. `preload` lists libraries that make vLLM
-    faster: a memory allocator and an OpenMP library. `broken` lists packages whose import fails, which would end vLLM.
+    faster: a memory allocator and an OpenMP library. `broken` lists packages that vLLM imports but that cannot be imported;
+    they would make vLLM fail.
     """
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
@@ -64,7 +65,10 @@ def _loads(name: str) -> bool:
 
 
 class Generation:
-    """vLLM's engine and its running requests. Each `step` of the engine runs all prompts at once, or one decode step."""
+    """vLLM's engine and its running requests.
+
+    Each `step` of the engine either runs all prompts at once, or generates one token for each request.
+    """
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from vllm import EngineArgs, LLMEngine
@@ -74,7 +78,7 @@ class Generation:
         self._count = 0
 
     def start(self, prompts: list[list[int]], new_tokens: int) -> list[int]:
-        """End the requests that are still running, add these prompts, and run steps until each has its first token."""
+        """End the requests that are still running, add these prompts, and run steps until each prompt has its first token."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -97,7 +101,7 @@ class Generation:
         return [made[0] for made in self._made.values()]
 
     def go_on(self, steps: int) -> list[list[int]]:
-        """Run steps until all requests have ended; return the next `steps` tokens of each."""
+        """Run steps until all requests have ended; return the next `steps` tokens of each request."""
         while self._engine.has_unfinished_requests():
             self._step()
         made, self._made = self._made, {}
@@ -132,7 +136,7 @@ def main() -> None:
         print(json.dumps(describe()))
         return
     with os.fdopen(os.dup(1), "w") as answers:
-        os.dup2(2, 1)  # whatever vLLM prints must not come between the answers
+        os.dup2(2, 1)  # vLLM's own output goes to stderr, so that stdout has only the answers
         run(json.loads(sys.argv[2]), sys.stdin, answers)
 
 

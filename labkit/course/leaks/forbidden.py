@@ -14,10 +14,10 @@ from labkit.course.leaks.solutions import Solution, solutions_in
 from labkit.grading.sandbox import HIDDEN
 
 LEAST_BODY, LEAST_RUN = 16, 30
-"""How many parts (see `normal_code.size`) a whole body, or a run of statements within a body, needs to count as an answer.
+"""The fewest parts (see `normal_code.size`) at which a whole body, or a run of statements in a body, counts as an answer.
 
-Smaller code, such as `return x + 1`, occurs everywhere. All code that answers share with the released library is below these
-limits.
+Smaller code, such as `return x + 1`, occurs everywhere. Code that occurs both in an answer and in the released library is
+always below these limits.
 """
 LEAST_LINE, LEAST_SENTENCE, LEAST_BLOCK = 30, 40, 12
 """The fewest characters, not counting spaces, at which a line or a text of an answer, or a whole solution, is forbidden."""
@@ -27,9 +27,9 @@ LEAST_LINE, LEAST_SENTENCE, LEAST_BLOCK = 30, 40, 12
 class Forbidden:
     """Everything that may not be released. Each dictionary maps a piece of an answer to the place that it comes from.
 
-    `bodies` and `runs` are normal forms of code. `shapes` are their sizes: code whose shape is not among them cannot be one
-    of them, and this is quick to test. `solutions` are whole solutions as lines of text, `lines` are single lines of answers,
-    and `sentences` are texts such as the message about a mistake. All texts are stored without spaces.
+    `bodies` and `runs` are normal forms of code. `shapes` are the sizes of this code: code whose shape is not in `shapes`
+    cannot be forbidden code, and this is quick to test. `solutions` are whole solutions as lines of text, `lines` are single
+    lines of answers, and `sentences` are texts such as the message about a mistake. All texts are stored without spaces.
     """
 
     bodies: dict[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Forbidden:
             self.shapes.add(shape(body))
 
     def add_run(self, run: Suite, place: str) -> None:
-        """Forbid a run of statements, wherever it is."""
+        """Forbid a run of statements, wherever it occurs in the release."""
         self.runs.setdefault(normal_form(run), place)
         self.shapes.add(shape(run))
 
@@ -57,7 +57,10 @@ class Forbidden:
 
 
 def shape(code: Suite) -> tuple[int, int]:
-    """The number of statements and of parts. Two pieces of code with different shapes have different normal forms."""
+    """The number of statements in the code, and the number of its parts.
+
+    Two pieces of code with different shapes have different normal forms.
+    """
     return len(code), sum(map(size, code))
 
 

@@ -30,7 +30,10 @@ class Leak:
 
 
 def find_leaks(archive: Path, forbidden: Forbidden) -> list[Leak]:
-    """All leaks in a zip file and in the archives inside it. Each place is listed once per source."""
+    """All leaks in a zip file and in the archives inside it.
+
+    A place with answers from several sources is listed once for each source.
+    """
     found: dict[Leak, None] = {}
     for file in files_in(archive):
         found |= dict.fromkeys(_in_file(file, forbidden))
@@ -38,7 +41,7 @@ def find_leaks(archive: Path, forbidden: Forbidden) -> list[Leak]:
 
 
 def is_hidden(path: PurePosixPath) -> bool:
-    """Whether a path is one of labkit's folders with answers, is inside one, or is the compiled code of one."""
+    """Whether a path is one of labkit's folders with answers, is inside such a folder, or is compiled from such a folder."""
     parts = [part.partition(".")[0] for part in path.parts if part != "__pycache__"]
     for folder in HIDDEN:
         wanted = folder.split("/")
@@ -96,6 +99,6 @@ def _in_text(file: ShippedFile, text: Text, forbidden: Forbidden) -> Iterator[Le
 def _searched(file: ShippedFile, text: Text, forbidden: Forbidden) -> Iterator[Found]:
     yield from search_code(text, forbidden)
     yield from search_sentences(text, forbidden)
-    # The last hint of an exercise is a line of its answer, and hints are in modules.
+    # Python modules may contain lines of answers: the last hint of an exercise is such a line, and modules hold the hints.
     if file.path.suffix != ".py":
         yield from search_lines(text, forbidden)

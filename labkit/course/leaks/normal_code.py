@@ -15,7 +15,7 @@ Suite = Sequence[ast.stmt]
 
 _BUILTINS = frozenset(dir(builtins))
 _SIZE = "size of the normal form"
-"""The attribute in which a node stores its size once this is known."""
+"""The attribute of a syntax tree's node that stores the size of the node once the size has been computed."""
 _LEFT_OUT = ("decorator_list", "returns", "annotation", "type_comment", "type_params", "kind", "ctx", "simple")
 
 

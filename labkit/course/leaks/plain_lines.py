@@ -1,4 +1,4 @@
-"""Removes spaces and comments from lines of text, so that equal lines are found whatever their layout."""
+"""Removes spaces and comments from lines of text, so that lines that differ only in layout become equal."""
 
 from __future__ import annotations
 

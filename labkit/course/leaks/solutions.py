@@ -17,7 +17,7 @@ _CELL = re.compile(r"^# %%")
 
 @dataclass(frozen=True)
 class Solution:
-    """A solution: the `line` of its mark, its syntax `tree`, and its `lines` with their numbers, without spaces and comments.
+    """A solution: the number of its BEGIN mark's `line`, its syntax `tree`, and its numbered `lines` without white space.
 
     `bodies` are the whole bodies of the functions around the solution. `given` are lines that the learner gets anyway: the
     text of the lab, and the lines of the same cell outside its solutions. A line of the solution that is in `given` is no

@@ -17,7 +17,10 @@ _TAG = re.compile(r"<[^>]*>")
 
 @dataclass(frozen=True)
 class Text:
-    """A text and its place in a notebook, such as "cell 12, output 1"; "" for a whole file. `is_code`: all of it is Python."""
+    """A text, and the place in a notebook `where` it is, such as "cell 12, output 1".
+
+    `where` is "" if the text is a whole file. `is_code` says whether the whole text is Python code.
+    """
 
     where: str
     content: str
@@ -44,7 +47,7 @@ def texts_of_notebook(content: str) -> Iterator[Text]:
 
 
 def pictures_of_notebook(content: str) -> Iterator[str]:
-    """Yield each cell that has pictures in its outputs or attachments, for pictures cannot be searched."""
+    """Yield the name of each cell with pictures in its outputs or attachments, because pictures cannot be searched."""
     for number, cell in enumerate(json.loads(content)["cells"], 1):
         held = [*cell.get("outputs", []), *({"data": one} for one in cell.get("attachments", {}).values())]
         if any(name.startswith("image/") and name != "image/svg+xml" for one in held for name in one.get("data", {})):
@@ -93,7 +96,7 @@ def _joined(source: Any) -> str:
 
 
 def _decoded(value: str) -> str:
-    """The text that `value` encodes in base64, or "" if it encodes none."""
+    """The text that `value` encodes in base64, or "" if `value` does not encode a text."""
     if len(value) < 16:
         return ""
     try:

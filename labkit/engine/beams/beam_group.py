@@ -1,6 +1,6 @@
 """One group of beams: decides which candidates continue, which candidates end, and when the search is over.
 
-This module works only on scores and tokens. The rules are those of the beam search of transformers, even for equal scores.
+This module works only on scores and tokens. It follows the rules of the beam search in `transformers`, even for equal scores.
 If a prompt has several groups, each group is a separate search; the diversity penalty makes them choose different tokens
 (Vijayakumar et al. 2016).
 """
@@ -18,7 +18,10 @@ Ends = Callable[[Node | None, int, int], bool]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that could continue a beam. `beam`: the beam's index; `score`: the beam's score plus the token's score."""
+    """A token that could continue a beam.
+
+    `beam` is the beam's index; `score` is the sum of the beam's and the token's score.
+    """
 
     score: float
     beam: int
@@ -47,7 +50,7 @@ class Hypothesis:
 
 
 class BeamGroup:
-    """The running beams of a group, and its finished hypotheses. Both lists have up to `size` entries, best first.
+    """The running beams of a group, and its finished hypotheses. Each of the two lists has up to `size` entries, best first.
 
     A candidate ends its branch if `ends(parent node, token, made)` is true, or if `made` is `max_new_tokens`. `made` is the
     number of new tokens in the branch, including the candidate.
@@ -55,7 +58,7 @@ class BeamGroup:
 
     def __init__(self, params: SamplingParams, max_new_tokens: int, ends: Ends, tree: BeamTree, row: int = 0) -> None:
         self.size = params.num_beams // params.num_beam_groups
-        self.row = row  # the batch row of the group's first beam; the other beams follow
+        self.row = row  # the batch row of the group's first beam; the group's other beams have the next rows
         self.beams = [Beam(0.0, None, 0)]
         self.pool: list[Hypothesis] = []
         self.done = False

@@ -19,7 +19,7 @@ class BeamPrompt:
     """The beams that continue `sequence`, which has no new tokens yet.
 
     entry: holds the slots of the prompt and of the positions before it; all beams share these slots. chunk: the positions that
-    a forward pass computes before the first new token, which are all positions except those of a prefix prompt.
+    a forward pass computes before the first new token, which are all positions except the positions of a prefix prompt.
     """
 
     def __init__(self, sequence: Sequence, tree: BeamTree, row: int) -> None:
@@ -32,7 +32,7 @@ class BeamPrompt:
         groups = range(self.params.num_beam_groups)
         self.groups = [BeamGroup(self.params, sequence.max_new_tokens, ends, tree, row) for _ in groups]
         endings = len(sequence.stop_token_ids) + len(self.params.stop)
-        self._kept = max(2, 1 + endings)  # enough candidates per beam, even if some of them end
+        self._kept = max(2, 1 + endings)  # so many candidates per beam that enough are left, even if some of them end a branch
 
     @property
     def done(self) -> bool:
@@ -71,7 +71,10 @@ class BeamPrompt:
         return children.values.flatten()[order], places.flatten()[order]
 
     def take(self, turn: int, scores: list[float], places: list[int], vocab_size: int) -> list[tuple[Node, int]]:
-        """Advance group `turn` with the result of `best`. Returns the new nodes, each with the batch row that it continues."""
+        """Advance group `turn` by one token, given the result of `best`.
+
+        Returns new nodes, each with the batch row it continues.
+        """
         group = self.groups[turn]
         pairs = [(score, divmod(place, vocab_size)) for score, place in zip(scores, places, strict=True)]
         found = [Candidate(score, beam, token) for score, (beam, token) in pairs if score > -math.inf]

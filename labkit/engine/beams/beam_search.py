@@ -1,7 +1,7 @@
-"""Beam search with a model's forward pass, for several prompts at once. Finds the continuations that are likeliest as a whole.
+"""Beam search with a model's forward pass, for several prompts at once. Finds the likeliest whole continuations.
 
-Each prompt is computed once, and all its beams share the prompt's cache slots. When a beam continues another beam, only its
-line of slot numbers changes; keys and values are never moved.
+Each prompt is computed once, and all its beams share the prompt's cache slots. When a beam continues another beam, only the
+beam's line of slot numbers changes; keys and values are never moved.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class BeamSearch:
     def _decode(self) -> Batch:
         """Build the batch that has the newest token of every beam.
 
-        This token's slot comes after the slots of the row that the beam continues.
+        In the slot table, this token's slot comes after the slots of the row that the beam continues.
         """
         nodes = [row.node for row in self._rows if row.node is not None]
         positions = [row.prompt.entry.num_slots + row.prompt.made - 1 for row in self._rows]

@@ -21,11 +21,11 @@ class Node:
         self.parent = parent
         self.slot = -1
         self.logprob: TokenLogprob | None = None
-        self.references = 0  # the number of the node's children, plus 1 if a beam ends here
+        self.references = 0  # the number of the node's children, plus 1 if a beam ends at the node
 
 
 class BeamTree:
-    """Assigns slots to tokens and takes them back. `free` holds the unused slots."""
+    """Assigns cache slots to tokens, and frees the slots that no beam needs. `free` holds the unused slots."""
 
     def __init__(self, free: Iterable[int]) -> None:
         self.free = list(free)

@@ -1,6 +1,6 @@
-"""Runs beam searches beside the engine's batch. Each search runs one forward pass per step.
+"""Runs beam searches in addition to the engine's batch. Each search runs one forward pass per step.
 
-When a search is over, its best hypotheses become the tokens of its samples.
+When a search is over, the tokens of its best hypotheses become the tokens of its samples.
 """
 
 from __future__ import annotations

@@ -17,15 +17,15 @@ class CachedSequence:
     """The scheduler's view of a running sequence.
 
     The positions of a sequence are numbered in this order: the prefix and soft prompts (together `lead`), the prompt, the new
-    tokens. The first `computed` positions have keys and values; those of position p are in slot `slots[column(p)]`. With a
-    `window` (the request's `memory_len`) the columns form a ring, in which a new position replaces the oldest position.
+    tokens. The first `computed` positions have keys and values; the key and value of position p are in slot `slots[column(p)]`.
+    With a `window` (the request's `memory_len`) the columns form a ring, in which a new position replaces the oldest position.
 
     forks: the other samples of the prompt, which become separate sequences once the prompt is computed. decoding: whether only
     one token is left to compute in each step. row: the sequence's row in the sampler, which stays the same while the sequence
     runs; fork_rows: the rows reserved for its forks. sampled: how many new tokens the sampler has seen in that row (-1: the row
     is not set up). guesses: guesses of the tokens after the last token, if the request speculates or the engine has a draft
-    model. They are computed with the last token in this step. prompt_logprobs: if the request asks for them, the
-    log-probabilities of the prompt tokens that are scored so far, by index.
+    model. The guesses are computed together with the last token in this step. prompt_logprobs: if the request asks for them,
+    the log-probabilities of the prompt tokens that are scored so far; the key of each is the index of its token.
     """
 
     def __init__(self, sequence: Sequence, forks: SequenceOf[Sequence] = ()) -> None:
@@ -94,7 +94,7 @@ class CachedSequence:
         return self.sequence.max_new_tokens - len(self.sequence.new_tokens) - 1
 
     def column(self, position: int) -> int:
-        """The index at which `slots` holds the slot of a position."""
+        """The index into `slots` of the slot for a position."""
         return position if self.window is None else position % self.window
 
     def length(self, positions: int) -> int:
@@ -112,7 +112,7 @@ class CachedSequence:
     def guess(self, most: int) -> list[int]:
         """Guess the tokens after the last token.
 
-        Makes as many guesses as the request asks for, but no more than it can still use, and at most `most`.
+        Makes as many guesses as the request asks for, but no more than the sequence can still use, and at most `most`.
         """
         sequence = self.sequence
         if self._lookup is None:

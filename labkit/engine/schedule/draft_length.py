@@ -1,7 +1,7 @@
 """Decides how many tokens a draft model guesses in the next step, from measured times and the share of guesses that were right.
 
 Speculative decoding (Leviathan, Kalman and Matias 2023, https://arxiv.org/abs/2211.17192): if each guess is right with
-probability a, a step that checks k guesses makes (1 - a^(k+1)) / (1 - a) tokens on average (their equation 1). Such a step
+probability a, a step that checks k guesses generates (1 - a^(k+1)) / (1 - a) tokens on average (their equation 1). Such a step
 saves time only if plain steps would take longer for these tokens. Both times depend on the machine, the two models and the
 number of sequences, so they are measured while the engine runs.
 
@@ -20,7 +20,7 @@ GAIN = 1.03
 """Guessing is used only if it is expected to be faster than plain steps by this factor."""
 
 GRACE = 1.0
-"""The time that the engine may lose before guessing has proved useful, in units of a plain step."""
+"""The time that guessing may cost before it has saved any time. The unit is the time of a plain step (without guesses)."""
 
 SHARE = 0.015
 """The share of the decoding time that may be lost to guessing later on."""
@@ -51,7 +51,7 @@ class DraftLength:
     """Chooses the number of guesses for each sequence. `prior`: the share of right guesses to expect before the first guess.
 
     `cost`: an estimate of the draft's time to read a token of a prompt, divided by the target's time, such as the ratio of the
-    numbers of parameters. It is used until these times are measured.
+    numbers of parameters. This estimate is used until both times have been measured.
     """
 
     def __init__(self, cost: float, prior: float = 0.7) -> None:
@@ -110,7 +110,7 @@ class DraftLength:
             self.judged_count += 1
 
     def stepped(self, sequences: int, guessed: int, made: int, seconds: float, reading: float = 0.0) -> None:
-        """Record that a step of `sequences` sequences made `made` tokens from `guessed` guesses in total.
+        """Record that a step of `sequences` sequences generated `made` tokens, with `guessed` guesses in total.
 
         `reading` is the part of the step's `seconds` in which the draft read texts.
         """
@@ -149,7 +149,7 @@ class DraftLength:
         self._target_reading.append(seconds / tokens)
 
     def _forget_few(self, sequences: int) -> None:
-        """Forget times that were measured too seldom. Otherwise one slow step could rule out a number of guesses for ever."""
+        """Forget step times with too few measurements. Otherwise one slow step could rule out a number of guesses for ever."""
         few = [key for key, known in self._steps.items() if key[0] == sequences and key[1] and len(known) < PLAIN_SAMPLES]
         for key in few:
             del self._steps[key]
@@ -176,7 +176,7 @@ class DraftLength:
         return self._seconds(sequences, each - 1) + self._pass(sequences)
 
     def _most(self, sequences: int, each: int) -> float:
-        """The longest time that a step should take: here, every guess costs as much as a token of a plain step."""
+        """The longest time that a step should take: a plain step, and for each guess another plain step and draft pass."""
         return median(self._steps[sequences, 0]) * (1 + each) + self._pass(sequences) * each
 
     def _pass(self, sequences: int) -> float:
@@ -191,5 +191,5 @@ class DraftLength:
 
 
 def expected_tokens(right_share: float, guesses: int) -> float:
-    """The number of tokens that a step makes on average if each guess is right with probability `right_share`."""
+    """The number of tokens that a step generates on average if each guess is right with probability `right_share`."""
     return sum(right_share**place for place in range(guesses + 1))

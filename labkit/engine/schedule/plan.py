@@ -48,7 +48,8 @@ class Chunk:
     def sampled(self) -> list[int]:
         """The positions, counted from `begin`, whose logits choose a new token.
 
-        At the end of a prompt, this is the last position, once for each sample. While decoding, these are all positions.
+        At the end of a prompt, this is the last position, once for each sample. While the sequence decodes, these are all
+        positions of the chunk.
         """
         if self.entry.decoding:
             return list(range(self.count))
@@ -63,7 +64,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of one step, which computes one token of each sequence in `decodes`, then the chunks."""
+    """The plan of one step, whose batch holds one token of each sequence in `decodes`, followed by the tokens of `chunks`."""
 
     decodes: list[CachedSequence]
     chunks: list[Chunk]
@@ -79,7 +80,7 @@ class Plan:
         return [*self.decodes, *(chunk.entry for chunk in self.chunks)]
 
     def parts(self) -> list[Plan]:
-        """The same step as several plans, one for each sequence."""
+        """Split the plan into several plans, one for each sequence."""
         return [Plan([entry], []) for entry in self.decodes] + [Plan([], [chunk]) for chunk in self.chunks]
 
     def without(self, gone: Collection[CachedSequence], *, scored: bool = True) -> tuple[Plan, list[int]]:

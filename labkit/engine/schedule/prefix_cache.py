@@ -21,7 +21,7 @@ Tokens: TypeAlias = npt.NDArray[np.int64]
 class Node:
     """A node of the tree: consecutive tokens and their slots.
 
-    `children`: the nodes that follow this node; each child's key is its first token.
+    `children`: the nodes that follow this node; the key of each child is the child's first token.
     """
 
     def __init__(self, tokens: Tokens, slots: Slots, parent: Node | None) -> None:
@@ -40,7 +40,8 @@ class PrefixCache:
     def __init__(self, allocator: SlotAllocator) -> None:
         self._allocator = allocator
         self._root = Node(np.empty(0, np.int64), np.empty(0, np.int32), None)
-        # Least recently used first. When a node is used, its ancestors are moved after it, so leaves come before ancestors.
+        # The least recently used nodes come first. When a node is used, its ancestors are moved after it, so leaves come before
+        # ancestors.
         self._order: OrderedDict[Node, None] = OrderedDict()
         self.epoch = 0
         self.num_slots = 0
@@ -59,7 +60,7 @@ class PrefixCache:
 
         The caller must hold references to the given slots. Returns the cached slots of all the tokens; for a prefix that was
         already cached, these can differ from the given slots. A caller that continues the text must then hold references to the
-        returned slots instead, because every holder of a slot must also hold all slots before it.
+        returned slots instead, because every holder of a slot must also hold the slots of all earlier tokens.
         """
         given = np.asarray(tokens, np.int64)
         node, inside, depth = self._walk(given)
@@ -103,7 +104,7 @@ class PrefixCache:
 
     @staticmethod
     def _path(node: Node, inside: int) -> Slots:
-        """The slots from the root to a node, including those of the node's first `inside` tokens."""
+        """The slots from the root to a node, including the slots of the node's first `inside` tokens."""
         found: list[Slots] = [node.slots[:inside]]
         while node.parent is not None:
             node = node.parent

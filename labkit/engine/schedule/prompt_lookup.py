@@ -42,7 +42,10 @@ class PromptLookup:
                 after[ending] = len(self._tokens)
 
     def propose(self, count: int) -> list[int]:
-        """Guess `count` tokens: those after the earlier occurrence, repeated if there are too few. [] if nothing was found."""
+        """Guess `count` tokens: the tokens after the earlier occurrence, repeated if there are too few.
+
+        Returns [] if there is no earlier occurrence.
+        """
         if self._match is None or count < 1:
             return []
         again = self._tokens[self._match :]  # not empty, because the earlier occurrence ends before the text does

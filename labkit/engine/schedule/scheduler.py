@@ -28,7 +28,7 @@ LOOKAHEAD = 8
 """A prompt is admitted only if this many slots stay free per running sequence, so that no sequence is preempted soon after."""
 
 WORTH_WAITING = 32
-"""A prompt waits if a running prompt will compute at least this many tokens of their common beginning."""
+"""A prompt waits if a running prompt will compute at least this many tokens with which both prompts begin."""
 
 
 class Drafter(Protocol):
@@ -46,7 +46,7 @@ class Drafter(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Reservation:
-    """The slots and sampler rows that a beam search holds until it ends. Its best hypotheses become `samples`."""
+    """The slots and sampler rows that a beam search holds until it ends, and the `samples` that get its best hypotheses."""
 
     samples: list[Sequence]
     slots: Slots
@@ -62,14 +62,14 @@ class Scheduler:
     number of tokens of this prompt and of all prompts admitted before it, and m is the smaller of `max_step_tokens -
     max_batch_size` and `max_mixed_prefill`. Requests are admitted in order, as soon as there are enough rows and slots. No
     request overtakes another, with one exception: while a prompt waits for a running prompt that is computing a long prefix of
-    both, later prompts can be admitted first.
+    both prompts, later prompts can be admitted first.
 
     If several steps are in flight (the stages of a pipeline), each step decodes its share of the sequences, so that a sequence
     gets one token in every round of steps.
 
     If a step does not use all of `max_step_tokens`, the rest goes to the guesses of requests that speculate. If there is a
-    `drafter`, it guesses for all other sequences, in steps that compute no prompt. A beam search is admitted in the same order,
-    once all slots that it can need are available. It keeps these slots until it ends, and it is not part of the plan.
+    `drafter`, it guesses tokens for all other sequences, in steps that compute no prompt. A beam search is admitted in the same
+    order, once all slots that it can need are available. It keeps these slots until it ends, and it is not part of the plan.
 
     When slots run out, idle prefixes are evicted first. If that is not enough, the sequence that was admitted last is
     preempted: it loses its slots, goes to the front of the queue, and later computes its tokens again, except the tokens whose
@@ -183,8 +183,9 @@ class Scheduler:
     def _decodes(self, steps: int, busy: Collection[CachedSequence]) -> list[CachedSequence]:
         """Choose the sequences that decode in the next step, and give each of them a slot for its next token.
 
-        They are the step's share of all decoding sequences. If slots are missing, the sequences admitted last are preempted.
-        But a sequence in flight cannot be preempted: if the one admitted last is in flight, the sequences without a slot wait.
+        The chosen sequences are the step's share of all decoding sequences. If slots are missing, the sequences admitted last
+        are preempted. But a sequence in flight cannot be preempted: if the sequence admitted last is in flight, the sequences
+        without a slot wait.
         """
         while True:
             decoding = [entry for entry in self.running if entry.decoding]
@@ -204,7 +205,10 @@ class Scheduler:
         return decodes
 
     def _speculate(self, plan: Plan, budget: int) -> None:
-        """Use the step's remaining tokens and spare slots for guesses of the next tokens. No sequence is preempted for them."""
+        """Use the step's remaining tokens and spare slots for guesses of the next tokens.
+
+        No sequence is preempted for guesses.
+        """
         for entry in [entry for entry in plan.decodes if entry.speculates]:
             spare = self.pool.num_available - len(self.running)
             guesses = entry.guess(min(budget, spare))
@@ -216,7 +220,7 @@ class Scheduler:
         """Let the drafter guess for the sequences of a step that all decode.
 
         A sequence with a bounded memory, or with given keys or embeddings, gets no guesses, because the draft does not support
-        them.
+        such sequences.
         """
         sequences = len(plan.decodes)
         most = drafter.choose(sequences)

@@ -14,7 +14,7 @@ Slots: TypeAlias = npt.NDArray[np.int32]
 
 
 PADDING_SLOT = 0
-"""The slot that no sequence holds: padding rows of captured steps write there."""
+"""The slot that no sequence holds. The padding rows of steps that were captured as CUDA graphs write to this slot."""
 
 
 class SlotAllocator:
@@ -30,7 +30,7 @@ class SlotAllocator:
         self.num_slots = num_slots
         self.references = np.zeros(num_slots + 1, np.int32)  # the number of references to each slot
         self._kept = np.zeros(num_slots + 1, np.bool_)
-        self._free = np.arange(num_slots, PADDING_SLOT, -1, dtype=np.int32)  # a stack, so that few pages are touched
+        self._free = np.arange(num_slots, PADDING_SLOT, -1, dtype=np.int32)  # a stack, so that few pages of memory are used
         self.num_free = num_slots
         self.num_idle = 0
 
@@ -60,7 +60,7 @@ class SlotAllocator:
         self._kept[slots] = True
 
     def drop(self, slots: Slots) -> None:
-        """Stop keeping these slots. Idle slots become free now, the others when their last reference is gone."""
+        """Stop keeping these slots. Idle slots become free now; other slots become free when their last reference is gone."""
         self._kept[slots] = False
         idle = slots[self.references[slots] == 0]
         self.num_idle -= len(idle)

@@ -58,7 +58,7 @@ class SlotPool:
     def seat(self, entry: CachedSequence, shared: Slots, spare: int) -> bool:
         """Give a sequence slots for all its tokens. The slots in `shared` come first.
 
-        Returns False, and gives it no slots, if fewer than `spare` slots would be left.
+        Returns False, and gives the sequence no slots, if fewer than `spare` slots would be left.
         """
         self.allocator.share(shared)
         needed = entry.length(entry.num_tokens) - len(shared)
@@ -95,7 +95,7 @@ class SlotPool:
         entry.extend(self._take(max(missing, 0)))
 
     def fork(self, entry: CachedSequence, sequence: Sequence, row: int) -> CachedSequence:
-        """Make another sequence with the computed tokens of `entry`. The two share the slots, and nothing is copied."""
+        """Make another sequence with the computed tokens of `entry`. The two sequences share the slots; nothing is copied."""
         self.allocator.share(entry.held)
         return entry.fork(sequence, row)
 

@@ -1,8 +1,8 @@
-"""Contracts: rules of an exercise that do not concern values. One such rule is that kernels must do the work; another is that
-blocks must not be kept.
+"""Contracts: rules of an exercise that do not concern the values of the answer. One such rule is that kernels must do the work;
+another is that the function must not keep blocks of its input.
 
-A contract watches one call of a learner's function, without stopping the call or raising an error. After the call, it says
-which rule of the exercise the function broke.
+A contract watches one call of a learner's function, without stopping the call or raising an error. After the call, the contract
+says which rule of the exercise the function broke.
 """
 
 from labkit.exercises.contracts.held import HeldContract

@@ -25,7 +25,7 @@ class HeldContract:
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[Watch]:
-        """Watch a call."""
+        """Watch a call of the learner's function."""
         held = _Held(self.most(case))
         with Functions(held.function), Dispatches(held.dispatch):
             yield held

@@ -1,4 +1,4 @@
-"""A contract on kernels: they must read the arguments and store the results, and torch must compute nothing in between.
+"""A contract on kernels: the kernels must read the arguments and store the results, and torch must compute nothing in between.
 
 Loads and stores can be watched only in Triton's interpreter. If a kernel is compiled, only its launch can be watched.
 """
@@ -45,7 +45,8 @@ class KernelContract:
 
     - `arguments` are the names of the function's arguments.
     - `reads(case)` and `stores(case, value)` list what the kernels must read and store.
-    - `more_bytes(case)` is the number of bytes that must be moved besides these. In total, 10 % more bytes are allowed.
+    - `more_bytes(case)` is the number of bytes that must be moved in addition to these tensors. In total, the kernels may move
+      10 % more bytes.
     - `launches` is the largest number of launches allowed; `kind` tells the learner which launches are expected.
     - `torch_combines`: torch may compute with what the kernels have stored, but not with the arguments.
     - `programs(case)` is the smallest and the largest number of programs allowed in the launch that reads the last part of
@@ -70,7 +71,7 @@ class KernelContract:
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[Watch]:
-        """Watch a call. Memory that the call allocates without initialising it is filled with NaN."""
+        """Watch a call of the learner's function. Memory that the call allocates without initialising it is filled with NaN."""
         given = dict(zip(self.arguments, case.args, strict=False))
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         guard = TorchGuard(tensors, function, results_are_free=self.torch_combines)
@@ -188,8 +189,8 @@ def _programs(launch: KernelLaunch) -> str:
 def _missing(name: str, touched: Any, done: str, rows: Sequence[int] | None = None) -> str:
     """Describe the elements of a tensor (or of its `rows`) that no kernel has read or stored; "" if there are none.
 
-    If kernels have read or stored other rows instead, the message says so: then an address is wrong, rather than a load or a
-    store missing.
+    If kernels have read or stored other rows instead, the message says so: in this case an address is wrong, and no load or
+    store is missing.
     """
     touched = np.atleast_1d(touched)
     wanted = np.ones(len(touched), dtype=bool)

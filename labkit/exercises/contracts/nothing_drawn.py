@@ -22,7 +22,7 @@ class NothingDrawn:
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[Watch]:
-        """Watch a call."""
+        """Watch a call of the learner's function."""
         drawn = _Drawn(self.instead)
         with Functions(drawn.function):
             yield drawn

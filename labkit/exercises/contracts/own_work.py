@@ -19,8 +19,8 @@ from labkit.exercises.contracts.watch import Watch
 _CHECKING = ("labkit.grading", "labkit.exercises.contracts", "labkit.exercises.kernel", "labkit.measure")
 """Calls into these modules are allowed, because they run during every check or only display something."""
 _NO_ANSWERS = ("<module>", "__getattr__", "__repr__", "__str__", "__format__", "__eq__", "__hash__")
-"""Calls of code with these names are allowed, because it cannot be the answer to an exercise: the code that a module runs when
-it is imported, and methods for printing and comparing.
+"""Calls of code with these names are allowed, because such code cannot be the answer to an exercise: it is the code that a
+module runs when it is imported, and methods for printing and comparing.
 """
 
 
@@ -32,7 +32,7 @@ class OwnWork:
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[_Calls]:
-        """Watch a call."""
+        """Watch a call of the learner's function."""
         free = {module for value in _flat((case.args, case.kwargs)) for module in _modules_of(value)}
         calls = _Calls(getattr(function, "__name__", ""), (*_CHECKING, *free), self.allowed)
         before = sys.getprofile()

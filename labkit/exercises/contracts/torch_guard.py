@@ -32,7 +32,7 @@ _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "unty
 _EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted")
 _MAKES = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill_", "zero_", "lift_fresh")
 _WHOLE = (torch.int32, torch.int64, torch.bool)
-"""The dtypes of slots, positions and lengths, and of masks. Torch may compute with these."""
+"""The dtypes of slots, positions and lengths, and of masks. Torch may compute with tensors of these dtypes."""
 _OWN = (
     "labkit.ops",
     "labkit.weight_formats",
@@ -47,9 +47,9 @@ _OWN = (
 class TorchGuard:
     """Watches torch in a block of code. `refused` describes the first operation that a kernel should have done.
 
-    Torch may allocate memory, make views, read shapes and print. It may also compute with whole numbers (slots, positions).
-    With `results_are_free`, it may also compute with the results of kernels, but not with `tensors`. Memory that is allocated
-    without being initialised is filled with NaN.
+    Torch may allocate memory, make views, read shapes and print. Torch may also compute with whole numbers (slots, positions).
+    With `results_are_free`, torch may also compute with the results of kernels, but not with `tensors`. Memory that is
+    allocated without being initialised is filled with NaN.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], function: Any, *, results_are_free: bool = False) -> None:
@@ -116,7 +116,7 @@ class TorchGuard:
         self.refused = f"`{said}` works on {on} in torch, outside your kernel{line}: let the kernel do this work"
 
     def _caller(self) -> tuple[str, str]:
-        """The function of labkit that did this work (or ""), and the line of the learner's function that called it."""
+        """The function of labkit that ran this operation (or ""), and the line of the learner's function that called it."""
         own, frame = "", sys._getframe(1)
         while frame is not None:
             if self._code is not None and frame.f_code.co_filename == self._code.co_filename:

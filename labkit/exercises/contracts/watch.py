@@ -9,7 +9,7 @@ from labkit.exercises.case import Case
 
 
 class Watch(Protocol):
-    """One watched call."""
+    """A call of a learner's function that a contract watches."""
 
     def breach(self, value: Any) -> str:
         """A message about how the call broke the contract, as the end of a sentence; "" if the call kept the contract."""

@@ -1,6 +1,6 @@
 """Lab 02, Fused kernels: the optimisations of FasterTransformer, one at a time.
 
-Each optimisation becomes a function, mostly a kernel, that runs in the engine.
+For each optimisation, the learner writes a function (usually a kernel) that runs in the engine.
 """
 
 from labkit.exercises.lab02 import (

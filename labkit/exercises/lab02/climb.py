@@ -1,6 +1,6 @@
 """Lab 02's part of the speed ladder: an engine that runs one more fused operation on each rung.
 
-All rungs run the same task, and take turns.
+All rungs are timed on the same task, in turn.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ STEPS = {
     "split attention": ("decode_attention", "prefill_attention"),
     "GELU in the product": ("linear_gelu",),
 }
-"""For each rung, the operations that it fuses, in order."""
+"""For each rung, the operations that are fused from this rung on. The rungs are in order."""
 
 
 def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict[str, Timing]:
     """Time all rungs in turn.
 
-    On a GPU, the rungs run the learner's kernels: `learned` has one for each operation. On a CPU, they run functions made for
-    a CPU.
+    On a GPU, the rungs run the learner's kernels: `learned` has a kernel for each operation. On a CPU, they run functions made
+    for a CPU.
     """
     rungs: dict[str, Callable[[], Any]] = {"lab 02 all apart": _runner(swaps.engine, APART)}
     swapped = dict(APART)

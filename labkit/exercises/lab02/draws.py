@@ -1,6 +1,6 @@
 """Random tensors for the exercises' inputs.
 
-They are made on the CPU, so that they are the same on every machine, and then moved to the device of the kernels.
+The tensors are made on the CPU, so that every machine gets the same numbers, and then moved to the device of the kernels.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def example(name: str, tokens: int, device: torch.device) -> Example:
 def _own(name: str) -> tuple[Callable[..., Any], str]:
     """The fused form of an operation on a CPU, and its name.
 
-    This is labkit's own function or, if labkit has none on this machine, a function made of torch operations.
+    The fused form is labkit's own function or, if labkit has none on this machine, a function made of torch operations.
     """
     if native.available():
         return getattr(ops, name), "labkit's C++ form of your kernel"
@@ -73,7 +73,7 @@ def _own(name: str) -> tuple[Callable[..., Any], str]:
 def norm_in_place(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """`ops.residual_layer_norm` with sums in place, which saves one temporary tensor."""
+    """Compute `ops.residual_layer_norm` with sums in place, which saves one temporary tensor."""
     hidden = torch.add(attention, mlp).add_(residual)
     return hidden, F.layer_norm(hidden, hidden.shape[1:], weight, bias, epsilon)
 
@@ -81,7 +81,10 @@ def norm_in_place(
 def rotary_by_complex_product(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
-    """`ops.rotary_cache_write` with complex numbers: each pair becomes a complex number, and one multiplication rotates it."""
+    """Compute `ops.rotary_cache_write` with complex numbers.
+
+    Each pair becomes a complex number, and one multiplication rotates it.
+    """
     query, key, value = qkv.view(len(qkv), 3, *keys.shape[1:]).unbind(1)
     turn = torch.complex(cos[positions], sin[positions])[:, None, None]
     both = torch.stack((query, key), dim=1)
@@ -92,7 +95,7 @@ def rotary_by_complex_product(
 
 
 def attention_by_torch(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
-    """`ops.decode_attention` with torch's fused attention, after the keys and values have been gathered."""
+    """Compute `ops.decode_attention`: gather the keys and values, then run torch's fused attention."""
     table = slot_table[:, : int(lengths.max())]
     seen = torch.arange(table.shape[1], device=query.device) < lengths[:, None]
     table = torch.where(seen, table, table[:, :1])

@@ -1,6 +1,6 @@
 """Compares a fused operation with the same work in separate steps.
 
-The learner predicts the bytes that are moved, then they are counted, and both forms are timed.
+The learner predicts how many bytes are moved. Then the bytes are counted, and both forms of the operation are timed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Measured:
     the seconds of each form.
 
     `bytes_together` is the number of bytes that must go through memory for the kernel. `asked_for` is the number of bytes that
-    its programs load and store. Both numbers are NaN where bytes cannot be counted.
+    the programs of the kernel load and store. Both numbers are NaN where bytes cannot be counted.
     """
 
     example: Example
@@ -106,13 +106,13 @@ FUSIONS = {
 
 
 _COUNTED: dict[Any, tuple[float, float]] = {}
-"""The results of `_count` by operation, number of tokens and code. They are kept because the interpreter is slow and the same
-code always moves the same bytes.
+"""The results of `_count` by operation, number of tokens and code. The results are kept because the interpreter is slow and the
+same code always moves the same bytes.
 """
 
 
 def show(points: dict[str, Measured], function: Callable[..., Any], guess: float, tokens: int, where: str) -> None:
-    """Measure a learner's function with `fused`, store the result in `points`, and draw it next to `guess` (MB).
+    """Measure a learner's function with `fused`, store the result in `points`, and draw it with the prediction `guess` (MB).
 
     If the function is wrong, print a message instead.
     """
@@ -131,7 +131,7 @@ def show(points: dict[str, Measured], function: Callable[..., Any], guess: float
 def fused(name: str, function: Callable[..., Any], tokens: int, seconds: float = 1.5) -> Measured:
     """Count the bytes that `function` moves in the example of operation `name`, and time both forms of the example.
 
-    As the fused form, the learner's kernel is timed on a GPU, and a function made for a CPU with the same fusion on a CPU.
+    On a GPU, the fused form is the learner's kernel. On a CPU, it is a function made for a CPU that fuses the same steps.
     Raises `WrongAnswer` if `function` does not return what the operation returns.
     """
     device = kernel_device()
@@ -201,8 +201,8 @@ def roofline_points(measured: Mapping[str, Measured]) -> dict[str, tuple[float, 
 def sweep_rows(int8_product: Callable[..., Any], rows: Sequence[int], size: int = 512) -> dict[str, list[float]]:
     """Measure the learner's int8 matrix product for one token, for each number of rows per program.
 
-    On a GPU, this is the time in microseconds. Without one, it is the MB that programs ask for and the MB that memory must
-    move.
+    On a GPU, the time is measured, in microseconds. Without a GPU, two numbers are counted: the MB that programs ask for and
+    the MB that memory must move.
     """
     device = kernel_device()
     weight = ops.Int8Weight.quantize(torch.randn(size, size, device=device))

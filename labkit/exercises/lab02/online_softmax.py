@@ -29,8 +29,8 @@ class BlockStream:
         self._scores, self._values = scores[0].new_empty(most), values[0].new_empty(most, values[0].shape[1])
 
     def most_held(self) -> int:
-        """The number of values that a function may keep besides the current block. This is enough for running sums and the
-        results of a few blocks.
+        """The number of values that a function may keep in addition to the current block. This number is enough for running
+        sums and the results of a few blocks.
         """
         return 4 * (self._scores.numel() + self._values.numel()) + 8 * (self._values.shape[1] + 2) + 64
 

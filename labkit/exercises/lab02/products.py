@@ -1,5 +1,5 @@
-"""Exercises 2.7 and 2.8: a matrix product whose bias and GELU are applied before it is written to memory, and one whose weight
-is stored in a quarter of its bytes.
+"""Exercises 2.7 and 2.8: a matrix product whose bias and GELU are applied before it is written to memory, and a product whose
+weight is stored in a quarter of its bytes.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def _cache_cases(seed: int) -> list[Case]:
         table = slots[: sequences * longest].view(sequences, longest).clone()
         table[0, -1] = table[-1, 0]  # In the slot table, any number can follow the slots of a sequence.
         if longest > 4:
-            table[0, :2], lengths[0] = table[-1, :2], max(3, int(lengths[0]))  # a common beginning
+            table[0, :2], lengths[0] = table[-1, :2], max(3, int(lengths[0]))  # two sequences share a beginning
         rows = torch.arange(sequences)
         lengths[0] = min(int(lengths[0]), longest - 1) if longest > 1 else 1
         cache = draws.normal(len(slots), 2, 3).cpu()

@@ -40,7 +40,7 @@ def _small_sums(draws: Draws) -> Case:
     """Three large numbers in half precision that nearly cancel each other: the sum of two of them is rounded by 1 or 2, and the
     sum of all three is below 30.
 
-    It depends on the column which two of them can be added exactly.
+    Which two of the three numbers can be added exactly depends on the column.
     """
     tokens, size = 3, 90
     large = torch.tensor([1536.0, 2560.0, -4096.0])[:, None, None]

@@ -1,4 +1,4 @@
-"""Exercise 2.4: one kernel that applies the rotary positions and writes the cache."""
+"""Exercise 2.4: one kernel that applies the rotary position embedding and writes keys and values to the cache."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _cases(seed: int) -> list[Case]:
     cases = []
     for tokens, heads, head_dim, rotary_dim in rows:
         slots = 40
-        sin, cos = map(guarded, rotary_table(31, rotary_dim))  # copied apart, because both are parts of one tensor
+        sin, cos = map(guarded, rotary_table(31, rotary_dim))  # copied separately, because both are parts of one tensor
         # The positions differ from the row numbers, so that a kernel that ignores `positions` is wrong.
         positions = draws.permutation(30)[:tokens] + 1
         mapping = draws.permutation(slots - tokens)[:tokens] + tokens

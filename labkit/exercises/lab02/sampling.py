@@ -1,4 +1,4 @@
-"""Exercise 2.9: from a row of logits to a token."""
+"""Exercise 2.9: choose a token from a row of logits."""
 
 from __future__ import annotations
 

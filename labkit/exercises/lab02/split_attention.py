@@ -69,7 +69,7 @@ def _cases(seed: int) -> list[Case]:
         label = f"{counted(sequences, 'sequence')}, {counted(heads, 'head')} of {head_dim}, up to {counted(longest, 'token')} in blocks of {block}"
         cases.append(Case(label, (query, *cache, guarded(table), guarded(lengths.int()), block)))
     # In the first of these cases, all weights become 0 if the maximum starts at 0 (or includes a masked 0). In the second case,
-    # they become 0 if the maximum is taken over several sequences or heads.
+    # the weights become 0 if the maximum is taken over several sequences or heads.
     return [
         *cases,
         _large_scores(draws, "scores near -300", apart=False),
@@ -80,7 +80,7 @@ def _cases(seed: int) -> list[Case]:
 def _large_scores(draws: Draws, label: str, *, apart: bool) -> Case:
     """All scores are near -300, because the keys are opposite to the query.
 
-    With `apart`, the scores are near 300 in every second sequence and head.
+    With `apart`, the scores are near 300 for every second pair of a sequence and a head.
     """
     sequences, heads, head_dim, longest, block = 2, 2, 10, 21, 8
     query = draws.normal(sequences, heads, head_dim, scale=0.02)

@@ -1,5 +1,5 @@
-"""Makes and times decode steps that run operation by operation, or captured as one call. The timings show how much faster the
-captured step is on this machine.
+"""Makes and times decode steps that run operation by operation, or that are captured and run as one call. The timings show how
+much faster the captured step is on this machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def decode_step(model: GPTJ, sequences: int = 1, forward: Callable[..., Tensor] 
 
 
 def captured_step(device: torch.device, sequences: int = 1, seconds: float = 2.0) -> dict[str, Any] | None:
-    """Time labkit's own decode step, "operation by operation" and "captured". The two forms take turns.
+    """Time labkit's own decode step, "operation by operation" and "captured". The two forms are timed in turn.
 
     Returns None if this machine cannot capture the step.
     """

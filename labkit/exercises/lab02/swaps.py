@@ -1,6 +1,7 @@
 """Puts the learner's functions into the running engine.
 
-Each function replaces an operation. Calls of the function are counted, and the tokens are compared with the engine's own.
+Each function replaces an operation. Calls of the function are counted, and the tokens are compared with the tokens of the
+unchanged engine.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class Counted:
 
 
 def three_products(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
-    """`ops.linear`, but with three matrix products for query, key and value.
+    """Compute `ops.linear`, but with three matrix products for query, key and value.
 
     The stacked weight of query, key and value is recognised by its shape; any other weight gets one matrix product.
     """
@@ -161,10 +162,10 @@ def three_products(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor
 
 
 def through_cache(write_then_read: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
-    """`ops.decode_attention`, computed from keys and values that the learner's function writes and reads.
+    """Make a form of `ops.decode_attention` whose keys and values the learner's function writes and reads.
 
-    When the operation is called, the cache already holds the new tokens' keys and values. They are first removed from it, so
-    that the function must write them.
+    When the operation is called, the cache already holds the new tokens' keys and values. They are first removed from the
+    cache, so that the learner's function must write them.
     """
 
     def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
@@ -185,8 +186,8 @@ def through_cache(write_then_read: Callable[..., list[Tensor]]) -> Callable[...,
 
 
 def through_narrow_table(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`ops.decode_attention`, computed by the learner's kernel, which gets only those columns of the slot table that are in
-    use.
+    """Make a form of `ops.decode_attention` that calls the learner's kernel. The kernel gets only those columns of the slot
+    table that are in use.
     """
 
     def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
@@ -196,7 +197,7 @@ def through_narrow_table(attention: Callable[..., Tensor]) -> Callable[..., Tens
 
 
 def through_softmax(online_softmax: Callable[..., Tensor], block: int = 4) -> Callable[..., Tensor]:
-    """`ops.decode_attention`, computed by the learner's one-pass softmax. It gets the keys in small blocks."""
+    """Make a form of `ops.decode_attention` that calls the learner's one-pass softmax with small blocks of the keys."""
 
     def blocks(q: Tensor, key: Tensor, value: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for begin in range(0, len(key), block):
@@ -215,7 +216,7 @@ def through_softmax(online_softmax: Callable[..., Tensor], block: int = 4) -> Ca
 
 
 def through_int8(int8_product: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor]]:
-    """`ops.linear` and `ops.linear_gelu` for an int8 model, computed by the learner's matrix product."""
+    """Make forms of `ops.linear` and `ops.linear_gelu`, for an int8 model, that call the learner's matrix product."""
 
     def linear(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
         product = int8_product(x, weight.values, weight.scales, rows=256, block=256)
@@ -225,7 +226,7 @@ def through_int8(int8_product: Callable[..., Tensor]) -> dict[str, Callable[...,
 
 
 def through_rows(sample_token: Callable[..., int]) -> Callable[..., Tensor]:
-    """`ops.sample`, computed by the learner's function one row at a time, with the engine's own uniform random numbers."""
+    """Make a form of `ops.sample` that calls the learner's function row by row with the engine's own random numbers."""
 
     def sample(
         logits: Tensor,

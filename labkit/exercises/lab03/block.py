@@ -76,7 +76,7 @@ SHARD_LAYER = Exercise(
 
 # 3.4 ------------------------------------------------------------------------------------------------------------------
 def run_block(block: Any, kind: str, *given: Any) -> Any:
-    """Run one block on a rank, or generate tokens there with a model that contains this block."""
+    """Run one block on a rank, or generate tokens on the rank with a model that contains this block."""
     if kind == "tokens":
         model, prompt, new_tokens = given
         return small_gptj.greedy(model, prompt, new_tokens, block=block)

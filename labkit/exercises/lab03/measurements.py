@@ -1,4 +1,4 @@
-"""The measurements of lab 03, on real processes and, where possible, with the learner's functions."""
+"""Makes the measurements of lab 03 on real processes, where possible with the learner's functions."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from labkit.parallel import Layout, load_parallel
 from labkit.parallel.parallel_forward import ParallelForward
 
 ROUNDS = 150
-"""The rounds of a measurement. Each round times every call once, so that other programs disturb all calls equally."""
+"""The number of rounds in a measurement. Each round times every call once, so that other programs disturb all calls equally."""
 CHUNKS = 6
 """The number of launches that the rounds are divided into, so that the progress bar moves."""
 PASSES, LAYOUT_ROUNDS = 5, 20
 LAYOUT_TASK = Task("gptj-tiny", sequences=8, prompt_tokens=16, new_tokens=32)
-"""The task of every layout in the last measurement of the lab."""
+"""The task that every layout runs in the last measurement of the lab."""
 WIDTH, LAYERS_A_STAGE, TOKENS_IN_ALL = 1536, 3, 512
 """The pipeline in the timeline: the width of a layer, the layers in each stage, and the total number of tokens."""
 
@@ -50,7 +50,7 @@ def sum_times(ranks: int, sizes: Sequence[int]) -> dict[int, Timing]:
 def _in_turn(names: list[Any], ranks: int, program: Callable[..., Any], *given: Any) -> dict[Any, Timing]:
     """Return, for each name, the seconds that rank 0 measured.
 
-    In each round, `program` makes and times one call for each name. The number of rounds is its last argument.
+    In each round, `program` makes and times one call for each name. The number of rounds is the last argument of `program`.
     """
     bar = progress_bar("rounds")
     rows: list[list[float]] = []
@@ -75,7 +75,7 @@ def _disturbed(by_rank: Sequence[str]) -> str:
 
 
 def time_sums(sizes: list[int], rounds: int) -> list[Any]:
-    """One rank's part of `sum_times`. Returns what `_rounds` returns."""
+    """Do one rank's part of `sum_times`, and return the result of `_rounds`."""
     tensors = [torch.zeros(max(1, size // 4)) for size in sizes]
     return _rounds([partial(dist.all_reduce, tensor) for tensor in tensors], rounds)
 
@@ -123,7 +123,7 @@ def bytes_read(name: str, shards: int) -> list[int]:
 
 
 def read_part(name: str) -> int:
-    """One rank's part of `bytes_read`: the number of bytes that it reads."""
+    """Do one rank's part of `bytes_read`, and return the number of bytes that the rank has read."""
     checkpoint = open_checkpoint(name)
     counts = []
     for _ in range(2):  # During the first read, the process also reads its own code.
@@ -143,7 +143,7 @@ def one_token(
 ) -> tuple[list[int], list[Timing]]:
     """Send one token through `layers` blocks on 2 ranks, with one all-reduce (`block`) or with two (`other`) in each block.
 
-    Returns how many all-reduces each variant made, and the times of both.
+    Returns how many all-reduces each variant made, and the times of both variants.
     """
     layer = small_gptj.make_layer(torch.Generator().manual_seed(0), 256, 1024)
     shards = Each([small_gptj.cut(layer, rank, 2) for rank in range(2)])
@@ -165,7 +165,7 @@ def run_blocks(block: Callable[..., Tensor], shard: small_gptj.Layer, layers: in
 def time_blocks(
     block: Callable[..., Tensor], other: Callable[..., Tensor], shard: small_gptj.Layer, layers: int, rounds: int
 ) -> list[Any]:
-    """One rank's part of `one_token`. Returns what `_rounds` returns."""
+    """Do one rank's part of `one_token`, and return the result of `_rounds`."""
     return _rounds([partial(run_blocks, way, shard, layers) for way in (block, other)], rounds)
 
 
@@ -192,7 +192,7 @@ def engine_steps(layouts: dict[str, Layout]) -> dict[str, dict[str, list[int]]]:
 
 
 def engine_step(layout: Layout, sequences: int = 4) -> list[Entry]:
-    """Run one decode step of labkit's engine with gptj-tiny, `sequences` sequences and this layout. Returns its ledger."""
+    """Run one decode step of labkit's engine with gptj-tiny, `sequences` sequences and this layout. Returns the ledger."""
     with load_parallel("gptj-tiny", layout, dtype="fp32") as engine:
         forward = engine.forward
         assert isinstance(forward, ParallelForward)
@@ -205,7 +205,7 @@ def engine_step(layout: Layout, sequences: int = 4) -> list[Entry]:
 
 
 def counted(entries: list[Entry], rank: int) -> dict[str, list[int]]:
-    """How often one rank called each operation, and how many bytes it sent, in the form of exercise 3.6."""
+    """How often one rank called each operation, and how many bytes it sent, in the form of an answer to exercise 3.6."""
     own = [entry for entry in entries if entry.rank == rank]
     found = {}
     for what in ("all_reduce", "send"):
@@ -221,7 +221,7 @@ def run_pipelines(
     micro-batches.
 
     Returns two dictionaries whose keys are the numbers of micro-batches: the quickest pass, and the times of all passes. The
-    numbers of micro-batches take turns, so that other programs disturb all of them equally.
+    passes with different numbers of micro-batches take turns, so that other programs disturb all of them equally.
     """
     bar = progress_bar("rounds")
     found: dict[int, list[Launched]] = {pieces: [] for pieces in counts}
@@ -239,7 +239,7 @@ def run_pipelines(
 
 
 def run_stage(stage: Callable[..., Any], counts: list[int]) -> str:
-    """One rank's part of `run_pipelines`: one pass as a warm-up, then one pass for each count. Returns a message about what
+    """Do one rank's part of `run_pipelines`: one pass as a warm-up, then one pass for each count. Returns a message about what
     disturbed the passes.
 
     A barrier before each pass marks the beginning of the pass in the ledger.
@@ -314,7 +314,7 @@ def _from_the_start(engine: Engine, prompts: list[list[int]], params: labkit.Sam
 def run_layouts(layouts: dict[str, Layout | None]) -> tuple[dict[str, Timing], dict[str, int]]:
     """Run `LAYOUT_TASK` in fp32 with each layout. The layouts take turns. The layout None means a single process.
 
-    Returns the times and, for each layout with several ranks, the number of forward passes for these tokens.
+    Returns the times and, for each layout with several ranks, the number of forward passes that the task takes.
     """
     task = LAYOUT_TASK
     prompts = [[1 + (7 * number + place) % 500 for place in range(task.prompt_tokens)] for number in range(task.sequences)]

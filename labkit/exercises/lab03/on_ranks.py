@@ -47,7 +47,7 @@ def on_ranks(function: Callable[..., Any], case: Case) -> Launched:
 def inside(program: Callable[..., Any]) -> Callable[[Callable[..., Any], Case], Launched]:
     """Make a function for the field `run` of an exercise.
 
-    It calls `program` on all ranks, with the learner's function as the first argument.
+    The new function calls `program` on all ranks, with the learner's function as the first argument.
     """
 
     def run(function: Callable[..., Any], case: Case) -> Launched:
@@ -78,13 +78,16 @@ def _like(error: RankRaisedError) -> Exception:
 
 @dataclass(frozen=True)
 class LedgerContract:
-    """A contract on what the ranks send to each other. `rule` says what is wrong, as the end of a sentence; "" if nothing."""
+    """A contract on what the ranks send to each other.
+
+    `rule` returns the end of a sentence that says what is wrong; "" if nothing is wrong.
+    """
 
     rule: Callable[[RanksCase, Launched], str]
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[_Watched]:
-        """Watch a call."""
+        """Watch a call of the learner's function."""
         assert isinstance(case, RanksCase)
         yield _Watched(self.rule, case)
 

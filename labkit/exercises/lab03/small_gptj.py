@@ -1,4 +1,4 @@
-"""A GPT-J small enough to be sent to all ranks: plain tensors, plain torch, no cache."""
+"""A GPT-J that is small enough to be sent to all ranks. It is made of plain tensors and torch functions, and has no cache."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_model(seed: int, *, layers: int, heads: int, head_dim: int, inner: int,
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, head_dim: int) -> Tensor:
-    """Causal attention with rotary positions; query, key and value are `[tokens, heads * head_dim]`."""
+    """Causal attention with rotary position embedding; query, key and value are `[tokens, heads * head_dim]`."""
     tokens = len(query)
     q, k, v = (part.view(tokens, -1, head_dim).transpose(0, 1) for part in (query, key, value))
     attended = F.scaled_dot_product_attention(turn(q), turn(k), v, is_causal=True)
@@ -52,7 +52,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, head_dim: int) -> Tensor:
 
 
 def turn(x: Tensor) -> Tensor:
-    """Apply rotary positions to `[heads, tokens, head_dim]`. Neighbouring numbers form a pair (Su et al. 2021, as in GPT-J)."""
+    """Rotate `[heads, tokens, head_dim]` by the rotary position embedding.
+
+    Neighbouring numbers form a pair (Su et al. 2021, as in GPT-J).
+    """
     tokens, dim = x.shape[1:]
     angles = torch.arange(tokens)[:, None] * 10000.0 ** (-torch.arange(0, dim, 2) / dim)
     sin, cos = angles.sin(), angles.cos()

@@ -35,8 +35,8 @@ _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__")
 class Work:
     """The number of multiplications so far.
 
-    It also stores the largest number of values that a single call copied from torch to Python, because work outside torch
-    cannot be counted.
+    The object also stores the largest number of values that a single call copied from torch to Python, because work outside
+    torch cannot be counted.
     """
 
     multiplied: int = 0

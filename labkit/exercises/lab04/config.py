@@ -1,4 +1,4 @@
-"""Exercise 4.1: the `config.pbtxt` of a stage. labkit's checker reads the learner's text first, then the server."""
+"""Exercise 4.1: the `config.pbtxt` of a stage. First labkit's checker reads the learner's text, then the server reads it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Tensor = tuple[str, str, list[Any]]
 
 @dataclass(frozen=True)
 class ConfigCase(Case):
-    """An input of the exercise. With `loads`, the server must also load a model with the text, which takes over a second."""
+    """An input of the exercise. If `loads` is set, the server also loads a model with the text, which takes over a second."""
 
     loads: bool = False
 
 
 def run_config(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """Call the learner's function. Returns the fault in the text that it returns or, if there is none, the text's fields.
+    """Call the learner's function. Returns the fault in the returned text or, if the text has no fault, its fields.
 
     If `case.loads` is set, the server also loads a model with the text.
     """
@@ -52,7 +52,8 @@ def _parsed(text: str) -> Any:
 def _load(name: str, text: str) -> None:
     """Load the model and send it a request.
 
-    If the server refuses to load it, raises an error with the server's message. If no answer arrives, raises `NotAvailable`.
+    If the server refuses to load the model, raises an error with the server's message. If no answer arrives, raises
+    `NotAvailable`.
     """
     server = lab_server()
     server.load(name, text, model_code("labkit.exercises.stubs.zeros"))

@@ -52,7 +52,10 @@ class Deployment:
             self.server.load(name, config_text(models[name]), model_code(f"labkit.serving.python_backend.{name}"))
 
     def load_stage(self, name: str, functions: Mapping[str, Callable[..., Any] | None]) -> None:
-        """Load a stage that calls the learner's functions. Where a function is None, the stage calls labkit's own function."""
+        """Load a stage that calls the learner's functions.
+
+        If a function is None, the stage calls labkit's own function instead.
+        """
         digests = {known: self.server.put(name, function, known) for known, function in functions.items() if function}
         self.server.load_stub(replace(stage(name), parameters=digests), name, tokenizer=True)
 
@@ -66,8 +69,8 @@ class Deployment:
         copies: int = 1,
         delay: float | None = None,
     ) -> None:
-        """Load a model that calls the learner's function with each batch. Without a `delay`, the server passes each request
-        on by itself.
+        """Load a model that calls the learner's function with each batch. If `delay` is None, the server passes each
+        request to the model alone, without batching.
         """
         parameters = {"answer_together": self.server.put(name, answer_together, "answer_together"), **work}
         config = batched_config(name, parameters, largest=largest, instances=copies, delay=delay)
@@ -93,7 +96,7 @@ def deploy(
 ) -> Deployment:
     """Start a server with labkit's engine, and with the stages and the ensemble that the learner wrote.
 
-    Where a function is None, the stage runs labkit's own function.
+    If a function is None, the stage runs labkit's own function instead.
     """
     bar = progress_bar("models loaded")
     bar(0, 5)

@@ -43,7 +43,8 @@ after it has sent the answer.
 class EnsembleCase(Case):
     """A request to the ensemble.
 
-    For each prompt: its text, its number of new tokens, a line of bad words and a line of stop words.
+    `request` holds four lists with one entry for each prompt: texts, numbers of new tokens, lines of bad words and lines of
+    stop words.
     """
 
     request: tuple[list[str], list[int], list[str], list[str]] = ((), (), (), ())  # type: ignore[assignment]
@@ -68,7 +69,7 @@ def ensemble_of(maps: Any, name: str = "ensemble") -> ModelConfig:
 
 
 def stage_configs() -> dict[str, ModelConfig]:
-    """The configurations of the three stages. The engine has only the inputs that this ensemble uses: none for sampling."""
+    """The configurations of the three stages. The engine has only the inputs that the ensemble uses, so none for sampling."""
     engine = stage("fastertransformer")
     wanted = ("input_ids", "input_lengths", "request_output_len", "bad_words_list", "stop_words_list")
     inputs = tuple(replace(spec, scalar=False) for spec in engine.inputs if spec.name in wanted)
@@ -113,7 +114,7 @@ def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def _turned(maps: Maps) -> str:
-    """A message about a map that is the wrong way round, with wires as keys and tensors as values; "" if there is none."""
+    """A message about a map that is the wrong way round, with wires as keys and tensors as values; "" if no map is."""
     for name, stage_config in stage_configs().items():
         for what, given, specs in zip(
             ("input_map", "output_map"), maps[name], (stage_config.inputs, stage_config.outputs), strict=True
@@ -141,7 +142,10 @@ def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]])
 
 
 def _load_stage(server: LabServer, name: str) -> None:
-    """Load the model that replaces a stage. Without the reference functions (see `own_functions`), load the stage itself."""
+    """Load the model that replaces a stage.
+
+    If this copy has no reference functions (`own_functions`), load the stage itself.
+    """
     config, has_tokenizer = stage_configs()[name], name != "fastertransformer"
     if has_tokenizer and not has_own_stages():
         code = model_code(f"labkit.serving.python_backend.{name}")

@@ -1,6 +1,6 @@
 """Exercise 4.10: the server says that a model is ready although the model's process is dead.
 
-The learner's function sends a request to find this out, and repairs the model.
+The learner's function sends a request to find out whether the process is dead, and repairs the model.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class PaperClient:
         return True
 
     def is_model_ready(self, model: str, model_version: str = "", **more: Any) -> bool:
-        """Whether the model is loaded. Like the real server, this does not check the process."""
+        """Whether the model is loaded. Like the real server, this method does not check the process."""
         return self.is_loaded
 
     def unload_model(self, model: str, **more: Any) -> None:
@@ -117,8 +117,8 @@ class Recorder:
 
 
 def run_failure(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """Call the learner's function. Returns its value, its calls of load_model and unload_model, and whether the model then
-    answers.
+    """Call the learner's function. Returns its value, its calls of load_model and unload_model, and whether the model
+    answers afterwards.
     """
     assert isinstance(case, FailureCase)
     if case.real and not is_own(function):

@@ -1,4 +1,4 @@
-"""The measurements of lab 04: the learner's own models under load, in the real server."""
+"""Makes the measurements of lab 04: puts the learner's own models under load in the real server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from labkit.serving.server.probes import as_input
 
 Together = Callable[..., Any]
 CLOSED_SECONDS, TURNS = 0.5, 3
-"""When two kinds of serving are compared, they take turns: the seconds of one turn, and the number of turns of each kind."""
+"""The seconds of one turn, and the number of turns for each kind of serving. The compared kinds of serving take turns."""
 COUNTED_SECONDS, OPEN_SECONDS, TRADE_SECONDS = 1.0, 2.0, 1.2
 LATE_SHARE = 0.1
 """A load counts as disturbed if more than this fraction of its requests are sent late."""
@@ -40,8 +40,9 @@ class Answered:
     """One request and the times of its answer, in seconds. The request was sent at `sent`; the first piece of the answer
     arrived at `first`, and the last piece at `ended`.
 
-    `batch` is the number of the batch into which the server put the request (0 for no batch). `turn` is the number of its turn
-    in the measurement. `disturbed` says how other programs disturbed this turn; "" if they did not.
+    `batch` is the number of the batch into which the server put the request (0 for no batch). `turn` is the number of the turn
+    of the measurement in which the request was sent. `disturbed` says how other programs disturbed this turn; "" if they did
+    not disturb it.
     """
 
     sent: float
@@ -74,8 +75,8 @@ def scrape(deployment: Deployment) -> str:
 def closed_load(
     deployment: Deployment, model: str, clients: int, new_tokens: int, seconds: float, turn: int = 0
 ) -> list[Answered]:
-    """For the given number of seconds, let each client send its next request as soon as its previous one is answered. Returns
-    all requests.
+    """For the given number of seconds, let each client send its next request as soon as its previous request is answered.
+    Returns all requests.
     """
     answers: list[Answered] = []
     until = time.perf_counter() + seconds
@@ -152,7 +153,7 @@ def by_clients(
 ) -> dict[str, list[list[Answered]]]:
     """Put the learner's batched engine under load, for each number of clients.
 
-    Runs with dynamic batching and runs without it take turns.
+    Loads with dynamic batching and loads without dynamic batching take turns.
     """
     bar = progress_bar("loads")
     kinds = {"one request per batch": ("alone", None), "dynamic batching": ("batched", 0.0)}
@@ -176,7 +177,7 @@ def turns(answers: Sequence[Answered]) -> list[list[Answered]]:
 
 
 def disturbed(answers: Sequence[Answered]) -> str:
-    """A message about how other programs disturbed most of the turns of a load; "" if they did not."""
+    """A message about how other programs disturbed most turns of a load; "" if they did not disturb them."""
     return of_most([turn[0].disturbed for turn in turns(answers)])
 
 
@@ -293,7 +294,7 @@ def run_plan(
 ) -> tuple[list[Answered], str, str]:
     """Load a model that sleeps for the computing time of the plan, and send requests to it at equal intervals.
 
-    Returns the requests, and the text of the server's metrics before and after them.
+    Returns the requests, and the text of the server's metrics before and after the load.
     """
     copies, batch, delay, _ = plan
     work = {"work": "sleep", "first": str(first), "more": str(more)}
@@ -311,7 +312,7 @@ def run_plan(
 def rates_for(loads: Sequence[Sequence[Answered]]) -> list[float]:
     """Choose rates for a mixed load, in requests per second.
 
-    They are 25, 50 and 90 % of the highest rate that one of these loads achieved.
+    The rates are 25, 50 and 90 % of the highest rate that one of these loads achieved.
     """
     tokens = (3 * SHORT + LONG) / 4
     most = max(tokens_per_second(one) for one in loads) / tokens
@@ -319,7 +320,7 @@ def rates_for(loads: Sequence[Sequence[Answered]]) -> list[float]:
 
 
 def mixed_jobs(count: int) -> list[Job]:
-    """Make jobs for a mixed load: every fourth job is long, the others are short."""
+    """Make jobs for a mixed load: every fourth job is long, and all other jobs are short."""
     return [(prompt(number), LONG if number % 4 == 0 else SHORT) for number in range(count)]
 
 
@@ -328,7 +329,8 @@ def mixed_load(
 ) -> dict[str, list[Answered]]:
     """Send long and short requests to the same engine in two ways, which take turns.
 
-    In one way the server joins requests into batches; in the other way the engine uses in-flight batching.
+    In one way the server combines requests into batches (dynamic batching); in the other way the engine uses in-flight
+    batching.
     """
     deployment.load_batched("batched", answer_together, {"work": "engine"}, largest=LARGEST, delay=0.0)
     kinds = {"dynamic batching": "batched", "in-flight batching": "gptj"}
@@ -349,8 +351,8 @@ def bars(answers: Sequence[Answered]) -> dict[str, list[tuple[int, float, float]
     """A timeline of one turn of `mixed_load`, with one row for each request. A bar goes from the sending of the request to the
     end of its answer.
 
-    The number in a bar is the number of the request's batch, counted from 1. If the server made no batches, it is the number of
-    the request.
+    The number in a bar is the number of the request's batch, counted from 1. If the server made no batches, the bar has the
+    number of the request.
     """
     begin = min(one.sent for one in answers)
     earlier = min(one.batch for one in answers) - 1

@@ -1,4 +1,4 @@
-"""Exercise 4.8: what happened between two readings of the server's counters."""
+"""Exercise 4.8: compute, from two readings of the server's counters, what happened between the readings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAMILIES = {
 
 
 def scrape(counts: dict[str, dict[str, float]]) -> str:
-    """The text that the server would show at /metrics. `counts` are given by model, then by counter."""
+    """The text that the server would show at /metrics. `counts[model][counter]` is the value of a counter."""
     lines = []
     for family, words in FAMILIES.items():
         lines += [f"# HELP {family} {words}", f"# TYPE {family} counter"]

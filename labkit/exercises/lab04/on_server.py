@@ -1,4 +1,4 @@
-"""The Triton Inference Server of this process, which has only one.
+"""Runs a Triton Inference Server. All checks in a process share one server (`lab_server`).
 
 This module writes models into the server's repository, loads them, and sends requests to them.
 """
@@ -69,7 +69,10 @@ class LabServer:
         self._end()
 
     def load(self, name: str, config: str, code: str = "", *, tokenizer: bool = False) -> None:
-        """Write a model into the repository and load it, unless the same model is already loaded. Raises `NotAvailable`."""
+        """Write a model into the repository and load it, unless the same model is already loaded.
+
+        Raises `NotAvailable` if loading fails or takes too long.
+        """
         wanted = digest(config + code)
         if self.loaded.get(name) == wanted:
             return
@@ -229,7 +232,10 @@ _KEPT: list[LabServer] = []
 
 
 def lab_server() -> LabServer:
-    """This process's server, which is started at the first call, and again if it has ended. Raises `NotAvailable`."""
+    """This process's server, which is started at the first call, and again if it has ended.
+
+    Raises `NotAvailable` if the server does not start.
+    """
     if _KEPT and not _KEPT[0].server.is_running:
         _KEPT.clear()
     if not _KEPT:
@@ -247,7 +253,7 @@ def stop_server() -> None:
 def is_own(function: Callable[..., Any]) -> bool:
     """Whether a function is one of labkit's references or known mistakes.
 
-    These functions run without the server, where they would give the same results.
+    These functions run without the server, because their results would be the same in the server.
     """
     module = str(getattr(function, "__module__", ""))
     return module.startswith(("labkit.answers.lab04", "labkit.exercises.lab04")) or module.endswith(".own_stages")
@@ -261,7 +267,10 @@ def stage(name: str) -> ModelConfig:
 def batched_config(
     name: str, parameters: Mapping[str, str], *, largest: int, instances: int = 1, delay: float | None = None
 ) -> ModelConfig:
-    """Configure a model that calls `answer_together` with a batch. The server joins requests only with a `delay` (seconds)."""
+    """Configure a model that calls `answer_together` with a batch.
+
+    The server combines requests only if `delay` (seconds) is set.
+    """
     return ModelConfig(
         name=name,
         meaning="Jobs in batches.",

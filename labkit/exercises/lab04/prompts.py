@@ -23,14 +23,17 @@ SEEN = {
     "pad_prompts": {"INPUT_ID": "ids", "REQUEST_INPUT_LEN": "lengths"},
     "word_lists": {"BAD_WORDS_IDS": "bad words", "STOP_WORDS_IDS": "stop words"},
 }
-"""For each function: the outputs of the stage that it makes, and what messages call them. Other outputs are not compared."""
+"""For each function, `{output: word}`: the stage's outputs that the function makes, and the word for each output in messages.
+
+Other outputs of the stage are not compared.
+"""
 
 
 def run_stage(name: str) -> Callable[[Callable[..., Any], Case], dict[str, Any]]:
     """Return a function for the field `run` of an exercise.
 
-    The function runs the stage on the server, with the learner's function as `name`. labkit's own functions run without the
-    server.
+    The returned function runs the stage on the server, where the learner's function takes the place of the function `name`. If
+    it gets one of labkit's own functions, it runs the stage without the server.
     """
 
     def run(function: Callable[..., Any], case: Case) -> dict[str, Any]:

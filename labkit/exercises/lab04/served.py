@@ -1,7 +1,7 @@
-"""Lab 04's part of the speed ladder: what a server costs.
+"""Lab 04's part of the speed ladder: how much slower generation is through a server.
 
 The task of lab 01's ladder runs in three ways: on an engine without a server, and in the learner's server with and without
-streaming. The three take turns.
+streaming. The measurement alternates between these three ways.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from labkit.measure import Task, Timing, compare, progress_bar
 from labkit.serving.client import Client
 
 TASK = Task(MODEL, sequences=1, prompt_tokens=64, new_tokens=64)
-"""The task of every rung; it is the same as the task of the ladder in lab 01."""
+"""The task of every rung. The ladder in lab 01 has the same task."""
 ENGINE, SERVED, STREAMED = "lab 04: engine", "lab 04: served", "lab 04: served, streamed"
-"""The rungs: the engine in this process; the server, which sends the whole answer; the server, which sends token by token."""
+"""The rungs: the engine in this process, the server when it sends whole answers, and the server when it sends single tokens."""
 LEAST_ROUNDS, MOST_ROUNDS = 7, 15
 
 
 def what_serving_costs(deployment: Deployment, seconds: float = 10.0) -> dict[str, Timing]:
-    """Time the three rungs in turn. Each run is one request of one client, timed at the client.
+    """Time the three rungs, which take turns. Each run is one request of one client, and is timed at the client.
 
     Raises `NotAvailable` if the server's engine generates other tokens than the engine in this process, because then the two
-    have not done the same task.
+    engines have not done the same task.
     """
     more = {"max_new_tokens": TASK.new_tokens, "ignore_eos": True}
     engine = labkit.load(MODEL, dtype=PRECISION)
@@ -52,7 +52,7 @@ def _prompt(number: int) -> list[int]:
 
 
 def _need_same_tokens(made: dict[str, list[int]]) -> None:
-    """Raise `NotAvailable` unless all rungs have generated the same tokens, as many as the task says."""
+    """Raise `NotAvailable` unless all rungs have generated the same tokens, and exactly as many tokens as the task asks for."""
     for name, tokens in made.items():
         if len(tokens) != TASK.new_tokens or tokens != made[ENGINE]:
             raise NotAvailable(

@@ -1,6 +1,7 @@
 """Exercise 4.6: a streaming client over gRPC.
 
-The model in the check notices when the reader reads a piece, and whether the reader has left.
+In the check, a client streams pieces of text from a model. The model notices when the reader reads a piece, and whether the
+reader has left.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ PATIENCE = 4.0
 
 @dataclass(frozen=True)
 class StreamCase(Case):
-    """A case: `words` are the words that the model must send, and `count` is the most words that it can send.
+    """A case: `words` is the text whose words the model sends, and `count` is the largest number of words that it sends.
 
-    The reader leaves after `leaves_after` pieces; with 0, the reader never leaves.
+    The reader leaves after `leaves_after` pieces. If `leaves_after` is 0, the reader never leaves.
     """
 
     words: str = ""
@@ -83,9 +84,9 @@ _KNOWN: dict[tuple[str, str, str], dict[str, Any] | Exception] = {}
 
 
 def run_stream(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """Return the pieces that a reader of the stream gets, and what the model in the check has noticed.
+    """Return the pieces that a reader of the stream gets, and what the model in the check has noticed about its client.
 
-    The model writes what it notices as files into a temporary folder.
+    When the model notices something, it writes a file into a temporary folder.
     """
     assert isinstance(case, StreamCase)
     if not is_own(function):
@@ -177,8 +178,8 @@ def _watch_client(client: Any) -> _Seen:
     """Observe this client from now on.
 
     tritonclient calls each callback in a separate thread. An exception in a callback would end that thread, print a long
-    traceback of the client, and leave the generator waiting for ever. Here, exceptions are collected until the client stops its
-    stream.
+    traceback of the client, and leave the generator waiting for ever. To avoid this, exceptions are collected until the client
+    stops its stream.
     """
     seen = _Seen()
     start_stream, send, stop_stream = client.start_stream, client.async_stream_infer, client.stop_stream
@@ -223,7 +224,7 @@ def _crash_in_words(error: BaseException, function: Callable[..., Any]) -> str:
 
 
 class _Reader:
-    """Reads the pieces of a learner's client in a separate thread, and tells the model after each piece.
+    """Reads the pieces of a learner's client in a separate thread, and tells the model after each piece that it has read it.
 
     `seen` contains the observations of the client so far. If the function returned something that cannot be read piece by
     piece, `misuse` says so; otherwise it is "".

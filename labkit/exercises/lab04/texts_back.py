@@ -1,4 +1,4 @@
-"""Exercise 4.4: the stage `postprocessing` turns token ids into texts, up to the end of each text."""
+"""Exercise 4.4: the stage `postprocessing` turns token ids into texts, and drops the tokens after the end of each text."""
 
 from __future__ import annotations
 

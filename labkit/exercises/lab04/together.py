@@ -1,4 +1,4 @@
-"""Exercise 4.7: dynamic batching. The server joins several requests, and the model answers them in one batch."""
+"""Exercise 4.7: dynamic batching. The server combines several requests into one batch, which the model answers as a whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labkit.exercises.stubs.stages import Job
 MODEL = "together"
 
 WAIT_SECONDS = 0.15
-"""In the check, the server waits this many seconds for more requests to join a batch."""
+"""In the check, the server waits this many seconds for more requests that it can add to a batch."""
 
 
 def run_together(function: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def run_together(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def job_inputs(jobs: list[Job]) -> dict[str, tuple[str, Any]]:
-    """The input tensors of a request with these jobs."""
+    """The input tensors of a request that consists of these jobs."""
     counts = np.array([[count] for _, count in jobs], np.int32)
     return {"PROMPT": texts([[prompt] for prompt, _ in jobs]), "NEW_TOKENS": ("INT32", counts)}
 

@@ -1,4 +1,4 @@
-"""Lab 05, Quantization: numbers in few bits, from one scale and zero point to a quantized model that the engine runs."""
+"""Lab 05, Quantization: stores numbers in few bits, from one scale and zero point to a quantized model that the engine runs."""
 
 from labkit.exercises.lab05 import calibration, fp8, gptq, int4, parameters, smooth, training, weights
 

@@ -12,12 +12,12 @@ from labkit.exercises.exercise import Exercise
 from labkit.exercises.lab05.draws import Draws
 
 STEPS = 50
-"""The candidates for the limit with the least error are 1/50, 2/50, ... 50/50 of the largest magnitude."""
+"""The limit with the least error is searched among 1/50, 2/50, ... 50/50 of the largest magnitude."""
 
 
 # 5.2 ------------------------------------------------------------------------------------------------------------------
 def rounding_error(x: Tensor, limit: float, bits: int) -> float:
-    """The mean squared difference between x and its symmetric quantized form, in which `limit` becomes the highest integer."""
+    """The mean squared difference between x and its symmetric quantized form. The scale maps `limit` to the highest integer."""
     highest = 2 ** (bits - 1) - 1
     scale = limit / highest or 1.0
     rounded = (x.double() / scale).round().clamp(-highest - 1, highest) * scale
@@ -38,7 +38,10 @@ def _limit_cases(seed: int) -> list[Case]:
 
 
 def _error_of_limit(case: Case, value: Any) -> Any:
-    """Return the answer with the limit "mse" replaced by its error, because limits with equal errors are equally good."""
+    """Return the answer with the limit "mse" replaced by the rounding error for this limit.
+
+    The errors are compared, because limits with equal errors are equally good.
+    """
     if not isinstance(value, dict) or "mse" not in value:
         return value
     return {**value, "mse": rounding_error(case.args[0], float(value["mse"]), case.args[1])}

@@ -10,7 +10,7 @@ from torch import Tensor
 from labkit.exercises.lab05 import tensors
 
 TIE_MARGIN = 0.02
-"""Numbers this close to a tie, in steps, are moved, because two correct formulas can round them differently."""
+"""A number that is less than this many steps from a tie is moved, because two correct formulas could round it differently."""
 
 
 class Draws:
@@ -57,7 +57,10 @@ class Draws:
 
 
 def away_from_ties(numbers: Tensor, steps: Tensor) -> Tensor:
-    """The same numbers, but none is close to the middle between two multiples of its step; `steps` broadcasts."""
+    """The same numbers, but each number close to the middle between two multiples of its step is moved away from the middle.
+
+    `steps` holds the step of each number, or can be broadcast to these steps.
+    """
     place = numbers / steps
     is_tie = (place - place.floor() - 0.5).abs() < TIE_MARGIN
     return torch.where(is_tie, (place.floor() + 0.3) * steps, numbers)

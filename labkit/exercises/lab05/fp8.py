@@ -1,4 +1,4 @@
-"""Exercise 5.10: a cast to FP8 with a scale from earlier steps, as in Transformer Engine's delayed scaling."""
+"""Exercise 5.10: a cast to FP8 whose scale comes from earlier training steps, as in Transformer Engine's delayed scaling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated training steps: the numbers of a tensor grow, so its FP8 scale must follow them."""
+"""Simulates training steps in which the numbers of a tensor grow, so that its FP8 scale must grow with them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from labkit.exercises.lab05.tensors import inputs
 GROWTH = 1.12
 """The factor by which the numbers grow in each step."""
 SPIKE_AT, SPIKE = 12, 6.0
-"""The step in which the numbers are suddenly larger, and by what factor."""
+"""The step in which the numbers are suddenly larger, and the factor by which they are larger."""
 ROWS = 16
 """The number of tokens in a step."""
 
 
 def follow(fp8_cast: Callable[..., Any], steps: int = 24, length: int = 4) -> dict[str, list[float]]:
-    """Cast the inputs of fc_out step by step with a learner's function. Each step gets the history of the step before.
+    """Cast the inputs of fc_out step by step with a learner's function. Each step gets the history that the last step returned.
 
-    Returns for each step: the largest magnitude of x, the largest magnitude that fits the scale, and the relative error in
-    percent.
+    Returns for each step: the largest magnitude of x, the largest magnitude that can be represented with the scale, and the
+    relative error in percent.
     """
     x, dtype = inputs(1)["mlp.fc_out"], torch.float8_e4m3fn
     most = torch.finfo(dtype).max

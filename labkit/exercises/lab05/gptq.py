@@ -1,4 +1,4 @@
-"""Exercise 5.8: one column of GPTQ. The columns after a rounded column compensate for its error."""
+"""Exercise 5.8: GPTQ for one column. When a column is rounded, the columns after it are changed to compensate for its error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labkit.exercises.lab05.draws import Draws, away_from_ties
 
 
 def upper_factor(hessian: Tensor, damping: float = 0.01) -> Tensor:
-    """The upper Cholesky factor U of the inverse of a Hessian `[in, in]`: H^-1 = U^T U. H's diagonal is first enlarged."""
+    """The upper Cholesky factor U of the inverse of a Hessian H `[in, in]`: H^-1 = U^T U. First, H's diagonal is enlarged."""
     size = len(hessian)
     damped = hessian.double() + damping * hessian.double().diagonal().mean() * torch.eye(
         size, dtype=torch.float64, device="cpu"

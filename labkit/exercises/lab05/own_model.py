@@ -29,8 +29,8 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []
 def make(quantize_weight: Quantizer, bits: int, group_size: int | None) -> CompressResult:
     """Compress gptj-tiny with a learner's quantizer; the result's `path` is a new model directory.
 
-    group_size: None for one scale per row. The matrices of the blocks are quantized by the learner's function, and the head by
-    labkit, in int8. Raises `InvalidRequest` if the function returns something that cannot be stored.
+    group_size: None for one scale per row. The learner's function quantizes the matrices of the blocks, and labkit quantizes
+    the head to int8. Raises `InvalidRequest` if the learner's function returns something that cannot be stored.
     """
     _folders.append(tempfile.TemporaryDirectory(prefix="labkit-lab05-"))
     target = Path(_folders[-1].name) / f"{MODEL}-int{bits}"
@@ -38,7 +38,9 @@ def make(quantize_weight: Quantizer, bits: int, group_size: int | None) -> Compr
 
 
 def load(made: CompressResult) -> Engine:
-    """An engine that runs a model of `make`. The warning that a format has no kernel is hidden; the lab explains it."""
+    """An engine that runs a model that `make` has written. The warning that a format has no kernel is hidden, because the lab
+    explains why there is none.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "labkit has no kernels")
         return labkit.load(made.path)

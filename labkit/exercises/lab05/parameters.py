@@ -36,7 +36,7 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _free_zero_point(case: Case, value: Any) -> Any:
-    """Return the answer. If all numbers are 0, any zero point in the integers' range is right, so the lowest replaces it."""
+    """Return the answer. If all numbers are 0, any zero point in the integers' range is right, and the lowest replaces it."""
     low, high, bits, symmetric = case.args
     if low or high or symmetric or not isinstance(value, tuple) or len(value) != 2 or type(value[1]) is not int:
         return value

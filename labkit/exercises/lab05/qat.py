@@ -28,7 +28,7 @@ class FakeQuantized(nn.Module):
         self.fake_quantize, self.bits = fake_quantize, bits
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The fake-quantized weight. The scales follow the weight, and get no gradient."""
+        """The fake-quantized weight. The scales are computed from the current weight, and no gradient flows through them."""
         scales = weight.detach().abs().amax(1, keepdim=True) / (2 ** (self.bits - 1) - 1)
         return self.fake_quantize(weight, scales.clamp_min(1e-8), self.bits)
 
@@ -43,7 +43,7 @@ def student(fake_quantize: Callable[..., Tensor], bits: int) -> Any:
 
 
 def plain() -> Any:
-    """The same model without rounding."""
+    """gptj-tiny from `transformers` in float32, without fake quantization."""
     from transformers import AutoModelForCausalLM, logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -29,7 +29,7 @@ def weight(name: str) -> Tensor:
 
 
 def block(index: int) -> Block:
-    """A block of the model, dense and in float32."""
+    """The block of the model with this index, dense and in float32."""
     prefix = f"transformer.h.{index}."
     names = [name for name in checkpoint().tensor_names() if name.startswith(prefix)]
     return Block(checkpoint().config, {name.removeprefix(prefix): weight(name) for name in names})
@@ -69,9 +69,11 @@ def inputs_of(found: Block, hidden: Tensor) -> dict[str, Tensor]:
 
 
 def with_outliers(channels: tuple[int, ...], times: float) -> tuple[Tensor, Tensor]:
-    """Inputs `[512, 256]` of fc_in in block 1 with `channels` multiplied by `times`, and the weight with these columns divided.
+    """The inputs `[512, 256]` of fc_in in block 1 with `channels` multiplied by `times`, and fc_in's weight with these columns
+    divided by `times`.
 
-    Their matrix product is the same as in the model. Large models have such channels (Dettmers et al. 2022, LLM.int8()).
+    The product of these two matrices is the same as in the model. Large models have channels with such large values (Dettmers
+    et al. 2022, LLM.int8()).
     """
     factors = torch.ones(checkpoint().config.hidden_size, dtype=torch.float32, device="cpu")
     factors[list(channels)] = times

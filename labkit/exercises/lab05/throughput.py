@@ -19,20 +19,22 @@ TITLES = {
     "bandwidth": "Bandwidth: products of one row",
 }
 OUT, IN = 8192, 4096
-"""The shape of the weight: 134 MB in FP32, more than the caches of most processors hold."""
+"""The shape of the weight. In FP32, the weight has 134 MB, which is more than the caches of most processors hold."""
 ROWS = {"throughput": 256, "bandwidth": 1}
-"""The number of rows of x: many, as in a prefill (limited by arithmetic), or one, as in a decode step (limited by reading)."""
+"""The number of rows of x. A product of many rows, as in a prefill, is limited by arithmetic. A product of one row, as in a
+decode step, is limited by reading the weight.
+"""
 
 
 def names(device: torch.device) -> list[str]:
-    """The format that is measured for each row of the lecture's table; on a CPU, BF16 replaces FP16."""
+    """The formats that are measured, one for each row of the lecture's table; on a CPU, BF16 replaces FP16."""
     return ["FP32", "FP16" if device.type == "cuda" else "BF16", "INT8", "INT4"]
 
 
 def products(device: torch.device) -> dict[str, Callable[[Tensor], Tensor]]:
     """Functions that compute x W^T, one for each format, with the kernels that labkit's engine runs on this device.
 
-    On a GPU, INT8 multiplies in INT8; on a CPU, its kernel does so if the processor can.
+    On a GPU, the INT8 kernel multiplies INT8 numbers; on a CPU, it does so if the processor can.
     """
     generator = torch.Generator("cpu").manual_seed(0)
     weight = torch.randn(OUT, IN, generator=generator, dtype=torch.float32, device="cpu") * IN**-0.5

@@ -1,4 +1,4 @@
-"""Measures the bits, quality and speed of models in turn, and draws them in a figure."""
+"""Measures the bits per weight, the quality and the speed of several models, and draws the results in a figure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TASK = Task(MODEL, sequences=1, prompt_tokens=16, new_tokens=32)
 """The task on which every model is timed."""
 HELD_OUT_LETTERS = 8_000
-"""How many characters of the held-out text are predicted: enough to see large differences, and done in seconds."""
+"""How many characters of the held-out text are predicted: enough to see large differences, and few enough to take seconds."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,10 @@ def speeds(engines: Mapping[str, Engine], seconds: float = 15.0) -> dict[str, Ti
 
 
 def figure(rows: Sequence[Row], timings: Mapping[str, Timing], guess: float, caption: str = "") -> Figure:
-    """Two plots with a tick for each model, fewest bits last: bits per byte with 95 % intervals, and tokens per second.
+    """Draw two plots, of the bits per byte with 95 % intervals and of the tokens per second, with a tick for each model.
 
-    guess: the predicted bits per byte of the last model. Below each tick are the bits per weight and the size in MB.
+    The model with the fewest bits comes last. Below each tick are the bits per weight and the size in MB. guess: the bits per
+    byte that the learner predicted for the last model.
     """
     drawn = new_figure("Bits, quality and speed", caption, width=9.4, height=4.2)
     left, right = drawn.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""Exercise 5.9: rounding that lets gradients pass, as training needs it."""
+"""Exercise 5.9: rounding through which gradients pass, because training needs gradients."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from labkit.exercises.lab05.draws import Draws, away_from_ties
 
 
 def upstream(weight: Tensor) -> Tensor:
-    """The gradient of the output in a check, as if from later layers: different numbers, none of them 0."""
+    """The gradient of the output in a check, in place of a gradient from later layers. Its numbers differ, and none is 0."""
     return torch.linspace(0.5, 2.0, weight.numel(), dtype=torch.float32, device="cpu").view(weight.shape)
 
 
 def _values_and_gradient(case: Case, value: Any) -> Any:
-    """Return the values of an answer and the gradient of the weight, or zeros if it has no gradient."""
+    """Return the values of an answer and the gradient of the weight, or zeros if the answer gives the weight no gradient."""
     weight = case.args[0]
     if not isinstance(value, Tensor) or value.shape != weight.shape or not value.is_floating_point():
         return {"values": value, "gradient": torch.zeros_like(weight)}
@@ -29,7 +29,9 @@ def _values_and_gradient(case: Case, value: Any) -> Any:
 
 
 def _case(label: str, weight: Tensor, scales: Tensor, bits: int) -> Case:
-    """A case without ties, and without numbers for which it matters whether they are clipped before or after rounding."""
+    """A case in which no number is close to a tie, and all numbers give the same result if they are clipped before or after
+    rounding.
+    """
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     weight = away_from_ties(weight, scales)
     place = weight / scales

@@ -1,4 +1,4 @@
-"""Exercise 5.4: quantize a weight to small integers, with one scale for each row or for each group of a row."""
+"""Exercise 5.4: quantize a weight to small integers, with one scale for each row, or for each group of numbers in a row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from labkit.exercises.lab05.draws import Draws, away_from_ties
 
 
 def group_steps(weight: Tensor, bits: int, group_size: int) -> Tensor:
-    """The step of each number of a weight `[out, in]`, if the largest magnitude of its group becomes the highest integer."""
+    """The quantization step of each number of a weight `[out, in]`, for a scale that makes the largest magnitude of the
+    number's group the highest integer.
+    """
     largest = weight.reshape(len(weight), -1, group_size).abs().amax(-1, keepdim=True)
     steps = largest.expand(-1, -1, group_size).flatten(1) / (2 ** (bits - 1) - 1)
     return torch.where(steps == 0, 1.0, steps)

@@ -11,14 +11,17 @@ from labkit.exercises.lab05.draws import Draws
 
 
 def distributions(draws: Draws, tokens: int, distance: float) -> tuple[Tensor, Tensor]:
-    """Probabilities of a draft and of a target, `[tokens]` float64; the larger the distance, the more they differ."""
+    """The token probabilities of a draft model and of a target model, each `[tokens]` float64.
+
+    The larger the distance, the more the two differ.
+    """
     target = draws.normal(tokens, scale=1.5)
     draft = target + draws.normal(tokens, scale=distance)
     return torch.softmax(draft.double(), 0), torch.softmax(target.double(), 0)
 
 
 def _case(draws: Draws, tokens: int, distance: float, kind: str) -> Case:
-    """A case of one kind: "likelier", "accepted" or "rejected". No random number is close to a border between outcomes."""
+    """A case of the kind "likelier", "accepted" or "rejected". No random number is close to a border between two outcomes."""
     draft, target = distributions(draws, tokens, distance)
     ratio = target / draft
     token = int(ratio.argmax() if kind == "likelier" else ratio.argmin())

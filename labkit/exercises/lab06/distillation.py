@@ -13,7 +13,7 @@ from labkit.exercises.lab05.draws import Draws
 
 
 def _loss_and_gradient(case: Case, value: Any) -> Any:
-    """Return the loss of an answer and its gradient for the student's logits, or zeros if it has no gradient."""
+    """Return the loss of an answer, and the loss's gradient for the student's logits (zeros if the loss has no gradient)."""
     student = case.args[0]
     gradient = None
     if isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad:

@@ -30,25 +30,30 @@ KINDS = {"dense": "o", "lab 05: fewer bits": "s", "lab 06: 2:4": "^", "lab 06: f
 
 
 def quantized(source: str | Path, bits: int) -> Path:
-    """Quantize to a new model directory as in lab 05: round to nearest, a scale per row in int8, else per group of 64."""
+    """Quantize a model into a new directory as in lab 05, by rounding to nearest. With 8 bits, each row has a scale; with fewer
+    bits, each group of 64 numbers has a scale.
+    """
     return compress(source, new_folder(f"int{bits}"), Method(IntegerScheme(bits, None if bits == 8 else 64), "rtn")).path
 
 
 def two_four(pruned: Path, bits: int | None = None) -> Path:
-    """Write a directory whose matrices are 2:4 already in the 2:4 format; `bits` also quantizes it to integers."""
+    """Write a copy, in the 2:4 format, of a model directory whose matrices are already 2:4 sparse.
+
+    If `bits` is set, the weights are also quantized to integers of this many bits.
+    """
     scheme = None if bits is None else IntegerScheme(bits, 64 if bits < 8 else None)
     return compress(pruned, new_folder(f"two-four-{bits}"), Sparse("magnitude", scheme)).path
 
 
 def precision(model: str | Path, device: torch.device) -> str | None:
-    """The precision in which a model's speed is measured: 16 bits; None for a directory that stores its own format."""
+    """The precision in which a model's speed is measured: fp16 or bf16, or None for a directory that stores its own format."""
     if is_quantized(model):
         return None
     return "fp16" if device.type == "cuda" else "bf16"
 
 
 def rows(pruned: Path, student: Path) -> dict[str, list[Row]]:
-    """Measure lab 05's models and a learner's own models in this process; keys are those of `KINDS`."""
+    """Measure lab 05's models and a learner's own models in this process. The result has the keys of `KINDS`."""
     makers: dict[str, list[tuple[str, Callable[[], Path | str]]]] = {
         "dense": [("16 bits", lambda: MODEL)],
         "lab 05: fewer bits": [(f"int{bits}", partial(quantized, MODEL, bits)) for bits in (8, 4, 3, 2)],

@@ -13,7 +13,7 @@ from labkit.exercises.lab05.draws import Draws
 
 
 def teacher_tensors(draws: Draws, layers: int) -> dict[str, Tensor]:
-    """Small tensors with the names of a GPT-J, in a random order."""
+    """Small tensors that have the names of a GPT-J's tensors, in a random order."""
     names = [
         f"transformer.h.{layer}.{part}"
         for layer in range(layers)
@@ -34,7 +34,7 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _tensors_and_memory(case: Case, value: Any) -> Any:
-    """Return the tensors of an answer, and whether one of them shares memory with the teacher."""
+    """Return the tensors of an answer, and whether any of them shares memory with a tensor of the teacher."""
     if not isinstance(value, dict):
         return value
     mine = {each.data_ptr() for each in value.values() if isinstance(each, Tensor)}

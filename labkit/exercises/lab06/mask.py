@@ -1,4 +1,4 @@
-"""Exercise 6.1: a 2:4 mask keeps two of every four neighbours."""
+"""Exercise 6.1: a 2:4 mask, which keeps two of every four neighbouring weights."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from labkit.measure import progress_bar
 MODEL = tensors.MODEL
 WEIGHTS = "model.safetensors"
 PASSAGES = 4
-"""How many passages of the calibration text, each 512 tokens, a mask can be chosen from."""
+"""The number of passages of the calibration text, each with 512 tokens, whose inputs are available for choosing a mask."""
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []
 """The folders of this process's models; they are removed when the process ends."""
@@ -51,7 +51,7 @@ def prune(mask_of: Callable[[Tensor, Tensor], Any]) -> Pruned:
     """Prune the matrices of all blocks with a learner's `mask_of(weight, inputs)`.
 
     `inputs` `[2048, in]` are the matrix's inputs in the dense model, for the first passages of the calibration text. Raises
-    `InvalidRequest` if a mask is not a boolean tensor of the weight's shape that keeps two of every four.
+    `InvalidRequest` if a mask is not a boolean tensor of the weight's shape that keeps two of every four weights.
     """
     dense, masks = teacher(), {}
     found = {name: tensor.clone() for name, tensor in dense.tensors.items()}
@@ -105,7 +105,7 @@ def student(first_student: Callable[..., Any], layers: int) -> Student:
 
 
 def kept_copy(model: DenseModel) -> Student:
-    """A copy that later training does not change."""
+    """A copy of a model. Later training of the model does not change the copy."""
     return Student(model.config, {name: tensor.detach().clone() for name, tensor in model.tensors.items()})
 
 
@@ -122,6 +122,6 @@ def save(model: DenseModel, name: str) -> Path:
 
 
 def new_folder(name: str) -> Path:
-    """The path for a new model directory; nothing is there yet, and it is removed when the process ends."""
+    """The path for a new model directory. The directory does not exist yet, and is removed when the process ends."""
     _folders.append(tempfile.TemporaryDirectory(prefix="labkit-lab06-"))
     return Path(_folders[-1].name) / name

@@ -24,16 +24,17 @@ from labkit.exercises.lab06.models import teacher
 from labkit.measure import progress_bar
 
 LETTERS = 4_000
-"""How many characters of the held-out text are predicted: enough to see large differences, and done in seconds."""
+"""How many characters of the held-out text are predicted: enough to see large differences, and few enough to take seconds."""
 
 
 @dataclass(frozen=True)
 class Row:
     """The results of a model on held-out text.
 
-    bits_per_byte: with its 95 % interval from `low` to `high`. kept: the share of tokens that the model's first choice
-    predicts correctly, in percent of the teacher's share. information: how much of the teacher's advantage over a table of
-    token frequencies is left, in percent. parameters: how many are not pruned. megabytes: weight files, NaN without files.
+    bits_per_byte: its 95 % interval is from `low` to `high`. kept: the share of tokens that the model's first choice predicts
+    correctly, in percent of the teacher's share. information: how much of the teacher's advantage over a table of token
+    frequencies the model keeps, in percent. parameters: the number of parameters that are not pruned. megabytes: the size of
+    the weight files, or NaN if the model has no files.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Row:
     megabytes: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as plain values for `KeptRuns`; `megabytes` is None without files."""
+        """The row as plain values for `KeptRuns`; `megabytes` is None if the model has no files."""
         return asdict(self) | {"megabytes": None if math.isnan(self.megabytes) else self.megabytes}
 
 
@@ -101,7 +102,7 @@ def taught(ids: list[int]) -> Tensor:
 
 
 def _remembered(logits: Logits) -> Logits:
-    """Return the same function without gradients, with a cache: each window is computed only once."""
+    """Return a function that calls `logits` without gradients and stores the results, so each window is computed only once."""
     known: dict[tuple[int, ...], Tensor] = {}
 
     def found(ids: list[int]) -> Tensor:

@@ -9,7 +9,10 @@ from labkit.exercises.lab05.draws import Draws
 
 
 def _case(draws: Draws, label: str, rows: int, columns: int, step: int, rate: float, *, first: bool = False) -> Case:
-    """A training step of a matrix. Its averages come from dense training, so they are not 0 where the mask prunes."""
+    """A training step of a matrix. Its running averages come from a dense training, so they are not 0 where the mask prunes.
+
+    If `first` is set, all averages are 0.
+    """
     mask = two_four_mask(draws.normal(rows, columns).abs())
     mean, square = draws.normal(rows, columns, scale=0.02), draws.normal(rows, columns, scale=0.03).square()
     if first:

@@ -1,4 +1,4 @@
-"""A student guesses tokens for its teacher: with a learner's rule on real predictions, and in the engine."""
+"""Lets a student guess tokens for its teacher: with a learner's rule on real predictions, and in the engine."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ PLACES = 256
 DRAWS = 8
 """The number of guesses at each place."""
 PROMPTS = ("The condition of our country", "In the beginning", "A letter from the", "He said that the")
-"""Texts whose continuation is compared with and without a draft."""
+"""Prompts. The texts that the engine generates after them are compared with and without a draft model."""
 
 
 def example(tokens: int = 6, seed: int = 6) -> tuple[Tensor, Tensor]:
-    """The probabilities of a draft that is often wrong and those of its target, both `[tokens]` float64."""
+    """The token probabilities of a draft that is often wrong, and of its target, each `[tokens]` float64."""
     return distributions(Draws(seed), tokens, distance=1.0)
 
 
 def drawn(rule: Rule, draft: Tensor, target: Tensor, count: int, seed: int = 0) -> list[int]:
-    """How often the result is each token, if the draft guesses `count` times and a learner's rule decides."""
+    """How often each token is the result, if the draft guesses `count` times and a learner's rule accepts or rejects."""
     generator = torch.Generator("cpu").manual_seed(seed)
     guesses = torch.multinomial(draft, count, replacement=True, generator=generator).tolist()
     numbers = torch.rand(count, 2, generator=generator, dtype=torch.float64, device="cpu").tolist()
@@ -46,7 +46,10 @@ def drawn(rule: Rule, draft: Tensor, target: Tensor, count: int, seed: int = 0) 
 
 
 def chi_square(counts: Sequence[int], probabilities: Sequence[float]) -> float:
-    """Pearson's statistic: the sum of (found - expected)^2 / expected; about the number of tokens - 1 for a correct rule."""
+    """Pearson's statistic: the sum of (found - expected)^2 / expected.
+
+    For a correct rule, it is about one less than the number of tokens.
+    """
     total = sum(counts)
     return sum((found - total * p) ** 2 / (total * p) for found, p in zip(counts, probabilities, strict=True))
 
@@ -60,12 +63,15 @@ def predictions(student: DenseModel, places: int = PLACES) -> tuple[Tensor, Tens
 
 
 def overlap(draft: Tensor, target: Tensor) -> float:
-    """The sum of min(draft, target), as the mean over the rows: the share of guesses that a correct rule accepts."""
+    """The share of guesses that a correct rule accepts: the sum of min(draft, target) in each row, averaged over the rows."""
     return float(torch.minimum(draft, target).sum(-1).mean())
 
 
 def expected_range(draft: Tensor, target: Tensor) -> tuple[float, float]:
-    """The range of acceptance for 95 % of correct rules, with `DRAWS` guesses a row: `overlap` ± two standard deviations."""
+    """The range that contains 95 % of the shares that a correct rule accepts, with `DRAWS` guesses for each row.
+
+    The range is `overlap` ± two standard deviations.
+    """
     shares = torch.minimum(draft, target).sum(-1)
     deviation = float((shares * (1 - shares)).sum().sqrt()) / (len(shares) * DRAWS**0.5)
     middle = float(shares.mean())
@@ -86,10 +92,10 @@ def accepted(rule: Rule, draft: Tensor, target: Tensor, seed: int = 0) -> float:
 
 
 def gains(share: float, cost: float) -> dict[int, float]:
-    """How many times faster generation would be for each number of guesses, if only reading weights took time.
+    """For each number of guesses: how many times as fast generation would be, if only reading weights took time.
 
-    share: the share of guesses that are right. cost: the draft's bytes divided by the target's. A round reads the draft once
-    for each guess and the target once (Leviathan et al. 2023, theorem 3.8).
+    share: the share of guesses that are right. cost: the draft's bytes divided by the target's bytes. A round reads the draft
+    once for each guess, and the target once (Leviathan et al. 2023, theorem 3.8).
     """
     return {guesses: expected_tokens(share, guesses) / (guesses * cost + 1) for guesses in range(1, MOST_GUESSES + 1)}
 

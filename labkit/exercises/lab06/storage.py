@@ -1,4 +1,4 @@
-"""Exercise 6.3: store a 2:4 matrix as half of its numbers, each with a two-bit index of its place."""
+"""Exercise 6.3: store a 2:4 matrix as the half of its numbers that is kept, each with a two-bit index of its place."""
 
 from __future__ import annotations
 

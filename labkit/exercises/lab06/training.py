@@ -41,8 +41,9 @@ def all_windows() -> tuple[tuple[int, ...], ...]:
 def steps(title: str, count: int, rate: float, seconds: float) -> Iterator[tuple[list[list[int]], float]]:
     """Yield the windows of tokens and the learning rate (at most `rate`) of each training step, with a progress bar.
 
-    After `seconds` the training ends early, so a slow machine takes fewer than `count` steps; a printed line says how many.
-    The learning rate falls with the steps or with the time, whichever is nearer to its end.
+    After `seconds` the training ends early, so a slow machine takes fewer than `count` steps; a printed line says how many
+    steps it took. The learning rate depends on the share of steps that are done, or on the share of the time that has passed if
+    that is larger.
     """
     bar, begun, windows = progress_bar(title), time.monotonic(), all_windows()
     for step in range(count):
@@ -61,15 +62,15 @@ def share_of_rate(done: float) -> float:
 
 
 def divergence(made: Tensor, taught: Tensor) -> Tensor:
-    """How far predictions are from the teacher's, in nats per token; both are logits `[tokens, vocab_size]`."""
+    """How far predictions are from the teacher's, in nats per token. `made` and `taught` are logits `[tokens, vocab_size]`."""
     return soft_target_loss(made, taught, temperature=1.0)
 
 
 def backward(model: DenseModel, windows: Sequence[Sequence[int]], loss: Loss, part: str = "") -> float:
     """Compute the gradients of a model's tensors whose names begin with `part`, and return the mean loss.
 
-    Matrix products are computed in bfloat16, as in `labkit compress --method distill`. Raises `InvalidRequest` for a loss
-    without a gradient, and `LabkitError` if it is not finite.
+    Matrix products are computed in bfloat16, as in `labkit compress --method distill`. Raises `InvalidRequest` if the loss has
+    no gradient, and `LabkitError` if the loss is not finite.
     """
     for name, tensor in model.tensors.items():
         tensor.requires_grad_(name.startswith(part)).grad = None

@@ -15,7 +15,7 @@ from labkit.measure import Timing, compare, progress_bar
 from labkit.weight_formats import Sparse24Weight
 
 PAIRS = {"zeros in a dense matrix": ("FP32", "FP32, zeros"), "CSR": ("FP32", "FP32, CSR"), "2:4": ("half", "half, 2:4")}
-"""Each comparison: the dense form, and the form with zeros of the same precision that is compared with it."""
+"""For each comparison: the dense form, and a form with zeros that has the same precision. The two are compared."""
 
 
 def half_of(device: torch.device) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Lab 07, graph compilers: what is fused and what that saves, where to cut a model, and how to serve its parts together."""
+"""Lab 07, graph compilers: what they fuse and what fusion saves, where to cut a model, and how to serve its parts together."""
 
 from labkit.exercises.lab07.choosing import CHOOSE_COMPILER
 from labkit.exercises.lab07.cutting import BEST_SEAM, CROSSING_TENSORS

@@ -1,4 +1,4 @@
-"""Exercise 7.7: which compiler is worth the time that it takes."""
+"""Exercise 7.7: choose the compiler that is worth the time that it takes to compile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures the lab's table of compilers: the same model run in several ways, which take turns in one measurement."""
+"""Makes the lab's table of compilers: runs the same model in several ways, which take turns in one measurement."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ WAYS: dict[str, tuple[str, str]] = {
 """The ways to run the model, each with the name of its engine in the benchmark, and its precision. The first is the reference."""
 PROMPT_TOKENS, NEW_TOKENS = 64, 17
 ERROR_BATCH = 8
-"""How many sequences are generated to compare their tokens with those of the first way."""
+"""How many sequences each way generates, so that their tokens can be compared with the tokens of the first way."""
 
 
 def measure(seconds: float = 8.0) -> dict[str, Any]:
-    """Prepare every way to run the model, then time 16 decode steps of one sequence with all ways in turn.
+    """Prepare every way to run the model. Then time 16 decode steps of one sequence; the ways take turns.
 
     `rows` has for each way: the seconds until it is ready, the seconds of a step (median, lower and upper quartile), and its
     error. The seconds until it is ready are the time to read the weights and run a first generation, minus the time of a second
-    generation; nothing that an earlier run compiled is used. The error is the share of greedy tokens in 8 sequences of 17 that
-    differ from those of the first way. `missing` says why the other ways cannot run here, and `disturbed` says how other
-    programs disturbed the run.
+    generation; nothing that an earlier run compiled is used. For the error, each way generates 8 sequences of 17 tokens
+    greedily; the error is the share of tokens that differ from the first way's tokens. `missing` says why the other ways cannot
+    run on this machine, and `disturbed` says how other programs disturbed the run.
     """
     checkpoint, device = open_checkpoint(MODEL), torch.device("cpu")
-    _graphs()  # writing a graph is not part of what a compiler does with it
+    _graphs()  # graphs are written before the measurement, because writing them is not the compiler's work
     prompts = Prompts(checkpoint.config, 1, PROMPT_TOKENS, seed=7)
     many = Prompts(checkpoint.config, ERROR_BATCH, PROMPT_TOKENS, seed=8)
     players: dict[str, Player] = {}
@@ -96,7 +96,9 @@ def _graphs() -> None:
 
 
 def _built(kind: type[BenchEngine], checkpoint: Any, precision: str, prompts: Prompts) -> tuple[float, Player]:
-    """Return the seconds until an engine has read its weights and compiled, and its player. torch's compile cache is empty."""
+    """Return the seconds until an engine has read its weights and compiled the model, and the engine's player. torch's compile
+    cache is empty at the start.
+    """
     from torch._inductor.utils import fresh_cache
 
     with fresh_cache():

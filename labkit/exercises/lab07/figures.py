@@ -1,4 +1,4 @@
-"""Draws lab 07's measurements: a block before and after fusion, kernels and bytes, and what crosses each cut."""
+"""Draws lab 07's measurements: a block before and after fusion, kernels and bytes, and the bytes that cross each cut."""
 
 from __future__ import annotations
 
@@ -41,13 +41,16 @@ def kernels_left(nodes: Sequence[Node], groups: Sequence[Sequence[str]]) -> int:
 
 
 def in_operators(graph: StepGraph, groups: Sequence[Sequence[str]]) -> dict[str, int]:
-    """How often each kind of group occurs, most frequent first. A group's kind is its operators, such as "Mul Mul Add"."""
+    """How often each kind of group occurs, most frequent first. The kind is the list of operators, such as "Mul Mul Add"."""
     kinds = {name: kind for name, kind, _ in graph.nodes}
     return dict(Counter(" ".join(kinds[name] for name in group) for group in groups).most_common())
 
 
 def before_and_after(before: StepGraph, after: StepGraph, groups: Sequence[Sequence[str]]) -> Figure:
-    """Layer norm and MLP of the first block as graphs: as exported, with a learner's groups in colour, and as a compiler runs it."""
+    """Draw the layer norm and the MLP of the first block as two graphs.
+
+    The first graph is as exported, with a learner's groups in colour. The second graph is as a compiler runs it.
+    """
     left, right = norm_and_mlp(before), norm_and_mlp(after)
     own = kernels_left(left, groups)
     caption = (

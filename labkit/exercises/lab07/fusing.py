@@ -1,4 +1,4 @@
-"""Exercises 7.1 and 7.2: which nodes of a graph can run as one kernel, and how many bytes then need not be moved."""
+"""Exercises 7.1 and 7.2: which nodes of a graph can run as one kernel, and how many bytes this kernel no longer has to move."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exercise 7.6: how many requests per second a model that is split into parts can answer."""
+"""Exercise 7.6: compute how many requests per second a model can answer if it is split into parts."""
 
 from __future__ import annotations
 

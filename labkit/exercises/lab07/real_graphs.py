@@ -1,4 +1,6 @@
-"""The graph of gptj-tiny in the exercises' form, with the bytes and microseconds that ONNX Runtime measures here."""
+"""Makes the graph of gptj-tiny in the exercises' form, with the bytes and microseconds that ONNX Runtime measures on this
+machine.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ RUNS = 5
 
 
 def what_is_missing() -> str:
-    """Why this machine cannot make graphs, as a sentence that begins with "not measured here", or "" if it can."""
+    """Why this machine cannot make graphs, as a sentence that begins with "not measured here"; "" if it can make graphs."""
     for package in PACKAGES:
         try:
             graph_package(package)
@@ -59,7 +61,9 @@ def _own_folder() -> tempfile.TemporaryDirectory[str]:
 
 @functools.cache
 def exported(parts: int = 1) -> ExportedModel:
-    """gptj-tiny exported as `parts` ONNX graphs. A single graph is kept in labkit's home; several are deleted at the end."""
+    """gptj-tiny exported as `parts` ONNX graphs. A single graph is kept in labkit's home; several graphs are deleted when this
+    process ends.
+    """
     checkpoint = open_checkpoint(MODEL)
     if parts == 1:
         return kept_export(checkpoint, "fp32")
@@ -70,9 +74,10 @@ def exported(parts: int = 1) -> ExportedModel:
 class StepGraph:
     """A graph that has been run: its nodes, and what ONNX Runtime measured.
 
-    sizes: the bytes of every tensor, weights and inputs too. work: microseconds of each node. results: what the graph returns.
-    kernels, moved_bytes: how many kernels ran, and what they read and wrote; views move nothing. weight_bytes: the part of
-    moved_bytes that was weights. disturbed: a note on how other programs disturbed the measurement of `work`, or "".
+    sizes: the bytes of every tensor, including weights and inputs. work: the microseconds of each node. results: the names of
+    the graph's results. kernels, moved_bytes: how many kernels ran, and how many bytes they read and wrote; views move nothing.
+    weight_bytes: how many of the moved bytes were weights. disturbed: a note on how other programs disturbed the measurement of
+    `work`, or "".
     """
 
     nodes: list[Node]
@@ -87,7 +92,7 @@ class StepGraph:
 
 @functools.cache
 def step_graph(level: str = "none", tokens: int = TOKENS) -> StepGraph:
-    """Optimise the whole graph at a level, run a prefill of one prompt on one core, and read what ONNX Runtime measured."""
+    """Optimise the whole graph at a level, run a prefill of one prompt on one core, and return ONNX Runtime's measurements."""
     bar = progress_bar("exported, optimised and profiled", after=1.0)
     bar(0, 3)
     part = exported().parts[0]
@@ -127,7 +132,7 @@ def nodes_of(graph: Any) -> list[Node]:
 def of_values(graph: StepGraph) -> StepGraph:
     """The graph without the nodes whose tensors depend only on lengths: shapes, positions, the mask and rotary angles.
 
-    Each part of an export computes these itself, so they never cross a seam.
+    Each part of an export computes these tensors itself, so they never cross a seam.
     """
     inputs = {name for _, _, reads in graph.nodes for name in reads if name.startswith(("input_ids", "past_key_values"))}
     valued = set(inputs)
@@ -141,7 +146,8 @@ def of_values(graph: StepGraph) -> StepGraph:
 def groups_of(graph: StepGraph, fusible_group: Callable[..., Any]) -> list[list[str]]:
     """Every group of at least two nodes that a learner's function finds; each node is in at most one group.
 
-    The function gets one block at a time. It is called for each pointwise node that is not in a group yet, from last to first.
+    The learner's function is called for one block at a time, once for each pointwise node that is not in a group yet. The last
+    node comes first.
     """
     groups: list[list[str]] = []
     cuts = [0, *block_begins(graph.nodes), len(graph.nodes)]

@@ -59,10 +59,11 @@ def parts_of(model: ExportedModel, serving: GraphServing) -> list[PartNames]:
 
 
 class ServedParts:
-    """A server with both models. `stop` and the end of this process stop it. A new server stops the previous one.
+    """A server with both models. It runs until `stop` is called, this process ends, or a new `ServedParts` is made.
 
-    A stopped server starts again when it gets a request, so a cell can be run again after `stop`. Raises `InvalidRequest` for
-    maps that do not fit the parts, and `NotAvailable` with the server's message if the server refuses the maps.
+    A stopped server starts again when a method sends a request, so a cell can be run again after `stop`. Raises
+    `InvalidRequest` if the maps do not fit the parts, and `NotAvailable` with the server's message if the server refuses the
+    maps.
     """
 
     def __init__(self, part_maps: Callable[..., Any]) -> None:
@@ -159,7 +160,10 @@ def prompt() -> NDArray[np.int64]:
 
 
 def gains(measured: dict[str, Any]) -> dict[int, tuple[float, float, float]]:
-    """The requests per second of the parts divided by those of the whole model: lowest, median and highest round, by users."""
+    """For each number of users: the requests per second of the parts, divided by the requests per second of the whole model.
+
+    The three values are from the lowest, the median and the highest round.
+    """
     found = {}
     for users, rates in measured["rates"].items():
         ratios = sorted(part / whole for part, whole in zip(rates[PARTS], rates[WHOLE], strict=True))

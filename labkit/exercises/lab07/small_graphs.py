@@ -11,7 +11,7 @@ import random
 Node = tuple[str, str, list[str]]
 
 POINTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Tanh", "Where", "Neg")
-"""Operators that compute each number of the result from the numbers at the same place."""
+"""Operators that compute each number of the result from the inputs' numbers at the same place."""
 OTHERS = ("MatMul", "ReduceMean", "Softmax", "Transpose", "Concat", "Gather")
 
 

@@ -18,7 +18,7 @@ FORM = "return a dictionary {model: (input_map, output_map)}, where each map is 
 
 
 def check_maps(maps: Any, parts: Sequence[PartNames]) -> str:
-    """Say in a phrase what is wrong with the form of `maps`; "" if each part has two maps keyed by exactly its tensors."""
+    """Say in a phrase what is wrong with the form of `maps`; "" if each part has two maps with exactly its tensors as keys."""
     if not isinstance(maps, dict):
         return f"your function returns {maps!r:.60}; {FORM}"
     for model, inputs, outputs in parts:
@@ -39,10 +39,10 @@ def check_maps(maps: Any, parts: Sequence[PartNames]) -> str:
 
 
 def follow(maps: Maps, parts: Sequence[PartNames]) -> dict[str, Any]:
-    """Follow the wires: find where each input of each part comes from, and which tensor is each answer to the client.
+    """Follow the wires: find where each input of each part comes from, and which tensor the client gets for each answer.
 
-    The result has a fault, as a phrase, if neither the client nor a part writes a wire that is read, or if two models write the
-    same wire. The names of inner wires are not part of the result, because the learner can choose them freely.
+    If a wire is read but neither the client nor an earlier part writes it, or if a wire is written twice, the result says so in
+    the phrase `fault`. The names of inner wires are not part of the result, because the learner can choose them freely.
     """
     asked, answered = client_tensors(parts)
     writers = {name: f"client's {name}" for name in asked}
@@ -63,7 +63,9 @@ def follow(maps: Maps, parts: Sequence[PartNames]) -> dict[str, Any]:
 
 
 def client_tensors(parts: Sequence[PartNames]) -> tuple[list[str], list[str]]:
-    """The tensors that the client sends, and those that it reads: all tensors of the parts except hidden states."""
+    """The tensors that the client sends, and the tensors that it reads: all tensors of the parts except the hidden states that
+    go from one part to the next.
+    """
     sent = [name for place, (_, inputs, _) in enumerate(parts) for name in (inputs if place == 0 else inputs[1:])]
     end = len(parts) - 1
     read = [name for place, (_, _, outputs) in enumerate(parts) for name in (outputs if place == end else outputs[1:])]
@@ -71,7 +73,7 @@ def client_tensors(parts: Sequence[PartNames]) -> tuple[list[str], list[str]]:
 
 
 def run_maps(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """Call the function, and follow its wires."""
+    """Call the learner's function, and follow the wires of the maps that it returns."""
     (parts,) = case.args
     maps = function(parts)
     if words := check_maps(maps, parts):

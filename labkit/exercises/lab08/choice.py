@@ -1,4 +1,4 @@
-"""Exercises 8.6 and 8.9: the best plan within a bound, and a reason against every other plan."""
+"""Exercises 8.6 and 8.9: find the best plan within a bound, and give a reason against every other plan."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _drawn(draw: random.Random, count: int) -> list[dict[str, Any]]:
 
 
 def _tables(seed: int) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Tables of plans in which each condition decides at least once."""
+    """Tables of plans. For each condition of the exercise, there is a table in which this condition decides the answer."""
     draw = random.Random(seed)
     bound, gib = BOUND_MS, GPU_GIB
     edge = [

@@ -49,11 +49,11 @@ PRICE_PER_MILLION = Exercise(
 def _instance_cases(seed: int) -> list[Case]:
     draw = random.Random(seed)
     rows = [(1_000_000, 3.0, 4.1, 0.7, 1), (86_400, 1.0, 0.15, 0.5, 0)]
-    rows += [(86_400, 3.0, 2.0, 0.5, 1), (172_800, 4.0, 1.0, 0.5, 2)]  # 3 and 16 instances are exactly enough
+    rows += [(86_400, 3.0, 2.0, 0.5, 1), (172_800, 4.0, 1.0, 0.5, 2)]  # 3 and 16 instances, without spare, are exactly enough
     for _ in range(7):
         most = draw.uniform(0.4, 0.9)
         per_instance = draw.uniform(0.3, 9)
-        wanted = draw.randrange(4, 40) + draw.choice([0.2, 0.3, 0.7, 0.8])  # instances, with a clear fraction
+        wanted = draw.randrange(4, 40) + draw.choice([0.2, 0.3, 0.7, 0.8])  # a number of instances far from any integer
         peak = draw.uniform(1.5, 5)
         rows.append((round(wanted * per_instance * most * 86_400 / peak), peak, per_instance, most, draw.randrange(1, 4)))
     return [

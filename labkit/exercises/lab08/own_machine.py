@@ -1,4 +1,4 @@
-"""Times batches on the learner's own machine in turn, and predicts them from the smallest and the largest batch."""
+"""Times batches of several sizes on the learner's machine, and predicts the times from the first and the last batch size."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def limits_here() -> dict[str, Any]:
 def predictions(engine: Engine, limits: Mapping[str, Any], timings: Mapping[str, Timing]) -> dict[str, Prediction]:
     """The seconds of each batch, predicted by labkit's model after a fit to the first and the last batch only.
 
-    A small batch shows how fast weights are read, a large one how fast matrix products are computed.
+    A small batch shows how fast weights are read. A large batch shows how fast matrix products are computed.
     """
     plans = {batch: plan_of(engine, limits, int(batch)) for batch in timings}
     rows = [Measurement(plans[batch], timings[batch].median) for batch in fitted_batches(timings)]
@@ -75,7 +75,7 @@ def predictions(engine: Engine, limits: Mapping[str, Any], timings: Mapping[str,
 
 
 def fitted_batches(timings: Mapping[str, Timing]) -> list[str]:
-    """The batches to whose measurements the model is fitted: the first and the last one."""
+    """The first and the last batch. The model is fitted to the measurements of these two."""
     names = list(timings)
     return list(dict.fromkeys((names[0], names[-1])))
 
@@ -85,7 +85,7 @@ def figure(
 ) -> Figure:
     """Plot the time of each batch relative to the first batch: guessed, predicted by labkit, and measured.
 
-    Whiskers are the interval of a prediction, and the quartiles of a measurement.
+    The whiskers of a prediction show its interval, and the whiskers of a measurement show its quartiles.
     """
     first = next(iter(timings.values())).median
     planner, measured = "labkit's planner", "measured"

@@ -1,4 +1,4 @@
-"""The planner as a page with menus, and as one figure: the best plan for a model, a GPU, a link, a precision and a bound."""
+"""Shows the best plan for a model, a GPU, a link, a precision and a bound, as a page with menus or as one figure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ask(model: str, gpu: str, link: str, precision: str, gpus: int, bound_ms: fl
 
 
 def sentence(answer: Answer) -> str:
-    """The best plan in words, with its interval and what dominates it; or why there is none."""
+    """The best plan in words, with its interval and what dominates its time; or why there is no plan."""
     if not answer.plans:
         return f"No plan: {answer.why_none}."
     best = answer.plans[0]
@@ -59,8 +59,8 @@ def best_plan(
 ) -> Figure | None:
     """Print the best plan, and return the figure of all plans, or None if no plan fits in memory.
 
-    This is the page without menus, for places where widgets do not run. Names that are not in the catalogue, and precisions
-    that the GPU does not have, raise `InvalidRequest`.
+    This function replaces the page with menus where widgets do not run. Raises `InvalidRequest` for a name that is not in the
+    catalogue, and for a precision that the GPU does not have.
     """
     question, answer = ask(model, gpu, link, precision, gpus, bound_ms)
     print(sentence(answer))

@@ -36,7 +36,9 @@ def model_of(name: str) -> dict[str, int]:
 
 
 def reached_by(gpu: str = GPU, found: Fit | None = None) -> dict[str, float]:
-    """What software achieves on a GPU by labkit's fit: bytes read and fp16 FLOPs per second, and the seconds between layers."""
+    """The speed that software reaches on a GPU according to labkit's fit: the bytes read per second, the fp16 FLOPs per second,
+    and the seconds between layers.
+    """
     device, share = named_gpu(gpu), (found or default_fit()).found
     return {
         "read": device.read_bytes_per_second * share.read,
@@ -46,7 +48,9 @@ def reached_by(gpu: str = GPU, found: Fit | None = None) -> dict[str, float]:
 
 
 def link_of(gpu: str = GPU, name: str | None = None) -> dict[str, float]:
-    """The seconds of a hop and the bytes per second of a GPU's own link, or of the link `name`, both from the catalogue."""
+    """The seconds of a hop and the bytes per second of a link, from the catalogue: of the link `name`, or of the GPU's own link
+    if there is no name.
+    """
     link = with_link(named_gpu(gpu), name).link
     assert link is not None
     return {"hop": link.hop_seconds, "rate": link.bytes_per_second}
@@ -72,7 +76,7 @@ def rows_of(
     output_tokens: int = OUTPUT_TOKENS,
     found: Fit | None = None,
 ) -> list[Row]:
-    """One row for each pair (TP, PP) and batch, whether or not it fits in memory."""
+    """One row for each pair (TP, PP) and batch size, even if the plan does not fit in memory."""
     device = named_gpu(gpu) if isinstance(gpu, str) else gpu
     shape, found, batches = named_shape(model), found or default_fit(), list(batches)
     plans = [
@@ -105,7 +109,7 @@ def _row(plan: Deployment, found: Fit) -> Row:
 def fit_to_other_lengths(input_tokens: int = INPUT_TOKENS, output_tokens: int = OUTPUT_TOKENS) -> Fit:
     """labkit's fit to FasterTransformer's tables without the rows of these lengths, so these rows are predicted, not fitted.
 
-    Its spread is that of the shipped fit, which comes from predictions for models that were left out.
+    Its spread is the spread of the shipped fit, which was measured on predictions for models that were left out of a fit.
     """
     lengths = (input_tokens, output_tokens)
     rows = measurements(fastertransformer(), lambda row: (row.plan.input_tokens, row.plan.output_tokens) != lengths)
@@ -125,7 +129,7 @@ def per_gpu(row: Row) -> float:
 
 
 def told(row: Row, truth: Mapping[tuple[int, int, int], float]) -> str:
-    """A plan in words: its prediction with the interval, what dominates it, and the published number if there is one."""
+    """A plan in words: the predicted time with its interval, what dominates it, and the published time if there is one."""
     took = truth.get((row["tensor_parallel"], row["pipeline_parallel"], row["batch"]))
     ends = f"{row['ms']:,.0f} ms predicted ({row['low_ms']:,.0f} to {row['high_ms']:,.0f}), mostly {row['mostly']}"
     known = "not published" if took is None else f"published: {took:,.0f} ms"
@@ -133,7 +137,9 @@ def told(row: Row, truth: Mapping[tuple[int, int, int], float]) -> str:
 
 
 def links_told(row: Row, on_paper_ms: float, found: Fit) -> str:
-    """A text: the predicted link time, the same all-reduces computed on paper, and what the fit changes in these numbers."""
+    """The predicted time of the links in words, with the time of the same all-reduces by the numbers on paper, and how the fit
+    changes these numbers.
+    """
     return (
         f"links: {row['link_ms']:.0f} ms of these; your all_reduce_ms with the numbers on paper: {on_paper_ms:.0f} ms. The fit "
         f"counts {found.found.hops:.1f} times the hop on paper, {100 * found.found.link:.0f} % of the rate, and "
@@ -142,7 +148,7 @@ def links_told(row: Row, on_paper_ms: float, found: Fit) -> str:
 
 
 def best_published(truth: Mapping[tuple[int, int, int], float], bound_ms: float) -> str:
-    """The published row with the most tokens per second per GPU within a bound, in words."""
+    """The published row, in words, that has the most tokens per second per GPU among the rows within a time bound."""
     rates = {plan: OUTPUT_TOKENS * plan[2] / (ms / 1e3) / (plan[0] * plan[1]) for plan, ms in truth.items() if ms <= bound_ms}
     if not rates:
         return f"no published row is within {bound_ms:,.0f} ms"

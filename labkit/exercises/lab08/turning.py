@@ -19,7 +19,7 @@ def _cases(seed: int) -> list[Case]:
         parameters = draw.randrange(10**8, 10**11)
         weights = int(parameters * draw.choice([0.5625, 1, 2, 4]))
         flops, read = 10 ** draw.uniform(12, 15), 10 ** draw.uniform(11, 12.6)
-        most = 2 * parameters * read / flops  # bytes that are read while a sequence is computed
+        most = 2 * parameters * read / flops  # how many bytes can be read in the time that one sequence is computed
         cache = int(most * draw.uniform(0.1, 0.8)) if number < 4 else int(most * draw.uniform(1.2, 9))
         words = f"{parameters / 1e9:.1f} billion weights, {cache / 1e6:.2f} MB of cache a sequence"
         rows.append((f"{words} ({number + 1})", (parameters, weights, cache, flops, read)))

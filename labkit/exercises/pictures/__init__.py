@@ -1,1 +1,1 @@
-"""Drawings that explain an idea of a lab. The drawings show no measurements: every number in them belongs to an example."""
+"""Drawings that explain ideas of the labs. The drawings show no measurements: every number in them belongs to an example."""

@@ -1,6 +1,6 @@
 """A blank drawing to which boxes, lines, arrows and brackets can be added.
 
-The module draws no measurements, and does not know what a drawing shows.
+The module draws no measurements, and knows nothing about the labs.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Canvas:
             self.text(x + width / 2, y + height / 2, text, colour=ink, size=size, bbox=behind)
 
     def text(self, x: float, y: float, text: str, *, colour: str = DARK, size: float = NUMBER_SIZE, **options: Any) -> None:
-        """A text centred at (x, y). `options` are passed to matplotlib's `text`, and can change place and style."""
+        """A text centred at (x, y). `options` are passed to matplotlib's `text`, and can change the text's place and style."""
         self._axes.text(x, y, text, color=colour, fontsize=size, **{"ha": "center", "va": "center", **options})
 
     def line(self, *points: Point, style: str = "-", colour: str = DARK) -> None:
@@ -80,7 +80,7 @@ class Canvas:
         self._axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=1)
 
     def arrow(self, start: Point, end: Point, text: str = "", *, colour: str = DARK) -> None:
-        """An arrow between two points, with a text above the higher point."""
+        """An arrow from `start` to `end`, with a text above the higher of the two points."""
         self._axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.2})
         if text:
             y = min(start[1], end[1]) - GAP_INCHES * self._inch
@@ -89,7 +89,7 @@ class Canvas:
     def bracket(self, x: float, end: float, y: float, text: str = "", *, above: bool = False) -> None:
         """A bracket from `x` to `end` at height `y`, and a text below it. The bracket opens upwards.
 
-        With `above`, the text is above the bracket, which opens downwards.
+        If `above` is true, the text is above the bracket, and the bracket opens downwards.
         """
         down = -1 if above else 1
         tip = y - down * 0.08 * self._inch

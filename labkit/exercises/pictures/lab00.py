@@ -1,4 +1,4 @@
-"""Lab 00's drawings: what a KV cache contains, and why a step takes as long as reading or computing, whichever takes longer."""
+"""Lab 00's drawings: the contents of a KV cache, and why a step takes as long as the longer of reading and computing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def kv_cache(lengths: tuple[int, ...] = (6, 3, 8), layers: int = 4) -> Figure:
 
 
 def overlap() -> Figure:
-    """Reading and computing at the same time, in a decode step and in a prefill. A step ends when both have ended."""
+    """A decode step and a prefill, which read and compute at the same time. A step ends when both reading and computing end."""
     canvas = Canvas("A step reads and computes at the same time; it takes as long as the longer of the two", 20.6, 7.3)
     phases = [("decode", 6.0, 0.9, "bound by memory"), ("prefill", 6.0, 13.5, "bound by compute")]
     for row, (phase, read, compute, bound) in enumerate(phases):

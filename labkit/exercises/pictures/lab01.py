@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def queue() -> Figure:
     """The host launches work and continues; the device does the work later.
 
-    Of the two clocks drawn, one stops too early, and the other waits for the device.
+    Two clocks are drawn: one clock stops too early, and the other clock waits for the device.
     """
     canvas = Canvas("A launch returns before the work is done", 20.0, 6.2)
     launched, returned, done = 3.0, 4.5, 17.0

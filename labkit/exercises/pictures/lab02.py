@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def program_grid(rows: int = 3, size: int = 100, block: int = 128) -> Figure:
-    """The programs of a launch, one per row: the elements that each program loads, and those that its mask leaves out."""
+    """The programs of a launch, one per row, with the elements that each program loads and the elements that it masks."""
     left = 34.0
     title = f"kernel[({rows},)](..., BLOCK={block}): {rows} programs, one per row"
     caption = "Each colour is the work of one program. Its mask leaves out the hatched elements."
@@ -71,7 +71,7 @@ def address(token: int = 2, head: int = 1, dim: int = 4, *, tokens: int = 3, hea
 
 
 def parts(length: int = 10, block: int = 4, slots: tuple[int, ...] = (7, 2, 9, 0, 5, 3, 11, 8, 1, 6, 4, 10)) -> Figure:
-    """One query over a cache in parts: the slot table, the part of each program, and how the parts become one answer."""
+    """The attention of one query, computed in parts: the slot table, each program's part, and how the parts are combined."""
     width, count = len(slots), -(-len(slots) // block)
     left = 3.4
     title = f"One sequence, one head: {length} tokens in parts of BLOCK = {block}"

@@ -48,8 +48,8 @@ def ring_sums(ranks: int = 4) -> list[list[list[int]]]:
     `p` on rank `r` after each step.
 
     The tensor has as many parts as there are ranks. In each of the first `ranks - 1` steps, each rank sends one part to the
-    next rank, which adds this part to its own part. Then each rank has one part of the complete sum. In `ranks - 1` more steps,
-    these complete parts are copied from rank to rank.
+    next rank, which adds this part to its own part. Then each rank has one part of the complete sum. In the last `ranks - 1`
+    steps, these complete parts are copied from rank to rank.
     """
     held = [[1] * ranks for _ in range(ranks)]
     steps = [held]
@@ -67,7 +67,7 @@ def ring_sums(ranks: int = 4) -> list[list[list[int]]]:
 
 
 SHADES = ("#FFFFFF", "#D6E6F2", "#A9CCE3", "#5499C7", BLUE)
-"""The colours of a part in the ring, from no sum yet to the whole sum."""
+"""The colours of a part in the ring, from one rank's own numbers to the sum over all ranks."""
 
 
 def ring(ranks: int = 4) -> Figure:
@@ -96,7 +96,7 @@ def timetable(
 ) -> Figure:
     """Equal stages and their micro-batches on a time axis. A crossed-out cell is a time at which a stage is idle.
 
-    piece_word, stage_word: what a lab calls a micro-batch and a stage. first_stage: the number of the first stage.
+    piece_word, stage_word: the words that a lab uses for a micro-batch and a stage. first_stage: the number of the first stage.
     """
     last = stages + pieces - 1
     unit = last / 7  # This is about one inch, however many steps there are.

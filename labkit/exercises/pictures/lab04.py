@@ -21,7 +21,7 @@ PORTS = {
     ),
     "postprocessing": (("TOKENS_BATCH", "SEQUENCE_LENGTH"), ("OUTPUT",)),
 }
-"""The stages from left to right: the tensors that each stage reads, and the tensors that it makes."""
+"""For each stage, from left to right: the tensors that the stage reads, and the tensors that it makes."""
 
 
 def server() -> Figure:
@@ -71,13 +71,14 @@ def _left(number: int) -> float:
 
 
 def _input(name: str, tensor: str, aside: float = 0.0) -> tuple[float, float]:
-    """The point where a tensor that a stage reads is drawn: on the left side of the stage's box, moved right by `aside`."""
+    """The point at which an input tensor of a stage is drawn: on the left side of the stage's box, moved right by `aside`."""
     return _left(list(PORTS).index(name)) + aside, 0.65 + 0.36 * PORTS[name][0].index(tensor)
 
 
 def _output(name: str, tensor: str, aside: float = 0.0) -> tuple[float, float]:
-    """The point where a tensor that a stage makes is drawn: on the right side of the stage's box, at a height between two lines
-    of the left side.
+    """The point at which an output tensor of a stage is drawn: on the right side of the stage's box, moved right by `aside`.
+
+    Its height is between the heights of two input tensors.
     """
     number = list(PORTS).index(name)
     return _left(number) + _WIDTHS[number] + aside, 0.83 + 0.36 * PORTS[name][1].index(tensor)
@@ -99,7 +100,7 @@ def stream() -> Figure:
 
 
 def batch_that_waits(rate: float = 80.0, first: float = 0.060, more: float = 0.004, size: int = 4) -> Figure:
-    """`size` requests that arrive at equal intervals, wait for the last of them, and are then computed together.
+    """`size` requests that arrive at equal intervals, wait until the last one arrives, and are then computed in one batch.
 
     `rate` is in requests per second, `first` and `more` are in seconds; the picture shows milliseconds.
     """

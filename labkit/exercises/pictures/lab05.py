@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def number_line(low: float = -0.5, high: float = 3.0, bits: int = 3) -> Figure:
-    """The numbers that integers stand for, symmetric and asymmetric, above the range from `low` to `high`."""
+    """The numbers that integers stand for in symmetric and in asymmetric quantization, above the range from `low` to `high`."""
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     wide = max(abs(low), abs(high)) / highest
     narrow = (high - low) / (2**bits - 1)
@@ -85,7 +85,7 @@ def nibbles(even: int = 3, odd: int = -5) -> Figure:
 
 
 def column_step(columns: int = 8, column: int = 3) -> Figure:
-    """One step of GPTQ: the weight with its finished, current and later columns, and the row of the factor that is used."""
+    """One step of GPTQ: the weight with its finished, current and later columns, and the row of the factor U that is used."""
     caption = (
         "Green: columns that are rounded. Orange: the column of this step, and U[j, j]. Blue: the columns that compensate for "
         "its error, and the part of row j that says how much. U is 0 below its diagonal."
@@ -107,7 +107,7 @@ def column_step(columns: int = 8, column: int = 3) -> Figure:
 
 
 def staircase(bits: int = 3, scale: float = 0.5) -> Figure:
-    """What fake quantization returns, and the line whose slope training uses as its gradient."""
+    """The values that fake quantization returns, and the straight line whose slope is used as the gradient in training."""
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     caption = (
         "The flat steps have the gradient 0 everywhere. The dashed line has the gradient 1 inside the range, and 0 outside."

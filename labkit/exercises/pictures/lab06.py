@@ -37,7 +37,7 @@ def connections(inputs: int = 6, hidden: int = 4, outputs: int = 2, pruned: int 
 
 
 def two_four(scores: tuple[int, ...] = (7, 1, 2, 9, 3, 8, 6, 5)) -> Figure:
-    """A row of scores, which of them a 2:4 mask keeps, and what is stored: the places of those kept, as four bits per group."""
+    """A row of scores, the scores that a 2:4 mask keeps, and the stored bits: four bits per group, for the kept places."""
     caption = "Blue: kept. Hatched: pruned. Places count from 0 within each group of four, and take two bits each."
     count = len(scores)
     canvas = Canvas("Two of every four", count + 3.2, 3.3, caption=caption, inches=7.4)
@@ -75,7 +75,9 @@ def every_second(teacher: int = 8, layers: int = 4) -> Figure:
 
 
 def accept(draft: tuple[float, ...] = (0.6, 0.3, 0.1), target: tuple[float, ...] = (0.3, 0.5, 0.2)) -> Figure:
-    """Bars of two distributions: their overlap is accepted; after a rejection, a token comes from the target's excess."""
+    """Bars of two distributions. Guesses in their overlap are accepted; after a rejection, a token is drawn from the target's
+    excess over the draft.
+    """
     caption = (
         "Blue: what draft and target share; such guesses are accepted. Hatched: what only the draft has; these guesses are "
         "rejected. Orange: what only the target has; a token is drawn from it in their place."

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def fusion(kernels: tuple[str, ...] = ("Add", "Tanh", "Mul")) -> Figure:
-    """A chain of pointwise kernels that pass a tensor through memory, and the one kernel that keeps it in registers."""
+    """A chain of pointwise kernels that pass a tensor through memory, and the fused kernel that keeps it in registers."""
     count = len(kernels)
     caption = (
         "Each arrow is a tensor that is read from memory or written to it. Second inputs, such as a bias, are left out: "
@@ -36,7 +36,10 @@ def fusion(kernels: tuple[str, ...] = ("Add", "Tanh", "Mul")) -> Figure:
 
 
 def parallel_block() -> Figure:
-    """A block of GPT-J: attention and MLP read the same tensor, and the residual bypasses both. Two cuts and their tensors."""
+    """A block of GPT-J, in which attention and MLP read the same tensor and the residual bypasses both.
+
+    Two cuts are drawn, with the tensors that cross them.
+    """
     caption = (
         "The dotted lines are cuts. Inside the block, three tensors cross: the residual, the result of attention, and what the "
         "MLP reads. Between two blocks only the hidden state crosses."
@@ -63,7 +66,7 @@ def parallel_block() -> Figure:
 
 
 def parts_on_a_server() -> Figure:
-    """A client and an ensemble of two parts: the tensors that the client sends or reads, and one that stays in the server."""
+    """A client and an ensemble of two parts: the tensors that the client sends or reads, and a tensor inside the server."""
     caption = (
         "Orange: tensors of the ensemble, which the client sends or reads: token ids, logits, and the caches of all layers. "
         "Blue: the seam, a wire inside the server."

@@ -17,7 +17,7 @@ STAGES = (BLUE, ORANGE, GREEN, PINK)
 
 
 def two_of_four(weights: tuple[float, ...] = WEIGHTS) -> Figure:
-    """A row of weights with two zeros in each group of four, and what is stored: values, and indexes of 2 bits."""
+    """A row of weights with two zeros in each group of four, and the numbers that are stored: values, and indexes of 2 bits."""
     kept = [(number, weight) for number, weight in enumerate(weights) if weight]
     caption = "An index says at which of the four places of its group a value was: 0 to 3, in 2 bits."
     canvas = Canvas(f"{len(weights)} weights, {len(kept)} stored values", 10.4, 3.4, caption=caption, inches=8.0)
@@ -36,7 +36,7 @@ def two_of_four(weights: tuple[float, ...] = WEIGHTS) -> Figure:
 
 
 def division(tensor: int = 4, stages: int = 2, layers: int = 44) -> Figure:
-    """The GPUs of a plan: a row for each stage of the pipeline, in which the shards share every layer."""
+    """The GPUs of a plan, with a row for each pipeline stage. The GPUs of a row are shards, which share each of its layers."""
     caption = (
         "Across a row, GPUs add up their results in each layer: an all-reduce in a ring. Down, each GPU of a stage sends its "
         "part of the hidden states to the next stage."

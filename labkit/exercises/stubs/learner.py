@@ -19,10 +19,10 @@ from labkit.exercises.stubs.learner_folder import FOLDER
 class Functions:
     """The functions of one model.
 
-    If a request names a function, that function runs. Otherwise the function in the configuration runs or, if there is none,
-    labkit's own function.
+    If a request names a learner's function, that function runs. Otherwise, the function that the model's configuration names
+    runs. If the configuration names none, labkit's own function runs.
 
-    `own` maps names to labkit's functions. For a name that is not in `own`, each request must name the function.
+    `own` maps names to labkit's functions. For a name that is not in `own`, a request or the configuration must name one.
     """
 
     def __init__(self, args: dict[str, str], own: dict[str, Callable[..., Any]]) -> None:
@@ -33,7 +33,7 @@ class Functions:
         self._loaded: dict[str, Callable[..., Any]] = {}
 
     def get(self, name: str, request: Any) -> Callable[..., Any]:
-        """The function for this request. Raises any error that the definition of the function raises."""
+        """The function that runs for this request. If the function's definition raises an error, this method raises it."""
         given = json.loads(request.parameters() or "{}")
         digest = given.get(name) or self._configured.get(name)
         if not digest:

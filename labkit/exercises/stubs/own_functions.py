@@ -11,7 +11,7 @@ except ImportError:  # a course copy of labkit has no answers
     OWN: dict[str, Callable[..., Any]] = {}
 else:
     OWN = {name: value for name, value in vars(own_stages).items() if callable(value)}
-"""The functions by name. This is empty in a course copy, and in the sandbox of an exercise that must not see them."""
+"""labkit's own functions by name. It is empty in a course copy, and in the sandbox of an exercise that must not see them."""
 
 
 def has_own_stages() -> bool:

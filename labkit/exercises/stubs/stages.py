@@ -1,7 +1,7 @@
 """The code of lab 04's stages that runs before and after a learner's function is called.
 
 The same code runs in the server and in the notebook's process. If a learner's function returns a value of the wrong type or
-shape, it raises an error that says so.
+shape, this code raises an error that says so.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from labkit.serving.python_backend.word_lists import from_word_lists, word_forms
 PAD = 3
 """The token with which short rows are filled.
 
-The tokens after the lengths are not read, so any token would be right. With 0, a function that ignores `pad` would go
-unnoticed.
+Tokens beyond the length of a row are not read, so the model would work with any padding token. But 0 would hide a mistake: a
+function that ignores `pad` and fills rows with 0 would be right.
 """
 
 Arrays = dict[str, NDArray[Any]]
@@ -28,23 +28,23 @@ Decode = Callable[[Sequence[int]], str]
 Job = tuple[str, int]
 
 
-# What replaces a function that an exercise does not check ----------------------------------------------------------------
+# Functions that replace a learner's function if the exercise does not check it -------------------------------------------
 def no_ids(texts: list[str], encode: Encode, pad: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Takes the place of `pad_prompts`: each text becomes one padding token, with length 0."""
+    """Takes the place of `pad_prompts`. Turns each text into one padding token, and returns the length 0 for it."""
     return np.full((len(texts), 1), pad, np.uint32), np.zeros((len(texts), 1), np.uint32)
 
 
 def no_words(words: list[list[str]], encode: Encode) -> NDArray[Any]:
-    """Takes the place of `word_lists`: no words for any prompt."""
+    """Takes the place of `word_lists`. Returns an empty list of words for each prompt."""
     return np.zeros((len(words), 2, 1), np.int32)
 
 
 def no_batch(requests: list[list[Job]], generate: Callable[[list[Job]], list[str]]) -> list[list[str]]:
-    """Takes the place of `answer_together`: each request is a batch of its own."""
+    """Takes the place of `answer_together`. Computes each request as a separate batch."""
     return [generate(request) for request in requests]
 
 
-# What the models compute ------------------------------------------------------------------------------------------------
+# The computations of the models -----------------------------------------------------------------------------------------
 def preprocessing(given: Arrays, encode: Encode, pad: Callable[..., Any], lists: Callable[..., Any]) -> Arrays:
     """The outputs of the stage `preprocessing`, except REQUEST_OUTPUT_LEN."""
     texts = [row[0].decode() for row in given["QUERY"]]
@@ -90,7 +90,7 @@ def toy_engine(given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """An engine without weights: its new tokens are the tokens of the prompt in reverse order, up to the requested number.
 
     Like a real engine, it uses the lengths, leaves out bad words and ends at stop words, so a wrong wire changes the text.
-    `output_ids` and `sequence_length` are [batch, 1, ...]. The tokens after the end of a text are not padding.
+    `output_ids` and `sequence_length` are [batch, 1, ...]. After the end of a text come arbitrary tokens, not padding.
     """
     rows, lengths = [], []
     for row, ids in enumerate(given["input_ids"]):

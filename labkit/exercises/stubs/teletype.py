@@ -60,7 +60,7 @@ def run(sender: Any, prompt: str, count: int, streams: bool) -> None:
 
 
 def _wait(sender: Any, place: Path, read: int) -> bool:
-    """Wait until `read` pieces have been read, or the reader is late. Returns False if the client has left."""
+    """Wait until the reader has read `read` pieces or is late. Returns False if the client has left."""
     until = time.monotonic() + PATIENCE
     while read and not ((place / str(read)).exists() or (place / "late").exists()):
         if sender.is_cancelled():

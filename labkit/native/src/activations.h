@@ -1,4 +1,4 @@
-// The activations that a weight is multiplied with, rounded or quantized to match the weight's type. A workspace holds them.
+// Takes room in a workspace for the activations that a weight is multiplied with. Their type matches the weight's type.
 #pragma once
 #include "kernels.h"
 #include "workspace.h"

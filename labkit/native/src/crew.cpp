@@ -13,12 +13,12 @@ constexpr int64_t FOR_A_PIECE = 30000;     // the calling thread, before it asks
 constexpr int64_t FOR_ITS_CLOCK = 5000;    // the calling thread, to see whether a helper's processor time grows
 constexpr int64_t LONG_PIECE = 2000000;    // the calling thread, while it waits for a helper that is working
 constexpr int64_t BETWEEN_STAGES = 100000; // helpers, while a call runs
-constexpr int64_t BETWEEN_CALLS = 300000;  // helpers; 0 with OMP_WAIT_POLICY=PASSIVE
+constexpr int64_t BETWEEN_CALLS = 300000;  // helpers, between two calls; 0 if OMP_WAIT_POLICY is PASSIVE
 
 constexpr int MOST_THREADS = 1024;
 
 std::mutex crews_lock;
-// Never freed: helpers may still be sleeping in their crew when the process ends.
+// The crews are never freed, because helpers may still be sleeping in their crew when the process ends.
 std::vector<Crew *> &idle_crews() {
     static auto *crews = new std::vector<Crew *>();
     return *crews;
@@ -35,7 +35,7 @@ uint64_t word(uint32_t stage, int64_t number) { return (uint64_t)stage << 32 | (
 } // namespace
 
 Crew::Crew() {
-    members_.reserve(MOST_THREADS); // helpers read the vector while it grows
+    members_.reserve(MOST_THREADS); // so that the vector never moves, because helpers read it while it grows
     members_.push_back(std::make_unique<Member>());
 }
 

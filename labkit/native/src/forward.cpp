@@ -1,4 +1,4 @@
-// One forward pass of GPT-J over a flat batch of new tokens: one call runs all layers with the same team of threads.
+// Runs a forward pass of GPT-J over a flat batch of new tokens. One call runs all layers with the same team of threads.
 //
 // A block runs its matrix products in only two steps, because attention and MLP read the same layer norm:
 //   x = pack(layer_norm(hidden));  qkv, inner = x [W_qkv | W_in];  attended = attention(rotary(qkv));
@@ -220,7 +220,8 @@ int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, voi
     pass.of_inner = take_activations(space, l.fc_out, (int32_t)tokens);
     pass.of_head = take_activations(space, model->head, batch->logits);
     pass.head_block = head_block;
-    // Clear the padding after the last panel, which nothing else writes: NaN and infinity survive multiplication by zero.
+    // Clear the padding after the last panel, because no other code writes it. NaN and infinity in the padding would survive
+    // the multiplication by zero.
     if (round_up(model->inner, 16) < pass.of_inner.in && !rounds_rows(pass.of_inner.type))
         std::memset(pass.of_inner.data, 0, tokens * pass.of_inner.in * element_bytes(pass.of_inner.type));
     if (tokens) pass.run();

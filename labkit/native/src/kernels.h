@@ -2,22 +2,23 @@
 #pragma once
 #include "native.h"
 
-// Rows of activations, in tiles of up to LK_TILE rows. Tile t begins at t * LK_TILE * in and has the layout [step][row of the
-// tile][unit], where a unit has 1 (f32), 2 (bf16) or 4 (int8) inputs. So, at each step, the inputs of all rows of a tile are
-// adjacent in memory.
+// Holds rows of activations in tiles of up to LK_TILE rows. Tile t begins at t * LK_TILE * in and has the layout [step][row of
+// the tile][unit], where a unit has 1 (f32), 2 (bf16) or 4 (int8) inputs. So, at each step, the inputs of all rows of a tile
+// are adjacent in memory.
 struct Activations {
     int32_t type;     // lk_type, but LK_INT8 for weights of LK_INT4 and LK_SPARSE24_INT8, and LK_BF16 for LK_SPARSE24
-    int32_t rows, in; // `in` is padded
+    int32_t rows, in; // `in` includes the padding
     int32_t group;    // int8: number of inputs that share a scale; 0 otherwise
     void *data;
     float *scales;    // int8: per tile [group][rows of the tile]; w8a8, FP8: [rows]
     int32_t *sums;    // int8, w8a8: sums of the quantized inputs, in the layout of the scales
-    float input_scale; // w8a8, FP8: the scale of all rows; 0: each row has its own
+    float input_scale; // w8a8, FP8: the scale of all rows; 0 if each row has its own scale
 };
 
 enum { STORE = 0, ADD = 1, STORE_GELU = 2 };
 
-// The destination of a matrix product: activations if `packed` is set, otherwise f32 rows (`out`, `stride`), stored or added.
+// The destination of a matrix product. If `packed` is set, the product is written to activations. Otherwise it is written or
+// added to f32 rows (`out`, `stride`).
 struct Output {
     int32_t mode;
     float *out;
@@ -29,7 +30,7 @@ struct Output {
 struct AttentionShape {
     int32_t heads, head_dim, length, queries; // the queries are the last of the `length` positions
     const int32_t *slots;                     // [length]
-    // A quantized cache holds bytes, and a factor for each slot and head: [slots][heads]. Otherwise the factors are null.
+    // A quantized cache holds bytes, and a scale for each slot and head: [slots][heads]. Other caches have no scales (null).
     int32_t cache_type;                       // LK_INT8 or LK_E4M3
     const float *key_scales, *value_scales;
 };
@@ -47,13 +48,13 @@ struct Kernels {
     // Convert `heads` heads of f32 numbers to the bytes of a quantized cache, and back.
     void (*to_cache)(const float *x, int32_t type, int32_t heads, int32_t dim, void *bytes, float *scales);
     void (*from_cache)(const void *bytes, const float *scales, int32_t type, int32_t heads, int32_t dim, int32_t to, void *out);
-    // Attention of heads [first, last) of one sequence; query and out are f32 [tokens][heads][head_dim].
+    // Compute attention for heads [first, last) of one sequence. query and out are f32 [tokens][heads][head_dim].
     void (*decode)(const struct AttentionShape *, int32_t type, const float *query, const void *keys, const void *values,
                    int32_t first, int32_t last, float *scores, float *out);
     void (*prefill)(const struct AttentionShape *, int32_t type, const float *query, int64_t query_stride, const void *keys,
                     const void *values, int32_t head, void *scratch, float *out, int64_t out_stride);
     int64_t (*prefill_scratch)(int32_t length, int32_t head_dim);
-    // For sampling, on one row of logits.
+    // These two functions are used for sampling. Each reads one row of logits.
     int32_t (*extremes)(const float *x, int32_t count, float *largest, float *smallest);
     void (*softmax_weights)(const float *x, int32_t count, float largest, double temperature, double *weights);
 };
@@ -66,7 +67,7 @@ static inline bool is_fp8(int32_t type) { return type == LK_E4M3 || type == LK_E
 static inline bool has_row_scales(int32_t type) {
     return type == LK_INT8 || type == LK_W8A8 || type == LK_SPARSE24_INT8 || is_fp8(type);
 }
-// Whether two of every four weights are stored, with codes that say which.
+// Whether only two of every four weights are stored, with codes that say which two.
 static inline bool is_sparse24(int32_t type) { return type == LK_SPARSE24 || type == LK_SPARSE24_INT8; }
 // Whether inputs are rounded with scales, so that a row can only be packed when it is complete.
 static inline bool rounds_rows(int32_t type) { return type != LK_F32 && type != LK_BF16; }

@@ -1,4 +1,4 @@
-// The kernels compiled for NEON, which every 64-bit ARM CPU has.
+// Compiles the kernels for NEON, which every 64-bit ARM CPU has.
 #define LK_NEON 1
 #define LK_NAMESPACE lk_neon
 #define LK_TABLE kernels_neon

@@ -1,4 +1,4 @@
-// The kernels compiled for NEON with the extensions dotprod, i8mm and bf16.
+// Compiles the kernels for NEON with the extensions dotprod, i8mm and bf16.
 #define LK_NEON 1
 #define LK_DOTPROD 1
 #define LK_MATRIX 1

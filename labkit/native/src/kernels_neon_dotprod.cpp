@@ -1,4 +1,4 @@
-// The kernels compiled for NEON with dot products of bytes.
+// Compiles the kernels for NEON with the extension dotprod, which computes dot products of bytes.
 #define LK_NEON 1
 #define LK_DOTPROD 1
 #define LK_NAMESPACE lk_neon_dotprod

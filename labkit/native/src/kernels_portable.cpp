@@ -1,4 +1,4 @@
-// The kernels compiled without special instructions.
+// Compiles the kernels without special instructions, for any CPU.
 #define LK_NAMESPACE lk_portable
 #define LK_TABLE kernels_portable
 #define LK_NAME "portable"

@@ -24,7 +24,8 @@ class Borrower {
         known_ = pthread_getcpuclockid(pthread_self(), &clock_) == 0;
     }
 
-    // The processor time that the thread has used, in nanoseconds; it grows only while the thread has a core. -1 if unknown.
+    // The processor time that the thread has used, in nanoseconds, or -1 if it is unknown. It grows only while the thread has a
+    // core.
     int64_t used() const {
         timespec time;
         if (!known_ || clock_gettime(clock_, &time)) return -1;

@@ -1,4 +1,4 @@
-// Single operations on row-major tensors, for engines that run operation by operation.
+// Runs single operations on row-major tensors, for engines that run a model operation by operation.
 #include "activations.h"
 #include "attend.h"
 #include "dispatch.h"
@@ -78,7 +78,7 @@ void lk_residual_layer_norm(int32_t type, const void *residual, const void *atte
             }
             for (int32_t i = 0; i < hidden; i++) total[i] = a[i] + m[i] + r[i];
             put_row(type, total, t, hidden, sum);
-            // The norm is computed from the sum as it is stored, after rounding.
+            // The norm is computed from the rounded sum, because this is the sum that is stored.
             kernels()->layer_norm(row_of(type, sum, t, hidden, b0), weight, bias, epsilon, hidden, b1 == a ? b2 : b1);
             put_row(type, b1 == a ? b2 : b1, t, hidden, out);
         }
@@ -98,7 +98,7 @@ void lk_rotary_cache_write(int32_t type, const void *qkv, const int64_t *positio
             const float *from = row_of(type, qkv, t, 3 * width, row);
             if (from != row) std::memcpy(row, from, 3 * width * 4);
             const float *s = sin + positions[t] * (rotary_dim / 2), *c = cos + positions[t] * (rotary_dim / 2);
-            kernels()->rotate(row, 2 * heads, head_dim, s, c, rotary_dim); // queries and keys
+            kernels()->rotate(row, 2 * heads, head_dim, s, c, rotary_dim); // rotate queries and keys
             put_row(type, row, t, width, query);
             put_row(type, row + width, slot_mapping[t], width, keys);
             put_row(type, row + 2 * width, slot_mapping[t], width, values);

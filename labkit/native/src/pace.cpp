@@ -6,13 +6,13 @@
 namespace {
 
 constexpr double SIGN = 0.1;         // working alone is tried if more than this share of the time is lost
-constexpr double TRIAL_TIME = 8e6;   // nanoseconds: longer than a program keeps a core while others wait for it
+constexpr double TRIAL_TIME = 8e6;   // the nanoseconds of a trial: longer than a program keeps a core while others wait for it
 constexpr double HOPELESS = 2.0;     // a trial ends early if it takes this many times as long as usual,
 constexpr double HOPELESS_TIME = 1e6; // and more than this many nanoseconds
 constexpr double BETTER = 0.95;      // the way on trial wins if it takes less than this share of the usual time
 constexpr int PROBATION = 64;
-constexpr double LONGEST = 5e8;      // the most nanoseconds between two trials, unless trials cost more than
-constexpr double COST = 0.01;        // this share of the time
+constexpr double LONGEST = 5e8;      // the most nanoseconds between two trials, unless they would cost too much
+constexpr double COST = 0.01;        // the largest share of the time that trials may cost
 constexpr double NEW = 1.0 / 16;     // the weight of the newest call in a mean
 
 } // namespace

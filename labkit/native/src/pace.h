@@ -1,8 +1,9 @@
 // Decides whether a call works alone or with helpers.
 //
 // On an idle machine helpers make a call faster. While other programs use the cores, helpers can make it slower: the call waits
-// for a helper without a core, or a helper takes the core of the calling thread. So, while there are signs of this, both ways are
-// tried now and then, and the faster one is used. Times are compared only between calls with about the same work.
+// for a helper without a core, or a helper takes the core of the calling thread. So, while there are signs of such delays, both
+// ways to work are tried now and then, and the faster way is used. Times are compared only between calls with about the same
+// work.
 #pragma once
 #include <cstdint>
 #include <mutex>
@@ -11,18 +12,18 @@ class Pace {
   public:
     // Whether the next call with this work (in any unit) should use helpers.
     bool with_helpers(int64_t work);
-    // A call with this work took `nanoseconds`. The calling thread had no core, or slept, for `lost` nanoseconds of them.
+    // Records that a call with this work took `nanoseconds`. For `lost` of them, the calling thread had no core or slept.
     void took(int64_t work, bool with_helpers, int64_t nanoseconds, int64_t lost);
 
   private:
-    // Calls with the same work, up to a factor of 2.
+    // The state of all calls with the same work, up to a factor of 2.
     struct Size {
         bool helped = true;        // the way in use: with helpers, or alone
         double mean[2] = {0, 0};   // nanoseconds per work, alone and with helpers; 0 if unknown
         double lost = 0;           // the share of the time that calls with helpers lost
         double since = 0;          // nanoseconds of calls since the last trial
         double interval = FIRST;   // nanoseconds of calls between two trials
-        int probation = 0;         // the calls that are left of the probation of the way that won last
+        int probation = 0;         // the number of calls until the probation of the way that won last ends
         bool trial = false;        // whether the other way is on trial
         double trial_time = 0, trial_work = 0;
     };

@@ -11,7 +11,7 @@ class Paced {
   public:
     int32_t threads;
 
-    // A call with this work may use `most` threads.
+    // Begins a call with this work, which may use at most `most` threads. The destructor ends the call.
     Paced(int64_t work, int32_t most) : threads(most), work_(work) {
         if (most <= 1) return;
         helped_ = process_pace.with_helpers(work);

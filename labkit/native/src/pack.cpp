@@ -36,7 +36,7 @@ float value_at(const Source &s, int64_t row, int64_t column) {
 // The code of each pair of places, indexed by the nibble of the pair; a nibble holds the left place in its low bits.
 const uint8_t CODES[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 2, 4, 5, 0};
 
-// Packs one row of a 2:4 sparse matrix. If the matrix has scales, the places follow them.
+// Packs one row of a 2:4 sparse matrix. If the matrix has scales, the places of the values come after the scales.
 template <typename Value> void pack_sparse(const Source &s, int64_t row, int64_t lane, Value *values, uint32_t *codes) {
     int64_t wide = round_up(s.in, 8);
     const Value *from = (const Value *)s.values + row * wide / 2;

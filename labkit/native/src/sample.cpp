@@ -1,4 +1,5 @@
-// Samples one token per row: temperature, top-k, top-p, and a draw from the row's own counters (labkit.ops.sample).
+// Samples one token per row with temperature, top-k and top-p, as labkit.ops.sample does. The random number of a row depends
+// only on the row's own seed, sample and position.
 //
 // Tokens are put into bins by their distance from the largest logit. The counts and weights of the bins show which bin holds
 // the last token that top-k or top-p keeps. Only the tokens of that bin are sorted.
@@ -62,8 +63,8 @@ struct Row {
         }
     }
 
-    // Returns the first token at which the count of tokens or their weight reaches its goal, and in `reached` the weight up to
-    // this token.
+    // Returns the first token at which the number of tokens reaches `count` or the sum of their weights reaches `weight`.
+    // Stores in `reached` the sum of the weights up to this token.
     Cut reach(int64_t count, double weight, double *reached) const {
         int64_t seen = 0;
         double sum = 0.0;

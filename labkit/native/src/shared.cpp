@@ -1,4 +1,4 @@
-// Collectives between processes on one host, through shared memory. This saves small messages the cost of a network.
+// Runs collectives between processes on one host through shared memory. So small messages avoid the cost of a network.
 //
 // Every member has two slots in the region and uses them in turn. Epoch e is the e-th call of the group, the same call for all
 // members. In epoch e, a member waits until all others have read epoch e - 2, writes its slot e % 2 and sets `posted`. Then the
@@ -40,8 +40,8 @@ struct Turn {
         return (char *)group.region + head_bytes(group.ranks) + (2 * (int64_t)rank + (int64_t)(epoch & 1)) * group.slot_bytes;
     }
 
-    // Waits until a member's `flag` reaches `value`. First it spins. Then it sleeps, because the next task can be a long time
-    // away, and because the other member may need this core.
+    // Waits until a member's `flag` reaches `value`. The thread first spins. Then it sleeps, because the next task can be a
+    // long time away, and because the other member may need this core.
     bool wait(int32_t rank, std::atomic<uint64_t> Progress::*flag, uint64_t value) {
         Progress &other = region.of[rank];
         auto reached = [&] { return (other.*flag).load() >= value; };
@@ -58,7 +58,7 @@ struct Turn {
         }
     }
 
-    // Whether this member's slot may be written again.
+    // Waits until this member's slot may be written again. Returns false if another member is late or the group was aborted.
     bool open() {
         for (int32_t r = 0; r < group.ranks; r++)
             if (r != group.rank && epoch > 2 && !wait(r, &Progress::done, epoch - 2)) return false;

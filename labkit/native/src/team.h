@@ -1,4 +1,4 @@
-// The threads of one call. The calling thread runs the code; at each stage it shares the work with other threads.
+// Defines the threads of one call. The calling thread runs the code; at each stage it shares the work with other threads.
 //
 // `Team` has helpers (crew.h). `TorchTeam` is for single operations, which run between torch's operations. It uses the same
 // OpenMP threads as torch. These threads spin for some milliseconds after each operation, so helpers would find no free core.
@@ -15,8 +15,8 @@ class Team {
     Team(const Team &) = delete;
     Team &operator=(const Team &) = delete;
 
-    // Calls work(thread, begin, end) on pieces of `size` out of [0, count), and returns when all are done. `thread` is less than
-    // the number of threads, and no two threads with the same number run at a time.
+    // Divides [0, count) into pieces of `size`, calls work(thread, begin, end) for each piece, and returns when all pieces are
+    // done. `thread` is less than the number of threads, and no two threads with the same number run at the same time.
     template <class Work> void share(int64_t count, int64_t size, Work work) {
         int64_t pieces = (count + size - 1) / size;
         auto piece = [&](int thread, int64_t i) { work(thread, i * size, (i + 1) * size < count ? (i + 1) * size : count); };
@@ -39,7 +39,7 @@ class TorchTeam {
   public:
     explicit TorchTeam(int threads) : threads_(threads) {}
 
-    // As in `Team`.
+    // Does the same as `Team::share`.
     template <class Work> void share(int64_t count, int64_t size, Work work) {
         std::atomic<int64_t> next{0};
         auto take = [&](int thread) {

@@ -1,4 +1,4 @@
-// How a thread waits for another one: it spins for a moment, then it sleeps and leaves its core to other programs.
+// Lets a thread wait for another thread: it spins for a moment, then it sleeps and leaves its core to other programs.
 #pragma once
 #include "system.h"
 
@@ -28,7 +28,7 @@ static inline int64_t nanoseconds() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Spins until `ready()` holds, but no longer than `most` nanoseconds. Returns whether it holds.
+// Spins until `ready()` returns true, but no longer than `most` nanoseconds. Returns whether `ready()` returned true.
 template <class Ready> bool spin(int64_t most, Ready ready) {
     for (int64_t begin = 0;;) {
         for (int i = 0; i < 32; i++) {
@@ -69,9 +69,9 @@ class Signal {
 // A number that several processes can sleep on, in memory that they share. `sleep` returns after at most `most` nanoseconds.
 class SharedSignal {
   public:
-    std::atomic<uint32_t> value, sleepers; // zeros at first: the memory is new
+    std::atomic<uint32_t> value, sleepers; // both are 0 at first, because new memory is filled with zeros
 
-    // Call this after a change that others may wait for.
+    // Call `ring` after a change for which other processes may wait.
     void ring() {
         value.fetch_add(1);
         if (!sleepers.load()) return;

@@ -1,4 +1,4 @@
-// Memory that calls reuse: one block, divided into aligned pieces.
+// Defines memory that calls reuse: a single block, which is divided into aligned pieces.
 #pragma once
 #include "native.h"
 

@@ -36,7 +36,7 @@ CYCLES_PER_SECOND = 2e9
 """An upper limit on a GPU's clock rate, in Hz. Sleeping for this many cycles takes at least a second."""
 Candidate = TypeVar("Candidate")
 Entries = dict[str, dict[str, Any]]
-"""Entries by problem.
+"""The entries of one device in the tuning file, by problem.
 
 Each entry holds `choice`, `milliseconds` by candidate (null if the candidate failed), `versions` and `tuned` (a date).
 """
@@ -57,7 +57,7 @@ class Problem(NamedTuple):
 
 
 class TuningFile:
-    """The choices on disk: `{"format": 1, "devices": {device: {problem: entry}}}`."""
+    """The file that stores the choices. It contains `{"format": 1, "devices": {device: {problem: entry}}}`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -107,7 +107,7 @@ def _devices(stored: Any) -> dict[str, Entries]:
 
 
 class Tuner:
-    """Chooses among candidates.
+    """Chooses among the candidates for a problem.
 
     `sources` are the files of the kernels: a change of any of them makes old choices stale. `path` is the tuning file (default:
     the file in labkit's home). `do_bench` returns the milliseconds that a call takes (default: `gpu_milliseconds`).
@@ -218,7 +218,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def gpu_milliseconds(call: Callable[[], object]) -> float:
-    """The median time of `call` on the current GPU in milliseconds, with an empty L2 cache.
+    """Return the median time of `call` on the current GPU in milliseconds. The L2 cache holds no useful data before each run.
 
     A kernel of a few microseconds takes longer to launch than to run. Therefore the GPU sleeps until the host has queued all
     runs. Because of this sleep, the time between the two events of a run includes only the GPU's work.

@@ -1,7 +1,7 @@
 """Compile a kernel without a GPU and read its registers, spilled bytes, shared memory and PTX.
 
 Triton's compiler needs no GPU. Spilled registers cost memory traffic, too much shared memory makes a launch fail, and
-narrow loads waste memory bandwidth. All three can be seen in the compiled kernel.
+narrow loads waste memory bandwidth. These three problems can be seen in the compiled kernel.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from labkit.errors import NotAvailable
 from labkit.ops.kernels.triton_runtime import INSTALLED, Kernel, interpreted, recorded
 
 SHARED_LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
-"""Bytes of shared memory that one block may use, by compute capability (CUDA programming guide, technical specifications)."""
+"""The bytes of shared memory that a block may use, by compute capability (CUDA programming guide, technical specifications)."""
 REGISTER_LIMIT = 255
-"""Registers that one thread may use, on all GPUs in `SHARED_LIMITS`."""
+"""The number of registers that a thread may use, on all GPUs in `SHARED_LIMITS`."""
 SETTINGS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
-"""The launch options that are for the compiler; all other options are constants of the kernel."""
+"""The launch options that the compiler uses. All other options are constants of the kernel."""
 
 _TYPES = {
     torch.float64: "fp64",
@@ -92,7 +92,7 @@ def compile_kernel(kernel: Kernel, args: tuple[Any, ...], options: dict[str, Any
     """Compile `kernel[grid](*args, **options)` for a GPU of compute capability `arch` / 10; no GPU is needed.
 
     Tensors in `args` can be on any device, "meta" included; their types and alignment are used as in a launch. Raises
-    `NotAvailable` without Triton, and in a process that interprets kernels, because such a process cannot compile them.
+    `NotAvailable` if Triton is missing, and in a process that interprets kernels, because such a process cannot compile them.
     """
     if not INSTALLED:
         raise NotAvailable("compiling a kernel needs the package triton, which is not installed; install triton (Linux)")
@@ -127,7 +127,7 @@ def compile_call(call: Callable[[], Any], arch: int = 90) -> list[CompiledKernel
 
 
 def _type(value: Any, specialize: bool) -> str:
-    """The Triton type of an argument at a launch. The number 1 becomes a constant, so strides of 1 cost nothing."""
+    """Return the Triton type of an argument at a launch. The number 1 becomes a constant, so strides of 1 cost nothing."""
     if isinstance(value, Tensor):
         return f"*{_TYPES[value.dtype]}"
     if isinstance(value, bool):

@@ -1,10 +1,10 @@
-"""Attention of one query per sequence over the sequence's cache, split along the length (flash-decoding, Dao et al. 2023).
+"""Computes the attention of one query per sequence over the sequence's cache (flash-decoding, Dao et al. 2023).
 
-One query per head cannot fill a GPU: at batch 1, GPT-J 6B has 16 heads and an H100 has 132 multiprocessors. To use all of them,
-the slots of a sequence are divided into splits of `SPLIT_TOKENS`. The program for a split writes the weighted sum of the
-values, the maximum of the scores and the sum of the weights. A second kernel combines the splits. The size of a split is fixed,
-so the result of a sequence does not depend on the rest of the batch. The grid depends only on the width of the slot table, so a
-CUDA graph can contain both launches.
+One query per head cannot fill a GPU: at batch size 1, GPT-J 6B has 16 heads, but an H100 has 132 multiprocessors. To use all
+multiprocessors, the slots of a sequence are divided into splits of `SPLIT_TOKENS`. The program for a split writes the weighted
+sum of the values, the maximum of the scores and the sum of the weights. A second kernel combines the splits. The size of a
+split is fixed, so the result of a sequence does not depend on the rest of the batch. The grid depends only on the width of the
+slot table, so a CUDA graph can contain both launches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from labkit.ops.kernels.triton_runtime import ceil_div, jit_once_for_all, launch, power_of_two, tl
 
 SPLIT_TOKENS = 128
-"""Slots per program. In half precision, the float32 row that a program writes is 1 % of the bytes that the program reads."""
+"""The number of slots that a program reads. In half precision, the float32 row that it writes has 1 % of the bytes it reads."""
 TILE_BYTES = 8192
 """A program reads this many bytes of keys and as many bytes of values at a time. The loads of three tiles overlap."""
 JOINED = 16

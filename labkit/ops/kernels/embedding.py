@@ -1,4 +1,4 @@
-"""Token embedding: copies rows of the table."""
+"""Computes the token embedding: copies rows of the table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from labkit.ops.kernels.triton_runtime import ceil_div, jit_once_for_all, launch, power_of_two, tl
 
 BLOCK = 2048
-"""Columns per program: 16 bytes per thread in half precision. A single row is spread over several programs."""
+"""The number of columns that a program copies: 16 bytes per thread in half precision. Several programs copy one row."""
 
 
 @jit_once_for_all("token_ids")

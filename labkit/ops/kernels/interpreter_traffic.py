@@ -18,8 +18,8 @@ def count_traffic() -> Iterator[Traffic]:
     """Count the bytes that kernels load and store: `with count_traffic() as traffic: kernel[grid](...)`.
 
     Masked lanes do not count. An address that occurs several times in one load counts once, because the hardware reads it once.
-    If two loads read the same address, it counts twice, because caches are not modelled. An atomic operation counts as a read
-    and a write. Raises `NotAvailable` in a process that does not interpret kernels.
+    If two loads read the same address, the address counts twice, because caches are not modelled. An atomic operation counts as
+    a read and a write. Raises `NotAvailable` in a process that does not interpret kernels.
     """
     if not interpreted():
         raise NotAvailable(
@@ -59,7 +59,7 @@ def count_traffic() -> Iterator[Traffic]:
 
 
 def _bytes(ptrs: Any, mask: Any) -> int:
-    """The number of different addresses in the lanes that are not masked, times the size of one element."""
+    """Return the number of different addresses in the lanes that are not masked, times the size of one element in bytes."""
     on = True if mask is None else np.asarray(mask.data, dtype=bool)  # a computed mask may hold the integers 0 and 1
     addresses = ptrs.data[np.broadcast_to(on, ptrs.data.shape)]
     return int(np.unique(addresses).size) * int(ptrs.get_element_ty().primitive_bitwidth) // 8

@@ -1,4 +1,4 @@
-"""Layer norm in one read and one write: a program keeps a whole row in registers."""
+"""Computes layer norm with one read and one write of each row, because a program keeps a whole row in registers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from labkit.ops.kernels.triton_runtime import jit, launch, power_of_two, tl
 
 
 def row_config(hidden_size: int) -> dict[str, int]:
-    """Return launch options for one row per program: a block of at least `hidden_size` values, and 16 per thread."""
+    """Return launch options for one row per program: a block of at least `hidden_size` values, and 16 values per thread."""
     block = power_of_two(hidden_size)
     return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 32)}
 

@@ -1,4 +1,4 @@
-"""Linear layers on a GPU: chooses the kernel by the kind of weight and the number of rows."""
+"""Computes linear layers on a GPU. The kind of weight and the number of rows decide which kernel runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCES = sorted(Path(__file__).parent.glob("linear*.py"))
 """A change of any of these files makes tuned choices stale."""
 
 tuner = Tuner(SOURCES)
-"""Chooses among `plans`; `labkit.ops.kernels.linear_tune.tune` measures them."""
+"""Chooses among the plans that `plans` returns. `labkit.ops.kernels.linear_tune.tune` measures these plans."""
 
 
 def linear_triton(x: Tensor, weight: GPUWeight, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:

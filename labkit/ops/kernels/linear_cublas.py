@@ -18,14 +18,14 @@ from labkit.weight_formats import Int4Weight, Int8Weight
 def dense_cublas(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
     """Return `[rows, out]` for `x` `[rows, in]` and dense `weight` `[out, in]`. On a GPU, cuBLAS also applies bias and GELU."""
     if gelu and bias is not None and x.is_cuda:
-        # This is the tanh form of GELU, but only on a GPU.
+        # `use_gelu` means the tanh form of GELU, but only on a GPU.
         return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
     result = F.linear(x, weight, bias)
     return gelu_reference(result) if gelu else result
 
 
 def dequantized_cublas(x: Tensor, weight: Int8Weight | Int4Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    """Like `dense_cublas`, but for a quantized weight, which is first dequantized to a temporary dense matrix."""
+    """Do the same as `dense_cublas` for a quantized weight, which is first dequantized to a temporary dense matrix."""
     return dense_cublas(x, dequantize_triton(weight, x.dtype), bias, gelu=gelu)
 
 

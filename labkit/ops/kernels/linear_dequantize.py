@@ -12,7 +12,7 @@ from labkit.ops.kernels.triton_runtime import ceil_div, jit, launch, tl
 from labkit.weight_formats import Int4Weight, Int8Weight
 
 BLOCK = 1024
-"""Weights per program."""
+"""The number of weights that one program dequantizes."""
 
 
 @jit
@@ -43,7 +43,7 @@ def dequantize_triton(weight: Int8Weight | Int4Weight, dtype: torch.dtype) -> Te
     num_out, num_in = weight.shape
     if isinstance(weight, Int8Weight):
         dense = torch.empty((num_out, num_in), dtype=dtype, device=weight.values.device)
-        return torch.mul(weight.values, weight.scales[:, None], out=dense)  # multiplied in float32, rounded once
+        return torch.mul(weight.values, weight.scales[:, None], out=dense)  # torch multiplies in float32 and rounds once
     dense = torch.empty((num_out, num_in), dtype=dtype, device=weight.packed.device)
     launch(
         dequantize_int4_kernel,

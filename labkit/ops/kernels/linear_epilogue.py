@@ -1,4 +1,4 @@
-"""The epilogue of a linear layer: it adds up the partial sums of programs, and applies scales, bias and GELU."""
+"""Runs the epilogue of a linear layer: adds up the partial sums of several programs, and applies scales, bias and GELU."""
 
 from __future__ import annotations
 
@@ -79,7 +79,10 @@ def epilogue_triton(
     bias: Tensor | None = None,
     gelu: bool = False,
 ) -> Tensor:
-    """Add the parts `[parts, rows, out]` (float32 or int32); apply scales, bias and GELU; return `[rows, out]` in `dtype`."""
+    """Add the parts `[parts, rows, out]` (float32 or int32), and apply scales, bias and GELU.
+
+    Returns `[rows, out]` in `dtype`.
+    """
     parts, rows, num_out = partial.shape
     out = torch.empty((rows, num_out), dtype=dtype, device=partial.device)
     launch(

@@ -1,8 +1,9 @@
-"""Multiplies a few rows by a matrix on tensor cores: dense, int8, and the formats that round activations (W8A8, FP8).
+"""Multiplies a few rows by a matrix on tensor cores.
 
-Up to about 64 rows, reading the matrix takes longer than multiplying by it. A tile of the matrix is the left operand of the
-multiplication: its outputs fill the tensor core's 16 rows, and the few rows of x fill its 8 columns. If there are too few
-blocks of outputs to keep a GPU busy, several programs share the sum of an output (split-K).
+The matrix can be dense, int8, or in a format that also rounds activations (W8A8, FP8). If there are at most about 64 rows,
+reading the matrix takes longer than multiplying by it. A tile of the matrix is the left operand of the multiplication: the
+outputs of the tile fill the tensor core's 16 rows, and the few rows of x fill its 8 columns. If there are too few blocks of
+outputs to keep a GPU busy, several programs share the sum of an output (split-K).
 """
 
 from __future__ import annotations
@@ -124,10 +125,10 @@ def few_rows_triton(
 
 
 def tiling(rows: int, num_out: int, num_in: int, config: dict[str, int]) -> tuple[tuple[int, int, int], int]:
-    """Return the grid (rows, outputs, parts) and the number of inputs per part.
+    """Return the grid (blocks of rows, blocks of outputs, parts) and the number of inputs per part.
 
     A part consists of whole blocks and is never empty. In the order in which programs start, the first number of the grid
-    changes fastest. So programs that read the same weights run together and share them in the L2 cache.
+    changes fastest. So programs that read the same weights run together and share these weights in the L2 cache.
     """
     steps = ceil_div(num_in, config["BLOCK_IN"])
     part_steps = ceil_div(steps, config["PARTS"])

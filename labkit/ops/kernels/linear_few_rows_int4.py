@@ -11,7 +11,7 @@ from labkit.ops.kernels.triton_runtime import jit, jit_once_for_all, launch, tl
 from labkit.weight_formats import Int4Weight
 
 PER_WORD = 4
-"""The number of nibbles in a 16-bit word. A register holds two words, and instructions work on both at once."""
+"""The number of nibbles in a 16-bit word. A register holds two words, and an instruction processes both words at once."""
 
 
 @jit

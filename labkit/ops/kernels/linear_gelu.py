@@ -1,4 +1,4 @@
-"""A linear layer with GELU. The kernels of `linear` apply the activation before they write the result."""
+"""Computes a linear layer with GELU. The kernels of `linear` apply GELU before they write the result."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The base class for kinds of weight, each with its GPU kernels.
+"""Defines the base class for kinds of weight. Each kind has its own GPU kernels.
 
-A kind has a file `linear_kind_<name>.py` with an object `KIND`.
+A kind is defined in a file `linear_kind_<name>.py`, as the object `KIND`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ KINDS = ("dense", *FORMATS)
 class LinearKind(ABC):
     """The kernels of one kind of weight. `quantize(dense)` returns a weight of this kind.
 
-    `streamed_rows`: the largest number of rows for which labkit's own kernels run, because reading the weight takes most of the
-    time. For more rows, `CUBLAS` runs. `head_name`: the kind of the head in a model of this kind.
+    `streamed_rows`: labkit's own kernels run for at most this many rows, because reading the weight then takes most of the
+    time. For more rows, the plan `CUBLAS` runs. `head_name`: the kind of weight that the head of such a model has.
     """
 
     name: str

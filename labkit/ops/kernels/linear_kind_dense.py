@@ -1,4 +1,4 @@
-"""The kernels for a dense matrix on a GPU."""
+"""Chooses and runs the kernels for a dense matrix on a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.ops.kernels.linear_plan import Plan, few_rows_tiles
 
 
 class DenseKind(LinearKind):
-    """A matrix in the dtype of x."""
+    """The kind of a dense matrix, whose dtype is the dtype of x."""
 
     name = head_name = "dense"
     streamed_rows = 16
@@ -23,7 +23,7 @@ class DenseKind(LinearKind):
         return dense
 
     def one_row_plans(self, num_in: int, group: int, dtype: torch.dtype) -> list[Plan]:
-        """Return plans that differ in outputs per block, warps, and loads that a thread has in flight for each output.
+        """Return plans that differ in outputs per block, warps per block, and loads of a thread in flight for each output.
 
         The first plan was the fastest on an H200.
         """

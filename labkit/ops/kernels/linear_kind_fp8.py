@@ -1,4 +1,4 @@
-"""The kernels for FP8 on a GPU: weights and activations in e4m3."""
+"""Chooses and runs the kernels for FP8 on a GPU. Weights and activations are in e4m3."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FP8_ARCH = 89
 
 
 class Fp8Kind(RoundedInputsKind):
-    """The kernels for `Fp8Weight`."""
+    """The kind of `Fp8Weight`."""
 
     name, head_name = Fp8Weight.kind, Fp8Weight.head_kind
 
@@ -24,7 +24,7 @@ class Fp8Kind(RoundedInputsKind):
         return Fp8Weight.quantize(dense)
 
     def check(self, arch: int) -> None:
-        """Raise `NotAvailable` for a GPU without FP8."""
+        """Raise `NotAvailable` for a GPU whose tensor cores do not multiply FP8."""
         if arch < FP8_ARCH:
             raise NotAvailable(
                 f"a weight is in FP8, which needs a GPU of compute capability 8.9 or above; this one has {arch / 10}: "

@@ -1,4 +1,4 @@
-"""FP8 in e5m2: there is no GPU kernel, and cuBLAS does not multiply e5m2 by e5m2."""
+"""Defines the kind FP8 e5m2. It has no GPU kernel, and cuBLAS does not multiply e5m2 by e5m2."""
 
 from __future__ import annotations
 

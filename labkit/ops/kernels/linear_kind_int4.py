@@ -1,4 +1,4 @@
-"""The kernels for int4 weights on a GPU."""
+"""Chooses and runs the kernels for int4 weights on a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.weight_formats import Int4Weight
 
 
 class Int4Kind(LinearKind):
-    """The kernels for `Int4Weight`."""
+    """The kind of `Int4Weight`."""
 
     name, head_name = Int4Weight.kind, Int4Weight.head_kind
 

@@ -1,4 +1,4 @@
-"""The kernels for int8 weights on a GPU."""
+"""Chooses and runs the kernels for int8 weights on a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.weight_formats import Int8Weight
 
 
 class Int8Kind(LinearKind):
-    """The kernels for `Int8Weight`."""
+    """The kind of `Int8Weight`."""
 
     name, head_name = Int8Weight.kind, Int8Weight.head_kind
 

@@ -1,4 +1,4 @@
-"""2:4 sparse weights on a GPU, multiplied by torch on sparse tensor cores (cuSPARSELt or CUTLASS)."""
+"""Multiplies by 2:4 sparse weights on a GPU. torch does this on sparse tensor cores (with cuSPARSELt or CUTLASS)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sparse24Kind(LinearKind):
         return []
 
     def run(self, plan: Plan, x: Tensor, weight: Sparse24Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
-        """Multiply with torch. It has no sparse multiplication for float32 or on the CPU, so the dense matrix is used there."""
+        """Multiply with torch. In float32 and on the CPU, torch has no sparse multiplication, so the weight is made dense."""
         sparse = x.device.type == "cuda" and x.dtype in (torch.float16, torch.bfloat16)
         found = F.linear(x, weight.semi_structured if sparse else weight.dequantize(x.dtype), bias)
         return apply_gelu(found) if gelu else found

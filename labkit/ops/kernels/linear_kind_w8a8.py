@@ -1,4 +1,4 @@
-"""The kernels for W8A8 on a GPU: weights and activations in int8."""
+"""Chooses and runs the kernels for W8A8 on a GPU. Weights and activations are in int8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labkit.weight_formats import RoundedInputsWeight, W8A8Weight
 
 
 class W8A8Kind(RoundedInputsKind):
-    """The kernels for `W8A8Weight`."""
+    """The kind of `W8A8Weight`."""
 
     name, head_name = W8A8Weight.kind, W8A8Weight.head_kind
 

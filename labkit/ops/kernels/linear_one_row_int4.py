@@ -12,7 +12,7 @@ from labkit.weight_formats import Int4Weight
 WORDS = 4
 """The number of 32-bit words that a thread loads at once. They hold 32 neighbouring weights of a row."""
 ONE = 0x3F800000
-"""The bits of 1.0. They are passed at launch, because for a second constant the compiler would need a second instruction."""
+"""The bits of 1.0. They are an argument of the kernel, because a second constant would cost a second instruction."""
 
 
 @jit
@@ -87,7 +87,7 @@ def one_row_int4_kernel(
 
 
 def one_row_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
-    """Return `[1, out]` for `x` `[1, in]`. The group size must be a multiple of 32, the weights in one load of a thread."""
+    """Return `[1, out]` for `x` `[1, in]`. The group size must be a multiple of 32, because a thread loads 32 weights."""
     num_out, num_in = weight.shape
     words = weight.packed.contiguous().view(torch.int32)
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)

@@ -14,7 +14,7 @@ WORDS = 4
 ONE = 0x3FC00000
 """The bits of 1.0, plus the bit that flips the sign of a byte.
 
-This number is passed at launch, because for a second constant the compiler would need a second instruction.
+This number is an argument of the kernel, because a second constant would cost a second instruction.
 """
 
 

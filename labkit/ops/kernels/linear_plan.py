@@ -1,4 +1,4 @@
-"""A plan for a linear layer on a GPU: a kernel with its block sizes, and the tiles from which plans are made."""
+"""Defines a plan for a linear layer on a GPU, which is a kernel with its block sizes. Also makes the tiles for plans."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from labkit.ops.kernels.triton_runtime import ceil_div
 
 PROGRAMS = 120
-"""How many programs are enough to keep a GPU busy. An A100 has 108 multiprocessors, and an H100 has 132.
+"""This many programs are enough to keep a GPU busy. An A100 has 108 multiprocessors, and an H100 has 132.
 
 Block sizes are powers of two, so the number of programs cannot be chosen exactly.
 """
@@ -31,9 +31,9 @@ CUBLAS = Plan("cublas")
 
 
 def row_vector_plans(*blocks: tuple[int, int]) -> list[Plan]:
-    """Make plans for a single row, one for each given pair of outputs per block and warps.
+    """Make plans for a single row and a quantized matrix. Each pair gives the outputs per block and the warps of one plan.
 
-    A quantized matrix is read in vectors of 16 bytes, so a block needs more outputs.
+    A vector of 16 bytes holds more quantized than dense weights, so a block needs more outputs than for a dense matrix.
     """
     return [Plan("one_row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
 
@@ -41,7 +41,7 @@ def row_vector_plans(*blocks: tuple[int, int]) -> list[Plan]:
 def few_rows_tiles(rows: int, arch: int, bytes_per_weight: int) -> list[dict[str, int]]:
     """Return tiles for few rows: one warp per 16 outputs, because the rows are too few to be divided among warps."""
     if rows <= 16:
-        # A block of one-byte weights is twice as long as a block of two-byte weights, so both load the same number of bytes.
+        # A block of one-byte weights has twice as many inputs as a block of two-byte weights, so both load equally many bytes.
         blocks = (64, 256, 4, 4), (32, 256, 2, 5), (32, 512, 2, 4)
         return [tile(out, inputs // bytes_per_weight, rows, warps, stages) for out, inputs, warps, stages in blocks]
     tiles = [tile(64, 128, rows, 4, 3), tile(128, 128, rows, 8, 3), tile(64, 128, rows, 4, 4), tile(128, 128, rows, 8, 4)]
@@ -49,7 +49,7 @@ def few_rows_tiles(rows: int, arch: int, bytes_per_weight: int) -> list[dict[str
 
 
 def tile(out: int, inputs: int, rows: int, warps: int, stages: int) -> dict[str, int]:
-    """Return one tile. The loads of `stages` - 1 steps are in flight, which is enough to hide the latency of memory."""
+    """Return one tile. The loads of `stages` - 1 steps are in flight together, so that they hide the latency of memory."""
     return {"BLOCK_OUT": out, "BLOCK_IN": inputs, "BLOCK_ROWS": max(rows, 8), "num_warps": warps, "num_stages": stages}
 
 

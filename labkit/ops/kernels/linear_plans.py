@@ -1,4 +1,6 @@
-"""The candidate plans for a linear layer on a GPU, by kind of weight and number of rows. Without tuning, the first one runs.
+"""Lists the candidate plans for a linear layer on a GPU, by kind of weight and number of rows.
+
+The first candidate runs until the layer is tuned.
 
 The plan `one_row` runs a kernel from `linear_one_row`, and `few_rows` runs a kernel from `linear_few_rows`; int8 and int4
 weights have their own versions of these files. The plan `cublas` runs a matrix multiplication from `linear_cublas`.
@@ -19,8 +21,8 @@ from labkit.ops.kernels.triton_runtime import power_of_two
 def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, group: int, arch: int) -> dict[str, Plan]:
     """Return the candidates by label. The first candidate is the default.
 
-    `rows` comes from `rows_bucket`. `dtype` is the dtype of x. `group` is the group size of int4, otherwise 0. `arch` is the
-    compute capability, 80 or 90.
+    `rows` is a result of `rows_bucket`. `dtype` is the dtype of x. `group` is the group size of an int4 weight, and 0 for other
+    weights. `arch` is the compute capability, 80 or 90.
     """
     found = kind_named(kind)
     candidates = found.one_row_plans(num_in, group, dtype) if rows == 1 else []

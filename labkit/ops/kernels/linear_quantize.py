@@ -1,4 +1,4 @@
-"""Round activations to 8 bits while the model runs, with one scale per row, in one pass. The scales are computed or given."""
+"""Round activations to 8 bits in one pass while the model runs. Each row has one scale, which is computed or given."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def quantize_kernel(
 def quantize_rows_triton(x: Tensor, dtype: torch.dtype, scale: float | None = None) -> tuple[Tensor, Tensor]:
     """Run `labkit.weight_formats.quantize_rows_int8` or `..._fp8` on `x` `[rows, columns]`.
 
-    `dtype` (int8 or float8_e4m3fn) chooses between them.
+    `dtype` (int8 or float8_e4m3fn) decides which of the two functions runs. If `scale` is given, all rows use this scale.
     """
     rows, columns = x.shape
     values = torch.empty((rows, columns), dtype=dtype, device=x.device)

@@ -1,4 +1,4 @@
-"""The base class of the kinds of weight whose matrix multiplications run in 8 bits on a GPU."""
+"""Defines the base class of the kinds of weight whose matrix multiplications run in 8 bits on a GPU."""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ def tune(
     """Tune the linear layers of `config` for decode steps of `batches` sequences. Shapes that were tuned before are skipped.
 
     `kind` is the kind of weight, a key of `QUANTIZE`; `dtype` is the type of the activations; `parts` is the number of
-    tensor-parallel parts; `layers` are the layers to tune; `report` gets one line per shape. Tuning a shape takes a few
-    seconds, mostly for compiling, and needs memory for one matrix in float32. Call this function before CUDA graphs are
+    tensor-parallel parts; `layers` are the layers to tune; `report` is called with one line per shape. Tuning a shape takes a
+    few seconds, mostly for compiling, and needs memory for one matrix in float32. Call this function before CUDA graphs are
     captured. Raises `InvalidRequest` for an unknown kind.
     """
     if kind not in QUANTIZE:
@@ -72,7 +72,7 @@ def tune_model(
     device: torch.device,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Tune the linear layers of a model stored in `precision` on a GPU; an int4 model has an int8 head (`weight_store`)."""
+    """Tune the linear layers of a model stored in `precision` on a GPU. The head of an int4 model is tuned as an int8 layer."""
     kind = precision if precision in QUANTIZE else "dense"
     dtype, batches = compute_dtype(precision, device), list(batches)
     for layers, of_layers in ((LAYERS[:-1], kind), (LAYERS[-1:], kind_named(kind).head_name)):
@@ -84,7 +84,7 @@ def _layers(
 ) -> Iterator[tuple[Tensor, GPUWeight, Tensor]]:
     """Make random inputs, a random weight and a random bias of a layer for each number of rows.
 
-    They are not zeros, because with zeros a GPU runs at a higher clock rate.
+    The numbers are not zeros, because a GPU would run at a higher clock rate with zeros.
     """
     dense = torch.randn(num_out, num_in, device=device, dtype=dtype) * num_in**-0.5
     weight = QUANTIZE[kind](dense)

@@ -1,4 +1,4 @@
-"""Causal attention of many new tokens per sequence, in tiles that stay on the chip (FlashAttention-2, Dao 2023).
+"""Computes causal attention of many new tokens per sequence, in tiles that stay on the chip (FlashAttention-2, Dao 2023).
 
 Scores are never written to memory. A program holds a block of queries and loops over the keys to which these queries attend.
 For each row, the program keeps the maximum score, the sum of the weights and the weighted sum of the values. When the program
@@ -21,12 +21,12 @@ TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
     "hopper": {128: (128, 64, 8, 3), 256: (128, 32, 8, 3)},
     "others": {128: (128, 32, 8, 3), 256: (64, 32, 8, 2)},
 }
-"""BLOCK_M, BLOCK_N, num_warps and num_stages for each case, by the largest head dimension for which they are used.
+"""For each case: BLOCK_M, BLOCK_N, num_warps and num_stages, by the largest head dimension for which they are used.
 
 With these tiles, no kernel spills registers in Triton 3.6 or 3.7.
 """
 FEWEST = 64
-"""A program searches for its sequence among at least this many entries.
+"""A kernel is compiled for at least this many sequences.
 
 Usual batches have fewer sequences, so they all share one compiled kernel.
 """

@@ -1,4 +1,4 @@
-"""The three-way residual sum and the layer norm that follows it. The kernel keeps the sum in registers to compute the norm."""
+"""Computes the residual sum of three tensors and the layer norm of this sum. The kernel keeps the sum in registers."""
 
 from __future__ import annotations
 

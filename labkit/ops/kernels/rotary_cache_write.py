@@ -8,7 +8,7 @@ from torch import Tensor
 from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
 
 VALUES = 2048
-"""How many numbers of the query, of the key and of the value each program processes.
+"""Each program processes this many numbers of the query, of the key and of the value.
 
 In half precision with 8 warps, a thread has 16 bytes of the query, 16 of the key and 16 of the value.
 """

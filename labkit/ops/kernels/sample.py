@@ -1,8 +1,8 @@
 """Sample one token per row in one launch. A program reads its row of logits several times; the row stays in the L2 cache.
 
-Nothing is sorted. Top-k and top-p keep all tokens above a threshold, and as many tokens at the threshold as needed, the first
-ones first. The threshold is found four bits at a time. Each pass over the row tries sixteen thresholds at once. For each
-threshold, it counts the tokens at or above the threshold (or adds up their probabilities).
+No logits are sorted. Top-k and top-p keep all tokens above a threshold, and as many tokens at the threshold as needed,
+beginning with the lowest token ids. The threshold is found four bits at a time. Each pass over the row tries sixteen thresholds
+at once. For each threshold, the pass counts the tokens at or above the threshold (or adds up their probabilities).
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def sample_triton(
     """Run `labkit.ops.sample` as a Triton kernel.
 
     The kernel computes in float32, so near the border between two tokens it can choose another token than the torch version.
-    Each program decides which steps its row needs, so the host does not have to read the rows.
+    Each program decides which steps its row needs, so the host does not have to read the parameters of the rows.
     """
     logits = logits.contiguous()
     rows, vocab_size = logits.shape

@@ -60,13 +60,13 @@ else:
 Kernel = Any
 """What `jit` returns: `triton.JITFunction`, or `InterpretedFunction` in an interpreted process.
 
-The annotation `tl.tensor` stands for three things. A kernel's parameter is an address if a tensor was passed, or a number if a
-number was passed. In a function that kernels call, a parameter is a block of values.
+The annotation `tl.tensor` stands for three things: an address, if a tensor was passed to the kernel's parameter; a number, if a
+number was passed; a block of values, if the parameter belongs to a function that kernels call.
 """
 
 
 def jit(function: Callable[..., Any]) -> Kernel:
-    """Apply `triton.jit`. Without Triton, return the plain function, which can then only be passed to `launch`."""
+    """Apply `triton.jit`. If Triton is missing, return the plain function, which can then only be passed to `launch`."""
     return triton.jit(function) if INSTALLED else function
 
 
@@ -74,8 +74,8 @@ def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
     """Like `jit`, but Triton does not compile the kernel again when the arguments with these names have new values.
 
     By default, Triton compiles a kernel again when an integer is 1 or becomes a multiple of 16, or when an address becomes a
-    multiple of 16 bytes. This is useful for the shapes of a model. But numbers and slices that describe a batch change in each
-    step, and each compilation would stop the server for seconds.
+    multiple of 16 bytes. This default is useful for integers that give the shape of a model. But the integers that describe a
+    batch, and the addresses of slices, change in each step, and each compilation would stop the server for seconds.
     """
 
     def decorate(function: Callable[..., Any]) -> Kernel:
@@ -111,10 +111,10 @@ _RECORDING: ContextVar[_Recording | None] = ContextVar("recording", default=None
 
 @contextlib.contextmanager
 def recorded(arch: int = 90) -> Iterator[list[Launch]]:
-    """Inside this block, no kernel runs. The launches, for a GPU of compute capability `arch` / 10, are collected in a list.
+    """Inside the block, no kernel runs: the yielded list collects the launches for a GPU of compute capability `arch` / 10.
 
-    With tensors on the device "meta", even the largest shapes need no memory. Such tensors have no values, so a launcher that
-    reads values on the host fails here, as it would in a CUDA graph.
+    If the tensors are on the device "meta", even the largest shapes need no memory. Such tensors have no values, so a launcher
+    that reads values on the host fails here, as it would in a CUDA graph.
     """
     recording = _Recording(arch, [])
     before = _RECORDING.set(recording)
@@ -127,8 +127,8 @@ def recorded(arch: int = 90) -> Iterator[list[Launch]]:
 def launch(kernel: Kernel, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
     """Run `kernel[grid](*args, **options)` on the device of the tensors; an empty grid launches nothing.
 
-    Raises `NotAvailable` when this process cannot run the kernel: without Triton, with CPU tensors in a process that compiles
-    kernels, and with bfloat16 in a process that interprets kernels.
+    Raises `NotAvailable` if this process cannot run the kernel: if Triton is not installed, if the process compiles kernels and
+    a tensor is on the CPU, or if the process interprets kernels and a tensor is bfloat16.
     """
     if 0 in grid:
         return
@@ -164,7 +164,7 @@ def _check(kernel: Kernel, tensors: list[Tensor]) -> None:
 
 
 def arch_of(device: torch.device) -> int:
-    """The compute capability of `device`, such as 80 or 90, for which a launch chooses its block sizes; 80 without a GPU."""
+    """Ten times the compute capability of `device`, such as 90; 80 if `device` is no GPU. It decides the block sizes."""
     recording = _RECORDING.get()
     if recording is not None:
         return recording.arch

@@ -81,7 +81,7 @@ class _Exchange:
         return piece
 
     def close(self) -> None:
-        """Handle the end of the stream. Raises `RefusedError` after an error, and `NotAvailable` if the text has no ending."""
+        """Handle the end of the stream. Raises `RefusedError` after an error, and `NotAvailable` if the text is incomplete."""
         if self._refused is not None:
             raise self._refused
         if not self._ended:
@@ -107,7 +107,7 @@ class _Exchange:
 
 
 class Client:
-    """A connection to the model `gptj` of a server. Several threads can share it. A client is also a context manager.
+    """A connection to the model `gptj` of a server. Several threads can share a client. A client is also a context manager.
 
     grpc_address: HOST:PORT of the server's gRPC. timeout: the time limit of a request in seconds, including repetitions.
     retries: how often a request is repeated if the server is overloaded or cannot be reached. A request is never repeated after

@@ -24,7 +24,7 @@ _NOT_CONNECTED = "failed to connect to all addresses"
 
 
 class RefusedError(Exception):
-    """The error message of a response."""
+    """An error that the server sent as a response to a request."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -19,8 +19,8 @@ CHANGED = "present.", "past_key_values."
 class GraphClient:
     """Calls a model that `write_graph_repository` described: the ensemble of the parts, or the whole model.
 
-    address: HOST:PORT of the server's gRPC. Also a context manager. Raises `NotAvailable` if the server does not answer or has
-    no such model.
+    address: HOST:PORT of the server's gRPC. The client is also a context manager. Raises `NotAvailable` if the server does not
+    answer or has no such model.
     """
 
     def __init__(self, address: str, model: str = "gptj_graph", *, seconds: float = 60.0) -> None:
@@ -58,7 +58,7 @@ class GraphClient:
         return answer.as_numpy("logits"), made
 
     def greedy(self, token_ids: Array, new_tokens: int) -> Array:
-        """Generate `new_tokens` after prompts `[batch, tokens]` of equal length: `[batch, new_tokens]` int64."""
+        """Generate `new_tokens` tokens after prompts `[batch, tokens]` of equal length. Returns `[batch, new_tokens]` int64."""
         tokens, past, made = np.asarray(token_ids, np.int64), None, []
         for _ in range(new_tokens):
             logits, past = self.forward(tokens, past)

@@ -90,7 +90,7 @@ def piece_of(response: Any) -> Piece:
 
 
 def _values(name: str, raw: bytes) -> Any:
-    """Decode a tensor of one string or of numbers. A string is encoded as its length (4 bytes, little-endian), then UTF-8."""
+    """Decode a tensor of one string or of numbers. A string is its length (4 bytes, little-endian) and its UTF-8 bytes."""
     if _TYPES[name] is np.object_:
         return raw[4 : 4 + struct.unpack_from("<I", raw)[0]].decode("utf-8")
     return np.frombuffer(raw, _TYPES[name]).tolist()

@@ -30,7 +30,7 @@ _MEANT = {"STRING": "text", "BOOL": "True or False", "FP32": "a number"}
 
 
 def request_of(model: str, prompt: str | Sequence[int], params: Mapping[str, Any], *, stream: bool) -> Any:
-    """The protocol's `ModelInferRequest`. Parameters that are None are left out.
+    """Return the protocol's message `ModelInferRequest` for a prompt. Parameters that are None are left out.
 
     Raises `InvalidRequest` for an unknown parameter (and suggests the most similar name) and for a value of the wrong type.
     """

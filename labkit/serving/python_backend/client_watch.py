@@ -43,7 +43,7 @@ class WaitingClient:
         in_flight.begin()
 
     def watch(self, cancel: Callable[[], None]) -> None:
-        """Begin to check this client; `cancel` is called if it disconnects. After `end` this does nothing."""
+        """Begin to check this client; `cancel` is called if it disconnects. After `end`, `watch` does nothing."""
         with self._lock:
             if not self._over:
                 self._watched[self] = cancel
@@ -74,7 +74,7 @@ class ClientWatch:
         self._thread.start()
 
     def client_of(self, sender: Any) -> WaitingClient:
-        """The client that the responses of `sender` go to. The client is not checked until its `watch` is called."""
+        """The client to which the responses of `sender` go. The client is not checked until its `watch` is called."""
         return WaitingClient(self._watched, sender, self._changed, self._in_flight)
 
     def close(self) -> None:

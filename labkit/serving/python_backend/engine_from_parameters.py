@@ -14,13 +14,13 @@ from labkit.host_cores import usable_cores
 from labkit.precision import as_device
 
 MIXED_PREFILL = 16
-"""The most prompt tokens in a step that also decodes, on a CPU.
+"""The largest number of prompt tokens that a step on a CPU computes if the step also decodes.
 
 On a CPU, a prompt token takes about as long as a decoded token.
 """
 
 SMALL_MODEL = 100_000_000
-"""For models with fewer parameters, the server and its clients need about as much time for a step as the engine itself."""
+"""If a model has fewer parameters than this, the server and its clients need about as much time for a step as the engine."""
 
 MANY_CORES = 8
 
@@ -31,7 +31,8 @@ Parameter = Callable[[str, str], str]
 def engine_from_parameters(parameter: Parameter) -> Engine:
     """Load the engine for the parameters of `ServeSettings`; also sets the number of torch threads of this process.
 
-    Raises what `labkit.load` and `labkit.parallel.load_parallel` raise, and `InsufficientResources` if the cache is too large.
+    Raises the same errors as `labkit.load` and `labkit.parallel.load_parallel`, and `InsufficientResources` if the cache is too
+    large.
     """
     name, precision = parameter("model", "gptj-tiny"), parameter("precision", "") or None
     options: EngineOptions = {"max_batch_size": int(parameter("max_batch", str(MAX_BATCH_SIZE)))}
@@ -59,11 +60,11 @@ def engine_from_parameters(parameter: Parameter) -> Engine:
 
 
 def compute_threads(config: GPTJConfig, cores: int) -> int:
-    """The number of threads for the steps of a served engine: one per core, or one per core except a spare one.
+    """The number of threads for the steps of a served engine: one per core, or one fewer, so that one core is spare.
 
     The spare core is for the server, its clients and the threads that send tokens. If another thread interrupts a thread of a
-    step, the step's other threads wait for the interrupted thread. A large model on few cores uses all cores, because it reads
-    its weights faster that way.
+    step, the step's other threads wait for the interrupted thread. A large model on few cores uses all cores, because more
+    threads read its weights faster.
     """
     spare = config.parameter_count < SMALL_MODEL or cores >= MANY_CORES
     return max(1, cores - spare)

@@ -72,7 +72,7 @@ class EngineMetrics:
                 self._raise(bucket, float(count))
 
     def _set(self, metric: Any, value: float) -> None:
-        """Publish a value if it has changed, because each call waits for the server's process."""
+        """Publish a value only if it has changed, because each call waits for the server's process."""
         if self._published.get(metric) != value:
             self._published[metric] = value
             metric.set(value)

@@ -1,7 +1,7 @@
 """Lets other processes of a server use an engine: they send prompts over a Unix socket and get whole completions back.
 
-The model `gptj` owns the engine and its scheduler. Prompts of `fastertransformer`, which runs in another process,
-join the engine's steps through this socket. Each frame contains JSON (`labkit.frames`).
+The model `gptj` owns the engine and its scheduler. The model `fastertransformer` runs in another process and sends its prompts
+to the engine through this socket. Each frame contains JSON (`labkit.frames`).
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class _Call:
             self._fail(error)
         except (TypeError, ValueError) as error:
             self._fail(InvalidRequest(f"the call is not understood: {error}"))
-        if self._over.locked():  # a prompt failed in the engine's thread while others were being submitted
+        if self._over.locked():  # a prompt failed in the engine's thread while other prompts were being submitted
             self.cancel()
 
     def _begin_one(self, host: Any, number: int, prompt: list[int], params: Any, frame: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ class _Call:
 
 
 def _stop_tokens(reason: object) -> int:
-    """The number of tokens at the end that stopped the text and do not belong to the text."""
+    """The number of tokens at the end of a completion that stopped the text and do not belong to the text."""
     return len(reason) if isinstance(reason, tuple) else int(isinstance(reason, int))
 
 
@@ -285,7 +285,8 @@ class _Line:
 def _reachable(path: Path) -> Iterator[str]:
     """Yield an address for a socket's path.
 
-    Linux allows paths of 107 bytes here; for a longer path, a file descriptor of its folder is used.
+    Linux limits the path in a socket's address to 107 bytes. For a longer path, the address uses a file descriptor of the
+    folder.
     """
     if len(os.fsencode(path)) <= LONGEST_PATH:
         yield str(path)
@@ -316,6 +317,6 @@ def _error(frame: dict[str, Any]) -> LabkitError:
 
 
 def _receive(connection: socket.socket) -> dict[str, Any] | None:
-    """The next frame; None at the end, and for a frame that is too long."""
+    """The next frame; None at the end of the connection, and for a frame that is too long."""
     frame = receive_frame(connection, LONGEST_FRAME)
     return None if frame is None else json.loads(frame[0])

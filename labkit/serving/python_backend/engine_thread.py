@@ -51,7 +51,7 @@ class Job:
     def cancel(self) -> None:
         """End the job before the next step and free its cache slots.
 
-        The job fails with `Cancelled` unless it has ended already.
+        If the job has not ended already, it fails with `Cancelled`.
         """
         self._engine_thread.withdraw(self)
 
@@ -100,9 +100,10 @@ class EngineThread:
 
         The prompt's events go to `on_event`; if the prompt fails, `on_failure` is called once.
 
-        seconds: a prompt that is not done after this time, or after `request_seconds`, fails with `DeadlinePassed`.
-        is_counted: if False, the prompt is left out of `counts`, except for `running` and `waiting`. Raises `InvalidRequest`,
-        `Overloaded` if too many prompts run and wait, `RankFailed` if a rank of the model has ended, `Cancelled` after `close`.
+        seconds: a prompt that is not done after this time, or after `request_seconds`, fails with `DeadlinePassed`. is_counted:
+        if False, the prompt is left out of `counts`, except for `running` and `waiting`. Raises `InvalidRequest` if the prompt
+        or `params` are refused, `Overloaded` if too many prompts run and wait, `RankFailed` if a rank of the model has ended,
+        `Cancelled` after `close`.
         """
         self._check_words(params)
         self.engine.prepare(params)
@@ -122,7 +123,7 @@ class EngineThread:
         return job
 
     def withdraw(self, job: Job) -> None:
-        """End a job; `Job.cancel` calls this."""
+        """End a job. `Job.cancel` calls this method."""
         with self._changed:
             self._withdrawn.append(job)
             self._changed.notify()
@@ -178,7 +179,7 @@ class EngineThread:
             self._note_state()
 
     def _admit(self, job: Job) -> None:
-        """Hand a job to the engine. Until then it stays in `_arrived`, so that `submit` always counts it."""
+        """Hand a job to the engine. Until then the job stays in `_arrived`, so that `submit` always counts it."""
         failed = None
         try:
             number = self.engine.add_request(job.token_ids, job.params)

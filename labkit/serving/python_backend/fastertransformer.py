@@ -1,6 +1,7 @@
-"""The model `fastertransformer`: token ids in and out, with the tensors of NVIDIA's backend of that name.
+"""The model `fastertransformer`, which takes and returns token ids, with the tensors of NVIDIA's backend of that name.
 
-The prompts of this model and of `gptj` share the engine's steps. Each request is answered when it is done, in any order.
+One step of the engine can compute prompts of this model and of `gptj`. Each request is answered as soon as it is done, so the
+answers can come in any order.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ INPUT_NAMES = tuple(spec.name for spec in FASTERTRANSFORMER_INPUTS)
 
 
 class TritonPythonModel:
-    """This model has no weights of its own: it is ready when `gptj` is ready."""
+    """A model without weights of its own, which is ready when `gptj` is ready."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""

@@ -129,7 +129,7 @@ def _words(arrays: Arrays, row: int) -> dict[str, Any]:
 def outputs_of(
     prompts: Sequence[Sequence[int]], completions: Sequence[Mapping[str, Any]], end_token: int
 ) -> dict[str, NDArray[Any]]:
-    """The output tensors of a request. completions: from `RemoteEngine`, the same number for each prompt.
+    """The output tensors of a request. completions: the completions from `RemoteEngine`, the same number for each prompt.
 
     The end token or stop word that ended a text is part of `output_ids`, but `sequence_length` does not count it.
     """

@@ -1,7 +1,7 @@
-"""The model `gptj`, which owns the engine. It takes text or token ids and returns text, in one response or in one per token.
+"""The model `gptj`, which owns the engine. It takes text or token ids, and returns the text as a whole or token by token.
 
-Requests join and leave between the engine's steps, whatever their parameters are. The model `fastertransformer` sends its
-prompts over a socket.
+Requests with any parameters can join and leave the running batch between two steps of the engine. The model `fastertransformer`
+sends its prompts to the engine over a socket.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def values_of(request: Any) -> dict[str, Any]:
             raise InvalidRequest(f"{spec.name} has {len(values)} values; one is accepted, as a request has one prompt")
         found[spec.name] = values[0] if spec.dims == (1,) else values
     asked = request.requested_output_names()
-    if "logprobs" in asked and len(asked) < len(GPTJ_OUTPUTS):  # a client that names no outputs gets all
+    if "logprobs" in asked and len(asked) < len(GPTJ_OUTPUTS):  # a client that names no outputs gets all outputs
         found.setdefault("logprobs", True)
     if "logprobs" in found:
         found["logprobs"] = 0 if found["logprobs"] else None

@@ -18,7 +18,7 @@ from labkit.serving.repository.tensors import TensorSpec
 
 
 class TritonPythonModel:
-    """Runs the graph that the parameter `graph` names. It keeps no state between requests."""
+    """Runs the graph that the parameter `graph` names. The model keeps no state between requests."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""

@@ -17,7 +17,7 @@ from labkit.tokenizer import Tokenizer
 
 
 class TritonPythonModel:
-    """Decodes with the `tokenizer.json` beside `model.py`. It reads the tokenizer once."""
+    """Decodes token ids with the `tokenizer.json` in the folder of `model.py`. The tokenizer is read once, at the start."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
@@ -36,7 +36,7 @@ class TritonPythonModel:
         return [pb_utils.Tensor("OUTPUT", self._texts(request))]
 
     def _texts(self, request: Any) -> NDArray[Any]:
-        """The texts, `[batch, beam]`, in UTF-8."""
+        """Return the decoded texts, `[batch, beam]`, in UTF-8."""
         tokens, lengths = array_of(request, "TOKENS_BATCH"), array_of(request, "SEQUENCE_LENGTH", optional=True)
         assert tokens is not None
         if tokens.ndim != 3:

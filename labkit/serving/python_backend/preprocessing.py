@@ -1,4 +1,4 @@
-"""The model `preprocessing`: encodes texts as padded token ids, and word lists in FasterTransformer's form."""
+"""The model `preprocessing`: encodes texts as padded token ids, and converts word lists to FasterTransformer's form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from labkit.tokenizer import Tokenizer
 
 
 class TritonPythonModel:
-    """Encodes with the `tokenizer.json` beside `model.py`. It reads the tokenizer once."""
+    """Encodes texts with the `tokenizer.json` in the folder of `model.py`. The tokenizer is read once, at the start."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
@@ -64,7 +64,7 @@ class TritonPythonModel:
         return self._tokenizer.encode(text_of(text, "a prompt"))
 
     def _word_lists(self, request: Any, name: str, batch: int) -> NDArray[np.int32]:
-        """The word lists of all prompts, `[batch, 2, n]`, with the tokens of every form of every word (see `word_forms`)."""
+        """Return the word lists of all prompts, `[batch, 2, n]`, with the tokens of all forms of all words (`word_forms`)."""
         lines = array_of(request, name, optional=True)
         if lines is None:
             return np.stack([to_word_lists([])] * batch)

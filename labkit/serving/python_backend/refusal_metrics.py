@@ -1,6 +1,7 @@
 """Publishes `labkit_refused_total` on Triton's metrics endpoint: the requests of one model that ended with an error.
 
-Triton itself counts a request as a success as soon as the model's code has accepted it, whatever the answer is.
+Triton itself counts a request as a success as soon as the model's code has accepted it, even if the model then answers with an
+error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads the parameters of a request: its time limit, and two that only labkit sends. Every other parameter is refused.
+"""Reads the parameters of a request: its time limit, and two parameters that only labkit sends. Any other is refused.
 
 Triton turns each name in the body of `/generate` that is not an input of the model into a parameter, and passes on the
 parameters of `/infer` and gRPC. If models did not check these parameters, clients would not learn of misspelt names.
@@ -30,7 +30,10 @@ _SAME = (
 
 @dataclass(frozen=True)
 class RequestParameters:
-    """seconds: the time limit that the client gives, or None. probe: whether the request is a probe of the watchdog."""
+    """The parameters of a request to one of labkit's models.
+
+    seconds: the time limit that the client gives, or None. probe: whether the request is a probe of the watchdog.
+    """
 
     seconds: float | None
     probe: bool
@@ -74,7 +77,7 @@ def _microseconds(value: Any) -> int:
 
 
 def _instead(name: str, inputs: tuple[str, ...]) -> str:
-    """Advice about a name that is not a parameter."""
+    """The advice to a client that gave a name which is not a parameter."""
     if name in inputs:
         return "it is an input: give it as a tensor among the inputs"
     same = next((names for names in _SAME if name in names), ())

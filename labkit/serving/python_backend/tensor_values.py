@@ -14,7 +14,7 @@ from labkit.errors import InvalidRequest
 def array_of(request: Any, name: str, *, optional: bool = False) -> NDArray[Any] | None:
     """An input of a request as an array; None if the request does not have it.
 
-    optional: also return None for an input without elements. Without `optional`, an input without elements raises
+    optional: also return None for an input without elements. If `optional` is false, an input without elements raises
     `InvalidRequest`.
     """
     tensor = pb_utils.get_input_tensor_by_name(request, name)

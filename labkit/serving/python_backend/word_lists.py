@@ -1,4 +1,4 @@
-"""Bad and stop words in FasterTransformer's form: an int32 array `[2, n]`.
+"""Converts bad and stop words to and from FasterTransformer's form, which is an int32 array `[2, n]`.
 
 Row 0 holds the token ids of all words, one word after another, padded with 0. Row 1 holds where each word ends, as the number
 of tokens up to its end, padded with -1. A word can have several tokens.
@@ -17,14 +17,14 @@ from labkit.errors import InvalidRequest
 from labkit.plurals import counted
 
 MOST_WORDS = 1024
-"""The most words in one list. All words of a list together can have up to 16 times as many tokens.
+"""The largest number of words in one list. All words of a list together can have at most 16 * `MOST_WORDS` tokens.
 
 Longer lists would slow down every step.
 """
 
 
 def words_of_csv(line: str, name: str) -> list[str]:
-    """The words in one line of CSV, without empty words. The line `"a, b",c` has two words. Raises `InvalidRequest`."""
+    """The words in one line of CSV, without empty words: `"a, b",c` has two words. Raises `InvalidRequest` for a bad line."""
     if len(line) > 64 * MOST_WORDS:
         raise InvalidRequest(f"{name} has {len(line)} characters; at most {64 * MOST_WORDS} are accepted")
     try:
@@ -36,9 +36,9 @@ def words_of_csv(line: str, name: str) -> list[str]:
 
 
 def word_forms(words: Iterable[str]) -> list[str]:
-    """Each word unchanged and, unless it begins with white space, a second time with a leading space.
+    """Return each word unchanged, and each word that does not begin with white space also with a leading space.
 
-    The two forms are different tokens.
+    The two forms of a word are encoded as different tokens.
     """
     return list(dict.fromkeys(form for word in words for form in ((word,) if word[:1].isspace() else (word, " " + word))))
 

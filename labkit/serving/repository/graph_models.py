@@ -31,7 +31,7 @@ class GraphServing:
     """How the parts of an export are served.
 
     name: the model that clients call. platform: one of `PLATFORMS`. instances: how many copies of each part the server starts.
-    threads: threads per copy, for the platform python. level: the optimisation level, for the platform python.
+    threads: threads per copy, for the platform python. level: ONNX Runtime's optimisation level, for the platform python.
     max_batch_size: the most sequences in a request. gpus: for parts on GPUs, the GPU of each part; empty for the CPU.
     """
 
@@ -59,12 +59,12 @@ class GraphServing:
 
 
 def part_name(serving: GraphServing, stage: int, stages: int) -> str:
-    """The name of the model of a part. A model with only one part has the name that clients call, and no ensemble."""
+    """The name of the model of a part. A single part has the name that clients call, and needs no ensemble."""
     return serving.name if stages == 1 else f"{serving.name}_part_{stage}"
 
 
 def graph_models(exported: ExportedModel, serving: GraphServing) -> dict[str, ModelConfig]:
-    """The configurations of all parts and, for several parts, of their ensemble, by name.
+    """The configurations, by name, of all parts and, if there are several parts, of the ensemble that connects them.
 
     The client sends token ids and the cache of all layers, and gets logits and the cache with the new tokens added. The hidden
     states stay inside the ensemble. The server keeps no state between requests, so any copy of a part can take any request.
@@ -99,9 +99,10 @@ def graph_models(exported: ExportedModel, serving: GraphServing) -> dict[str, Mo
 def write_graph_repository(folder: Path, exported: ExportedModel, serving: GraphServing) -> list[str]:
     """Write the repository of an export's parts to `folder`; returns the names of the models.
 
-    For the platform python, graphs and weights stay where they are. For onnxruntime_onnx they are linked into the repository,
-    or copied if it is on another disk. For tensorrt_plan, `1/model.plan` of each part has to be built on the GPU that will run
-    it (`labkit.graphs.tensorrt`). Raises `InvalidRequest` for settings that do not fit, and for a folder with other files.
+    For the platform python, graphs and weights stay where they are. For onnxruntime_onnx, graphs and weights are linked into
+    the repository, or copied if the repository is on another disk. For tensorrt_plan, `1/model.plan` of each part has to be
+    built on the GPU that will run it (`labkit.graphs.tensorrt`). Raises `InvalidRequest` for settings that do not fit, and for
+    a folder with other files.
     """
     models = graph_models(exported, serving)
     make_room(folder)
@@ -144,7 +145,7 @@ def _part_config(exported: ExportedModel, part: ExportedPart, serving: GraphServ
 
 
 def _spec(tensor: GraphTensor) -> TensorSpec:
-    """A tensor of a graph in Triton's form: without the batch, -1 for a varying size."""
+    """The description of a graph's tensor for Triton: its dims leave out the batch, and -1 stands for a varying size."""
     dims = tuple(size if isinstance(size, int) else -1 for size in tensor.shape[1:])
     return TensorSpec(tensor.name, DATA_TYPES[tensor.dtype], dims, _meaning(tensor.name))
 
@@ -161,7 +162,7 @@ def _meaning(name: str) -> str:
 
 
 def _wire(spec: TensorSpec, inner: set[str]) -> str:
-    """The ensemble's name for a tensor; names that begin with an underscore are internal."""
+    """The name of a model's tensor in the ensemble. A name with a leading underscore is hidden from clients."""
     return f"_{spec.name}" if spec.name in inner else spec.name
 
 

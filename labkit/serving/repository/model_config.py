@@ -49,9 +49,10 @@ class Step:
 class ModelConfig:
     """The content of a model's `config.pbtxt`.
 
-    meaning: one sentence about the model, written as a comment. backend, platform: exactly one of them is given; the platform
-    of an ensemble is "ensemble". max_batch_size: 0 if the model has no batch dimension; otherwise the `dims` of tensors do
-    not include the batch. decoupled: whether the model may send several responses for one request, as streaming does.
+    meaning: one sentence about the model, written as a comment. backend, platform: exactly one of these two is given; the
+    platform of an ensemble is "ensemble". max_batch_size: 0 if the model has no batch dimension; otherwise the `dims` of
+    tensors do not include the batch. decoupled: whether the model may send several responses for one request, as streaming
+    does.
     """
 
     name: str

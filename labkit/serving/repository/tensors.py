@@ -109,8 +109,8 @@ FASTERTRANSFORMER_OUTPUTS = (
 """`text_length` exists because of a bug in Triton 2.51.
 
 An ensemble skips a step if neither the client nor another step needs its outputs. Triton decides this wrongly if one output of
-the step goes both to the client and to another step. When both got `sequence_length`, Triton skipped `fastertransformer` for
-clients that asked for only one output, and these clients got an error.
+the step goes both to the client and to another step. When the client and the step `postprocessing` both got `sequence_length`,
+Triton skipped `fastertransformer` for clients that asked for only one output, and these clients got an error.
 """
 
 POSTPROCESSING_INPUTS = (

@@ -32,10 +32,10 @@ class ServeSettings:
 
     model, precision, device, seed: as in `labkit.load`. tensor_parallel, pipeline_parallel: how an engine is split into ranks.
     instances: the number of engines, each with its own weights and cache. max_batch: the most sequences that an engine runs at
-    a time. max_queue: the most prompts that can wait in addition to these. cache_bytes: the size of each engine's KV cache; as
-    large as memory allows if left out. kv_cache_dtype: as in `labkit.load`. request_seconds: the longest time from a request's
-    arrival to its end, even if the request asks for more. threads: threads of an engine on the CPU without ranks; if left out,
-    `compute_threads` decides.
+    a time. max_queue: the most prompts that can wait in addition to the running sequences. cache_bytes: the size of each
+    engine's KV cache; if left out, the cache is as large as the memory allows. kv_cache_dtype: as in `labkit.load`.
+    request_seconds: the longest time from a request's arrival to its end, even if the request asks for more. threads: the
+    number of threads of an engine that runs on the CPU in one process; if left out, `compute_threads` decides.
     """
 
     model: str = "gptj-tiny"
@@ -71,9 +71,9 @@ def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
     """Write the model repository to `folder`; returns the names of the models.
 
     The folder is created if it is missing, and emptied if labkit wrote a repository there before. Weights stay where they are;
-    the tokenizer is copied. A model on the hub is downloaded first. Without a tokenizer (synthetic weights) only `gptj` and
-    `fastertransformer` are written, which accept token ids. Raises `InvalidRequest` for a folder with other files, and
-    whatever `open_checkpoint` raises.
+    the tokenizer is copied. A model on the hub is downloaded first. If there is no tokenizer (synthetic weights), only `gptj`
+    and `fastertransformer` are written, which accept token ids. Raises `InvalidRequest` for a folder with other files, and
+    passes on the errors of `open_checkpoint`.
     """
     make_room(folder)
     checkpoint = open_checkpoint(settings.model, seed=settings.seed)

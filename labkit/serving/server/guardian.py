@@ -1,7 +1,7 @@
 """The guardian: a process between a `Server` and its tritonserver.
 
 The guardian ends tritonserver when it is told to, or when the `Server`'s process has ended for any reason. Then the guardian
-deletes the files and shared memory that tritonserver left. Run as `python -m labkit.serving.server.guardian PARENT FOLDER
+deletes the files and shared memory that tritonserver left. It is run as `python -m labkit.serving.server.guardian PARENT FOLDER
 REGIONS COMMAND...`. The guardian imports neither torch nor numpy.
 """
 
@@ -31,7 +31,7 @@ CHILDREN_SECONDS = 2.0
 
 STACK_BYTES = 2**30
 """The size in bytes of the stack of each server thread, if the system allows this size. tritonserver reads nested JSON by
-recursion and keeps a list of a body's parts on the stack. With the usual 8 MiB, a body of 150,000 brackets crashes
+recursion and keeps a list of a body's parts on the stack. If the stack has the usual 8 MiB, a body of 150,000 brackets crashes
 tritonserver. Unused stack costs nothing.
 """
 
@@ -46,9 +46,9 @@ def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
     if signal n ended it.
 
     command: environment variables as NAME=VALUE, then the program and its arguments. If there is a file `folder/secret`, the
-    server gets the options that restrict access by that secret. Writes the server's process id to `folder/pid`. At the end
-    deletes the server's shared folder, the files of its secret, and its shared memory, whose names begin with `regions`; also
-    `folder` itself if the parent has ended.
+    server gets the options that restrict access by that secret. Writes the server's process id to `folder/pid`. At the end, the
+    server's shared folder, the files of its secret, and its shared memory, whose names begin with `regions`, are deleted. If
+    the parent has ended, `folder` itself is deleted too.
     """
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
@@ -72,7 +72,7 @@ def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
 
 
 def _secret(folder: Path) -> str:
-    """The server's secret; empty if it has none."""
+    """The server's secret; empty if the server has none."""
     file = folder / SECRET_FILE
     return file.read_text() if file.exists() else ""
 

@@ -26,7 +26,7 @@ WORD = struct.calcsize("P")
 
 
 class CannotHide(OSError):
-    """This machine does not let a parent write into its child."""
+    """Raised if this machine does not let a parent process write into the memory of its child."""
 
 
 def start_hidden(

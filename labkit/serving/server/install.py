@@ -20,7 +20,7 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 DOWNLOAD_MEGABYTES = 75
 
 Progress = Callable[[str], None]
-"""Called with a few words about the current step."""
+"""A function that is called with a few words about the current step."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def install_server(progress: Progress = lambda words: None) -> ServerProgram:
 def need_server() -> ServerProgram:
     """Return the server that `find_server` finds.
 
-    If there is none, raises `NotAvailable` with the command that installs one. Also raises `NotAvailable` if the path of
+    If there is no server, raises `NotAvailable` with the command that installs one. Also raises `NotAvailable` if the path of
     labkit's folder has letters outside ASCII: the Python in Triton's backend always starts in the C locale, and cannot import
     from such a folder.
     """

@@ -1,4 +1,4 @@
-"""Temporary folders, each locked by the process that owns it. If the owner is killed, the next `sweep` deletes the folder."""
+"""Makes temporary folders, each locked by its owner process. If the owner is killed, the next `sweep` deletes the folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.serving.server.server_folder import delete_remains
 from labkit.serving.user_folder import user_folder
 
 PREFIX = "labkit-run-"
-"""The beginning of the names of all such folders. The system releases the lock on a folder when its owner ends."""
+"""The names of all these folders begin with this text. The system releases the lock on a folder when its owner ends."""
 
 
 class LockedFolder:

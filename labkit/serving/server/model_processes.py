@@ -15,7 +15,7 @@ from labkit.serving.metrics import read_metrics
 from labkit.serving.shared_folder import shared_folder_path
 
 STOPPED_SECONDS = 2.0
-"""A process that is stopped (SIGSTOP) for longer than this counts as ended: nobody takes its waiting requests."""
+"""A process that is stopped (SIGSTOP) for longer than this counts as ended: its requests get no answer."""
 
 FAILED_IN_TIME = 2
 """This many requests may wait for a model without a process: Triton itself answers one of these requests per second with an
@@ -64,7 +64,7 @@ class ModelProcesses:
                         process.wait(1.0)
 
     def waiting_for_ended(self, model: str) -> int:
-        """The number of requests that get no answer or a late one, because the process that had accepted them has ended."""
+        """The number of requests that get no answer or a late answer, because the process that had accepted them has ended."""
         ended = [process.pid for process in self._of.get(model, []) if not is_alive(process)]
         lost = count_in_flight(shared_folder_path(self._server), ended)
         if ended and (waiting := self._waiting(model)) > FAILED_IN_TIME:
@@ -83,7 +83,7 @@ class ModelProcesses:
         return int(metrics.total("nv_inference_pending_request_count", model=model))
 
     def _find(self, model: str) -> list[psutil.Process]:
-        """The processes that were started with the model's code. A model that is being replaced may have two."""
+        """The processes that were started with the model's code. While a model is being replaced, it may have two processes."""
         folder, found = f"{self._repository / model}/", []
         try:
             for process in psutil.Process(self._server).children(recursive=True):

@@ -75,8 +75,8 @@ class Probes:
     def reload(self, model: str) -> None:
         """Unload a model and load it again in a new process. Raises `NotAvailable` if that fails.
 
-        This does not wait until the old process is unloaded: if that process was killed, the server waits for its requests
-        forever.
+        `reload` does not wait until the old process is unloaded. If that process was killed, the server waits forever for the
+        requests that the process had accepted.
         """
         try:
             self._client.unload_model(model, client_timeout=UNLOAD_SECONDS)
@@ -125,7 +125,7 @@ class Probes:
             self._client.infer(model, inputs, client_timeout=ANSWER_SECONDS, parameters=parameters)
 
     def _stream(self, model: str, inputs: list[Any], parameters: dict[str, str]) -> None:
-        """Probe a decoupled model; its first response counts."""
+        """Probe a decoupled model; the first response to the probe counts as the model's answer."""
         library = client_library()
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with grpc_client(self._address) as client:

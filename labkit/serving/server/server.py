@@ -27,13 +27,13 @@ from labkit.serving.shared_folder import shared_folder
 class Server:
     """A running server for a model repository; also a context manager.
 
-    repository: the folder. models: the models to load, one after another; all models of the repository if left out. http_port,
-    grpc_port, metrics_port: free ports if left out. address: the address to listen on. watch: check every few seconds whether
-    each model answers, reload models that do not answer (see `watchdog`), and restart tritonserver if it ends by itself (see
-    `restarts`). log: the file for the output of the server and its models; a temporary file if left out. program: the server to
-    start; `need_server()` if left out. progress: called with a text that says what is being waited for; later it is called from
-    another thread when a tritonserver has ended. give_up: called while waiting for the start; if it returns True, the start is
-    abandoned. start_seconds: the time until every model must have answered.
+    repository: the folder of the model repository. models: the models to load, one after another; all models of the repository
+    if left out. http_port, grpc_port, metrics_port: free ports if left out. address: the address to listen on. watch: check
+    every few seconds whether each model answers, reload models that do not answer (see `watchdog`), and restart tritonserver if
+    it ends by itself (see `restarts`). log: the file for the output of the server and its models; a temporary file if left out.
+    program: the server to start; `need_server()` if left out. progress: called with a text that says what is being waited for;
+    later it is called from another thread when a tritonserver has ended. give_up: called while waiting for the start; if it
+    returns True, the start is abandoned. start_seconds: the time within which every model must have answered.
 
     After construction every model has answered a real request. The server ends with `stop`, at the end of the `with` block,
     when the object is garbage-collected, and whenever this process ends. Raises `InvalidRequest` for a repository without
@@ -128,7 +128,7 @@ def models_in(repository: Path) -> list[str]:
     """The models of a repository in loading order: the engine's model, then ensembles (which load their steps), then the other
     models.
 
-    Raises `InvalidRequest` if there are none.
+    Raises `InvalidRequest` if the repository has no models.
     """
     configs = {config.parent.name: config.read_text() for config in repository.glob("*/config.pbtxt")}
     if not configs:

@@ -49,7 +49,7 @@ KNOWN_CAUSES = {
 class StartSettings:
     """The settings with which tritonserver is started; every restart uses the same settings.
 
-    ports: for HTTP, gRPC and metrics.
+    ports: the ports for HTTP, gRPC and metrics, in this order.
     """
 
     program: ServerProgram

@@ -1,4 +1,4 @@
-"""The paths that a server is given: absolute, and without characters that a shell would interpret.
+"""Makes the paths that a server is given: they are absolute, and have no characters that a shell would interpret.
 
 A server runs in a folder of its own, and Triton's Python backend starts models through a shell without quoting paths.
 """

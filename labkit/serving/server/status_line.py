@@ -10,8 +10,8 @@ from labkit.serving.metrics import read_metrics
 def status_line(metrics: str, seconds: float, name: str, restarts: int = 0) -> str:
     """Return one line: running and waiting sequences, requests, refusals, tokens per second, and the share of the cache in use.
 
-    The numbers come from the metrics, without the watchdog's probes. metrics: HOST:PORT. seconds: since the last start of
-    tritonserver. restarts: how often tritonserver was started again; 0 is not shown.
+    The numbers come from the metrics, without the watchdog's probes. metrics: HOST:PORT of the server's metrics. seconds: the
+    time since the last start of tritonserver. restarts: how often tritonserver was started again; 0 is not shown.
     """
     try:
         found = read_metrics(metrics, timeout=2.0)

@@ -39,9 +39,8 @@ class Restart:
 class Supervisor:
     """Starts a tritonserver at once, and starts it again whenever it has ended.
 
-    `ready` waits for the first tritonserver and begins to watch it. `end` ends tritonserver and its restarts. restarts: the
-    last `MOST_RESTARTS` restarts.
-    failure: why the supervisor gave up; empty before that.
+    `ready` waits for the first tritonserver and begins to watch it. `end` ends tritonserver, which is then not restarted.
+    restarts: the last `MOST_RESTARTS` restarts. failure: why the supervisor gave up; empty until then.
 
     After tritonserver has ended, it is restarted at once. Each failed start doubles the pause before the next start, from 1 s
     up to `LONGEST_PAUSE`; after `MOST_STARTS` failed starts the supervisor gives up.
@@ -81,7 +80,7 @@ class Supervisor:
         self.process.kill()
 
     def end(self) -> None:
-        """End the server, its watchdog and its folder, even during a start. A second call does nothing."""
+        """End the server and its watchdog, even during a start, and delete the server's folder. A second call does nothing."""
         self._ended.set()
         if self.watchdog:
             self.watchdog.end()

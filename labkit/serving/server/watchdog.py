@@ -34,7 +34,7 @@ MANY_REPAIRS = 40
 class Repair:
     """The reload of a model that did not answer.
 
-    when: seconds since the epoch. seconds: how long the reload took. failure: why it failed; empty if it succeeded.
+    when: seconds since the epoch. seconds: how long the reload took. failure: why the reload failed; empty if it succeeded.
     """
 
     model: str
@@ -119,7 +119,7 @@ class Watchdog:
                 self._limit_repairs()
 
     def _look(self, model: str) -> None:
-        """Probe a model and repair it if it does not answer; the models that it needs come first."""
+        """Probe a model and repair it if it does not answer. The models that it needs are probed and repaired first."""
         before = self._tries
         if self._is_fine(model):
             return
@@ -129,7 +129,7 @@ class Watchdog:
         if asked != before and self._is_fine(model):
             return
         with self._repairing:
-            if self._tries == asked:  # otherwise the other thread may have repaired it
+            if self._tries == asked:  # otherwise the other thread may have repaired the model
                 self._repair(model)
 
     def _is_fine(self, model: str) -> bool:

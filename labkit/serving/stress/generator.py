@@ -31,8 +31,8 @@ def run_stress(
     """Run a stress test of a server, and wait until every request has ended.
 
     A failed request is recorded with its error and not repeated. `progress` is called with a text about the progress every
-    second. Raises `InvalidRequest` for a malformed address, `NotAvailable` if tritonclient is not installed. Before the test,
-    one request is sent that does not count; if it fails, its error is raised, because there is nothing to measure.
+    second. Raises `InvalidRequest` for a malformed address, and `NotAvailable` if tritonclient is not installed. Before the
+    test, one request is sent that does not count; if this request fails, its error is raised and the test does not start.
     """
     generator = _Generator(grpc_address, settings, progress)
     try:

@@ -17,8 +17,9 @@ from labkit.serving.channels import is_here
 class OtherPrograms:
     """Watches this machine during its `with` block, while a load test runs against the server at HOST:PORT.
 
-    After the block, `disturbed` says how other programs disturbed the load; "" if they did not. `not_watched` says why labkit
-    cannot find this out; "" if it can. If the server runs on another machine, only the load generator is watched.
+    After the block, `disturbed` says how other programs disturbed the load; it is "" if they did not. `not_watched` says why
+    labkit cannot find out whether they did; it is "" if labkit can. If the server runs on another machine, only the load
+    generator is watched.
     """
 
     def __init__(self, address: str) -> None:
@@ -45,7 +46,7 @@ class OtherPrograms:
 def server_process(address: str) -> int | None:
     """Return the id of the process on this machine that is listening on the port of HOST:PORT.
 
-    None if there is no such process, or if it cannot be seen: it may belong to another user, or run in a container.
+    Return None if there is no such process, or if labkit cannot see it: it may belong to another user, or run in a container.
     """
     port = int(address.rpartition(":")[2])
     try:

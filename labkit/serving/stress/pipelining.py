@@ -1,7 +1,7 @@
 """The gain of serving a model in parts: predicted from single requests, and measured under load.
 
-While one request is in the second part, the next one can be in the first. Requests here are prefills: a prompt goes in, and the
-logits after its last token come back.
+While the second part of the model computes one request, the first part can compute the next request. In this module, a request
+is a prefill: the server gets a prompt and returns the logits after the prompt's last token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Alone:
     """Measurements of a served model that gets one request at a time.
 
     latency: seconds per request. computing: seconds that each part computed for one request, by the name of the part's model.
-    disturbed: how other programs disturbed the requests; "" if they did not.
+    disturbed: says how other programs disturbed the requests; it is "" if they did not.
     """
 
     latency: float
@@ -34,12 +34,17 @@ class Alone:
 
     @property
     def overhead(self) -> float:
-        """The seconds of a request during which no part computed: transport, queues, and the hand-over from part to part."""
+        """The seconds of a request during which no part computed.
+
+        They are the time for transport, queues, and passing data from part to part.
+        """
         return max(0.0, self.latency - sum(self.computing.values()))
 
     def predicted_rate(self, users: int, copies: int = 1) -> float:
-        """Predict how many requests per second `users` users get answered. Each user sends a request when the previous one is
-        answered. A part answers at most `copies / computing` requests per second, and the users send at most `users / latency`.
+        """Predict how many requests per second are answered if `users` users send requests.
+
+        Each user sends a request when that user's previous request is answered. A part answers at most `copies / computing`
+        requests per second, and the users send at most `users / latency` requests per second.
         """
         slowest = max(self.computing.values())
         return min(users / self.latency, copies / slowest)
@@ -47,9 +52,9 @@ class Alone:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Measurements of a served model under load: the number of users, the number of answered requests, and the seconds.
+    """Measurements of a served model under load: the number of users, the number of answered requests, and the load's seconds.
 
-    `disturbed` says how other programs disturbed the load; "" if they did not.
+    `disturbed` says how other programs disturbed the load; it is "" if they did not.
     """
 
     users: int

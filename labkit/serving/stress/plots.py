@@ -48,8 +48,8 @@ def timeline_plot(record: StressRecord, row: int = -1, *, title: str = "Requests
 
     The curve shows how many requests are decoding.
 
-    The end of a request's waiting time comes from the server's report. At most `MOST_BARS` requests have bars: the first
-    requests that were due after the warm-up. Raises `InvalidRequest` if no request of the row has a token.
+    The server reports when a request's waiting time ended. At most `MOST_BARS` requests have bars: the first requests that were
+    due after the warm-up. Raises `InvalidRequest` if no request of the row has a token.
     """
     requests = [request for request in record.requests(row) if request.pieces]
     begin = record.settings["warmup"]

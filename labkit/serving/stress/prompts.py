@@ -16,8 +16,9 @@ _TRIES = 1000
 class Prompts:
     """A sequence of different prompts.
 
-    lengths: counted in tokens of `gptj-tiny`'s tokenizer; other tokenizers make about as many tokens. as_token_ids: return
-    token ids instead of text, for models without a tokenizer. Equal seeds give equal sequences.
+    lengths: the lengths of the prompts, counted in tokens of `gptj-tiny`'s tokenizer; another tokenizer splits the prompts into
+    about as many tokens. as_token_ids: return token ids instead of text, for models without a tokenizer. Equal seeds give equal
+    sequences.
     """
 
     def __init__(self, lengths: Lengths, *, seed: int = 0, as_token_ids: bool = False) -> None:

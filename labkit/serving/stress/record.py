@@ -20,7 +20,10 @@ class StressRecord(Record):
 
     @classmethod
     def of(cls, runs: Sequence[StressRun], served: dict[str, Any]) -> StressRecord:
-        """Make the record of runs whose settings differ only in the load. served: what `about_served` returned before them."""
+        """Make the record of runs whose settings differ only in the load.
+
+        served: the description of the server that `about_served` returned before the runs.
+        """
         settings = runs[0].settings.to_dict()
         asked = {name: value for name, value in settings.items() if name not in ("users", "rate")}
         about = {name: served[name] for name in ("served", "device", "dtype")}

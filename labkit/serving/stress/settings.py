@@ -19,10 +19,10 @@ class StressSettings:
     users: the number of users. Each user sends its next request as soon as its previous request is answered (closed loop).
     rate: the number of requests per second; they arrive at random times and do not wait for one another (open loop). seconds:
     the length of the measurement, after `warmup` seconds that do not count. prompt_tokens, new_tokens: distributions of
-    lengths. temperature: 0 is greedy. ttft_limit, itl_limit: in seconds, the longest time to the first token and the longest
-    average time between tokens of a good request. timeout: the longest time of a request in seconds. as_token_ids: send prompts
-    as token ids, for models without a tokenizer. seed: for prompts, lengths and arrival times. Raises `InvalidRequest` for
-    impossible settings.
+    lengths. temperature: 0 means greedy decoding. ttft_limit, itl_limit: the longest time to the first token and the longest
+    average time between tokens that a request may have to count as good, both in seconds. timeout: the longest time of a
+    request in seconds. as_token_ids: send prompts as token ids, for models without a tokenizer. seed: the seed of the random
+    prompts, lengths and arrival times. Raises `InvalidRequest` for impossible settings.
     """
 
     users: int | None = None
@@ -55,6 +55,6 @@ class StressSettings:
         return f"{self.rate:g} requests/s"
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values; lengths become text."""
+        """Return the settings as numbers, texts and None; the distributions of lengths become texts."""
         lengths = {name: getattr(self, name) for name in ("prompt_tokens", "new_tokens")}
         return vars(self) | {name: f"{one.low} to {one.high}, {one.shape}" for name, one in lengths.items()}

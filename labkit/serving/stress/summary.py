@@ -1,4 +1,4 @@
-"""Summarises a stress test: percentiles, throughput, goodput, errors, and whether the generator kept up."""
+"""Summarises a stress test: percentiles, throughput, goodput, errors, and whether the load generator kept up."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from labkit.measure.disturbed import SIGN
 from labkit.serving.stress.times import StressRun
 
 LATE_SECONDS = 0.02
-"""The generator did not keep up if the 99th percentile of its delays, in requests or in the event loop, is above this."""
+"""The load generator did not keep up if the 99th percentile of its delays is above this many seconds.
+
+This holds for the delays with which it sent requests, and for the delays of its event loop.
+"""
 
 
 def percentiles(values: Sequence[float], scale: float = 1e3) -> dict[str, float | int | None]:
     """Return `p50`, `p95`, `p99`, `mean` and `max`, multiplied by `scale` (default: seconds to milliseconds), and `count`.
 
-    Percentile p of n sorted values is at index (n - 1) p / 100, counted from 0, with linear interpolation. All but `count` are
-    None if there are no values.
+    Percentile p of n sorted values is at index (n - 1) p / 100, counted from 0, with linear interpolation. If there are no
+    values, `count` is 0 and all other entries are None.
     """
     if not values:
         return {"p50": None, "p95": None, "p99": None, "mean": None, "max": None, "count": 0}
@@ -30,13 +33,13 @@ def percentiles(values: Sequence[float], scale: float = 1e3) -> dict[str, float 
 def summarise(run: StressRun) -> dict[str, Any]:
     """Return the row of a run for a record. Latencies are in milliseconds; only requests that were due after the warm-up count.
 
-    `ttft_ms`: from the due time to the first token. `itl_ms`: between tokens. `e2e_ms`: for complete answers, from the due time
-    to the last token. `tokens_per_second`, `requests_per_second`: tokens that arrived, and requests that were answered, per
-    second of the measurement. `goodput`: requests per second that met both latency limits. `good_share`: the share of due
-    requests that met both limits. `lag_ms`: how late requests were sent. `loop_lag_ms`: how late the event loop was.
-    `fell_behind`: a warning if the generator did not keep up, otherwise empty. `disturbed`: how other programs disturbed the
-    run; empty if they did not. `not_watched`: why it is not known whether other programs disturbed the run; empty if it is
-    known.
+    `ttft_ms`: the time from the due time to the first token. `itl_ms`: the time between tokens. `e2e_ms`: the time from the due
+    time to the last token, for complete answers. `tokens_per_second`: tokens that arrived per second of the measurement.
+    `requests_per_second`: requests that were answered per second of the measurement. `goodput`: requests per second that met
+    both latency limits. `good_share`: the share of due requests that met both limits. `lag_ms`: how late requests were sent.
+    `loop_lag_ms`: how late the load generator's event loop was. `fell_behind`: a warning if the load generator did not keep up,
+    otherwise an empty text. `disturbed`: says how other programs disturbed the run; it is empty if they did not.
+    `not_watched`: says why it is not known whether other programs disturbed the run; it is empty if this is known.
     """
     settings, counted = run.settings, run.counted
     answered = [request for request in counted if request.error is None and request.pieces]
@@ -71,14 +74,15 @@ def summarise(run: StressRun) -> dict[str, Any]:
 
 
 def named(row: dict[str, Any]) -> str:
-    """Return the load of a row, with a sign if other programs disturbed the row. Rows of older records do not have this
-    information.
+    """Return the load of a row, with a sign if other programs disturbed the row.
+
+    Rows of older records do not say whether other programs disturbed them; their loads get no sign.
     """
     return f"{row['load']} {SIGN}" if row.get("disturbed") else str(row["load"])
 
 
 def fell_behind(run: StressRun) -> str:
-    """Return a warning if the generator did not keep up; empty if it did."""
+    """Return a warning if the load generator did not keep up, and an empty text if it did."""
     lags = {"with its requests": [request.sent - request.due for request in run.counted], "in noting tokens": run.loop_lags}
     late = [f"{1e3 * worst:.0f} ms late {what}" for what, values in lags.items() if (worst := _p99(values)) > LATE_SECONDS]
     if not late:

@@ -12,10 +12,10 @@ from labkit.serving.stress.settings import StressSettings
 class RequestTimes:
     """The times of one request, in seconds from the beginning of the run, warm-up included.
 
-    due: the time when the request should have been sent. Latencies are counted from this time, so that a late generator does
-    not make the server look faster. sent: when it was sent. pieces: when each token arrived. queue_seconds: how long it waited
-    in the server, as reported by the server. error: the type of the error that it ended with, or None if it was answered.
-    words: the error's message.
+    due: the time when the request should have been sent. Latencies are counted from this time, so that a late load generator
+    does not make the server look faster. sent: the time when the request was sent. pieces: the times at which tokens arrived.
+    queue_seconds: how long the request waited in the server, as reported by the server. error: the type of the error with which
+    the request ended, or None if it was answered. words: the error's message.
     """
 
     number: int
@@ -31,7 +31,7 @@ class RequestTimes:
 
     @property
     def ttft(self) -> float:
-        """Seconds from the due time to the first token. Only for requests with tokens."""
+        """Seconds from the due time to the first token. Exists only for requests with tokens."""
         return self.pieces[0] - self.due
 
     @property
@@ -57,11 +57,12 @@ class RequestTimes:
 
 @dataclass
 class StressRun:
-    """All requests of a run, including the requests of the warm-up, and how late the generator itself was.
+    """All requests of a run, including the requests of the warm-up, and how late the load generator itself was.
 
     loop_lags: the event loop often sleeps for a short time; each value says by how many seconds one sleep was too long. The
-    recorded arrival time of a token can be too late by up to this many seconds. disturbed: how other programs disturbed the
-    run, warm-up included; "" if they did not. not_watched: why it is not known whether they did; "" if it is known.
+    recorded arrival time of a token can be too late by up to this many seconds. disturbed: says how other programs disturbed
+    the run, warm-up included; it is "" if they did not. not_watched: says why it is not known whether other programs disturbed
+    the run; it is "" if this is known.
     """
 
     settings: StressSettings

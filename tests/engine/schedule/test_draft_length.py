@@ -14,8 +14,8 @@ from labkit.engine.schedule.draft_length import MOST_GUESSES, DraftLength, expec
 class Machine:
     """A simulated machine. All times are in seconds.
 
-    plain: a step without guesses. draft: one pass of the draft model. check: each further token that a step checks.
-    right: the probability that a guess is right. noise: the largest relative increase of a measured time.
+    plain: a step without guesses. draft: one pass of the draft model. check: the additional time of a step for each guessed
+    token that it checks. right: the probability that a guess is right. noise: the largest relative increase of a measured time.
     """
 
     draft: float
@@ -29,7 +29,7 @@ class Machine:
 
 
 def simulated(machine: Machine, tokens: int, *, seed: int = 0, prompt: int = 20) -> float:
-    """The time for `tokens` tokens of one sequence, divided by the time without guesses."""
+    """The time to generate `tokens` tokens of one sequence with guesses, divided by the time without guesses."""
     draw, length, taken, made = random.Random(seed), DraftLength(cost=machine.draft / machine.plain), 0.0, 0
     missing = prompt
     length.target_read(prompt, machine.plain * prompt / 16)

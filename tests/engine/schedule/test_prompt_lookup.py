@@ -12,10 +12,10 @@ from tests.engine.test_sampling import WISHES, sampler_of, sequence
 
 
 def plain_proposals(tokens: list[int], count: int) -> list[int]:
-    """The guess, computed by its definition.
+    """The guess, computed by the definition of prompt lookup.
 
-    Take the longest ending of the text, of up to three tokens, that also occurs earlier. The guess is the tokens that follow
-    its last earlier occurrence.
+    Take the longest ending of the text, of up to three tokens, that also occurs earlier. The guess consists of the tokens that
+    follow the last earlier occurrence of this ending.
     """
     for length in range(LONGEST, 0, -1):
         ending = tokens[-length:]

@@ -1,4 +1,4 @@
-"""The scheduler without a model: it keeps order and limits, preempts and cancels, and loses no slot."""
+"""The scheduler without a model: it keeps the order of requests and all limits, preempts and cancels, and loses no slot."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def test_a_prompt_longer_than_a_step_goes_in_chunks_and_its_last_chunk_gives_a_t
 
 
 def test_running_sequences_get_a_token_in_every_step_while_a_long_prompt_advances() -> None:
-    """The long prompt is computed beside as many short ones as fit, and also ends within the limit that `Scheduler` states."""
+    """The long prompt is computed together with as many short prompts as fit, and ends within the limit that `Scheduler`
+    states.
+    """
     one = scheduler(tokens=16, rows=8, num_slots=3000)
     running = [sequence(unlike(2, n), 400) for n in range(7)]
     for short in running:
@@ -273,7 +275,9 @@ def test_a_cancelled_request_gives_back_its_slots_at_once_wherever_it_is() -> No
 
 @pytest.mark.parametrize("seed", range(25))
 def test_any_order_of_arrivals_and_cancellations_ends_with_every_slot_accounted_for(seed: int) -> None:
-    """No sequence starves: the earliest running one advances in every step, and all that are not cancelled are completed."""
+    """No sequence starves: the earliest running sequence advances in every step, and every sequence that is not cancelled is
+    completed.
+    """
     draw = random.Random(seed)
     one = scheduler(draw.choice([45, 70, 200]), draw.choice([3, 6]), draw.choice([8, 20]), prefix_reuse=draw.random() < 0.7)
     asked: list[Sequence] = []

@@ -46,7 +46,7 @@ def test_a_pool_of_no_slots_is_refused() -> None:
 
 
 class Plain:
-    """All prefixes in a dictionary. It holds the same information as the tree, in a simpler form."""
+    """All prefixes in a dictionary. The dictionary holds the same information as the tree, in a simpler form."""
 
     def __init__(self) -> None:
         self.slot_of: dict[tuple[int, ...], int] = {}
@@ -68,7 +68,9 @@ class Plain:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_tree_finds_and_keeps_what_a_dictionary_of_all_prefixes_does(seed: int) -> None:
-    """The texts have only two letters, so the tree branches everywhere. Some grow while prefixes of others are dropped."""
+    """The texts have only two letters, so the tree branches everywhere. Some texts grow while prefixes of other texts are
+    dropped.
+    """
     draw = random.Random(seed)
     slots = SlotAllocator(60)
     tree, plain = PrefixCache(slots), Plain()

@@ -1,6 +1,6 @@
-"""Known ways to cheat, or to harm the run, with the exercise `kv_cache_bytes`. They run only in the sandbox.
+"""Known ways to cheat in the exercise `kv_cache_bytes`, or to harm the run that grades it. The cheats run only in the sandbox.
 
-The cheats do not compute the number of bytes, except those that are only possible with the right number.
+A cheat does not compute the right number of bytes, unless the cheat is only possible with this number.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The definition of a cheat, and the form of its cells.
 
-In a cheat's source, these words are replaced by facts about the run, because a good cheat knows them:
+In a cheat's source, the words below are replaced by facts about the run, because a good cheat knows these facts:
 
 - `$PACKAGE` and `$ROOT`: the folders of labkit and of its repository;
 - `$OTHER`: the folder of the honest learner;
@@ -41,7 +41,7 @@ def seeds():
 class Cheat:
     """A cheat: what it tries, the code of its cells, and words in its verdict that show how far the cheat came.
 
-    `files` are the texts of more files beside the notebook, and `links` are symbolic links beside it.
+    `files` holds the texts of further files in the notebook's folder, and `links` holds symbolic links in this folder.
     """
 
     tries: str

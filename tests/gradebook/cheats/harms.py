@@ -1,4 +1,4 @@
-"""Cheats that do harm: to files, to the machine, to the run."""
+"""Cheats that harm files, the machine or the run."""
 
 from __future__ import annotations
 

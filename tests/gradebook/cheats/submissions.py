@@ -1,4 +1,4 @@
-"""Writes the submissions of cheats, which know facts of the run that grades them."""
+"""Writes the submissions of cheats. The cheats know facts about the run that grades them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ PACKAGE = Path(labkit.__file__).parent
 
 
 def facts_of(root: Path, secret: str, honest: str, port: int) -> dict[str, str]:
-    """The facts that the cheats know; see `tests.gradebook.cheats.cheat`. `root` is the folder of the class."""
+    """The facts about the run that the cheats know, as listed in `tests.gradebook.cheats.cheat`. `root` is the folder of the
+    class.
+    """
     return {
         "$PACKAGE": str(PACKAGE),
         "$ROOT": str(PACKAGE.parent),

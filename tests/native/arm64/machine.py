@@ -1,4 +1,4 @@
-"""A native library that runs on an emulated ARM CPU and is used like the one of this machine.
+"""A native library that runs on an emulated ARM CPU and is used like the native library of this machine.
 
 `compiled` cross-compiles the library, with the flags of `labkit.native.build`, into a program that calls its functions
 (calls.cpp). `EmulatedLibrary` runs this program under qemu and has the functions of a loaded library. Each call copies the
@@ -36,7 +36,7 @@ _CALLS = Path(__file__).with_name("calls.cpp")
 
 
 def missing() -> str:
-    """The reason why no ARM CPU can be emulated here; an empty string if one can."""
+    """The reason why no ARM CPU can be emulated here; an empty string if an ARM CPU can be emulated."""
     lacking = [name for name in (GNU[0], QEMU) if shutil.which(name) is None]
     return f"no {' and no '.join(lacking)}; Debian's g++-aarch64-linux-gnu and qemu-user have them" if lacking else ""
 
@@ -44,14 +44,14 @@ def missing() -> str:
 @functools.cache
 def cpu_models() -> frozenset[str]:
     """The CPU models that this qemu can emulate."""
-    listed = subprocess.run([QEMU, "-cpu", "help"], capture_output=True, text=True, check=False).stdout  # its status is 1
+    listed = subprocess.run([QEMU, "-cpu", "help"], capture_output=True, text=True, check=False).stdout  # the exit status is 1
     found = frozenset(listed.split())
     assert "max" in found, f"{QEMU} -cpu help lists no CPU models: {listed!r}"
     return found
 
 
 def compiled(compiler: list[str], folder: Path, *, as_on_macos: bool = False) -> Path:
-    """Compile the program for ARM in `folder`. as_on_macos: only with threads of C++'s library, without OpenMP and futexes."""
+    """Compile the program for ARM in `folder`. as_on_macos: use only the threads of C++'s library, no OpenMP and no futex."""
     flags = ["-DLK_WITHOUT_LINUX", "-fopenmp-simd"] if as_on_macos else build.openmp_flags(compiler, folder)
     objects = build.compile_sources(compiler, folder, flags, more=(_CALLS,))
     program = folder / "calls"
@@ -128,7 +128,7 @@ class EmulatedLibrary:
         return int(value) % (1 << 64)
 
     def _translated(self, given: Structure) -> Structure:
-        """A copy of a structure whose addresses are those in the emulated program."""
+        """A copy of a structure in which each address is replaced by the address in the emulated program."""
         copy = type(given)()
         for name, kind, *_ in given._fields_:
             value = getattr(given, name)

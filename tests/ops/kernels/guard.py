@@ -47,7 +47,7 @@ def _poison(dtype: torch.dtype) -> float | int:
 
 
 def misaligned(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy that starts one element after a 16-byte boundary, with poison on both sides."""
+    """A copy of the tensor that starts one element after a 16-byte boundary, with poison before and after it."""
     buffer = torch.full((tensor.numel() + 1 + MARGIN,), _poison(tensor.dtype), dtype=tensor.dtype, device=tensor.device)
     copy = buffer[1 : 1 + tensor.numel()].view(tensor.shape)
     copy.copy_(tensor)

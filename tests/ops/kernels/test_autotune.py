@@ -1,4 +1,4 @@
-"""Choices of kernels, measured with a fake clock: they are stored, found again, and measured again after a change."""
+"""Choices of kernels are measured with a fake clock, stored, found again, and measured again after a change."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ pytestmark = [
 def interpreted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Counter[tuple[str, str]]]:
-    """Run that process. Return its output, and the number of tests by file and outcome.
+    """Run the process that interprets kernels. Return its output, and the number of tests by file and outcome.
 
-    The process leaves out the same tests as this run: it gets the same `-m` option.
+    The process gets the `-m` option of this run, so it leaves out the same tests.
     """
     report = tmp_path_factory.mktemp("interpreted") / "report.xml"
     command = [sys.executable, "-m", "pytest", str(FOLDER), "-p", "no:cacheprovider", "--junitxml", str(report)]

@@ -28,7 +28,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def weight_of(kind: str, dtype: torch.dtype, group: int = 32) -> GPUWeight:
-    """A weight without memory."""
+    """A weight whose tensors have no memory."""
     if kind == "dense":
         return meta(NUM_OUT, NUM_IN, dtype=dtype)
     if kind == "int4":
@@ -66,7 +66,7 @@ def check(found: dict[str, list[CompiledKernel]], kind: str, arch: int) -> None:
             continue
         assert "cp.async.cg.shared.global" in main.ptx, "weights are not fetched ahead of their use"
         assert "mma" in main.ptx, "no tensor cores"
-        if "PARTS=1" not in label:  # this kernel does not load scales and bias at its end, so all loads are those of the loop
+        if "PARTS=1" not in label:  # this kernel loads no scales and no bias at its end, so all loads are in the loop
             # The scales of int4 are narrower. int8 values that become float16 for Hopper's wgmma are copied 8 bytes at a time.
             narrower = {"int4": {2, 4, 8}, "int8": {8} if arch == 90 else set()}.get(kind, set())
             assert {16} <= set(accesses) <= {16} | narrower, f"{label}: {accesses}"
@@ -108,7 +108,7 @@ def test_spreading_int4_out() -> None:
 
 
 def test_awkward_shapes_fit_too() -> None:
-    """Rows that are not a multiple of 16 bytes give narrow accesses, but no spills and not too much shared memory."""
+    """If a row's size is not a multiple of 16 bytes, accesses are narrow, but nothing is spilled and shared memory suffices."""
     x, weight = meta(3, 257, dtype=torch.float16), meta(130, 257, dtype=torch.float16)
     for rows in (1, 3):
         kernels = compile_call(lambda: linear_triton(x[:rows], weight, None), 80)  # noqa: B023

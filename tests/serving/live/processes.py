@@ -17,7 +17,7 @@ def processes(server: Server) -> list[psutil.Process]:
 
 
 def model_process(server: Server, model: str) -> psutil.Process:
-    """The process that runs a model; the newer one if the model is being replaced and has two."""
+    """The process that runs a model; the newer process if the model is being replaced and has two processes."""
     found = [process for process in processes(server) if f"{model}_0_0" in if_alive(process.cmdline, [])]
     return max(found, key=psutil.Process.create_time)
 

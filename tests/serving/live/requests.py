@@ -45,7 +45,7 @@ def ensemble(prompts: Sequence[str], new_tokens: int, *, bad: str = "", stop: st
 
 
 def fastertransformer(prompts: Sequence[Sequence[int]], new_tokens: int, **given: Any) -> list[Any]:
-    """A request to `fastertransformer`. Word lists are given as arrays, other inputs as for `ensemble`."""
+    """A request to `fastertransformer`. Word lists are given as arrays, and other inputs are given as for `ensemble`."""
     specs = {spec.name: spec for spec in FASTERTRANSFORMER_INPUTS}
     longest = max(1, *map(len, prompts))
     inputs = [
@@ -59,7 +59,7 @@ def fastertransformer(prompts: Sequence[Sequence[int]], new_tokens: int, **given
 
 
 def long_request(model: str, new_tokens: int, *, stream: bool = False) -> list[Any]:
-    """A request to one of the three models for exactly `new_tokens` new tokens: no token ends the text. stream: `gptj` only."""
+    """A request to one of the three models for exactly `new_tokens` new tokens: no token ends it. Only `gptj` can stream."""
     if model == "gptj":
         return gptj(text_input=PROMPT, max_new_tokens=new_tokens, ignore_eos=True, stream=stream)
     if model == "ensemble":
@@ -86,7 +86,7 @@ def infer(server: Server, model: str, inputs: list[Any], **options: Any) -> dict
 def streaming(
     server: Server, inputs: list[Any], *, seconds: float = PATIENCE, **options: Any
 ) -> Iterator[queue.SimpleQueue[Any]]:
-    """Open a stream of `gptj`. Yield a queue that gets the outputs by name of each response, or an error.
+    """Open a stream of `gptj`. Yield a queue that gets, for each response, its outputs by name, or an error.
 
     The stream is cancelled at the end of the block.
     """

@@ -80,7 +80,7 @@ def evil_code(proof: Path) -> str:
 
 
 def evil_load(proof: Path) -> dict[str, Any]:
-    """The parameters of a load request that brings the model's code with it."""
+    """The body of a load request that contains the model's code."""
     code = base64.b64encode(evil_code(proof).encode()).decode()
     return {"parameters": {"config": json.dumps(EVIL_CONFIG), "file:1/model.py": code}}
 
@@ -135,7 +135,7 @@ def test_programs_use_models_and_read_without_a_secret(served: Server) -> None:
 
 @pytest.mark.parametrize("path", ["/v2/models/gptj/generate", "/v2/models/gptj/infer", "/v2/models/gptj/config"])
 def test_a_page_may_not_read_what_comes_back(served: Server, path: str) -> None:
-    """No answer has the header that a browser needs before it lets a page read the answer, and preflight requests are refused.
+    """No answer has the header without which a browser does not let a page read the answer, and preflight requests are refused.
 
     A simple request does reach the model, because Triton checks neither Origin nor Host.
     """
@@ -209,7 +209,9 @@ def listening(found: list[psutil.Process]) -> set[tuple[str, int]]:
 
 
 def test_a_secret_is_random_and_opens_its_server_until_that_ends(served: Server, tmp_path: Path) -> None:
-    """With the secret, the same attack works. So without it, requests are refused only because the secret is missing."""
+    """With the server's secret, the same attack works. So a request without the secret is refused only because the secret is
+    missing.
+    """
     proof = tmp_path / "proof"
     with Server(served.repository, models=["postprocessing"], watch=False, log=tmp_path / "log") as other:
         address = other.grpc

@@ -55,12 +55,12 @@ def has_place_for(server: Server, prompts: int) -> bool:
 
 
 def wait_until_idle(server: Server) -> None:
-    """Wait until every place is free. If only one place were free, the next requests would compete for it."""
+    """Wait until every place in the engine is free. If only one place were free, the next requests would compete for it."""
     wait_for(lambda: has_place_for(server, ROOM), "free places")
 
 
 def tokens_made(server: Server) -> int:
-    """The number of tokens that the engine has made so far."""
+    """The number of tokens that the engine has generated so far."""
     return at_rest(server).engine().tokens
 
 

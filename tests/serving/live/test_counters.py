@@ -38,7 +38,7 @@ def _own(look: Metrics) -> dict[Any, float]:
 
 
 def when(server: Server, before: Metrics, counted: Callable[[Metrics], bool]) -> Metrics:
-    """Wait until `counted` is true for the counts since `before`, and return these counts."""
+    """Wait until `counted` returns true for the change of the metrics since `before`. Return this change."""
     until = time.monotonic() + PATIENCE
     while not counted(found := read_metrics(server.metrics) - before):
         assert time.monotonic() < until, _own(found)
@@ -78,7 +78,7 @@ def test_each_refused_request_is_counted_once(served: Server) -> None:
             refuse(lambda ask_once=ask_once: ask_once(served))  # type: ignore[misc]
     ask(served, text_input=PROMPT, max_new_tokens=2)
     infer(served, "ensemble", ensemble([PROMPT], 2))
-    requests = 2 + 2 * TIMES  # two answered requests, and those that were accepted but whose time was over
+    requests = 2 + 2 * TIMES  # two answered requests, and the requests that were accepted but whose time was over
     all_of_them = len(REFUSED) * TIMES
     found = when(
         served, before, lambda look: sum(look.refused().values()) >= all_of_them and look.engine().requests >= requests

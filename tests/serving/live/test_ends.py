@@ -176,7 +176,7 @@ def test_a_model_that_is_killed_with_requests(
 
 
 def test_a_model_that_is_stopped_with_requests(kept: Server, offline: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept.watchdog, "_look", lambda model: None)  # its probes would count among the requests
+    monkeypatch.setattr(kept.watchdog, "_look", lambda model: None)  # the watchdog's probes would count as requests
     with started_again(kept, offline) as why, in_flight(kept, [tokens, text]) as asked:
         stub = model_process(kept, "fastertransformer")
         began = time.monotonic()

@@ -38,7 +38,8 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ('"ignore_eos": true', {"ignore_eos": True}),
     ('"presence_penalty": -1', {"presence_penalty": -1.0}),
 ]
-"""What is written beside the prompt in the body of `/generate`, and the arguments of `SamplingParams` that it stands for."""
+"""What the body of `/generate` holds in addition to the prompt, and the arguments of `SamplingParams` that must follow from it.
+"""
 
 
 @pytest.mark.parametrize(("written", "params"), TAKEN)

@@ -38,7 +38,7 @@ def test_a_long_request_does_not_hold_a_short_one(served: Server, long: str, sho
 
 
 def was_held(served: Server, long: str, short: str) -> bool:
-    """Whether a long request ended before a short request that came after it."""
+    """Whether a long request ended before a short request that was sent after it. Then the short request was held up."""
     ended = threading.Event()
 
     def run_long() -> None:

@@ -1,4 +1,4 @@
-"""Servers and models when processes are killed, when ports are in use, and when a repository cannot be served."""
+"""The tests check what servers and models do when processes are killed, ports are in use, or a repository cannot be served."""
 
 from __future__ import annotations
 
@@ -157,7 +157,9 @@ def test_a_model_whose_process_ends_before_it_answers_is_not_waited_for(tmp_path
 
 @pytest.mark.long
 def test_code_that_never_comes_back_is_given_up(tmp_path: Path) -> None:
-    """On a busy machine, the server itself may only come up within the longer time limit."""
+    """A model whose code never returns is given up with an error. On a busy machine, the server itself may only start within
+    the longer of the two time limits.
+    """
     repository = write_repository_of_one(tmp_path, "import time\ntime.sleep(600)")
     for seconds in (6, 60):
         with pytest.raises(NotAvailable) as refused:

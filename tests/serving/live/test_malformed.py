@@ -89,7 +89,7 @@ def too_many_bytes(message: Any, draw: random.Random) -> bool:
 
 
 MAY_BE_EMPTY = ("stop", "INPUT_2", "INPUT_3", "BAD_WORDS_DICT")
-"""Word lists, which may be empty: an empty list means that there is none."""
+"""Word lists, which may be empty: an empty list means that there are no such words."""
 
 
 def no_elements(message: Any, draw: random.Random) -> bool:
@@ -128,7 +128,7 @@ def not_utf8(message: Any, draw: random.Random) -> bool:
 
 
 def huge_text(message: Any, draw: random.Random) -> bool:
-    if draw.random() < 0.8:  # ten million bytes take a while to send
+    if draw.random() < 0.8:  # a text of ten million bytes takes a while to send
         return False
     return _strings(message, draw, draw.choice([b"a", b" ", "é".encode()]) * 10_000_000, ("text_input", "INPUT_0", "QUERY"))
 

@@ -1,4 +1,4 @@
-"""A client that names outputs gets exactly these outputs, with the same values as when it asks for all outputs."""
+"""A client that asks for some outputs by name gets exactly these outputs, with the same values as if it asks for all."""
 
 from __future__ import annotations
 

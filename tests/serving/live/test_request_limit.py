@@ -1,4 +1,4 @@
-"""With `request_seconds`, the request of a client that disappears without closing its connection does not keep its place."""
+"""With `request_seconds`, a request frees its place in the engine even if its client leaves without closing the connection."""
 
 from __future__ import annotations
 

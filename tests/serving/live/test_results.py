@@ -1,4 +1,4 @@
-"""The served tokens are exactly the tokens that the engine makes without a server."""
+"""The served tokens are exactly the tokens that the engine generates without a server."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ def test_every_sampling_input_has_a_case() -> None:
 
 @pytest.mark.parametrize("name", SAMPLING_CASES)
 def test_ensemble(served: Server, offline: Engine, name: str) -> None:
-    """A batch of prompts of different lengths with one sampling input."""
+    """The test serves a batch of prompts of different lengths, with one sampling input set, and compares the texts with the
+    engine's.
+    """
     given, params = SAMPLING_CASES[name]
     made = infer(served, "ensemble", ensemble(PROMPTS, 16, **given))
     expected = offline.generate(PROMPTS, SamplingParams(**{"max_new_tokens": 16, "seed": 0} | params))
@@ -126,7 +128,7 @@ def test_an_empty_prompt_begins_with_start_id(served: Server, offline: Engine) -
     expected = offline.generate([[9], [260, 951]], SamplingParams(max_new_tokens=8))
     for row, output in enumerate(expected):
         length = made["sequence_length"][row, 0]
-        # start_id is not part of the output, but the new tokens are those of a prompt that holds only start_id.
+        # start_id is not part of the output, but the new tokens are the same as for a prompt that holds only start_id.
         assert made["output_ids"][row, 0, :length].tolist()[-8:] == output.token_ids
 
 

@@ -60,7 +60,7 @@ def test_the_bodies_without_them_are_answered(served: Server, model: str) -> Non
 
 
 def test_inputs_may_stand_under_parameters(served: Server) -> None:
-    """The body has the form that clients of other servers use."""
+    """Inputs under `parameters` are accepted, because clients of other servers write them there."""
     body = {"text_input": PROMPT, "parameters": {"max_new_tokens": 3, "stop": []}}
     status, text = post(served, "/v2/models/gptj/generate", body)
     assert (status, '"completion_tokens":3' in text) == (200, True)

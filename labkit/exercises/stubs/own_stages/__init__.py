@@ -1,7 +1,8 @@
 """labkit's own functions for lab 04's stages: the references of exercises 4.2, 4.3, 4.4 and 4.7.
 
-Exercise 4.5 needs them in the server that runs a learner's ensemble, so they are not in `labkit.answers`. They are in a
-separate package because the sandbox hides this folder from the functions of all other exercises. Then the package is empty.
+Exercise 4.5 needs these functions in the server that runs a learner's ensemble, so they are not in `labkit.answers`. They are
+in a separate package, because the sandbox hides the package's folder from the functions of all other exercises. In such a
+sandbox, the package is empty.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from labkit.serving.python_backend.word_lists import to_word_lists
 
 
 def pad_prompts(texts: list[str], encode: Encode, pad: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Encode the texts. Returns token ids [batch, longest], padded after the tokens, and lengths [batch, 1]."""
+    """Encode the texts. Returns the token ids [batch, longest], padded at the end of each row, and the lengths [batch, 1]."""
     rows = [encode(text) for text in texts]
     ids = np.full((len(rows), max(1, *map(len, rows))), pad, np.uint32)
     for row, tokens in zip(ids, rows, strict=True):

@@ -29,11 +29,10 @@ def check_config(
 ) -> list[Fault]:
     """All faults of a `config.pbtxt`, in the order of its lines; an empty list if the file is correct.
 
-    config: its text, or its path; with a path, the folder must have the model's name.
-    expected: the configuration that the model's code needs, for models that labkit knows.
-    others: the other models of the repository by name; without them, the models of an ensemble's steps are not checked.
-    gpus: the number of GPUs of the server's machine; None if unknown.
-    Raises `NotAvailable` without the package tritonclient, and `OSError` if a path cannot be read.
+    config: the text of the file, or its path. If a path is given, the file's folder must have the model's name. expected: the
+    configuration that the model's code needs, for models that labkit knows. others: the other models of the repository by name;
+    if left out, the models of an ensemble's steps are not checked. gpus: the number of GPUs of the server's machine; None if
+    unknown. Raises `NotAvailable` if the package tritonclient is not installed, and `OSError` if a path cannot be read.
     """
     text = text_of(config)
     document = read(text)

@@ -19,9 +19,9 @@ MISSING_CODE = "there is no such file, and the server would wait for it forever"
 def check_repository(path: Path, *, gpus: int | None = None) -> list[Fault]:
     """The faults of all models, sorted by folder and line. The file of each fault is relative to the repository.
 
-    gpus: the number of GPUs of the server's machine; None if unknown. A model with the name of one of labkit's models is also
-    compared with what labkit's code needs. Raises `InvalidRequest` if there is no such folder, and `NotAvailable` if the
-    package tritonclient is not installed.
+    gpus: the number of GPUs of the server's machine; None if unknown. If a model has the name of one of labkit's models, its
+    configuration is also compared with the needs of labkit's code. Raises `InvalidRequest` if there is no such folder, and
+    `NotAvailable` if the package tritonclient is not installed.
     """
     if not path.is_dir():
         raise InvalidRequest(f"there is no folder {path}; give a model repository: a folder with one folder per model")

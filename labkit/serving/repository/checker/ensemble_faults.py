@@ -1,4 +1,4 @@
-"""Finds faults of an ensemble: steps whose model does not exist or does not get its inputs."""
+"""Finds faults of an ensemble, such as a step whose model does not exist or does not get its inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.serving.repository.checker.pbtxt import Node
 def ensemble_faults(config: Node, others: Mapping[str, Node] | None) -> Iterator[Fault]:
     """All faults of an ensemble.
 
-    others: the models of the repository by name; None if they are not known, and then only the wires are checked.
+    others: the models of the repository by name; None if they are not known. Then the steps are not compared with their models.
     """
     steps = [step for scheduling in config.all("ensemble_scheduling") for step in scheduling.all("step")]
     if not steps:

@@ -19,7 +19,7 @@ class End:
     """One end of a wire: a tensor of a model.
 
     model: the model's name, or `CLIENT` for the ensemble's own inputs and outputs. owner: the tensor in words. line: the line
-    that connects the tensor. dims: without the batch. dtype: None if nothing is known about the tensor.
+    that connects the tensor. dims: the tensor's dims, without the batch. dtype: None if nothing is known about the tensor.
     """
 
     model: str
@@ -32,7 +32,7 @@ class End:
 
     @property
     def whole(self) -> tuple[int, ...]:
-        """The dims, with the batch as first dimension if there is one."""
+        """The dims of the tensor. If there is a batch dimension, it comes first."""
         return (-1, *self.dims) if self.batched else self.dims
 
 

@@ -84,8 +84,9 @@ def _kinds(config: Node, expected: ModelConfig) -> Iterator[Fault]:
 
 
 def _copies(config: Node, expected: ModelConfig, gpus: int) -> Iterator[Fault]:
-    """Yield faults for groups of which the server would start one copy per GPU: groups whose kind is GPU, explicitly or by
-    default.
+    """Yield faults for instance groups whose kind is GPU, explicitly or by default.
+
+    For such a group, the server would start one copy of the model per GPU.
     """
     if expected.instances is None or gpus < 2 or "instance_group" in config.refused:
         return

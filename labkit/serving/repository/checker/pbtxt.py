@@ -30,8 +30,8 @@ class Node:
 
     The fields map each name to its values, which are scalars or inner messages, in the order of the file.
 
-    refused: fields that protobuf refuses, or whose values it refuses, and the most similar known names. The refused fields have
-    been reported already.
+    refused: the names of fields that protobuf refuses or whose values it refuses, and the known names most similar to them. The
+    refused fields have been reported already.
     """
 
     line: int
@@ -81,7 +81,7 @@ class Document:
 
 
 def read(text: str) -> Document:
-    """Parse the text of a `config.pbtxt`. Raises `NotAvailable` without the package tritonclient."""
+    """Parse the text of a `config.pbtxt`. Raises `NotAvailable` if the package tritonclient is not installed."""
     message = model_config_class()
     try:
         tree = parse(text)
@@ -100,7 +100,7 @@ def read(text: str) -> Document:
 
 
 def model_config_class() -> Any:
-    """Protobuf's class for `inference.ModelConfig`. Raises `NotAvailable` without the package tritonclient."""
+    """Protobuf's class for `inference.ModelConfig`. Raises `NotAvailable` if the package tritonclient is not installed."""
     try:
         from tritonclient.grpc.model_config_pb2 import ModelConfig
     except ImportError as error:

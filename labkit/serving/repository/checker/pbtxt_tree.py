@@ -1,6 +1,6 @@
 """Finds the position of each value in protobuf's text format. This module does not check whether fields and values are legal.
 
-The format: https://protobuf.dev/reference/protobuf/textformat-spec/
+The format is described at https://protobuf.dev/reference/protobuf/textformat-spec/
 """
 
 from __future__ import annotations

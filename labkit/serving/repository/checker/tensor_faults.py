@@ -10,7 +10,7 @@ from labkit.serving.repository.checker.pbtxt import Node
 
 
 def label(kind: str, tensor: Node) -> str:
-    """How faults name a tensor: `input QUERY`, or `an input` if it has no name."""
+    """The words by which faults name a tensor: `input QUERY`, or `an input` if it has no name."""
     name = tensor.value("name")
     return f"{kind} {name}" if name else f"an {kind}"
 

@@ -1,4 +1,5 @@
-"""Tests of kernels in Triton's interpreter. They need a process that only interprets, which `test_interpreted.py` starts.
+"""Tests of kernels in Triton's interpreter. The tests need a process in which Triton only interprets kernels;
+`test_interpreted.py` starts it.
 
 To run a single file: `TRITON_INTERPRET=1 python -m pytest tests/ops/kernels/interpreted/test_layer_norm.py`.
 """

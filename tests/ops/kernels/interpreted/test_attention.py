@@ -62,7 +62,7 @@ def test_decode_attention_reads_its_slots_once_and_no_split_behind_them() -> Non
     with count_traffic() as traffic:
         decode_attention_triton(random(2, heads, head_dim).float(), keys, values, table, counts)
     row = 4 * head_dim
-    splits, grid = 2 + 1, 5 * 2  # the splits that hold slots; the splits of the whole table, for both sequences
+    splits, grid = 2 + 1, 5 * 2  # the splits that hold slots; all splits of the table for both sequences
     cache = heads * (150 + 7) * (2 * row + 4)
     partial = heads * splits * (row + 2 * 4)
     assert traffic.bytes_read == cache + heads * splits * row + heads * grid * 4 + partial + 2 * heads * 4

@@ -27,7 +27,7 @@ QUANTIZED = {
     "w8a8": ops.W8A8Weight.quantize,
 }
 SHAPES = [(1, 1, 1), (1, 33, 17), (1, 257, 130), (2, 257, 17), (9, 33, 130), (33, 70, 130), (65, 16, 24), (1, 1, 130)]
-"""The numbers of rows, inputs and outputs."""
+"""The number of rows, of inputs and of outputs of each product."""
 BOUNDS = {torch.float32: 5e-6, torch.float16: 2e-3}
 SMALL = {"BLOCK_OUT": 16, "BLOCK_IN": 64, "num_warps": 4}
 ROWS = Plan("few_rows", SMALL | {"BLOCK_ROWS": 8, "PARTS": 1, "num_stages": 2})
@@ -132,7 +132,9 @@ def test_a_part_of_a_matrix_and_rows_apart() -> None:
 
 
 def test_the_weight_is_read_once() -> None:
-    """The traffic of 1 row and of 8 rows is the weight once, x once for every block of outputs, and the result once."""
+    """With 1 row and with 8 rows, the kernel reads the weight once and x once for every block of outputs, and writes the result
+    once.
+    """
     num_in, num_out = 256, 64
     for kind, weight_bytes in (("dense", 2), ("int8", 1), ("int4", 0.5625)):
         weight = random(num_out, num_in).half()

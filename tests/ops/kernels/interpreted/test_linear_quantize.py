@@ -1,4 +1,6 @@
-"""Rounding of activations, FP8 matrix products, and dequantized weights: every bit equals the result of the torch forms."""
+"""Rounding of activations, FP8 matrix products, and dequantized weights: every bit of a result equals the result of the torch
+form.
+"""
 
 from __future__ import annotations
 
