@@ -82,7 +82,9 @@ def compress(
     ] = None,
     continuations: Annotated[
         int | None,
-        typer.Option(help="distill: how many times the teacher continues each window, to make more text; 0 if left out."),
+        typer.Option(
+            help="...-recovered, distill: how often the dense model continues each window, to make more text; 0 if left out."
+        ),
     ] = None,
     quality: Annotated[
         bool, typer.Option("--quality", help="Compare the result with MODEL in fp32, on held-out text.")
@@ -123,7 +125,7 @@ def compress(
         }
         _distill(source, out, layers, given, others, calibration, quality=quality, seed=seed, json=json)
         return
-    trained = {"--layers": layers, "--minutes": minutes, "--temperature": temperature, "--continuations": continuations}
+    trained = {"--layers": layers, "--minutes": minutes, "--temperature": temperature}
     for option, value in trained.items():
         if value is not None:
             raise InvalidRequest(f"{option} is {value}, but method {method} trains no student; leave it out, or use distill")
@@ -134,6 +136,7 @@ def compress(
         damping=damping,
         activation_order=activation_order,
         steps=steps,
+        continuations=continuations,
         bits=bits,
         activations=activations,
         calibrator=calibrator,

@@ -41,7 +41,7 @@ from labkit.compress.student import (
     student_config,
 )
 from labkit.compress.training_steps import drawn, time_left
-from labkit.compress.work_folder import TRAINING, WorkFolder
+from labkit.compress.work_folder import TRAINING, WRITTEN, WorkFolder
 from labkit.compress.written_text import written_windows
 from labkit.errors import InvalidRequest, LabkitError
 from labkit.home import write_atomically
@@ -62,8 +62,6 @@ CHOOSING = 4
 KEPT = "transformer.wte.weight", "lm_head.weight", "lm_head.bias"
 """These tensors are copied from the teacher and are not trained."""
 WEIGHTS = "model.safetensors"
-WRITTEN = "written.json"
-"""The file with the text that the teacher wrote; this file is not part of the finished folder."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,6 @@ def distill(
         training = _Training(DenseModel(checkpoint), ids, options, seed, work.path / TRAINING)
         training.run(progress)
         _write(checkpoint, training.student, work)
-        (work.path / WRITTEN).unlink(missing_ok=True)
         work.finish()
     finally:
         work.drop_if_empty()

@@ -15,7 +15,7 @@ RECIPES = (*METHODS, *ROUNDED_INPUTS, *SPARSE)
 """The names of all methods."""
 WEIGHT_ONLY_OPTIONS = frozenset({"group_size", "asymmetric", "damping", "activation_order", "steps", "bits"})
 ROUNDED_INPUTS_OPTIONS = frozenset({"activations", "calibrator", "alpha", "weight_scales"})
-SPARSE_OPTIONS = frozenset({"group_size", "damping", "steps", "permute"})
+SPARSE_OPTIONS = frozenset({"group_size", "damping", "steps", "continuations", "permute"})
 
 
 def recipe_named(name: str, **options: Any) -> Recipe:

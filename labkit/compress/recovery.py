@@ -34,17 +34,21 @@ class RecoveryOptions:
     """The options of a recovery.
 
     There are `steps` training steps, each on `windows` calibration windows. `rate` is Adam's highest learning rate
-    (`share_of_rate`). Raises `InvalidRequest` for values that are not above 0.
+    (`share_of_rate`). `continuations` is how many times the dense model continues each calibration window; the training uses
+    this text as well (`written_windows`). Raises `InvalidRequest` for values that are out of range.
     """
 
     steps: int = 150
     windows: int = 2
     rate: float = 5e-4
+    continuations: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "windows", "rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidRequest(f"{name} of the recovery is {getattr(self, name)!r}; a number above 0 is accepted")
+        if self.continuations < 0:
+            raise InvalidRequest(f"continuations is {self.continuations!r}; a whole number of at least 0 is accepted")
 
 
 @dataclass

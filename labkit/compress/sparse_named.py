@@ -24,13 +24,15 @@ def sparse_named(
     group_size: int | None = None,
     damping: float | None = None,
     steps: int | None = None,
+    continuations: int | None = None,
     permute: bool = False,
 ) -> Sparse:
     """The method with this name, one of `SPARSE`. Raises `InvalidRequest` for options that the method does not have.
 
     group_size, for int4: how many neighbours in a row, kept or pruned, share a scale. The default is 64, and 0 means the whole
-    row. int8 has a scale for each row. steps: the number of training steps of the recovery. permute: whether to search
-    an order of the channels first.
+    row. int8 has a scale for each row. steps: the number of training steps of the recovery. continuations: how
+    many times the dense model continues each window, to make more text for the recovery. permute: whether to search an order
+    of the channels first.
     """
     rest, _, integers = name.partition("+")
     mask, _, recovered = rest.removeprefix("2:4-").partition("-")
@@ -40,12 +42,14 @@ def sparse_named(
         raise InvalidRequest(f"damping is {damping}, but method {name} inverts no Hessian; 2:4-sparsegpt has damping")
     if damping is not None and not 0 < damping < 10:
         raise InvalidRequest(f"damping is {damping!r}; a number above 0 and below 10 is accepted, such as {DAMPING}")
-    if steps is not None and not recovered:
-        raise InvalidRequest(f"steps is {steps}, but method {name} trains nothing; {rest}-recovered has steps")
+    asked = {option: value for option, value in (("steps", steps), ("continuations", continuations)) if value is not None}
+    for option, value in asked.items():
+        if not recovered:
+            raise InvalidRequest(f"{option} is {value}, but method {name} trains nothing; {rest}-recovered has {option}")
     scheme = {
         "": None,
         "int8": IntegerScheme(8),
         "int4": IntegerScheme(4, GROUP_SIZE if group_size is None else group_size or None),
     }[integers]
-    training = (RecoveryOptions() if steps is None else RecoveryOptions(steps=steps)) if recovered else None
+    training = RecoveryOptions(**asked) if recovered else None
     return Sparse(mask, scheme, training, permute, DAMPING if damping is None else damping)

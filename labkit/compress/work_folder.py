@@ -24,6 +24,8 @@ SETTINGS = "compression.json"
 """The file that says how the model was compressed. It is part of the finished folder."""
 TRAINING = "training.safetensors"
 """The file with the state of a training; it is not part of the finished folder."""
+WRITTEN = "written.json"
+"""The file with the text that the teacher wrote; it is not part of the finished folder."""
 
 
 class WorkFolder:
@@ -59,7 +61,8 @@ class WorkFolder:
 
     def finish(self) -> None:
         """Rename the complete folder to the target. Raises `CheckpointError` if it cannot be renamed."""
-        (self.path / TRAINING).unlink(missing_ok=True)
+        for unfinished in (TRAINING, WRITTEN):
+            (self.path / unfinished).unlink(missing_ok=True)
         for path in (*self.path.iterdir(), self.path):
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)

@@ -84,7 +84,7 @@ class BadTextRows:
         return logits
 
     def advance(self, tokens: Tensor, rows: SequenceOf[int], going: Tensor) -> None:
-        """Update the state of each of these rows with its next token (`tokens` `[n]`), where `going` (`[n]` bool) is true."""
+        """For each row whose `going` (`[n]` bool) is true, update its state with the row's next token (`tokens` `[n]`)."""
         for row, token, goes in zip(rows, tokens.tolist(), going.tolist(), strict=True):
             if goes and self._rows[row]:
                 self._rows[row] = tuple((banned, banned.after_token(state, token)) for banned, state in self._rows[row])

@@ -105,7 +105,7 @@ def core_only_words(lab: str) -> str:
 
 @dataclass(frozen=True)
 class Points:
-    """The points that were reached and the points that can be reached: in all exercises, and on the core path."""
+    """The points earned and the points available, for all exercises and for the core path alone."""
 
     reached: float
     out_of: float

@@ -66,7 +66,8 @@ def submit(notebook: str | Path | None = None) -> None:
 
 @dataclass(frozen=True)
 class _Answer:
-    """An exercise in the file: whether it has an answer, its standing, and the functions that were compared with the kernel."""
+    """An exercise in the submitted notebook: whether it has an answer, its status, and the functions that were compared with the
+    running kernel."""
 
     exercise: Exercise
     standing: Standing

@@ -233,13 +233,14 @@ def test_a_killed_recovery_goes_on_to_the_same_result(model: DenseModel, tmp_pat
 
 
 def test_a_recovered_directory(tmp_path: Path) -> None:
-    recipe = recipe_named("2:4-wanda-recovered+int8", steps=2)
+    recipe = recipe_named("2:4-wanda-recovered+int8", steps=2, continuations=1)
     compress("gptj-tiny", tmp_path / "model", recipe, **FEW | {"windows": 2})
     found = opened(tmp_path / "model")
     weight = found.read(f"{MODULE}.weight", dtype=torch.float32)
     assert is_two_four(weight)
-    assert not (tmp_path / "model" / "training.safetensors").exists()
-    assert json.loads((tmp_path / "model" / "compression.json").read_text())["training"]["steps"] == 2
+    assert not {"training.safetensors", "written.json"} & {path.name for path in (tmp_path / "model").iterdir()}
+    training = json.loads((tmp_path / "model" / "compression.json").read_text())["training"]
+    assert (training["steps"], training["continuations"]) == (2, 1)
     norm = "transformer.h.3.ln_1.weight"
     assert not torch.equal(found.read(norm), open_checkpoint("gptj-tiny").read(norm))
 
@@ -251,6 +252,9 @@ def test_a_recovered_directory(tmp_path: Path) -> None:
         ("2:4-wanda", {"damping": 0.1}, "2:4-sparsegpt has damping"),
         ("2:4-sparsegpt", {"damping": 0.0}, "a number above 0"),
         ("2:4-sparsegpt", {"steps": 5}, "2:4-sparsegpt-recovered has steps"),
+        ("2:4-sparsegpt", {"continuations": 4}, "2:4-sparsegpt-recovered has continuations"),
+        ("2:4-wanda-recovered", {"continuations": -1}, "continuations is -1; a whole number of at least 0"),
+        ("int4-gptq", {"continuations": 1}, "continuations is not an option of int4-gptq"),
         ("2:4-wanda+int8", {"group_size": 64}, r"only 2:4-\.\.\.\+int4 has groups"),
         ("2:4-wanda", {"alpha": 0.5}, "alpha is not an option of 2:4-wanda, which prunes weights"),
         ("int8", {"permute": True}, "permute is not an option of int8, which quantizes weights only"),

@@ -1,4 +1,4 @@
-"""Measures the quality of a model on held-out text against its teacher: the rows of lab 06's table and plot."""
+"""Compares a model with its teacher on held-out text. The results are the rows of lab 06's table and the points of its plot."""
 
 from __future__ import annotations
 

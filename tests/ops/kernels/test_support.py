@@ -1,4 +1,4 @@
-"""The errors of kernels on machines where they cannot run, and the figures that are read from a compiled kernel."""
+"""The errors that kernels raise on machines where they cannot run, and the numbers that are read from a compiled kernel."""
 
 from __future__ import annotations
 
