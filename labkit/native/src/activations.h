@@ -14,7 +14,7 @@ static inline Activations take_activations(Workspace &space, const lk_weight &w,
     a.data = space.take<char>((int64_t)rows * a.in * element_bytes(a.type));
     int64_t groups = rounds_rows(a.type) ? (int64_t)rows * (a.group ? a.in / a.group : 1) : 0;
     a.scales = space.take<float>(groups);
-    a.sums = space.take<int32_t>(groups);
+    a.starts = space.take<int32_t>(groups);
     return a;
 }
 

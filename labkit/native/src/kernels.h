@@ -11,7 +11,8 @@ struct Activations {
     int32_t group;    // int8: number of inputs that share a scale; 0 otherwise
     void *data;
     float *scales;    // int8: per tile [group][rows of the tile]; w8a8, FP8: [rows]
-    int32_t *sums;    // int8, w8a8: sums of the quantized inputs, in the layout of the scales
+    int32_t *starts;  // int8, w8a8: where the integer sums start, in the layout of the scales: the sum of the quantized inputs,
+                      // times minus the offset of the stored weights
     float input_scale; // w8a8, FP8: the scale of all rows; 0 if each row has its own scale
 };
 

@@ -135,7 +135,7 @@ static void pack_row_int8(const float *x, int32_t in, int32_t row, const Activat
             for (int32_t w = 0; w < 4; w++) to[(int64_t)w * rows] = words[w];
         }
         a->scales[entry + (int64_t)g * rows] = largest / 127.0f;
-        a->sums[entry + (int64_t)g * rows] = i16_sum(sum);
+        a->starts[entry + (int64_t)g * rows] = (a->group == 32 ? -8 : -LK_INT8_OFFSET) * i16_sum(sum);
     }
 }
 
@@ -165,7 +165,7 @@ static void pack_row_w8a8(const float *x, int32_t in, int32_t row, const Activat
         sum = i16_add(sum, round_to_bytes(f16_min(f16_max(scaled, least), most), words));
         for (int32_t w = 0; w < 4; w++) at[(int64_t)(i / 4 + w) * rows] = words[w];
     }
-    a->sums[row] = i16_sum(sum);
+    a->starts[row] = -LK_INT8_OFFSET * i16_sum(sum);
 }
 
 // Rounds to the nearest number with `bits` bits after the leading one, ties to even; numbers below 2^(least - 127) have the
@@ -386,16 +386,16 @@ LK_INLINE void tile_sparse24(const uint16_t *w, int64_t panel, const uint32_t *c
 // The integer sums of a group start at a value that cancels the offset in the stored weights.
 template <int M, int P>
 LK_INLINE void tile_int8(const uint8_t *w, int64_t panel, int32_t in, int32_t group, const int32_t *x, const float *scales,
-                         const int32_t *sums, F16 (*sum)[M]) {
+                         const int32_t *starts, F16 (*sum)[M]) {
 #if defined(LK_MATRIX)
-    if constexpr (M >= 2) return matrix_tile_int8<M>(w, in, group, x, scales, sums, *sum);
+    if constexpr (M >= 2) return matrix_tile_int8<M>(w, in, group, x, scales, starts, *sum);
 #endif
     for (int p = 0; p < P; p++)
         for (int m = 0; m < M; m++) sum[p][m] = f16_zero();
     for (int32_t g = 0; g < in / group; g++) {
         I16 acc[P][M];
         for (int p = 0; p < P; p++)
-            for (int m = 0; m < M; m++) acc[p][m] = start_int8(sums[g * M + m]);
+            for (int m = 0; m < M; m++) acc[p][m] = i16_set(starts[g * M + m]);
         for (int32_t k = g * (group / 4); k < (g + 1) * (group / 4); k++)
             for (int p = 0; p < P; p++) {
                 prefetch(w + p * panel + (int64_t)k * 64);
@@ -410,13 +410,13 @@ LK_INLINE void tile_int8(const uint8_t *w, int64_t panel, int32_t in, int32_t gr
 // Sixteen words of eight codes belong to 32 inputs, and four such steps to a group of inputs that share a scale.
 template <int M, int P>
 LK_INLINE void tile_sparse24_int8(const uint8_t *w, int64_t panel, const uint32_t *codes, int64_t code_panel, int32_t in,
-                                  const int32_t *x, const float *scales, const int32_t *sums, F16 (*sum)[M]) {
+                                  const int32_t *x, const float *scales, const int32_t *starts, F16 (*sum)[M]) {
     for (int p = 0; p < P; p++)
         for (int m = 0; m < M; m++) sum[p][m] = f16_zero();
-    for (int32_t g = 0; g < in / 128; g++, scales += M, sums += M) {
+    for (int32_t g = 0; g < in / 128; g++, scales += M, starts += M) {
         I16 acc[P][M];
         for (int p = 0; p < P; p++)
-            for (int m = 0; m < M; m++) acc[p][m] = start_int8(sums[m]);
+            for (int m = 0; m < M; m++) acc[p][m] = i16_set(starts[m]);
         for (int32_t step = 4 * g; step < 4 * (g + 1); step++, x += 8 * M) {
             I16 code[P];
             for (int p = 0; p < P; p++) {
@@ -441,14 +441,14 @@ LK_INLINE void tile_sparse24_int8(const uint8_t *w, int64_t panel, const uint32_
 
 // All inputs of a row share a scale, so the whole sum is a sum of integers.
 template <int M, int P>
-LK_INLINE void tile_w8a8(const uint8_t *w, int64_t panel, int32_t in, const int32_t *x, const float *scales, const int32_t *sums,
+LK_INLINE void tile_w8a8(const uint8_t *w, int64_t panel, int32_t in, const int32_t *x, const float *scales, const int32_t *starts,
                          F16 (*sum)[M]) {
 #if defined(LK_MATRIX)
-    if constexpr (M >= 2) return matrix_tile_int8<M>(w, in, in, x, scales, sums, *sum);
+    if constexpr (M >= 2) return matrix_tile_int8<M>(w, in, in, x, scales, starts, *sum);
 #endif
     I16 acc[P][M];
     for (int p = 0; p < P; p++)
-        for (int m = 0; m < M; m++) acc[p][m] = start_int8(sums[m]);
+        for (int m = 0; m < M; m++) acc[p][m] = i16_set(starts[m]);
     for (int32_t k = 0; k < in / 4; k++)
         for (int p = 0; p < P; p++) {
             prefetch(w + p * panel + (int64_t)k * 64);
@@ -461,9 +461,9 @@ LK_INLINE void tile_w8a8(const uint8_t *w, int64_t panel, int32_t in, const int3
 
 template <int M, int P>
 LK_INLINE void tile_int4(const uint8_t *w, int64_t panel, const uint16_t *weight_scales, int64_t scale_panel, int32_t in,
-                         const int32_t *x, const float *scales, const int32_t *sums, F16 (*sum)[M]) {
+                         const int32_t *x, const float *scales, const int32_t *starts, F16 (*sum)[M]) {
 #if defined(LK_MATRIX)
-    if constexpr (M >= 2) return matrix_tile_int4<M>(w, weight_scales, in, x, scales, sums, *sum);
+    if constexpr (M >= 2) return matrix_tile_int4<M>(w, weight_scales, in, x, scales, starts, *sum);
 #endif
     for (int p = 0; p < P; p++)
         for (int m = 0; m < M; m++) sum[p][m] = f16_zero();
@@ -472,7 +472,7 @@ LK_INLINE void tile_int4(const uint8_t *w, int64_t panel, const uint16_t *weight
             // With few rows, low and high nibbles are summed separately to hide latency.
             constexpr int H = 2 * M <= LK_CHAINS ? 1 : 0;
             I16 acc[H + 1][M];
-            for (int m = 0; m < M; m++) acc[0][m] = i16_set(-8 * sums[g * M + m]), acc[H][m] = H ? i16_set(0) : acc[0][m];
+            for (int m = 0; m < M; m++) acc[0][m] = i16_set(starts[g * M + m]), acc[H][m] = H ? i16_set(0) : acc[0][m];
 #if defined(LK_NEON)
 #pragma GCC unroll 1 // unrolled, the sums would not fit into the registers
 #endif
@@ -546,19 +546,19 @@ template <int M, int P> static void tile(const lk_weight *w, const Activations *
         int64_t size = (int64_t)in * 8, codes = in / 2;
         const uint32_t *first = (const uint32_t *)w->scales + round_up(w->out, 16);
         tile_sparse24_int8<M, P>((const uint8_t *)w->data + panel * size, size, first + panel * codes, codes, in,
-                                 (const int32_t *)a->data + inputs / 4, a->scales + entry, a->sums + entry, sum);
+                                 (const int32_t *)a->data + inputs / 4, a->scales + entry, a->starts + entry, sum);
     } else if (w->type == LK_W8A8) {
         int64_t size = (int64_t)in * 16;
         tile_w8a8<M, P>((const uint8_t *)w->data + panel * size, size, in, (const int32_t *)a->data + inputs / 4,
-                        a->scales + entry, a->sums + entry, sum);
+                        a->scales + entry, a->starts + entry, sum);
     } else if (w->type == LK_INT8) {
         int64_t size = (int64_t)in * 16;
         tile_int8<M, P>((const uint8_t *)w->data + panel * size, size, in, a->group, (const int32_t *)a->data + inputs / 4,
-                        a->scales + entry, a->sums + entry, sum);
+                        a->scales + entry, a->starts + entry, sum);
     } else {
         int64_t size = (int64_t)in * 8, scales = in / 2;
         tile_int4<M, P>((const uint8_t *)w->data + panel * size, size, (const uint16_t *)w->scales + panel * scales, scales, in,
-                        (const int32_t *)a->data + inputs / 4, a->scales + entry, a->sums + entry, sum);
+                        (const int32_t *)a->data + inputs / 4, a->scales + entry, a->starts + entry, sum);
     }
     for (int p = 0; p < P; p++) finish<M>(w, panel + p, at * LK_TILE, sum[p], to);
 }

@@ -36,13 +36,13 @@ LK_INLINE void add_group(I4x2 (*acc)[M / 2], I16 last, const float *scales, F16 
 
 template <int M>
 LK_INLINE void matrix_tile_int8(const uint8_t *w, int32_t in, int32_t group, const int32_t *x, const float *scales,
-                                const int32_t *sums, F16 *sum) {
+                                const int32_t *starts, F16 *sum) {
     for (int m = 0; m < M; m++) sum[m] = f16_zero();
-    for (int32_t g = 0; g < in / group; g++, scales += M, sums += M) {
+    for (int32_t g = 0; g < in / group; g++, scales += M, starts += M) {
         I4x2 acc[4][M / 2];
-        I16 last = start_int8(sums[M - 1]);
+        I16 last = i16_set(starts[M - 1]);
         for (int q = 0; q < 4; q++)
-            for (int t = 0; t < M / 2; t++) acc[q][t] = i4x2_set(-128 * sums[2 * t], -128 * sums[2 * t + 1]);
+            for (int t = 0; t < M / 2; t++) acc[q][t] = i4x2_set(starts[2 * t], starts[2 * t + 1]);
         for (int32_t k = g * (group / 4); k < (g + 1) * (group / 4); k += 2) {
             uint32x4_t inputs[M / 2];
             prefetch(w + (int64_t)k * 64), prefetch(w + (int64_t)(k + 1) * 64);
@@ -60,13 +60,13 @@ LK_INLINE void matrix_tile_int8(const uint8_t *w, int32_t in, int32_t group, con
 
 template <int M>
 LK_INLINE void matrix_tile_int4(const uint8_t *w, const uint16_t *weight_scales, int32_t in, const int32_t *x, const float *scales,
-                                const int32_t *sums, F16 *sum) {
+                                const int32_t *starts, F16 *sum) {
     for (int m = 0; m < M; m++) sum[m] = f16_zero();
-    for (int32_t g = 0; g < in / 32; g++, w += 256, x += 8 * M, scales += M, sums += M) {
+    for (int32_t g = 0; g < in / 32; g++, w += 256, x += 8 * M, scales += M, starts += M) {
         I4x2 acc[4][M / 2];
-        I16 last = i16_set(-8 * sums[M - 1]);
+        I16 last = i16_set(starts[M - 1]);
         for (int q = 0; q < 4; q++)
-            for (int t = 0; t < M / 2; t++) acc[q][t] = i4x2_set(-8 * sums[2 * t], -8 * sums[2 * t + 1]);
+            for (int t = 0; t < M / 2; t++) acc[q][t] = i4x2_set(starts[2 * t], starts[2 * t + 1]);
 #pragma GCC unroll 1 // unrolled, the sums would not fit into the registers
         for (int j = 0; j < 4; j++) {
             uint32x4_t inputs[M / 2];

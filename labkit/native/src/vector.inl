@@ -99,8 +99,7 @@ LK_INLINE Bytes bytes_low(Bytes b) { return {_mm512_and_si512(b.v, _mm512_set1_e
 LK_INLINE Bytes bytes_high(Bytes b) { return {_mm512_and_si512(_mm512_srli_epi16(b.v, 4), _mm512_set1_epi8(15))}; }
 LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) { return _mm512_dpbusd_epi32(acc, w.v, _mm512_set1_epi32(x)); }
 LK_INLINE I16 dot_int4(I16 acc, Bytes w, int32_t x) { return dot_int8(acc, w, x); }
-// The start value of the accumulator, which cancels the offset of weights stored as value + offset.
-LK_INLINE I16 start_int8(int32_t sum) { return i16_set(-128 * sum); }
+#define LK_INT8_OFFSET 128 // `dot_int8` multiplies weights stored as value + offset; sums start at a number that cancels it
 
 // The six pairs of four bf16 inputs, in the order of the codes of a 2:4 sparse weight, from inputs 0 and 1 and inputs 2 and 3.
 struct Fours { __m512i v; };
@@ -300,7 +299,7 @@ LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) {
     __m256i inputs = _mm256_set1_epi32(x);
     return {dot_int8_half(acc.a, w.a, inputs), dot_int8_half(acc.b, w.b, inputs)};
 }
-LK_INLINE I16 start_int8(int32_t sum) { return i16_set(0 * sum); } // the offset was removed before
+#define LK_INT8_OFFSET 0 // `dot_int8` removes the offset
 
 #elif defined(LK_NEON)
 
@@ -419,6 +418,6 @@ LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) {
     return acc;
 }
 LK_INLINE I16 dot_int4(I16 acc, Bytes w, int32_t x) { return dot_int8(acc, w, x); }
-LK_INLINE I16 start_int8(int32_t sum) { return i16_set(-128 * sum); }
+#define LK_INT8_OFFSET 128
 
 #endif

@@ -152,12 +152,12 @@ LK_INLINE int32x4_t dot_signed(int32x4_t acc, int8x16_t w, int8x16_t x) {
 LK_INLINE int32x4_t dot_int4_quarter(int32x4_t acc, uint8x16_t w, int8x16_t x) { return dot_signed(acc, vreinterpretq_s8_u8(w), x); }
 #if defined(LK_MATRIX)
 LK_INLINE int32x4_t dot_int8_quarter(int32x4_t acc, uint8x16_t w, int8x16_t x) { return vusdotq_s32(acc, w, x); }
-LK_INLINE I16 start_int8(int32_t sum) { return i16_set(-128 * sum); }
+#define LK_INT8_OFFSET 128
 #else
 LK_INLINE int32x4_t dot_int8_quarter(int32x4_t acc, uint8x16_t w, int8x16_t x) {
     return dot_signed(acc, vreinterpretq_s8_u8(veorq_u8(w, vdupq_n_u8(0x80))), x);
 }
-LK_INLINE I16 start_int8(int32_t sum) { return i16_set(0 * sum); } // the offset was removed before
+#define LK_INT8_OFFSET 0 // `dot_int8` removes the offset
 #endif
 #define LK_EACH_DOT(f, acc, w, x) {f((acc).a, (w).a, x), f((acc).b, (w).b, x), f((acc).c, (w).c, x), f((acc).d, (w).d, x)}
 LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) {
