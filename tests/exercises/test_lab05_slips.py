@@ -111,7 +111,7 @@ def quantile(x: Tensor) -> Tensor:
 
 
 SLIPS: tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...] = (
-    ("quantization_parameters", parameters(int, 0), ("cut off",)),
+    ("quantization_parameters", parameters(int, 0), ("truncated",)),
     ("quantization_parameters", parameters(math.floor, 0), ("rounded down",)),
     ("quantization_parameters", parameters(round, 0, widen=False), ("0 must be in the range", "the scale must be 1.0")),
     ("clip_limits", limits(lambda sizes: sizes.flatten().sort().values[int(0.999 * sizes.numel())]), ("torch.quantile",)),

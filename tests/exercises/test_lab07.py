@@ -280,7 +280,7 @@ def choosing_first(table: Any, steps: int, most: float) -> Any:
     ("name", "function", "said"),
     [
         ("fusible_group", any_group, "results of the graph, even if no node reads them"),
-        ("fusible_group", lambda *given: [*fusible_group(*given), "weight_in"], "weight_in, which is no node"),
+        ("fusible_group", lambda *given: [*fusible_group(*given), "weight_in"], "weight_in, which is not a node"),
         ("fusible_group", twice_each, "more than once"),
         ("fusible_group", lambda nodes, last, *rest: [last], "its operator is pointwise, and all of its readers are in"),
         ("bytes_saved", inner_twice, "several nodes of the group may read it"),

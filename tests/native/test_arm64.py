@@ -36,6 +36,7 @@ RUNS = [("cortex-a72", "neon"), ("neoverse-n1", "neon_dotprod"), ("max", "neon_b
 """Pairs of a CPU model and an instruction set with which all kernels are tested."""
 
 PRECISIONS = list(forward.BOUNDS)
+KINDS = [*PRECISIONS, "sparse24", "sparse24_int8"]
 
 pytestmark = [
     pytest.mark.long,
@@ -80,7 +81,7 @@ def test_a_cpu_gets_the_best_set_that_it_has_and_refuses_better_ones(program: Pa
             assert native.instruction_set() == other
 
 
-@pytest.mark.parametrize("kind", PRECISIONS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_products(instruction_set: str, kind: str) -> None:
     kernels.test_products(instruction_set, kind, gelu=True)
     kernels.test_packing_keeps_every_value(kind)
