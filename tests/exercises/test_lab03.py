@@ -421,7 +421,7 @@ TOLD: tuple[tuple[Any, Callable[..., Any], str], ...] = (
     (
         CHOOSE_LAYOUT,
         alone,
-        r"^\(1, 1\) is possible, but takes [\d.]+ ms for a token: [\d.]+ ms for reading weights, 0 ms for all-reduces, 0 ms for",
+        r"^\(1, 1\) is possible, but takes [\d.]+ ms for a token: [\d.]+ ms for reading weights, 0 ms for all-reduces, 0 ms",
     ),
     (CHOOSE_LAYOUT, a_stage_more, r"ms for sends\. The fastest layout takes [\d.]+ ms and leaves GPUs idle\.$"),
 )
