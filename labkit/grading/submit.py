@@ -66,7 +66,7 @@ def submit(notebook: str | Path | None = None) -> None:
 
 @dataclass(frozen=True)
 class _Answer:
-    """An exercise in the notebook: whether it has an answer, its status, and the functions compared with those in the kernel."""
+    """An exercise in the notebook: whether it has an answer, its status, and the functions compared with the kernel."""
 
     exercise: Exercise
     standing: Standing
