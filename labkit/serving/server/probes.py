@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from labkit.errors import THE_LIMIT, NotAvailable
+from labkit.errors import THE_LIMIT, InvalidRequest, NotAvailable, Overloaded
+from labkit.serving import error_kind
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.probe_mark import PARAMETER
 
@@ -124,15 +125,35 @@ class Probes:
         else:
             self._client.infer(model, inputs, client_timeout=ANSWER_SECONDS, parameters=parameters)
 
-    def _stream(self, model: str, inputs: list[Any], parameters: dict[str, str]) -> None:
-        """Probe a decoupled model; the first response to the probe counts as the model's answer."""
+    def _stream(self, model: str, inputs: list[Any], parameters: dict[str, Any]) -> None:
+        """Probe a decoupled model; the first response to the probe counts as the model's answer.
+
+        In a stream, an error has no status, but the errors of labkit's models name their kind (`error_kind`). Only if an error
+        names no kind, the probe is sent once more in the form in which Triton adds a status: under load, this form can crash
+        the server.
+        """
+        error = self._first_error(model, inputs, parameters | {error_kind.PARAMETER: True})
+        if error is None:
+            return
+        kind, words = error_kind.kind_and_words(error.message() or "")
+        if kind is not None:
+            status = {InvalidRequest: "INVALID_ARGUMENT", Overloaded: "UNAVAILABLE"}.get(kind, "INTERNAL")
+            raise client_library().InferenceServerException(words, status=f"StatusCode.{status}")
+        if error.status() is None:
+            error = self._first_error(model, inputs, parameters, headers={"triton_grpc_error": "true"})
+        if error is not None:
+            raise error
+
+    def _first_error(
+        self, model: str, inputs: list[Any], parameters: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> Any:
+        """The error that a request to a decoupled model gets as its first response; None if the first response is no error."""
         library = client_library()
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with grpc_client(self._address) as client:
-            # With this header, an error in a stream has a status too. The status shows whether the server was merely
-            # overloaded.
-            status = {"triton_grpc_error": "true"}
-            client.start_stream(lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=status)
+            client.start_stream(
+                lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=headers
+            )
             client.async_stream_infer(model, inputs, parameters=parameters)
             try:
                 result, error = found.get(timeout=2 * ANSWER_SECONDS)
@@ -140,8 +161,7 @@ class Probes:
                 result, error = None, library.InferenceServerException("silence", status="StatusCode.DEADLINE_EXCEEDED")
             # Triton bug: if a cancellation arrives as its request ends, the server can never unload the model.
             client.stop_stream(cancel_requests=result is not None and not is_last(result))
-        if error is not None:
-            raise error
+        return error
 
     def _answered(self, model: str) -> int:
         """The number of requests that the model's code has accepted or refused up to now."""

@@ -1,15 +1,18 @@
-"""With `request_seconds`, a request frees its place in the engine even if its client leaves without closing the connection."""
+"""With `request_seconds`, a request frees its place even if its client leaves without closing the connection; and a full server."""
 
 from __future__ import annotations
 
 import http.client
 import json
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
-from labkit.errors import DeadlinePassed, Overloaded
+from labkit.errors import THE_LIMIT, DeadlinePassed, Overloaded
 from labkit.serving.client import Client
 from labkit.serving.metrics import read_metrics
 from labkit.serving.repository.writer import ServeSettings, write_repository
@@ -54,3 +57,34 @@ def test_the_error_names_the_servers_limit(limited: Server) -> None:
     words = r"its deadline has passed; it had generated \d+ tokens?; this server gives a request 0.1 s"
     with Client(limited.grpc) as client, pytest.raises(DeadlinePassed, match=words):
         client.generate(PROMPT, **LONG)
+
+
+def test_a_probe_that_a_full_server_refuses_has_its_answer(limited: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal names its kind, so the probe is not sent in the form that can crash a server under load."""
+    sent: list[tuple[Any, str]] = []
+    ask = limited.probes._first_error
+
+    def noted(model: str, inputs: list[Any], parameters: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
+        error = ask(model, inputs, parameters, headers)
+        sent.append((headers, "" if error is None else error.message()))
+        return error
+
+    monkeypatch.setattr(limited.probes, "_first_error", noted)
+    enough, until = threading.Event(), time.monotonic() + PATIENCE
+
+    def keep_busy() -> None:
+        with Client(limited.grpc, retries=0) as client:
+            while not enough.is_set():
+                with suppress(Overloaded, DeadlinePassed):
+                    client.generate(PROMPT, **LONG)
+
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    try:
+        while not any(THE_LIMIT in words for _, words in sent):
+            assert limited.probes.answers("gptj")
+            assert time.monotonic() < until, "no probe was refused"
+    finally:
+        enough.set()
+        busy.join()
+    assert all(headers is None for headers, _ in sent)
