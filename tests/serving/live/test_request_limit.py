@@ -1,4 +1,4 @@
-"""With `request_seconds`, a request frees its place even if its client leaves without closing the connection; and a full server."""
+"""A server with one place: `request_seconds` frees it even if a client leaves without a word, and probes may be refused."""
 
 from __future__ import annotations
 
