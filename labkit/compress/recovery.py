@@ -40,7 +40,7 @@ class RecoveryOptions:
 
     steps: int = 150
     windows: int = 2
-    rate: float = 5e-4
+    rate: float = 1e-3
     continuations: int = 0
 
     def __post_init__(self) -> None:
