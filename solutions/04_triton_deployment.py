@@ -1,10 +1,9 @@
 # %% [markdown]
 # # Lab 04 · Triton deployment
 #
-# **After this lab you can** deploy GPT-J with NVIDIA's Triton Inference Server: you can describe models, write the code that
-# runs before and after the engine, connect models to an ensemble, stream text to a client, choose how requests are batched,
-# read the server's counters, and repair a model that died. Your own measurements will show you why servers of language models
-# batch *in flight*.
+# **After this lab you can** deploy GPT-J with NVIDIA's Triton Inference Server: describe models, write the code before and
+# after the engine, connect models to an ensemble, stream text to a client, choose how requests are batched, read the server's
+# counters, and repair a model that died. Your own measurements will show you why servers of language models batch *in flight*.
 #
 # *{{lab 04: size; a good place for a break is before "Many clients"}} · runs on the real server (Linux, with or without a GPU).
 # If the server is missing, `labkit serve --install` in a terminal installs it (75 MB). Until then, the exercises that need the
@@ -32,13 +31,13 @@ progress_panel("04")
 #
 # Triton serves a **model repository**, which has one folder for each model. The folder contains a description of the model
 # (`config.pbtxt`) and version 1 of its code (`1/model.py`). Every copy of a Python model runs in its own process. The server
-# queues the requests, combines them into batches, passes the batches to a process, and keeps counters of all these steps.
+# queues the requests, combines them into batches, passes the batches to a process, and counts all these steps.
 
 # %%
 pictures.server()
 
 # %% [markdown]
-# This is the description of a model:
+# This is a description:
 #
 # ```
 # name: "upper"
@@ -49,14 +48,13 @@ pictures.server()
 # instance_group { count: 2 kind: KIND_CPU }
 # ```
 #
-# The shape of the arrays `TEXT` and `LOUD` is `[batch, 1]`. The batch dimension is not written in `dims`; it is at most 8. Two
-# copies of the model run at the same time.
+# Both arrays have the shape `[batch, 1]`. The batch dimension is not written in `dims`; it is at most 8. Two copies of the
+# model run at the same time.
 #
-# **FasterTransformer** was NVIDIA's library for running transformers, and its backend for Triton (2021 to 2023) served GPT-J with
-# three models. Many clients still use these three models, so your server has them, too: `preprocessing` (text to tokens),
-# `fastertransformer` (tokens to tokens, the engine) and `postprocessing` (tokens to text). Each of the three models needs a
-# description and code. labkit has a description and code for each model. In the extras, you write a description, and the code
-# that runs before and after the engine.
+# **FasterTransformer** was NVIDIA's library for running transformers, and its backend for Triton (2021 to 2023) served GPT-J
+# with three models. Many clients still use these three models, so your server has them: `preprocessing` (text to tokens),
+# `fastertransformer` (tokens to tokens, the engine) and `postprocessing` (tokens to text). Each needs a description and code;
+# labkit has both. In the extras, you write a description, and the code before and after the engine.
 
 # %% [markdown]
 # {{core path: go on at The ensemble}}
@@ -84,7 +82,7 @@ check(stage_config)
 
 # %% [markdown]
 # labkit's checker names the line of a mistake. Triton itself stops at the first mistake, names no line, and silently accepts
-# some mistakes. If `max_batch_size` is 0, for example, Triton never combines requests into a batch.
+# some mistakes. If `max_batch_size` is 0, for example, Triton never combines requests.
 #
 # ## Before the engine
 #
@@ -167,16 +165,15 @@ check(postprocess)
 # %% [markdown]
 # ## The ensemble
 #
-# An **ensemble** is a model without code: its description only says which tensor goes to which model, and the server passes the
-# tensors on. So a client sends one request with text and gets text back, instead of sending three requests. With the prompt,
-# the client sends the maximum number of new tokens, *bad words*, which must not be in the new text, and *stop words*, which end
-# the text.
+# An **ensemble** is a model without code: its description only says which tensor goes to which model, and the server passes
+# them on. So a client sends one request with text instead of three requests, and gets text back. With the prompt, the client
+# sends the maximum number of new tokens, *bad words*, which must not be in the new text, and *stop words*, which end the text.
 
 # %%
 pictures.ensemble()
 
 # %% [markdown]
-# This table lists the tensors of the three models:
+# These are the models' tensors:
 #
 # | model | reads | makes |
 # | --- | --- | --- |
@@ -214,8 +211,8 @@ check(ensemble_maps)
 
 # %% [markdown]
 # The next cell starts your own server, with labkit's engine, your ensemble, and your functions for `preprocessing` and
-# `postprocessing`. If one of these functions is not solved, labkit's own function takes its place. The server stops when this
-# notebook stops. If you change a function, run the next cell again.
+# `postprocessing`. If one of these functions is not solved, labkit's own takes its place. The server stops when this notebook
+# stops. If you change a function, run the next cell again.
 
 # %%
 is_wired = passed(ensemble_maps)
@@ -234,8 +231,8 @@ if is_wired:
 # ## Streaming
 #
 # The ensemble answers when the whole text is complete, but a reader wants the first word at once. labkit's engine is also
-# served as `gptj`, a **decoupled** model: it sends many responses to one request. `gptj` takes text and returns text. `gptj`
-# is not part of an ensemble, because the models of an ensemble could only pass on complete answers.
+# served as `gptj`, a **decoupled** model: it sends many responses to one request. It takes text and returns text. It is not
+# part of an ensemble, whose models could only pass on complete answers.
 #
 # **Predict:** a text of 48 tokens takes some time. What fraction of this time (0 to 1) has passed when a streaming client
 # receives its first piece?
@@ -313,8 +310,7 @@ if is_wired and passed(stream_text) and predicted(first_share=guess_first_share,
 #
 # Now many requests arrive at the same time. In every step a language model reads all its weights, whether for one sequence or
 # for eight. So a server should let several requests share each step. Triton does this with **dynamic batching**: the server
-# passes all requests that are waiting in its queue to the model together. The model must then answer these requests in shared
-# steps.
+# passes all requests waiting in its queue to the model together. The model must then answer them in shared steps.
 
 # %% [markdown]
 # {{exercise lab04.answer_together}}
@@ -334,10 +330,10 @@ check(answer_together)
 
 # %% [markdown]
 # The next cell deploys your function with labkit's engine. Then 1, 2, 4 and 8 clients ask for 32 tokens again and again. Two
-# configurations take turns: the first configuration combines no requests, and the second has `dynamic_batching { }`.
+# configurations take turns: the first combines no requests, and the second has `dynamic_batching { }`.
 #
-# **Predict:** if there are 8 clients, how many times as many tokens per second does the server generate with dynamic batching
-# as without it?
+# **Predict:** with 8 clients, how many times as many tokens per second does the server generate with dynamic batching as
+# without it?
 
 # %%
 # BEGIN SOLUTION guess_gain = None
@@ -366,8 +362,8 @@ if has_load:
 
 # %% [markdown]
 # If the server does not combine requests, the clients queue: with more clients the latency is longer, and the throughput hardly
-# grows. Requests in one batch share their steps. While one batch runs, the next requests collect in the queue, so the batches
-# get large even if you set no delay.
+# grows. Requests in one batch share their steps. While one batch runs, the next requests collect in the queue, so batches get
+# large even without a delay.
 
 # %% [markdown]
 # {{core path: go on at Batches that fit a language model}}
@@ -375,8 +371,7 @@ if has_load:
 # %% [markdown]
 # ## What the server has counted
 #
-# In production you use the server's own counters, which you get from its metrics port. The next cell shows the counters after
-# your load:
+# In production you use the server's own counters, from its metrics port. The next cell shows them after your load:
 
 # %%
 if has_load:
@@ -418,14 +413,14 @@ if has_load and passed(read_metrics):
     display(plots.prediction_plot(list(sizes), {"executions": list(sizes.values())}, **labels))
 
 # %% [markdown]
-# Hardly any batch holds all 8 requests. While one batch runs, the clients that are not in it wait for the next batch. So the
-# clients form two groups that take turns. A mean does not show these groups; look at the histogram before you change a setting.
+# Hardly any batch holds all 8 requests. While one batch runs, the other clients wait for the next batch. So the clients form
+# two groups that take turns. A mean does not show these groups; look at the histogram before you change a setting.
 #
 # ## Waiting on purpose
 #
 # `max_queue_delay_microseconds` is how long the server holds back a batch that could already start, so that more requests can
-# join the batch. `count` is the number of copies of the model. If requests come at equal intervals, you can compute the effect
-# of both settings:
+# join it. `count` is the number of copies of the model. If requests come at equal intervals, you can compute the effect of both
+# settings:
 
 # %%
 pictures.batch_that_waits(rate=80, first=0.060, more=0.004, size=4)
@@ -478,18 +473,17 @@ if has_plan and predicted(late=guess_late, as_percent=True):
 
 # %% [markdown]
 # A plan on paper ignores two things. First, the network takes time. Second, if a request comes a little late, its batch is
-# complete later than planned. If a copy is busy most of the time, a batch that is late also delays the next batch. So leave
-# some room: plan for a latency of 80 % of the bound.
+# complete later than planned. If a copy is busy most of the time, a batch that is late also delays the next batch. So plan for
+# a latency of 80 % of the bound.
 
 # %% [markdown]
 # ## Batches that fit a language model
 #
-# Real requests are not equally long: one asks for 8 tokens, another asks for 96 tokens. The next cell sends 16 requests, one
-# every 20 ms, to the same engine in two ways; every fourth request is long. For your batched model, the server combines the
-# requests into batches, and the model answers a batch when its longest text is done. The model `gptj` passes each request to
-# the engine at once. The engine computes the request from the **next step** on, together with the requests that it already
-# computes, until the request is done. This is **in-flight** (or continuous) **batching**; the server itself combines no
-# requests for `gptj`.
+# Real requests are not equally long: one asks for 8 tokens, another for 96. The next cell sends 16 requests, one every 20 ms,
+# to the same engine in two ways; every fourth request is long. For your batched model, the server combines the requests into
+# batches, and the model answers a batch when its longest text is done. The model `gptj` passes each request to the engine at
+# once. The engine computes it from the **next step** on, together with the requests that are already running, until it is done.
+# This is **in-flight** (or continuous) **batching**; the server itself combines no requests for `gptj`.
 #
 # **Predict:** how many times as long does a *short* request take (median) with dynamic batching as with in-flight batching?
 
@@ -513,8 +507,8 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
 # the longest text of its own batch is done. With in-flight batching, a short request is answered after its own steps, and the
 # next request takes its place.
 #
-# For this reason, users of FasterTransformer's backend wrote that `dynamic_batching` "does nothing" for GPT-J, and later
-# servers have the queue inside the engine. Batching in the server is right for a model if all its requests take equally long.
+# Therefore users of FasterTransformer's backend wrote that `dynamic_batching` "does nothing" for GPT-J, and later servers have
+# the queue inside the engine. Batching in the server is right for a model if all its requests take equally long.
 
 # %% [markdown]
 # {{core path: go on at What the server costs}}
@@ -523,7 +517,7 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
 # ## The trade-off
 #
 # The next figures show the latency of the mixed load at increasing rates. With more requests per second the server generates
-# more tokens per second, until it cannot keep up. The price of a higher rate is a higher latency.
+# more tokens per second, until it cannot keep up. The price is a higher latency.
 #
 # **Predict:** the rates are chosen so that the requests ask for 25, 50 and 90 % of the tokens per second that your batched
 # model reached. At the highest rate, how many milliseconds does a request take with in-flight batching (median)?
@@ -558,8 +552,8 @@ if has_load and predicted(median_ms=guess_median_ms):
 #
 # ## When a model dies
 #
-# The process of a model can die, for example because memory ran out. The next cell kills the process of your model, and asks
-# the server whether the model is ready.
+# The process of a model can die, for example because memory ran out. The next cell kills your model's process, and asks the
+# server whether the model is ready.
 
 # %%
 if is_wired and passed(answer_together):
@@ -602,9 +596,9 @@ if is_wired and passed(answer_together) and passed(keep_alive):
 # Your speed ladder has one more rung: *served*. The task is the same as in lab 01: one prompt of 64 tokens and 64 new tokens.
 # The same engine does this task in three ways, which take turns:
 #
-# - *engine*: the engine runs in this notebook, without a server,
-# - *served*: the engine runs in your server; the model `gptj` sends one answer with the whole text,
-# - *served, streamed*: the engine runs in your server; `gptj` sends each token as soon as it is generated.
+# - *engine*: in this notebook, without a server,
+# - *served*: in your server; the model `gptj` sends one answer with the whole text,
+# - *served, streamed*: in your server; `gptj` sends each token as soon as it is generated.
 #
 # A request to the server has to be packed, sent, queued and unpacked. The engine's answer goes the same way back, in one
 # piece or in 64 pieces.
@@ -626,13 +620,13 @@ if is_wired and predicted(served_share=guess_served_share, as_share=True):
     display(plots.ladder_plot(ladder.of(served.TASK), caption="fp32, one client on the same machine"))
 
 # %% [markdown]
-# Compare only the bars of this lab with each other, because they were measured in turn. If you did lab 01, the bars of lab 01
-# are above them; these were measured at another time.
+# Compare only the bars of this lab with each other, because they were measured in turn. If you did lab 01, its bars are above
+# them; they were measured at another time.
 #
-# The costs of a request are paid once; the costs of a piece are paid for every token. With gptj-tiny a step takes only one to
-# three milliseconds, so you can see these costs. With the 6 B model a step takes more than a hundred times as long, but a piece
-# costs the same, so the server adds almost nothing to the time. And with many clients the server gains, because their requests
-# share steps.
+# The costs of a request are paid once, the costs of a piece for every token. With gptj-tiny a step takes only one to three
+# milliseconds, so you can see these costs. With the 6 B model a step takes more than a hundred times as long, but a piece costs
+# the same, so the server adds almost nothing to the time. And with many clients the server gains, because their requests share
+# steps.
 
 # %% [markdown]
 # ## What you have now

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Lab 08 · Sizing a deployment
 #
-# **After this lab you can** say, before you rent any GPU, how much memory a model needs, which batch size fits, what limits the
-# model's speed, and how to divide the model among GPUs; find the plan with the lowest price within a latency bound; and defend
-# this plan against all other plans.
+# **After this lab you can** say, before you rent any GPU, how much memory a model needs, which batch size fits, what limits its
+# speed, and how to divide it among GPUs; find the cheapest plan within a latency bound; and defend this plan against all
+# others.
 #
-# Most GPUs of this lab are not in your machine. So you predict, and compare your predictions with two kinds of measurements:
-# the measurements that NVIDIA published, and your own measurements.
+# Most GPUs of this lab are not in your machine. So you predict, and compare your predictions with measurements: those NVIDIA
+# published, and your own.
 #
 # *{{lab 08: size; a good place for a break is before "A latency model of your own"}} · runs on any machine, with or without a GPU.*
 #
@@ -30,19 +30,19 @@ progress_panel("08")
 # %% [markdown]
 # ## Bytes: the executive math
 #
-# The lecture begins with this fact: 175 billion weights of 2 bytes are more than any GPU holds. Three methods reduce the bytes
-# on a GPU: storing weights in **fewer bits** (lab 05), **pruning** weights, and **dividing** the weights among GPUs (lab 03).
+# The lecture begins with 175 billion weights of 2 bytes: more than any GPU holds. Three methods reduce the bytes on a GPU:
+# **fewer bits** per weight (lab 05), **pruning** weights, and **dividing** them among GPUs (lab 03).
 #
-# NVIDIA's GPUs since Ampere have units for **2:4 sparsity**: of each group of 4 neighbours, 2 are zero and are not stored. Each
-# stored number needs an index, so that the units know the place of the number in its group.
+# NVIDIA's GPUs since Ampere have units for **2:4 sparsity**: of each group of 4 neighbours, 2 are zero and not stored. Each
+# stored number needs an index: its place in the group.
 
 # %%
 lab08.two_of_four()
 
 # %% [markdown]
 # *An example:* 8 dense weights of 16 bits take 128 bits. In sparse form, 4 values of 16 bits and 4 indexes of 2 bits take 72
-# bits, which is not half, but 56 %. If the values have 4 bits and share a scale of 16 bits in groups of 4, the weights take
-# 4 · 4 + 4 · 2 + 16 = 40 bits.
+# bits: not half, but 56 %. If the values have 4 bits and share a scale of 16 bits in groups of 4, the weights take 4 · 4 + 4 ·
+# 2 + 16 = 40 bits.
 
 # %% [markdown]
 # {{exercise lab08.stored_gib}}
@@ -62,8 +62,7 @@ def stored_gib(parameters, bits, sparse, group_size):
 check(stored_gib)
 
 # %% [markdown]
-# **Predict:** how many GiB does GPT-3 175B take in 4 bits with groups of 32? How many GiB does it take if it also has 2:4
-# sparsity?
+# **Predict:** how many GiB does GPT-3 175B take in 4 bits with groups of 32? How many with 2:4 sparsity as well?
 
 # %%
 # BEGIN SOLUTION guess_int4_gib, guess_sparse_int4_gib = None, None
@@ -80,18 +79,17 @@ if passed(stored_gib) and predicted(int4_gib=guess_int4_gib, sparse_int4_gib=gue
     display(figures.guessed(made, guesses, **labels, caption="computed, not measured"))
 
 # %% [markdown]
-# Only int4 with 2:4 sparsity fits into one GPU of 80 GiB, and leaves little room for anything else. How good such a model still
-# is is another question; lab 05 answers it for weights with fewer bits.
+# Only int4 with 2:4 sparsity fits into one GPU of 80 GiB, and leaves little room. Is such a model still good? Lab 05 answers
+# this for fewer bits.
 #
 # ## What is left: the KV cache
 #
-# The memory that the weights leave is used for the KV cache: a key and a value of `hidden` numbers, for each token and each
-# layer. If the cache is full, a server has to refuse requests.
+# The remaining memory is for the KV cache: a key and a value of `hidden` numbers, for each token and each layer. If it is full,
+# a server must refuse requests.
 #
-# *An example:* a model has 2 layers, `hidden` is 8, and a number has 2 bytes. So a token takes 2 · 2 · 8 · 2 = 64 bytes in the
-# cache, and a sequence of 10 tokens takes 640 bytes. Two GPUs have 10,000 bytes each, 10 % of each GPU is kept free, and the
-# weights have 12,000 bytes. So on each GPU, 9,000 - 6,000 = 3,000 bytes are left. A sequence takes 320 bytes of each GPU, so 9
-# sequences fit.
+# *An example:* with 2 layers, `hidden` 8 and 2 bytes per number, a token takes 2 · 2 · 8 · 2 = 64 bytes in the cache, and a
+# sequence of 10 tokens takes 640 bytes. Two GPUs have 10,000 bytes each, of which 10 % is kept free, and the weights have
+# 12,000 bytes. So each GPU has 9,000 - 6,000 = 3,000 bytes left. A sequence takes 320 bytes on each, so 9 fit.
 
 # %% [markdown]
 # {{exercise lab08.largest_batch}}
@@ -111,9 +109,8 @@ def largest_batch(model, gpu_bytes, reserve, shards, tokens, element_bytes):
 check(largest_batch)
 
 # %% [markdown]
-# The next cell computes the largest batch for GPT 20B in fp16 (44 layers, `hidden` 6,144, 40.5 · 10⁹ bytes of weights). The
-# sequences have 2,048 tokens, and the GPUs are A100 GPUs of 80 GiB, of which a tenth is kept free. **Predict:** how many
-# sequences fit on 1 GPU, and how many on 8 GPUs? (Do 8 times as many fit?)
+# In fp16, GPT 20B has 44 layers, `hidden` 6,144 and 40.5 · 10⁹ bytes of weights. Sequences have 2,048 tokens, and an A100 has
+# 80 GiB, of which a tenth is kept free. **Predict:** how many sequences fit on 1 GPU, and how many on 8? (8 times as many?)
 
 # %%
 # BEGIN SOLUTION guess_one_gpu, guess_eight_gpus = None, None
@@ -129,8 +126,8 @@ if passed(largest_batch) and predicted(one_gpu=guess_one_gpu, eight_gpus=guess_e
 
 # %% [markdown]
 # Eight GPUs hold more than 8 times as many sequences, because they share one copy of the weights. The next figure shows the
-# memory that labkit's planner counts. It includes the activations, and a workspace for driver and libraries. **Look at TP 1
-# with a batch of 16:** does it fit?
+# memory that labkit's planner counts, including the activations and a workspace for driver and libraries. **Look at TP 1 with a
+# batch of 16:** does it fit?
 
 # %%
 long = plans.rows_of("gpt-20b", [(1, 1), (2, 1)], (1, 8, 16, 32), input_tokens=1920, output_tokens=128)
@@ -138,19 +135,19 @@ title = "GPT 20B in fp16, 1,920 + 128 tokens: memory of one GPU"
 figures.memory(long, 80, title=title, caption="A100 with 80 GiB; labkit's planner; not measured here")
 
 # %% [markdown]
-# A batch of 16 does not fit. Weights and cache leave a tenth of the memory free, as you planned, but the activations of 16 long
-# prompts and the workspace need more than this tenth. A reserve is a guess until somebody counts the bytes that go into it. So
-# your function in exercise 8.2 computes an upper limit; a batch of this size need not fit.
+# It does not. Weights and cache leave a tenth of the memory free, as planned, but the activations of 16 long prompts and the
+# workspace need more. A reserve is a guess until somebody counts what goes into it, so exercise 8.2 computes only an upper
+# limit.
 #
 # ## When does a batch stop being free?
 #
-# A decode step reads all weights, for one sequence or for a hundred. As long as reading takes longer than computing, a larger batch
-# costs almost nothing. With a cache, a larger batch costs more, because each sequence reads its own cache.
+# A decode step reads all weights, for one sequence or a hundred. While reading takes longer than computing, a larger batch
+# costs almost nothing. But each sequence also reads its own cache.
 #
-# *An example:* a model has 100 parameters in 200 bytes, and there is no cache. A device reads 10 bytes and computes 500 FLOPs
-# per second. Reading takes 20 seconds. Each sequence takes 200 / 500 = 0.4 seconds to compute, so with a batch of B = 50,
-# computing takes as long as reading. If each sequence also reads a cache of 2 bytes, reading takes 0.2 seconds more for each
-# sequence: 20 + 0.2 B = 0.4 B, so B = 100.
+# *An example:* a model has 100 parameters in 200 bytes, and no cache. A device reads 10 bytes and computes 500 FLOPs per
+# second. Reading takes 20 seconds. Each sequence takes 200 / 500 = 0.4 seconds to compute, so with a batch of B = 50, computing
+# takes as long as reading. If each sequence also reads 2 bytes of cache, reading takes 0.2 seconds more for each: 20 + 0.2 B =
+# 0.4 B, so B = 100.
 
 # %% [markdown]
 # {{exercise lab08.turning_batch}}
@@ -170,8 +167,8 @@ check(turning_batch)
 
 # %% [markdown]
 # By its data sheet, an A100 computes 312 · 10¹² FLOPs per second in fp16 and reads 2,039 · 10⁹ bytes per second. The next cell
-# measures these two numbers for your machine (as lab 01 did). **Predict:** without a cache, at which batch size does decode
-# become compute-bound on an A100 in fp16? At which batch size does it become compute-bound on this machine in fp32?
+# measures both for your machine (as lab 01 did). **Predict:** without a cache, at which batch size does decode become
+# compute-bound on an A100 in fp16? And on this machine in fp32?
 
 # %%
 # BEGIN SOLUTION guess_a100, guess_here = None, None
@@ -193,22 +190,20 @@ if passed(turning_batch) and predicted(a100=guess_a100, here=guess_here):
         print(f"GPT 20B on an A100, {tokens} cached tokens: batch {batch and round(batch)}")
 
 # %% [markdown]
-# If each sequence has a few hundred cached tokens, GPT 20B **never** becomes compute-bound: each new sequence adds more time
-# for reading than for computing. Therefore GPUs for serving are chosen by their memory, and the cache is often stored in 8
-# bits.
+# With a few hundred cached tokens per sequence, GPT 20B **never** becomes compute-bound: each new sequence adds more reading
+# time than computing time. Therefore GPUs for serving are chosen by their memory, and the cache is often stored in 8 bits.
 #
 # ## Links
 #
-# Tensor parallelism divides bytes and FLOPs among GPUs, but needs two all-reduces in each layer (one all-reduce for GPT-J). Lab
-# 03 showed the ring of an all-reduce:
+# Tensor parallelism divides bytes and FLOPs among GPUs, but needs two all-reduces per layer (one for GPT-J). Lab 03 showed
+# their ring:
 
 # %%
 lab03.ring(4)
 
 # %% [markdown]
 # *An example:* 4 ranks add up 4,000 bytes, a hop takes 1 microsecond, and the link sends 1 GB/s. A step sends 1,000 bytes and
-# takes 1 + 1 = 2 microseconds. There are 6 steps, so the all-reduce takes 12 microseconds. An all-reduce of 4 bytes would still
-# take 6 microseconds.
+# takes 1 + 1 = 2 microseconds. The 6 steps take 12 microseconds. With 4 bytes, they would still take 6 microseconds.
 
 # %% [markdown]
 # {{exercise lab08.all_reduce_ms}}
@@ -235,7 +230,7 @@ check(all_reduce_ms)
 # | PCIe 4 | 2 microseconds | 31.5 · 10⁹ |
 #
 # GPT 20B runs in fp16 on 8 A100 GPUs. **Predict:** how many milliseconds do all its all-reduces take in a decode step of batch
-# 1 over NVLink? How many milliseconds do they take in a prefill of 16 prompts of 60 tokens over PCIe 4?
+# 1 over NVLink? And in a prefill of 16 prompts of 60 tokens over PCIe 4?
 
 # %%
 # BEGIN SOLUTION guess_decode_ms, guess_prefill_ms = None, None
@@ -262,10 +257,10 @@ if passed(all_reduce_ms):
     display(plots.sweep_plot(kilobytes, lines, **labels))
 
 # %% [markdown]
-# On the left of the figure, the lines are flat: the time of the hops decides, and a faster link helps little. On the right, the
-# number of bytes decides. Your decode step (12 KB) is on the left, and your prefill (12 MB) is on the right. Between servers, a
-# hop takes longer (labkit assumes five times as long). So there is a rule of thumb: use tensor parallelism inside a server, and
-# stages between servers. The last section tests this rule.
+# On the left, the lines are flat: the hops decide, and a faster link helps little. On the right, the bytes decide. Your decode
+# step (12 KB) is on the left, your prefill (12 MB) on the right. Between servers, a hop takes longer (labkit assumes five times
+# as long). This gives a rule of thumb: use tensor parallelism inside a server, stages between servers. The last section tests
+# it.
 
 # %% [markdown]
 # {{core path: go on at Your machine first}}
@@ -273,12 +268,10 @@ if passed(all_reduce_ms):
 # %% [markdown]
 # ## A latency model of your own
 #
-# Now compute the time of a request from its parts: reading the weights, the arithmetic, the gaps between kernels, and the
-# all-reduces.
+# Now compute a request's time from its parts: reading the weights, arithmetic, gaps between kernels, and all-reduces.
 #
-# *An example:* a model has 1 layer and runs on 1 shard. A pass of 1 token takes 5 ms (for reading), a pass of 60 tokens takes 9
-# ms (for computing), and a gap takes 1 ms. So a batch of 1 request with a prompt of 60 tokens and 20 new tokens takes
-# (9 + 1) + 19 · (5 + 1) = 124 ms.
+# *An example:* a model has 1 layer and 1 shard. A pass of 1 token takes 5 ms (reading), a pass of 60 tokens 9 ms (computing),
+# and a gap 1 ms. So one request with a prompt of 60 tokens and 20 new tokens takes (9 + 1) + 19 · (5 + 1) = 124 ms.
 
 # %% [markdown]
 # {{exercise lab08.request_ms}}
@@ -303,10 +296,10 @@ def request_ms(model, gpu, link, shards, batch, prompt_tokens, new_tokens):
 check(request_ms)
 
 # %% [markdown]
-# NVIDIA published FasterTransformer's latencies of GPT 20B on A100 GPUs, for TP 1 to 8 and batch sizes from 1 to 256. The next
-# cell first gives your latency model the rates of the data sheet, and then the rates that software reaches. labkit's planner
-# adds the cache, the activations and the choice of tokens. The planner was fitted to the published rows of all **other**
-# lengths. **Predict:** with the rates of the data sheet, how large is the median error of your latency model in percent?
+# NVIDIA published FasterTransformer's latencies of GPT 20B on A100 GPUs, for TP 1 to 8 and batches of 1 to 256. The next cell
+# gives your latency model first the rates of the data sheet, then those that software reaches. labkit's planner adds the cache,
+# the activations and the choice of tokens; it was fitted to the published rows of all **other** lengths. **Predict:** with the
+# data sheet's rates, how large is the median error of your model in percent?
 
 # %%
 # BEGIN SOLUTION guess_off = None
@@ -325,16 +318,15 @@ if passed(request_ms) and predicted(off=guess_off):
     display(figures.against(list(truth.values()), series, title="Predicted and published"))
 
 # %% [markdown]
-# A data sheet alone is too optimistic, because it leaves out many small costs. Each cost is a number in the planner's fit, and
-# `labkit.planning.efficiencies` names all costs.
+# A data sheet alone is too optimistic, because it leaves out many small costs. Each is a number in the planner's fit;
+# `labkit.planning.efficiencies` names them all.
 
 # %% [markdown]
 # ## Your machine first
 #
-# A prediction that nobody can check is worth little. So the next cell fits labkit's latency model to **two** measurements of
-# your machine: a batch of 1 shows how fast the machine reads, and a batch of 64 shows how fast it computes. For batches of 4
-# and 16, the time is predicted and then measured. Each call has new prompts, because labkit's engine keeps the cache of prompts
-# that it has seen. **Predict:** how many times as long as a batch of 1 does a batch of 16 take?
+# The next cell fits labkit's latency model to **two** measurements of your machine: a batch of 1 shows how fast it reads, and a
+# batch of 64 how fast it computes. Batches of 4 and 16 are predicted, then measured. Each call has new prompts, because
+# labkit's engine caches the prompts it has seen. **Predict:** how many times as long as a batch of 1 does a batch of 16 take?
 
 # %%
 # BEGIN SOLUTION guess_sixteen = None
@@ -350,26 +342,25 @@ if predicted(sixteen=guess_sixteen):
     display(own_machine.figure(timings, found, {"16": guess_sixteen}, caption=str(device)))
 
 # %% [markdown]
-# Are the measured times of the batches of 4 and 16 within the whiskers of the planner? `gptj-tiny` fits into the caches of a
-# processor, and the planner does not model such caches. (If the planner misses even a batch to which it was fitted, the machine
-# was busy: the fit does not trust every number.) A planner is only as good as its model of the machine, so look at the interval
-# before you believe the number.
+# Are the times measured for batches of 4 and 16 within the planner's whiskers? `gptj-tiny` fits into a processor's caches,
+# which the planner does not model. (If it misses even a fitted batch, the machine was busy.) So look at the interval before you
+# believe a prediction.
 #
 # ## TP x PP for GPT 20B under 300 ms
 #
-# The lecture's table lists the 99th percentile of GPT 20B's latency; its lowest latency is 230 ms. The lowest latency in the
-# table of this lab is 212 ms. Your users accept 300 ms for a prompt of 60 tokens and 20 new tokens, and you have one server
-# with 8 A100 GPUs. A plan divides the model in two ways:
+# In the lecture's table, GPT 20B's lowest latency is 230 ms (99th percentile); in this lab's table, 212 ms. Your users accept
+# 300 ms for a prompt of 60 tokens and 20 new tokens, and you have one server with 8 A100 GPUs. A plan divides the model in two
+# ways:
 
 # %%
 lab08.division(tensor=4, stages=2)
 
 # %% [markdown]
-# Among the plans within the bound, the best plan has the most tokens per second **per GPU**. It is the cheapest plan, because
-# you pay for GPUs.
+# Among the plans within the bound, the best has the most tokens per second **per GPU**: it is the cheapest, because you pay for
+# GPUs.
 #
-# *An example:* plan A has 2 GPUs, 250 ms and 400 tokens/s. Plan B has 4 GPUs, 200 ms and 900 tokens/s. Plan C has 1 GPU, 310 ms
-# and 300 tokens/s. C is too slow. A generates 200 tokens/s per GPU, and B generates 225, so B wins.
+# *An example:* plan A has 2 GPUs, 250 ms and 400 tokens/s, B has 4 GPUs, 200 ms and 900 tokens/s, and C has 1 GPU, 310 ms and
+# 300 tokens/s. C is too slow. A generates 200 tokens/s per GPU and B 225, so B wins.
 
 # %% [markdown]
 # {{exercise lab08.choose_plan}}
@@ -393,7 +384,7 @@ def choose_plan(plans, bound_ms, gpu_gib):
 check(choose_plan)
 
 # %% [markdown]
-# **Predict:** which TP and which batch size does the best plan have?
+# **Predict:** which TP and batch size does the best plan have?
 
 # %%
 # BEGIN SOLUTION guess_tensor_parallel, guess_batch = None, None
@@ -421,17 +412,16 @@ if passed(choose_plan) and predicted(tensor_parallel=guess_tensor_parallel, batc
         print(plans.links_told(best, 88 * (prompts + 19 * token), fitted))
 
 # %% [markdown]
-# Why does the cell above say "mostly link", if your `all_reduce_ms` finds so little time? The planner counts everything that an
-# all-reduce waits for as link time. This request has 1,760 all-reduces, most of them tiny, so hops and software cost more time
-# than bytes. So a link with twice the bandwidth would hardly help.
+# Why does the cell say "mostly link", if your `all_reduce_ms` finds so little time? The planner counts everything that an
+# all-reduce waits for as link time. This request has 1,760 all-reduces, most of them tiny, so hops and software cost more than
+# bytes, and twice the bandwidth would hardly help.
 #
-# Why does the plan not use 8 copies on single GPUs? One GPU needs more than half a second for these tokens, with any batch
-# size. Why does the plan use no stages? Stages divide the weights as well as shards do, but one token passes through all
-# stages, one after the other: stages make a model *fit*, shards make it *fast*.
+# Why not 8 copies on single GPUs? One GPU needs more than half a second for these tokens, with any batch. Why no stages? They
+# divide the weights as well as shards do, but a token passes through them one after the other: stages make a model *fit*,
+# shards make it *fast*.
 #
 # labkit's search finds the best plan for any model. It also tries TP 3 and TP 6, for which nobody published latencies. Is one
-# of these plans better than your plan, and would you trust it? Then try the menus: take PCIe instead of NVLink, int8, or a
-# bound of 100 ms.
+# of them better than your plan, and would you trust it? Then try the menus: PCIe instead of NVLink, int8, or a bound of 100 ms.
 
 # %%
 planner_page.show()
@@ -446,10 +436,10 @@ planner_page.best_plan("gpt-20b", "a100-80gb", link="pcie4", precision="fp16", g
 # %% [markdown]
 # ## What does it cost?
 #
-# Prices of GPUs change every month, so labkit has no prices: you give your own. The arithmetic does not change.
+# GPU prices change every month, so labkit has none: you give your own.
 #
-# *An example:* 2 GPUs cost 3.00 an hour each, generate 1,000 tokens per second together, and are busy half of the time. In an
-# hour they cost 6.00 and generate 1.8 million tokens, so a million tokens cost 3.33.
+# *An example:* 2 GPUs cost 3.00 an hour each, generate 1,000 tokens per second together, and are busy half the time. In an hour
+# they cost 6.00 and generate 1.8 million tokens, so a million tokens cost 3.33.
 
 # %% [markdown]
 # {{exercise lab08.price_per_million}}
@@ -467,8 +457,8 @@ def price_per_million(price, gpus, tokens_per_second, busy):
 check(price_per_million)
 
 # %% [markdown]
-# Your own machine ran batches of 1, 4, 16 and 64. The next cell assumes that an hour of your machine costs 0.10 (change this
-# price). **Predict:** how many times cheaper is a token with a batch of 64 than with a batch of 1?
+# Your machine ran batches of 1, 4, 16 and 64. The next cell assumes that an hour of it costs 0.10 (change this price).
+# **Predict:** how many times cheaper is a token with a batch of 64 than with a batch of 1?
 
 # %%
 # BEGIN SOLUTION guess_cheaper = None
@@ -490,14 +480,12 @@ if passed(price_per_million) and predicted(cheaper=guess_cheaper):
     display(figures.guessed(made, {"batch 64": guess_cheaper}, "measured", **labels, title="Cost here"))
 
 # %% [markdown]
-# A large batch is cheap, but slow for each user. So you cannot have the lowest price and the lowest latency at the same time,
-# and the latency bound decides how large a batch may be.
+# A large batch is cheap, but slow for each user: the latency bound decides how large it may be.
 #
 # ## A million requests a day
 #
 # *An example:* 86,400 requests a day are 1 per second. In the evening, 3 times as many arrive. An instance answers 2 per
-# second, and may be busy for half of the time, so it gets 1 request per second. So 3 instances are needed, and 1 spare instance
-# in case an instance fails: 4 instances.
+# second, and may be busy half the time, so it gets 1 per second. So 3 instances are needed, and 1 spare in case one fails: 4.
 
 # %% [markdown]
 # {{exercise lab08.instances_needed}}
@@ -524,17 +512,17 @@ if passed(instances_needed):
         print(f"{row['name']}: {row['ms']:.0f} ms, {each:.1f} requests/s: {count} instances of 8 GPUs")
 
 # %% [markdown]
-# These lines are predictions for GPT-3 175B on A100 GPUs. The cell assumes that an instance is busy for at most 70 % of the
-# time, because requests arrive at random, and a server that is always busy has an endless queue. The page *A million requests a
-# day* of labkit's documentation (`docs/million_requests.md`) simulates such a deployment, with failures.
+# These are predictions for GPT-3 175B on A100 GPUs. An instance is busy for at most 70 % of the time, because requests arrive
+# at random, and an always busy server has an endless queue. The page *A million requests a day* (`docs/million_requests.md`)
+# simulates such a deployment, with failures.
 
 # %% [markdown]
 # ## Defend a plan for 530B
 #
-# The largest model of the lecture is Megatron-Turing NLG 530B. You have 32 A100 GPUs, and your users accept 2 seconds for a
-# prompt of 60 tokens and 20 new tokens. A plan for so much money needs reasons: why do you choose this plan, and what is wrong
-# with each of the other plans? And a prediction can be wrong, so the **upper end** of its interval must meet the bound. This
-# rule is stricter than the rule of exercise 8.6 and of labkit's search, which compare the prediction itself with the bound.
+# The lecture's largest model is Megatron-Turing NLG 530B. You have 32 A100 GPUs, and your users accept 2 seconds for 60 prompt
+# tokens and 20 new ones. A plan for so much money needs reasons: why this plan, and what is wrong with each of the others? And
+# a prediction can be wrong, so the **upper end** of its interval must meet the bound. This is stricter than exercise 8.6 and
+# labkit's search, which compare the prediction itself.
 
 # %% [markdown]
 # {{exercise lab08.defend}}
@@ -564,10 +552,9 @@ def defend(plans, bound_ms, gpu_gib):
 check(defend)
 
 # %% [markdown]
-# The next cell has 72 plans: 8 ways to divide the model among the GPUs, each with the 9 batch sizes 1, 2, 4 … 256. In fp16, the
-# weights take 2 · 530 · 10⁹ bytes. With TP 16, a batch of 1 takes about 1,360 ms (predicted); the upper end of an interval is
-# about a quarter above the prediction. The 105 layers can be divided by 3, 5 and 7, but not by 2 or 4. The table lists the 8
-# ways:
+# The next cell has 72 plans: 8 ways to divide the model, each with the 9 batch sizes 1, 2, 4 … 256. In fp16, the weights take 2
+# · 530 · 10⁹ bytes. With TP 16, a batch of 1 takes about 1,360 ms (predicted); the upper end of an interval is about a quarter
+# above the prediction. The 105 layers can be divided by 3, 5 and 7, not by 2 or 4. The 8 ways are:
 #
 # | TP | PP |
 # | --- | --- |
@@ -575,7 +562,7 @@ check(defend)
 # | 8 | 1, 3 |
 # | 16, 32 | 1 |
 #
-# **Predict:** how many plans are too large for 80 GiB? How many of the other plans are too slow?
+# **Predict:** how many plans are too large for 80 GiB? How many of the others are too slow?
 
 # %%
 # BEGIN SOLUTION guess_too_large, guess_too_slow = None, None
@@ -610,29 +597,27 @@ if passed(defend) and predicted(too_large=guess_too_large, too_slow=guess_too_sl
 
 # %% [markdown]
 # **The best plan breaks the rule of thumb:** TP 32 spans four servers. This is worthwhile, because each GPU reads only 1/32 of
-# the weights for a token. With TP 8 x PP 3, the token passes three stages one after the other. The links take less time, but
-# the reading takes more, because in each stage a GPU reads 1/8 of the weights of this stage.
+# the weights per token. With TP 8 x PP 3, the token passes three stages one after the other, and in each, a GPU reads 1/8 of
+# the stage's weights: the links take less time, but the reading takes more.
 #
-# **Caution has a price:** the best published row meets the bound and is cheaper than your plan. The prediction for this row
-# meets the bound as well, so labkit's search takes the plan; but the interval of the prediction ends above the bound, so your
-# rule rejects it. Your rule also rejects your plan for GPT 20B, and all other plans for GPT 20B.
+# **Caution has a price:** the best published row meets the bound and is cheaper than your plan. Its prediction meets the bound
+# as well, so labkit's search takes it; but its interval ends above the bound, so your rule rejects it. Your rule also rejects
+# all plans for GPT 20B, even yours.
 #
 # Write your defence in two sentences. What limits this plan? If the bound were halved, would you pay for a faster link, more
 # GPUs, or fewer bits? Ask the planner, for example `planner_page.best_plan("gpt-530b", gpus=64, bound_ms=1000)`.
 #
 # *An example, for GPT 20B under 300 ms:* "We take TP 8 with a batch of 16, because with fewer shards each GPU reads too many
-# bytes for a token, and stages do not make a token faster. The time of the all-reduces limits this plan. If the bound is
-# halved, the planner finds nothing to buy: even int8 and H100 GPUs are too slow, because hops and launches take as long as
-# before."
+# bytes for a token, and stages do not make a token faster. The all-reduces limit this plan. If the bound is halved, the planner
+# finds nothing to buy: even int8 and H100 GPUs are too slow, because hops and launches take as long as before."
 #
 # *Your defence:* …
 #
 # ## What you have now
 #
-# - You have short formulas for memory, batch size, link, latency and price.
-# - You have measured how large the errors of such predictions are, for published machines and for your machine.
-# - You have a plan, with a reason against every other plan. `labkit plan` writes such a plan in a second, for any GPT and any
-#   GPU of its catalogue.
+# - Short formulas for memory, batch size, link, latency and price.
+# - The measured errors of such predictions, for published machines and for yours.
+# - A plan, with a reason against every other. `labkit plan` writes one in a second, for any GPT and any GPU of its catalogue.
 #
 # Your points are in the panel at the top (*Look again*). `submit()` makes a copy of this notebook for your instructor.
 
