@@ -53,10 +53,9 @@ class SparseMatrix(StoredMatrix):
 
     def kept(self, values: Tensor, rows: slice) -> Sparse24Weight:
         """Build some rows of the matrix from the kept weights of these rows, `values` `[rows, in / 2]`."""
-        fours = padded_fours(self.mask(rows).to(torch.uint8))
-        filled = torch.zeros(fours.shape, dtype=values.dtype, device="cpu")
-        filled[fours.bool()] = values.flatten()
-        return Sparse24Weight.of_places(filled, largest_places(fours), self.shape[1], values.dtype)
+        mask = self.mask(rows)
+        places = largest_places(padded_fours(mask.to(torch.uint8)))
+        return Sparse24Weight.of_places(padded_fours(_with_zeros(values, mask)), places, self.shape[1], values.dtype)
 
     def check(self, shape_part: str) -> None:
         """Raise `CheckpointError` if the bitmask, or the shape that is stored beside it, does not fit the matrix."""
@@ -137,7 +136,14 @@ class SparseIntegers(SparseMatrix):
             return Sparse24Int8Weight(self.kept(stored, rows), scales[:, 0].float().contiguous())
         half = 1 << (self.scheme.bits - 1)
         numbers = (unpack(stored, self.scheme.bits, self.shape[1] // 2).to(torch.int16) - half).to(torch.int8)
-        return IntegerWeight(self.scheme, self.kept(numbers, rows).dequantize(torch.int8), scales)
+        return IntegerWeight(self.scheme, _with_zeros(numbers, self.mask(rows)), scales)
+
+
+def _with_zeros(kept: Tensor, mask: Tensor) -> Tensor:
+    """The dense matrix of a bool mask `[rows, in]` and the numbers `[rows, in / 2]` that it keeps, with zeros elsewhere."""
+    found = torch.zeros(mask.shape, dtype=kept.dtype, device=mask.device)
+    found[mask] = kept.flatten()
+    return found
 
 
 def sparse_matrix(

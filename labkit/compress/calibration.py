@@ -1,4 +1,4 @@
-"""Reads a calibration text, and cuts it into windows of tokens, some of which are chosen at random.
+"""Reads a calibration text, and cuts it into windows of tokens. A random sample of the windows can be chosen.
 
 A quantizer runs the model on these windows and observes the activations. Quality is measured on held-out text. A calibration
 text that shares passages with the held-out text is refused, because the measured quality would then be too good.

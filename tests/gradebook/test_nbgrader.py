@@ -48,7 +48,7 @@ def comment(book: Path, assignment: str, notebook: str, learner: str) -> str:
 
 # Filling without any execution ------------------------------------------------------------------------------------------
 def report(verdicts: dict[str, str], days_late: int = 0, track: str = "full") -> Report:
-    """A group of learners, each of whom has one verdict on all exercises of lab 00. A learner with an empty verdict has
+    """A group of learners. Each learner has the same verdict on every exercise of lab 00. A learner with an empty verdict has
     submitted nothing.
     """
     deadline = datetime(2026, 10, 5, 12, tzinfo=UTC)

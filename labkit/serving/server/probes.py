@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.errors import THE_LIMIT, InvalidRequest, NotAvailable, Overloaded
+from labkit.errors import THE_LIMIT, InvalidRequest, LabkitError, NotAvailable, Overloaded
 from labkit.serving import error_kind
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.probe_mark import PARAMETER
@@ -93,6 +93,10 @@ class Probes:
         before = self._answered(model)
         try:
             self._ask(model)
+        except InvalidRequest:
+            return True
+        except LabkitError as refusal:
+            return isinstance(refusal, Overloaded) and THE_LIMIT in str(refusal)
         except client_library().InferenceServerException as error:
             status, words = str(error.status()), error.message() or ""
             if "DEADLINE_EXCEEDED" in status:
@@ -137,8 +141,7 @@ class Probes:
             return
         kind, words = error_kind.kind_and_words(error.message() or "")
         if kind is not None:
-            status = {InvalidRequest: "INVALID_ARGUMENT", Overloaded: "UNAVAILABLE"}.get(kind, "INTERNAL")
-            raise client_library().InferenceServerException(words, status=f"StatusCode.{status}")
+            raise kind(words)
         if error.status() is None:
             error = self._first_error(model, inputs, parameters, headers={"triton_grpc_error": "true"})
         if error is not None:
