@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.hung import pytest_timeout_set_timer  # noqa: F401  # a hook of pytest-timeout
 from tests.kept import KEPT
 
 WORKER = "PYTEST_XDIST_WORKER" in os.environ

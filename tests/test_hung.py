@@ -1,0 +1,53 @@
+"""A test that waits for a process for ever: its failure shows where the process waits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HANGS = """
+import subprocess, sys, time
+
+PROGRAM = "import time\\ndef wait_for_ever():\\n    time.sleep(1000)\\nwait_for_ever()"
+LEAVES = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {PROGRAM!r}])"
+
+def test_waits_for_a_child():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+def test_waits_for_an_orphan_that_has_the_pipe():
+    done = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, text=True)
+    assert not done.stderr, done.stderr
+
+def test_waits_alone():
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("test_waits_for_a_child", "in wait_for_ever"),
+        ("test_waits_for_an_orphan_that_has_the_pipe", "in wait_for_ever"),
+        ("test_waits_alone", "Timeout (>2.0s) from pytest-timeout"),
+    ],
+)
+def test_the_failure_says_where_it_hangs(tmp_path: Path, name: str, shown: str) -> None:
+    file = tmp_path / "test_hangs.py"
+    file.write_text(HANGS)
+    (tmp_path / "conftest.py").write_text("import tests.hung\ntests.hung.LAST_SECONDS = 2.0\n")
+    options = ["-p", "tests.hung", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c", "/dev/null", "--timeout", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, f"{file}::{name}"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
+    assert shown in done.stdout
+    assert f"{name} did not end within 2 seconds" in done.stdout
