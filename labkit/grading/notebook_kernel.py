@@ -11,12 +11,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+START_SECONDS = 300
+"""How many seconds a kernel may take to start. On a busy machine, kernels have taken more than 60 seconds."""
+
 
 def run_cells(notebook: Any, folder: Path, *, timeout: int, **options: Any) -> None:
     """Run every code cell in a new kernel, whose working directory is `folder`, and put the outputs into `notebook`.
 
     timeout: the seconds that a single cell may take. options: further settings of `nbclient.NotebookClient`. Raises the
-    exceptions that `NotebookClient.execute` raises.
+    exceptions that `NotebookClient.execute` raises. Ctrl-C ends the kernel and raises `KeyboardInterrupt`.
     """
     from nbclient import NotebookClient
     from traitlets.config import Config
@@ -24,7 +27,13 @@ def run_cells(notebook: Any, folder: Path, *, timeout: int, **options: Any) -> N
     where = {"metadata": {"path": str(folder)}}
     with tempfile.TemporaryDirectory(prefix="labkit-kernel-") as place:
         settings = Config({"KernelManager": _connection(Path(place))})
-        NotebookClient(notebook, timeout=timeout, resources=where, config=settings, **options).execute()
+        given = {"timeout": timeout, "startup_timeout": START_SECONDS} | options
+        client = NotebookClient(notebook, resources=where, config=settings, **given)
+        # Not client.execute(): its handler of Ctrl-C ends the kernel, and then it may wait for the kernel until the timeout.
+        with client.setup_kernel():
+            for number, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, number, execution_count=client.code_cells_executed + 1)
+            client.set_widgets_metadata()
 
 
 def _connection(place: Path) -> dict[str, Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import zmq
 
@@ -35,3 +40,23 @@ def test_without_unix_sockets_a_kernel_uses_tcp(tmp_path: Path, monkeypatch: pyt
     assert _connection(tmp_path / ("long" * 30)) == {}
     monkeypatch.setattr(zmq, "has", lambda feature: False)
     assert _connection(short) == {}
+
+
+RUNS_FOR_EVER = """
+import nbformat, pathlib
+from labkit.grading.notebook_kernel import run_cells
+
+cell = nbformat.v4.new_code_cell("import os, time; print(os.getpid(), file=open('pid', 'w')); time.sleep(1000)")
+run_cells(nbformat.v4.new_notebook(cells=[cell]), pathlib.Path(), timeout=900, kernel_name="python3")
+"""
+
+
+def test_ctrl_c_ends_the_kernel_and_the_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RUNS_FOR_EVER]
+    program = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while program.poll() is None and not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n")):
+        time.sleep(0.05)
+    program.send_signal(signal.SIGINT)
+    _, errors = program.communicate()
+    assert errors.strip().endswith("KeyboardInterrupt"), errors
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
