@@ -6,6 +6,7 @@ says.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -121,6 +122,12 @@ def one_a_file(items: list[pytest.Item]) -> Iterator[pytest.Item]:
         elif item is rest[0]:
             item.user_properties.append((STANDS_FOR, len(rest)))
             yield item
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector search neither the modules nor the collected tests again, which would take 0.3 seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

@@ -53,7 +53,7 @@ def run_bench(
             raise InvalidRequest(f"precision is {precision!r}; the bench runs in {', '.join(PRECISIONS)}")
         check_memory(checkpoint, device, precision)
     progress(f"measuring the ceilings of {device}")
-    limits = ceilings(device)
+    limits = ceilings(device, seconds=min(1.0, settings.seconds))
     sessions = [Session(settings, checkpoint, device, precision, progress) for precision in precisions]
     rows: list[dict[str, Any]] = []
     ratios: list[dict[str, Any]] = []

@@ -252,7 +252,7 @@ def test_the_command_with_all_peers_measures_those_it_can_and_names_the_others(
     from labkit.cli.bench import bench
 
     run: Any = importlib.import_module("labkit.bench.run")
-    monkeypatch.setattr(run, "ceilings", lambda device: Ceilings("cpu", 1, 1e10, {"fp32": 1e12}))
+    monkeypatch.setattr(run, "ceilings", lambda device, seconds: Ceilings("cpu", 1, 1e10, {"fp32": 1e12}))
     sizes = {"batch": "1,2", "prompt_tokens": 9, "new_tokens": 4, "seconds": 0.2, "rounds": 1, "device": "cpu"}
     bench(against=",".join(PEERS), precision="int8", json=True, **sizes)
     out = capsys.readouterr().out

@@ -38,7 +38,7 @@ SMALL = BenchSettings(prompt_tokens=40, new_tokens=9, seconds=1.0, batches=(1, 3
 def record() -> Record:
     """The record of one run of the benchmark with known ceilings. Other tests check how the ceilings are measured."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(RUN, "ceilings", lambda device: LIMITS)
+    patch.setattr(RUN, "ceilings", lambda device, seconds: LIMITS)
     said: list[str] = []
     found = run_bench(SMALL, progress=said.append)
     patch.undo()
@@ -250,7 +250,7 @@ def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_
 def test_what_cannot_be_run_is_refused_before_anything_is_measured(
     changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RUN, "ceilings", lambda device: pytest.fail("it began to measure"))
+    monkeypatch.setattr(RUN, "ceilings", lambda device, seconds: pytest.fail("it began to measure"))
     with pytest.raises(InvalidRequest, match=said):
         run_bench(replace(SMALL, **changes))
 
@@ -282,7 +282,7 @@ class OnlyInt8(HuggingFaceEngine):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> BenchSettings:
-    monkeypatch.setattr(RUN, "ceilings", lambda device: LIMITS)
+    monkeypatch.setattr(RUN, "ceilings", lambda device, seconds: LIMITS)
     return replace(SMALL, prompt_tokens=8, new_tokens=3, seconds=0.1, rounds=2, batches=(1,))
 
 

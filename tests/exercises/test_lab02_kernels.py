@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from labkit.grading.judge import SEEDS
 from labkit.grading.notebook_check import run_apart
 from labkit.grading.submission import submission_of
 from labkit.grading.verdict import FAILED, PASSED
+from labkit.grading.workers import Workers
 from labkit.ops.backend import has_triton
 from tests.exercises.learners import solved_cells
 from tests.sampled import chosen, one_in
@@ -295,45 +297,51 @@ def test_a_mistake_in_a_kernel_is_named(index: int, verdicts: dict[str | int, li
     assert (verdict, PLANTED[index][2] in message) == (FAILED, True), message
 
 
-def test_a_notebook_may_import_triton_itself() -> None:
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    with Workers() as found:
+        yield found
+
+
+def test_a_notebook_may_import_triton_itself(workers: Workers) -> None:
     plain = source_of(NORM).replace(
         "from labkit.exercises.kernels import tl, triton", "import triton\nimport triton.language as tl"
     )
-    assert run_apart(find(NORM), submission_of(plain)).verdict == PASSED
+    assert run_apart(find(NORM), submission_of(plain), workers).verdict == PASSED
 
 
-def test_an_answer_without_a_kernel_is_refused() -> None:
+def test_an_answer_without_a_kernel_is_refused(workers: Workers) -> None:
     by_torch = "from labkit import ops\n\ndef fused_linear_gelu(x, weight, bias):\n    return ops.linear_gelu(x, weight, bias)"
-    refused = run_apart(find(GELU), submission_of(by_torch))
+    refused = run_apart(find(GELU), submission_of(by_torch), workers)
     assert refused.verdict == FAILED
     assert "it calls labkit's own linear_gelu (in your line `return ops.linear_gelu(x, weight, bias)`)" in refused.message
 
 
-def test_python_decides_about_a_number_and_a_constant() -> None:
+def test_python_decides_about_a_number_and_a_constant(workers: Workers) -> None:
     decides = {
         "    tl.store(hidden": "    if tl.program_id(0) < size and not (BLOCK < 1):\n        tl.store(hidden",
         "tl.rsqrt(": "math.sqrt(BLOCK * BLOCK) / BLOCK * tl.rsqrt(",
     }
-    assert run_apart(find(NORM), submission_of(source_of(NORM, decides))).verdict == PASSED
+    assert run_apart(find(NORM), submission_of(source_of(NORM, decides)), workers).verdict == PASSED
 
 
-def test_a_mask_that_was_computed_counts_as_a_mask() -> None:
+def test_a_mask_that_was_computed_counts_as_a_mask(workers: Workers) -> None:
     computed = {"mask=inside": "mask=inside & (tl.load(slots + token) >= 0)"}
-    assert run_apart(find(ROTARY), submission_of(source_of(ROTARY, computed))).verdict == PASSED
+    assert run_apart(find(ROTARY), submission_of(source_of(ROTARY, computed)), workers).verdict == PASSED
 
 
-def test_a_kernel_is_graded_in_a_process_of_its_own() -> None:
-    assert run_apart(find(INT8), submission_of(source_of(INT8))).verdict == PASSED
-    outside = run_apart(find(ATTENTION), submission_of(source_of(ATTENTION, {"mask=seen, other=0": "other=None"})))
+def test_a_kernel_is_graded_in_a_process_of_its_own(workers: Workers) -> None:
+    assert run_apart(find(INT8), submission_of(source_of(INT8)), workers).verdict == PASSED
+    outside = run_apart(find(ATTENTION), submission_of(source_of(ATTENTION, {"mask=seen, other=0": "other=None"})), workers)
     assert outside.verdict == FAILED
     assert re.search(r"reads \d+ elements outside the tensors that the kernel got; .* `table`", outside.message)
     assert "in your line `slot = tl.load(" in outside.message
     assert "the address is wrong, or a mask is missing" in outside.message
     shifted = {"values + row[:, None] * SIZE": "values + (row[:, None] + outs) * SIZE"}
-    masked = run_apart(find(INT8), submission_of(source_of(INT8, shifted)))
+    masked = run_apart(find(INT8), submission_of(source_of(INT8, shifted)), workers)
     assert "its mask lets these elements through: the address is wrong, or the mask is too wide" in masked.message
     stub = {"z = product_tile": "raise NotImplementedError\n    z = product_tile"}
-    empty = run_apart(find(GELU), submission_of(source_of(GELU, stub)))
+    empty = run_apart(find(GELU), submission_of(source_of(GELU, stub)), workers)
     assert "still raises NotImplementedError" in empty.message
 
 

@@ -64,6 +64,7 @@ def test_ranks_end_in_order_whatever_their_signs_of_life_are_doing(tmp_path: Pat
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_another_number_of_ranks_than_the_layout_has_is_refused() -> None:
     arguments = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *command(Layout(2, 2))]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
