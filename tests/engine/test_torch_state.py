@@ -16,6 +16,7 @@ from labkit import load, native
 from labkit.engine import SamplingParams
 from labkit.errors import NotAvailable
 from tests.engine.global_states import CONFIG, PRECISIONS, STATES
+from tests.sampled import as_long
 
 SECONDS = 1200  # ten times as long as the program usually needs
 
@@ -27,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=["native", "torch alone"])
+@pytest.fixture(scope="module", params=["native", as_long("torch alone")])
 def found(request: pytest.FixtureRequest, model: Path) -> dict[str, Any]:
     """The answers of a separate process under each state, by the state's name."""
     if request.param == "native" and not native.available():

@@ -21,11 +21,11 @@ from labkit.ops.layer_norm import layer_norm_reference
 from labkit.parallel import Layout, load_parallel
 from tests.models import random_prompts
 from tests.parallel.models import CONTEXT, save_peer
-from tests.sampled import one_in
+from tests.sampled import as_long, one_in
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
 
-LAYOUTS = (Layout(2, 1), Layout(4, 1), Layout(1, 2), Layout(1, 4), Layout(2, 2))
+LAYOUTS = (as_long(Layout(2, 1)), Layout(4, 1), as_long(Layout(1, 2)), Layout(1, 4), Layout(2, 2))
 GREEDY = labkit.SamplingParams(max_new_tokens=24, ignore_eos=True)
 
 
