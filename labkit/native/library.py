@@ -222,15 +222,18 @@ def use_instruction_set(name: str) -> None:
 _chosen = threading.local()
 
 
-def threads() -> int:
+def threads(*, is_long: bool = False) -> int:
     """The number of threads of a native call: the number set by `torch.set_num_threads`, but at most the usable cores.
 
-    The number is 1 in a forked child, which has only one thread.
+    is_long: whether the call takes so long that a CPU quota is rounded up (`usable_cores`). The number is 1 in a forked child,
+    which has only one thread.
     """
-    if is_forked_child():
-        return 1
+    return 1 if is_forked_child() else min(_wanted_threads(), cores_at_start(rounded_up=is_long))
+
+
+def _wanted_threads() -> int:
     wanted: int | None = getattr(_chosen, "threads", None)
-    return min(torch.get_num_threads() if wanted is None else wanted, cores_at_start())
+    return torch.get_num_threads() if wanted is None else wanted
 
 
 @contextlib.contextmanager
@@ -241,7 +244,7 @@ def torch_on_one_thread() -> Iterator[None]:
     slow each other down.
     """
     before = getattr(_chosen, "threads", None)
-    _chosen.threads = threads()
+    _chosen.threads = _wanted_threads()
     try:
         with torch_threads(1):
             yield
