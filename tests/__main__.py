@@ -1,7 +1,7 @@
-"""Runs the tests in two parts: first the tests that can share the machine, in several processes, then the tests that must run
-alone.
+"""Runs the tests that can share the machine, in several processes.
 
-`python -m tests` leaves out tests that are marked `long`; `python -m tests --all` runs them too. Other arguments go to pytest.
+`python -m tests` leaves out tests that are marked `long` or `alone`. `python -m tests --all` runs the long tests too, and after
+them the tests that must run alone. Other arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -63,12 +63,14 @@ def files_alone() -> list[str]:
 def main(arguments: list[str]) -> int:
     """Run the tests, and print the slowest tests and the total time. Return the exit status of the first part that failed."""
     began = time.monotonic()
-    count, among = workers(), "" if "--all" in arguments else "not long and "
+    count, is_all = workers(), "--all" in arguments
     more = [argument for argument in arguments if argument != "--all"]
-    shared, shared_seconds = run(f"{count} at a time", ["-n", str(count), "-m", f"{among}not alone", *more])
-    where = [] if names_files(more) else files_alone()
-    alone, alone_seconds = run("one at a time", ["-m", f"{among}alone", *where, *more])
-    seconds = shared_seconds + alone_seconds
+    among = "not alone" if is_all else "not long and not alone"
+    shared, seconds = run(f"{count} at a time", ["-n", str(count), "-m", among, *more])
+    alone = 0
+    if is_all:
+        alone, alone_seconds = run("one at a time", ["-m", "alone", *([] if names_files(more) else files_alone()), *more])
+        seconds += alone_seconds
     print(f"== the {SLOWEST} slowest of {len(seconds)} tests, in seconds, including their set-up")
     for name, took in seconds.most_common(SLOWEST):
         print(f"{took:7.1f}  {name}")

@@ -13,6 +13,7 @@ import pytest
 
 from labkit import host_cores
 from labkit.host_cores import physical_cores, quotas, usable_cores
+from tests.conftest import THREADS
 from tests.control_groups import cpu_quota, group, process, real_group
 from tests.patience import PATIENCE
 
@@ -82,7 +83,12 @@ print(*quotas(), usable_cores(), library.threads(), library.threads(is_long=True
 def test_a_real_quota() -> None:
     with real_group("cpu", cpu_quota(1.5)) as folder:
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, folder], capture_output=True, text=True, timeout=PATIENCE, check=False
+            [sys.executable, "-c", PROGRAM, folder],
+            env={name: value for name, value in os.environ.items() if name not in THREADS},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
     assert done.returncode == 0, done.stderr
     found = done.stdout.split()[-4:]

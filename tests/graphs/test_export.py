@@ -23,6 +23,7 @@ from labkit.model.part import Part
 from tests.graphs.conftest import SHAPE
 from tests.models import peer_greedy, random_peer, random_prompts
 from tests.refusals import refused
+from tests.sampled import as_long
 
 SIZES = [(1, 1), (1, 7), (3, 5), (2, 30)]
 """Pairs of the batch size and the length of the prompts."""
@@ -37,7 +38,7 @@ def error(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("form", ["whole", "in_parts"])
+@pytest.mark.parametrize("form", [as_long("whole"), "in_parts"])
 def test_logits_are_those_of_transformers_at_every_step(form: str, peer: Any, request: pytest.FixtureRequest) -> None:
     model = GraphModel(request.getfixturevalue(form))
     for batch, length in SIZES:

@@ -228,7 +228,6 @@ def test_whose_queue_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waited == ["cuda", "cuda:1", torch.device("cuda", 0)]
 
 
-@pytest.mark.alone
 def test_a_real_clock_sees_real_work() -> None:
     def work(size: int) -> None:
         torch.ones(size).sum()
