@@ -28,7 +28,7 @@ from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.errors import InsufficientResources, NotAvailable
 from labkit.measure import Ceilings
 from tests.models import random_peer
-from tests.sampled import as_long, one_in
+from tests.sampled import as_long
 
 CPU = torch.device("cpu")
 LENGTH, NEW = 21, 12
@@ -130,7 +130,8 @@ def test_lower_precisions_run_and_say_what_they_are(name: str, precision: str, s
     assert float((first == exact).double().mean()) >= (0.35 if precision == "int4" else 0.7)
 
 
-@pytest.mark.parametrize("precision", one_in(3, ["int8", "fp32", "int4"]))
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["int8", "fp32", "int4"])
 def test_openvino_fuses_attention_and_rotary_and_keeps_their_tables_whole(
     precision: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from labkit.serving.channels import open_url
 from labkit.serving.server.install import find_server
+from tests.cli.test_commands import many
 from tests.patience import PATIENCE, if_alive, is_running, wait_for
 
 COMMAND = [sys.executable, "-m", "labkit", "serve"]
@@ -154,9 +155,10 @@ def test_on_a_terminal_it_says_what_it_does_and_what_it_mended(tmp_path: Path) -
 
 def test_a_repository_is_written_and_looked_over(tmp_path: Path) -> None:
     folder = tmp_path / "repository"
-    written = run("gptj-tiny", "--write-only", "--repository", str(folder), "--json")
-    assert json.loads(written.stdout.splitlines()[-1])["repository"] == str(folder)
-    assert run(str(folder), "--check").returncode == 0
+    write = ["serve", "gptj-tiny", "--write-only", "--repository", str(folder), "--json"]
+    written, checked = many(tmp_path, write, ["serve", str(folder), "--check"])
+    assert json.loads(written.out.splitlines()[-1])["repository"] == str(folder)
+    assert checked.status == 0
     config = folder / "gptj" / "config.pbtxt"
     config.write_text(config.read_text().replace("decoupled: true", "decoupled: false"))
     line = 1 + next(n for n, text in enumerate(config.read_text().splitlines()) if "decoupled" in text)
@@ -167,14 +169,15 @@ def test_a_repository_is_written_and_looked_over(tmp_path: Path) -> None:
 
 
 def test_what_is_no_model_and_what_is_no_room_is_refused(tmp_path: Path) -> None:
-    found = run("nosuch", "--write-only", "--repository", str(tmp_path / "a"))
-    assert found.returncode == 2
-    assert "there is no model 'nosuch'" in found.stderr
-    (tmp_path / "mine.txt").write_text("a letter")
-    found = run("gptj-tiny", "--write-only", "--repository", str(tmp_path))
-    assert found.returncode == 2
-    assert "holds files that labkit did not write" in found.stderr
-    assert (tmp_path / "mine.txt").read_text() == "a letter"
-    found = run("gptj-tiny", "--max-batch", "0", "--write-only")
-    assert found.returncode == 2
-    assert "max_batch is 0; at least 1 is accepted" in found.stderr
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("a letter")
+    refusals = {
+        "there is no model 'nosuch'": ["nosuch", "--repository", str(tmp_path / "a")],
+        "holds files that labkit did not write": ["gptj-tiny", "--repository", str(tmp_path / "mine")],
+        "max_batch is 0; at least 1 is accepted": ["gptj-tiny", "--max-batch", "0"],
+    }
+    commands = [["serve", "--write-only", *arguments] for arguments in refusals.values()]
+    for words, found in zip(refusals, many(tmp_path, *commands), strict=True):
+        assert found.status == 2
+        assert words in found.errors
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "a letter"

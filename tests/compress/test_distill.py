@@ -216,6 +216,7 @@ def test_the_teacher_writes_more_text(tmp_path: Path) -> None:
     assert written_windows("no-such-model", real, 3, 0, tmp_path / "written.json") == made
 
 
+@pytest.mark.long
 def test_a_training_with_written_text_goes_on_with_the_same_text(tmp_path: Path) -> None:
     options: dict[str, Any] = {"layers": 1, "steps": 12, "windows": 1, "window": 16, "continuations": 1}
     text = CalibrationText("short", TEXT.text[:600])

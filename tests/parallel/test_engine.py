@@ -117,7 +117,8 @@ def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tupl
     assert [o.completions[0].token_ids for o in several] == [o.completions[0].token_ids for o in one]
 
 
-@pytest.mark.parametrize("stages", one_in(2, [4, 3]))
+@pytest.mark.long
+@pytest.mark.parametrize("stages", [4, 3])
 def test_several_long_steps_in_flight_wait_for_nobody_in_a_circle(stages: int, folder: tuple[Path, Any]) -> None:
     """There are more pieces than can wait between two stages, and the next steps have already been submitted."""
     options: dict[str, Any] = {"max_batch_size": 64, "max_step_tokens": 1024}
@@ -128,7 +129,7 @@ def test_several_long_steps_in_flight_wait_for_nobody_in_a_circle(stages: int, f
     assert [o.completions[0].token_ids for o in several] == [o.completions[0].token_ids for o in one]
 
 
-@pytest.mark.parametrize("precision", one_in(2, ["int4", "int8", "bf16"]))
+@pytest.mark.parametrize("precision", one_in(3, ["int4", "int8", "bf16"]))
 def test_other_precisions_are_sharded_the_same_way(precision: str, folder: tuple[Path, Any]) -> None:
     """A shard has its own scales, so the logits differ a little, but are as near to float64 as the logits of one process."""
     tokens = random_prompts(211, [60], seed=6)[0]

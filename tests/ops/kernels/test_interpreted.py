@@ -33,10 +33,15 @@ def interpreted(
     The process gets the `-m` option of this run, so it leaves out the same tests.
     """
     report = tmp_path_factory.mktemp("interpreted") / "report.xml"
-    command = [sys.executable, "-m", "pytest", str(FOLDER), "-p", "no:cacheprovider", "--junitxml", str(report)]
+    command = [sys.executable, "-m", "pytest", str(FOLDER), "-p", "pytest_timeout", "--junitxml", str(report)]
     command += ["-m", request.config.option.markexpr]
     ran = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     outcomes: Counter[tuple[str, str]] = Counter()
     for case in ElementTree.parse(report).iter("testcase") if report.exists() else ():
