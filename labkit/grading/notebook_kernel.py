@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 START_SECONDS = 300
-"""How many seconds a kernel may take to start. On a busy machine, kernels have taken more than 60 seconds."""
+"""How many seconds a kernel may take to start. The default of nbclient, 60 seconds, can be too short on a busy machine."""
 
 
 def run_cells(notebook: Any, folder: Path, *, timeout: int, **options: Any) -> None:
