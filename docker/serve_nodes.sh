@@ -9,11 +9,17 @@ shift
 export WORLD_SIZE=$LWS_GROUP_SIZE RANK=$LWS_WORKER_INDEX MASTER_ADDR=$LWS_LEADER_ADDRESS MASTER_PORT=${MASTER_PORT:-29500}
 export LOCAL_RANK=0 LOCAL_WORLD_SIZE=1
 
+same=() # the options that all ranks need
+for option in "$@"; do
+    case $option in
+    --device=* | --precision=* | --seed=* | --kv-cache-dtype=*) same+=("$option") ;;
+    --device | --precision | --seed | --kv-cache-dtype)
+        echo "serve_nodes.sh: write $option with an equals sign: $option=VALUE" >&2
+        exit 2
+        ;;
+    esac
+done
 if [ "$RANK" = 0 ]; then
     exec labkit serve "$model" --tensor-parallel "$WORLD_SIZE" --address 0.0.0.0 "$@"
 fi
-same=() # what must be the same on all ranks; write it with an equals sign
-for option in "$@"; do
-    case $option in --device=* | --precision=*) same+=("$option") ;; esac
-done
 exec labkit generate --model "$model" --tensor-parallel "$WORLD_SIZE" ${same[@]+"${same[@]}"} "not used: node 0 gets the requests"

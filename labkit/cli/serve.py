@@ -191,7 +191,7 @@ def _show_status(server: Server, told: threading.Event, name: str) -> None:
     began = time.monotonic()
     while not told.wait(1.0):
         if server.failure:
-            raise NotAvailable(f"{server.failure}\nthe whole log is {server.log}")
+            raise NotAvailable(f"{server.failure}\nthe whole log is {server.keep_log()}")
         for restart in list(server.restarts)[-1:]:
             if restart.number > restarts:
                 restarts, began = restart.number, time.monotonic()

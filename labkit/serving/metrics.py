@@ -21,6 +21,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import InvalidRequest, NotAvailable
@@ -167,7 +168,7 @@ def read_metrics(address: str, *, timeout: float = 5.0) -> Metrics:
     try:
         with open_url(f"http://{address}/metrics", timeout=timeout) as answer:
             text = answer.read().decode("utf-8", "replace")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:  # HTTPException: another protocol, or an answer that is cut off
         raise NotAvailable(f"no metrics at http://{address}/metrics: {error}; give the server's metrics port") from None
     try:
         return parse_metrics(text)

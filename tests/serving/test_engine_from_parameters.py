@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import psutil
 import pytest
 import torch
@@ -9,6 +12,7 @@ import torch
 from labkit.checkpoints import config_of
 from labkit.model.quantized_kv_cache import QuantizedKVCache
 from labkit.serving.python_backend.engine_from_parameters import MIXED_PREFILL, compute_threads, engine_from_parameters
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize(
@@ -48,3 +52,15 @@ def test_an_engine_with_a_quantized_cache() -> None:
             assert 0.9 * 2**24 < cache.byte_count <= 2**24
     finally:
         torch.set_num_threads(threads)
+
+
+def test_ranks_get_the_device_and_the_threads() -> None:
+    given = {"model": "gptj-tiny", "tensor_parallel": "2", "device": "cuda:1"}
+    with refused(["device is 'cuda:1'", "each rank needs its own GPU"]):
+        engine_from_parameters(lambda name, default: given.get(name, default))
+    given |= {"device": "cpu", "threads": "3", "cache_bytes": str(2**22)}
+    with engine_from_parameters(lambda name, default: given.get(name, default)) as engine:
+        assert engine._ready().scheduler.max_mixed_prefill == MIXED_PREFILL
+        (rank,) = [child for child in psutil.Process().children() if "labkit.parallel.rank_main" in child.cmdline()]
+        run = json.loads(Path(rank.cmdline()[-2], "run.json").read_text())
+        assert (run["threads"], run["device"]) == (3, "cpu")

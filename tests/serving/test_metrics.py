@@ -149,6 +149,11 @@ def test_what_is_no_metrics() -> None:
             read_metrics(address, timeout=0.2)
 
 
+def test_the_port_of_another_protocol(gptj_server: Server) -> None:
+    with pytest.raises(NotAvailable, match="give the server's metrics port"):
+        read_metrics(gptj_server.grpc)
+
+
 def test_a_servers_own_metrics(gptj_server: Server) -> None:
     before = read_metrics(gptj_server.metrics)
     with Client(gptj_server.grpc) as client:

@@ -294,6 +294,14 @@ def test_a_load_within_a_notebooks_event_loop(gptj_server: Server) -> None:
     assert asyncio.run(cell()).requests
 
 
+@pytest.mark.parametrize("load", [{"users": 2}, {"rate": 50.0}])
+def test_too_few_prompts_are_one_error(gptj_server: Server, load: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labkit.serving.stress.prompts._TRIES", 1)
+    settings = StressSettings(**load, seconds=30, warmup=0, prompt_tokens=Lengths(1, 1), new_tokens=Lengths(1, 1))
+    with pytest.raises(InvalidRequest, match="different prompts of 1 to 1 tokens; ask for longer prompts"):
+        run_stress(gptj_server.grpc, settings)
+
+
 def test_what_a_server_refuses_is_counted_by_kind(gptj_server: Server) -> None:
     # The server runs 16 requests and lets 4 wait. Even on a busy machine, the first must not end before the 21st has arrived.
     lengths: dict[str, Any] = {"prompt_tokens": Lengths(4, 8), "new_tokens": Lengths(400, 400)}

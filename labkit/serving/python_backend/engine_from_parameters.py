@@ -41,16 +41,19 @@ def engine_from_parameters(parameter: Parameter) -> Engine:
     if kv_cache_dtype := parameter("kv_cache_dtype", ""):
         options["kv_cache_dtype"] = kv_cache_dtype
     device, seed = parameter("device", "") or None, int(parameter("seed", "0"))
-    if as_device(device).type == "cpu":
-        options["max_mixed_prefill"] = MIXED_PREFILL
+    threads = int(parameter("threads", "0")) or None
     shards, stages = int(parameter("tensor_parallel", "1")), int(parameter("pipeline_parallel", "1"))
-    if (shards, stages) == (1, 1):
-        torch.set_num_threads(int(parameter("threads", "0")) or compute_threads(config_of(name), usable_cores()))
-        engine = load(name, device=device, dtype=precision, seed=seed, **options)
-    else:
+    has_ranks = (shards, stages) != (1, 1)
+    if device == "cpu" or (device is None and has_ranks) or (not has_ranks and as_device(device).type == "cpu"):
+        options["max_mixed_prefill"] = MIXED_PREFILL
+    if has_ranks:
         from labkit.parallel import Layout, load_parallel
 
-        engine = load_parallel(name, Layout(shards, stages), dtype=precision, seed=seed, **options)
+        layout = Layout(shards, stages)
+        engine = load_parallel(name, layout, device=device, dtype=precision, seed=seed, threads=threads, **options)
+    else:
+        torch.set_num_threads(threads or compute_threads(config_of(name), usable_cores()))
+        engine = load(name, device=device, dtype=precision, seed=seed, **options)
     try:
         engine.occupy_cache()  # a cache that does not fit fails now, not at the first request
     except BaseException:

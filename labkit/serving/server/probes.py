@@ -21,6 +21,9 @@ LOAD_SECONDS = 600.0
 
 UNLOAD_SECONDS = 15.0
 
+NO_PROCESS = "is not healthy"
+"""Part of Triton's error for a model whose process has ended: "Stub process 'NAME' is not healthy."."""
+
 CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 50),  # find a restarted server at once
     ("grpc.min_reconnect_backoff_ms", 1000),
@@ -88,7 +91,7 @@ class Probes:
     def answers(self, model: str) -> bool:
         """Whether a model answers a request; a refusal is an answer too.
 
-        A model also counts as answering if this request waits while the model answers other requests.
+        If the model is not labkit's, an exception in its code is a refusal as well, because it may expect other values. A model also counts as answering if this request waits while the model answers other requests.
         """
         before = self._answered(model)
         try:
@@ -103,6 +106,8 @@ class Probes:
                 return self._answered(model) > before
             if "UNAVAILABLE" in status:
                 return THE_LIMIT in words
+            if "INTERNAL" in status:  # the status of an exception in a model's code, and of a model without a process
+                return model not in _REQUESTS and NO_PROCESS not in words
             return "INVALID_ARGUMENT" in status and "not ready" not in words
         return True
 

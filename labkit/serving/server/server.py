@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import subprocess
+import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,7 +68,7 @@ class Server:
         sweep()
         folder = LockedFolder("server")
         self.probes = Probes(self.grpc, lambda: mark_of(shared_folder(read_server_pid(folder.path))))
-        self.log = log or folder.path / "log.txt"
+        self.log, self._has_temporary_log = log or folder.path / "log.txt", log is None
         try:
             served = shell_safe_path(self.repository, folder.path, "repository")
             start = StartSettings(program, served, address, ports, folder, self.log)
@@ -110,6 +112,14 @@ class Server:
     def pid(self) -> int:
         """The process id of tritonserver."""
         return self._supervisor.process.pid
+
+    def keep_log(self) -> Path:
+        """Return the path of a log that stays after the server's end. A temporary log is copied to a new folder for this."""
+        if not self._has_temporary_log:
+            return self.log
+        kept = Path(tempfile.mkdtemp(prefix="labkit-log-")) / self.log.name
+        shutil.copyfile(self.log, kept)
+        return kept
 
     def stop(self) -> None:
         """End the server and its models' processes, and delete their shared memory. A second call does nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -93,21 +94,24 @@ class Supervisor:
     def _run(self) -> None:
         while not self.failure and not self._ended.wait(LOOK_SECONDS):
             if self.process.guardian.poll() is not None:
-                self._start_again()
+                try:
+                    self._start_again()
+                except Exception as error:  # without this thread nothing would be restarted, so the caller must learn of it
+                    self.failure = f"{self._why()}, and could not be started again: {type(error).__name__}: {error}"
 
     def _start_again(self) -> None:
         when, began = time.time(), time.monotonic()
         if self.watchdog:
             self.watchdog.rest()
         why = self._why()
-        self._progress(f"{why}; it is being started again")
+        self._say(f"{why}; it is being started again")
         for failed in range(MOST_STARTS):
             if self._ended.wait(min(LONGEST_PAUSE, 2.0 ** (failed - 1)) if failed else 0.0):
                 return
             try:
                 self._start()
-            except NotAvailable as error:
-                self._progress(f"start {failed + 1} of {MOST_STARTS} failed: {error}")
+            except (NotAvailable, OSError) as error:  # OSError: no room for a file, or no more processes
+                self._say(f"start {failed + 1} of {MOST_STARTS} failed: {error}")
                 self.failure = f"{why}, and could not be started again: {error}" if failed + 1 == MOST_STARTS else ""
                 continue
             number = self.restarts[-1].number + 1 if self.restarts else 1
@@ -125,9 +129,14 @@ class Supervisor:
         until = time.monotonic() + self._start_seconds
         try:
             self.process.wait_until_ready(self._models, until, lambda words: None, self._ended.is_set)
-        except NotAvailable:
+        except BaseException:
             self.process.end()
             raise
+
+    def _say(self, words: str) -> None:
+        """Report to the caller. A report that cannot be written, for example to a closed terminal, is lost."""
+        with contextlib.suppress(OSError):
+            self._progress(words)
 
     def _why(self) -> str:
         if self._told:

@@ -70,6 +70,8 @@ class _Generator:
         try:
             async with asyncio.TaskGroup() as requests:
                 await (self._users(requests) if self._settings.rate is None else self._independent(requests))
+        except ExceptionGroup as errors:  # the requests' own errors are counted, so this is an error of the generator itself
+            raise errors.exceptions[0] from None
         finally:
             for watcher in watchers:
                 watcher.cancel()

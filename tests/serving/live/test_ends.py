@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import shutil
 import signal
 import socket
 import time
@@ -228,7 +229,13 @@ def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypa
     monkeypatch.setattr("labkit.serving.server.supervisor.MOST_STARTS", 2)
     monkeypatch.setattr("labkit.serving.server.supervisor.LONGEST_PAUSE", 0.1)
     said: list[str] = []
-    with Server(write_repository_of_one(tmp_path), progress=said.append) as server:
+
+    def closed_terminal(words: str) -> None:
+        said.append(words)
+        if "again" in words or "failed" in words:
+            raise BrokenPipeError
+
+    with Server(write_repository_of_one(tmp_path), progress=closed_terminal) as server:
         (tmp_path / "mine" / "1" / "model.py").write_text("raise ValueError('the weights of Atlantis')")
         psutil.Process(server.pid).kill()
         wait_for(lambda: server.failure)
@@ -236,10 +243,27 @@ def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypa
         assert "the weights of Atlantis" in server.failure
         assert not server.is_running
         assert not server.restarts
+        kept = server.keep_log()
+    assert "the weights of Atlantis" in kept.read_text()
+    shutil.rmtree(kept.parent)
     assert [words.split(":")[0] for words in said if words.startswith("start ")] == [
         "start 1 of 2 failed",
         "start 2 of 2 failed",
     ]
+
+
+def test_a_start_without_room_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labkit.serving.server.supervisor.LONGEST_PAUSE", 0.1)
+    log = tmp_path / "logs" / "log.txt"
+    log.parent.mkdir()
+    with Server(write_repository_of_one(tmp_path / "repository"), log=log) as server:
+        shutil.rmtree(log.parent)  # now the log cannot be opened, as on a full disk
+        psutil.Process(server.pid).kill()
+        wait_for(lambda: "No such file" in server.failure or not server.is_running, "the end of the server")
+        time.sleep(0.5)
+        log.parent.mkdir()
+        wait_for(lambda: server.restarts, "a restart")
+        assert server.failure == ""
 
 
 def test_stopping_while_it_is_started_again_leaves_nothing(tmp_path: Path) -> None:
