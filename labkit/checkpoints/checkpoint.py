@@ -39,6 +39,11 @@ class Checkpoint(ABC):
     path: Path | None
     weight_dtype: torch.dtype
 
+    @property
+    def opened_from(self) -> str:
+        """What `open_checkpoint` needs to open this checkpoint again: its directory, or its name."""
+        return str(self.path or self.name)
+
     def tensor_names(self) -> list[str]:
         """The Hugging Face names of all tensors."""
         return list(expected_shapes(self.config))

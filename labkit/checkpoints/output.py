@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import InsufficientResources, InvalidRequest
+from labkit.home import write_atomically
 
 Progress = Callable[[int, int, str], None]
 """A function that is called with the number of finished items, the number of all items, and the name of the next item."""
@@ -133,4 +134,4 @@ def copy_beside(source: Path | None, folder: Path, names: Sequence[str] = TOKENI
     """
     for name in names:
         if source is not None and (source / name).is_file() and not (folder / name).exists():
-            shutil.copyfile(source / name, folder / name)
+            write_atomically(folder / name, (source / name).read_bytes())

@@ -102,7 +102,9 @@ class PackQuantized(StoredMatrix):
         super().__init__(folder, weights, module, shape)
         if self.has("weight_shape") and (said := tuple(self.load("weight_shape").tolist())) != shape:
             raise CheckpointError(f"{folder}: {module}.weight_shape says {said}, but config.json calls for {shape}")
-        found = [scheme for scheme in schemes if self._packed_alike(scheme)]
+        # 7 bits with gaps fill as many words as 8 bits without gaps, so the layout with gaps is tried last.
+        found = [scheme for scheme in schemes if self._has_words(words_of(shape[1], scheme.bits))]
+        found = found or [scheme for scheme in schemes if self._has_words(-(-shape[1] // (32 // scheme.bits)))]
         if not found or self.dtype_of("weight_packed") != torch.int32:
             words = " or ".join(f"{[shape[0], words_of(shape[1], each.bits)]} ({each.bits} bits)" for each in schemes)
             raise self.refuse("weight_packed", f"int32 of shape {words}")
@@ -115,9 +117,8 @@ class PackQuantized(StoredMatrix):
         self.gaps = self.shape_of("weight_packed")[1] != words_of(shape[1], self.scheme.bits)
         self._check_zeros()
 
-    def _packed_alike(self, scheme: IntegerScheme) -> bool:
-        words = {words_of(self.shape[1], scheme.bits), -(-self.shape[1] // (32 // scheme.bits))}
-        return self.shape_of("weight_packed") in {(self.shape[0], count) for count in words}
+    def _has_words(self, count: int) -> bool:
+        return self.shape_of("weight_packed") == (self.shape[0], count)
 
     def _no_zeros(self) -> IntegerScheme:
         have = "has" if self.has("weight_zero_point") else "lacks"

@@ -111,8 +111,9 @@ class Sparse(Recipe):
         start = None if file.is_file() else self._one_shot(dense, model)
         if self.training.continuations:
             model.progress(0, self.training.steps, "the dense model writes training text")
-            source = model.checkpoint.path or model.checkpoint.name
-            ids += written_windows(source, ids, self.training.continuations, model.seed, model.folder / WRITTEN)
+            ids += written_windows(
+                model.checkpoint.opened_from, ids, self.training.continuations, model.seed, model.folder / WRITTEN
+            )
         state = recover(dense, start, ids, self.training, model.seed, file, model.progress)
         return {name: tensor.detach() for name, tensor in state.tensors.items()}
 

@@ -25,6 +25,7 @@ class BatchBuilder:
         self.device = device
         self._decodes: list[CachedSequence] = []
         self._lines: list[CachedSequence] = []
+        self._filled: list[int] = []  # for each line, the number of tokens whose slots it holds
         self._table = SlotTable(max_batch_size, context_length, device)
 
     def line_up(self, decodes: list[CachedSequence]) -> list[CachedSequence]:
@@ -33,6 +34,7 @@ class BatchBuilder:
         Returns the sequences in line order.
         """
         if decodes == self._decodes:
+            self._rewrite_old_lines()
             return self._lines
         staying = set(decodes)
         for line in reversed(range(len(self._lines))):
@@ -43,6 +45,8 @@ class BatchBuilder:
             if entry not in seated:
                 self._table.write(len(self._lines), entry.held)
                 self._lines.append(entry)
+                self._filled.append(entry.num_tokens - 1)
+        self._rewrite_old_lines()
         self._decodes = decodes
         return self._lines
 
@@ -55,6 +59,7 @@ class BatchBuilder:
         columns = [entry.column(position) for entry, position in zip(entries, positions, strict=True)]
         lengths = [entry.length(position + 1) for entry, position in zip(entries, positions, strict=True)]
         slots = [entry.slots[column] for entry, column in zip(entries, columns, strict=True)]
+        self._filled = [position + 1 for position in positions]
         decodes = self._table.decode([entry.last_token for entry in entries], positions, slots, columns, lengths)
         if not plan.chunks:
             return decodes
@@ -62,7 +67,14 @@ class BatchBuilder:
 
     def _clear(self, line: int) -> None:
         """Free a line by moving the last line into its place."""
-        last = self._lines.pop()
+        last, filled = self._lines.pop(), self._filled.pop()
         if line < len(self._lines):
-            self._lines[line] = last
+            self._lines[line], self._filled[line] = last, filled
             self._table.copy(len(self._lines), line, last.num_slots)
+
+    def _rewrite_old_lines(self) -> None:
+        """Write the lines anew that lack slots, because their sequences have decoded with another builder meanwhile."""
+        for line, (entry, filled) in enumerate(zip(self._lines, self._filled, strict=True)):
+            if filled != entry.num_tokens - 1:
+                self._table.write(line, entry.held)
+                self._filled[line] = entry.num_tokens - 1

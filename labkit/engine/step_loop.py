@@ -146,6 +146,22 @@ class StepLoop:
         """Remove these sequences (all samples of a prompt), waiting or running."""
         self.scheduler.cancel(sequences)
         self._beams.cancel(sequences)
+        if not self.scheduler.running and not self.scheduler.waiting:
+            self._finish_flights()
+
+    def _finish_flights(self) -> None:
+        """Finish the passes in flight, whose tokens nobody wants any more.
+
+        If they stayed unfinished until the next request, the other ranks would wait for this rank up to their time limit.
+        """
+        while self._flights:
+            flight = self._flights.popleft()
+            try:
+                flight.logits()
+            except Exception:
+                self._flights.clear()  # if a rank has failed, the next request gets the error
+                return
+            self._builders.append(flight.builder)
 
     def _new_cache(self) -> KVCache:
         return self._model.new_cache(self.scheduler.pool.num_slots + 1, self._kv_cache_dtype)  # one more slot for padding

@@ -162,10 +162,11 @@ def judge_frame(answer: AnyAnswer, written: bytes, seeds: Sequence[int] = SEEDS)
             raise ValueError("the process returned no answers to some inputs")
         if not set(runs) <= set(seeds):
             raise ValueError("the process returned answers to inputs that it was not given")
-        return _with_notes(judge_any(answer, runs), found["notes"])
+        notes = found["notes"]
     except Exception as error:
         message = f"The answers of your function could not be read: {shorten(repr(error))}"
         return make(answer.exercise, FAILED, message, cause=ERROR)
+    return _with_notes(judge_any(answer, runs), notes)  # an error here is not the learner's
 
 
 def _with_notes(verdict: Verdict, notes: Any) -> Verdict:

@@ -14,6 +14,9 @@ from typing import Any
 START_SECONDS = 300
 """How many seconds a kernel may take to start. The default of nbclient, 60 seconds, can be too short on a busy machine."""
 
+ALL_OUTPUTS = {"iopub_timeout": START_SECONDS, "raise_on_iopub_timeout": True}
+"""nbclient waits for late outputs of a cell. Otherwise it would leave out outputs that come 4 seconds after the cell's end."""
+
 
 def run_cells(notebook: Any, folder: Path, *, timeout: int, **options: Any) -> None:
     """Run every code cell in a new kernel, whose working directory is `folder`, and put the outputs into `notebook`.
@@ -22,13 +25,26 @@ def run_cells(notebook: Any, folder: Path, *, timeout: int, **options: Any) -> N
     exceptions that `NotebookClient.execute` raises. Ctrl-C ends the kernel and raises `KeyboardInterrupt`.
     """
     from nbclient import NotebookClient
+    from nbclient.output_widget import OutputWidget
     from traitlets.config import Config
+
+    class _Unsent(OutputWidget):
+        """An output widget, such as `interact` makes. Its outputs are kept, but not sent to the kernel.
+
+        nbclient would send them over the socket on which it waits for the end of the cell. If the kernel's reply arrives during
+        this, pyzmq does not wake the waiting task, and the cell seems to run until its time limit
+        (https://github.com/jupyter/nbclient/issues/312).
+        """
+
+        def sync_state(self) -> None:
+            pass
 
     where = {"metadata": {"path": str(folder)}}
     with tempfile.TemporaryDirectory(prefix="labkit-kernel-") as place:
         settings = Config({"KernelManager": _connection(Path(place))})
-        given = {"timeout": timeout, "startup_timeout": START_SECONDS} | options
+        given = {"timeout": timeout, "startup_timeout": START_SECONDS} | ALL_OUTPUTS | options
         client = NotebookClient(notebook, resources=where, config=settings, **given)
+        client.widget_registry = {"@jupyter-widgets/output": {"OutputModel": _Unsent}}
         # Not client.execute(): its handler of Ctrl-C ends the kernel, and then it may wait for the kernel until the timeout.
         with client.setup_kernel():
             for number, cell in enumerate(notebook.cells):

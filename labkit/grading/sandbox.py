@@ -44,7 +44,7 @@ _OF_ETC = (
     "localtime",
 )
 _OF_SYS = ("/sys/devices/system", "/sys/fs/cgroup")
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)

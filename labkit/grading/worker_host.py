@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 import shutil
 import signal
@@ -38,7 +37,6 @@ SET_DUMPABLE = 4  # from Linux's prctl
 def main(control: socket.socket) -> None:
     """Do jobs until the socket is closed."""
     all_exercises()
-    gc.freeze()  # The garbage collector of a worker does not search these objects.
     _protect_memory(True)
     control.send(b"+")
     while True:

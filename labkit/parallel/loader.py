@@ -96,7 +96,7 @@ def start_ranks(
     if under_torchrun():
         return _join(checkpoint, layout, precision, own_device, threads, kv_cache_dtype)
     each = threads or max(1, usable_cores() // layout.ranks)
-    source: dict[str, Any] = {"model": str(checkpoint.path or checkpoint.name), "seed": getattr(checkpoint, "seed", 0)}
+    source: dict[str, Any] = {"model": checkpoint.opened_from, "seed": getattr(checkpoint, "seed", 0)}
     source |= {"precision": precision, "threads": each, "kv_cache_dtype": kv_cache_dtype}
     ranks = LocalRanks(layout, source, device=own_device)
     try:

@@ -16,6 +16,8 @@ from labkit.checkpoints import open_checkpoint
 from labkit.checkpoints.bit_packing import pack
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.checkpoints.quantized_directory import QuantizedDirectoryCheckpoint
+from labkit.checkpoints.stored_matrix import PackQuantized
+from labkit.checkpoints.weight_files import open_weights
 from labkit.errors import CheckpointError
 from tests.compress.directories import dense_directory
 
@@ -138,3 +140,17 @@ def test_a_part_of_the_columns_keeps_its_values(columns: slice, symmetric: bool)
         assert (kernel is not None) == (symmetric and part.scheme.group_of(part.shape[1]) % 32 == 0)
         if kernel is not None:
             assert torch.equal(kernel.dequantize(), part.dequantize())
+
+
+@pytest.mark.parametrize("bits", [8, 7])
+def test_eight_and_seven_bits_in_one_model_are_told_apart(tmp_path: Path, bits: int) -> None:
+    """8 bits fill as many words as 7 bits with gaps."""
+    numbers = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (6, 64))
+    parts = {"weight_packed": pack(numbers + 2 ** (bits - 1), bits), "weight_scale": torch.rand(6, 1) + 0.5}
+    save_file({f"m.{name}": tensor for name, tensor in parts.items()}, tmp_path / "model.safetensors")
+    weights = open_weights(tmp_path)
+    assert weights is not None
+    found = PackQuantized(tmp_path, weights, "m", (6, 64), [IntegerScheme(7), IntegerScheme(8)]).integers(slice(0, 6))
+    assert isinstance(found, IntegerWeight)
+    assert found.scheme.bits == bits
+    assert torch.equal(found.dequantize(), numbers * parts["weight_scale"])

@@ -12,9 +12,10 @@ import torch
 
 from labkit.errors import RankFailed
 from labkit.exercises.case import Case
-from labkit.grading.call import Outcome, call, run_cases, run_seeds
+from labkit.grading.call import Outcome, OutOfTimeError, call, run_cases, run_seeds, time_limit
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
+from labkit.time_limits import listening
 from tests.busy_core import no_other_programs
 from tests.grading.forms import an_answer, on, row_sums
 from tests.patience import PATIENCE
@@ -67,6 +68,18 @@ def test_an_endless_loop_is_stopped(function: Any) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="not measured here: this system has no timer")
+def test_a_listener_may_take_longer_than_the_pause_between_two_errors() -> None:
+    heard: list[str] = []
+
+    def listener(what: str) -> None:
+        time.sleep(1.3)
+        heard.append(what)
+
+    with pytest.raises(OutOfTimeError), listening(listener), time_limit(0.1):
+        time.sleep(60)
+    assert heard == ["your function did not finish within 0.1 seconds"]
+
+
 def test_the_time_limit_begins_after_the_preparation() -> None:
     left: list[float] = []
 

@@ -16,6 +16,8 @@ from torch import Tensor
 import labkit
 from labkit import native
 from labkit.engine import Engine
+from labkit.engine.batch_builder import BatchBuilder
+from labkit.engine.schedule.plan import Plan
 from labkit.launch.ledger import COMPUTE
 from labkit.model import GPTJ, Batch, Forward, KVCache
 from labkit.parallel import Layout, load_parallel
@@ -131,6 +133,33 @@ def test_who_is_cancelled_under_way_leaves_the_others_as_they_were(folder: Path)
     expected = tokens_of(one, [prompts[0], prompts[2], prompts[3], prompts[1][::-1]])
     assert found == [completions[0] for completions in expected]
     assert several.stats.free_slots == 200
+
+
+def test_when_all_are_cancelled_no_pass_stays_unfinished(folder: Path) -> None:
+    """Otherwise the other ranks would wait for rank 0 until the next request, and give up after their time limit."""
+    one, several, queue = engines(folder, 3)
+    prompts = random_prompts(211, [30, 12, 7, 20], seed=5)
+    numbers = [several.add_request(prompt, GREEDY) for prompt in prompts]
+    for _ in range(5):
+        several.step()
+    assert queue._waiting
+    assert all(several.cancel(number) for number in numbers)
+    assert not queue._waiting
+    assert tokens_of(several, prompts) == tokens_of(one, prompts)
+
+
+def test_a_sequence_that_changes_its_builder_and_comes_back_has_all_slots(folder: Path) -> None:
+    engine, _, _ = engines(folder, 1)
+    engine.add_request(random_prompts(211, [9], seed=6)[0], GREEDY)
+    engine.step()
+    (entry,) = engine._ready().scheduler.running
+    builders = [BatchBuilder(4, engine.config.context_length, torch.device("cpu")) for _ in range(2)]
+    for turn in (0, 1, 0, 1, 0):
+        lines = builders[turn].line_up([entry])
+        batch = builders[turn].build(Plan(lines, []))
+        known = entry.num_tokens - 1  # the slot of the last token is chosen when a step is planned
+        assert batch.slot_table[0, :known].tolist() == entry.held[:known].tolist()
+        engine.step()
 
 
 def test_a_step_that_fails_is_computed_again(folder: Path) -> None:

@@ -91,7 +91,8 @@ class Probes:
     def answers(self, model: str) -> bool:
         """Whether a model answers a request; a refusal is an answer too.
 
-        If the model is not labkit's, an exception in its code is a refusal as well, because it may expect other values. A model also counts as answering if this request waits while the model answers other requests.
+        If the model is not labkit's, an exception in its code is a refusal as well, because it may expect other values. A model
+        also counts as answering if this request waits while the model answers other requests.
         """
         before = self._answered(model)
         try:
