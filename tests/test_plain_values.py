@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
+from labkit.errors import NotAvailable
 from labkit.frames import pack_frame, unpack_frame
 from labkit.grading.call import Outcome, run_seeds
 from labkit.grading.judge import SEEDS
@@ -241,3 +243,11 @@ def test_missing_or_wrong_tensors_fail(spoil: Any) -> None:
 )
 def test_other_bytes_than_one_whole_frame_fail(spoil: Any) -> None:
     assert_fails(spoil(written(*honest())))
+
+
+def test_a_right_answer_that_cannot_be_computed_here_is_not_the_learners_fault() -> None:
+    def no_server(*arguments: Any) -> Any:
+        raise NotAvailable("there is no server here")
+
+    with pytest.raises(NotAvailable, match="no server here"):
+        judge_frame(replace(ANSWER, reference=no_server), written(*honest()))

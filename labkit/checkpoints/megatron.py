@@ -98,11 +98,6 @@ class RankedCheckpoint(Checkpoint):
     unpacked files). Names and shapes are checked when the checkpoint is opened, and values when a tensor is read.
     """
 
-    @property
-    def opened_from(self) -> str:
-        """The path of the file or folder."""
-        return self.name
-
     def __init__(self, path: Path, settings: Mapping[str, Any], ranks: Ranks, version: float, owner: Any = None) -> None:
         self.path = path if path.is_dir() else path.parent
         self.name = str(path)
@@ -117,6 +112,11 @@ class RankedCheckpoint(Checkpoint):
         self._half_split_dim = half_split
         self._check()
         self.weight_dtype = self._stored_dtype("transformer.wte.weight")
+
+    @property
+    def opened_from(self) -> str:
+        """The path of the file or folder."""
+        return self.name
 
     def _refuse_other_models(self) -> None:
         found = differences(self._settings, self._archives.names)

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import load
 from torch import Tensor
 
-from labkit.errors import InvalidRequest
+from labkit.errors import InvalidRequest, NotAvailable
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.held_cases import HeldCases
 from labkit.exercises.registry import all_exercises
@@ -162,11 +162,12 @@ def judge_frame(answer: AnyAnswer, written: bytes, seeds: Sequence[int] = SEEDS)
             raise ValueError("the process returned no answers to some inputs")
         if not set(runs) <= set(seeds):
             raise ValueError("the process returned answers to inputs that it was not given")
-        notes = found["notes"]
+        return _with_notes(judge_any(answer, runs), found["notes"])
+    except NotAvailable:  # this machine cannot compute the right answers, which is not the learner's fault
+        raise
     except Exception as error:
         message = f"The answers of your function could not be read: {shorten(repr(error))}"
         return make(answer.exercise, FAILED, message, cause=ERROR)
-    return _with_notes(judge_any(answer, runs), notes)  # an error here is not the learner's
 
 
 def _with_notes(verdict: Verdict, notes: Any) -> Verdict:

@@ -24,8 +24,10 @@ import yaml
 from torch import Tensor
 
 import labkit
+from labkit import native
 from labkit.checkpoints import convert, open_checkpoint
 from labkit.errors import CheckpointError
+from labkit.parallel import Layout, load_parallel
 from tests.checkpoints.forms import CONFIG, load_all, same, write_source
 from tests.models import random_prompts
 
@@ -416,6 +418,15 @@ def test_nemo(tmp_path: Path, model: tuple[Path, dict[str, Tensor]], size: int, 
     same(checkpoint, weights)
     convert(path, tmp_path / "back", "hf")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in load_all(tmp_path / "back").items())
+
+
+@pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
+def test_a_nemo_file_on_two_ranks(tmp_path: Path, model: tuple[Path, dict[str, Tensor]]) -> None:
+    path = write_nemo(tmp_path, model[0], 1, packed="w")
+    prompt = random_prompts(CONFIG.vocab_size, [7], seed=1)[0]
+    expected = labkit.load(path, device="cpu", dtype="fp32").logits(prompt)
+    with load_parallel(path, Layout(2, 1), dtype="fp32") as engine:
+        assert torch.allclose(engine.logits(prompt), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_nemo_that_is_no_gpt_j(tmp_path: Path, model: tuple[Path, dict[str, Tensor]]) -> None:
