@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def test_a_core_is_left_to_the_server_where_it_costs_little(model: str, cores: i
 
 def test_parameters_make_the_engine() -> None:
     given = {"model": "gptj-tiny", "max_batch": "3", "cache_bytes": str(2**28), "threads": "2"}
+    gc.collect()  # otherwise the memory of earlier engines may be freed while this one takes its memory
     before, threads = psutil.Process().memory_info().rss, torch.get_num_threads()
     try:
         with engine_from_parameters(lambda name, default: given.get(name, default)) as engine:
