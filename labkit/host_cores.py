@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,26 +13,22 @@ PROCESSORS = Path("/sys/devices/system/cpu")
 """The folder in which the kernel describes the processors."""
 
 
-def usable_cores(*, rounded_up: bool = False) -> int:
+def usable_cores() -> int:
     """The number of cores that this process can keep busy, at least 1.
 
     Three things limit the number: the processors that the process may use (set by `taskset` or a batch system), their physical
     cores, and the CPU quota of a container, rounded down. If there were more threads than the quota allows, the kernel would
     stop all threads for a part of each period.
-
-    If `rounded_up` is set, the quota is rounded up instead. This is for a computation that is longer than a period (100 ms):
-    with a quota of 1.5 cores, two threads that are stopped for a quarter of the time do more than one thread.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = physical_cores(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    found = min([cores, *quotas()])
-    return max(1, math.ceil(found) if rounded_up else int(found))
+    return max(1, int(min([cores, *quotas()])))
 
 
 cores_at_start = functools.cache(usable_cores)
-"""Count the usable cores at the first call with the same arguments, and return the same number at every later call.
+"""Count the usable cores at the first call, and return the same number at every later call.
 
 The number is cached, because counting the cores takes longer than a small operation of the model.
 """

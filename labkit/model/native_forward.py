@@ -34,8 +34,6 @@ from labkit.native.library import (
 from labkit.native.packed_weight import PackedWeight, workspace
 
 _FLOAT, _LONG, _INT = torch.float32, torch.int64, torch.int32
-LONG_FLOPS = 2e10
-"""A pass with this many FLOPs or more takes longer than 100 ms, the period of a CPU quota, on a core of today's machines."""
 _CACHE_TYPES = {"int8": INT8, "fp8": E4M3}
 """The native library's number for each format of a quantized cache."""
 
@@ -163,7 +161,7 @@ class NativeForward(Forward):
             cache.num_slots,
             pointer(logits, _FLOAT, logits.shape),
             workspace().handle,
-            self._threads or threads(is_long=2 * self._model.config.parameter_count * tokens >= LONG_FLOPS),
+            self._threads or threads(),
         )
         if status and self._group is not None:
             self._group.fail(status, "all_reduce")

@@ -222,18 +222,15 @@ def use_instruction_set(name: str) -> None:
 _chosen = threading.local()
 
 
-def threads(*, is_long: bool = False) -> int:
+def threads() -> int:
     """The number of threads of a native call: the number set by `torch.set_num_threads`, but at most the usable cores.
 
-    is_long: whether the call takes so long that a CPU quota is rounded up (`usable_cores`). The number is 1 in a forked child,
-    which has only one thread.
+    The number is 1 in a forked child, which has only one thread.
     """
-    return 1 if is_forked_child() else min(_wanted_threads(), cores_at_start(rounded_up=is_long))
-
-
-def _wanted_threads() -> int:
+    if is_forked_child():
+        return 1
     wanted: int | None = getattr(_chosen, "threads", None)
-    return torch.get_num_threads() if wanted is None else wanted
+    return min(torch.get_num_threads() if wanted is None else wanted, cores_at_start())
 
 
 @contextlib.contextmanager
@@ -244,7 +241,7 @@ def torch_on_one_thread() -> Iterator[None]:
     slow each other down.
     """
     before = getattr(_chosen, "threads", None)
-    _chosen.threads = _wanted_threads()
+    _chosen.threads = threads()
     try:
         with torch_threads(1):
             yield

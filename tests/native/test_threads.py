@@ -30,7 +30,7 @@ SPANS = [(1, 38), (1, 7), *6 * [(33, 0), (20, 17), (37, 3)]]
 @pytest.fixture
 def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let calls use as many threads as torch, even if there are fewer cores."""
-    monkeypatch.setattr(library, "cores_at_start", lambda **given: 64)
+    monkeypatch.setattr(library, "cores_at_start", lambda: 64)
 
 
 @pytest.fixture
@@ -103,5 +103,5 @@ def test_while_the_engine_works_torch_has_one_thread_and_native_calls_have_their
 def test_calls_use_no_more_threads_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(7)
     for cores, threads in ((2, 2), (9, 7)):
-        monkeypatch.setattr(library, "cores_at_start", lambda rounded_up=False, cores=cores: cores)
+        monkeypatch.setattr(library, "cores_at_start", lambda cores=cores: cores)
         assert library.threads() == threads
