@@ -34,7 +34,7 @@ class BatchBuilder:
         Returns the sequences in line order.
         """
         if decodes == self._decodes:
-            self._rewrite_old_lines()
+            self._fill_lines()
             return self._lines
         staying = set(decodes)
         for line in reversed(range(len(self._lines))):
@@ -43,10 +43,9 @@ class BatchBuilder:
         seated = set(self._lines)
         for entry in decodes:
             if entry not in seated:
-                self._table.write(len(self._lines), entry.held)
                 self._lines.append(entry)
-                self._filled.append(entry.num_tokens - 1)
-        self._rewrite_old_lines()
+                self._filled.append(-1)
+        self._fill_lines()
         self._decodes = decodes
         return self._lines
 
@@ -72,8 +71,8 @@ class BatchBuilder:
             self._lines[line], self._filled[line] = last, filled
             self._table.copy(len(self._lines), line, last.num_slots)
 
-    def _rewrite_old_lines(self) -> None:
-        """Write the lines anew that lack slots, because their sequences have decoded with another builder meanwhile."""
+    def _fill_lines(self) -> None:
+        """Write the lines that lack slots: new ones, and those whose sequences have decoded with another builder meanwhile."""
         for line, (entry, filled) in enumerate(zip(self._lines, self._filled, strict=True)):
             if filled != entry.num_tokens - 1:
                 self._table.write(line, entry.held)

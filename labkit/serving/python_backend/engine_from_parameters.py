@@ -44,7 +44,8 @@ def engine_from_parameters(parameter: Parameter) -> Engine:
     threads = int(parameter("threads", "0")) or None
     shards, stages = int(parameter("tensor_parallel", "1")), int(parameter("pipeline_parallel", "1"))
     has_ranks = (shards, stages) != (1, 1)
-    if device == "cpu" or (device is None and has_ranks) or (not has_ranks and as_device(device).type == "cpu"):
+    on_cpu = device in (None, "cpu") if has_ranks else as_device(device).type == "cpu"
+    if on_cpu:
         options["max_mixed_prefill"] = MIXED_PREFILL
     if has_ranks:
         from labkit.parallel import Layout, load_parallel
