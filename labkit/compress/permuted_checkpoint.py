@@ -11,6 +11,7 @@ Queries and keys keep their order, because the rotary position embedding depends
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
