@@ -142,12 +142,14 @@ def test_an_exception_before_anything_was_sent_leaves_the_ranks_together(
     folder: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The step is computed again, and a cache that was deleted before the failure is deleted on the other ranks afterwards."""
-    engine, forward = several(folder, layout)
-    engine.logits([1, 2, 3])  # its cache no longer exists
-    monkeypatch.setattr(parallel_forward, "encode_step", Fails(parallel_forward.encode_step, 4, MemoryError("no memory")))
+    engine, _ = several(folder, layout)
+    engine.logits([1, 2, 3])  # its cache, the first one, no longer exists
+    encode, freed = parallel_forward.encode_step, []
+    failing = Fails(lambda task: freed.extend(task.freed) or encode(task), 1, MemoryError("no memory"))
+    monkeypatch.setattr(parallel_forward, "encode_step", failing)
     assert tokens_of(engine) == tokens_of(labkit.load(folder, dtype="fp32"))
-    assert parallel_forward.encode_step._left < 0  # type: ignore[attr-defined]
-    assert not forward._freed
+    assert failing._left < 0
+    assert freed == [1]
     engine.close()
 
 
