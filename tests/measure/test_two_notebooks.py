@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from labkit.home import locked
-from labkit.measure import KeptRuns, Ladder, Task, ladder
+from labkit.home import locked, write_atomically
+from labkit.measure import KeptRuns, Ladder, Task
 from tests.patience import PATIENCE
 
 TASK = Task("gptj-tiny", sequences=1, prompt_tokens=16, new_tokens=64)
@@ -34,15 +34,15 @@ def test_a_run_that_is_stored_while_another_is_measured_is_kept(tmp_path: Path) 
 def test_a_rung_that_is_added_while_another_is_written_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first thread stops between reading and writing, until the second thread waits for it or is done."""
     path = tmp_path / "ladder.json"
-    write, has_read, may_write = ladder.write_atomically, threading.Event(), threading.Event()
+    has_read, may_write = threading.Event(), threading.Event()
 
     def slow(path: Path, content: str) -> None:
         if "slow" in content and not has_read.is_set():
             has_read.set()
             may_write.wait(1.0)
-        write(path, content)
+        write_atomically(path, content)
 
-    monkeypatch.setattr(ladder, "write_atomically", slow)
+    monkeypatch.setattr("labkit.measure.ladder.write_atomically", slow)
     first = threading.Thread(target=Ladder(path).add, args=(TASK, "slow", 100.0))
     second = threading.Thread(target=Ladder(path).add, args=(TASK, "fast", 200.0))
     first.start()

@@ -22,9 +22,10 @@ from labkit import native
 from labkit.engine import Engine
 from labkit.errors import LabkitError, RankFailed
 from labkit.native import shared_group
-from labkit.parallel import Layout, load_parallel, parallel_forward
+from labkit.parallel import Layout, load_parallel
 from labkit.parallel.local_ranks import LocalRanks
 from labkit.parallel.parallel_forward import ParallelForward
+from labkit.parallel.task_messages import encode_step
 from labkit.serving.python_backend.engine_thread import EngineThread
 from tests.models import random_prompts
 from tests.parallel.models import save_peer
@@ -144,9 +145,9 @@ def test_an_exception_before_anything_was_sent_leaves_the_ranks_together(
     """The step is computed again, and a cache that was deleted before the failure is deleted on the other ranks afterwards."""
     engine, _ = several(folder, layout)
     engine.logits([1, 2, 3])  # its cache, the first one, no longer exists
-    encode, freed = parallel_forward.encode_step, []
-    failing = Fails(lambda task: freed.extend(task.freed) or encode(task), 1, MemoryError("no memory"))
-    monkeypatch.setattr(parallel_forward, "encode_step", failing)
+    freed: list[int] = []
+    failing = Fails(lambda task: freed.extend(task.freed) or encode_step(task), 1, MemoryError("no memory"))
+    monkeypatch.setattr("labkit.parallel.parallel_forward.encode_step", failing)
     assert tokens_of(engine) == tokens_of(labkit.load(folder, dtype="fp32"))
     assert failing._left < 0
     assert freed == [1]
