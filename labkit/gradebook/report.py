@@ -39,10 +39,11 @@ class Report:
 
 
 def report_of(book: Gradebook, run: int, labs: Iterable[str], policy: Policy) -> Report:
-    """The report on a gradebook. It covers `labs` and every lab that has an attempt, and contains the notes of this run."""
+    """The report on a gradebook. It covers `labs` and every lab that has a submission, and contains the notes of this run."""
     attempts = book.attempts()
     learners = tuple(book.learners())
-    shown = tuple(sorted({*labs, *(attempt.lab for attempt in attempts)}))
+    ungraded = book.ungraded()
+    shown = tuple(sorted({*labs, *(attempt.lab for attempt in attempts), *(one.lab for one in ungraded)}))
     own = {learner: [attempt for attempt in attempts if attempt.learner == learner] for learner in learners}
-    scores = tuple(lab_score(learner, lab, own[learner], policy) for learner in learners for lab in shown)
+    scores = tuple(lab_score(learner, lab, own[learner], policy, ungraded) for learner in learners for lab in shown)
     return Report(learners, shown, scores, tuple(book.notes(run)), policy.track)
