@@ -124,8 +124,8 @@ def _print(summary: Summary, out: Path) -> None:
         scores = report.of_learner(learner)
         cells = []
         for score in scores:
-            failed = f", {sign(UNGRADED)} {UNGRADED}" if score.ungraded and score.verdict != UNGRADED else ""
-            cells.append(f"{sign(score.verdict)} {score.verdict}, {score.score:g} of {score.most:g}{failed}")
+            also = f", {sign(UNGRADED)} {UNGRADED}" if score.ungraded and score.verdict != UNGRADED else ""
+            cells.append(f"{sign(score.verdict)} {score.verdict}, {score.score:g} of {score.most:g}{also}")
         table.add_row(*map(Text, [shown(learner), f"{sum(score.score for score in scores):g}", *cells]))
     Console().print(table)
     for note in report.notes_on(""):

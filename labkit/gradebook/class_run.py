@@ -21,7 +21,7 @@ from labkit.errors import InvalidRequest, NotAvailable
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import exercise as find
 from labkit.exercises.registry import of_lab
-from labkit.gradebook.book import Gradebook, Submission
+from labkit.gradebook.book import Gradebook, Submission, Ungraded
 from labkit.gradebook.checks_version import checks_version
 from labkit.gradebook.collect import Collected, Note, Notebook, collect
 from labkit.gradebook.executor_graders import ExecutorGraders
@@ -139,7 +139,7 @@ def grade_class(
             failed.discard(job.submission)
             if _ungraded(job, verdicts):
                 failed.add(job.submission)
-        report = report_of(book, run, [lab] if lab else [], rules)
+        report = report_of(book, run, [lab] if lab else [], rules, _still_there(book.ungraded(), submitted, lab))
         export(out, report, board)
         book.end_run(run)
     return Summary(out / BOOK, len(todo) - len(failed), known, report, len(failed))
@@ -301,6 +301,12 @@ def _run(
             yield job, verdicts, message
         elif isinstance(message, Done):
             yield job, verdicts, None
+
+
+def _still_there(found: Sequence[Ungraded], submitted: Sequence[tuple[Submission, Path]], lab: str | None) -> list[Ungraded]:
+    """The exercises that a later run can still grade: those of a submission that is there, or of a lab not in this run."""
+    here = {(submission.learner, submission.lab, submission.sha256) for submission, _ in submitted}
+    return [one for one in found if lab not in (None, one.lab) or (one.learner, one.lab, one.sha256) in here]
 
 
 def _ungraded(job: _Job, verdicts: Sequence[Verdict]) -> tuple[Exercise, ...]:
