@@ -178,8 +178,8 @@ def _parse_regrade(regrade: Sequence[str], learners: Sequence[str]) -> dict[str,
 def _read(graders: AnyGraders, found: Collected) -> dict[Path, Reading]:
     """Read all notebooks, and add the notes on them to the notes in `found`.
 
-    If a grader ends while it reads a notebook, the notebook is read once more, alone. Otherwise an older notebook of the same
-    learner could be graded in its place, and count as an attempt.
+    If a grader ends while it reads a notebook, or the file cannot be read, the notebook is read once more, alone. Otherwise an
+    older notebook of the same learner could be graded in its place, and count as an attempt.
     """
     paths = [notebook.path for notebook in found.notebooks]
     readings, again = _read_once(graders, paths)
@@ -200,6 +200,7 @@ def _read_once(graders: AnyGraders, paths: Sequence[Path]) -> tuple[dict[Path, R
         path = paths[number]
         if isinstance(message, Reading):
             readings[path] = message
+            again += [] if message.sha256 else [path]
         elif isinstance(message, Lost):
             readings[path] = Reading("", "", "", {}, (), f"The notebook cannot be read: {message.why}.")
             again += [path] if message.try_again else []

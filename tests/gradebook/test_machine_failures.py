@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+from collections.abc import Iterator
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,23 @@ class Killer:
         monkeypatch.setattr(graders_module._Grader, "give", give_and_kill)
 
 
+@pytest.fixture(scope="module")
+def quick_context() -> Iterator[Any]:
+    """Starts processes from a process that has imported the grader already, so that a test can afford many graders."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["labkit.gradebook.grader"])
+    yield context
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def quick_graders(quick_context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start this test's graders quickly."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: quick_context)
+
+
+@pytest.fixture
+def place(tmp_path: Path, quick_graders: None) -> Path:
     """A folder with the submissions of two learners."""
     for name in ("ada", "bert"):
         write(tmp_path / "submissions" / name / "00.ipynb", NAMED)
@@ -130,6 +147,7 @@ def test_the_next_run_grades_what_could_not_be_graded_as_the_first_attempt(
     assert numbers(run(place)) == (0, 2, 0)
 
 
+@pytest.mark.usefixtures("quick_graders")
 def test_a_failure_does_not_use_up_the_only_attempt_or_replace_a_grade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The learner has points. Then a second version of the notebook, and later a regrade of the first, cannot be graded."""
     path = write(tmp_path / "submissions" / "ada" / "00.ipynb", notebook(SOLVED))
@@ -181,6 +199,7 @@ class KillsAtFirst(Watcher):
         super().has(submission, verdict)
 
 
+@pytest.mark.usefixtures("quick_graders")
 def test_verdicts_from_before_the_failure_stay(tmp_path: Path) -> None:
     """The grader dies while it starts the process for the third function. The second try continues with this function."""
     write(tmp_path / "submissions" / "ada" / "00.ipynb", notebook(SOLVED))
@@ -193,6 +212,7 @@ def test_verdicts_from_before_the_failure_stay(tmp_path: Path) -> None:
     assert len([told for told in watcher.told if len(told) == 3]) == ITEMS, "every item is counted once"
 
 
+@pytest.mark.usefixtures("quick_graders")
 def test_a_submission_with_some_verdicts_is_an_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a learner could see verdicts, make the grader fail at the last exercise, and have the attempt once more."""
     write(tmp_path / "submissions" / "ada" / "00.ipynb", notebook(SOLVED))
