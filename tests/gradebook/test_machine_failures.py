@@ -278,23 +278,19 @@ def test_a_failure_of_the_first_try_of_the_sandbox_is_not_remembered(tmp_path: P
         assert sandbox_module.need_sandbox(), "a success is remembered"
 
 
-def answer_fails(error: Exception) -> Any:
-    def expected(answer: Answer, seed: int) -> list[Any]:
-        raise error
-
-    return expected
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("the server died")])
 def test_a_right_answer_that_cannot_be_computed_is_no_fault_of_the_learner(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "00.ipynb", notebook(SOLVED))
-    monkeypatch.setattr(Answer, "expected", answer_fails(error))
+
+    def fails(answer: Answer, seed: int) -> list[Any]:
+        raise RuntimeError("the server died")
+
+    monkeypatch.setattr(Answer, "expected", fails)
     verdict, _ = answers(GradeTask(path, digest(path), (EXERCISE.name,), sandboxed=has_sandbox()))
     assert isinstance(verdict, Verdict)
     assert verdict.verdict == UNGRADED
-    assert str(error) in verdict.message
+    assert "the server died" in verdict.message
 
 
 def test_an_error_that_a_notebook_can_cause_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
