@@ -50,6 +50,7 @@ def main(control: socket.socket) -> None:
             _work(job, folder, descriptors[0])
             return
         _clear_scratch()
+        _reap()
         try:
             pid = os.fork()
         except OSError as error:  # The machine has no memory, or too many processes.
@@ -96,10 +97,15 @@ def _status_of(pid: int) -> int:
     with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
+    _reap()
+    return os.waitstatus_to_exitcode(status)
+
+
+def _reap() -> None:
+    """Remove the zombies of processes that a worker has left behind."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    return os.waitstatus_to_exitcode(status)
 
 
 def _clear_scratch() -> None:

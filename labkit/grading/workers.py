@@ -215,17 +215,21 @@ class _Host:
     def _end_workers(self) -> None:
         """Kill the processes that a worker has left behind. This is repeated while these processes start others.
 
-        If some are left after `END_SECONDS`, everything is ended.
+        A process that ends as soon as it has started another one may be in no list. But it stays as a zombie, so nothing is
+        left only if two lists are equal. If there is something left after `END_SECONDS`, or if there are too many processes,
+        everything is ended.
         """
         own = self._own or frozenset()
         until = time.monotonic() + END_SECONDS
-        while left := [process for process in self._members() if process not in own and _runs(process)]:
-            if time.monotonic() >= until:
+        before: set[psutil.Process] | None = None
+        while (left := {each for each in self._members() if each not in own}) != before or any(map(_runs, left)):
+            if time.monotonic() >= until or len(left) > MOST_PROCESSES:
                 self.end()
                 return
             for process in left:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
+            before = left
             time.sleep(0.01)
 
     def _watch(self, answer: _Answer, reader: _Reader, seconds: float) -> tuple[str, bool]:

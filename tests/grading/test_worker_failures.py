@@ -24,13 +24,23 @@ from tests.sandboxes import sandbox_or_skip
 
 EXERCISE = exercise("lab00.kv_cache_bytes")
 RIGHT = SOLVED.removeprefix(HEAD)
-RESPAWNS = """import ctypes, os
-    if os.fork() == 0:
-        os.setsid()
-        ctypes.CDLL(None).prctl(15, b"{name}", 0, 0, 0)
-        while True:
-            if os.fork():
-                os._exit(0)
+CHAIN = """
+import ctypes, os, time
+ctypes.CDLL(None).prctl(15, b"{name}", 0, 0, 0)
+worker = os.getppid()
+open("/tmp/work/started", "w").close()
+while os.getppid() == worker:
+    time.sleep(0.0005)
+while True:
+    time.sleep(0.002)  # a process without this line would use up the machine's process numbers in a second
+    if os.fork():
+        os._exit(0)
+"""
+"""A small program that, after the function's end, always starts itself again and ends: it is gone before it can be killed."""
+RESPAWNS = """import os, subprocess, sys, time
+    subprocess.Popen([sys.executable, "-ISc", {chain!r}], start_new_session=True)
+    while not os.path.exists("/tmp/work/started"):
+        time.sleep(0.01)
     """
 
 
@@ -48,15 +58,19 @@ def named(name: str) -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["name"]) if one.info["name"] == name and is_running(one)]
 
 
+@pytest.mark.parametrize(("seconds", "most"), [(0.3, 10**6), (10.0**6, 20)], ids=["by time", "by number"])
 def test_a_process_that_always_starts_another_one_is_ended_with_its_sandbox(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    seconds: float, most: int, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process never lives long enough to be killed by itself. The verdict is about the function's answer, as ever."""
-    monkeypatch.setattr(workers_module, "END_SECONDS", 0.3)
+    monkeypatch.setattr(workers_module, "END_SECONDS", seconds)
+    monkeypatch.setattr(workers_module, "MOST_PROCESSES", most)
     name = f"again-{os.getpid()}"
     with Workers(sandbox=sandbox) as workers:
         found: list[Verdict] = []
-        first = threading.Thread(target=lambda: found.append(verdict_on(RESPAWNS.format(name=name) + RIGHT, workers)))
+        first = threading.Thread(
+            target=lambda: found.append(verdict_on(RESPAWNS.format(chain=CHAIN.format(name=name)) + RIGHT, workers))
+        )
         first.start()
         first.join(PATIENCE)
         assert found, f"the grader waited {PATIENCE:.0f} s for a process that starts another one again and again"
