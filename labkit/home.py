@@ -5,6 +5,7 @@ This module imports only `errors` from labkit.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -75,6 +76,24 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let only one process or thread at a time run the block, for each `path`.
+
+    A program that reads a file, changes the content and writes it back must do all three inside the block: otherwise two
+    programs that do so at once lose a change. The lock is a file beside `path` with the suffix `.lock`, and ends with the
+    process. A block must not lock the same path again. Where the system has no such lock (Windows and some network disks), the
+    block runs without it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def set_aside(path: Path) -> Path:

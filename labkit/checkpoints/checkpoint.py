@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from labkit.checkpoints.tensor_file import TensorFile
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError, InvalidRequest
 from labkit.plurals import counted
@@ -83,6 +85,10 @@ class Checkpoint(ABC):
             bad = counted(int((~torch.isfinite(tensor)).sum()), "value that is", "values that are")
             raise CheckpointError(f"{self.name}: {name} holds {bad} NaN or infinite as {tensor.dtype}")
         return tensor
+
+    def weight_files(self) -> Sequence[TensorFile]:
+        """The files that hold the weights, always in the same order. By default none: the weights are generated when read."""
+        return ()
 
     @abstractmethod
     def _stored_dtype(self, name: str) -> torch.dtype:

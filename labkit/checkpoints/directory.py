@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 from labkit.checkpoints.checkpoint import Checkpoint
 from labkit.checkpoints.fit import check_fit
 from labkit.checkpoints.folder_config import read_config
+from labkit.checkpoints.tensor_file import TensorFile
 from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.checkpoints.unsupported import refuse_files, refuse_quantized, refuse_quantized_tensors
-from labkit.checkpoints.weight_files import PYTORCH, PYTORCH_INDEX, SAFETENSORS, SAFETENSORS_INDEX, open_weights
+from labkit.checkpoints.weight_files import PYTORCH, PYTORCH_INDEX, SAFETENSORS, SAFETENSORS_INDEX, in_order, open_weights
 from labkit.errors import CheckpointError
 from labkit.tokenizer import Tokenizer
 
@@ -45,6 +47,10 @@ class DirectoryCheckpoint(Checkpoint):
         self._tensors = weights.tensors
         check_fit(path, self.config, weights)
         self.weight_dtype = self._stored_dtype("transformer.wte.weight")
+
+    def weight_files(self) -> Sequence[TensorFile]:
+        """The weight files of the directory, ordered by their names."""
+        return in_order(self._tensors.values())
 
     def _stored_dtype(self, name: str) -> torch.dtype:
         return self._tensors[name].entries[name].dtype

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -101,6 +101,10 @@ class FasterTransformerCheckpoint(Checkpoint):
                 "than the files have"
             )
         return TensorFile(path, {name: entry})
+
+    def weight_files(self) -> Sequence[TensorFile]:
+        """One file for each array of the folder."""
+        return list(self._files.values())
 
     def _stored_dtype(self, name: str) -> torch.dtype:
         return self.weight_dtype

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from labkit.checkpoints.megatron_ranks import RankArchives, Ranks
 from labkit.checkpoints.megatron_settings import config_from, differences, is_half_split
 from labkit.checkpoints.pieces import Piece, read_pieces
 from labkit.checkpoints.split import Split, check_tensor_parallel, rectangle_of, share_shape, split_of
+from labkit.checkpoints.tensor_file import TensorFile
 from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.checkpoints.torch_archive import TorchArchive
 from labkit.config import GPTJConfig
@@ -155,6 +156,10 @@ class RankedCheckpoint(Checkpoint):
             return (self._archives.shape(0, 0, "embedding.word_embeddings.weight")[0], *shape[1:])
         share = share_shape(name, shape, 0, self._archives.tensor_parallel)
         return (3 * share[0], *share[1:]) if layer_and_part(name)[1] in QKV_PARTS else share
+
+    def weight_files(self) -> Sequence[TensorFile]:
+        """The archives of all ranks, stage by stage."""
+        return self._archives.files
 
     def _stored_dtype(self, name: str) -> torch.dtype:
         pieces = self._pieces(name)

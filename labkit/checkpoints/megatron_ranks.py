@@ -55,6 +55,11 @@ class RankArchives:
         return {name for stored in self._stored.values() for name in stored}
 
     @property
+    def files(self) -> list[TorchArchive]:
+        """The archives of all ranks: stage by stage, and in each stage by tensor rank."""
+        return list(self._archives.values())
+
+    @property
     def num_layers(self) -> int:
         """The number of layers on all pipeline ranks together."""
         return sum(self._layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,8 +18,9 @@ from labkit.checkpoints.folder_config import read_config
 from labkit.checkpoints.quantization_config import COMPRESSED_TENSORS, StoredQuantization, stored_quantization
 from labkit.checkpoints.sparse_matrix import sparse_matrix
 from labkit.checkpoints.stored_matrix import GptqMatrix, PackQuantized, StoredMatrix, StoredWeight
+from labkit.checkpoints.tensor_file import TensorFile
 from labkit.checkpoints.tokenizer_files import find_tokenizer
-from labkit.checkpoints.weight_files import WeightFiles, open_weights
+from labkit.checkpoints.weight_files import WeightFiles, in_order, open_weights
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError
 from labkit.tokenizer import Tokenizer
@@ -47,7 +49,7 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
         verify_checksums(path)
         self._matrices = _matrices(path, self.config, stored, weights)
         check_fit(path, self.config, weights, {name: matrix.names for name, matrix in self._matrices.items()})
-        self._tensors = weights.tensors
+        self._tensors, self._integers = weights.tensors, weights.integers
         self.weight_dtype = self._stored_dtype("transformer.wte.weight")
 
     def integers(self, name: str, rows: slice | None = None, columns: slice | None = None) -> StoredWeight | None:
@@ -91,6 +93,10 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
     def schemes(self) -> str:
         """The formats of the matrices in words, such as "int3 in groups of 64, int8 per channel"."""
         return ", ".join(dict.fromkeys(str(matrix.scheme) for matrix in self._matrices.values()))
+
+    def weight_files(self) -> Sequence[TensorFile]:
+        """The weight files of the directory, ordered by their names."""
+        return in_order([*self._tensors.values(), *self._integers.values()])
 
     def _stored_dtype(self, name: str) -> torch.dtype:
         if name in self._matrices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +30,11 @@ class WeightFiles:
     tensors: dict[str, TensorFile]
     names: set[str]
     integers: dict[str, TensorFile]
+
+
+def in_order(files: Iterable[TensorFile]) -> list[TensorFile]:
+    """Every file once, ordered by name."""
+    return sorted({*files}, key=lambda file: file.path)
 
 
 def open_weights(folder: Path) -> WeightFiles | None:

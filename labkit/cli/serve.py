@@ -73,13 +73,14 @@ def serve(
     If you give a model repository of your own, it is checked first. Each fault in a config.pbtxt is printed with its line and
     how to fix it.
     """
-    from labkit.serving.repository.writer import ServeSettings, write_repository
     from labkit.serving.server.install import install_server, need_server
-    from labkit.serving.server.locked_folder import LockedFolder, sweep
 
-    if install:
+    if install:  # the set-up calls this, also where torch cannot run, such as while an image for another processor is built
         say(f"Triton Inference Server: {install_server(say).executable}")
         return
+    from labkit.serving.repository.writer import ServeSettings, write_repository
+    from labkit.serving.server.locked_folder import LockedFolder, sweep
+
     if check or is_repository(Path(name)):
         print_faults(Path(name))
         if not check:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from labkit.checkpoints import Checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
+from labkit.checkpoints.fingerprint import weights_digest
 from labkit.checkpoints.folder_config import GENERATION_CONFIG
 from labkit.checkpoints.output import TOKENIZER_FILES, Progress, check_room, copy_beside
 from labkit.checkpoints.quantization_config import parsed_quantization
@@ -177,11 +178,9 @@ def _windows(
 
 def _settings(checkpoint: Checkpoint, recipe: Recipe, text: CalibrationText, ids: list[list[int]], seed: int) -> dict[str, Any]:
     """All settings that determine the result. Work in an unfinished folder continues only if its settings are the same."""
-    norms = [checkpoint.read(name).float() for name in ("transformer.h.0.ln_1.weight", "transformer.ln_f.weight")]
-    weights = hashlib.sha256(b"".join(bytes(norm.view(torch.uint8).numpy()) for norm in norms))  # type: ignore[arg-type]
     found: dict[str, Any] = {
         "source": checkpoint.name,
-        "source_norms_sha256": weights.hexdigest(),
+        "source_weights_digest": weights_digest(checkpoint),
         "method": recipe.name,
         "seed": seed,
     } | recipe.settings()

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.checkpoints import Checkpoint
+from labkit.checkpoints.fingerprint import weights_digest
 from labkit.checkpoints.folder_config import GENERATION_CONFIG
 from labkit.checkpoints.output import TOKENIZER_FILES, Progress, check_room, copy_beside
 from labkit.compress.calibration import CalibrationText, windows_of
@@ -308,12 +309,10 @@ def _settings(
     checkpoint: Checkpoint, options: DistillOptions, text: CalibrationText, ids: list[list[int]], seed: int
 ) -> dict[str, Any]:
     """All settings that determine the result. Work in an unfinished folder continues only if its settings are the same."""
-    norm = checkpoint.read("transformer.ln_f.weight").float()
-    weights = hashlib.sha256(bytes(norm.view(torch.uint8).numpy()))  # type: ignore[arg-type]
     tokens = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
     return {
         "source": checkpoint.name,
-        "source_norm_sha256": weights.hexdigest(),
+        "source_weights_digest": weights_digest(checkpoint),
         "method": "distill",
         "seed": seed,
         **asdict(options),

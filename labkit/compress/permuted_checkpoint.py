@@ -11,6 +11,7 @@ Queries and keys keep their order, because the rotary position embedding depends
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from labkit.checkpoints import Checkpoint
 from labkit.checkpoints.output import Progress
+from labkit.checkpoints.tensor_file import TensorFile
 from labkit.compress.block import FIRST
 from labkit.compress.channel_permutation import SearchOptions, search_permutation
 from labkit.home import write_atomically
@@ -113,6 +115,10 @@ class PermutedCheckpoint(Checkpoint):
     def __init__(self, inner: Checkpoint, orders: Orders) -> None:
         self._inner, self._orders = inner, orders
         self.name, self.config, self.path, self.weight_dtype = inner.name, inner.config, inner.path, inner.weight_dtype
+
+    def weight_files(self) -> Sequence[TensorFile]:
+        """The files of the inner checkpoint, where the channels have their first order."""
+        return self._inner.weight_files()
 
     def _stored_dtype(self, name: str) -> torch.dtype:
         return self._inner.stored_dtype(name)

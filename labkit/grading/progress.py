@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from labkit.exercises.registry import all_exercises
 from labkit.grading.hint_costs import FREE, HintCosts
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict, state
-from labkit.home import home, set_aside, write_atomically
+from labkit.home import home, locked, set_aside, write_atomically
 from labkit.plurals import counted
 
 
@@ -168,12 +168,7 @@ class Progress:
         if not self.is_kept:
             yield self.standings()
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(".lock").open("w") as lock:
-            with contextlib.suppress(ImportError, OSError):  # Windows and some network disks do not have this lock.
-                import fcntl
-
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.path):
             standings = self.standings()
             yield standings
             write_atomically(self.path, json.dumps({name: asdict(row) for name, row in standings.items()}, indent=1) + "\n")

@@ -13,7 +13,7 @@ from typing import Any
 
 from labkit.environment import describe
 from labkit.errors import InvalidRequest
-from labkit.home import home, write_atomically
+from labkit.home import home, locked, write_atomically
 from labkit.measure.disturbed import disturbed_note
 from labkit.measure.timing import Timing, ratio
 
@@ -35,9 +35,8 @@ class KeptRuns:
         If there is no value, or if `again` is set, call `run()`, store its value and return it. Raises `InvalidRequest` for a
         value that JSON cannot hold.
         """
-        rows = self._rows()
         machine = str(describe())
-        row = rows.get(name)
+        row = self._rows().get(name)
         if row and not again and row["machine"] == machine:
             disturbed = _disturbed(row["value"])
             if not disturbed:
@@ -54,8 +53,9 @@ class KeptRuns:
             raise InvalidRequest(
                 f"run {name!r} returned {value!r}; numbers, text, lists and dictionaries are accepted"
             ) from error
-        rows[name] = {"value": value, "machine": machine, "taken": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
-        write_atomically(self.path, json.dumps(rows, indent=1) + "\n")
+        row = {"value": value, "machine": machine, "taken": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
+        with locked(self.path):  # the file is read again, because another notebook may have stored a run in the meantime
+            write_atomically(self.path, json.dumps(self._rows() | {name: row}, indent=1) + "\n")
         if note := disturbed_note([_disturbed(value)]):
             print(note)
         return value

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.environment import describe
-from labkit.home import home, set_aside, write_atomically
+from labkit.home import home, locked, set_aside, write_atomically
 from labkit.measure.disturbed import CELL_AGAIN, MARK
 from labkit.measure.ladder_file import write_ladder_file
 from labkit.measure.rung import Rung, by_task, ladder_note, times_faster
@@ -74,19 +74,8 @@ class Ladder:
         low = tokens_per_second if low is None else low
         high = tokens_per_second if high is None else high
         rung = Rung(task, name, tokens_per_second, low, high, disturbed, details, this_device())
-        try:
-            rungs, _ = self._read()
-        except FileNotFoundError:
-            rungs = []
-        except (OSError, ValueError, TypeError):
-            set_aside(self.path)
-            rungs = []
-        places = [index for index, old in enumerate(rungs) if (old.task, old.name) == (task, name)]
-        if places:
-            rungs[places[0]] = rung
-        else:
-            rungs.append(rung)
-        write_atomically(self.path, json.dumps([asdict(row) for row in rungs], indent=1) + "\n")
+        with locked(self.path):  # otherwise two notebooks that add rungs at once would lose one of them
+            self._put(rung)
         return rung
 
     def add_timings(self, task: Task, timings: Mapping[str, Timing], **details: Any) -> None:
@@ -125,6 +114,22 @@ class Ladder:
                 "task was measured. Run the cells of the labs that measure them again."
             )
         return "\n\n".join(ladders) or "Your ladder is empty: run a lab's measurements first."
+
+    def _put(self, rung: Rung) -> None:
+        """Write the file again, with this rung in it."""
+        try:
+            rungs, _ = self._read()
+        except FileNotFoundError:
+            rungs = []
+        except (OSError, ValueError, TypeError):
+            set_aside(self.path)
+            rungs = []
+        places = [index for index, old in enumerate(rungs) if (old.task, old.name) == (rung.task, rung.name)]
+        if places:
+            rungs[places[0]] = rung
+        else:
+            rungs.append(rung)
+        write_atomically(self.path, json.dumps([asdict(row) for row in rungs], indent=1) + "\n")
 
     def _read_what_is_there(self) -> tuple[list[Rung], int]:
         """Return the result of `_read`, or no rungs if the file is missing or unreadable."""

@@ -67,17 +67,17 @@ class GlooGroup:
             self._wait(work, "broadcast", tensor)
         return tensor
 
-    def flush(self) -> None:
-        """Wait until all broadcasts are finished."""
+    def flush(self, patience: float | None = None) -> None:
+        """Wait until all broadcasts are finished, each at most `patience` seconds (default: `timeout`)."""
         while self._unfinished:
-            self._finish_first()
+            self._finish_first(patience)
 
     def _is_first_finished(self) -> bool:
         return bool(self._unfinished[0][0].is_completed())
 
-    def _finish_first(self) -> None:
+    def _finish_first(self, patience: float | None = None) -> None:
         work, tensor = self._unfinished.popleft()
-        self._wait(work, "broadcast", tensor)
+        self._wait(work, "broadcast", tensor, patience)
 
     def wait_for_broadcast(self, tensor: Tensor, root: int) -> Tensor:
         """Like `broadcast`, but waits without a time limit; the root waits too."""

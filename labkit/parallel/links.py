@@ -73,7 +73,8 @@ class Links:
     """The groups to which a rank belongs. `group(name, member, names)` opens a group; `names` are the names of its members.
 
     device: the device of this rank. On a GPU, the groups for data on GPUs are `NcclGroup`s, made from `store`; their calls are
-    put on the GPU's queue. `aborted` is set when the ranks are told to stop.
+    put on the GPU's queue. timeout: how many seconds this rank waits for other ranks inside a pass. `aborted` is set when the
+    ranks are told to stop.
     """
 
     def __init__(
@@ -82,10 +83,11 @@ class Links:
         rank: int,
         group: Callable[[str, int, tuple[str, ...]], HostGroup],
         *,
+        timeout: float,
         device: torch.device = CPU,
         store: Any = None,
     ) -> None:
-        self.layout, self.rank, self.device = layout, rank, device
+        self.layout, self.rank, self.timeout, self.device = layout, rank, timeout, device
         self.part = part = layout.part(rank)
         self.aborted = threading.Event()
 
@@ -127,7 +129,7 @@ class Links:
         def group(name: str, member: int, names: tuple[str, ...]) -> HostGroup:
             return SharedGroup(Path(paths[name]), member, len(names), timeout=timeout, names=names)
 
-        return cls(layout, rank, group, device=device, store=store)
+        return cls(layout, rank, group, timeout=timeout, device=device, store=store)
 
     @classmethod
     def gloo(cls, layout: Layout, rank: int, store: Any, timeout: float, *, device: torch.device = CPU) -> Links:
@@ -136,7 +138,7 @@ class Links:
         def group(name: str, member: int, names: tuple[str, ...]) -> HostGroup:
             return GlooGroup(store, name, member, len(names), timeout=timeout, names=names)
 
-        return cls(layout, rank, group, device=device, store=store)
+        return cls(layout, rank, group, timeout=timeout, device=device, store=store)
 
     def connect(self, patience: float = CONNECT_SECONDS) -> None:
         """Connect the GPUs, if any. All ranks call `connect` before they send data. Raises `RankFailed` after `patience` s."""
@@ -219,11 +221,14 @@ class Links:
             return None
         return [bytes(row[: int(size)].numpy()) for row, size in zip(found, sizes, strict=True)]
 
-    def flush(self) -> None:
-        """Wait until the other ranks have received everything that this rank has sent."""
+    def flush(self, patience: float) -> None:
+        """Wait until the other ranks have received everything that this rank has sent.
+
+        Raises `RankFailed` if a broadcast is not received within `patience` seconds.
+        """
         for group in self._groups.values():
             if isinstance(group, GlooGroup):
-                group.flush()
+                group.flush(patience)
 
     def abort(self) -> None:
         """Make all waiting calls fail, on this rank and on the other ranks."""

@@ -46,6 +46,10 @@ class LocalRanks:
     files, and the kind of device ("cpu" or "cuda") on which all ranks compute. device: the device of this rank. Lines that a
     rank prints are labelled and passed to `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the other
     ranks are killed, every waiting call ends, and `check` raises a `RankFailed` that gives the rank, host, step and cause.
+
+    timeout: how many seconds rank 0 waits for the other ranks inside a pass. The other ranks wait without a limit, because rank
+    0 can pause for any time between two passes, even if it has already submitted the second one. They end when rank 0 gives up
+    or ends.
     """
 
     def __init__(
@@ -64,7 +68,6 @@ class LocalRanks:
             "layout": asdict(layout),
             "groups": {name: str(path) for name, path in groups.items()},
             "heartbeats": str(beats),
-            "timeout": timeout,
             "device": device.type,
             "meeting": str(folder / "meeting"),
         }
@@ -106,6 +109,15 @@ class LocalRanks:
             time.sleep(WATCH_SECONDS / 4)
         return RankFailed(self._run.failure) if self._run.failure else None
 
+    def fail(self, step: int, cause: str) -> RankFailed:
+        """End all ranks because of an error on rank 0 in the given step, and return the error that names rank 0.
+
+        If another rank has failed before, the returned error names that rank.
+        """
+        self._run.fail(self.layout.failure(0, socket.gethostname(), step, cause))
+        self.close()
+        return RankFailed(self._run.failure)
+
     def close(self) -> None:
         """Kill all other ranks. A second call does nothing."""
         self._end()
@@ -133,8 +145,8 @@ class _Run:
         return self._layout.failure(process.rank, socket.gethostname(), step, cause) if cause else ""
 
     def fail(self, failure: str) -> None:
-        """Make all waiting calls fail, because a rank has failed."""
-        self.failure = failure
+        """Make all waiting calls fail, because a rank has failed. The failure that is reported first is kept."""
+        self.failure = self.failure or failure
         self._links.abort()
 
     def end(self) -> None:

@@ -57,8 +57,10 @@ class SubmittedPass:
 class ParallelForward(Forward):
     """Runs batches on all ranks. For as long as a cache of the caller exists, every rank keeps a corresponding cache.
 
-    If any rank fails, the current call and every later call raise a `RankFailed` that names the failed rank. `model` is this
-    rank's part. In a pipeline with n stages, up to n passes are in flight at a time (see `submit`). `steps` counts all passes.
+    If any rank fails, the current call and every later call raise a `RankFailed` that names the failed rank. Rank 0 fails too:
+    an exception in its part of a pass would leave the ranks at different passes, so all ranks are ended, and the model must be
+    loaded again. `model` is this rank's part. In a pipeline with n stages, up to n passes are in flight at a time (see
+    `submit`). `steps` counts all passes.
     """
 
     def __init__(self, ranks: LocalRanks | TorchrunRanks, own: RankForward) -> None:
@@ -69,7 +71,7 @@ class ParallelForward(Forward):
         self._freed: list[int] = []
         self._submitted: deque[SubmittedPass] = deque()
         self.steps = self._made = 0
-        self._failed: RankFailed | None = None
+        self._ended = ""  # why no pass can run any more
 
     @property
     def layout(self) -> Layout:
@@ -113,14 +115,16 @@ class ParallelForward(Forward):
                 "the other ranks do not see the operations that ops.use replaces; load the model in one process to replace "
                 "operations"
             )
+        # Everything that can be prepared is prepared before the first byte is sent: a failure until then changes no rank.
+        freed = tuple(self._freed)
+        header, body = encode_step(Task(self.steps + 1, batch.to(CPU), self._number(cache), cache.num_slots, freed))
+        # The encoded batch is a copy, because the caller may change the original before this rank runs its part.
+        submitted = SubmittedPass(decode_step(header, body, self.model.config.hidden_size), cache)
         with self._all_or_none():
-            freed, self._freed[:] = tuple(self._freed), []
-            self.steps += 1
-            header, body = encode_step(Task(self.steps, batch.to(CPU), self._number(cache), cache.num_slots, freed))
             self.ranks.check()
+            del self._freed[: len(freed)]
+            self.steps += 1
             self._send(header, body)
-            # The encoded batch is a copy, because the caller may change the original before this rank runs its part.
-            submitted = SubmittedPass(decode_step(header, body, self.model.config.hidden_size), cache)
             self._submitted.append(submitted)
         return partial(self._logits, submitted)
 
@@ -134,9 +138,10 @@ class ParallelForward(Forward):
 
     def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
         """Write the keys and values of a prefix prompt to the layers and heads of every rank, after all submitted passes."""
+        header, body = encode_prefix(Prefix(self._number(cache), cache.num_slots, slots, given))
         with self._all_or_none():
             self._run_until(None)
-            self.ranks.links.send_task(*encode_prefix(Prefix(self._number(cache), cache.num_slots, slots, given)))
+            self.ranks.links.send_task(header, body)
             cache.write_prefix_prompt(slots, given)
 
     def ledger(self) -> list[Entry]:
@@ -150,8 +155,8 @@ class ParallelForward(Forward):
 
     def close(self) -> None:
         """End the other ranks; a later call raises `RankFailed`."""
-        if self._failed is None:
-            self._failed = RankFailed("the engine was closed; load it again")
+        if not self._ended:
+            self._ended = "the engine was closed; load it again"
             self.ranks.close()
 
     def _send(self, header: StepHeader, body: Tensor) -> None:
@@ -185,18 +190,29 @@ class ParallelForward(Forward):
 
     @contextlib.contextmanager
     def _all_or_none(self) -> Iterator[None]:
-        """Runs a block that must not stop half-way: an interruption is delayed until the end of the block, and a failure ends
-        all ranks.
+        """Runs a block that must not stop half-way: an interruption is delayed until the end of the block, and an exception
+        ends all ranks, because it leaves them at different passes.
         """
-        if self._failed:
-            raise RankFailed(str(self._failed))
+        if self._ended:
+            raise RankFailed(self._ended)
         with uninterrupted():
             try:
                 yield
             except RankFailed as error:
-                self._failed = self.ranks.failure() or error
-                self.ranks.close()
-                raise self._failed from None
+                raise self._end(self.ranks.failure() or self.ranks.fail(self.steps, str(error))) from None
+            except BaseException as error:
+                cause = f"{type(error).__name__}: {error}".splitlines()[0]
+                failure = self._end(self.ranks.failure(patience=0.0) or self.ranks.fail(self.steps, cause))
+                if not isinstance(error, Exception):
+                    raise
+                raise failure from error
+
+    def _end(self, failure: RankFailed) -> RankFailed:
+        """End all ranks, and make every later call raise what failed first."""
+        self._ended = f"{failure}; load the model again"
+        self._submitted.clear()
+        self.ranks.close()
+        return failure
 
     def _number(self, cache: KVCache) -> int:
         if cache not in self._caches:

@@ -37,7 +37,7 @@ class RankForward:
         self.model, self.links, self.threads = model, links, threads
         self.ledger = Ledger(links.rank)
         model.add_up = links.sums.all_reduce if links.sums else None
-        self._queue = GpuQueue(links) if links.device.type == "cuda" else None
+        self._queue = GpuQueue(links, links.timeout) if links.device.type == "cuda" else None
         self._queued: QueuedPass | None = None
         packed = isinstance(model.layers[0].qkv.weight, PackedWeight)
         self._forward: Callable[..., Tensor] = model.forward

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def main(folder: Path, rank: int) -> int:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         meeting = Path(spec["meeting"])
-        links = Links.shared(layout, rank, spec["groups"], spec["timeout"], device=device, meeting=meeting)
+        links = Links.shared(layout, rank, spec["groups"], math.inf, device=device, meeting=meeting)
         links.connect()
         checkpoint = open_checkpoint(spec["model"], seed=spec["seed"])
         forward = RankForward.load(checkpoint, spec["precision"], links, spec["threads"])

@@ -7,6 +7,7 @@ ends.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import socket
 import sys
@@ -31,6 +32,9 @@ BEAT_SECONDS = 0.5
 SILENCE_SECONDS = 6.0
 """A rank that gives no sign of life for this many seconds has failed."""
 
+FLUSH_SECONDS = 30.0
+"""At the end, rank 0 waits at most this many seconds until the other ranks have received the task to end."""
+
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -44,6 +48,9 @@ class TorchrunRanks:
 
     device: the device of this rank. Raises `InvalidRequest` if the number of started ranks is not the number of ranks in the
     layout, and `RankFailed` if not all ranks have connected after `patience` seconds.
+
+    timeout: how many seconds rank 0 waits for the other ranks inside a pass. The other ranks wait without a limit, for as long
+    as rank 0 gives signs of life (see `LocalRanks`).
     """
 
     def __init__(self, layout: Layout, device: torch.device = CPU, *, patience: float = 60.0, timeout: float = 600.0) -> None:
@@ -67,7 +74,8 @@ class TorchrunRanks:
                 f"of {counted(started, 'rank')}, rank {', '.join(late)} did not connect within {patience:g} s"
             ) from None
         self._hosts = [store.get(f"host {rank}").decode() for rank in range(started)]
-        self.links = Links.gloo(layout, self.rank, store.clone(), timeout, device=device)
+        patient = timeout if self.rank == 0 else math.inf
+        self.links = Links.gloo(layout, self.rank, store.clone(), patient, device=device)
         self._signs = SignsOfLife(store.clone(), layout, self.rank, self._hosts, self.links)
         self._end = weakref.finalize(self, by_owner(_end), self._signs, self.links)
 
@@ -80,6 +88,17 @@ class TorchrunRanks:
         self._signs.cause = cause
         time.sleep(2 * BEAT_SECONDS)
         self.links.abort()
+
+    def fail(self, step: int, cause: str) -> RankFailed:
+        """End all ranks because of an error on rank 0 in the given step, and return the error that names rank 0.
+
+        If another rank has failed before, the returned error names that rank.
+        """
+        self.set_step(step)
+        self.give_up(cause)
+        self._signs.fail(self.layout.failure(0, self._hosts[0], step, cause))
+        self.close()
+        return RankFailed(self._signs.failure)
 
     def check(self) -> None:
         """Raise `RankFailed` if a rank has failed."""
@@ -115,6 +134,12 @@ class SignsOfLife:
         self._thread = threading.Thread(target=self._run, daemon=True, name="labkit signs of life")
         self._thread.start()
 
+    def fail(self, failure: str) -> None:
+        """Make all waiting calls of this rank fail, because a rank has failed. The failure that is reported first is kept."""
+        self.failure = self.failure or failure
+        atexit.register(_leave)
+        self._links.abort()
+
     def end(self) -> None:
         """Stop the thread. A thread that uses the store while the interpreter exits would abort the process."""
         self._ended.set()
@@ -133,9 +158,7 @@ class SignsOfLife:
             except RuntimeError as error:  # the store is gone, and so is the rank whose process held the store
                 found = f"the ranks' store no longer answers: {str(error).splitlines()[0]}"
             if found and not self._ended.is_set():
-                self.failure = found
-                atexit.register(_leave)
-                self._links.abort()
+                self.fail(found)
                 return
 
     def _look(self, seen: dict[int, tuple[bytes, float]]) -> str:
@@ -160,9 +183,10 @@ def _end(signs: SignsOfLife, links: Links) -> None:
     if links.rank == 0 and not signs.failure:
         try:
             links.send_task(StopHeader())
-            links.flush()
-        except RankFailed as error:
+            links.flush(FLUSH_SECONDS)
+        except RankFailed as error:  # a rank still waits for rank 0 in an unfinished pass; it ends when rank 0 gives no signs
             print(f"ranks could not be told to end: {error}", file=sys.stderr)
+            links.abort()
     signs.end()
     links.close()
 

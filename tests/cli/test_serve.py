@@ -181,3 +181,11 @@ def test_what_is_no_model_and_what_is_no_room_is_refused(tmp_path: Path) -> None
         assert found.status == 2
         assert words in found.errors
     assert (tmp_path / "mine" / "letter.txt").read_text() == "a letter"
+
+
+def test_an_install_needs_no_torch() -> None:
+    """The set-up installs the server, also where torch cannot run: in an emulator that builds an image for another processor."""
+    program = "import sys; sys.modules['torch'] = None; from labkit.cli import main; main(['serve', '--install'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert str(find_server().executable) in done.stdout + done.stderr  # type: ignore[union-attr]

@@ -12,6 +12,7 @@ import torch
 
 import labkit
 from labkit.checkpoints import open_checkpoint
+from labkit.checkpoints.conversion import convert
 from labkit.checkpoints.quantized_directory import QuantizedDirectoryCheckpoint
 from labkit.checkpoints.safetensors_file import SafetensorsFile
 from labkit.compress import CalibrationText, compress, method_named
@@ -117,6 +118,36 @@ def test_other_settings_start_again(tmp_path: Path) -> None:
     compress("gptj-tiny", target, method_named("int4-rtn"), progress=lambda done, total, name: names.append(name))
     assert not [name for name in names if "already" in name]
     assert open_checkpoint(target).path == target
+
+
+def test_another_source_of_the_same_name_and_norms_starts_again(tmp_path: Path) -> None:
+    """Only a matrix of the first block differs, and the folder's name is the same."""
+    source, target = tmp_path / "source", tmp_path / "model"
+    convert("gptj-tiny", source, "hf")
+
+    def stop(done: int, total: int, name: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(source, target, method_named("int8"), progress=stop)
+    parts = [path.read_bytes() for path in sorted(tmp_path.glob(".model.compressing/*.safetensors"))]
+    assert len(parts) == 3
+    file = SafetensorsFile(source / "model.safetensors")
+    place = file.entries["transformer.h.0.mlp.fc_in.weight"]
+    with file.path.open("r+b") as stream:
+        stream.seek(place.offset)
+        values = bytearray(stream.read(place.byte_count))
+        values[::2] = values[::2][::-1]  # other numbers; the high bytes stay, so all of them are finite
+        stream.seek(place.offset)
+        stream.write(values)
+    names: list[str] = []
+    compress(source, target, method_named("int8"), progress=lambda done, total, name: names.append(name))
+    assert not [name for name in names if "already" in name]
+    compress(source, tmp_path / "whole", method_named("int8"))
+    for path in sorted((tmp_path / "whole").glob("*.safetensors")):
+        assert (target / path.name).read_bytes() == path.read_bytes()
+    assert (target / "model-00001-of-00009.safetensors").read_bytes() != parts[0]
 
 
 def test_nothing_is_left_of_a_refused_call(made: dict[str, Path], tmp_path: Path) -> None:

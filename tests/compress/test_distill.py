@@ -16,6 +16,8 @@ from torch import Tensor
 
 import labkit
 from labkit.checkpoints import open_checkpoint
+from labkit.checkpoints.conversion import convert
+from labkit.checkpoints.safetensors_file import SafetensorsFile
 from labkit.compress import CalibrationText
 from labkit.compress.calibration import windows_of
 from labkit.compress.dense_model import DenseModel
@@ -205,6 +207,21 @@ def test_a_killed_training_goes_on_to_the_same_result(
     whole, again = open_checkpoint(made[0].path), open_checkpoint(result.path)
     for name in whole.tensor_names():
         assert torch.equal(whole.read(name), again.read(name)), name
+
+
+def test_another_teacher_with_the_same_norms_starts_again(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "student"
+    convert("gptj-tiny", source, "hf")
+    begun: list[int] = []
+    call = partial(distill, source, target, DistillOptions(**SMALL | {"layers": 1, "steps": 13}), calibration=TEXT)
+    with pytest.raises(KeyboardInterrupt):
+        call(progress=stop_at(11))
+    file = SafetensorsFile(source / "model.safetensors")
+    with file.path.open("r+b") as stream:
+        stream.seek(file.entries["transformer.h.0.mlp.fc_in.weight"].offset)
+        stream.write(bytes(64))
+    call(progress=lambda done, total, name: begun.append(done))
+    assert begun[0] == 0
 
 
 def test_the_teacher_writes_more_text(tmp_path: Path) -> None:

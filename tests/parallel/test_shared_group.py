@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -74,6 +75,21 @@ def test_broadcast_and_gather_between_other_calls(size: int) -> None:
             assert torch.equal(sent, data[root])
             assert torch.equal(gathered, data) if rank == root else gathered is None
             assert summed.tolist() == [3.0] * 7
+
+
+def test_a_wait_without_a_limit_sleeps() -> None:
+    """A member that waits for a late one neither gives up nor keeps its core busy."""
+    waited = 0.6
+
+    def work(group: SharedGroup) -> tuple[float, float]:
+        time.sleep(waited * group.rank)
+        busy = time.thread_time()
+        summed = group.all_reduce(torch.ones(3))
+        return float(summed.sum()), time.thread_time() - busy
+
+    (first, busy), (second, _) = together(2, work, timeout=math.inf)
+    assert (first, second) == (6.0, 6.0)
+    assert busy < waited / 3
 
 
 def test_a_quick_sender_does_not_overwrite_what_a_slow_reader_has_not_read() -> None:

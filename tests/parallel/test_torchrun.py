@@ -55,9 +55,9 @@ def test_ranks_end_in_order_whatever_their_signs_of_life_are_doing(tmp_path: Pat
     script = tmp_path / "restless.py"
     script.write_text(
         "import sys, labkit.parallel.torchrun as torchrun\n"
-        "from labkit.__main__ import main\n"
+        "from labkit.cli import main\n"
         "torchrun.BEAT_SECONDS = 0.0  # so that every rank ends in the middle of one\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+        "main()\n"
     )
     arguments = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", str(script), *command(Layout(2, 1), "--json")[2:]]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)

@@ -22,7 +22,9 @@ struct Region {
     Progress of[1]; // [ranks], then the slots [ranks][2][slot_bytes]
 };
 
-constexpr int64_t SPIN = 50000, LONGEST_SLEEP = 50000000; // nanoseconds; a sleeper wakes up to check for an abort
+// Nanoseconds. A sleeper wakes up to check for an abort. LONGEST_SLEEP is a double, because a timeout can be infinite.
+constexpr int64_t SPIN = 50000;
+constexpr double LONGEST_SLEEP = 5e7;
 
 double now() { return (double)nanoseconds() * 1e-9; }
 
@@ -54,7 +56,7 @@ struct Turn {
                 group.late = rank;
                 return false;
             }
-            other.changed.sleep(seen, std::min(LONGEST_SLEEP, (int64_t)(left * 1e9) + 1));
+            other.changed.sleep(seen, (int64_t)std::min(LONGEST_SLEEP, left * 1e9 + 1));
         }
     }
 

@@ -26,7 +26,7 @@ import torch
 
 from labkit.environment import find_gpus, find_versions
 from labkit.errors import LabkitError
-from labkit.home import home, write_atomically
+from labkit.home import home, locked, write_atomically
 
 FORMAT = 1
 """The version of the file's format. A file in another format is renamed and not used."""
@@ -80,12 +80,7 @@ class TuningFile:
 
         A lock ensures that only one process at a time changes the file, so no entry is lost.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(".lock").open("w") as lock:
-            with contextlib.suppress(ImportError, OSError):  # Windows and some network disks lack this lock
-                import fcntl
-
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.path):
             devices = self.read()
             devices[device] = dict(sorted({**devices.get(device, {}), **entries}.items()))
             write_atomically(self.path, json.dumps({"format": FORMAT, "devices": devices}, indent=1) + "\n")
