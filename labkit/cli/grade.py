@@ -64,9 +64,10 @@ def grade(
     """Grade the notebooks of a class, and write a gradebook, CSV files and feedback pages.
 
     If the command was stopped, run it again: it continues where it stopped. A submission is graded again only if the submission
-    or the course's checks have changed. All earlier results stay in the gradebook. Each function runs in a sandbox (bubblewrap)
-    with limits on time, memory and processes. In the sandbox, the function sees no network, no other submission, no answers and
-    none of your files. With --seed, the function is called with inputs that no learner has seen.
+    or the course's checks have changed, or if the grading machine failed. All earlier results stay in the gradebook.
+    Each function runs in a sandbox (bubblewrap) with limits on time, memory and processes. In the sandbox, the function sees no
+    network, no other submission, no answers and none of your files. With --seed, the function is called with inputs that no
+    learner has seen.
 
     Example: labkit grade submissions/ --out grades/ --jobs 2 --seed "a secret of this class"
     """
@@ -94,9 +95,10 @@ def grade(
         verdicts = Counter(item.verdict for score in report.scores for item in score.items)
         print_json(
             {
-                "submissions": summary.graded + summary.known,
+                "submissions": summary.graded + summary.known + summary.ungraded,
                 "graded": summary.graded,
                 "graded_before": summary.known,
+                "could_not_be_graded": summary.ungraded,
                 "learners": len(report.learners),
                 "track": report.track,
                 "verdicts": dict(verdicts),
@@ -114,13 +116,16 @@ def _print(summary: Summary, out: Path) -> None:
 
     from labkit.exercises.core_path import CORE
     from labkit.gradebook.names import shown, visible
-    from labkit.grading.verdict import INCONCLUSIVE, sign
+    from labkit.grading.verdict import INCONCLUSIVE, UNGRADED, sign
 
     report = summary.report
     table = Table("learner", "score", *(f"lab {lab}" for lab in report.labs), box=box.SIMPLE)
     for learner in report.learners:
         scores = report.of_learner(learner)
-        cells = [f"{sign(score.verdict)} {score.verdict}, {score.score:g} of {score.most:g}" for score in scores]
+        cells = []
+        for score in scores:
+            also = f", {sign(UNGRADED)} {UNGRADED}" if score.ungraded and score.verdict != UNGRADED else ""
+            cells.append(f"{sign(score.verdict)} {score.verdict}, {score.score:g} of {score.most:g}{also}")
         table.add_row(*map(Text, [shown(learner), f"{sum(score.score for score in scores):g}", *cells]))
     Console().print(table)
     for note in report.notes_on(""):
@@ -131,7 +136,16 @@ def _print(summary: Summary, out: Path) -> None:
     for score in report.scores:
         if any(item.verdict == INCONCLUSIVE for item in score.items):
             say(f"{shown(score.learner)}, lab {score.lab}: the machine was busy; use --regrade when it is not.")
+    failed = [score for score in report.scores if score.ungraded]
+    for score in failed:
+        say(f"{shown(score.learner)}, lab {score.lab}: {visible(score.ungraded)}")
+    if failed:
+        say(
+            "The grading machine failed. Run the same command again: it grades what could not be graded. Meanwhile, no learner "
+            "loses an attempt or an earlier result."
+        )
     if report.track == CORE:
         print("Only the exercises on the core path count.")
-    print(f"{counted(summary.graded, 'submission')} graded, {summary.known} graded before")
+    left = f", {summary.ungraded} {UNGRADED}" if summary.ungraded else ""
+    print(f"{counted(summary.graded, 'submission')} graded, {summary.known} graded before{left}")
     print(f"{out / 'class.html'}, {out / 'feedback'}, {out / '*.csv'}, {summary.gradebook}")

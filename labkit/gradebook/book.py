@@ -12,8 +12,8 @@ from pathlib import Path
 from labkit.errors import InvalidRequest
 from labkit.gradebook.collect import Note
 from labkit.gradebook.names import visible
-from labkit.gradebook.schema import TABLES, VERSION
-from labkit.grading.verdict import Verdict
+from labkit.gradebook.schema import TABLES, UNGRADED_TABLE, VERSION
+from labkit.grading.verdict import UNGRADED, Verdict
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,18 @@ class Submission:
     time_from: str
 
 
+@dataclass(frozen=True)
+class Ungraded:
+    """An exercise that could not be graded, in the submission with this hash, and the reason."""
+
+    learner: str
+    lab: str
+    sha256: str
+    file: str
+    exercise: str
+    reason: str
+
+
 class Gradebook:
     """The gradebook in a file. Raises `InvalidRequest` if the file is not a gradebook of this version.
 
@@ -80,6 +92,8 @@ class Gradebook:
         (tables,) = self._base.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if version == 0 and tables == 0:
             self._base.executescript(f"BEGIN IMMEDIATE;\n{TABLES}\nPRAGMA user_version = {VERSION};\nCOMMIT;")
+        elif version == 1:
+            self._base.executescript(f"BEGIN IMMEDIATE;\n{UNGRADED_TABLE}\nPRAGMA user_version = {VERSION};\nCOMMIT;")
         elif version != VERSION:
             raise InvalidRequest(
                 f"{self.path} has the schema version {version}, but this labkit reads version {VERSION}; "
@@ -125,29 +139,57 @@ class Gradebook:
                 [(run, note.learner or None, visible(note.file), visible(note.text)) for note in notes],
             )
 
-    def has_grading(self, submission: Submission, checks: str) -> bool:
-        """Whether this submission was graded with this version of the checks."""
-        found = self._base.execute(
-            "SELECT 1 FROM grading JOIN attempt ON attempt.id = grading.attempt JOIN learner ON learner.id = attempt.learner"
-            " WHERE (learner.name, attempt.lab, attempt.sha256, grading.checks, grading.is_regrade) = (?, ?, ?, ?, 0)",
+    def graded(self, submission: Submission, checks: str) -> set[str]:
+        """The names of this submission's exercises that have a result from this version of the checks."""
+        rows = self._base.execute(
+            "SELECT exercise FROM result JOIN grading ON grading.id = result.grading"
+            " JOIN attempt ON attempt.id = grading.attempt JOIN learner ON learner.id = attempt.learner"
+            " WHERE (learner.name, attempt.lab, attempt.sha256, grading.checks) = (?, ?, ?, ?)",
             (submission.learner, submission.lab, submission.sha256, checks),
-        ).fetchone()
-        return found is not None
+        )
+        return {name for (name,) in rows}
+
+    def ungraded(self) -> list[Ungraded]:
+        """The exercises that could not be graded, and for which the learner has no result from the same or a later run."""
+        rows = self._base.execute(
+            "SELECT name, lab, sha256, file, exercise, reason FROM ungraded JOIN learner ON learner.id = ungraded.learner"
+            " WHERE NOT EXISTS (SELECT 1 FROM result JOIN grading ON grading.id = result.grading"
+            " JOIN attempt ON attempt.id = grading.attempt WHERE attempt.learner = ungraded.learner"
+            " AND result.exercise = ungraded.exercise AND grading.run >= ungraded.run) ORDER BY ungraded.id"
+        )
+        newest = {(one.learner, one.exercise): one for one in (Ungraded(*row) for row in rows)}
+        return list(newest.values())
 
     def add_grading(
         self, run: int, submission: Submission, checks: str, verdicts: Sequence[Verdict], *, is_regrade: bool = False
     ) -> None:
-        """Record the verdicts on a submission, in one transaction. A new submission becomes the learner's next attempt."""
+        """Record the verdicts on a submission, in one transaction.
+
+        A new submission becomes the learner's next attempt, unless none of its exercises could be graded. The verdict "could
+        not be graded" is recorded in its own table, so it replaces no earlier result.
+        """
+        results = [verdict for verdict in verdicts if verdict.verdict != UNGRADED]
+        about = (submission.learner, submission.lab, submission.sha256, submission.file)
         with self._transaction() as base:
-            attempt = _attempt_id(base, submission)
-            (grading,) = base.execute(
-                "INSERT INTO grading (attempt, run, checks, is_regrade, finished) VALUES (?, ?, ?, ?, ?) RETURNING id",
-                (attempt, run, checks, int(is_regrade), _now()),
-            ).fetchone()
+            if results:
+                attempt = _attempt_id(base, submission)
+                (grading,) = base.execute(
+                    "INSERT INTO grading (attempt, run, checks, is_regrade, finished) VALUES (?, ?, ?, ?, ?) RETURNING id",
+                    (attempt, run, checks, int(is_regrade), _now()),
+                ).fetchone()
+                base.executemany(
+                    "INSERT INTO result (grading, exercise, title, verdict, points, out_of, message, details)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    [(grading, *_row(verdict)) for verdict in results],
+                )
             base.executemany(
-                "INSERT INTO result (grading, exercise, title, verdict, points, out_of, message, details)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(grading, *_row(verdict)) for verdict in verdicts],
+                "INSERT INTO ungraded (run, learner, lab, sha256, file, exercise, reason)"
+                " VALUES (?, (SELECT id FROM learner WHERE name = ?), ?, ?, ?, ?, ?)",
+                [
+                    (run, *about, verdict.exercise, visible(verdict.message))
+                    for verdict in verdicts
+                    if verdict.verdict == UNGRADED
+                ],
             )
 
     def learners(self) -> list[str]:

@@ -13,7 +13,7 @@ from labkit.gradebook.names import look_alikes, page_name, spelled
 from labkit.gradebook.page import name, notes_list, page, table, text, verdict
 from labkit.gradebook.report import Report
 from labkit.gradebook.scores import VERDICTS, LabScore
-from labkit.grading.verdict import NOT_ATTEMPTED, PASSED, colour
+from labkit.grading.verdict import NOT_ATTEMPTED, PASSED, UNGRADED, colour
 from labkit.plurals import counted
 
 MOST_MESSAGES = 12
@@ -59,7 +59,8 @@ def _learners(report: Report) -> str:
 
 def _cell(score: LabScore) -> str:
     sums = f"{text(score.points.words)}; {text(score.points.core_words)}"
-    return f"{score.score:g} of {score.most:g}, {verdict(score.verdict)}<br><small>{sums}</small>"
+    failed = f"<br>{verdict(UNGRADED)}: {text(score.ungraded)}" if score.ungraded else ""
+    return f"{score.score:g} of {score.most:g}, {verdict(score.verdict)}{failed}<br><small>{sums}</small>"
 
 
 def _items(report: Report, lab: str) -> str:

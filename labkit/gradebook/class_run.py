@@ -1,4 +1,10 @@
-"""One run of `labkit grade`: it collects the notebooks, reads them, grades the new ones, and writes the exports."""
+"""One run of `labkit grade`: it collects the notebooks, reads them, grades the new ones, and writes the exports.
+
+If the machine fails while it grades (a grader is killed, a sandbox does not start), nobody's grade may depend on it, and nobody
+may gain by causing it. So an exercise that could not be graded is not a result: its earlier result stays, and the next run
+grades it again. The learner sees no verdict on it. As soon as one exercise has a result that the learner can see, the
+submission is an attempt. In one run, a submission is tried at most twice.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,7 @@ import contextlib
 import platform
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,12 +21,12 @@ from labkit.errors import InvalidRequest, NotAvailable
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import exercise as find
 from labkit.exercises.registry import of_lab
-from labkit.gradebook.book import Gradebook, Submission
+from labkit.gradebook.book import Gradebook, Submission, Ungraded
 from labkit.gradebook.checks_version import checks_version
 from labkit.gradebook.collect import Collected, Note, Notebook, collect
 from labkit.gradebook.executor_graders import ExecutorGraders
 from labkit.gradebook.export import export
-from labkit.gradebook.grader import Done, GradeTask, ReadTask, failed_to_grade
+from labkit.gradebook.grader import Done, GradeTask, ReadTask
 from labkit.gradebook.graders import SILENT_SECONDS, Graders, Lost
 from labkit.gradebook.names import shown
 from labkit.gradebook.policy import Policy
@@ -29,8 +35,9 @@ from labkit.gradebook.report import Report, report_of
 from labkit.gradebook.secret_seeds import fingerprint
 from labkit.gradebook.submitted_ladders import submitted_board
 from labkit.grading.find_answer import need_answers
+from labkit.grading.judge import ungraded
 from labkit.grading.sandbox import need_sandbox
-from labkit.grading.verdict import ERROR, TIMED_OUT, Verdict
+from labkit.grading.verdict import UNGRADED, Verdict
 
 READ_SECONDS = 300.0
 """The time limit for reading one notebook. Most notebooks take far less than a second."""
@@ -45,20 +52,24 @@ class Watcher(Protocol):
         """Called when grading starts, with the numbers of items and submissions to grade, and of submissions graded before."""
 
     def has(self, submission: Submission, verdict: Verdict) -> object:
-        """Called when there is a verdict on one item."""
+        """Called once for each item, with its last verdict in this run."""
 
     def finished(self, submission: Submission) -> object:
-        """Called when a submission is graded and its verdicts are in the gradebook."""
+        """Called when this run is done with a submission and has written its verdicts to the gradebook."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The outcome of a run: how many submissions it graded, how many were graded before, and the content of the exports."""
+    """The outcome of a run: how many submissions it graded, how many were graded before, and the content of the exports.
+
+    `ungraded` is the number of submissions of which the run could not grade all exercises, because the machine failed.
+    """
 
     gradebook: Path
     graded: int
     known: int
     report: Report
+    ungraded: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ def grade_class(
     secret: str | None = None,
     sandboxed: bool = True,
 ) -> Summary:
-    """Grade all submissions that are new, and write the gradebook and the exports to the folder `out`.
+    """Grade all submissions that are new or could not be graded earlier, and write the gradebook and the exports to `out`.
 
     `secret` decides the inputs of the functions. Without a secret, the inputs are the same as in the notebook's own checks. If
     `sandboxed` is false, the learners' code runs as the current user.
@@ -122,13 +133,16 @@ def grade_class(
         book.add_learners(run, found.learners, found.notes)
         known = 0 if chosen else len(submitted) - len(todo)
         watcher.starts(sum(len(job.exercises) for job in todo), len(todo), known)
+        failed: set[Submission] = set()
         for job, verdicts in _grade(graders, todo, watcher, secret, sandboxed):
             book.add_grading(run, job.submission, checks, verdicts, is_regrade=job.is_regrade)
-            watcher.finished(job.submission)
-        report = report_of(book, run, [lab] if lab else [], rules)
+            failed.discard(job.submission)
+            if _ungraded(job, verdicts):
+                failed.add(job.submission)
+        report = report_of(book, run, [lab] if lab else [], rules, _still_there(book.ungraded(), submitted, lab))
         export(out, report, board)
         book.end_run(run)
-    return Summary(out / BOOK, len(todo), known, report)
+    return Summary(out / BOOK, len(todo) - len(failed), known, report, len(failed))
 
 
 def _graders(jobs: int, executor: Executor | None) -> AnyGraders:
@@ -162,19 +176,35 @@ def _parse_regrade(regrade: Sequence[str], learners: Sequence[str]) -> dict[str,
 
 
 def _read(graders: AnyGraders, found: Collected) -> dict[Path, Reading]:
-    """Read all notebooks, and add the notes on them to the notes in `found`."""
-    readings: dict[Path, Reading] = {}
-    for number, message in graders.run([ReadTask(notebook.path) for notebook in found.notebooks], READ_SECONDS):
-        notebook = found.notebooks[number]
-        if isinstance(message, Reading):
-            readings[notebook.path] = message
-        elif isinstance(message, Lost):
-            readings[notebook.path] = Reading("", "", "", {}, (), f"The notebook cannot be read: {message.why}.")
+    """Read all notebooks, and add the notes on them to the notes in `found`.
+
+    If a grader ends while it reads a notebook, or the file cannot be read, the notebook is read once more, alone. Otherwise an
+    older notebook of the same learner could be graded in its place, and count as an attempt.
+    """
+    paths = [notebook.path for notebook in found.notebooks]
+    readings, again = _read_once(graders, paths)
+    for path in again:
+        readings |= _read_once(graders, [path])[0]
     for notebook in found.notebooks:
         reading = readings[notebook.path]
         texts = [*reading.notes, *([reading.problem] if reading.problem else [])]
         found.notes += [Note(notebook.learner, notebook.file, text) for text in texts]
     return readings
+
+
+def _read_once(graders: AnyGraders, paths: Sequence[Path]) -> tuple[dict[Path, Reading], list[Path]]:
+    """Read these notebooks. The second value are the notebooks that are worth another try."""
+    readings: dict[Path, Reading] = {}
+    again: list[Path] = []
+    for number, message in graders.run(map(ReadTask, paths), READ_SECONDS):
+        path = paths[number]
+        if isinstance(message, Reading):
+            readings[path] = message
+            again += [] if message.sha256 else [path]
+        elif isinstance(message, Lost):
+            readings[path] = Reading("", "", "", {}, (), f"The notebook cannot be read: {message.why}.")
+            again += [path] if message.try_again else []
+    return readings, again
 
 
 def _choose(found: Collected, readings: dict[Path, Reading], lab: str | None) -> list[tuple[Submission, Path]]:
@@ -204,29 +234,57 @@ def _choose(found: Collected, readings: dict[Path, Reading], lab: str | None) ->
 def _todo(
     book: Gradebook, submitted: Sequence[tuple[Submission, Path]], checks: str, regrade: dict[str, set[str]]
 ) -> list[_Job]:
-    """The submissions to grade. A submission that was never graded is graded as a whole, even in a regrade."""
-    jobs = []
+    """The submissions to grade, each with the exercises that have no result yet, or could not be graded in an earlier run.
+
+    In a regrade, these exercises are added to those that are asked for. Submissions that could not be graded earlier come last:
+    if they make a grader hang again, the others do not have to wait for them.
+    """
+    failed = {(one.learner, one.sha256, one.exercise) for one in book.ungraded()}
+    jobs: list[tuple[bool, _Job]] = []
     for submission, path in submitted:
-        exercises = of_lab(submission.lab)
-        is_new = not book.has_grading(submission, checks)
-        if not regrade:
-            jobs += [_Job(submission, path, exercises)] if is_new else []
+        known = book.graded(submission, checks)
+        again = {name for learner, sha256, name in failed if (learner, sha256) == (submission.learner, submission.sha256)}
+        asked = regrade.get(submission.learner)
+        if regrade and asked is None:
             continue
-        if submission.learner not in regrade:
-            continue
-        asked = regrade[submission.learner]
-        again = tuple(exercise for exercise in exercises if not asked or exercise.name in asked)
-        if again:
-            jobs.append(_Job(submission, path, exercises) if is_new else _Job(submission, path, again, is_regrade=True))
-    return jobs
+        exercises = tuple(
+            exercise
+            for exercise in of_lab(submission.lab)
+            if exercise.name not in known or exercise.name in again or (asked is not None and exercise.name in (asked or known))
+        )
+        if exercises:
+            jobs.append((bool(again), _Job(submission, path, exercises, is_regrade=bool(known))))
+    return [job for _, job in sorted(jobs, key=lambda one: one[0])]
 
 
 def _grade(
     graders: AnyGraders, jobs: Sequence[_Job], watcher: Watcher, secret: str | None, sandboxed: bool
 ) -> Iterator[tuple[_Job, list[Verdict]]]:
-    """Grade the jobs, and yield each one with its verdicts when it is finished.
+    """Grade the jobs, and yield each one with its verdicts.
 
-    If a grader is lost, the exercises that it had not finished get the verdict error or timed out.
+    The exercises that could not be graded are tried once more at the end, and their job is yielded a second time with them.
+    Then no other job runs, because several jobs together can need more memory than the machine has.
+    """
+    alone: list[_Job] = []
+    for job, verdicts, lost in _run(graders, jobs, watcher, secret, sandboxed):
+        yield job, verdicts
+        rest = _ungraded(job, verdicts)
+        if rest and (lost is None or lost.try_again):
+            alone.append(replace(job, exercises=rest, is_regrade=job.is_regrade or len(rest) < len(verdicts)))
+        else:
+            _finish(job, verdicts, watcher)
+    for each in alone:
+        for job, verdicts, _ in _run(graders, [each], watcher, secret, sandboxed):
+            yield job, verdicts
+            _finish(job, verdicts, watcher)
+
+
+def _run(
+    graders: AnyGraders, jobs: Sequence[_Job], watcher: Watcher, secret: str | None, sandboxed: bool
+) -> Iterator[tuple[_Job, list[Verdict], Lost | None]]:
+    """Grade the jobs once, and yield each one with a verdict on each of its exercises and, if its grader was lost, the reason.
+
+    If a grader is lost, the exercises that it had not finished get the verdict "could not be graded".
     """
     found: list[list[Verdict]] = [[] for _ in jobs]
     tasks = [
@@ -237,11 +295,29 @@ def _grade(
         job, verdicts = jobs[number], found[number]
         if isinstance(message, Verdict):
             verdicts.append(message)
-            watcher.has(job.submission, message)
+            if message.verdict != UNGRADED:
+                watcher.has(job.submission, message)
         elif isinstance(message, Lost):
-            cause = TIMED_OUT if message.timed_out else ERROR
-            for exercise in job.exercises[len(verdicts) :]:
-                verdicts.append(failed_to_grade(exercise, message.why, cause))
-                watcher.has(job.submission, verdicts[-1])
-        if isinstance(message, Done | Lost):
-            yield job, verdicts
+            verdicts += [ungraded(exercise, message.why) for exercise in job.exercises[len(verdicts) :]]
+            yield job, verdicts, message
+        elif isinstance(message, Done):
+            yield job, verdicts, None
+
+
+def _still_there(found: Sequence[Ungraded], submitted: Sequence[tuple[Submission, Path]], lab: str | None) -> list[Ungraded]:
+    """The exercises that a later run can still grade: those of a submission that is there, or of a lab not in this run."""
+    here = {(submission.learner, submission.lab, submission.sha256) for submission, _ in submitted}
+    return [one for one in found if lab not in (None, one.lab) or (one.learner, one.lab, one.sha256) in here]
+
+
+def _ungraded(job: _Job, verdicts: Sequence[Verdict]) -> tuple[Exercise, ...]:
+    """The exercises of a job that could not be graded."""
+    return tuple(each for each, verdict in zip(job.exercises, verdicts, strict=True) if verdict.verdict == UNGRADED)
+
+
+def _finish(job: _Job, verdicts: Sequence[Verdict], watcher: Watcher) -> None:
+    """Tell the observer that this run is done with a submission."""
+    for verdict in verdicts:
+        if verdict.verdict == UNGRADED:
+            watcher.has(job.submission, verdict)
+    watcher.finished(job.submission)

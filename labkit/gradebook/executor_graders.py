@@ -82,9 +82,9 @@ def _messages_of(future: Future[Messages]) -> Messages:
     try:
         return future.result()
     except CancelledError:
-        return [Lost("its task was cancelled by the executor")]
+        return [Lost("its task was cancelled by the executor", try_again=False)]
     except Exception as error:  # Each kind of executor has its own error for a lost process.
-        return [Lost(f"the executor lost its task ({shorten(f'{type(error).__name__}: {error}')})")]
+        return [Lost(f"the executor lost its task ({shorten(f'{type(error).__name__}: {error}')})", try_again=False)]
 
 
 def all_answers(task: Task, silent_seconds: float) -> Messages:
@@ -97,7 +97,7 @@ def all_answers(task: Task, silent_seconds: float) -> Messages:
     try:
         answer, _ = process.communicate(pickle.dumps(task), timeout=seconds)
     except subprocess.TimeoutExpired:
-        return [Lost(f"the check of the notebook took more than {seconds:g} seconds and was ended", timed_out=True)]
+        return [Lost(f"the check of the notebook took more than {seconds:g} seconds and was ended", try_again=False)]
     finally:
         if process.poll() is None:
             kill_with_descendants(process.pid)

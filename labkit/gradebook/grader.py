@@ -2,6 +2,10 @@
 
 The grader gets a task, and answers with one message for each exercise, then with `Done`. A learner's code does not run in the
 grader: each function runs in another process (`labkit.grading.workers`).
+
+If the machine fails (no sandbox, a changed or unreadable file, no right answer, no memory), the verdict is "could not be
+graded", which is no result: a later run grades again. Every other error could be caused by the learner's notebook, so its
+verdict is a final "error".
 """
 
 from __future__ import annotations
@@ -17,11 +21,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
+from labkit.errors import NotAvailable
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import exercise as find
 from labkit.gradebook.reading import Reading, digest, read_notebook
 from labkit.gradebook.secret_seeds import seeds_from
-from labkit.grading.judge import SEEDS, make, without_inputs
+from labkit.grading.judge import SEEDS, make, ungraded, without_inputs
 from labkit.grading.notebook_check import check_submission
 from labkit.grading.sandbox import need_sandbox
 from labkit.grading.shorten import shorten
@@ -57,6 +62,12 @@ class Done:
     """The task is finished."""
 
 
+MACHINE_ERRORS = (NotAvailable, OSError, MemoryError)
+"""The errors of a check that are failures of the grading machine.
+
+A learner's code cannot raise them in the grader: the errors of a function are part of its outcome, and the errors that an
+answer causes when it is read or compared become a verdict (`labkit.grading.notebook_check`).
+"""
 Task = ReadTask | GradeTask
 Message = Reading | Verdict | Done
 
@@ -117,14 +128,12 @@ def _grade(task: GradeTask) -> Iterator[Verdict]:
     exercises = [find(name) for name in task.exercises]
     try:
         if digest(task.path) != task.sha256:
-            raise ValueError(
-                "the notebook, or a file beside the notebook, changed after it was collected; grade the notebook again"
-            )
+            raise ValueError("the notebook, or a file beside the notebook, changed after it was collected")
         submission = read_submission(task.path)
         sandbox = need_sandbox() if task.sandboxed else None
     except Exception as error:
         for exercise in exercises:
-            yield failed_to_grade(exercise, shorten(str(error).replace(str(task.path), "the file")))
+            yield ungraded(exercise, shorten(str(error).replace(str(task.path), "the file") or type(error).__name__))
         return
     with Workers(submission.folder, sandbox) as workers:
         for exercise in exercises:
@@ -136,10 +145,8 @@ def _check(exercise: Exercise, submission: Submission, task: GradeTask, workers:
         seeds = SEEDS if task.secret is None else seeds_from(task.secret, exercise.name)
         verdict = check_submission(exercise, submission, workers, seeds)
         return verdict if task.secret is None else replace(verdict, details=without_inputs(verdict.details))
+    except MACHINE_ERRORS as error:
+        return ungraded(exercise, shorten(f"{type(error).__name__}: {error}"))
     except Exception as error:
-        return failed_to_grade(exercise, shorten(f"{type(error).__name__}: {error}"))
-
-
-def failed_to_grade(exercise: Exercise, why: str, cause: str = ERROR) -> Verdict:
-    """The verdict on an exercise that could not be graded. It has no points."""
-    return make(exercise, FAILED, f"This exercise could not be graded: {why}", cause=cause)
+        words = shorten(f"{type(error).__name__}: {error}")
+        return make(exercise, FAILED, f"The notebook or its answers cannot be checked: {words}", cause=ERROR)

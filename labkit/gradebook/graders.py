@@ -24,10 +24,14 @@ _END_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Lost:
-    """The grader's process ended, or was ended, before its task was done. `why` is the reason in words."""
+    """The grader's process ended, or was ended, before its task was done. `why` is the reason in words.
+
+    `try_again` says whether the same run should try the task once more. It is false if the task took long, or was tried several
+    times already.
+    """
 
     why: str
-    timed_out: bool = False
+    try_again: bool = True
 
 
 class _Grader:
@@ -42,17 +46,27 @@ class _Grader:
             self.process.start()
         theirs.close()
         self.task: int | None = None
+        self.is_new = True
         self.heard = time.monotonic()
 
-    def give(self, number: int, task: Task) -> None:
-        self.connection.send(task)
-        self.task, self.heard = number, time.monotonic()
+    def give(self, number: int, task: Task) -> bool:
+        """Give the grader a task. Returns whether the grader has the task; False means that it ended while it was idle.
+
+        A new grader that has ended gets its task all the same and is lost with it, or graders would be started without end.
+        """
+        try:
+            self.connection.send(task)
+        except OSError:
+            if not self.is_new:
+                return False
+        self.task, self.is_new, self.heard = number, False, time.monotonic()
+        return True
 
     def kill(self) -> None:
         """End the process, if it still runs, and all processes that it has started."""
         if self.process.is_alive() and self.process.pid:
             kill_with_descendants(self.process.pid)
-        self.process.join()
+        self.process.join(_END_SECONDS)
         self.connection.close()
 
 
@@ -87,7 +101,7 @@ class Graders:
             for grader in busy.values():
                 if time.monotonic() - grader.heard > silent_seconds:
                     words = f"the grader sent nothing for {silent_seconds:g} seconds and was ended"
-                    yield self._drop(grader), Lost(words, timed_out=True)
+                    yield self._drop(grader), Lost(words, try_again=False)
 
     def _hand_out(self, waiting: deque[tuple[int, Task]]) -> bool:
         """Give tasks to idle graders. Return whether any grader is busy now."""
@@ -98,10 +112,9 @@ class Graders:
                 self._all.append(grader)
             if grader is None:
                 break
-            try:
-                grader.give(*waiting[0])
+            if grader.give(*waiting[0]):
                 waiting.popleft()
-            except OSError:  # The process ended while it was idle.
+            else:
                 self._drop(grader)
         return any(grader.task is not None for grader in self._all)
 

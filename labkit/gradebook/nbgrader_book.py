@@ -20,7 +20,7 @@ from labkit.gradebook.report import Report
 from labkit.gradebook.scores import LabScore, counts
 from labkit.grading.nbgrader_cells import answer_id, check_id
 from labkit.grading.shorten import shorten
-from labkit.grading.verdict import INCONCLUSIVE, NOT_MEASURED
+from labkit.grading.verdict import INCONCLUSIVE, NOT_MEASURED, UNGRADED
 
 
 def fill(path: Path, report: Report) -> None:
@@ -113,7 +113,8 @@ def _write(book: Gradebook, assignment: str, notebook: str, score: LabScore) -> 
         exercise = find(item.exercise)
         if grade := grades.get(check_id(exercise)):
             grade.auto_score = item.points if counts(item, score.track) else 0
-            grade.needs_manual_grade = grade.manual_score is not None or item.verdict in (NOT_MEASURED, INCONCLUSIVE)
+            by_hand = item.verdict in (NOT_MEASURED, INCONCLUSIVE, UNGRADED)
+            grade.needs_manual_grade = grade.manual_score is not None or by_hand
         if comment := comments.get(answer_id(exercise)):
             extra = "" if counts(item, score.track) else "An extra, which does not count. "
             comment.auto_comment = f"{extra}{item.verdict}: {item.message}"

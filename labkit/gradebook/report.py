@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from labkit.exercises.core_path import FULL
-from labkit.gradebook.book import Gradebook
+from labkit.gradebook.book import Gradebook, Ungraded
 from labkit.gradebook.collect import Note
 from labkit.gradebook.policy import Policy
 from labkit.gradebook.scores import LabScore, lab_score
@@ -38,11 +38,14 @@ class Report:
         return [note for note in self.notes if note.learner == learner]
 
 
-def report_of(book: Gradebook, run: int, labs: Iterable[str], policy: Policy) -> Report:
-    """The report on a gradebook. It covers `labs` and every lab that has an attempt, and contains the notes of this run."""
+def report_of(book: Gradebook, run: int, labs: Iterable[str], policy: Policy, ungraded: Sequence[Ungraded] = ()) -> Report:
+    """The report on a gradebook. It covers `labs` and every lab that has a submission, and contains the notes of this run.
+
+    `ungraded` are exercises that still have to be graded, because the machine has failed.
+    """
     attempts = book.attempts()
     learners = tuple(book.learners())
-    shown = tuple(sorted({*labs, *(attempt.lab for attempt in attempts)}))
+    shown = tuple(sorted({*labs, *(attempt.lab for attempt in attempts), *(one.lab for one in ungraded)}))
     own = {learner: [attempt for attempt in attempts if attempt.learner == learner] for learner in learners}
-    scores = tuple(lab_score(learner, lab, own[learner], policy) for learner in learners for lab in shown)
+    scores = tuple(lab_score(learner, lab, own[learner], policy, ungraded) for learner in learners for lab in shown)
     return Report(learners, shown, scores, tuple(book.notes(run)), policy.track)

@@ -1,15 +1,29 @@
 """The tables of the gradebook.
 
-The page `docs/gradebook.md` describes the tables. Rows are added and never deleted. They never change, except that
+The page `docs/gradebook.md` describes the tables. A file of version 1 has no table `ungraded`; it gets the table when it is
+opened. Rows are added and never deleted. They never change, except that
 `run.finished` is filled in when a run ends. A learner has only one row, even after several runs.
 """
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 """The version of these tables. A gradebook file stores it in SQLite's `PRAGMA user_version`."""
 
 VERDICTS = "'passed', 'partial', 'failed', 'error', 'timed out', 'inconclusive', 'not attempted', 'not measured here'"
+
+UNGRADED_TABLE = """
+CREATE TABLE ungraded (                     -- an exercise that a run could not grade, because the machine failed
+    id INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL REFERENCES run,
+    learner INTEGER NOT NULL REFERENCES learner,
+    lab TEXT NOT NULL,
+    sha256 TEXT NOT NULL,                   -- of the submission, which is an attempt only if other exercises have a result
+    file TEXT NOT NULL,
+    exercise TEXT NOT NULL,
+    reason TEXT NOT NULL
+);
+"""
 
 TABLES = f"""
 CREATE TABLE run (
@@ -69,4 +83,5 @@ CREATE VIEW current_result AS               -- the newest result of each exercis
     SELECT grading.attempt, result.*, max(result.grading) AS newest
     FROM result JOIN grading ON grading.id = result.grading
     GROUP BY grading.attempt, result.exercise;
+{UNGRADED_TABLE}
 """

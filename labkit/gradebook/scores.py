@@ -9,7 +9,7 @@ from labkit.exercises.core_path import CORE, FULL, Points, points
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import exercise as find
 from labkit.exercises.registry import of_lab
-from labkit.gradebook.book import Attempt, Item
+from labkit.gradebook.book import Attempt, Item, Ungraded
 from labkit.gradebook.policy import Policy
 from labkit.grading.verdict import (
     ERROR,
@@ -20,11 +20,16 @@ from labkit.grading.verdict import (
     PARTIAL,
     PASSED,
     TIMED_OUT,
+    UNGRADED,
 )
 from labkit.plurals import counted
 
-VERDICTS = (PASSED, PARTIAL, FAILED, ERROR, TIMED_OUT, INCONCLUSIVE, NOT_MEASURED, NOT_ATTEMPTED)
+VERDICTS = (PASSED, PARTIAL, UNGRADED, FAILED, ERROR, TIMED_OUT, INCONCLUSIVE, NOT_MEASURED, NOT_ATTEMPTED)
 """All verdicts of a gradebook. Every item ends with one of them."""
+
+
+WAITING = "The grading machine failed, so a part of the newest submission has no result yet. It will be graded again."
+"""What a learner sees. The reason is only for the instructor, because a learner could cause a failure to learn something."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class LabScore:
     - `score` is the number of points that count, after the policy is applied.
     - `not_measured` is the number of points in exercises that count, but could not be measured on the grading machine.
     - `remark` explains the score in words.
+    - `ungraded` says, for the instructor, why exercises of a submission could not be graded; "" if all were graded.
     """
 
     learner: str
@@ -52,6 +58,7 @@ class LabScore:
     days_late: int
     remark: str
     track: str = FULL
+    ungraded: str = ""
 
     @property
     def counted(self) -> float:
@@ -86,25 +93,36 @@ def verdict_of(verdicts: Sequence[str]) -> str:
     return next(verdict for verdict in VERDICTS if verdict in verdicts)
 
 
-def lab_score(learner: str, lab: str, attempts: Iterable[Attempt], policy: Policy) -> LabScore:
+def lab_score(
+    learner: str, lab: str, attempts: Iterable[Attempt], policy: Policy, ungraded: Iterable[Ungraded] = ()
+) -> LabScore:
     """The score of a learner in a lab.
 
-    `attempts` may also contain attempts at other labs. If there is no attempt at this lab, the score is zero.
+    `attempts` and `ungraded` may also contain entries of other learners and labs. If there is no attempt at this lab, the score
+    is zero.
     """
+    waiting = [one for one in ungraded if (one.learner, one.lab) == (learner, lab)]
+    why = waiting[-1].reason if waiting else ""
     own = [attempt for attempt in attempts if (attempt.learner, attempt.lab) == (learner, lab)]
     allowed = [attempt for attempt in own if policy.counts(attempt.number)]
-    scores = [_score_of(attempt, len(own), policy) for attempt in allowed]
+    scores = [_score_of(attempt, len(own), policy, waiting) for attempt in allowed]
     if not scores:
         missing = "No notebook of this lab was submitted, or it could not be read."
-        items = tuple(_not_attempted(exercise, missing) for exercise in of_lab(lab))
-        return LabScore(learner, lab, None, len(own), items, _points(items), 0, 0, 0, missing, policy.track)
+        names = {one.exercise for one in waiting}
+        items = tuple(_missing(exercise, missing, exercise.name in names) for exercise in of_lab(lab))
+        remark = WAITING if waiting else missing
+        return LabScore(learner, lab, None, len(own), items, _points(items), 0, 0, 0, remark, policy.track, why)
     best = max(scores, key=lambda score: score.score)
-    return replace(best, remark=_remark(best, len(own), policy))
+    remark = " ".join(filter(None, [_remark(best, len(own), policy), WAITING if waiting else ""]))
+    return replace(best, remark=remark, ungraded=why)
 
 
-def _score_of(attempt: Attempt, attempts: int, policy: Policy) -> LabScore:
-    missing = "This exercise was not graded."
-    items = tuple(attempt.items.get(exercise.name, _not_attempted(exercise, missing)) for exercise in of_lab(attempt.lab))
+def _score_of(attempt: Attempt, attempts: int, policy: Policy, waiting: Sequence[Ungraded]) -> LabScore:
+    names = {one.exercise for one in waiting if one.sha256 == attempt.sha256}
+    items = tuple(
+        attempt.items.get(exercise.name, _missing(exercise, "This exercise was not graded.", exercise.name in names))
+        for exercise in of_lab(attempt.lab)
+    )
     days = policy.days_late(attempt.lab, attempt.submitted)
     counted_items = [item for item in items if counts(item, policy.track)]
     unmeasured = sum(item.out_of for item in counted_items if item.verdict == NOT_MEASURED)
@@ -117,8 +135,10 @@ def _points(items: Sequence[Item]) -> Points:
     return points([(find(item.exercise), item.points, item.out_of) for item in items])
 
 
-def _not_attempted(exercise: Exercise, message: str) -> Item:
-    return Item(exercise.name, f"{exercise.number} {exercise.title}", NOT_ATTEMPTED, 0, exercise.points, message, "")
+def _missing(exercise: Exercise, message: str, is_ungraded: bool) -> Item:
+    """The item of an exercise without a result. `message` is for an exercise that could be graded, but was not."""
+    verdict, words = (UNGRADED, WAITING) if is_ungraded else (NOT_ATTEMPTED, message)
+    return Item(exercise.name, f"{exercise.number} {exercise.title}", verdict, 0, exercise.points, words, "")
 
 
 def _remark(score: LabScore, attempts: int, policy: Policy) -> str:

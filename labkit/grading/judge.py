@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from labkit.errors import NotAvailable
 from labkit.exercises.answer import Mistake
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Difference
@@ -14,7 +15,7 @@ from labkit.exercises.exercise import Exercise
 from labkit.exercises.sheet_answer import KnownAnswer
 from labkit.grading.call import NOT_ATTEMPTED, Outcome, OutOfTimeError, call_and_observe, decided
 from labkit.grading.shorten import shorten
-from labkit.grading.verdict import ERROR, FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, TIMED_OUT, Verdict
+from labkit.grading.verdict import ERROR, FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, TIMED_OUT, UNGRADED, Verdict
 from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
 from labkit.measure.busy_machine import BusyMachine
 from labkit.plurals import counted
@@ -70,13 +71,19 @@ def judge(answer: KnownAnswer, runs: Mapping[int, Sequence[Outcome]]) -> Verdict
 def _expected(answer: KnownAnswer, seed: int) -> tuple[list[Any], str]:
     """The right answers, and `BusyMachine.words`. The words are needed because a reference implementation that runs in a server
     also has time limits, which can pass on a busy machine.
+
+    If the right answers cannot be computed, raises `NotAvailable`: they do not depend on the learner's function.
     """
     with BusyMachine() as machine:
         try:
             return answer.expected(seed), machine.words
-        except Exception:
+        except NotAvailable:
             if not machine.words:
                 raise
+        except Exception as error:
+            if not machine.words:
+                words = shorten(f"{type(error).__name__}: {error}")
+                raise NotAvailable(f"the right answers could not be computed ({words}); run the check again") from error
     return [], machine.words
 
 
@@ -98,6 +105,11 @@ def untouched(exercise: Exercise) -> Verdict:
 def inconclusive(exercise: Exercise, busy: str, details: str = "") -> Verdict:
     """The verdict if a time limit passed and other programs are to blame; `busy` is `BusyMachine.words`."""
     return make(exercise, INCONCLUSIVE, f"{AGAIN} {busy[0].upper()}{busy[1:]}.", details)
+
+
+def ungraded(exercise: Exercise, why: str) -> Verdict:
+    """The verdict if the grading machine failed. `why` is a part of a sentence that names the failure."""
+    return make(exercise, UNGRADED, ended(f"The machine failed: {why}"))
 
 
 def not_measured(exercise: Exercise, why: str) -> Verdict:

@@ -21,7 +21,7 @@ from labkit.exercises.sheet_answer import AnyAnswer, NoAnswer
 from labkit.frames import unpack_frame
 from labkit.grading.call import Outcome
 from labkit.grading.find_answer import answer_to
-from labkit.grading.judge import SEEDS, inconclusive, make, not_measured
+from labkit.grading.judge import SEEDS, inconclusive, make, not_measured, ungraded
 from labkit.grading.judge_alone import judge_alone, judge_any
 from labkit.grading.machine_needs import missing
 from labkit.grading.notebook_folder import copy_files
@@ -126,6 +126,8 @@ def run_apart(
         job.write_text(json.dumps(_job(exercise, submission, seeds) | {"cpu_seconds": seconds, "files": str(files)}), "utf-8")
         with BusyMachine() as machine:
             end = workers.run(job, files, seconds, exercise.needs)
+    if not end.has_run:
+        return ungraded(exercise, "; ".join(filter(None, [end.problem, machine.words])))
     if machine.words:
         return inconclusive(exercise, machine.words)
     if end.problem:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
@@ -21,12 +20,15 @@ MOST_FILES, MOST_FILE_BYTES = 200, 2**20
 
 def copy_files(folder: Path | None, files: Path) -> None:
     """Create the folder `files` with copies of the small files of a notebook's folder, so that the learner's code can read and
-    change them safely.
+    change them safely. A file that cannot be read is left out. Raises `OSError` if a copy cannot be written.
     """
     files.mkdir()
     for path in small_files(folder) if folder else []:
-        with contextlib.suppress(OSError):
-            shutil.copyfile(path, files / path.name)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue
+        (files / path.name).write_bytes(content)
 
 
 def small_files(folder: Path) -> Iterator[Path]:

@@ -104,6 +104,16 @@ def need_sandbox() -> Sandbox:
             "there is no bubblewrap (bwrap) on this machine, which keeps learners' code away from your files; install it "
             "(apt-get install bubblewrap), or give --unsafe to run their code as your own user"
         )
+    return _tried(program)
+
+
+@functools.cache
+def _tried(program: str) -> Sandbox:
+    """A sandbox in which a program has run. If none can run, raises `NotAvailable`; the next call tries again.
+
+    Only a success is cached, because `functools.cache` keeps no exceptions. A failure can have a cause that passes, such as a
+    machine without free memory.
+    """
     if problem := _problem(program):
         raise NotAvailable(
             f"bubblewrap cannot make a sandbox here: {problem}. A container needs the right to make namespaces for this "
@@ -113,7 +123,6 @@ def need_sandbox() -> Sandbox:
     return Sandbox(program)
 
 
-@functools.cache
 def _problem(program: str) -> str:
     """Why a sandbox does not work on this machine; "" if it works."""
     command = Sandbox(program).command([sys.executable, "-c", "pass"])

@@ -18,6 +18,8 @@ ERROR = "error"
 """In a gradebook: the exercise failed because the function raised an error, or because its process ended too early."""
 TIMED_OUT = "timed out"
 """In a gradebook: the exercise failed because a time limit passed."""
+UNGRADED = "could not be graded"
+"""The verdict if the grading machine failed. No learner's code is to blame, so it is no result: a later run grades again."""
 NO_ANSWER = "no answer here"
 """The cause of "not measured here" if this copy of labkit has no answer to compare with."""
 PARTIAL = "partial"
@@ -32,6 +34,7 @@ _SIGNS = {
     ERROR: "!",
     TIMED_OUT: "⌛",
     PARTIAL: "◐",
+    UNGRADED: "↻",
 }
 _COLOURS = {
     PASSED: "#009E73",
@@ -42,12 +45,14 @@ _COLOURS = {
     ERROR: "#D55E00",
     TIMED_OUT: "#D55E00",
     PARTIAL: "#B07D00",
+    UNGRADED: "#777777",
 }
 _LAST_CHECK = {
     FAILED: "the last check failed",
     NOT_MEASURED: "the last check could not measure it here",
     NOT_ATTEMPTED: "the last check found it not attempted",
     INCONCLUSIVE: "the last check was inconclusive",
+    UNGRADED: "the last check could not be made",
 }
 
 

@@ -9,7 +9,7 @@ from labkit.exercises.exercise import Exercise
 from labkit.grading.needed_code import needed_code
 from labkit.grading.notebook_check import asked_of, check_submission
 from labkit.grading.submission import read_submission
-from labkit.grading.verdict import INCONCLUSIVE, Verdict
+from labkit.grading.verdict import INCONCLUSIVE, UNGRADED, Verdict
 from labkit.grading.workers import Workers
 
 Stamp = tuple[int, int, int]
@@ -33,9 +33,9 @@ class WatchedNotebook:
     def check(self, progress: Callable[[Exercise], object], say: Callable[[str], object]) -> list[Verdict]:
         """Check the exercises whose code has changed since their last check, and return their verdicts.
 
-        The first call checks every exercise. An inconclusive check is repeated in the next call. `progress` is called with each
-        exercise before it runs, and `say` with a sentence about each cell that is left out. Raises `InvalidRequest` if the file
-        is not a notebook, or defines no function of an exercise.
+        The first call checks every exercise. A check that was inconclusive, or in which the machine failed, is repeated in the
+        next call. `progress` is called with each exercise before it runs, and `say` with a sentence about each cell that is
+        left out. Raises `InvalidRequest` if the file is not a notebook, or defines no function of an exercise.
         """
         self._stamp = _stamp(self.path)  # before the file is read, so that a later write is noticed
         submission = read_submission(self.path)
@@ -50,7 +50,8 @@ class WatchedNotebook:
                 progress(exercise)
                 verdict = check_submission(exercise, submission, workers)
                 self.verdicts[exercise.name] = verdict
-                self._code[exercise.name] = "" if verdict.verdict == INCONCLUSIVE else codes[exercise.name]
+                is_decided = verdict.verdict not in (INCONCLUSIVE, UNGRADED)
+                self._code[exercise.name] = codes[exercise.name] if is_decided else ""
         return [self.verdicts[exercise.name] for exercise in changed]
 
 

@@ -3,7 +3,7 @@
 This process, the host, has already imported the modules that a worker needs, so a new worker starts at once. The host never
 runs a learner's code. CONTROL is the descriptor of a socket. Each message on the socket consists of the path of a job and the
 path of a folder, and carries the descriptor of a pipe for the answers. When the worker has ended, the host sends back the
-worker's exit status.
+worker's exit status. If no worker could be started, it sends `NO_WORKER` and the reason.
 
 A worker cannot read or change the memory of the host. If a worker could do that, it would gain nothing: the host has no
 answers, and serves no other learner. On systems other than Linux, some libraries cannot be used after a fork. On these systems,
@@ -28,6 +28,7 @@ from labkit.exercises.registry import all_exercises
 from labkit.forked import count_as_new
 from labkit.grading import worker
 from labkit.grading.sandbox import SCRATCH, WORK, is_inside
+from labkit.grading.workers import NO_WORKER
 from labkit.measure.orphans import adopting_orphans
 
 CAN_FORK = sys.platform == "linux"
@@ -49,7 +50,13 @@ def main(control: socket.socket) -> None:
             _work(job, folder, descriptors[0])
             return
         _clear_scratch()
-        pid = os.fork()
+        _reap()
+        try:
+            pid = os.fork()
+        except OSError as error:  # The machine has no memory, or too many processes.
+            os.close(descriptors[0])
+            control.send(f"{NO_WORKER}{error.strerror}".encode())
+            continue
         if pid == 0:
             control.close()
             _protect_memory(False)
@@ -90,10 +97,15 @@ def _status_of(pid: int) -> int:
     with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
+    _reap()
+    return os.waitstatus_to_exitcode(status)
+
+
+def _reap() -> None:
+    """Remove the zombies of processes that a worker has left behind."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    return os.waitstatus_to_exitcode(status)
 
 
 def _clear_scratch() -> None:

@@ -36,18 +36,31 @@ MOST_PROCESSES, MOST_MEMORY_BYTES = 300, 12 * 2**30
 
 If a limit is exceeded, all these processes are ended. The host counts, too.
 """
+NO_WORKER = "no worker: "
+"""With these words the host's answer begins if it could not start a worker. The reason follows."""
 HOST_SECONDS = 300.0
 """The time limit for starting the host, which imports torch."""
+END_SECONDS = 3.0
+"""How long the processes that a worker has left behind are killed one by one. Then the host and its sandbox are ended, too.
+
+A process that always starts another one and ends can escape from being killed, but not from the end of its sandbox.
+"""
+KILL_SECONDS = 30.0
+"""How long a killed host is waited for."""
 WATCH_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
 class End:
-    """How a worker ended: its exit status (None if its time ran out), its answer in bytes, and the reason if it was stopped."""
+    """How a worker ended: its exit status (None if its time ran out), its answer in bytes, and the reason if it was stopped.
+
+    `has_run` is false if no worker could be started. Then `problem` says why, and the learner's code is not to blame.
+    """
 
     status: int | None
     written: bytes = b""
     problem: str = ""
+    has_run: bool = True
 
 
 class Workers:
@@ -82,9 +95,10 @@ class Workers:
         """Run the job in this file, in a worker whose current folder is `folder` unless it is in a sandbox.
 
         When the worker ends, all processes that it has started are ended. `needs` are the folders of `sandbox.HIDDEN` that the
-        worker can see. If a function needs other folders than the previous function, it gets a new sandbox.
+        worker can see. If a function needs other folders than the previous function, or if the host has ended meanwhile, the
+        function gets a new sandbox.
         """
-        if self._host and self._host.needs != tuple(needs):
+        if self._host and (self._host.needs != tuple(needs) or not self._host.is_running):
             self._end_host()
         self._host = self._host or _Host(self._command(needs), tuple(needs))
         end = self._host.run(job, folder, seconds)
@@ -123,10 +137,15 @@ class _Host:
             )
         self._own: frozenset[psutil.Process] | None = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the host, or the sandbox around it, has not ended."""
+        return self._process.poll() is None
+
     def run(self, job: Path, folder: Path, seconds: float) -> End:
         """See `Workers.run`."""
         if self._own is None and (problem := self._start()):
-            return End(None, problem=problem)
+            return End(None, problem=problem, has_run=False)
         source, write = os.pipe()
         reader = _Reader(source)
         reader.start()
@@ -149,34 +168,39 @@ class _Host:
             reader.stop()
             if self.has_ended:
                 self._control.close()
+        if answer.text.startswith(NO_WORKER):
+            return End(None, problem=f"no process could be started ({answer.text.removeprefix(NO_WORKER)})", has_run=False)
         is_number = answer.text.removeprefix("-").isdecimal()
         return End(
             None if is_late else int(answer.text) if is_number else self._process.returncode, bytes(reader.found), problem
         )
 
     def end(self) -> None:
-        """Kill the host and all processes that its workers have started."""
+        """Kill the host, all processes that its workers have started and, with them, the sandbox."""
         self.has_ended = True
         _kill_groups(self._members())
         kill_with_descendants(self._process.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # The kernel can hold a killed process, for example in a driver.
+            self._process.wait(KILL_SECONDS)
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
 
     def _start(self) -> str:
-        """Wait until the host is ready. The result is an error in words, or ""."""
+        """Wait until the host is ready. The result is an error as a part of a sentence, or ""."""
         self._control.settimeout(HOST_SECONDS)
         try:
             is_ready = self._control.recv(1) != b""
         except TimeoutError:
+            limit_passed(problem := f"the process for the function did not start within {HOST_SECONDS:g} seconds")
             self.end()
-            limit_passed(f"the process for your function did not start within {HOST_SECONDS:g} seconds")
-            return f"The process for your function did not start within {HOST_SECONDS:g} seconds."
+            return problem
+        except OSError:
+            is_ready = False
         if not is_ready:
             self.end()
-            return f"The process for your function did not start (status {self._process.returncode})."
+            return f"the process for the function did not start (status {self._process.returncode})"
         self._control.settimeout(None)
         self._own = frozenset(self._members())
         return ""
@@ -189,12 +213,23 @@ class _Host:
             return []
 
     def _end_workers(self) -> None:
-        """Kill the processes that a worker has left behind. This is repeated as long as these processes start others."""
+        """Kill the processes that a worker has left behind. This is repeated while these processes start others.
+
+        A process that ends as soon as it has started another one may be in no list. But it stays as a zombie, so nothing is
+        left only if two lists are equal. If there is something left after `END_SECONDS`, or if there are too many processes,
+        everything is ended.
+        """
         own = self._own or frozenset()
-        while left := [process for process in self._members() if process not in own and _runs(process)]:
+        until = time.monotonic() + END_SECONDS
+        before: set[psutil.Process] | None = None
+        while (left := {each for each in self._members() if each not in own}) != before or any(map(_runs, left)):
+            if time.monotonic() >= until or len(left) > MOST_PROCESSES:
+                self.end()
+                return
             for process in left:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
+            before = left
             time.sleep(0.01)
 
     def _watch(self, answer: _Answer, reader: _Reader, seconds: float) -> tuple[str, bool]:

@@ -12,8 +12,8 @@ import pytest
 from labkit.errors import InvalidRequest
 from labkit.gradebook.book import Gradebook, Submission
 from labkit.gradebook.collect import Note
-from labkit.gradebook.schema import VERSION
-from labkit.grading.judge import make
+from labkit.gradebook.schema import TABLES, UNGRADED_TABLE, VERSION
+from labkit.grading.judge import make, ungraded
 from labkit.grading.verdict import ERROR, FAILED, PASSED
 from tests.gradebook.classes import EXERCISE
 
@@ -31,8 +31,8 @@ def test_history_is_kept_and_the_newest_result_counts(tmp_path: Path) -> None:
     with Gradebook(tmp_path / "book") as book:
         run = begin(book)
         book.add_grading(run, ONE, "v1", [make(EXERCISE, FAILED, "no \ud800", cause=ERROR)])
-        assert book.has_grading(ONE, "v1")
-        assert not book.has_grading(ONE, "v2")
+        assert book.graded(ONE, "v1") == {EXERCISE.name}
+        assert not book.graded(ONE, "v2")
         book.add_grading(run, ONE, "v1", [make(EXERCISE, PASSED, "yes")], is_regrade=True)
         book.add_grading(run, replace(ONE, sha256="b"), "v1", [make(EXERCISE, FAILED, "no")])
         book.end_run(run)
@@ -45,6 +45,32 @@ def test_history_is_kept_and_the_newest_result_counts(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "book")) as base:
         assert base.execute("SELECT verdict FROM result ORDER BY grading").fetchall() == [(ERROR,), (PASSED,), (FAILED,)]
         assert base.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_what_could_not_be_graded_is_no_attempt_and_is_open_until_there_is_a_result(tmp_path: Path) -> None:
+    failed = ungraded(EXERCISE, "no memory")
+    with Gradebook(tmp_path / "book") as book:
+        run = begin(book)
+        book.add_grading(run, ONE, "v1", [failed])
+        assert (book.attempts(), book.graded(ONE, "v1")) == ([], set())
+        (one,) = book.ungraded()
+        assert (one.learner, one.exercise, one.reason) == ("ada", EXERCISE.name, "The machine failed: no memory.")
+        book.add_grading(run, ONE, "v1", [make(EXERCISE, PASSED, "yes")])
+        assert book.ungraded() == []
+        later = begin(book)
+        book.add_grading(later, ONE, "v1", [failed], is_regrade=True)
+        assert [one.sha256 for one in book.ungraded()] == [ONE.sha256]
+        (attempt,) = book.attempts()
+        assert (attempt.number, attempt.items[EXERCISE.name].verdict) == (1, PASSED)
+
+
+def test_a_gradebook_of_version_1_is_continued(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "book")) as base:
+        base.executescript(TABLES.replace(UNGRADED_TABLE, "") + "PRAGMA user_version = 1;")
+    with Gradebook(tmp_path / "book") as book:
+        book.add_grading(begin(book), ONE, "v1", [ungraded(EXERCISE, "no memory")])
+    with Gradebook(tmp_path / "book") as book:
+        assert len(book.ungraded()) == 1
 
 
 def test_a_submission_is_in_the_book_completely_or_not_at_all(tmp_path: Path) -> None:

@@ -87,22 +87,25 @@ def test_a_regrade_of_nothing_is_said(place: Path) -> None:
         grade_class(place / "submissions", place / "grades", Watcher(), regrade=["carl"])
 
 
-def test_a_grader_that_says_nothing_costs_its_submission_the_points(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grader_that_says_nothing_is_not_tried_again_in_this_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The grader reads the notebooks and is then stopped before it gets the next task."""
     real = graders_module._Grader.give
 
-    def stop_and_give(grader: Any, number: int, task: Any) -> None:
+    given = []
+
+    def stop_and_give(grader: Any, number: int, task: Any) -> bool:
         if isinstance(task, GradeTask):
             psutil.Process(grader.process.pid).suspend()
-        real(grader, number, task)
+            given.append(task)
+        return real(grader, number, task)
 
     monkeypatch.setattr(graders_module._Grader, "give", stop_and_give)
     monkeypatch.setattr(class_run, "SILENT_SECONDS", 0.0)
     watcher = Watcher()
     summary = grade_class(place / "submissions", place / "grades", watcher, lab="01")
     (score,) = summary.report.of_learner("ada")
-    assert score.score == 0
-    assert {item.verdict for item in score.items} == {"timed out"}
+    assert (score.score, score.attempts, summary.ungraded, len(given)) == (0, 0, 1, 1)
+    assert {item.verdict for item in score.items} == {"could not be graded"}
     assert ("ada", "01") in watcher.told
 
 

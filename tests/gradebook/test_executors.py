@@ -1,4 +1,4 @@
-"""Grading by executors: verdicts are equal, a lost process costs only its own notebook its points, and runs can continue."""
+"""Grading by executors: verdicts are equal, a lost process costs nobody points, and runs can continue."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import pytest
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.gradebook import class_run
 from labkit.gradebook import executor_at as executor_at_module
+from labkit.gradebook.book import Gradebook
 from labkit.gradebook.class_run import Summary
 from labkit.gradebook.executor_at import executor_at
 from labkit.gradebook.executor_graders import ExecutorGraders
@@ -119,19 +120,18 @@ class _Dies(ProcessPoolExecutor):
         return future
 
 
-def test_a_lost_process_costs_one_notebook_its_points_and_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_a_lost_process_costs_no_notebook_its_points_and_the_next_run_goes_on(tmp_path: Path) -> None:
     for learner in ("ada", "bert"):
         write(tmp_path / "submissions" / learner / "00.ipynb", FEW)
     with a_pool(_Dies) as pool, pytest.raises(NotAvailable, match="takes no more work, with 1 notebook left"):
         grade_class(tmp_path / "submissions", tmp_path / "grades", Watcher(), executor=pool, lab="00")
-    assert gradings(tmp_path / "grades") == [("ada", 1)]
+    assert gradings(tmp_path / "grades") == []
+    with Gradebook(tmp_path / "grades" / class_run.BOOK) as book:
+        assert {(one.learner, "BrokenProcessPool" in one.reason) for one in book.ungraded()} == {("ada", True)}
     with a_pool() as pool:
         summary = grade_class(tmp_path / "submissions", tmp_path / "grades", Watcher(), executor=pool, lab="00")
-    assert (summary.graded, summary.known) == (1, 1)
-    verdict, points, message = verdicts(summary)["ada", EXERCISE.name]
-    assert (verdict, points) == ("error", 0)
-    assert "the executor lost its task (BrokenProcessPool" in message
-    assert verdicts(summary)["bert", EXERCISE.name][0] == "not attempted"
+    assert (summary.graded, summary.known) == (2, 0)
+    assert {verdicts(summary)[learner, EXERCISE.name][0] for learner in ("ada", "bert")} == {"not attempted"}
 
 
 def test_a_cancelled_task_is_lost(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_cancelled_task_is_lost(tmp_path: Path) -> None:
     threading.Thread(target=cancel).start()
     try:
         with ExecutorGraders(executor, 1) as graders:
-            assert list(graders.run([ReadTask(path)])) == [(0, Lost("its task was cancelled by the executor"))]
+            assert list(graders.run([ReadTask(path)])) == [(0, Lost("its task was cancelled by the executor", try_again=False))]
     finally:
         free.set()
         executor.shutdown()
@@ -157,7 +157,7 @@ def test_a_notebook_that_takes_too_long_is_lost_with_its_processes(tmp_path: Pat
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     with ThreadPoolExecutor(1) as executor, ExecutorGraders(executor, 1) as graders:
         ((_, lost),) = graders.run([task(write(tmp_path / "00.ipynb", notebook(SLOW)))], silent_seconds=0.0)
-    assert lost == Lost("the check of the notebook took more than 0 seconds and was ended", timed_out=True)
+    assert lost == Lost("the check of the notebook took more than 0 seconds and was ended", try_again=False)
     assert {process.pid for process in psutil.Process().children(recursive=True)} == before
 
 

@@ -1,4 +1,4 @@
-"""If a grader dies or hangs, only the submission that it was grading loses its points."""
+"""If a grader dies or hangs, only the task that it had is lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labkit.gradebook import graders as graders_module
 from labkit.gradebook.grader import Done, GradeTask, ReadTask, answers
 from labkit.gradebook.graders import Graders, Lost
 from labkit.gradebook.reading import Reading, digest
-from labkit.grading.verdict import ERROR, FAILED, NOT_ATTEMPTED, Verdict
+from labkit.grading.verdict import NOT_ATTEMPTED, UNGRADED, Verdict
 from tests.gradebook.classes import EXERCISE, STUB, notebook, write
 from tests.patience import PATIENCE, is_running, wait_for
 
@@ -21,10 +21,11 @@ def test_a_task_whose_grader_dies_ends_with_the_reason(tmp_path: Path, monkeypat
     paths = [write(tmp_path / f"{name}.ipynb", notebook(STUB)) for name in ("one", "two")]
     real = graders_module._Grader.give
 
-    def give_and_kill(grader: Any, number: int, task: Any) -> None:
-        real(grader, number, task)
+    def give_and_kill(grader: Any, number: int, task: Any) -> bool:
+        is_given = real(grader, number, task)
         if number == 0:
             grader.process.kill()
+        return is_given
 
     monkeypatch.setattr(graders_module._Grader, "give", give_and_kill)
     with Graders(1) as graders:
@@ -40,7 +41,24 @@ def test_a_task_whose_grader_says_nothing_is_timed_out(tmp_path: Path) -> None:
     with Graders(1) as graders:
         ((number, lost),) = graders.run([ReadTask(path)], silent_seconds=0.0)
         assert not graders._all
-    assert (number, lost) == (0, Lost("the grader sent nothing for 0 seconds and was ended", timed_out=True))
+    assert (number, lost) == (0, Lost("the grader sent nothing for 0 seconds and was ended", try_again=False))
+
+
+def test_graders_that_die_at_their_start_are_not_started_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, started = graders_module._Grader.__init__, []
+
+    def start_and_kill(grader: Any) -> None:
+        real(grader)
+        grader.process.kill()
+        grader.process.join()
+        started.append(grader)
+
+    monkeypatch.setattr(graders_module._Grader, "__init__", start_and_kill)
+    with Graders(1) as graders:
+        tasks = [ReadTask(tmp_path / "00.ipynb")] * 2
+        messages = [message for _, message in graders.run(tasks, PATIENCE)]
+    assert messages == [Lost("the grader's process ended too early (status -9)")] * 2
+    assert len(started) == 2
 
 
 def test_graders_end_with_their_block(tmp_path: Path) -> None:
@@ -61,7 +79,7 @@ def test_a_notebook_that_changed_after_it_was_read_is_not_graded(tmp_path: Path)
     verdict, end = list(answers(GradeTask(path, sha256, (EXERCISE.name,))))
     assert isinstance(verdict, Verdict)
     assert isinstance(end, Done)
-    assert (verdict.verdict, verdict.cause, verdict.points) == (FAILED, ERROR, 0)
+    assert (verdict.verdict, verdict.points) == (UNGRADED, 0)
     assert "changed after it was collected" in verdict.message
 
 
