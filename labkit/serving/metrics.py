@@ -31,7 +31,15 @@ from labkit.serving.refusals import REASONS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_GAUGES = ("labkit_running", "labkit_waiting", "labkit_free_slots", "labkit_num_slots", "nv_inference_pending_request_count")
+_GAUGES = (
+    "labkit_running",
+    "labkit_waiting",
+    "labkit_free_slots",
+    "labkit_num_slots",
+    "labkit_step_ended_seconds",
+    "labkit_step_deadline_seconds",
+    "nv_inference_pending_request_count",
+)
 """Metrics that hold a current value; all other metrics count from the start of the server."""
 
 _ENSEMBLE = "ensemble"

@@ -12,9 +12,7 @@ from labkit.checkpoints.resolve import model_names
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving.repository.model_config import Instances, ModelConfig, config_text
 from labkit.serving.repository.served_models import served_models
-
-ENGINE = "gptj"
-"""The model that owns the engine. `fastertransformer` and `ensemble` need it."""
+from labkit.serving.repository.tensors import ENGINE
 
 MODEL_CODE = """import os
 import sys

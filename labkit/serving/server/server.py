@@ -67,7 +67,7 @@ class Server:
         self.http, self.grpc, self.metrics = (f"{address}:{port}" for port in ports)
         sweep()
         folder = LockedFolder("server")
-        self.probes = Probes(self.grpc, lambda: mark_of(shared_folder(read_server_pid(folder.path))))
+        self.probes = Probes(self.grpc, self.metrics, lambda: mark_of(shared_folder(read_server_pid(folder.path))))
         self.log, self._has_temporary_log = log or folder.path / "log.txt", log is None
         try:
             served = shell_safe_path(self.repository, folder.path, "repository")
