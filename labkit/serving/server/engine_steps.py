@@ -16,38 +16,34 @@ _ENDED, _DEADLINE = "labkit_step_ended_seconds", "labkit_step_deadline_seconds"
 
 
 @dataclass(frozen=True)
-class EngineSteps:
-    """Times of all engines of a server, in seconds since the epoch, by the clock of the server's machine.
+class EngineStep:
+    """Two times of one engine, in seconds since the epoch, by the clock of the server's machine.
 
-    ended: when the latest step ended; 0 if none has ended. deadlines: for each engine that has work, when its current step must
-    have ended. A step that takes longer than `request_seconds` is of no use: all its requests have passed their deadline.
+    ended: when the latest step ended; 0 if none has ended. deadline: when the current step must have ended; 0 if the engine has
+    no work. A step gets `request_seconds`: if it takes longer, all its requests have passed their own deadline.
     """
 
     ended: float
-    deadlines: tuple[float, ...]
+    deadline: float
 
-    @property
-    def hang(self) -> bool:
-        """Whether the current step of an engine should have ended by now."""
-        return any(deadline < time.time() for deadline in self.deadlines)
-
-
-def steps_in(metrics: Metrics) -> EngineSteps | None:
-    """The steps that are in these metrics; None if the server has no engine."""
-    named = [(name, value) for (name, _), value in metrics.values.items()]
-    ended = [value for name, value in named if name == _ENDED]
-    if not ended:
-        return None
-    return EngineSteps(max(ended), tuple(value for name, value in named if name == _DEADLINE and value))
+    def hangs(self, since: float) -> bool:
+        """Whether the engine has work, its step should have ended by now, and no step has ended since the time `since`."""
+        return 0 < self.deadline < time.time() and self.ended < since
 
 
-def read_steps(address: str, seconds: float) -> EngineSteps | None:
+def steps_in(metrics: Metrics) -> list[EngineStep]:
+    """The steps of all engines in these metrics; an empty list if the server has no engine of labkit's."""
+    ended = {labels: value for (name, labels), value in metrics.values.items() if name == _ENDED}
+    return [EngineStep(value, metrics.values.get((_DEADLINE, labels), 0.0)) for labels, value in ended.items()]
+
+
+def read_steps(address: str, seconds: float) -> list[EngineStep]:
     """Read the steps of a server's engines, which are at most half a second old.
 
-    address: HOST:PORT of the metrics; may be empty. seconds: the time limit. Returns None if the metrics cannot be read, or if
-    the server has no engine.
+    address: HOST:PORT of the metrics; may be empty. seconds: the time limit. Returns an empty list if the metrics cannot be
+    read, or if the server has no engine of labkit's.
     """
     try:
-        return steps_in(read_metrics(address, timeout=seconds)) if address else None
+        return steps_in(read_metrics(address, timeout=seconds)) if address else []
     except NotAvailable:
-        return None
+        return []

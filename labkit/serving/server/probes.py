@@ -119,14 +119,15 @@ class Probes:
         if is_full:  # this answer came at once, so the metrics may be older than the requests that fill the queue
             time.sleep(PUBLISHED_SECONDS)
         steps = read_steps(self._metrics, ANSWER_SECONDS)
-        if steps is None:
+        if not steps:
             return is_full
-        return not steps.hang and (steps.ended >= began or (bool(steps.deadlines) and not is_starting))
+        if any(step.hangs(began) for step in steps):
+            return False
+        return any(step.ended >= began or (step.deadline and not is_starting) for step in steps)
 
     def hangs(self, model: str) -> bool:
         """Whether a model has an engine whose current step should have ended by now."""
-        steps = read_steps(self._metrics, ANSWER_SECONDS) if model == ENGINE else None
-        return steps is not None and steps.hang
+        return model == ENGINE and any(step.hangs(time.time()) for step in read_steps(self._metrics, ANSWER_SECONDS))
 
     def _uses_engine(self, model: str) -> bool:
         return model == ENGINE or any(map(self._uses_engine, self.needs(model)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ import pytest
 from labkit.engine import Engine, SamplingParams
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.metrics import read_metrics
-from labkit.serving.repository.writer import ENGINE, ServeSettings, write_repository
+from labkit.serving.repository.tensors import ENGINE
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server, probes
-from labkit.serving.server.engine_steps import steps_in
 from tests.patience import PATIENCE, wait_for
-from tests.serving.live.requests import PROMPT, ask, ensemble, gptj, infer
+from tests.serving.live.requests import PROMPT, ask, ensemble, infer
 
 REQUEST_SECONDS = 15.0
 """The longest time for a step on the server of these tests."""
@@ -119,7 +118,7 @@ def test_an_engine_that_hangs_is_noticed_while_prompts_keep_coming(slow: Slow, o
     with prompts(server, 0.2, 2) as ended:
         wait_for(lambda: "" in ended, "an answer")
         slow.steps_take(1e6)
-        restart = wait_for(lambda: server.restarts[before:], "a restart")[0]
+        restart = wait_for(lambda: list(server.restarts)[before:], "a restart")[0]
         answered = len(ended)
         wait_for(lambda: "" in ended[answered:], "an answer after the restart")
     assert restart.why.startswith("tritonserver was ended: the process of gptj was killed, because a step of its engine did not")
