@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -179,11 +180,15 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
                     "repository": str(folder),
                 }
             )
-        _show_status(server, told, name)
+        _show_status(server, told, name, is_log_kept=log is not None)
 
 
-def _show_status(server: Server, told: threading.Event, name: str) -> None:
-    """Show a status line on a terminal, and report restarts and repairs, until the event `told` is set."""
+def _show_status(server: Server, told: threading.Event, name: str, *, is_log_kept: bool) -> None:
+    """Show a status line on a terminal, and report restarts and repairs, until the event `told` is set.
+
+    If the server is no longer restarted, raises `NotAvailable` with the path of the log. is_log_kept: whether the log stays
+    when the server ends; otherwise it is copied first.
+    """
     from labkit.errors import NotAvailable
     from labkit.serving.server.status_line import status_line
 
@@ -191,7 +196,8 @@ def _show_status(server: Server, told: threading.Event, name: str) -> None:
     began = time.monotonic()
     while not told.wait(1.0):
         if server.failure:
-            raise NotAvailable(f"{server.failure}\nthe whole log is {server.keep_log()}")
+            whole = server.log if is_log_kept else _kept_copy(server.log)
+            raise NotAvailable(f"{server.failure}\nthe whole log is {whole}")
         for restart in list(server.restarts)[-1:]:
             if restart.number > restarts:
                 restarts, began = restart.number, time.monotonic()
@@ -208,3 +214,7 @@ def _show_status(server: Server, told: threading.Event, name: str) -> None:
             sys.stderr.write("\r" + line[:width].ljust(width))
             sys.stderr.flush()
     say("\nthe server ends")
+
+
+def _kept_copy(log: Path) -> Path:
+    return Path(shutil.copy(log, tempfile.mkdtemp(prefix="labkit-log-")))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from labkit.engine import Engine, SamplingParams
-from labkit.serving.channels import client_library, grpc_client
+from labkit.serving.channels import grpc_client
 from labkit.serving.metrics import read_metrics
 from labkit.serving.repository.tensors import ENGINE
 from labkit.serving.repository.writer import ServeSettings, write_repository
@@ -121,7 +121,9 @@ def test_an_engine_that_hangs_is_noticed_while_prompts_keep_coming(slow: Slow, o
         restart = wait_for(lambda: list(server.restarts)[before:], "a restart")[0]
         answered = len(ended)
         wait_for(lambda: "" in ended[answered:], "an answer after the restart")
-    assert restart.why.startswith("tritonserver was ended: the process of gptj was killed, because a step of its engine did not")
+    assert restart.why.startswith(
+        "tritonserver was ended: the process of gptj was killed, because a step of its engine did not"
+    )
     assert server.pid != pid
     expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=8))[0].text
     assert ask(server, text_input=PROMPT, max_new_tokens=8)["text_output"][0] == expected
