@@ -39,7 +39,10 @@ def serve(
     max_queue: Annotated[int, typer.Option(help="The most requests that can wait for an engine; others are refused.")] = 256,
     request_seconds: Annotated[
         float,
-        typer.Option(help="The longest time for one request, in seconds; a request that takes longer ends with an error."),
+        typer.Option(
+            help="The longest time for one request, in seconds; a request that takes longer ends with an error. If one step of "
+            "the engine takes longer, the server is restarted."
+        ),
     ] = 600.0,
     cache_bytes: Annotated[
         int | None, typer.Option(help="The size of each KV cache; if left out, as large as memory allows.")
