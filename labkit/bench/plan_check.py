@@ -1,12 +1,16 @@
-"""Predicts the speed of plans, runs the best few on this machine, and compares the predictions with the measurements."""
+"""Predicts the speed of plans, runs the best few on this machine, and compares the predictions with the measurements.
+
+The predictions come from a fit to a few other batches of the same model (`labkit.bench.calibration`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from labkit.bench.calibration import calibrate, key_of, measured
 from labkit.bench.run import run_bench
 from labkit.bench.settings import BenchSettings
 from labkit.checkpoints import config_of
@@ -21,9 +25,6 @@ from labkit.planning.published import default_fit
 from labkit.planning.shape import Shape
 from labkit.planning.this_machine import Verified, VerifiedRow, cpu_fit
 from labkit.precision import as_device
-
-WHATS = ("prefill", "decode")
-"""The two things that are timed for each plan: the prefill of its batch, and one decode step."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def check_plans(
     progress: Callable[[str], None] = lambda message: None,
     announce: Callable[[list[Deployment], Fit], None] = lambda plans, found: None,
 ) -> Verified:
-    """Measure this machine's limits, choose the best plans, run them, and compare the predictions with the measurements.
+    """Calibrate on this machine, choose the best plans, run them, and compare the predictions with the measurements.
 
     Before the plans run, `announce` gets them as a list. A plan that cannot be measured on this machine has no row; `progress`
     says why. The rows hold the milliseconds of the prefill and of a decode step. Raises the same errors as `best_plans` and
@@ -106,14 +107,16 @@ def check_plans(
     if limits.disturbed:
         progress(f"{limits.disturbed}; so the predictions are too slow")
     chosen = measured_device(limits, describe())
-    found = fit_of(chosen)
-    plans = best_plans(settings, chosen, found)
+    plans = best_plans(settings, chosen, fit_of(chosen))
+    calibration = calibrate(partial(_bench_of, settings), plans, fit_of(chosen), progress)
+    plans, found = [replace(plan, device=calibration.device) for plan in plans], calibration.found
+    fitted = {key_of(row.plan) for row in calibration.rows}
     announce(plans, found)
     rows: list[VerifiedRow] = []
     for (precision, shards), batches in _groups(plans).items():
         record = run_bench(_bench_of(settings, precision, shards, batches), progress)
         mine = [plan for plan in plans if (plan.precision, plan.tensor_parallel) == (precision, shards)]
-        rows += rows_from(record, mine, found)
+        rows += rows_from(record, mine, found, fitted)
     return Verified(rows, found)
 
 
@@ -139,28 +142,25 @@ def _bench_of(settings: CheckSettings, precision: str, shards: int, batches: Seq
     )
 
 
-def rows_from(record: Record, plans: Sequence[Deployment], found: Fit) -> list[VerifiedRow]:
+def rows_from(
+    record: Record, plans: Sequence[Deployment], found: Fit, fitted: Collection[tuple[str, int, int]] = ()
+) -> list[VerifiedRow]:
     """Make two rows for each plan in the record, one for the prefill and one for a decode step.
 
-    Each row has the predicted and the measured time.
+    Each row has the predicted and the measured time. `fitted` are the plans that the fit has seen, as `key_of` names them.
     """
-    rows = []
-    for plan in plans:
-        shards = plan.tensor_parallel
-        engine = "labkit" if shards == 1 else f"labkit-tp{shards}-pp1"
-        wanted = (engine, plan.precision, plan.batch)
-        for row in record.rows:
-            if (row["engine"], row["precision"], row["batch"]) == wanted:
-                rows += [_row(plan, what, row, found) for what in WHATS]
-    return rows
+    return [
+        _row(plan, what, seconds, found, key_of(plan) in fitted)
+        for plan in plans
+        for what, seconds in measured(record, plan).items()
+    ]
 
 
-def _row(plan: Deployment, what: str, row: dict[str, Any], found: Fit) -> VerifiedRow:
+def _row(plan: Deployment, what: str, seconds: float, found: Fit, fitted: bool) -> VerifiedRow:
     predicted = found.predict(plan, what)
     ends = (1e3 * predicted.seconds, 1e3 * predicted.low, 1e3 * predicted.high)
-    measured = row["prefill_ms" if what == "prefill" else "decode_ms_per_token"]
     name, shards = plan.shape.name, plan.tensor_parallel
-    return VerifiedRow(name, plan.precision, plan.batch, what, False, measured, *ends, predicted.dominated_by, shards)
+    return VerifiedRow(name, plan.precision, plan.batch, what, fitted, 1e3 * seconds, *ends, predicted.dominated_by, shards)
 
 
 def save(report: Verified, settings: CheckSettings, path: str | Path) -> Path:

@@ -83,7 +83,8 @@ def compress(
     continuations: Annotated[
         int | None,
         typer.Option(
-            help="...-recovered, distill: how often the dense model continues each window, to make more text; 0 if left out."
+            help="qat, 2:4-...-recovered, distill: how often the dense model continues each window, to make more text; "
+            "0 if left out."
         ),
     ] = None,
     quality: Annotated[

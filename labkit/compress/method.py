@@ -95,16 +95,19 @@ def method_named(
     damping: float = DAMPING,
     activation_order: bool = True,
     steps: int | None = None,
+    continuations: int | None = None,
     bits: float | None = None,
 ) -> Method:
     """The method with this name. Raises `InvalidRequest` for a name or a value that is not accepted.
 
     group_size: the number of neighbours that share a scale; 0 means one scale for each row; None means one scale for each row
-    in 8 bits and for qat, and otherwise groups of 64. steps: the number of training steps of qat. bits: for mixed, the mean
-    bits per weight, including scales.
+    in 8 bits and for qat, and otherwise groups of 64. steps: the number of training steps of qat. continuations: how many
+    times the dense model continues each window, to make more training text for qat. bits: for mixed, the mean bits per weight,
+    including scales.
     """
     full = f"{name}-rtn" if f"{name}-rtn" in METHODS else name
-    _check(name, full, group_size, damping, steps, bits)
+    asked = {option: value for option, value in (("steps", steps), ("continuations", continuations)) if value is not None}
+    _check(name, full, group_size, damping, asked, bits)
     if full == "mixed":
         return _mixed(bits or 0.0, group_size, asymmetric, damping, activation_order)
     width, _, algorithm = full.removeprefix("int").partition("-")
@@ -115,11 +118,13 @@ def method_named(
         return Method(IntegerScheme(STORED_BITS, size), "signs")
     if algorithm == "qat" and asymmetric:
         raise InvalidRequest("qat learns scales and no zero points; leave --asymmetric out")
-    training = QatOptions() if steps is None else QatOptions(steps=steps)
+    training = QatOptions(**asked)
     return Method(IntegerScheme(int(width), size, not asymmetric), algorithm, damping, activation_order, training=training)
 
 
-def _check(name: str, full: str, group_size: int | None, damping: float, steps: int | None, bits: float | None) -> None:
+def _check(
+    name: str, full: str, group_size: int | None, damping: float, training: Mapping[str, int], bits: float | None
+) -> None:
     """Raise `InvalidRequest` for an unknown name, values that no method accepts, and options of another method."""
     if full not in METHODS:
         raise InvalidRequest(f"method is {name!r}; {', '.join(METHODS)} are accepted (int8 means int8-rtn)")
@@ -129,8 +134,9 @@ def _check(name: str, full: str, group_size: int | None, damping: float, steps: 
         raise InvalidRequest(
             f"method {full} with {bits} bits on average; give --bits with the method mixed and with no other method"
         )
-    if steps is not None and not full.endswith("-qat"):
-        raise InvalidRequest(f"steps is {steps}, but method {full} trains nothing; intN-qat has steps")
+    if training and not full.endswith("-qat"):
+        option, value = next(iter(training.items()))
+        raise InvalidRequest(f"{option} is {value}, but method {full} trains nothing; intN-qat has {option}")
     if group_size is not None and group_size < 0:
         raise InvalidRequest(f"group size is {group_size}; a number of at least 1 is accepted, or 0 for one scale for each row")
 

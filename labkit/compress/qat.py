@@ -43,18 +43,23 @@ class QatOptions:
 
     There are `steps` training steps, each on `windows` calibration windows. `weight_rate` is the learning rate of the weights,
     in steps of their grid. `scale_rate` is the learning rate of the logarithms of the scales. Both rates rise over the first
-    tenth of the steps, and then fall linearly to zero. Raises `InvalidRequest` for values that are not above 0.
+    tenth of the steps, and then fall linearly to zero. `continuations` is how many times the dense model continues each
+    calibration window; the training uses this text as well (`written_windows`). Raises `InvalidRequest` for values that are out
+    of range.
     """
 
     steps: int = STEPS
     windows: int = 2
     weight_rate: float = 0.001
     scale_rate: float = 0.0001
+    continuations: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "windows", "weight_rate", "scale_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidRequest(f"{name} of the training is {getattr(self, name)!r}; a number above 0 is accepted")
+        if self.continuations < 0:
+            raise InvalidRequest(f"continuations is {self.continuations!r}; a whole number of at least 0 is accepted")
 
     def share(self, step: int) -> float:
         """The learning rates of step number `step` (from 0), as a share of the largest rates."""

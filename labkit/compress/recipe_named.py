@@ -13,7 +13,7 @@ from labkit.errors import InvalidRequest
 
 RECIPES = (*METHODS, *ROUNDED_INPUTS, *SPARSE)
 """The names of all methods."""
-WEIGHT_ONLY_OPTIONS = frozenset({"group_size", "asymmetric", "damping", "activation_order", "steps", "bits"})
+WEIGHT_ONLY_OPTIONS = frozenset({"group_size", "asymmetric", "damping", "activation_order", "steps", "continuations", "bits"})
 ROUNDED_INPUTS_OPTIONS = frozenset({"activations", "calibrator", "alpha", "weight_scales"})
 SPARSE_OPTIONS = frozenset({"group_size", "damping", "steps", "continuations", "permute"})
 

@@ -13,6 +13,8 @@ from labkit.compress.layer import quantize_block
 from labkit.compress.method import Method
 from labkit.compress.qat import train
 from labkit.compress.recipe import WholeModel
+from labkit.compress.work_folder import WRITTEN
+from labkit.compress.written_text import written_windows
 
 
 def train_matrices(model: WholeModel, method: Method, state: Path) -> dict[str, IntegerWeight]:
@@ -22,7 +24,11 @@ def train_matrices(model: WholeModel, method: Method, state: Path) -> dict[str, 
     """
     dense = DenseModel(model.checkpoint)
     start = {} if state.is_file() else by_gptq(dense, method, model)
-    return train(dense, start, model.ids, method.training, model.seed, state, model.progress)
+    ids, more = list(model.ids), method.training.continuations
+    if more:
+        model.progress(0, method.training.steps, "the dense model writes training text")
+        ids += written_windows(model.checkpoint.opened_from, ids, more, model.seed, model.folder / WRITTEN)
+    return train(dense, start, ids, method.training, model.seed, state, model.progress)
 
 
 def by_gptq(dense: DenseModel, method: Method, model: WholeModel) -> dict[str, IntegerWeight]:

@@ -6,15 +6,23 @@ They check which plans are run, and whether each row has the measurement and the
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
+import torch
 
+from labkit.bench.calibration import calibrate, key_of, product_rates
 from labkit.bench.plan_check import CheckSettings, best_plans, check_plans, fit_of, measured_device, rows_from, save
+from labkit.bench.settings import BenchSettings
 from labkit.environment import describe
 from labkit.errors import InvalidRequest
 from labkit.measure import Ceilings, Record
+from labkit.planning.catalogue import Device
+from labkit.planning.deployment import Deployment
+from labkit.planning.fit import WHATS, Fit
 from labkit.planning.this_machine import Verified
 
 LIMITS = Ceilings("cpu", 2, 2e10, {"fp32": 1e11, "bf16": 3e11})
@@ -65,6 +73,58 @@ def test_a_row_belongs_to_its_plan() -> None:
         assert row.predicted_ms == pytest.approx(1e3 * FOUND.predict(plan, row.what).seconds)
         assert row.low_ms < row.predicted_ms < row.high_ms
         assert not row.fitted
+
+
+def test_a_calibration_predicts_other_batches_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in for `run_bench` makes its times from efficiencies that are far from the typical ones."""
+    rates = {"fp32": 2e11, "int8": 7e11}
+    device = replace(DEVICE, flops_per_second=DEVICE.flops_per_second | rates)
+    truth = replace(FOUND.found, read=1.3, compute=0.6, activation_passes=60.0, layer_seconds=6e-6, collective_seconds=2e-4)
+    plans = best_plans(CheckSettings(batches=(1, 4, 16), precisions=("fp32", "int8"), best=12), DEVICE, FOUND)
+
+    def times(plan: Deployment, what: str) -> float:
+        return 1e3 * WHATS[what](replace(plan, device=device), truth).total
+
+    def run(settings: BenchSettings, progress: Any) -> Record:
+        (precision,), (ranks,) = settings.precisions, settings.tensor_parallel
+        rows = []
+        for batch in settings.batches:
+            plan = replace(plans[0], precision=precision, tensor_parallel=ranks, batch=batch)
+            found = {"prefill_ms": times(plan, "prefill"), "decode_ms_per_token": times(plan, "decode")}
+            rows.append(
+                {"engine": "labkit" if ranks == 1 else "labkit-tp2-pp1", "precision": precision, "batch": batch} | found
+            )
+        return Record("bench", {}, rows)
+
+    def bench(precision: str, ranks: int, batches: Any) -> BenchSettings:
+        return BenchSettings(batches=tuple(batches), precisions=(precision,), tensor_parallel=(ranks,))
+
+    def error(found: Fit, machine: Device) -> float:
+        each = [(replace(plan, device=machine), what, times(plan, what)) for plan in plans for what in ("prefill", "decode")]
+        return median(abs(1e3 * found.predict(plan, what).seconds / time - 1) for plan, what, time in each)
+
+    monkeypatch.setattr("labkit.bench.calibration.run_bench", run)
+    monkeypatch.setattr("labkit.bench.calibration.product_rates", lambda device, precisions: rates)
+    made = calibrate(bench, plans, FOUND)
+    assert {key_of(row.plan) for row in made.rows} == {
+        (precision, ranks, batch) for precision in rates for ranks, batch in ((1, 2), (1, 8), (2, 2))
+    }
+    assert error(FOUND, DEVICE) > 0.2
+    assert error(made.found, made.device) < 0.05
+
+
+def test_fitted_plans_are_marked() -> None:
+    plans = best_plans(CheckSettings(batches=(1, 2), precisions=("fp32",), tensor_parallel=(1,)), DEVICE, FOUND)
+    times = {"engine": "labkit", "precision": "fp32", "prefill_ms": 1.0, "decode_ms_per_token": 1.0}
+    record = Record("bench", {}, [times | {"batch": batch} for batch in (1, 2)])
+    rows = rows_from(record, plans, FOUND, {("fp32", 1, 2)})
+    assert {(row.batch, row.fitted) for row in rows} == {(1, False), (2, True)}
+
+
+def test_products_are_timed_in_each_precision() -> None:
+    rates = product_rates(torch.device("cpu"), ("bf16", "int4"), seconds=0.05)
+    assert rates.keys() == {"bf16", "int4"}
+    assert all(1e8 < rate < 1e15 for rate in rates.values())
 
 
 @pytest.mark.long

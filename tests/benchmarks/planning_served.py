@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.planning_served [--model gptj-tiny] [--precision fp32] [--seconds 12] [--save FILE]
 
+The prediction model is fitted to a few batches of the model on this machine, without a server (`labkit.bench.calibration`).
 Two measurements of the server, with one user and with eight users who each wait for their answer, give the time that the server
 takes in addition to the model (`labkit.planning.handling`). Then `labkit.planning.simulate` predicts the latencies at three
 rates: 30, 60 and 90 percent of the rate that eight users reached. All predictions are printed before the first rate is
@@ -11,16 +12,20 @@ measured. Server and load generator share a machine.
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from labkit.bench.calibration import calibrate
 from labkit.bench.plan_check import measured_device
+from labkit.bench.settings import BenchSettings
 from labkit.checkpoints import config_of
 from labkit.environment import describe
 from labkit.measure import Record, ceilings
 from labkit.planning.deployment import Deployment
+from labkit.planning.fit import Fit
 from labkit.planning.handling import Served, measured_handling
 from labkit.planning.shape import Shape
 from labkit.planning.simulate import Load, simulate
@@ -46,11 +51,20 @@ def stress(address: str, seconds: float, seed: int, **load: Any) -> dict[str, An
     return summarise(run_stress(address, StressSettings(seconds=seconds, warmup=2.0, seed=seed, **lengths, **load)))
 
 
-def plan_of(model: str, precision: str, batch: int) -> Deployment:
-    """Measure the limits of this machine, and return the deployment of the served model on it."""
+def calibrated_plan(model: str, precision: str, batch: int) -> tuple[Deployment, Fit]:
+    """Measure this machine, and return the deployment of the served model on it and a fit to a few batches of the model."""
+
+    def bench(precision: str, ranks: int, batches: Sequence[int]) -> BenchSettings:
+        lengths: dict[str, Any] = {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS}
+        return BenchSettings(
+            model=model, batches=tuple(batches), precisions=(precision,), device="cpu", against=(), seconds=5.0, **lengths
+        )
+
     device = measured_device(ceilings(), describe())
     shape = Shape.of_config(config_of(model), model)
-    return Deployment(shape, device, precision=precision, batch=batch, input_tokens=PROMPT_TOKENS, output_tokens=NEW_TOKENS)
+    plan = Deployment(shape, device, precision=precision, batch=batch, input_tokens=PROMPT_TOKENS, output_tokens=NEW_TOKENS)
+    found = calibrate(bench, [plan], cpu_fit())
+    return replace(plan, device=found.device), found.found
 
 
 def served_of(users: int, row: dict[str, Any]) -> Served:
@@ -81,10 +95,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--save", type=Path)
     given = parser.parse_args()
-    plan = plan_of(given.model, given.precision, MAX_BATCH)
+    plan, found = calibrated_plan(given.model, given.precision, MAX_BATCH)
     with served(ServeSettings(model=given.model, precision=given.precision, max_batch=MAX_BATCH)) as address:
         one, several = (stress(address, 6.0, users, users=users) for users in (1, USERS))
-        found = cpu_fit()
         handling = measured_handling(plan, found, served_of(1, one), served_of(USERS, several))
         print(handling, flush=True)
         rates = [round(share * several["requests_per_second"], 2) for share in SHARES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,16 +123,21 @@ def test_a_loss_that_is_not_finite(model: DenseModel, start: dict[str, IntegerWe
 
 def test_a_directory_and_its_settings(tmp_path: Path) -> None:
     text = CalibrationText("text", CalibrationText.read().text[:2000])
-    method = method_named("int4-qat", steps=1)
+    method = method_named("int4-qat", steps=1, continuations=1)
     assert str(method.scheme) == "int4 per channel"
     result = compress("gptj-tiny", tmp_path / "model", method, calibration=text, windows=2, window=16)
     assert result.windows == 2
-    assert not list((tmp_path / "model").glob("training*"))
+    assert not list((tmp_path / "model").glob("training*")) + list((tmp_path / "model").glob("written*"))
+    assert json.loads((tmp_path / "model" / "compression.json").read_text())["training"]["continuations"] == 1
     assert open_checkpoint(result.path).kernel_precision == "int4"  # type: ignore[attr-defined]
 
 
 def test_refusals() -> None:
     with pytest.raises(InvalidRequest, match="steps of the training is 0"):
         method_named("int4-qat", steps=0)
+    with pytest.raises(InvalidRequest, match="continuations is -1"):
+        method_named("int4-qat", continuations=-1)
+    with pytest.raises(InvalidRequest, match="continuations is 2, but method int4-gptq trains nothing"):
+        method_named("int4-gptq", continuations=2)
     with pytest.raises(InvalidRequest, match="no zero points"):
         method_named("int4-qat", asymmetric=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import scipy  # loads `scipy.stats` when a test uses it
 import torch
-from scipy import stats
 
 from labkit.engine import SamplingParams, sampler
 from labkit.engine.schedule.sequence import Sequence
@@ -74,9 +74,9 @@ def test_draws_follow_the_distribution(temperature: float, top_k: int, top_p: fl
     expected = expected_distribution(logits, temperature, top_k, top_p)
     allowed = expected > 0
     assert int(counts[~allowed].sum()) == 0
-    assert stats.chisquare(counts[allowed], 4000 * expected[allowed]).pvalue > 1e-3
+    assert scipy.stats.chisquare(counts[allowed], 4000 * expected[allowed]).pvalue > 1e-3
     wrong = expected_distribution(logits, temperature * 1.3, top_k, top_p)
-    assert stats.chisquare(counts[allowed] + 1, 1 + 4000 * wrong[allowed], sum_check=False).pvalue < 1e-3
+    assert scipy.stats.chisquare(counts[allowed] + 1, 1 + 4000 * wrong[allowed], sum_check=False).pvalue < 1e-3
 
 
 def test_repetition_penalty_is_the_one_of_transformers() -> None:
