@@ -19,6 +19,8 @@ from labkit.serving.server import Server, probes
 from tests.patience import PATIENCE, wait_for
 from tests.serving.live.requests import PROMPT, ask, ensemble, infer
 
+pytestmark = pytest.mark.long
+
 REQUEST_SECONDS = 15.0
 """The longest time for a step on the server of these tests."""
 
