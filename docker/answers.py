@@ -1,7 +1,7 @@
 """A health probe for the models of a server.
 
-The program exits with status 0 if each model answers the probe's request or, in the meantime, answers other requests. Otherwise
-it exits with status 1.
+The program exits with status 0 if each model answers the probe's request or, in the meantime, works on other requests.
+Otherwise it exits with status 1.
 
 python docker/answers.py [MODEL...]     probes these models of the server in this container; without names, probes gptj
 """
@@ -11,7 +11,7 @@ import sys
 from labkit.errors import NotAvailable
 from labkit.serving.server.probes import Probes
 
-probes = Probes("127.0.0.1:8001")
+probes = Probes("127.0.0.1:8001", "127.0.0.1:8002")
 for model in sys.argv[1:] or ["gptj"]:
     try:
         answers = probes.answers(model)

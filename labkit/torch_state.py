@@ -1,17 +1,42 @@
 """Protects the engine from torch modes that the calling thread has switched on, such as autocast.
 
-The module also has a context manager that limits the number of torch's threads.
+The module also has a decorator for torch's inference mode, and a context manager that limits the number of torch's threads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from labkit.errors import NotAvailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def inference(function: Callable[P, T]) -> Callable[P, T]:
+    """A decorator: the function runs in torch's inference mode. A Ctrl-C cannot leave the mode on.
+
+    `torch.inference_mode` enters and leaves the mode in Python methods, and Python can raise `KeyboardInterrupt` in them. Then
+    the mode stays on until the exception is deleted, which in a notebook is when the next cell fails. At that moment torch
+    restores the state before the mode, which in a step of the engine is a state without gradients. Here the mode is entered
+    and left by functions in C: an interruption comes before the mode is entered or after it is left.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        mode = _InferenceMode(True)
+        try:
+            mode.__enter__()
+            return function(*args, **kwargs)
+        finally:
+            mode.__exit__(None, None, None)
+
+    return run
 
 
 class undisturbed(contextlib.ContextDecorator):  # noqa: N801
@@ -46,9 +71,9 @@ class undisturbed(contextlib.ContextDecorator):  # noqa: N801
 
 
 class gradients_restored(contextlib.ContextDecorator):  # noqa: N801
-    """After the block, gradients are on or off as they were before it. Use it around `undisturbed`.
+    """After the block, gradients are on or off as they were before it. Use it around `undisturbed` and `torch.no_grad`.
 
-    If a Ctrl-C arrives exactly when `undisturbed` begins or ends, `undisturbed` cannot restore the caller's setting itself.
+    If a Ctrl-C arrives exactly when `undisturbed` or `torch.no_grad` ends, they do not restore the caller's setting.
     """
 
     def __enter__(self) -> None:
@@ -75,6 +100,9 @@ def torch_threads(count: int | None) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
+
+_InferenceMode: Callable[[bool], Any] = getattr(torch._C, "_InferenceMode")  # noqa: B009
+"""The object in C that `torch.inference_mode` enters and leaves."""
 
 _set_gradients: Callable[[bool], None] = getattr(torch._C, "_set_grad_enabled")  # noqa: B009
 """The function that `torch.no_grad` calls; calling it directly is cheaper."""

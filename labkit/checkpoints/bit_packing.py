@@ -10,7 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from labkit.errors import InvalidRequest
+
 WORD = 32
+WITH_GAPS = (3, 5, 6, 7)
+"""The widths up to 8 bits that do not divide 32."""
 
 
 def words_of(count: int, bits: int) -> int:
@@ -46,7 +50,13 @@ def unpack(words: Tensor, bits: int, count: int) -> Tensor:
 
 
 def unpack_with_gaps(words: Tensor, bits: int, count: int) -> Tensor:
-    """Unpack words that hold 32 // bits whole numbers each, as older versions of compressed-tensors stored 3-bit numbers."""
+    """Unpack words that hold 32 // bits whole numbers each; the remaining bits of a word are not used.
+
+    Older versions of compressed-tensors packed every width in this way. Only the widths `WITH_GAPS` leave bits unused.
+    Raises `InvalidRequest` for other widths.
+    """
+    if bits not in WITH_GAPS:
+        raise InvalidRequest(f"numbers of {bits} bits leave no gaps in a word; 3, 5, 6 and 7 bits are accepted: use `unpack`")
     shifts = torch.arange(WORD // bits, dtype=torch.int64, device=words.device) * bits
     numbers = (words.to(torch.int64)[:, :, None] & 0xFFFFFFFF) >> shifts & ((1 << bits) - 1)
     return numbers.flatten(1)[:, :count].to(torch.uint8).contiguous()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -38,7 +39,10 @@ def serve(
     max_queue: Annotated[int, typer.Option(help="The most requests that can wait for an engine; others are refused.")] = 256,
     request_seconds: Annotated[
         float,
-        typer.Option(help="The longest time for one request, in seconds; a request that takes longer ends with an error."),
+        typer.Option(
+            help="The longest time for one request, in seconds; a request that takes longer ends with an error. If one step of "
+            "the engine takes longer, the server is restarted."
+        ),
     ] = 600.0,
     cache_bytes: Annotated[
         int | None, typer.Option(help="The size of each KV cache; if left out, as large as memory allows.")
@@ -180,11 +184,15 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
                     "repository": str(folder),
                 }
             )
-        _show_status(server, told, name)
+        _show_status(server, told, name, is_log_kept=log is not None)
 
 
-def _show_status(server: Server, told: threading.Event, name: str) -> None:
-    """Show a status line on a terminal, and report restarts and repairs, until the event `told` is set."""
+def _show_status(server: Server, told: threading.Event, name: str, *, is_log_kept: bool) -> None:
+    """Show a status line on a terminal, and report restarts and repairs, until the event `told` is set.
+
+    If the server is no longer restarted, raises `NotAvailable` with the path of the log. is_log_kept: whether the log stays
+    when the server ends; otherwise it is copied first.
+    """
     from labkit.errors import NotAvailable
     from labkit.serving.server.status_line import status_line
 
@@ -192,7 +200,8 @@ def _show_status(server: Server, told: threading.Event, name: str) -> None:
     began = time.monotonic()
     while not told.wait(1.0):
         if server.failure:
-            raise NotAvailable(f"{server.failure}\nthe whole log is {server.keep_log()}")
+            whole = server.log if is_log_kept else _kept_copy(server.log)
+            raise NotAvailable(f"{server.failure}\nthe whole log is {whole}")
         for restart in list(server.restarts)[-1:]:
             if restart.number > restarts:
                 restarts, began = restart.number, time.monotonic()
@@ -209,3 +218,7 @@ def _show_status(server: Server, told: threading.Event, name: str) -> None:
             sys.stderr.write("\r" + line[:width].ljust(width))
             sys.stderr.flush()
     say("\nthe server ends")
+
+
+def _kept_copy(log: Path) -> Path:
+    return Path(shutil.copy(log, tempfile.mkdtemp(prefix="labkit-log-")))

@@ -22,6 +22,7 @@ from labkit.engine.bad_words import BadWords
 from labkit.engine.outputs import NO_TOKEN
 from labkit.engine.schedule.sequence import Sequence
 from labkit.ops.token_marks import BANNED, GENERATED, IN_PROMPT, STOP
+from labkit.torch_state import inference
 
 RESET = 16
 """The bit that marks a token which resets top_p to its first value.
@@ -83,7 +84,7 @@ class Sampler:
         self._texts = BadTextRows(rows)
         self._indexed: dict[tuple[int, ...], Tensor] = {}
 
-    @torch.inference_mode()
+    @inference
     def join(self, row: int, sequence: Sequence) -> None:
         """Put a sequence, including its new tokens so far, into a row."""
         params = sequence.params
@@ -110,7 +111,7 @@ class Sampler:
         """Forget the sequence in a row."""
         self._wishes[row] = _Wishes()
 
-    @torch.inference_mode()
+    @inference
     def select(self, rows: SequenceOf[int], parents: SequenceOf[int]) -> None:
         """Make `rows[i]` a copy of row `parents[i]`, for all i at once; other rows stay as they are."""
         wishes = [self._wishes[row] for row in parents]
@@ -124,7 +125,7 @@ class Sampler:
                 state[index] = state[source]
         self._texts.select(rows, parents)
 
-    @torch.inference_mode()
+    @inference
     def sample(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         """Choose the next token of the sequences in `rows`, and update their rows with it.
 
@@ -137,7 +138,7 @@ class Sampler:
         self.advance(tokens, rows)
         return tokens
 
-    @torch.inference_mode()
+    @inference
     def verify(self, logits: Tensor, rows: SequenceOf[int], drafts: SequenceOf[SequenceOf[int]]) -> list[list[int]]:
         """Choose the next tokens of the sequences in `rows`: one token for each sequence, and one for every right guess.
 
@@ -173,7 +174,7 @@ class Sampler:
         found: list[int] = tokens.tolist()
         return found
 
-    @torch.inference_mode()
+    @inference
     def guess(self, logits: Tensor, rows: SequenceOf[int], ahead: int) -> Tensor:
         """Choose tokens from these logits for the position `ahead` tokens after the next token of each sequence in `rows`.
 
@@ -183,7 +184,7 @@ class Sampler:
         """
         return self._drawn(self.edit(logits, rows), rows, ahead).clamp_(0, self._shape[1] - 1)
 
-    @torch.inference_mode()
+    @inference
     def edit(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         """Apply penalties and bans. Returns `logits` itself if no row has a penalty or a ban, otherwise a new tensor."""
         wishes = [self._wishes[row] for row in rows]
@@ -200,7 +201,7 @@ class Sampler:
             edited = self._texts.ban(edited.clone() if edited is logits else edited, rows)
         return edited
 
-    @torch.inference_mode()
+    @inference
     def advance(self, tokens: Tensor, rows: SequenceOf[int], going: Tensor | None = None) -> None:
         """Update each row with its token in `tokens` `[n]` int64.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from labkit.checkpoints import Checkpoint
 from labkit.graphs.plain_gptj import PlainGPTJ, load_weights, weight_reader
 from labkit.precision import DTYPES
+from labkit.torch_state import gradients_restored
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def compiled_step(model: PlainGPTJ) -> Any:
     return compiled
 
 
+@gradients_restored()
 @torch.no_grad()
 def examine(model: PlainGPTJ, *, batch: int = 1, past: int = 64) -> Compiled:
     """Compile a decode step and return the result. All code that torch compiled before in this process is dropped."""

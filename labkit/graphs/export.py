@@ -24,6 +24,7 @@ from labkit.graphs.tensors import FLOATS, part_tensors
 from labkit.graphs.weights_file import write_weights
 from labkit.model.part import Part
 from labkit.precision import DTYPES
+from labkit.torch_state import gradients_restored
 
 OPSETS = range(18, 24)
 """The versions of ONNX's operator set that can be written. torch writes version 18, which onnx converts to other versions."""
@@ -140,7 +141,7 @@ def _quiet_exporter() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), gradients_restored(), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
     finally:

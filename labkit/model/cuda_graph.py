@@ -25,6 +25,7 @@ from labkit.model.prefill_inputs import PrefillInputs
 from labkit.model.side_stream import SideStream
 from labkit.ops.backend import on_triton
 from labkit.plurals import counted
+from labkit.torch_state import inference
 
 Bucket = int | tuple[int, int]
 """The size for which a graph is captured: the number of decoding sequences, or a prefill's numbers of sequences and tokens."""
@@ -85,7 +86,7 @@ class GraphedGPTJ(Forward):
         """The dtype that the model computes in."""
         return self.model.dtype
 
-    @torch.inference_mode()
+    @inference
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Return the same logits as `GPTJ.forward`. Raises `InvalidRequest` if the cache has no padding slot."""
         bucket = self._bucket(batch)
@@ -98,7 +99,7 @@ class GraphedGPTJ(Forward):
         logits = self._steps[bucket].replay()
         return logits[batch.logit_rows] if batch.is_decode else logits[: batch.logit_rows.shape[0]].clone()
 
-    @torch.inference_mode()
+    @inference
     def decode_greedy(self, batch: Batch, cache: KVCache, steps: int) -> Tensor:
         """Append the likeliest token to each sequence, `steps` times.
 

@@ -23,6 +23,7 @@ from labkit.model.part import WHOLE, Part
 from labkit.model.quantized_kv_cache import QuantizedKVCache, only_used_slots
 from labkit.model.side_stream import SideStream
 from labkit.precision import precision_name
+from labkit.torch_state import inference
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class GPTJ(Forward):
             self.config, num_slots, device=self.device, name=kv_cache_dtype, dtype=self.dtype, part=self.part
         )
 
-    @torch.inference_mode()
+    @inference
     def forward(
         self, batch: Batch, cache: KVCache, hidden: Tensor | None = None, *, beside: SideStream | None = None
     ) -> Tensor:

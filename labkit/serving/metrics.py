@@ -10,6 +10,9 @@ The counters:
 | `nv_inference_request_success{model}` | requests that the model's code accepted, *and requests that it refused* |
 | `nv_inference_request_failure{model}` | requests in which the model's code crashed; requests to an ensemble *count twice* |
 
+`labkit_step_ended_seconds` and `labkit_step_deadline_seconds` are times: when an engine's latest step ended, and when its
+current step must have ended (0 without work). The watchdog reads them to find an engine that hangs.
+
 labkit's counters leave out the watchdog's probes. A refused request to an ensemble counts once, for the step that refused it.
 The `nv_` counters are Triton's own (version 2.51) and include the watchdog's probes. Triton counts a request when the call to
 the model's code returns, and ignores the answer, so the model's code cannot correct these counters. Requests that Triton itself
@@ -31,7 +34,15 @@ from labkit.serving.refusals import REASONS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_GAUGES = ("labkit_running", "labkit_waiting", "labkit_free_slots", "labkit_num_slots", "nv_inference_pending_request_count")
+_GAUGES = (
+    "labkit_running",
+    "labkit_waiting",
+    "labkit_free_slots",
+    "labkit_num_slots",
+    "labkit_step_ended_seconds",
+    "labkit_step_deadline_seconds",
+    "nv_inference_pending_request_count",
+)
 """Metrics that hold a current value; all other metrics count from the start of the server."""
 
 _ENSEMBLE = "ensemble"
@@ -74,7 +85,8 @@ class Metrics:
         """The work of one model, from Triton's counters with two corrections.
 
         Requests that labkit's models refused count as failures, not as requests. Failures of `ensemble`, which Triton counts
-        twice, count once. The times of `gptj`, which is decoupled, end when a request is passed to the engine.
+        twice, count once. A request to `gptj` or `fastertransformer` counts, and its times end, when it is passed to the
+        engine, so requests that still wait or run are included.
         """
 
         def count(family: str) -> int:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from labkit.checkpoints.bit_packing import pack, unpack, unpack_with_gaps, words_of
+from labkit.errors import InvalidRequest
 
 
 def as_one_number(row: list[int], bits: int) -> list[int]:
@@ -25,10 +26,22 @@ def test_the_bits_of_a_row_follow_each_other(bits: int, count: int) -> None:
     assert torch.equal(unpack(words, bits, count).long(), numbers)
 
 
-def test_older_files_leave_two_bits_of_a_word_unused() -> None:
-    numbers = torch.arange(20)[None] % 8
-    words = [sum(int(numbers[0, 10 * word + place]) << (3 * place) for place in range(10)) for word in range(2)]
-    assert torch.equal(unpack_with_gaps(torch.tensor([words], dtype=torch.int32), 3, 20).long(), numbers)
+@pytest.mark.parametrize("bits", [3, 5, 6, 7])
+def test_older_files_leave_some_bits_of_a_word_unused(bits: int) -> None:
+    numbers = torch.randint(0, 1 << bits, (3, 331), generator=torch.Generator().manual_seed(bits))
+    a_word = 32 // bits
+    words = [[as_one_number(row[i : i + a_word], bits)[0] for i in range(0, 331, a_word)] for row in numbers.tolist()]
+    packed = torch.tensor(words, dtype=torch.int64).to(torch.int32)
+    assert packed.shape[1] > words_of(331, bits), "this is more than without gaps"
+    assert torch.equal(unpack_with_gaps(packed, bits, 331).long(), numbers)
+
+
+@pytest.mark.parametrize("bits", [0, 1, 2, 4, 8, 9, 33])
+def test_other_widths_leave_no_gaps(bits: int) -> None:
+    with pytest.raises(
+        InvalidRequest, match=f"^numbers of {bits} bits leave no gaps in a word; 3, 5, 6 and 7 bits are accepted"
+    ):
+        unpack_with_gaps(torch.zeros(2, 3, dtype=torch.int32), bits, 6)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,24 @@ def test_what_is_not_counted_changes_no_count(host: EngineThread) -> None:
         assert kept.over.wait(PATIENCE)
     counts = host.counts
     assert (counts.requests, counts.tokens, counts.steps, sum(counts.batch_sizes)) == (1, 5, 5, 5)
+
+
+def test_the_times_of_steps_tell_work_from_rest_and_from_a_hang(host: EngineThread) -> None:
+    """The deadline stands while there is work, and the time of the latest step changes with each step, also of a probe's."""
+    assert (host.counts.step_ended_seconds, host.counts.step_deadline_seconds) == (0.0, 0.0)
+    host.request_seconds = 3600.0
+    before = time.time()
+    job, kept = submit(host, "Now", LONG, is_held=True, is_counted=False)
+    assert kept.began.wait(PATIENCE)
+    assert host.counts.step_ended_seconds == 0.0, "the step goes on: the test holds it"
+    assert before + 3600 <= host.counts.step_deadline_seconds <= time.time() + 3600
+    kept.may_go_on.set()
+    wait_for(lambda: host.counts.step_ended_seconds, "the end of a step")
+    first = host.counts.step_ended_seconds
+    wait_for(lambda: host.counts.step_ended_seconds > first, "the end of another step")
+    assert before < first < host.counts.step_ended_seconds <= time.time()
+    job.cancel()
+    wait_for(lambda: not host.counts.step_deadline_seconds, "rest")
 
 
 LIMIT = r"4 requests are running or waiting \(2 \+ a queue of 2\), which is the limit"

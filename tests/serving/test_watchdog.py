@@ -21,6 +21,7 @@ class Probes:
         self.live, self.loaded = True, True
         self.reloaded: list[str] = []
         self.killed: list[str] = []
+        self.hanging: set[str] = set()
         self.waiting = 0
         self._seconds = seconds
 
@@ -32,6 +33,9 @@ class Probes:
 
     def answers(self, model: str) -> bool:
         return model not in self.silent
+
+    def hangs(self, model: str) -> bool:
+        return model in self.hanging
 
     def needs(self, model: str) -> list[str]:
         return ["engine"] if model == "front" else []
@@ -54,6 +58,10 @@ class Probes:
     def kill_stopped(self, model: str, seconds: float = 2.0) -> None:
         if not seconds:
             self.killed.append(model)
+
+    def kill(self, model: str) -> None:
+        self.hanging.discard(model)
+        self.killed.append(f"the hanging {model}")
 
     def waiting_for_ended(self, model: str) -> int:
         return self.waiting
@@ -133,6 +141,22 @@ def test_where_requests_would_be_lost_the_server_begins_anew_and_it_rests_until_
     wait_for(lambda: dog.repairs, "a repair")  # the model that does not answer the probes is repaired
     dog.stop()
     assert probes.reloaded == ["engine"]
+
+
+def test_the_process_of_an_engine_that_hangs_is_killed_and_the_server_begins_anew() -> None:
+    probes, told = Probes(), []
+    probes.waiting = 1
+    probes.hanging.add("engine")
+    dog = watchdog(probes, ["front"], look_seconds=0.02, restart_server=told.append)
+    time.sleep(0.3)
+    assert not probes.killed, "it answers"
+    probes.silent |= {"front", "engine"}
+    wait_for(lambda: told, "the server to be restarted")
+    dog.stop()
+    assert probes.killed == ["engine", "the hanging engine"]
+    assert not probes.reloaded
+    words = "the process of engine was killed, because a step of its engine did not end, while it had a request, which Triton"
+    assert told == [f"{words} would never answer"]
 
 
 def test_after_some_repairs_a_server_without_requests_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:

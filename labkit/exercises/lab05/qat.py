@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from labkit.checkpoints import fetch
 from labkit.compress.calibration import HELD_OUT
 from labkit.exercises.lab05.tensors import MODEL, checkpoint, passages
+from labkit.torch_state import gradients_restored
 
 WINDOW = 128
 """The number of tokens in a training window."""
@@ -60,6 +61,7 @@ def training_windows(steps: int, batch: int = 8, seed: int = 0) -> list[Tensor]:
     return [windows[each] for each in drawn]
 
 
+@gradients_restored()
 @torch.no_grad()
 def held_out_loss(model: Any) -> float:
     """The mean loss per token, in nats, on windows of the held-out text."""

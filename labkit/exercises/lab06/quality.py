@@ -22,6 +22,7 @@ from labkit.engine.text_windows import TextWindow, text_windows
 from labkit.exercises.lab05.tensors import checkpoint
 from labkit.exercises.lab06.models import teacher
 from labkit.measure import progress_bar
+from labkit.torch_state import gradients_restored
 
 LETTERS = 4_000
 """How many characters of the held-out text are predicted: enough to see large differences, and few enough to take seconds."""
@@ -107,7 +108,7 @@ def _remembered(logits: Logits) -> Logits:
 
     def found(ids: list[int]) -> Tensor:
         if tuple(ids) not in known:
-            with torch.no_grad():
+            with gradients_restored(), torch.no_grad():
                 known[tuple(ids)] = logits(ids)
         return known[tuple(ids)]
 

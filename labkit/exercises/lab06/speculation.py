@@ -18,6 +18,7 @@ from labkit.exercises.lab06.accept import distributions
 from labkit.exercises.lab06.models import MODEL, teacher
 from labkit.exercises.lab06.quality import windows
 from labkit.measure import Timing, ratio
+from labkit.torch_state import gradients_restored
 
 Rule = Callable[[Tensor, Tensor, int, float, float], Any]
 """A learner's `accept_or_reject(draft, target, token, number, other)`."""
@@ -57,7 +58,7 @@ def chi_square(counts: Sequence[int], probabilities: Sequence[float]) -> float:
 def predictions(student: DenseModel, places: int = PLACES) -> tuple[Tensor, Tensor]:
     """The student's and the teacher's probabilities at places in the held-out text, each `[places, vocab_size]` float64."""
     ids = windows()[0].seen
-    with torch.no_grad():
+    with gradients_restored(), torch.no_grad():
         made = [torch.softmax(model.logits(ids).double(), -1)[:: -(-len(ids) // places)] for model in (student, teacher())]
     return made[0], made[1]
 

@@ -19,6 +19,7 @@ from labkit.errors import InvalidRequest, LabkitError
 from labkit.exercises.lab05.tensors import checkpoint
 from labkit.exercises.lab06.models import teacher
 from labkit.measure import progress_bar
+from labkit.torch_state import gradients_restored
 
 WINDOW = 256
 """The number of tokens in a training window."""
@@ -77,7 +78,7 @@ def backward(model: DenseModel, windows: Sequence[Sequence[int]], loss: Loss, pa
     total = 0.0
     for ids in windows:
         with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
+            with gradients_restored(), torch.no_grad():
                 taught = teacher().logits(ids)
             made = model.logits(ids)
         found = loss(made.float(), taught.float())

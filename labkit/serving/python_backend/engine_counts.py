@@ -16,7 +16,8 @@ class EngineThreadCounts:
     requests: accepted prompts. tokens: generated tokens. steps: steps of the engine that generated tokens. batch_sizes: the
     number of these steps in each class of `BATCH_SIZES`. queue_seconds: summed over all requests, the time from the acceptance
     of a request to the beginning of the step that generated its first token. running, waiting: the current numbers of
-    sequences. num_slots, free_slots: slots of the KV cache.
+    sequences. num_slots, free_slots: slots of the KV cache. step_ended_seconds: when the latest step of any kind ended.
+    step_deadline_seconds: when the current step must have ended; 0 while there is no work. Both are in seconds since the epoch.
     """
 
     requests: int = 0
@@ -28,6 +29,8 @@ class EngineThreadCounts:
     waiting: int = 0
     num_slots: int = 0
     free_slots: int = 0
+    step_ended_seconds: float = 0.0
+    step_deadline_seconds: float = 0.0
 
     def count_step(self, sequences: int) -> None:
         """Count a step that generated one token for each of `sequences` sequences."""

@@ -1,6 +1,6 @@
 """Publishes an engine's counters on Triton's metrics endpoint. Triton itself does not know the engine's queue and batches.
 
-The watchdog's probes are left out of all counters; only `running` and `waiting` include them.
+The watchdog's probes are left out of all counters; only the gauges include them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ GAUGES = {
     "waiting": "waiting sequences",
     "num_slots": "slots of the KV cache; each holds one token",
     "free_slots": "free slots of the KV cache",
+    "step_ended_seconds": "when the latest step ended, in seconds since the epoch; 0 before the first step",
+    "step_deadline_seconds": "when the current step must have ended, in seconds since the epoch; 0 while there is no work",
 }
 COUNTERS = {
     "requests": "accepted prompts",

@@ -175,7 +175,9 @@ class EngineThread:
             for job in [job for job in self._jobs.values() if job.deadline < now]:
                 self._end(job, self._too_late(job))
             if self._jobs:
+                self.counts.step_deadline_seconds = time.time() + self.request_seconds
                 self._step(now)
+                self.counts.step_ended_seconds = time.time()
             self._note_state()
 
     def _admit(self, job: Job) -> None:
@@ -211,6 +213,8 @@ class EngineThread:
     def _note_state(self) -> None:
         """Copy the engine's state to the counts, from time to time and before the thread waits for prompts."""
         now = time.monotonic()
+        if not self._jobs:
+            self.counts.step_deadline_seconds = 0.0
         if not self._jobs or now - self._noted > LOOK_SECONDS:
             self._noted = now
             stats = self.engine.stats

@@ -13,6 +13,9 @@ import numpy as np
 
 from labkit.sampling_vocabulary import PARAMETERS
 
+ENGINE = "gptj"
+"""The model that owns the engine. `fastertransformer` and `ensemble` need it."""
+
 NUMPY_TYPES: dict[str, Any] = {
     "BOOL": np.bool_,
     "UINT32": np.uint32,

@@ -12,9 +12,7 @@ from labkit.checkpoints.resolve import model_names
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving.repository.model_config import Instances, ModelConfig, config_text
 from labkit.serving.repository.served_models import served_models
-
-ENGINE = "gptj"
-"""The model that owns the engine. `fastertransformer` and `ensemble` need it."""
+from labkit.serving.repository.tensors import ENGINE
 
 MODEL_CODE = """import os
 import sys
@@ -34,8 +32,9 @@ class ServeSettings:
     instances: the number of engines, each with its own weights and cache. max_batch: the most sequences that an engine runs at
     a time. max_queue: the most prompts that can wait in addition to the running sequences. cache_bytes: the size of each
     engine's KV cache; if left out, the cache is as large as the memory allows. kv_cache_dtype: as in `labkit.load`.
-    request_seconds: the longest time from a request's arrival to its end, even if the request asks for more. threads: the
-    number of threads of an engine that runs on the CPU in one process; if left out, `compute_threads` decides.
+    request_seconds: the longest time from a request's arrival to its end, even if the request asks for more; an engine that
+    needs longer for one step counts as hanging. threads: the number of threads of an engine that runs on the CPU in one
+    process; if left out, `compute_threads` decides.
     """
 
     model: str = "gptj-tiny"

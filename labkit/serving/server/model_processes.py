@@ -60,8 +60,12 @@ class ModelProcesses:
             elif time.monotonic() - self._stopped_since.setdefault(process, time.monotonic()) >= seconds:
                 with contextlib.suppress(psutil.Error):
                     if not _is_stopped(psutil.Process(self._server)):
-                        process.kill()
-                        process.wait(1.0)
+                        _kill(process)
+
+    def kill(self, model: str) -> None:
+        """Kill a model's processes."""
+        for process in self._of.get(model, []):
+            _kill(process)
 
     def waiting_for_ended(self, model: str) -> int:
         """The number of requests that get no answer or a late answer, because the process that had accepted them has ended."""
@@ -92,6 +96,13 @@ class ModelProcesses:
         except psutil.Error:
             return []
         return found
+
+
+def _kill(process: psutil.Process) -> None:
+    """Kill a process, and wait up to a second for its end."""
+    with contextlib.suppress(psutil.Error):
+        process.kill()
+        process.wait(1.0)
 
 
 def is_alive(process: psutil.Process) -> bool:

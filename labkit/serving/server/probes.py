@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from labkit.errors import THE_LIMIT, InvalidRequest, LabkitError, NotAvailable, Overloaded
+from labkit.errors import THE_LIMIT, Cancelled, InvalidRequest, LabkitError, NotAvailable, Overloaded
 from labkit.serving import error_kind
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.probe_mark import PARAMETER
+from labkit.serving.repository.tensors import ENGINE
+from labkit.serving.server.engine_steps import read_steps
 
 ANSWER_SECONDS = 15.0
-"""The seconds a model has to answer one small request. A model that answers other requests meanwhile gets more time."""
+"""The seconds a model has to answer one small request. A model that works on other requests meanwhile gets more time."""
+
+PUBLISHED_SECONDS = 1.0
+"""After this time, the metrics show what an engine has done since: they are published every half second."""
 
 LOAD_SECONDS = 600.0
 """The time limit in seconds for loading a model and its weights, for example if `initialize` never returns."""
@@ -47,9 +53,12 @@ _REQUESTS: dict[str, dict[str, Any]] = {
 class Probes:
     """Sends small requests to the models of one server, and loads models, over gRPC."""
 
-    def __init__(self, grpc: str, mark: Callable[[], str] = lambda: "") -> None:
-        """grpc: HOST:PORT. mark: returns the server's probe mark (see `probe_mark`); requests without this mark are counted."""
-        self._address, self._mark = grpc, mark
+    def __init__(self, grpc: str, metrics: str = "", mark: Callable[[], str] = lambda: "") -> None:
+        """grpc: HOST:PORT. metrics: HOST:PORT of the metrics of a server on this machine; empty if it publishes none.
+
+        mark: returns the server's probe mark (see `probe_mark`); requests without this mark are counted.
+        """
+        self._address, self._metrics, self._mark = grpc, metrics, mark
         self._client = grpc_client(grpc, CHANNEL)
 
     def is_live(self) -> bool:
@@ -88,29 +97,61 @@ class Probes:
             raise NotAvailable(f"{model} could not be unloaded: {error.message()}") from None
         self.load(model)
 
-    def answers(self, model: str) -> bool:
-        """Whether a model answers a request; a refusal is an answer too.
+    def answers(self, model: str, *, is_starting: bool = False) -> bool:
+        """Whether a model answers a request, or works on other requests while this request waits or finds the queue full.
 
-        If the model is not labkit's, an exception in its code is a refusal as well, because it may expect other values. A model
-        also counts as answering if this request waits while the model answers other requests.
+        A refusal is an answer too. If the model is not labkit's, an exception in its code is a refusal as well, because it may
+        expect other values.
+
+        A model that uses labkit's engine works if a step of the engine has ended since the request was sent, or if the engine
+        computes a step whose deadline has not passed. Any other model works if Triton's count of its answered requests has
+        risen. If the metrics of an engine cannot be read, a request without an answer means that the model does not answer.
+
+        is_starting: a step that has not ended yet does not count as work.
         """
-        before = self._answered(model)
+        began, success = time.time(), self._successes(model)
+        outcome = self._outcome(model)
+        if outcome in ("answer", "failure"):
+            return outcome == "answer"
+        is_full = outcome == "full queue"
+        if not self._uses_engine(model):
+            return is_full or self._successes(model) > success
+        if is_full:  # this answer came at once, so the metrics may be older than the requests that fill the queue
+            time.sleep(PUBLISHED_SECONDS)
+        steps = read_steps(self._metrics, ANSWER_SECONDS)
+        if not steps:
+            return is_full
+        if any(step.hangs(began) for step in steps):
+            return False
+        return any(step.ended >= began or (step.deadline and not is_starting) for step in steps)
+
+    def hangs(self, model: str) -> bool:
+        """Whether a model has an engine whose current step should have ended by now."""
+        return model == ENGINE and any(step.hangs(time.time()) for step in read_steps(self._metrics, ANSWER_SECONDS))
+
+    def _uses_engine(self, model: str) -> bool:
+        return model == ENGINE or any(map(self._uses_engine, self.needs(model)))
+
+    def _outcome(self, model: str) -> Literal["answer", "failure", "silence", "full queue"]:
+        """What a request to a model leads to. Also counts as silence: the model answers that a deadline has passed."""
         try:
             self._ask(model)
         except InvalidRequest:
-            return True
+            return "answer"
+        except Cancelled:
+            return "silence"
         except LabkitError as refusal:
-            return isinstance(refusal, Overloaded) and THE_LIMIT in str(refusal)
+            return "full queue" if isinstance(refusal, Overloaded) and THE_LIMIT in str(refusal) else "failure"
         except client_library().InferenceServerException as error:
             status, words = str(error.status()), error.message() or ""
-            if "DEADLINE_EXCEEDED" in status:
-                return self._answered(model) > before
+            if "DEADLINE_EXCEEDED" in status or "CANCELLED" in status:
+                return "silence"
             if "UNAVAILABLE" in status:
-                return THE_LIMIT in words
+                return "full queue" if THE_LIMIT in words else "failure"
             if "INTERNAL" in status:  # the status of an exception in a model's code, and of a model without a process
-                return model not in _REQUESTS and NO_PROCESS not in words
-            return "INVALID_ARGUMENT" in status and "not ready" not in words
-        return True
+                return "answer" if model not in _REQUESTS and NO_PROCESS not in words else "failure"
+            return "answer" if "INVALID_ARGUMENT" in status and "not ready" not in words else "failure"
+        return "answer"
 
     def _ask(self, model: str) -> None:
         metadata = self._client.get_model_metadata(model, client_timeout=ANSWER_SECONDS)
@@ -118,7 +159,7 @@ class Probes:
         batched = config.max_batch_size > 0
         optional = {tensor.name for tensor in config.input if tensor.optional}
         given = _REQUESTS.get(model, {})
-        if model == "gptj" and not any(tensor.name == "text_input" for tensor in config.input):
+        if model == ENGINE and not any(tensor.name == "text_input" for tensor in config.input):
             given = {}
         inputs = []
         for tensor in metadata.inputs:
@@ -172,8 +213,11 @@ class Probes:
             client.stop_stream(cancel_requests=result is not None and not is_last(result))
         return error
 
-    def _answered(self, model: str) -> int:
-        """The number of requests that the model's code has accepted or refused up to now."""
+    def _successes(self, model: str) -> int:
+        """The number of requests for which the model's code has returned up to now.
+
+        Most models answer a request before their code returns. Models that use labkit's engine do not.
+        """
         try:
             statistics = self._client.get_inference_statistics(model, client_timeout=2.0)
         except client_library().InferenceServerException:
@@ -184,7 +228,7 @@ class Probes:
     def needs(self, model: str) -> list[str]:
         """The models that this model needs for its answers: the steps of an ensemble, or the model that owns the engine."""
         if model == "fastertransformer":
-            return ["gptj"]
+            return [ENGINE]
         try:
             config = self._client.get_model_config(model, client_timeout=ANSWER_SECONDS).config
         except client_library().InferenceServerException:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import subprocess
-import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,10 +30,11 @@ class Server:
     repository: the folder of the model repository. models: the models to load, one after another; all models of the repository
     if left out. http_port, grpc_port, metrics_port: free ports if left out. address: the address to listen on. watch: check
     every few seconds whether each model answers, reload models that do not answer (see `watchdog`), and restart tritonserver if
-    it ends by itself (see `restarts`). log: the file for the output of the server and its models; a temporary file if left out.
-    program: the server to start; `need_server()` if left out. progress: called with a text that says what is being waited for;
-    later it is called from another thread when a tritonserver has ended. give_up: called while waiting for the start; if it
-    returns True, the start is abandoned. start_seconds: the time within which every model must have answered.
+    it ends by itself (see `restarts`). log: the file for the output of the server and its models; if left out, a temporary
+    file that is deleted with the server. program: the server to start; `need_server()` if left out. progress: called with a
+    text that says what is being waited for; later it is called from another thread when a tritonserver has ended. give_up:
+    called while waiting for the start; if it returns True, the start is abandoned. start_seconds: the time within which every
+    model must have answered.
 
     After construction every model has answered a real request. The server ends with `stop`, at the end of the `with` block,
     when the object is garbage-collected, and whenever this process ends. Raises `InvalidRequest` for a repository without
@@ -67,8 +66,8 @@ class Server:
         self.http, self.grpc, self.metrics = (f"{address}:{port}" for port in ports)
         sweep()
         folder = LockedFolder("server")
-        self.probes = Probes(self.grpc, lambda: mark_of(shared_folder(read_server_pid(folder.path))))
-        self.log, self._has_temporary_log = log or folder.path / "log.txt", log is None
+        self.probes = Probes(self.grpc, self.metrics, lambda: mark_of(shared_folder(read_server_pid(folder.path))))
+        self.log = log or folder.path / "log.txt"
         try:
             served = shell_safe_path(self.repository, folder.path, "repository")
             start = StartSettings(program, served, address, ports, folder, self.log)
@@ -112,14 +111,6 @@ class Server:
     def pid(self) -> int:
         """The process id of tritonserver."""
         return self._supervisor.process.pid
-
-    def keep_log(self) -> Path:
-        """Return the path of a log that stays after the server's end. A temporary log is copied to a new folder for this."""
-        if not self._has_temporary_log:
-            return self.log
-        kept = Path(tempfile.mkdtemp(prefix="labkit-log-")) / self.log.name
-        shutil.copyfile(self.log, kept)
-        return kept
 
     def stop(self) -> None:
         """End the server and its models' processes, and delete their shared memory. A second call does nothing."""

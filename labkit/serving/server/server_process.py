@@ -151,11 +151,11 @@ class ServerProcess:
         return ModelProcesses(self.pid, self._start.repository, models, self._start.metrics)
 
     def _answers(self, model: str) -> bool:
-        """Whether a model answers.
+        """Whether a model answers a request of the start.
 
         Raises `NotAvailable` if the model's process has ended: during a start nothing reloads a model.
         """
-        if self._probes.answers(model):
+        if self._probes.answers(model, is_starting=True):
             return True
         if self.guardian.poll() is None and self.processes([]).are_missing(model):
             raise NotAvailable(

@@ -47,7 +47,8 @@ class Watchdog:
     """Two threads that find and reload broken models. repairs: the last `MOST_REPAIRS` repairs.
 
     The first thread probes the models in turn, one model every `look_seconds / len(models)` seconds. If a model does not
-    answer, the models that it needs are probed and repaired first, because one of them is often the cause. The second thread
+    answer, the models that it needs are probed and repaired first, because one of them is often the cause. If a step of an
+    engine has not ended within `request_seconds`, the process of the engine is killed. The second thread
     notices at once if the process of a ready model has ended, or has been stopped for a while. Requests for a model without a
     running process would wait in the server, which answers only one request per second with an error, and keeps the memory of
     all other waiting requests. If somebody unloads a model of a watched server, the watchdog loads it again.
@@ -143,9 +144,12 @@ class Watchdog:
         if self._has_nothing_to_do():
             return
         self._processes.kill_stopped(model, 0.0)
+        if hangs := self._probes.hangs(model):
+            self._processes.kill(model)  # Triton would wait forever for its requests
         if lost := self._processes.waiting_for_ended(model):
             requests = "a request" if lost == 1 else f"{lost} requests"
-            if self._ask_for_restart(f"the process of {model} ended while it had {requests}, which Triton would never answer"):
+            how = "was killed, because a step of its engine did not end," if hangs else "ended"
+            if self._ask_for_restart(f"the process of {model} {how} while it had {requests}, which Triton would never answer"):
                 return
         when, began = time.time(), time.monotonic()
         failure = ""

@@ -7,6 +7,7 @@ import http.client
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
+from labkit.cli.serve import _show_status
 from labkit.engine import Engine, SamplingParams
+from labkit.errors import NotAvailable
 from labkit.serving.channels import client_library
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
@@ -243,7 +246,11 @@ def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypa
         assert "the weights of Atlantis" in server.failure
         assert not server.is_running
         assert not server.restarts
-        kept = server.keep_log()
+        assert "the weights of Atlantis" in server.log.read_text()
+        with pytest.raises(NotAvailable) as told:
+            _show_status(server, threading.Event(), "mine", is_log_kept=False)
+    assert not server.log.exists()
+    kept = Path(str(told.value).rpartition("\nthe whole log is ")[2])
     assert "the weights of Atlantis" in kept.read_text()
     shutil.rmtree(kept.parent)
     assert [words.split(":")[0] for words in said if words.startswith("start ")] == [
