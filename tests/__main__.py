@@ -27,8 +27,8 @@ SLOWEST = 15
 
 
 def workers() -> int:
-    """The number of processes that run tests: one more than there are cores, because tests often wait for other processes."""
-    return min(usable_cores() + 1, MOST_WORKERS)
+    """The number of processes that run tests: two more than there are cores, because tests often wait for other processes."""
+    return min(usable_cores() + 2, MOST_WORKERS)
 
 
 def run(title: str, options: list[str]) -> tuple[int, Counter[str]]:

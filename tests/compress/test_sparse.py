@@ -254,7 +254,7 @@ def test_a_recovered_directory(tmp_path: Path) -> None:
         ("2:4-sparsegpt", {"steps": 5}, "2:4-sparsegpt-recovered has steps"),
         ("2:4-sparsegpt", {"continuations": 4}, "2:4-sparsegpt-recovered has continuations"),
         ("2:4-wanda-recovered", {"continuations": -1}, "continuations is -1; a whole number of at least 0"),
-        ("int4-gptq", {"continuations": 1}, "continuations is not an option of int4-gptq"),
+        ("int4-gptq", {"continuations": 1}, "method int4-gptq trains nothing; intN-qat has continuations"),
         ("2:4-wanda+int8", {"group_size": 64}, r"only 2:4-\.\.\.\+int4 has groups"),
         ("2:4-wanda", {"alpha": 0.5}, "alpha is not an option of 2:4-wanda, which prunes weights"),
         ("int8", {"permute": True}, "permute is not an option of int8, which quantizes weights only"),

@@ -100,7 +100,7 @@ def check_ended(engine: Engine, pids: list[int], first: str) -> None:
     assert not list(shared_group.FOLDER.glob("labkit-*"))
 
 
-@pytest.mark.parametrize("layout", [Layout(2, 1), *one_in(2, [Layout(1, 2), Layout(2, 2)])])
+@pytest.mark.parametrize("layout", one_in(3, [Layout(2, 1), Layout(1, 2), Layout(2, 2)]))
 def test_an_exception_in_the_part_of_rank_0_ends_all_ranks(folder: Path, layout: Layout) -> None:
     engine, forward = several(folder, layout, max_step_tokens=80)
     pids = process_ids(forward)
@@ -170,7 +170,7 @@ def test_a_served_engine_reports_the_exception_of_rank_0_to_all_requests(folder:
     check_ended(engine, pids, r"^rank 0 .* failed at step 5: RuntimeError: no memory")
 
 
-@pytest.mark.parametrize("layout", [Layout(2, 2), *one_in(2, [Layout(2, 1), Layout(1, 2)])])
+@pytest.mark.parametrize("layout", one_in(3, [Layout(2, 1), Layout(1, 2), Layout(2, 2)]))
 def test_a_paused_stream_keeps_its_ranks(folder: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two tokens, the caller pauses for longer than the time limit, while the next passes are already in flight."""
     limit = 0.5
