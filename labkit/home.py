@@ -82,10 +82,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Let only one process or thread at a time run the block, for each `path`.
 
-    A program that reads a file, changes the content and writes it back must do all three inside the block: otherwise two
-    programs that do so at once lose a change. The lock is a file beside `path` with the suffix `.lock`, and ends with the
-    process. A block must not lock the same path again. Where the system has no such lock (Windows and some network disks), the
-    block runs without it.
+    A program that reads a file, changes the content and writes it back must do all three inside the block: otherwise, if two
+    programs do so at once, one change is lost. The lock is on a file beside `path` with the suffix `.lock`. The file stays; the
+    lock ends with the block, or with the process. A block must not lock the same path again. Where the system has no such lock
+    (Windows and some network disks), the block runs without it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:

@@ -23,8 +23,8 @@ def inference(function: Callable[P, T]) -> Callable[P, T]:
 
     `torch.inference_mode` enters and leaves the mode in Python methods, and Python can raise `KeyboardInterrupt` in them. Then
     the mode stays on until the exception is deleted, which in a notebook is when the next cell fails. At that moment torch
-    restores the state before the mode, which in a step of the engine is a state without gradients. Here the mode is entered
-    and left by functions in C: an interruption comes before the mode is entered or after it is left.
+    restores the state from before the mode, which in a step of the engine is a state without gradients. Here functions in C
+    enter and leave the mode, and an interruption cannot come in the middle of such a function.
     """
 
     @functools.wraps(function)

@@ -25,9 +25,9 @@ from labkit.planning.fit import Fit, Measurement, fit
 from labkit.precision import compute_dtype
 
 SIZE = 1024
-"""The rows, inputs and outputs of the products that are timed."""
+"""The number of rows, of inputs and of outputs of each timed product."""
 BATCHES = 2, 8
-"""The batches that are measured. With several ranks, only the first of them is measured.
+"""The batch sizes that are measured. With several ranks, only the first batch size is measured.
 
 A single sequence is not among them: its short prefill varies most from run to run.
 """

@@ -147,7 +147,7 @@ def rows_from(
 ) -> list[VerifiedRow]:
     """Make two rows for each plan in the record, one for the prefill and one for a decode step.
 
-    Each row has the predicted and the measured time. `fitted` are the plans that the fit has seen, as `key_of` names them.
+    Each row has the predicted and the measured time. `fitted` holds the `key_of` of each plan that the fit was made from.
     """
     return [
         _row(plan, what, seconds, found, key_of(plan) in fitted)

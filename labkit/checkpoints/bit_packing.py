@@ -56,7 +56,7 @@ def unpack_with_gaps(words: Tensor, bits: int, count: int) -> Tensor:
     Raises `InvalidRequest` for other widths.
     """
     if bits not in WITH_GAPS:
-        raise InvalidRequest(f"numbers of {bits} bits leave no gaps in a word; 3, 5, 6 and 7 bits are accepted: use `unpack`")
+        raise InvalidRequest(f"numbers have {bits} bits; 3, 5, 6 and 7 are accepted here: use `unpack` for 1, 2, 4 and 8 bits")
     shifts = torch.arange(WORD // bits, dtype=torch.int64, device=words.device) * bits
     numbers = (words.to(torch.int64)[:, :, None] & 0xFFFFFFFF) >> shifts & ((1 << bits) - 1)
     return numbers.flatten(1)[:, :count].to(torch.uint8).contiguous()

@@ -13,7 +13,7 @@ from labkit.errors import CheckpointError
 WHOLE_BYTES = 256 * 2**20
 """If all weights together have at most this many bytes, every byte is part of the digest."""
 APART_BYTES = 2**20
-"""A larger model is sampled: tensors of at most this many bytes are read whole, of others one block in this many bytes."""
+"""In a larger model, tensors of at most this many bytes are read whole. Of a longer tensor, one block per MiB is read."""
 BLOCK_BYTES = 4096
 """The size of such a block; the last block of each tensor is read too."""
 
@@ -22,9 +22,9 @@ def weights_digest(checkpoint: Checkpoint) -> str:
     """The SHA-256, in hexadecimal, of the config and of the stored weights, with their names, dtypes and shapes.
 
     Of a large model, only blocks that are spread evenly over every tensor are read. Models of different trainings differ in
-    almost every block; a change of a few values between two blocks of a large model is not noticed. Weights that are generated
-    when they are read have no files; their config is the only input, so compare their name and seed too. Raises
-    `CheckpointError` if a file cannot be read or has become too short.
+    almost every block; a change of a few values outside these blocks is not noticed. Generated weights have no files: only
+    their config is part of the digest, so compare their name and seed too. Raises `CheckpointError` if a file cannot be read or
+    has become too short.
     """
     digest = hashlib.sha256(json.dumps(checkpoint.config.to_dict(), sort_keys=True).encode())
     files = [(file, sorted({**file.entries, **file.integers}.items())) for file in checkpoint.weight_files()]
@@ -45,7 +45,7 @@ def weights_digest(checkpoint: Checkpoint) -> str:
 
 
 def _blocks(size: int, is_small: bool) -> Iterator[tuple[int, int]]:
-    """The first byte and the length of each block of a tensor of `size` bytes that is part of the digest."""
+    """The offset and the length of each block that is read of a tensor of `size` bytes."""
     if is_small or size <= APART_BYTES:
         for begin in range(0, size, APART_BYTES):
             yield begin, min(APART_BYTES, size - begin)

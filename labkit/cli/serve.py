@@ -79,7 +79,7 @@ def serve(
     """
     from labkit.serving.server.install import install_server, need_server
 
-    if install:  # the set-up calls this, also where torch cannot run, such as while an image for another processor is built
+    if install:  # the set-up does this even where torch cannot run, for example when an image for another CPU is built
         say(f"Triton Inference Server: {install_server(say).executable}")
         return
     from labkit.serving.repository.writer import ServeSettings, write_repository
@@ -190,8 +190,8 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
 def _show_status(server: Server, told: threading.Event, name: str, *, is_log_kept: bool) -> None:
     """Show a status line on a terminal, and report restarts and repairs, until the event `told` is set.
 
-    If the server is no longer restarted, raises `NotAvailable` with the path of the log. is_log_kept: whether the log stays
-    when the server ends; otherwise it is copied first.
+    If tritonserver cannot be started again, raises `NotAvailable` with the path of the log. is_log_kept: whether the log stays
+    when the server ends; if not, the error gives the path of a copy.
     """
     from labkit.errors import NotAvailable
     from labkit.serving.server.status_line import status_line

@@ -50,8 +50,8 @@ class QatOptions:
 
     steps: int = STEPS
     windows: int = 2
-    weight_rate: float = 0.001
-    scale_rate: float = 0.0001
+    weight_rate: float = 0.006
+    scale_rate: float = 0.001
     continuations: int = 0
 
     def __post_init__(self) -> None:

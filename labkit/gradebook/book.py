@@ -70,7 +70,7 @@ class Ungraded:
 class Gradebook:
     """The gradebook in a file. Raises `InvalidRequest` if the file is not a gradebook of this version.
 
-    Every method that writes uses one transaction, so after a crash the file contains each submission completely or not at all.
+    Every method that writes uses one transaction, so after a crash the file contains each grading completely or not at all.
     """
 
     def __init__(self, path: Path) -> None:

@@ -2,8 +2,8 @@
 
 If the machine fails while it grades (a grader is killed, a sandbox does not start), nobody's grade may depend on it, and nobody
 may gain by causing it. So an exercise that could not be graded is not a result: its earlier result stays, and the next run
-grades it again. The learner sees no verdict on it. As soon as one exercise has a result that the learner can see, the
-submission is an attempt. In one run, a submission is tried at most twice.
+grades it again. The learner sees no reason. As soon as one exercise has a result that the learner can see, the submission is an
+attempt. In one run, a submission is tried at most twice.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Watcher(Protocol):
 class Summary:
     """The outcome of a run: how many submissions it graded, how many were graded before, and the content of the exports.
 
-    `ungraded` is the number of submissions of which the run could not grade all exercises, because the machine failed.
+    `ungraded` is the number of submissions with exercises that the run could not grade, because the machine failed.
     """
 
     gradebook: Path
@@ -193,7 +193,7 @@ def _read(graders: AnyGraders, found: Collected) -> dict[Path, Reading]:
 
 
 def _read_once(graders: AnyGraders, paths: Sequence[Path]) -> tuple[dict[Path, Reading], list[Path]]:
-    """Read these notebooks. The second value are the notebooks that are worth another try."""
+    """Read these notebooks. The second value is a list of the notebooks that are worth another try."""
     readings: dict[Path, Reading] = {}
     again: list[Path] = []
     for number, message in graders.run(map(ReadTask, paths), READ_SECONDS):
@@ -262,8 +262,8 @@ def _grade(
 ) -> Iterator[tuple[_Job, list[Verdict]]]:
     """Grade the jobs, and yield each one with its verdicts.
 
-    The exercises that could not be graded are tried once more at the end, and their job is yielded a second time with them.
-    Then no other job runs, because several jobs together can need more memory than the machine has.
+    At the end, the exercises that could not be graded are tried once more, and their job is yielded again with the new
+    verdicts. Here jobs run one by one, because several jobs together can need more memory than the machine has.
     """
     alone: list[_Job] = []
     for job, verdicts, lost in _run(graders, jobs, watcher, secret, sandboxed):
@@ -305,7 +305,7 @@ def _run(
 
 
 def _still_there(found: Sequence[Ungraded], submitted: Sequence[tuple[Submission, Path]], lab: str | None) -> list[Ungraded]:
-    """The exercises that a later run can still grade: those of a submission that is there, or of a lab not in this run."""
+    """The exercises that a later run can still grade: those of a submission in the folder, or of a lab not in this run."""
     here = {(submission.learner, submission.lab, submission.sha256) for submission, _ in submitted}
     return [one for one in found if lab not in (None, one.lab) or (one.learner, one.lab, one.sha256) in here]
 

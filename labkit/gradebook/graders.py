@@ -26,8 +26,8 @@ _END_SECONDS = 30.0
 class Lost:
     """The grader's process ended, or was ended, before its task was done. `why` is the reason in words.
 
-    `try_again` says whether the same run should try the task once more. It is false if the task took long, or was tried several
-    times already.
+    `try_again` says whether the same run should try the task once more. It is false if the task took too long, or if an
+    executor cancelled or lost it.
     """
 
     why: str
@@ -52,7 +52,7 @@ class _Grader:
     def give(self, number: int, task: Task) -> bool:
         """Give the grader a task. Returns whether the grader has the task; False means that it ended while it was idle.
 
-        A new grader that has ended gets its task all the same and is lost with it, or graders would be started without end.
+        If a new grader has already ended, its task is lost with it: otherwise new graders would be started without end.
         """
         try:
             self.connection.send(task)

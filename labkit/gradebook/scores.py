@@ -29,7 +29,7 @@ VERDICTS = (PASSED, PARTIAL, UNGRADED, FAILED, ERROR, TIMED_OUT, INCONCLUSIVE, N
 
 
 WAITING = "The grading machine failed, so a part of the newest submission has no result yet. It will be graded again."
-"""What a learner sees. The reason is only for the instructor, because a learner could cause a failure to learn something."""
+"""What a learner sees. The reason is only for the instructor; otherwise a learner could cause failures to read the reasons."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _points(items: Sequence[Item]) -> Points:
 
 
 def _missing(exercise: Exercise, message: str, is_ungraded: bool) -> Item:
-    """The item of an exercise without a result. `message` is for an exercise that could be graded, but was not."""
+    """The item of an exercise without a result. `message` is shown unless the machine failed."""
     verdict, words = (UNGRADED, WAITING) if is_ungraded else (NOT_ATTEMPTED, message)
     return Item(exercise.name, f"{exercise.number} {exercise.title}", verdict, 0, exercise.points, words, "")
 

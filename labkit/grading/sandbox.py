@@ -111,8 +111,8 @@ def need_sandbox() -> Sandbox:
 def _tried(program: str) -> Sandbox:
     """A sandbox in which a program has run. If none can run, raises `NotAvailable`; the next call tries again.
 
-    Only a success is cached, because `functools.cache` keeps no exceptions. A failure can have a cause that passes, such as a
-    machine without free memory.
+    Only a success is cached, because `functools.cache` keeps no exceptions. A failure can be temporary, for example if the
+    machine has no free memory.
     """
     if problem := _problem(program):
         raise NotAvailable(

@@ -37,16 +37,16 @@ MOST_PROCESSES, MOST_MEMORY_BYTES = 300, 12 * 2**30
 If a limit is exceeded, all these processes are ended. The host counts, too.
 """
 NO_WORKER = "no worker: "
-"""With these words the host's answer begins if it could not start a worker. The reason follows."""
+"""The host's answer begins with these words if it could not start a worker. The reason follows."""
 HOST_SECONDS = 300.0
 """The time limit for starting the host, which imports torch."""
 END_SECONDS = 3.0
-"""How long the processes that a worker has left behind are killed one by one. Then the host and its sandbox are ended, too.
+"""For this many seconds, processes that a worker has left behind are killed. If any is left, the host and its sandbox end.
 
-A process that always starts another one and ends can escape from being killed, but not from the end of its sandbox.
+A process that starts a copy of itself and ends, again and again, can escape from being killed, but not outlive its sandbox.
 """
 KILL_SECONDS = 30.0
-"""How long a killed host is waited for."""
+"""How many seconds to wait for the end of a killed host."""
 WATCH_SECONDS = 0.3
 
 
@@ -139,7 +139,7 @@ class _Host:
 
     @property
     def is_running(self) -> bool:
-        """Whether the host, or the sandbox around it, has not ended."""
+        """Whether the host, or the sandbox around it, still runs."""
         return self._process.poll() is None
 
     def run(self, job: Path, folder: Path, seconds: float) -> End:
@@ -215,9 +215,9 @@ class _Host:
     def _end_workers(self) -> None:
         """Kill the processes that a worker has left behind. This is repeated while these processes start others.
 
-        A process that ends as soon as it has started another one may be in no list. But it stays as a zombie, so nothing is
-        left only if two lists are equal. If there is something left after `END_SECONDS`, or if there are too many processes,
-        everything is ended.
+        A process that starts another one and ends at once may never be seen while it runs. But it stays in the list as a
+        zombie, so nothing is left only if two lists in a row are equal. If something is left after `END_SECONDS`, or if there
+        are too many processes, the host and its sandbox are ended.
         """
         own = self._own or frozenset()
         until = time.monotonic() + END_SECONDS

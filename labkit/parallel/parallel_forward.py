@@ -57,9 +57,9 @@ class SubmittedPass:
 class ParallelForward(Forward):
     """Runs batches on all ranks. For as long as a cache of the caller exists, every rank keeps a corresponding cache.
 
-    If any rank fails, the current call and every later call raise a `RankFailed` that names the failed rank. Rank 0 fails too:
-    an exception in its part of a pass would leave the ranks at different passes, so all ranks are ended, and the model must be
-    loaded again. `model` is this rank's part. In a pipeline with n stages, up to n passes are in flight at a time (see
+    If any rank fails, the current call and every later call raise a `RankFailed` that names the failed rank. This includes rank
+    0: an exception in its part of a pass would leave the ranks at different passes, so all ranks are ended, and the model must
+    be loaded again. `model` is this rank's part. In a pipeline with n stages, up to n passes are in flight at a time (see
     `submit`). `steps` counts all passes.
     """
 
@@ -115,7 +115,7 @@ class ParallelForward(Forward):
                 "the other ranks do not see the operations that ops.use replaces; load the model in one process to replace "
                 "operations"
             )
-        # Everything that can be prepared is prepared before the first byte is sent: a failure until then changes no rank.
+        # Everything is prepared before the first byte is sent, so that a failure up to then changes no rank.
         freed = tuple(self._freed)
         header, body = encode_step(Task(self.steps + 1, batch.to(CPU), self._number(cache), cache.num_slots, freed))
         # The encoded batch is a copy, because the caller may change the original before this rank runs its part.
@@ -208,7 +208,7 @@ class ParallelForward(Forward):
                 raise failure from error
 
     def _end(self, failure: RankFailed) -> RankFailed:
-        """End all ranks, and make every later call raise what failed first."""
+        """End all ranks, and make every later call raise an error that says what failed first."""
         self._ended = f"{failure}; load the model again"
         self._submitted.clear()
         self.ranks.close()

@@ -11,7 +11,7 @@ The counters:
 | `nv_inference_request_failure{model}` | requests in which the model's code crashed; requests to an ensemble *count twice* |
 
 `labkit_step_ended_seconds` and `labkit_step_deadline_seconds` are times: when an engine's latest step ended, and when its
-current step must have ended (0 without work). The watchdog reads them to find an engine that hangs.
+current step must end at the latest (0 without work). The watchdog reads them to find an engine that hangs.
 
 labkit's counters leave out the watchdog's probes. A refused request to an ensemble counts once, for the step that refused it.
 The `nv_` counters are Triton's own (version 2.51) and include the watchdog's probes. Triton counts a request when the call to
@@ -85,8 +85,8 @@ class Metrics:
         """The work of one model, from Triton's counters with two corrections.
 
         Requests that labkit's models refused count as failures, not as requests. Failures of `ensemble`, which Triton counts
-        twice, count once. A request to `gptj` or `fastertransformer` counts, and its times end, when it is passed to the
-        engine, so requests that still wait or run are included.
+        twice, count once. A request to `gptj` or `fastertransformer` counts as soon as it is passed to the engine, and its
+        times end then. So requests that still wait or run are included.
         """
 
         def count(family: str) -> int:

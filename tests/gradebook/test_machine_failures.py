@@ -214,7 +214,7 @@ def test_verdicts_from_before_the_failure_stay(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick_graders")
 def test_a_submission_with_some_verdicts_is_an_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a learner could see verdicts, make the grader fail at the last exercise, and have the attempt once more."""
+    """Otherwise a learner could see verdicts, make the grader fail at the last exercise, and get the attempt back."""
     write(tmp_path / "submissions" / "ada" / "00.ipynb", notebook(SOLVED))
     with monkeypatch.context() as patch:
         Killer(patch, times=10**6, first=2)

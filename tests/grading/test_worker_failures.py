@@ -36,7 +36,7 @@ while True:
     if os.fork():
         os._exit(0)
 """
-"""A small program that, after the function's end, always starts itself again and ends: it is gone before it can be killed."""
+"""After the function's end, this program starts itself again and ends, over and over: it is gone before it can be killed."""
 RESPAWNS = """import os, subprocess, sys, time
     subprocess.Popen([sys.executable, "-ISc", {chain!r}], start_new_session=True)
     while not os.path.exists("/tmp/work/started"):
@@ -62,7 +62,7 @@ def named(name: str) -> list[psutil.Process]:
 def test_a_process_that_always_starts_another_one_is_ended_with_its_sandbox(
     seconds: float, most: int, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process never lives long enough to be killed by itself. The verdict is about the function's answer, as ever."""
+    """The process never lives long enough to be killed alone. The verdict is about the function's answer, as ever."""
     monkeypatch.setattr(workers_module, "END_SECONDS", seconds)
     monkeypatch.setattr(workers_module, "MOST_PROCESSES", most)
     name = f"again-{os.getpid()}"

@@ -71,7 +71,7 @@ def tokens_of(engine: Engine) -> list[list[int]]:
 
 
 class Fails:
-    """Calls a function, until the call number `at` (counted from 1) raises `error` instead."""
+    """Calls a function; call number `at` (counted from 1) raises `error` instead."""
 
     def __init__(self, call: Callable[..., Any], at: int, error: BaseException) -> None:
         self._call, self._left, self._error = call, at, error

@@ -1,4 +1,4 @@
-"""An engine that hangs differs from one that works and from one without work by the times in the metrics."""
+"""The times in the metrics show whether an engine works, hangs or has no work."""
 
 from __future__ import annotations
 

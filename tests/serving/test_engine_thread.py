@@ -135,7 +135,7 @@ def test_what_is_not_counted_changes_no_count(host: EngineThread) -> None:
 
 
 def test_the_times_of_steps_tell_work_from_rest_and_from_a_hang(host: EngineThread) -> None:
-    """The deadline stands while there is work, and the time of the latest step changes with each step, also of a probe's."""
+    """The deadline is set while there is work, and the time of the latest step changes with each step, even of a probe."""
     assert (host.counts.step_ended_seconds, host.counts.step_deadline_seconds) == (0.0, 0.0)
     host.request_seconds = 3600.0
     before = time.time()

@@ -155,7 +155,7 @@ def test_the_process_of_an_engine_that_hangs_is_killed_and_the_server_begins_ane
     dog.stop()
     assert probes.killed == ["engine", "the hanging engine"]
     assert not probes.reloaded
-    words = "the process of engine was killed, because a step of its engine did not end, while it had a request, which Triton"
+    words = "a step of engine's engine did not end, so its process was killed while it had a request, which Triton"
     assert told == [f"{words} would never answer"]
 
 

@@ -17,7 +17,8 @@ class EngineThreadCounts:
     number of these steps in each class of `BATCH_SIZES`. queue_seconds: summed over all requests, the time from the acceptance
     of a request to the beginning of the step that generated its first token. running, waiting: the current numbers of
     sequences. num_slots, free_slots: slots of the KV cache. step_ended_seconds: when the latest step of any kind ended.
-    step_deadline_seconds: when the current step must have ended; 0 while there is no work. Both are in seconds since the epoch.
+    step_deadline_seconds: when the current step must end at the latest; 0 while there is no work. Both are in seconds since the
+    epoch.
     """
 
     requests: int = 0

@@ -21,7 +21,7 @@ GAUGES = {
     "num_slots": "slots of the KV cache; each holds one token",
     "free_slots": "free slots of the KV cache",
     "step_ended_seconds": "when the latest step ended, in seconds since the epoch; 0 before the first step",
-    "step_deadline_seconds": "when the current step must have ended, in seconds since the epoch; 0 while there is no work",
+    "step_deadline_seconds": "when the current step must end at the latest, in seconds since the epoch; 0 without work",
 }
 COUNTERS = {
     "requests": "accepted prompts",

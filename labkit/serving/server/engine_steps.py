@@ -19,8 +19,8 @@ _ENDED, _DEADLINE = "labkit_step_ended_seconds", "labkit_step_deadline_seconds"
 class EngineStep:
     """Two times of one engine, in seconds since the epoch, by the clock of the server's machine.
 
-    ended: when the latest step ended; 0 if none has ended. deadline: when the current step must have ended; 0 if the engine has
-    no work. A step gets `request_seconds`: if it takes longer, all its requests have passed their own deadline.
+    ended: when the latest step ended; 0 if none has ended. deadline: when the current step must end at the latest; 0 if the
+    engine has no work. A step gets `request_seconds`: if it takes longer, all its requests have passed their own deadline.
     """
 
     ended: float
@@ -38,7 +38,7 @@ def steps_in(metrics: Metrics) -> list[EngineStep]:
 
 
 def read_steps(address: str, seconds: float) -> list[EngineStep]:
-    """Read the steps of a server's engines, which are at most half a second old.
+    """Read the latest steps of a server's engines; the values are at most half a second old.
 
     address: HOST:PORT of the metrics; may be empty. seconds: the time limit. Returns an empty list if the metrics cannot be
     read, or if the server has no engine of labkit's.

@@ -20,7 +20,7 @@ ANSWER_SECONDS = 15.0
 """The seconds a model has to answer one small request. A model that works on other requests meanwhile gets more time."""
 
 PUBLISHED_SECONDS = 1.0
-"""After this time, the metrics show what an engine has done since: they are published every half second."""
+"""How many seconds to wait until the metrics show what an engine is doing now: they are published every half second."""
 
 LOAD_SECONDS = 600.0
 """The time limit in seconds for loading a model and its weights, for example if `initialize` never returns."""
@@ -104,10 +104,10 @@ class Probes:
         expect other values.
 
         A model that uses labkit's engine works if a step of the engine has ended since the request was sent, or if the engine
-        computes a step whose deadline has not passed. Any other model works if Triton's count of its answered requests has
-        risen. If the metrics of an engine cannot be read, a request without an answer means that the model does not answer.
+        computes a step whose deadline has not passed. Any other model works if its queue is full, or if Triton's count of its
+        answered requests has risen. If the metrics of an engine cannot be read, only a full queue counts as work.
 
-        is_starting: a step that has not ended yet does not count as work.
+        is_starting: if true, only a step that has ended counts as work.
         """
         began, success = time.time(), self._successes(model)
         outcome = self._outcome(model)
@@ -133,7 +133,7 @@ class Probes:
         return model == ENGINE or any(map(self._uses_engine, self.needs(model)))
 
     def _outcome(self, model: str) -> Literal["answer", "failure", "silence", "full queue"]:
-        """What a request to a model leads to. Also counts as silence: the model answers that a deadline has passed."""
+        """What a request to a model leads to. An answer that a deadline has passed counts as silence, too."""
         try:
             self._ask(model)
         except InvalidRequest:

@@ -151,7 +151,7 @@ class ServerProcess:
         return ModelProcesses(self.pid, self._start.repository, models, self._start.metrics)
 
     def _answers(self, model: str) -> bool:
-        """Whether a model answers a request of the start.
+        """Whether a model answers a request while the server starts.
 
         Raises `NotAvailable` if the model's process has ended: during a start nothing reloads a model.
         """

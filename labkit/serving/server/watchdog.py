@@ -48,10 +48,10 @@ class Watchdog:
 
     The first thread probes the models in turn, one model every `look_seconds / len(models)` seconds. If a model does not
     answer, the models that it needs are probed and repaired first, because one of them is often the cause. If a step of an
-    engine has not ended within `request_seconds`, the process of the engine is killed. The second thread
-    notices at once if the process of a ready model has ended, or has been stopped for a while. Requests for a model without a
-    running process would wait in the server, which answers only one request per second with an error, and keeps the memory of
-    all other waiting requests. If somebody unloads a model of a watched server, the watchdog loads it again.
+    engine has not ended within `request_seconds`, the process of the engine is killed. The second thread notices at once if the
+    process of a ready model has ended, or has been stopped for a while. Requests for a model without a running process would
+    wait in the server, which answers only one request per second with an error, and keeps the memory of all other waiting
+    requests. If somebody unloads a model of a watched server, the watchdog loads it again.
 
     restart_server: called with the reason, in words, if the whole server must be restarted. A restart is needed if a process
     has ended after it accepted requests: Triton would never answer these requests. A restart is also needed if repairs have
@@ -148,8 +148,9 @@ class Watchdog:
             self._processes.kill(model)  # Triton would wait forever for its requests
         if lost := self._processes.waiting_for_ended(model):
             requests = "a request" if lost == 1 else f"{lost} requests"
-            how = "was killed, because a step of its engine did not end," if hangs else "ended"
-            if self._ask_for_restart(f"the process of {model} {how} while it had {requests}, which Triton would never answer"):
+            late = f"a step of {model}'s engine did not end, so its process was killed"
+            what = late if hangs else f"the process of {model} ended"
+            if self._ask_for_restart(f"{what} while it had {requests}, which Triton would never answer"):
                 return
         when, began = time.time(), time.monotonic()
         failure = ""
