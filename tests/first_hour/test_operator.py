@@ -80,7 +80,7 @@ def test_the_command_for_load_runs(machine: Machine, served: str) -> None:
 
 def test_the_server_has_every_counter_of_the_table(machine: Machine, served: str) -> None:
     named = re.findall(r"labkit_\w+", TEXT.split("| counter |")[1].split("\n\n")[0])
-    assert len(named) == 8
+    assert len(named) == 10
     machine.run(f"{CURL.replace('curl', 'curl -s').replace('40', '-1')}")  # a request that is refused
     wanted = set(named)
 
