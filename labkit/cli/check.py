@@ -21,13 +21,13 @@ def check(
 ) -> None:
     """Check every exercise in these notebooks. Each function runs in its own process, with limits on time and memory.
 
-    The exit status is 1 if an attempted exercise fails, and 2 if a file is not a readable lab notebook. If one file cannot be
-    checked, the other notebooks are still checked.
+    The exit status is 1 if an attempted exercise fails or could not be graded, and 2 if a file is not a readable lab notebook.
+    If one file cannot be checked, the other notebooks are still checked.
 
     Example: labkit check labs/01_huggingface_baseline.ipynb
     """
     from labkit.grading.notebook_check import check_notebook
-    from labkit.grading.verdict import FAILED
+    from labkit.grading.verdict import FAILED, UNGRADED
 
     found: list[tuple[Path, Verdict]] = []
     refused: list[LabkitError] = []
@@ -50,5 +50,5 @@ def check(
         print_json(json_of(found))
     if refused:
         raise SystemExit(2)
-    if any(verdict.verdict == FAILED for _, verdict in found):
+    if any(verdict.verdict in (FAILED, UNGRADED) for _, verdict in found):
         raise SystemExit(1)

@@ -203,7 +203,7 @@ def _read_once(graders: AnyGraders, paths: Sequence[Path]) -> tuple[dict[Path, R
             again += [] if message.sha256 else [path]
         elif isinstance(message, Lost):
             readings[path] = Reading("", "", "", {}, (), f"The notebook cannot be read: {message.why}.")
-            again += [path] if message.try_again else []
+            again += [path]
     return readings, again
 
 

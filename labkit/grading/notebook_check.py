@@ -135,7 +135,10 @@ def run_apart(
     if end.status != 0 or not end.written:
         message = f"The process with your function ended before your function answered (status {end.status})."
         return make(exercise, FAILED, message, cause=ERROR)
-    return judge_frame(answer, end.written, seeds)
+    try:
+        return judge_frame(answer, end.written, seeds)
+    except NotAvailable as error:
+        return ungraded(exercise, str(error))
 
 
 def _job(exercise: Exercise, submission: Submission, seeds: Sequence[int]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ worker compares nothing and has no answers; the verdict is made in another proce
 from __future__ import annotations
 
 import builtins
-import contextlib
 import json
 import os
 import resource
@@ -35,21 +34,14 @@ from labkit.plain_values import encode
 
 MEMORY_BYTES = 8 * 2**30
 FILE_BYTES = 256 * 2**20
-MOST_LIKELY = "1000"
-"""The largest value of Linux's `oom_score_adj`: this process is killed first when the machine has no memory left."""
 
 
 def limit(cpu_seconds: int) -> None:
-    """Limit this process's CPU time, data memory, file size and core dumps.
-
-    If the machine has no memory left, Linux is asked to kill this process and its children before any other process.
-    """
+    """Limit this process's CPU time, data memory, file size and core dumps."""
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(MOST_LIKELY)
 
 
 def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -147,14 +147,17 @@ class _Host:
         if self._own is None and (problem := self._start()):
             return End(None, problem=problem, has_run=False)
         source, write = os.pipe()
-        reader = _Reader(source)
-        reader.start()
         try:
             socket.send_fds(self._control, [f"{job}\n{folder}".encode()], [write])
         except OSError:
-            self.has_ended = True
+            os.close(source)
+            self.end()
+            self._control.close()
+            return End(None, problem="the process for the function ended before it got its job", has_run=False)
         finally:
             os.close(write)
+        reader = _Reader(source)
+        reader.start()
         answer = _Answer(self._control)
         problem, is_late = "", False
         try:

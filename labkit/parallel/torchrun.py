@@ -33,7 +33,7 @@ SILENCE_SECONDS = 6.0
 """A rank that gives no sign of life for this many seconds has failed."""
 
 FLUSH_SECONDS = 30.0
-"""At the end, rank 0 waits at most this many seconds until the other ranks have received the task to end."""
+"""At the end, a rank waits at most this many seconds until other ranks have received what it sent, such as the task to end."""
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -180,12 +180,14 @@ class SignsOfLife:
 
 
 def _end(signs: SignsOfLife, links: Links) -> None:
-    if links.rank == 0 and not signs.failure:
+    if not signs.failure:
         try:
-            links.send_task(StopHeader())
+            if links.rank == 0:
+                links.send_task(StopHeader())
             links.flush(FLUSH_SECONDS)
         except RankFailed as error:  # a rank still waits for rank 0 in an unfinished pass; it ends when rank 0 gives no signs
-            print(f"ranks could not be told to end: {error}", file=sys.stderr)
+            if links.rank == 0:
+                print(f"ranks could not be told to end: {error}", file=sys.stderr)
             links.abort()
     signs.end()
     links.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -98,12 +99,20 @@ def test_a_function_that_kills_its_own_host_has_failed(sandbox: Sandbox) -> None
     assert (verdict.verdict, verdict.cause) == (FAILED, "error"), verdict
 
 
-def test_linux_kills_a_learners_process_before_the_grader(sandbox: Sandbox) -> None:
-    with Workers(sandbox=sandbox) as workers:
-        verdict = verdict_on("raise ValueError(open('/proc/self/oom_score_adj').read())", workers)
-    if "PermissionError" in verdict.message:
-        pytest.skip("not measured here: this kernel does not let a process change its oom_score_adj")
-    assert "ValueError: 1000" in verdict.message
+WITHOUT_FORK = """
+import socket, sys
+from labkit.grading import worker_host
+worker_host.CAN_FORK = False
+worker_host.main(socket.socket(fileno=int(sys.argv[1])))
+"""
+
+
+def test_where_a_host_cannot_fork_it_runs_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This is how macOS runs functions: each in a host of its own."""
+    monkeypatch.setattr(Workers, "_command", lambda self, needs: [sys.executable, "-c", WITHOUT_FORK])
+    with Workers() as workers:
+        assert verdict_on(RIGHT, workers).verdict == PASSED
+        assert "ValueError: no" in verdict_on("raise ValueError('no')", workers).message
 
 
 def test_a_host_that_does_not_start_is_a_failure_of_the_machine(tmp_path: Path) -> None:
