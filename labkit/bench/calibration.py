@@ -16,7 +16,8 @@ import torch
 from labkit import ops
 from labkit.bench.run import run_bench
 from labkit.bench.settings import BenchSettings
-from labkit.measure import Record, time_call
+from labkit.measure import Record
+from labkit.measure.ceilings import rate_of
 from labkit.model.weight_store import weight_store
 from labkit.planning.catalogue import Device
 from labkit.planning.deployment import Deployment
@@ -50,16 +51,7 @@ def product_rates(device: torch.device, precisions: Sequence[str], seconds: floa
     for precision in precisions:
         weight = weight_store(precision, device)("layer", dense)
         rows = x.to(compute_dtype(precision, device))
-        taken = time_call(
-            partial(ops.linear, rows, weight),
-            device=device,
-            warmup=1,
-            min_runs=3,
-            max_runs=200,
-            max_seconds=seconds,
-            spread_target=0,
-        )
-        rates[precision] = 2 * SIZE**3 / min(taken.samples)
+        rates[precision] = rate_of(partial(ops.linear, rows, weight), SIZE, device, seconds)
     return rates
 
 

@@ -107,8 +107,9 @@ def check_plans(
     if limits.disturbed:
         progress(f"{limits.disturbed}; so the predictions are too slow")
     chosen = measured_device(limits, describe())
-    plans = best_plans(settings, chosen, fit_of(chosen))
-    calibration = calibrate(partial(_bench_of, settings), plans, fit_of(chosen), progress)
+    start = fit_of(chosen)
+    plans = best_plans(settings, chosen, start)
+    calibration = calibrate(partial(_bench_of, settings), plans, start, progress)
     plans, found = [replace(plan, device=calibration.device) for plan in plans], calibration.found
     fitted = {key_of(row.plan) for row in calibration.rows}
     announce(plans, found)

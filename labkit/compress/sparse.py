@@ -26,8 +26,8 @@ from labkit.compress.scales import check_group_size, searched
 from labkit.compress.sparse_tensors import integer_tensors, quantization_config, sparse_tensors
 from labkit.compress.sparsegpt import sparsegpt
 from labkit.compress.two_four import check_two_four, magnitude_scores, two_four_mask, wanda_scores
-from labkit.compress.work_folder import TRAINING, WRITTEN
-from labkit.compress.written_text import written_windows
+from labkit.compress.work_folder import TRAINING
+from labkit.compress.written_text import training_windows
 from labkit.config import GPTJConfig
 from labkit.weight_formats import Int8Weight
 
@@ -107,13 +107,9 @@ class Sparse(Recipe):
     def recovered(self, model: WholeModel) -> dict[str, Tensor]:
         """Train the pruned model; return the tensors of all blocks by full names. The state is saved in `model.folder`."""
         assert self.training is not None
-        dense, file, ids = DenseModel(self.source(model.checkpoint)), model.folder / TRAINING, list(model.ids)
+        dense, file = DenseModel(self.source(model.checkpoint)), model.folder / TRAINING
         start = None if file.is_file() else self._one_shot(dense, model)
-        if self.training.continuations:
-            model.progress(0, self.training.steps, "the dense model writes training text")
-            ids += written_windows(
-                model.checkpoint.opened_from, ids, self.training.continuations, model.seed, model.folder / WRITTEN
-            )
+        ids = training_windows(model, self.training.continuations, self.training.steps)
         state = recover(dense, start, ids, self.training, model.seed, file, model.progress)
         return {name: tensor.detach() for name, tensor in state.tensors.items()}
 

@@ -13,8 +13,7 @@ from labkit.compress.layer import quantize_block
 from labkit.compress.method import Method
 from labkit.compress.qat import train
 from labkit.compress.recipe import WholeModel
-from labkit.compress.work_folder import WRITTEN
-from labkit.compress.written_text import written_windows
+from labkit.compress.written_text import training_windows
 
 
 def train_matrices(model: WholeModel, method: Method, state: Path) -> dict[str, IntegerWeight]:
@@ -24,10 +23,7 @@ def train_matrices(model: WholeModel, method: Method, state: Path) -> dict[str, 
     """
     dense = DenseModel(model.checkpoint)
     start = {} if state.is_file() else by_gptq(dense, method, model)
-    ids, more = list(model.ids), method.training.continuations
-    if more:
-        model.progress(0, method.training.steps, "the dense model writes training text")
-        ids += written_windows(model.checkpoint.opened_from, ids, more, model.seed, model.folder / WRITTEN)
+    ids = training_windows(model, method.training.continuations, method.training.steps)
     return train(dense, start, ids, method.training, model.seed, state, model.progress)
 
 

@@ -11,6 +11,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from labkit.compress.recipe import WholeModel
+from labkit.compress.work_folder import WRITTEN
 from labkit.home import write_atomically
 
 GIVEN = 32
@@ -40,3 +42,16 @@ def written_windows(
     made = [begin + list(output.token_ids) for begin, output in zip(given, outputs, strict=True)]
     write_atomically(file, json.dumps(made))
     return made
+
+
+def training_windows(model: WholeModel, continuations: int, steps: int) -> list[Sequence[int]]:
+    """The calibration windows of a model and, if `continuations` is above 0, those that it writes (`written_windows`).
+
+    The text is kept in the model's unfinished folder. `steps` is the number of training steps, for the progress.
+    """
+    ids = list(model.ids)
+    if continuations:
+        model.progress(0, steps, "the dense model writes training text")
+        file = model.folder / WRITTEN
+        ids += written_windows(model.checkpoint.opened_from, ids, continuations, model.seed, file)
+    return ids

@@ -1,8 +1,8 @@
 """The tables of the gradebook.
 
 The page `docs/gradebook.md` describes the tables. A file of version 1 has no table `ungraded`; it gets the table when it is
-opened. Rows are added and never deleted. They never change, except that
-`run.finished` is filled in when a run ends. A learner has only one row, even after several runs.
+opened. Rows are added and never deleted. They never change, except that `run.finished` is filled in when a run ends. A learner
+has only one row, even after several runs.
 """
 
 from __future__ import annotations

@@ -142,7 +142,10 @@ def _takes(size: int, rate: float) -> float:
 def _product_rate(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:
     left = torch.randn(size, size, device=device).to(dtype)
     right = torch.randn(size, size, device=device).to(dtype)
-    taken = time_call(
-        lambda: left @ right, device=device, warmup=1, min_runs=3, max_seconds=seconds, max_runs=200, spread_target=0
-    )
+    return rate_of(lambda: left @ right, size, device, seconds)
+
+
+def rate_of(product: Callable[[], Any], size: int, device: torch.device, seconds: float) -> float:
+    """The FLOPs per second of a product of two matrices `[size, size]`: of the fastest of many calls within `seconds`."""
+    taken = time_call(product, device=device, warmup=1, min_runs=3, max_seconds=seconds, max_runs=200, spread_target=0)
     return 2 * size**3 / float(min(taken.samples))

@@ -117,7 +117,8 @@ def main() -> None:
     errors = [abs(row[f"whole_{name}_error"]) for row in rows for name in ("p50", "p99")]
     print(f"whole requests: median error {100 * median(errors):.0f} %, worst {100 * max(errors):.0f} %")
     if given.save:
-        settings = vars(given) | {"save": str(given.save), "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS}
+        settings = {name: value for name, value in vars(given).items() if name != "save"}
+        settings |= {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS}
         settings |= {"max_batch": MAX_BATCH, "one_user_ms": one["e2e_ms"]["p50"], "eight_users_ms": several["e2e_ms"]["p50"]}
         settings |= {"handling": asdict(handling)}
         print(f"record written to {Record('planning served', settings, rows).save(given.save)}")
