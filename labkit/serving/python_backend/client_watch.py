@@ -28,7 +28,10 @@ MOST_SECONDS = 0.5
 
 
 class WaitingClient:
-    """The client that waits for the answer to one request."""
+    """The client that waits for the answer to one request.
+
+    is_counted: whether labkit's metrics and the count of unanswered requests include this request.
+    """
 
     def __init__(
         self,
@@ -40,7 +43,16 @@ class WaitingClient:
         self._watched, self._sender, self._changed, self._in_flight = watched, sender, changed, in_flight
         self._lock = threading.Lock()
         self._over = False
+        self.is_counted = True
         in_flight.begin()
+
+    def leave_uncounted(self) -> None:
+        """Do not count this request, because it is a probe of the watchdog. Call this once, before `end`.
+
+        If a model's process ended during a counted probe, the whole server would be restarted for a request that nobody needs.
+        """
+        self.is_counted = False
+        self._in_flight.end()
 
     def watch(self, cancel: Callable[[], None]) -> None:
         """Begin to check this client; `cancel` is called if it disconnects. After `end`, `watch` does nothing."""
@@ -52,7 +64,7 @@ class WaitingClient:
     def end(self) -> None:
         """Stop checking. Call this before the last response is sent: a check of an ended request crashes the server."""
         with self._lock:
-            if not self._over:
+            if self.is_counted and not self._over:
                 self._in_flight.end()
             self._over = True
             self._watched.pop(self, None)

@@ -59,7 +59,8 @@ class TritonPythonModel:
             answer = Answer(sender, self._clients.client_of(sender), self._refusals)
             try:
                 parameters = parameters_of(request, self._model, INPUT_NAMES, self._folder)
-                answer.is_counted = not parameters.probe
+                if parameters.probe:
+                    answer.client.leave_uncounted()
                 self._begin(request, parameters, answer)
             except Exception as error:
                 answer.fail(error)
@@ -82,7 +83,7 @@ class TritonPythonModel:
             else:
                 answer.send(response)
 
-        seconds, is_counted = parameters.seconds, answer.is_counted
+        seconds, is_counted = parameters.seconds, answer.client.is_counted
         answer.client.watch(self._engine.submit(prompts, params, done, seconds=seconds, is_counted=is_counted))
 
 
@@ -99,12 +100,11 @@ class Answer:
 
     def __init__(self, sender: Any, client: WaitingClient, refusals: Refusals) -> None:
         self.client = client
-        self.is_counted = True
         self._sender, self._refusals = sender, refusals
 
     def fail(self, error: Exception) -> None:
         """Send an error as the response."""
-        if self.is_counted:
+        if self.client.is_counted:
             self._refusals.count(error)
         self.send(pb_utils.InferenceResponse(error=as_triton_error(error)))
 

@@ -82,7 +82,8 @@ class TritonPythonModel:
             try:
                 answer.names_kind = asks_for_the_kind(request)
                 parameters = parameters_of(request, self._model, INPUT_NAMES, self._folder)
-                answer.is_counted = not parameters.probe
+                if parameters.probe:
+                    answer.client.leave_uncounted()
                 self._begin(request, parameters, answer)
             except LabkitError as error:
                 answer.fail(error)
@@ -100,7 +101,7 @@ class TritonPythonModel:
             on_event=answer.take,
             on_failure=answer.fail,
             seconds=parameters.seconds,
-            is_counted=answer.is_counted,
+            is_counted=answer.client.is_counted,
         )
         answer.client.watch(job.cancel)
 
@@ -159,7 +160,6 @@ class Answer:
 
     def __init__(self, sender: Any, outbox: Outbox, client: WaitingClient, refusals: Refusals) -> None:
         self.streams = self.names_kind = False
-        self.is_counted = True
         self.client = client
         self._sender, self._outbox, self._refusals = sender, outbox, refusals
         self._text: list[str] = []
@@ -173,7 +173,7 @@ class Answer:
 
     def fail(self, error: LabkitError) -> None:
         """End the request with an error."""
-        if self.is_counted:
+        if self.client.is_counted:
             self._refusals.count(error)
         self._outbox.put(self._refuse, error)
 

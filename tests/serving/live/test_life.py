@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 
@@ -17,6 +19,7 @@ import pytest
 from labkit.engine import Engine, SamplingParams
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving.channels import client_library
+from labkit.serving.probe_mark import PARAMETER, mark_of
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from labkit.serving.shared_folder import shared_folder_path
@@ -24,7 +27,7 @@ from tests.patience import is_running, wait_for
 from tests.sampled import one_in
 from tests.serving.live.echo_model import ECHO, write_repository_of_one
 from tests.serving.live.processes import model_process, processes, region_prefix, shared_memory
-from tests.serving.live.requests import PROMPT, ask, ensemble, infer
+from tests.serving.live.requests import PROMPT, ask, ensemble, infer, long_request
 
 
 def remains(server: Server, pid: int) -> list[Path]:
@@ -43,8 +46,9 @@ def watched(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.mark.parametrize("model", one_in(4, ["gptj", "fastertransformer", "preprocessing", "postprocessing"]))
 def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: str) -> None:
-    assert watched.watchdog is not None
-    before, server = len(watched.watchdog.repairs), watched.pid
+    dog = watched.watchdog
+    assert dog is not None
+    before, server = len(dog.repairs), watched.pid
     model_process(watched, model).kill()
     words = []
 
@@ -59,14 +63,35 @@ def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: 
             return False
         return True
 
-    wait_for(lambda: len(watched.watchdog.repairs) > before if watched.watchdog else False)
+    wait_for(lambda: len(dog.repairs) > before or watched.pid != server)
     wait_for(answers)
-    assert [(repair.model, repair.failure) for repair in list(watched.watchdog.repairs)[before:]] == [(model, "")]
+    assert not watched.restarts, [restart.why for restart in watched.restarts]
+    assert [(repair.model, repair.failure) for repair in list(dog.repairs)[before:]] == [(model, "")]
     assert all(words), "an error without words"
     assert watched.pid == server
     expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=8))[0].text
     assert ask(watched, text_input=PROMPT, max_new_tokens=8)["text_output"][0] == expected
     assert infer(watched, "ensemble", ensemble([PROMPT], 8))["OUTPUT_0"][0, 0] == PROMPT + expected
+
+
+@pytest.mark.parametrize("asked", one_in(2, ["ensemble", "fastertransformer"]))
+def test_a_probe_that_gets_no_answer_does_not_restart_the_server(watched: Server, asked: str) -> None:
+    """The engine is stopped, so that `fastertransformer` has the probe while its process is killed."""
+    dog = watched.watchdog
+    assert dog is not None
+    before, server, marked = len(dog.repairs), watched.pid, {PARAMETER: mark_of(shared_folder_path(watched.pid))}
+    engine, broken = model_process(watched, "gptj"), model_process(watched, "fastertransformer")
+    with ThreadPoolExecutor(1) as pool:
+        engine.send_signal(signal.SIGSTOP)
+        probe = pool.submit(infer, watched, asked, long_request(asked, 8), parameters=marked, client_timeout=5.0)
+        time.sleep(0.3)
+        broken.kill()
+        engine.send_signal(signal.SIGCONT)
+        wait_for(lambda: len(dog.repairs) > before or watched.pid != server)
+        assert not watched.restarts, [restart.why for restart in watched.restarts]
+        assert isinstance(probe.exception(), client_library().InferenceServerException)
+    assert [(repair.model, repair.failure) for repair in list(dog.repairs)[before:]] == [("fastertransformer", "")]
+    assert watched.pid == server
 
 
 @pytest.mark.long
