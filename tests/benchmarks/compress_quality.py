@@ -68,6 +68,7 @@ def run_row(arguments: str, model: str, folder: Path, calibration: CalibrationTe
     parser.add_argument("--asymmetric", action="store_true")
     parser.add_argument("--bits", type=float)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--continuations", type=int)
     parser.add_argument("--windows", type=int)
     parser.add_argument("--window", type=int)
     words = vars(parser.parse_args(shlex.split(arguments)))
