@@ -62,7 +62,8 @@ class Watcher(Protocol):
 class Summary:
     """The outcome of a run: how many submissions it graded, how many were graded before, and the content of the exports.
 
-    `ungraded` is the number of submissions with exercises that the run could not grade, because the machine failed.
+    `ungraded` is the number of submissions with exercises that the run could not grade, because the machine failed or a newer
+    notebook could not be read.
     """
 
     gradebook: Path
@@ -126,9 +127,11 @@ def grade_class(
         )
         readings = _read(graders, found)
         board = submitted_board(found)
-        submitted = _choose(found, readings, lab)
+        held = _hold_back(found, readings, lab)
+        held_learners = {one.learner for one in held}
+        submitted = _choose(found, readings, lab, held_learners)
         todo = _todo(book, submitted, checks, chosen)
-        nothing = sorted(chosen.keys() - {job.submission.learner for job in todo})
+        nothing = sorted(chosen.keys() - {job.submission.learner for job in todo} - held_learners)
         found.notes += [Note("", "", f"There is no notebook of {shown(learner)} to regrade.") for learner in nothing]
         book.add_learners(run, found.learners, found.notes)
         known = 0 if chosen else len(submitted) - len(todo)
@@ -139,10 +142,12 @@ def grade_class(
             failed.discard(job.submission)
             if _ungraded(job, verdicts):
                 failed.add(job.submission)
-        report = report_of(book, run, [lab] if lab else [], rules, _still_there(book.ungraded(), submitted, lab))
+        left = _still_there(book.ungraded(), submitted, lab, held_learners) + held
+        report = report_of(book, run, [lab] if lab else [], rules, left)
         export(out, report, board)
         book.end_run(run)
-    return Summary(out / BOOK, len(todo) - len(failed), known, report, len(failed))
+    held_labs = {(one.learner, one.lab) for one in held}
+    return Summary(out / BOOK, len(todo) - len(failed), known, report, len(failed) + len(held_labs))
 
 
 def _graders(jobs: int, executor: Executor | None) -> AnyGraders:
@@ -178,8 +183,7 @@ def _parse_regrade(regrade: Sequence[str], learners: Sequence[str]) -> dict[str,
 def _read(graders: AnyGraders, found: Collected) -> dict[Path, Reading]:
     """Read all notebooks, and add the notes on them to the notes in `found`.
 
-    If a grader ends while it reads a notebook, or the file cannot be read, the notebook is read once more, alone. Otherwise an
-    older notebook of the same learner could be graded in its place, and count as an attempt.
+    If a grader ends while it reads a notebook, or the file cannot be read, the notebook is read once more, alone.
     """
     paths = [notebook.path for notebook in found.notebooks]
     readings, again = _read_once(graders, paths)
@@ -207,14 +211,36 @@ def _read_once(graders: AnyGraders, paths: Sequence[Path]) -> tuple[dict[Path, R
     return readings, again
 
 
-def _choose(found: Collected, readings: dict[Path, Reading], lab: str | None) -> list[tuple[Submission, Path]]:
-    """Choose one notebook for each learner and lab.
+def _hold_back(found: Collected, readings: dict[Path, Reading], lab: str | None) -> list[Ungraded]:
+    """The exercises of learners who have several notebooks, one of which could not be read. None of them is graded in this run.
+
+    Otherwise an older notebook could be graded in place of the unread notebook, and count as an attempt. Adds a note for each
+    of these learners.
+    """
+    held: list[Ungraded] = []
+    for learner, file in {one.learner: one.file for one in found.notebooks if not readings[one.path].sha256}.items():
+        labs = {each for one in found.notebooks if one.learner == learner for each in readings[one.path].labs}
+        why = f"{file} could not be read, and an older notebook must not be graded in its place"
+        held += [
+            Ungraded(learner, each, "", file, exercise.name, why)
+            for each in sorted(labs)
+            if lab in (None, each)
+            for exercise in of_lab(each)
+        ]
+        if labs:
+            again = "If the next run cannot read this file either, remove it or submit it again."
+            found.notes.append(Note(learner, file, f"No notebook was graded in this run, because {why}. {again}"))
+    return held
+
+
+def _choose(found: Collected, readings: dict[Path, Reading], lab: str | None, held: set[str]) -> list[tuple[Submission, Path]]:
+    """Choose one notebook for each lab of each learner who is not in `held`.
 
     The chosen notebook is the notebook with the most functions. If several notebooks have equally many functions, the newest
     of them is chosen.
     """
     offers: dict[tuple[str, str], list[Notebook]] = {}
-    for notebook in found.notebooks:
+    for notebook in (one for one in found.notebooks if one.learner not in held):
         for each in readings[notebook.path].labs if not readings[notebook.path].problem else ():
             if lab in (None, each):
                 offers.setdefault((notebook.learner, each), []).append(notebook)
@@ -304,10 +330,14 @@ def _run(
             yield job, verdicts, None
 
 
-def _still_there(found: Sequence[Ungraded], submitted: Sequence[tuple[Submission, Path]], lab: str | None) -> list[Ungraded]:
-    """The exercises that a later run can still grade: those of a submission in the folder, or of a lab not in this run."""
+def _still_there(
+    found: Sequence[Ungraded], submitted: Sequence[tuple[Submission, Path]], lab: str | None, held: set[str]
+) -> list[Ungraded]:
+    """The exercises that a later run can still grade: those of a submission in the folder, or not looked at in this run."""
     here = {(submission.learner, submission.lab, submission.sha256) for submission, _ in submitted}
-    return [one for one in found if lab not in (None, one.lab) or (one.learner, one.lab, one.sha256) in here]
+    return [
+        one for one in found if lab not in (None, one.lab) or one.learner in held or (one.learner, one.lab, one.sha256) in here
+    ]
 
 
 def _ungraded(job: _Job, verdicts: Sequence[Verdict]) -> tuple[Exercise, ...]:

@@ -93,8 +93,15 @@ class Graders:
         (from 0). The last message of a task is `Done` or `Lost`.
         """
         waiting = deque(enumerate(tasks))
-        while self._hand_out(waiting):
-            busy = {grader.connection: grader for grader in self._all if grader.task is not None}
+        while True:
+            problem = self._hand_out(waiting)
+            if not (waiting or self._busy()):
+                return
+            if problem:
+                number, _ = waiting.popleft()
+                yield number, Lost(f"no process could be started for it: {problem}")
+                continue
+            busy = {grader.connection: grader for grader in self._busy()}
             for connection in wait(list(busy), timeout=1.0):
                 assert isinstance(connection, Connection)
                 yield self._message_of(busy.pop(connection))
@@ -103,12 +110,18 @@ class Graders:
                     words = f"the grader sent nothing for {silent_seconds:g} seconds and was ended"
                     yield self._drop(grader), Lost(words, try_again=False)
 
-    def _hand_out(self, waiting: deque[tuple[int, Task]]) -> bool:
-        """Give tasks to idle graders. Return whether any grader is busy now."""
+    def _busy(self) -> list[_Grader]:
+        return [grader for grader in self._all if grader.task is not None]
+
+    def _hand_out(self, waiting: deque[tuple[int, Task]]) -> str:
+        """Give tasks to idle graders. Return why no task could be given, and "" if a grader is busy or nothing is waiting."""
         while waiting:
             grader = next((one for one in self._all if one.task is None), None)
             if grader is None and len(self._all) < self._jobs:
-                grader = _Grader()
+                try:
+                    grader = _Grader()
+                except OSError as error:  # no memory for a process, or too many processes
+                    return "" if self._busy() else str(error)
                 self._all.append(grader)
             if grader is None:
                 break
@@ -116,7 +129,7 @@ class Graders:
                 waiting.popleft()
             else:
                 self._drop(grader)
-        return any(grader.task is not None for grader in self._all)
+        return ""
 
     def _message_of(self, grader: _Grader) -> tuple[int, Message | Lost]:
         assert grader.task is not None

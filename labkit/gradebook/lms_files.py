@@ -26,7 +26,7 @@ def write_canvas(path: Path, report: Report) -> None:
     column contains "Student", the second "ID"; "SIS User ID" and "SIS Login ID" follow, and "Section" is the last column before
     the assignments. A row whose first cell contains "Points Possible" gives the points of the assignments. If "ID" and
     "SIS User ID" are empty, Canvas finds a student by "SIS Login ID". An assignment is found by its title; if no assignment has
-    this title, Canvas asks whether to create it.
+    this title, Canvas asks whether to create it. A lab that is still to be graded gets an empty cell, which is no grade.
     """
     header = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *map(column_of, report.labs)]
     points: list[Cell] = [_CANVAS_POINTS, "", "", "", "", *(points_of(lab, report.track) for lab in report.labs)]
@@ -34,7 +34,7 @@ def write_canvas(path: Path, report: Report) -> None:
     for learner in report.learners:
         # Canvas would read the row of a student with this name as the row with the points.
         student = "" if _CANVAS_POINTS in learner else shown(learner)
-        rows.append([student, "", "", shown(learner), "", *(score.score for score in report.of_learner(learner))])
+        rows.append([student, "", "", shown(learner), "", *map(_grade, report.of_learner(learner))])
     write_csv(path, header, [points, *rows])
 
 
@@ -43,7 +43,8 @@ def write_moodle(path: Path, report: Report) -> None:
 
     Moodle lets the teacher choose the meaning of each column (moodle/moodle, grade/import/csv/classes/load_data.php). It finds
     a user by id, ID number, email address or username; a grade must be a number of at most 100 unless the site allows more; and
-    a column of feedback can be given for each grade item. The header has Moodle's own English names for these columns.
+    a column of feedback can be given for each grade item. The header has Moodle's own English names for these columns. A lab
+    that is still to be graded gets two empty cells.
     """
     header = ["Username"]
     for lab in report.labs:
@@ -52,9 +53,13 @@ def write_moodle(path: Path, report: Report) -> None:
     for learner in report.learners:
         row: list[Cell] = [shown(learner)]
         for score in report.of_learner(learner):
-            row += [score.score, _feedback(score)]
+            row += [_grade(score), "" if score.is_waiting else _feedback(score)]
         rows.append(row)
     write_csv(path, header, rows)
+
+
+def _grade(score: LabScore) -> Cell:
+    return "" if score.is_waiting else score.score
 
 
 def _feedback(score: LabScore) -> str:

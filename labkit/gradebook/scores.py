@@ -61,6 +61,11 @@ class LabScore:
     ungraded: str = ""
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether there is no score yet, because the machine failed while it graded the only submission."""
+        return self.attempt is None and bool(self.ungraded)
+
+    @property
     def counted(self) -> float:
         """The points on this track, before the policy is applied."""
         return self.points.core_reached if self.track == CORE else self.points.reached

@@ -118,7 +118,7 @@ def run_apart(
     answer = answer_to(exercise)
     if isinstance(answer, NoAnswer) and not answer.has_inputs:
         return judge_alone(answer, {})
-    with tempfile.TemporaryDirectory(dir=workers.jobs) as folder:
+    with tempfile.TemporaryDirectory(dir=workers.jobs, ignore_cleanup_errors=True) as folder:
         files = Path(folder) / "files"
         copy_files(submission.folder, files)
         job = Path(folder) / "job.json"

@@ -77,7 +77,7 @@ class Workers:
         self._jobs: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Workers:
-        self._jobs = tempfile.TemporaryDirectory(prefix="labkit-check-")
+        self._jobs = tempfile.TemporaryDirectory(prefix="labkit-check-", ignore_cleanup_errors=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,28 @@ def test_a_task_whose_grader_dies_ends_with_the_reason(tmp_path: Path, monkeypat
     assert lost == Lost("the grader's process ended too early (status -9)")
     assert isinstance(reading, Reading)
     assert isinstance(done, Done)
+
+
+def test_without_a_process_a_task_is_lost_and_a_running_grader_does_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "00.ipynb", notebook(STUB))
+    real, starts = graders_module._Grader.__init__, iter([False, True, False])
+
+    def start(grader: Any) -> None:
+        if not next(starts, False):
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        real(grader)
+
+    monkeypatch.setattr(graders_module._Grader, "__init__", start)
+    with Graders(2) as graders:
+        (first, lost), *others = graders.run([ReadTask(path)] * 3, PATIENCE)
+    assert first == 0
+    assert isinstance(lost, Lost)
+    assert lost.try_again
+    assert "no process could be started" in lost.why
+    assert "Resource temporarily unavailable" in lost.why
+    assert [(number, type(message)) for number, message in others] == [(1, Reading), (1, Done), (2, Reading), (2, Done)]
 
 
 def test_a_task_whose_grader_says_nothing_is_timed_out(tmp_path: Path) -> None:

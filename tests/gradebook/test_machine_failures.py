@@ -314,6 +314,30 @@ def test_a_notebook_whose_reader_is_killed_is_read_again(place: Path, monkeypatc
     assert score.attempt.file == "new/00.ipynb"
 
 
+def test_a_notebook_that_cannot_be_read_twice_holds_back_the_older_ones(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The older notebook is not graded in its place, the exports give no grade, and the next run grades the newer one."""
+    newer = notebook(text_cells=("def kv_cache_bytes(): def weight_gib():",))
+    write(place / "submissions" / "ada" / "new" / "00.ipynb", newer)
+    with monkeypatch.context() as patch:
+        Killer(patch, learner="new", times=2, kind=ReadTask)
+        summary = run(place)
+    assert numbers(summary) == (1, 0, 1)
+    score = score_of(summary)
+    assert (score.attempt, score.verdict, score.is_waiting) == (None, UNGRADED, True)
+    assert any(
+        "No notebook was graded in this run, because new/00.ipynb" in note.text for note in summary.report.notes_on("ada")
+    )
+    (_, _, ada, bert) = (place / "grades" / "canvas.csv").read_text().splitlines()
+    assert (ada.split(",")[-1], bert.split(",")[-1]) == ("", "0")
+    (_, ada, _) = (place / "grades" / "moodle.csv").read_text().splitlines()
+    assert ada == "ada,,"
+    again = run(place)
+    assert numbers(again) == (1, 1, 0)
+    attempt = score_of(again).attempt
+    assert attempt is not None
+    assert (attempt.file, attempt.number) == ("new/00.ipynb", 1)
+
+
 def test_a_submission_that_failed_before_comes_last(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A notebook that makes graders hang in every run keeps nobody else waiting."""
     with monkeypatch.context() as patch:

@@ -70,11 +70,22 @@ def test_steps_decide_for_models_that_use_the_engine(
 
 
 def test_without_metrics_the_request_itself_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps_are(monkeypatch)
+    monkeypatch.setattr(probes, "read_steps", lambda address, seconds: None)
+    monkeypatch.setattr(probes, "PUBLISHED_SECONDS", 0.0)
     assert Told("answer").answers("gptj")
     assert not Told("silence").answers("gptj")
     assert Told("full queue").answers("gptj")
     assert not Told("failure").answers("gptj")
+
+
+@pytest.mark.parametrize("model", ["gptj", "fastertransformer"])
+def test_a_model_of_that_name_without_labkits_engine_may_answer_other_requests_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    steps_are(monkeypatch)
+    assert Told("silence").answers(model)
+    assert not Told("silence", rise=0).answers(model)
+    assert not Told("silence").hangs(model)
 
 
 @pytest.mark.parametrize("model", ["their own", "preprocessing"])

@@ -37,13 +37,13 @@ def steps_in(metrics: Metrics) -> list[EngineStep]:
     return [EngineStep(value, metrics.values.get((_DEADLINE, labels), 0.0)) for labels, value in ended.items()]
 
 
-def read_steps(address: str, seconds: float) -> list[EngineStep]:
+def read_steps(address: str, seconds: float) -> list[EngineStep] | None:
     """Read the latest steps of a server's engines; the values are at most half a second old.
 
-    address: HOST:PORT of the metrics; may be empty. seconds: the time limit. Returns an empty list if the metrics cannot be
-    read, or if the server has no engine of labkit's.
+    address: HOST:PORT of the metrics; may be empty. seconds: the time limit. Returns None if the metrics cannot be read, and an
+    empty list if the server has no engine of labkit's.
     """
     try:
-        return steps_in(read_metrics(address, timeout=seconds)) if address else []
+        return steps_in(read_metrics(address, timeout=seconds)) if address else None
     except NotAvailable:
-        return []
+        return None

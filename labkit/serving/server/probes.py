@@ -105,7 +105,8 @@ class Probes:
 
         A model that uses labkit's engine works if a step of the engine has ended since the request was sent, or if the engine
         computes a step whose deadline has not passed. Any other model works if its queue is full, or if Triton's count of its
-        answered requests has risen. If the metrics of an engine cannot be read, only a full queue counts as work.
+        answered requests has risen. This includes a model named `gptj` without labkit's engine. If the metrics of an engine
+        cannot be read, only a full queue counts as work.
 
         is_starting: if true, only a step that has ended counts as work.
         """
@@ -113,24 +114,24 @@ class Probes:
         outcome = self._outcome(model)
         if outcome in ("answer", "failure"):
             return outcome == "answer"
-        is_full = outcome == "full queue"
-        if not self._uses_engine(model):
-            return is_full or self._successes(model) > success
-        if is_full:  # this answer came at once, so the metrics may be older than the requests that fill the queue
-            time.sleep(PUBLISHED_SECONDS)
-        steps = read_steps(self._metrics, ANSWER_SECONDS)
+        is_full, steps = outcome == "full queue", None
+        if is_engine := self._may_use_engine(model):
+            if is_full:  # this answer came at once, so the metrics may be older than the requests that fill the queue
+                time.sleep(PUBLISHED_SECONDS)
+            steps = read_steps(self._metrics, ANSWER_SECONDS)
         if not steps:
-            return is_full
+            is_unknown = is_engine and steps is None
+            return is_full or (not is_unknown and self._successes(model) > success)
         if any(step.hangs(began) for step in steps):
             return False
         return any(step.ended >= began or (step.deadline and not is_starting) for step in steps)
 
     def hangs(self, model: str) -> bool:
         """Whether a model has an engine whose current step should have ended by now."""
-        return model == ENGINE and any(step.hangs(time.time()) for step in read_steps(self._metrics, ANSWER_SECONDS))
+        return model == ENGINE and any(step.hangs(time.time()) for step in read_steps(self._metrics, ANSWER_SECONDS) or ())
 
-    def _uses_engine(self, model: str) -> bool:
-        return model == ENGINE or any(map(self._uses_engine, self.needs(model)))
+    def _may_use_engine(self, model: str) -> bool:
+        return model == ENGINE or any(map(self._may_use_engine, self.needs(model)))
 
     def _outcome(self, model: str) -> Literal["answer", "failure", "silence", "full queue"]:
         """What a request to a model leads to. An answer that a deadline has passed counts as silence, too."""
