@@ -14,11 +14,13 @@ from functools import partial
 import torch
 
 from labkit import ops
+from labkit.bench.parallel_engine import of_layout
 from labkit.bench.run import run_bench
 from labkit.bench.settings import BenchSettings
 from labkit.measure import Record
 from labkit.measure.ceilings import rate_of
 from labkit.model.weight_store import weight_store
+from labkit.parallel import Layout
 from labkit.planning.catalogue import Device
 from labkit.planning.deployment import Deployment
 from labkit.planning.efficiencies import CPU_WIDTHS, GPU_WIDTHS
@@ -95,7 +97,7 @@ def measured(record: Record, plan: Deployment) -> dict[str, float]:
     Empty if the record has no row of the plan.
     """
     shards = plan.tensor_parallel
-    engine = "labkit" if shards == 1 else f"labkit-tp{shards}-pp1"
+    engine = "labkit" if shards == 1 else of_layout(Layout(tensor_parallel=shards)).name
     for row in record.rows:
         if (row["engine"], row["precision"], row["batch"]) == (engine, plan.precision, plan.batch):
             return {"prefill": 1e-3 * row["prefill_ms"], "decode": 1e-3 * row["decode_ms_per_token"]}
