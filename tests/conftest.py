@@ -38,6 +38,7 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KEPT / "inductor"))  # Trit
 
 TOGETHER = {
     "tests/first_hour/": "a copy of the course",
+    "tests/graphs/": "exported graphs",
     "tests/serving/live/": "a server of all models",
     "tests/serving/test_config.py": "a server without models",
     "tests/serving/test_silent_mistakes.py": "a server without models",
@@ -46,7 +47,10 @@ TOGETHER = {
     "tests/serving/test_prometheus.py": "a server of gptj",
     "tests/serving/test_stress": "a server of gptj",
 }
-"""Test files that share a server or a copy of the course run in one process. Each key is the beginning of the files' paths."""
+"""Test files that share a server, exported graphs or a copy of the course run in one process.
+
+Each key is the beginning of the files' paths.
+"""
 
 APART = ("tests/labs/",)
 """Files whose tests take long and share nothing with each other, so that any process can run each of them."""

@@ -36,9 +36,9 @@ def first_good(attempt: Callable[[], T], is_good: Callable[[T], bool], attempts:
     attempt is made.
     """
     for _ in range(attempts):
-        with Contention() as others:
-            found = attempt()
-        if is_good(found) or not others.words:
+        others = Contention().start()
+        found = attempt()
+        if is_good(found) or not others.so_far():
             break
     return found
 

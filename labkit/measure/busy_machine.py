@@ -42,7 +42,7 @@ class BusyMachine:
 
     def __enter__(self) -> BusyMachine:
         self._open.enter_context(adopting_orphans())
-        self._open.enter_context(self._contention)
+        self._contention.start()
         self._open.enter_context(listening(self._passed))
         return self
 

@@ -10,6 +10,7 @@ import pytest
 
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
+from labkit.grading import judge as judge_module
 from labkit.grading.call import run_cases
 from labkit.grading.find_answer import answer_to
 from labkit.grading.judge import SEEDS, judge
@@ -20,6 +21,8 @@ from tests.sampled import as_long
 
 EXERCISES = {exercise.name: exercise for exercise in all_exercises()}
 OTHER_SEEDS = (5, 600)
+RIGHT: dict[tuple[str, int], list[Any]] = {}
+"""The right answers of an exercise to the inputs of a seed."""
 REAL_PROCESSES = ("03", "04")
 """Labs whose checks take seconds. Mistakes in these labs are tested with only one set of seeds."""
 
@@ -49,6 +52,23 @@ def has_what_it_needs(request: pytest.FixtureRequest) -> None:
     name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
     if name and "triton_server" in EXERCISES[name].requires and find_server() is None:
         pytest.skip("not measured here: no tritonserver")
+
+
+@pytest.fixture(autouse=True)
+def right_answers_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise most of the time of these tests would go into computing the same right answers for each mistake."""
+    real = judge_module._expected
+
+    def expected(answer: Any, seed: int) -> tuple[list[Any], str]:
+        key = answer.exercise.name, seed
+        if key not in RIGHT:
+            answers, busy = real(answer, seed)
+            if busy:
+                return answers, busy
+            RIGHT[key] = answers
+        return RIGHT[key], ""
+
+    monkeypatch.setattr(judge_module, "_expected", expected)
 
 
 def verdict_on(exercise: Exercise, function: Any, seeds: tuple[int, ...] = SEEDS) -> Verdict:
