@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from labkit.checkpoints import expected_shapes
+from labkit.checkpoints import expected_shapes, open_checkpoint
 from labkit.config import GPTJConfig
 
 CONFIG = GPTJConfig(
@@ -21,6 +23,17 @@ CONFIG = GPTJConfig(
     bos_token_id=0,
     eos_token_id=0,
 )
+
+
+def short_directory(path: Path, layers: int = 3) -> Path:
+    """The first layers of gptj-tiny and its tokenizer, in Hugging Face's layout: a small model with the inputs of real text."""
+    checkpoint = open_checkpoint("gptj-tiny")
+    config = replace(checkpoint.config, num_layers=layers)
+    path.mkdir()
+    save_file({name: checkpoint.read(name) for name in expected_shapes(config)}, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(config.to_dict()))
+    shutil.copy(checkpoint.path / "tokenizer.json", path)
+    return path
 
 
 def dense_directory(path: Path, dtype: torch.dtype = torch.float16) -> Path:

@@ -31,12 +31,12 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """gptj-tiny, compressed by several methods."""
+def made(short: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small model, compressed by several methods."""
     folder, found = tmp_path_factory.mktemp("compressed"), {}
     for key, (name, options) in METHODS.items():
         found[key] = folder / key
-        compress("gptj-tiny", found[key], recipe_named(name, **options), **FEW)
+        compress(short, found[key], recipe_named(name, **options), **FEW)
     return found
 
 
@@ -47,11 +47,11 @@ def logits(model: Path | str, **options: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("key", METHODS)
-def test_the_engine_runs_the_directory(made: dict[str, Path], key: str) -> None:
+def test_the_engine_runs_the_directory(made: dict[str, Path], short: Path, key: str) -> None:
     checkpoint = open_checkpoint(made[key])
     assert isinstance(checkpoint, QuantizedDirectoryCheckpoint)
     assert checkpoint.kernel_precision == key.removesuffix("-static").replace("static", "w8a8")
-    dense, rounded, found = logits("gptj-tiny"), logits(made[key], dtype="fp32"), logits(made[key])
+    dense, rounded, found = logits(short), logits(made[key], dtype="fp32"), logits(made[key])
     spread = float(dense.std())
     assert 0 < float((rounded - dense).abs().mean()) < 0.1 * spread
     assert float((found - rounded).abs().mean()) < (0.1 if "fp8" in key else 0.05) * spread
@@ -74,8 +74,9 @@ def test_the_files_have_the_names_of_compressed_tensors(made: dict[str, Path]) -
     assert (dynamic["format"], dynamic["input_activations"]["strategy"]) == ("float-quantized", "token")
 
 
-def test_stored_numbers_are_the_rounded_weights(made: dict[str, Path]) -> None:
-    dense, name = open_checkpoint("gptj-tiny").read("transformer.h.3.mlp.fc_in.weight"), "transformer.h.3.mlp.fc_in"
+def test_stored_numbers_are_the_rounded_weights(made: dict[str, Path], short: Path) -> None:
+    name = "transformer.h.1.mlp.fc_in"
+    dense = open_checkpoint(short).read(f"{name}.weight")
     for key, form in (("w8a8", W8A8Weight), ("fp8", Fp8Weight)):
         checkpoint = open_checkpoint(made[key])
         assert isinstance(checkpoint, QuantizedDirectoryCheckpoint)
