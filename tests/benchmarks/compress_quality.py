@@ -47,6 +47,8 @@ ROWS = (
     "int3-gptq",
     "int4-mse",
     "int4-awq",
+    "int4-qat --group-size 0",
+    "int4-qat --group-size 0 --steps 400 --continuations 4",
     "mixed --bits 4.25",
     "mixed --bits 3.25",
 )
