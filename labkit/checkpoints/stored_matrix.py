@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labkit.checkpoints.bit_packing import unpack, unpack_with_gaps, words_of
+from labkit.checkpoints.bit_packing import WITH_GAPS, WORD, unpack, unpack_with_gaps, words_of
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight, kernel_bits
 from labkit.checkpoints.weight_files import WeightFiles
 from labkit.errors import CheckpointError
@@ -197,9 +197,22 @@ class GptqMatrix(StoredMatrix):
         in_order = torch.arange(self.shape[1], dtype=found.dtype, device=found.device) // self.scheme.group_of(self.shape[1])
         return None if torch.equal(found, in_order) else found
 
+    def _zeros(self) -> Tensor:
+        """The zero points `[groups, out]` int16.
+
+        The first version of the format stores each zero point minus 1. GPTQModel subtracts on whole words, so a zero point of 0
+        borrows from the next number of its word. To undo this, the sum is also taken on whole words. Numbers of 3 bits do not
+        fill words evenly, and the sum is taken after unpacking.
+        """
+        words, bits = self.load("qzeros"), self.scheme.bits
+        if bits in WITH_GAPS:
+            return unpack(words, bits, self.shape[0]).to(torch.int16) + self.zero_offset
+        ones = sum(1 << place for place in range(0, WORD, bits))
+        return unpack(words.to(torch.int64) + ones * self.zero_offset, bits, self.shape[0]).to(torch.int16)
+
     def kernel_kind(self) -> str | None:
         """The kind "int8" or "int4" if labkit has kernels for the matrix as it is stored, otherwise None."""
-        zeros = unpack(self.load("qzeros"), self.scheme.bits, self.shape[0]).to(torch.int16) + self.zero_offset
+        zeros = self._zeros()
         if self.columns is not None or bool((zeros != 1 << (self.scheme.bits - 1)).any()):
             return None
         scheme = IntegerScheme(self.scheme.bits, self.scheme.group_size)
@@ -209,7 +222,7 @@ class GptqMatrix(StoredMatrix):
         """Read some consecutive rows of the matrix."""
         bits, half = self.scheme.bits, 1 << (self.scheme.bits - 1)
         numbers = unpack(self.load("qweight")[:, rows].t().contiguous(), bits, self.shape[1])
-        zeros = unpack(self.load("qzeros"), bits, self.shape[0])[:, rows].t().to(torch.int16) + self.zero_offset
+        zeros = self._zeros()[:, rows].t()
         scales = self.load("scales")[:, rows].t().contiguous()
         values = (numbers.to(torch.int16) - half).to(torch.int8)
         if bool((zeros == half).all()):

@@ -80,6 +80,25 @@ def test_the_gptq_layout(
         assert float((ours - theirs).abs().mean()) < 0.05 * float(theirs.std())
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_zero_points_of_the_first_version_are_converted_in_whole_words(tmp_path: Path, bits: int) -> None:
+    """GPTQModel subtracts 1 from every number of an int32 word at once, so a zero point of 0 borrows from its neighbour."""
+    path, _ = gptq_directory(tmp_path / "model", bits=bits, version="gptq_v2", symmetric=False, reordered=False)
+    tensors, chooser = load_file(path / "model.safetensors"), torch.Generator().manual_seed(4)
+    ones = sum(1 << place for place in range(0, 32, bits))
+    second = {name: torch.empty_like(tensors[name]).random_(generator=chooser) for name in tensors if name.endswith("qzeros")}
+    save_file(tensors | second, path / "model.safetensors")
+    names = [f"{name.removesuffix('.qzeros')}.weight" for name in second]
+    meant = {name: open_checkpoint(path).read(name) for name in names}
+    # int32 arithmetic wraps around, as in GPTQModel
+    first = {name: words - torch.tensor(ones).to(torch.int32) for name, words in second.items()}
+    save_file(tensors | first, path / "model.safetensors")
+    settings = (path / "config.json").read_text()
+    (path / "config.json").write_text(settings.replace('"gptq_v2"', '"gptq"'))
+    for name, dense in meant.items():
+        assert torch.equal(open_checkpoint(path).read(name), dense)
+
+
 @pytest.mark.parametrize(
     ("part", "said"),
     [("scales", "lacks .*q_proj.scales, without which"), ("qweight", "q_proj.qweight has shape")],
@@ -154,3 +173,48 @@ def test_eight_and_seven_bits_in_one_model_are_told_apart(tmp_path: Path, bits: 
     assert isinstance(found, IntegerWeight)
     assert found.scheme.bits == bits
     assert torch.equal(found.dequantize(), numbers * parts["weight_scale"])
+
+
+def packed_directory(path: Path, groups: dict[str, int | None], bits: int = 4) -> Path:
+    """Write a directory of symmetric integers in pack-quantized. `groups` maps the ends of modules' names to group sizes."""
+    dense_directory(path)
+    tensors, chooser = load_file(path / "model.safetensors"), torch.Generator().manual_seed(5)
+    for name in [name for name in tensors if name.endswith(("_proj.weight", "fc_in.weight", "fc_out.weight"))]:
+        (out, inner), module = tensors.pop(name).shape, name.removesuffix(".weight")
+        size = next(groups[end] for end in (*groups,) if module.endswith(end))
+        tensors[f"{module}.weight_packed"] = pack(torch.randint(0, 1 << bits, (out, inner), generator=chooser), bits)
+        scales = torch.rand(out, inner // (size or inner), generator=chooser) * 0.02 + 0.001
+        tensors[f"{module}.weight_scale"] = scales.half()
+    save_file(tensors, path / "model.safetensors")
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {
+            f"group_{size}": {
+                "targets": [f"re:.*{end}" for end in groups if groups[end] == size],
+                "weights": {"num_bits": bits, "strategy": "group" if size else "channel", "group_size": size},
+            }
+            for size in {*groups.values()}
+        },
+    }
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    return path
+
+
+def test_different_groups_in_q_k_and_v_are_dequantized(tmp_path: Path) -> None:
+    path = packed_directory(tmp_path / "model", {"q_proj": 32, "": None})
+    with (
+        pytest.warns(UserWarning, match="no kernels for the weights of .* dequantized to bf16"),
+        labkit.load(path, device="cpu") as engine,
+    ):
+        found = engine.logits([1, 2, 3]).float()
+    with labkit.load(path, device="cpu", dtype="fp32") as engine:
+        expected = engine.logits([1, 2, 3])
+    assert float((found - expected).abs().mean()) < 0.05 * float(expected.std())
+
+
+def test_different_groups_outside_of_q_k_and_v_run_in_kernels(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(packed_directory(tmp_path / "model", {"fc_in": 64, "fc_out": None, "": 32}))
+    assert isinstance(checkpoint, QuantizedDirectoryCheckpoint)
+    assert checkpoint.kernel_precision == "int4"
