@@ -40,7 +40,7 @@ def compress(
         typer.Option(help="w8a8, fp8: dynamic (a scale for each token) or static (calibrated); dynamic if left out."),
     ] = None,
     calibrator: Annotated[
-        str | None, typer.Option(help="Static activations: minmax, percentile, entropy or mse; minmax if left out.")
+        str | None, typer.Option(help="Static activations: minmax, percentile, entropy (w8a8) or mse; minmax if left out.")
     ] = None,
     weight_scales: Annotated[
         str | None, typer.Option(help="w8a8, fp8: row (a scale for each output row, if left out) or tensor.")
