@@ -145,6 +145,10 @@ def compress(
         weight_scales=weight_scales,
         permute=permute,
     )
+    texts = {"--calibration": calibration, "--windows": windows, "--window": window}
+    for option, value in texts.items():
+        if value is not None and not chosen.calibrated:
+            raise InvalidRequest(f"{option} is {value}, but method {method} reads no text; leave it out")
     text = CalibrationText.read(calibration) if chosen.calibrated else None
     if text is not None:
         _check_apart(text)
