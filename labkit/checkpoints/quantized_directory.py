@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +48,12 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
         stored, weights = stored_quantization(path), open_weights(path)
         if stored is None or weights is None:
             raise CheckpointError(f"{path} holds no quantized weights in a format that labkit reads")
+        if stored.cache:
+            warnings.warn(
+                f"{path} has a kv_cache_scheme, which is ignored: labkit computes the scales of an 8-bit KV cache while it "
+                "runs; --kv-cache-dtype chooses the cache's dtype",
+                stacklevel=1,
+            )
         verify_checksums(path)
         self._matrices = _matrices(path, self.config, stored, weights)
         check_fit(path, self.config, weights, {name: matrix.names for name, matrix in self._matrices.items()})

@@ -131,6 +131,10 @@ def test_a_gptq_directory_that_is_damaged(tmp_path: Path, part: str, said: str) 
             {"config_groups": {"group_0": {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8}}}},
             r"it quantizes activations as well \(input_activations\)",
         ),
+        (
+            {"config_groups": {"group_0": {}}, "transform_config": {"config_groups": {"u": {"type": "hadamard"}}}},
+            "its transform_config transforms activations",
+        ),
     ],
 )
 def test_settings_that_are_not_read(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -218,3 +222,77 @@ def test_different_groups_outside_of_q_k_and_v_run_in_kernels(tmp_path: Path) ->
     checkpoint = open_checkpoint(packed_directory(tmp_path / "model", {"fc_in": 64, "fc_out": None, "": 32}))
     assert isinstance(checkpoint, QuantizedDirectoryCheckpoint)
     assert checkpoint.kernel_precision == "int4"
+
+
+def test_reordered_inputs_of_compressed_tensors(tmp_path: Path) -> None:
+    """With actorder "group", `weight_g_idx` names the group of each column."""
+    path, name = packed_directory(tmp_path / "model", {"": 32}), "transformer.h.1.attn.k_proj"
+    before = open_checkpoint(path)
+    assert isinstance(before, QuantizedDirectoryCheckpoint)
+    stored = before.integers(f"{name}.weight")
+    assert isinstance(stored, IntegerWeight)
+    assert before.kernel_precision == "int4"
+    tensors, of_column = load_file(path / "model.safetensors"), torch.arange(64).flip(0) // 32
+    save_file(tensors | {f"{name}.weight_g_idx": of_column.int()}, path / "model.safetensors")
+    found = open_checkpoint(path)
+    assert isinstance(found, QuantizedDirectoryCheckpoint)
+    assert found.kernel_precision is None
+    expected = stored.values.float() * stored.scales.float()[:, of_column]
+    assert torch.equal(found.read(f"{name}.weight", dtype=torch.float32), expected)
+    for wrong, said in ((of_column[1:], r"k_proj.weight_g_idx has shape \(63,\)"), (of_column + 1, "groups outside 0 to 1")):
+        save_file(tensors | {f"{name}.weight_g_idx": wrong.int().clone()}, path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=said):
+            open_checkpoint(path)
+    save_file(tensors | {f"{name}.weight_g_idx": torch.full((64,), -1, dtype=torch.int32)}, path / "model.safetensors")
+    found = open_checkpoint(path)
+    assert isinstance(found, QuantizedDirectoryCheckpoint)
+    assert found.kernel_precision == "int4"
+
+
+def test_the_scales_of_a_kv_cache_are_ignored_with_a_warning(tmp_path: Path) -> None:
+    path = packed_directory(tmp_path / "model", {"": 32})
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] |= {"kv_cache_scheme": {"num_bits": 8}, "transform_config": {"config_groups": {}}}
+    (path / "config.json").write_text(json.dumps(config))
+    scales = {f"transformer.h.0.attn.{each}_scale": torch.ones(1) for each in "kv"}
+    save_file(load_file(path / "model.safetensors") | scales, path / "model.safetensors")
+    with pytest.warns(UserWarning, match="has a kv_cache_scheme, which is ignored") as found:
+        open_checkpoint(path)
+    assert len(found) == 1
+
+
+def test_an_older_directory_of_autogptq(tmp_path: Path) -> None:
+    """The settings are in quantize_config.json, and the name of the weights file contains them too."""
+    path, meant = gptq_directory(tmp_path / "model", bits=4, version="gptq", symmetric=True, reordered=True)
+    config = json.loads((path / "config.json").read_text())
+    settings = config.pop("quantization_config")
+    (path / "config.json").write_text(json.dumps(config))
+    older = {name: settings[name] for name in ("bits", "group_size", "sym", "desc_act")}
+    (path / "quantize_config.json").write_text(json.dumps(older))
+    (path / "model.safetensors").rename(path / "gptq_model-4bit-32g.safetensors")
+    for name, dense in meant.items():
+        assert torch.allclose(open_checkpoint(path).read(name, dtype=torch.float32), dense, atol=1e-6)
+    for change, said in (
+        ({"checkpoint_format": "marlin"}, r"quantize_config.json has settings .* checkpoint_format is 'marlin'"),
+        ({"is_marlin_format": True}, "its is_marlin_format is true"),
+        ({"quant_method": "awq"}, r"quantized by AWQ \(there is a quantize_config.json\)"),
+    ):
+        (path / "quantize_config.json").write_text(json.dumps(older | change))
+        with pytest.raises(CheckpointError, match=said):
+            open_checkpoint(path)
+    (path / "quantize_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"there is a quantize_config.json without a number of bits"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "adapter_model.safetensors"])
+def test_a_part_of_the_weights_is_not_taken_for_all_of_them(tmp_path: Path, name: str) -> None:
+    path = dense_directory(tmp_path / "model")
+    (path / "model.safetensors").rename(path / name)
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        open_checkpoint(path)
+    (path / name).rename(path / "gptj.safetensors")
+    assert open_checkpoint(path).read("lm_head.bias").shape == (97,)
+    (path / "other.safetensors").write_bytes((path / "gptj.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        open_checkpoint(path)

@@ -13,8 +13,12 @@ from safetensors.torch import load_file, save_file
 
 import labkit
 from labkit.checkpoints import open_checkpoint
+from labkit.checkpoints.eight_bit_matrix import EightBitMatrix
+from labkit.checkpoints.eight_bit_scheme import EightBitScheme
 from labkit.checkpoints.quantized_directory import QuantizedDirectoryCheckpoint
+from labkit.checkpoints.weight_files import open_weights
 from labkit.compress import CalibrationText, compress, recipe_named
+from labkit.compress.rounded_inputs import RoundedInputs
 from labkit.errors import CheckpointError, InvalidRequest
 from labkit.parallel import Layout, load_parallel
 from labkit.weight_formats import Fp8Weight, W8A8Weight
@@ -163,6 +167,31 @@ def test_matrices_that_disagree_on_their_inputs_are_dequantized(made: dict[str, 
 def test_options_that_are_refused(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         recipe_named(name, **options)
+
+
+def test_mse_rounds_as_the_method_does() -> None:
+    """One large input is worth keeping in FP8, whose steps grow with the numbers, and not worth keeping in int8."""
+    x = torch.randn(1000, 200, generator=torch.Generator().manual_seed(3))
+    x[0, 0] = 80.0
+    kept: dict[str, float] = {}
+    for name, most in (("w8a8", 127), ("fp8", 448), ("fp8_e5m2", 57344)):
+        recipe = recipe_named(name, activations="static", calibrator="mse")
+        assert isinstance(recipe, RoundedInputs)
+        kept[name] = recipe._scale("a layer", lambda: [x]) * most
+    assert kept["w8a8"] < 20
+    assert min(kept["fp8"], kept["fp8_e5m2"]) > 60
+
+
+@pytest.mark.parametrize(("dtype", "bad"), [(torch.float8_e5m2, torch.inf), (torch.float8_e4m3fn, torch.nan)])
+def test_numbers_of_fp8_that_are_not_finite(tmp_path: Path, dtype: torch.dtype, bad: float) -> None:
+    weight = torch.ones(4, 8)
+    weight[2, 3] = bad
+    save_file({"m.weight": weight.to(dtype), "m.weight_scale": torch.ones(4, 1)}, tmp_path / "model.safetensors")
+    weights = open_weights(tmp_path)
+    assert weights is not None
+    matrix = EightBitMatrix(tmp_path, weights, "m", (4, 8), EightBitScheme("float", True, "token"))
+    with pytest.raises(CheckpointError, match=r"m.weight holds values that are NaN or infinite"):
+        matrix.integers(slice(0, 4))
 
 
 def test_transformers_computes_the_same(made: dict[str, Path]) -> None:
