@@ -146,9 +146,9 @@ def compress(
         permute=permute,
     )
     texts = {"--calibration": calibration, "--windows": windows, "--window": window}
-    for option, value in texts.items():
-        if value is not None and not chosen.calibrated:
-            raise InvalidRequest(f"{option} is {value}, but method {method} reads no text; leave it out")
+    for option, given_text in texts.items():
+        if given_text is not None and not chosen.calibrated:
+            raise InvalidRequest(f"{option} is {given_text}, but method {method} reads no text; leave it out")
     text = CalibrationText.read(calibration) if chosen.calibrated else None
     if text is not None:
         _check_apart(text)

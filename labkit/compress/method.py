@@ -126,7 +126,7 @@ def method_named(
     full = f"{name}-rtn" if f"{name}-rtn" in METHODS else name
     asked = {option: value for option, value in (("steps", steps), ("continuations", continuations)) if value is not None}
     errors = {"damping": damping, "activation_order": activation_order}
-    compensation = {option: value for option, value in errors.items() if value is not None}
+    compensation: dict[str, Any] = {option: value for option, value in errors.items() if value is not None}
     _check(name, full, group_size, compensation, asked, bits)
     if full == "mixed":
         return _mixed(bits or 0.0, group_size, asymmetric, compensation)

@@ -178,8 +178,8 @@ def test_mse_rounds_as_the_method_does() -> None:
         recipe = recipe_named(name, activations="static", calibrator="mse")
         assert isinstance(recipe, RoundedInputs)
         kept[name] = recipe._scale("a layer", lambda: [x]) * most
-    assert kept["w8a8"] < 20
-    assert min(kept["fp8"], kept["fp8_e5m2"]) > 60
+    assert kept["w8a8"] < 60
+    assert min(kept["fp8"], kept["fp8_e5m2"]) > 75
 
 
 @pytest.mark.parametrize(("dtype", "bad"), [(torch.float8_e5m2, torch.inf), (torch.float8_e4m3fn, torch.nan)])
