@@ -61,8 +61,8 @@ class EightBitMatrix(StoredMatrix):
         """Read some consecutive rows of the matrix, in the format that the kernels read."""
         name = self.name("weight")
         values = self._files[name].load(name, rows)
-        if values.is_floating_point() and bool(values.float().isnan().any()):
-            raise CheckpointError(f"{self.folder}: {name} holds values that are NaN")
+        if values.is_floating_point() and not bool(values.float().isfinite().all()):
+            raise CheckpointError(f"{self.folder}: {name} holds values that are NaN or infinite")
         scales = self.load("weight_scale").float().reshape(-1)
         scales = scales[rows].contiguous() if self.scheme.per_row else scales.repeat(len(values))
         if issubclass(self._form, RoundedInputsWeight):

@@ -14,8 +14,12 @@ from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError
 from labkit.plurals import counted
 
-_NO_WEIGHTS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias|scale_attn|embed_positions|rotary_emb\.inv_freq)")
-"""The names of masks and position tables that older versions of transformers stored; labkit computes these tensors itself."""
+_NO_WEIGHTS = re.compile(
+    r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias|scale_attn|embed_positions|rotary_emb\.inv_freq|[kv]_scale)"
+)
+"""The names of tensors that labkit computes itself: masks and position tables that older versions of transformers stored, and
+the scales of a KV cache in 8 bits.
+"""
 _LAYER = re.compile(r"transformer\.h\.(\d+)\.")
 _MOST_NAMED = 3
 

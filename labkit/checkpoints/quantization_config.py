@@ -14,6 +14,8 @@ from labkit.json_file import read_json_object
 COMPRESSED_TENSORS, GPTQ = "compressed-tensors", "gptq"
 PACK_QUANTIZED = "pack-quantized"
 SPARSE_24 = "sparse-24-bitmask"
+CONFIG, OLDER_CONFIG = "config.json", "quantize_config.json"
+"""The file that has a `quantization_config`, and the file in which older versions of AutoGPTQ stored these settings."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class StoredQuantization:
     `method` is "compressed-tensors" or "gptq". `schemes` are the possible schemes of the packed matrices. `zero_offset` is the
     number that must be added to a stored zero point: the first version of the GPTQ format stores each zero point minus 1.
     `eight_bit` are the schemes of the config groups with 8-bit numbers, which are not packed. `sparse` is True if matrices can
-    be 2:4 sparse and stored with bitmasks.
+    be 2:4 sparse and stored with bitmasks. `cache` is True if the settings also say how a KV cache is quantized.
     """
 
     method: str
@@ -31,17 +33,17 @@ class StoredQuantization:
     zero_offset: int = 0
     eight_bit: tuple[EightBitScheme, ...] = ()
     sparse: bool = False
+    cache: bool = False
 
 
 def stored_quantization(folder: Path) -> StoredQuantization | None:
     """The quantization settings of a directory; None if its weights are dense or in a format that labkit does not read.
 
+    The settings are in `config.json`, or, in directories of older versions of AutoGPTQ, in `quantize_config.json`.
+
     Raises `CheckpointError`, with the reason, if labkit reads the format but not this scheme.
     """
-    try:
-        said = read_json_object(folder / "config.json").get("quantization_config")
-    except (OSError, ValueError):
-        return None  # the code that needs the file reports what is wrong with it
+    file, said = _settings(folder)
     if not isinstance(said, dict):
         return None
     try:
@@ -50,17 +52,30 @@ def stored_quantization(folder: Path) -> StoredQuantization | None:
         if said.get("quant_method") == GPTQ and "bits" in said:
             return _gptq(said)
     except (InvalidRequest, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / 'config.json'} has a quantization_config that labkit does not read: {error}"
-        ) from error
+        what = "a quantization_config" if file.name == CONFIG else "settings"
+        raise CheckpointError(f"{file} has {what} that labkit does not read: {error}") from error
     return None
+
+
+def _settings(folder: Path) -> tuple[Path, Any]:
+    """The file with the quantization settings of a folder, and the settings; None if the folder has none."""
+    try:
+        said = read_json_object(folder / CONFIG).get("quantization_config")
+        if said is None and (folder / OLDER_CONFIG).is_file():
+            return folder / OLDER_CONFIG, {"quant_method": GPTQ} | read_json_object(folder / OLDER_CONFIG)
+    except (OSError, ValueError):
+        return folder / CONFIG, None  # the code that needs the file reports what is wrong with it
+    return folder / CONFIG, said
 
 
 def parsed_quantization(said: dict[str, Any]) -> StoredQuantization:
     """Parse a `quantization_config` of compressed-tensors.
 
-    Raises `ValueError` or `InvalidRequest` for schemes that labkit cannot read.
+    Raises `ValueError` or `InvalidRequest` for schemes that labkit cannot read, and for transforms of the activations.
     """
+    transforms = said.get("transform_config") or {}
+    if not isinstance(transforms, dict) or any(transforms.values()):
+        raise ValueError("its transform_config transforms activations, such as by a Hadamard matrix; labkit runs no transforms")
     groups, sparse = said.get("config_groups") or {}, _is_sparse(said)
     if not isinstance(groups, dict) or not (groups or sparse):
         raise ValueError("it has no config_groups")
@@ -74,7 +89,8 @@ def parsed_quantization(said: dict[str, Any]) -> StoredQuantization:
             eight_bit.append(scheme_of_group(group, form))
         else:
             raise ValueError(f"its format is {form!r:.80}; {', '.join((PACK_QUANTIZED, *FORMS))} are accepted")
-    return StoredQuantization(COMPRESSED_TENSORS, tuple(packed), eight_bit=tuple(eight_bit), sparse=sparse)
+    cache = bool(said.get("kv_cache_scheme"))
+    return StoredQuantization(COMPRESSED_TENSORS, tuple(packed), eight_bit=tuple(eight_bit), sparse=sparse, cache=cache)
 
 
 def _is_sparse(said: dict[str, Any]) -> bool:
@@ -109,6 +125,8 @@ def _gptq(said: dict[str, Any]) -> StoredQuantization:
     size, form = said.get("group_size", -1), said.get("checkpoint_format", "gptq")
     if form not in ("gptq", "gptq_v2"):
         raise ValueError(f"its checkpoint_format is {form!r:.80}; gptq and gptq_v2 are accepted")
+    if said.get("is_marlin_format"):
+        raise ValueError("its is_marlin_format is true, which is the memory layout of one GPU kernel; false is accepted")
     scheme = IntegerScheme(_whole(said, "bits"), None if size in (-1, None) else _whole(said, "group_size"), symmetric=False)
     return StoredQuantization(GPTQ, (scheme,), 1 if form == "gptq" else 0)
 

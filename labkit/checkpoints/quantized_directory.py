@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from labkit.checkpoints.eight_bit_matrix import EightBitMatrix, part_of
 from labkit.checkpoints.eight_bit_scheme import scheme_for
 from labkit.checkpoints.fit import check_fit
 from labkit.checkpoints.folder_config import read_config
+from labkit.checkpoints.integer_weight import IntegerScheme
 from labkit.checkpoints.quantization_config import COMPRESSED_TENSORS, StoredQuantization, stored_quantization
 from labkit.checkpoints.sparse_matrix import sparse_matrix
 from labkit.checkpoints.stored_matrix import GptqMatrix, PackQuantized, StoredMatrix, StoredWeight
@@ -46,6 +48,12 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
         stored, weights = stored_quantization(path), open_weights(path)
         if stored is None or weights is None:
             raise CheckpointError(f"{path} holds no quantized weights in a format that labkit reads")
+        if stored.cache:
+            warnings.warn(
+                f"{path} has a kv_cache_scheme, which is ignored: labkit computes the scales of an 8-bit KV cache while it "
+                "runs; --kv-cache-dtype chooses the cache's dtype",
+                stacklevel=1,
+            )
         verify_checksums(path)
         self._matrices = _matrices(path, self.config, stored, weights)
         check_fit(path, self.config, weights, {name: matrix.names for name, matrix in self._matrices.items()})
@@ -71,12 +79,15 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
     def kernel_precision(self) -> str | None:
         """The name of the matrices' format if labkit has kernels for the matrices of all layers as they are stored, else None.
 
-        All layers must have the same format. The head can have another format or be dense.
+        All layers must have the same format, and q, k and v of a block the same groups, because they are stacked. The head can
+        have another format or be dense.
         """
         names = [name for name, shape in expected_shapes(self.config).items() if len(shape) == 2 and ".h." in name]
         kinds = {self._matrices[name].kernel_kind() if name in self._matrices else None for name in names}
         head = self._matrices.get("lm_head.weight")
-        if len(kinds) > 1 or None in kinds or "transformer.wte.weight" in self._matrices or not self._inputs_agree():
+        if len(kinds) > 1 or None in kinds or "transformer.wte.weight" in self._matrices:
+            return None
+        if not self._inputs_agree() or not self._stacks_agree():
             return None
         return None if head is not None and head.kernel_kind() is None else kinds.pop()
 
@@ -86,6 +97,13 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
             names = (f"transformer.h.{layer}.{each}.weight" for each in READ_THE_NORM)
             found = (self._matrices.get(name) for name in names)
             if len({each.input_scale for each in found if isinstance(each, EightBitMatrix)}) > 1:
+                return False
+        return True
+
+    def _stacks_agree(self) -> bool:
+        """Whether, in each block, q, k and v are stored alike, so that their rows can be stacked into one matrix."""
+        for layer in range(self.config.num_layers):
+            if len({_layout(self._matrices[f"transformer.h.{layer}.attn.{each}_proj.weight"]) for each in "qkv"}) > 1:
                 return False
         return True
 
@@ -118,6 +136,13 @@ class QuantizedDirectoryCheckpoint(Checkpoint):
         """The tokenizer of `tokenizer.json`, or of `vocab.json` and `merges.txt`."""
         assert self.path is not None
         return find_tokenizer([self.path], self.config.vocab_size)
+
+
+def _layout(matrix: StoredMatrix) -> object:
+    """What must be equal in matrices of the same kind that are stacked: the number of columns of a group, or the format."""
+    if isinstance(matrix.scheme, IntegerScheme):
+        return min(matrix.scheme.group_of(matrix.shape[1]), matrix.shape[1])
+    return type(matrix)
 
 
 def stored_matrix(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labkit.checkpoints.bit_packing import unpack, unpack_with_gaps, words_of
+from labkit.checkpoints.bit_packing import WITH_GAPS, WORD, unpack, unpack_with_gaps, words_of
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight, kernel_bits
 from labkit.checkpoints.weight_files import WeightFiles
 from labkit.errors import CheckpointError
@@ -85,16 +85,30 @@ def kind_of_bits(bits: int | None) -> str | None:
     return None if bits is None else f"int{bits}"
 
 
+def _columns(matrix: StoredMatrix, part: str, scheme: IntegerScheme) -> Tensor | None:
+    """The group of each column, from the tensor with the ending `part`; None if it is missing or the groups are in order."""
+    if not matrix.has(part):
+        return None
+    found, inner = matrix.load(part).long(), matrix.shape[1]
+    if bool((found == -1).all()):  # compressed-tensors begins with -1, and keeps it where nothing was reordered
+        return None
+    if not bool(((found >= 0) & (found < scheme.groups(inner))).all()):
+        raise CheckpointError(f"{matrix.folder}: {matrix.name(part)} names groups outside 0 to {scheme.groups(inner) - 1}")
+    in_order = torch.arange(inner, dtype=found.dtype, device=found.device) // scheme.group_of(inner)
+    return None if torch.equal(found, in_order) else found
+
+
 class PackQuantized(StoredMatrix):
     """A matrix in the format "pack-quantized" of compressed-tensors: integers packed into int32 words, and their scales.
 
     `weight_packed` `[out, words]` holds the sum integer + 2^(bits - 1) for each weight. `weight_scale` is `[out, groups]`.
     `weight_zero_point` `[words of out, groups]` is packed down the columns; it exists only if the scheme is not symmetric.
+    `weight_g_idx` `[in]` is the group of each input; it exists only if the inputs were reordered (actorder "group").
     """
 
     scheme: IntegerScheme
-    parts = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
-    optional = ("weight_shape", "weight_zero_point")
+    parts = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+    optional = ("weight_shape", "weight_zero_point", "weight_g_idx")
 
     def __init__(
         self, folder: Path, weights: WeightFiles, module: str, shape: tuple[int, int], schemes: Sequence[IntegerScheme]
@@ -116,6 +130,9 @@ class PackQuantized(StoredMatrix):
         self.scheme = next((scheme for scheme in fitting if scheme.symmetric == symmetric), None) or self._no_zeros()
         self.gaps = self.shape_of("weight_packed")[1] != words_of(shape[1], self.scheme.bits)
         self._check_zeros()
+        if self.has("weight_g_idx") and self.shape_of("weight_g_idx") != (shape[1],):
+            raise self.refuse("weight_g_idx", f"shape {[shape[1]]}")
+        self.columns = _columns(self, "weight_g_idx", self.scheme)
 
     def _has_words(self, count: int) -> bool:
         return self.shape_of("weight_packed") == (self.shape[0], count)
@@ -137,6 +154,8 @@ class PackQuantized(StoredMatrix):
 
     def kernel_kind(self) -> str | None:
         """The kind "int8" or "int4" if labkit has kernels for the matrix as it is stored, otherwise None."""
+        if self.columns is not None:
+            return None
         return kind_of_bits(kernel_bits(self.scheme, self.shape[1], self.load("weight_scale")))
 
     def integers(self, rows: slice) -> IntegerWeight:
@@ -149,7 +168,7 @@ class PackQuantized(StoredMatrix):
         if not self.scheme.symmetric:
             down = unpack(self.load("weight_zero_point").t().contiguous(), bits, self.shape[0]).t()[rows]
             zeros = (down.to(torch.int16) - half).to(torch.int8)
-        return IntegerWeight(self.scheme, values, self.load("weight_scale", rows), zeros)
+        return IntegerWeight(self.scheme, values, self.load("weight_scale", rows), zeros, self.columns)
 
 
 class GptqMatrix(StoredMatrix):
@@ -186,20 +205,24 @@ class GptqMatrix(StoredMatrix):
         for part, size in expected.items():
             if self.has(part) and self.shape_of(part) != size:
                 raise self.refuse(part, f"shape {list(size)} ({bits} bits, groups of {scheme.group_of(inner)})")
-        self.columns = self._columns(groups)
+        self.columns = _columns(self, "g_idx", scheme)
 
-    def _columns(self, groups: int) -> Tensor | None:
-        if not self.has("g_idx"):
-            return None
-        found = self.load("g_idx").long()
-        if not bool(((found >= 0) & (found < groups)).all()):
-            raise CheckpointError(f"{self.folder}: {self.name('g_idx')} names groups outside 0 to {groups - 1}")
-        in_order = torch.arange(self.shape[1], dtype=found.dtype, device=found.device) // self.scheme.group_of(self.shape[1])
-        return None if torch.equal(found, in_order) else found
+    def _zeros(self) -> Tensor:
+        """The zero points `[groups, out]` int16.
+
+        The first version of the format stores each zero point minus 1. GPTQModel subtracts on whole words, so a zero point of 0
+        borrows from the next number of its word. To undo this, the sum is also taken on whole words. Numbers of 3 bits do not
+        fill words evenly, and the sum is taken after unpacking.
+        """
+        words, bits = self.load("qzeros"), self.scheme.bits
+        if bits in WITH_GAPS:
+            return unpack(words, bits, self.shape[0]).to(torch.int16) + self.zero_offset
+        ones = sum(1 << place for place in range(0, WORD, bits))
+        return unpack(words.to(torch.int64) + ones * self.zero_offset, bits, self.shape[0]).to(torch.int16)
 
     def kernel_kind(self) -> str | None:
         """The kind "int8" or "int4" if labkit has kernels for the matrix as it is stored, otherwise None."""
-        zeros = unpack(self.load("qzeros"), self.scheme.bits, self.shape[0]).to(torch.int16) + self.zero_offset
+        zeros = self._zeros()
         if self.columns is not None or bool((zeros != 1 << (self.scheme.bits - 1)).any()):
             return None
         scheme = IntegerScheme(self.scheme.bits, self.scheme.group_size)
@@ -209,7 +232,7 @@ class GptqMatrix(StoredMatrix):
         """Read some consecutive rows of the matrix."""
         bits, half = self.scheme.bits, 1 << (self.scheme.bits - 1)
         numbers = unpack(self.load("qweight")[:, rows].t().contiguous(), bits, self.shape[1])
-        zeros = unpack(self.load("qzeros"), bits, self.shape[0])[:, rows].t().to(torch.int16) + self.zero_offset
+        zeros = self._zeros()[:, rows].t()
         scales = self.load("scales")[:, rows].t().contiguous()
         values = (numbers.to(torch.int16) - half).to(torch.int8)
         if bool((zeros == half).all()):

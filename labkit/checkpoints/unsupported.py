@@ -78,6 +78,8 @@ def refuse_files(folder: Path) -> None:
 
 def _refuse(folder: Path, method: Any, why: str) -> None:
     name = _NAMES.get(method, f"{method!r:.80}") if isinstance(method, str) else "a form without a name"
+    if method == "gptq":  # with the number of bits, the weights would have been read
+        why += " without a number of bits"
     raise CheckpointError(f"{folder} holds weights quantized by {name} ({why}), which labkit does not read; {_ADVICE}")
 
 

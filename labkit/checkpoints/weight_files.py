@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
 SAFETENSORS_INDEX, PYTORCH_INDEX = f"{SAFETENSORS}.index.json", f"{PYTORCH}.index.json"
 NamedFile = SafetensorsFile | PytorchFile
 _OPENERS: dict[str, Callable[[Path], NamedFile]] = {SAFETENSORS: SafetensorsFile, PYTORCH: PytorchFile}
+_PARTIAL = re.compile(r".*-\d+-of-\d+\.safetensors|adapter_model\.safetensors")
+"""The names of files that hold only a part of a model's weights."""
 _FORMS = {SAFETENSORS: "safetensors", PYTORCH: "PyTorch"}
 
 
@@ -40,16 +43,17 @@ def in_order(files: Iterable[TensorFile]) -> list[TensorFile]:
 def open_weights(folder: Path) -> WeightFiles | None:
     """Open the weights in a folder; return None if the folder has no weights.
 
-    The function looks for the files in the same order as `transformers`. Raises a `CheckpointError` that names the file if a
-    file is missing or wrong.
+    The function looks for the files in the same order as `transformers`. If there are none, the only safetensors file of the
+    folder is opened (AutoGPTQ called it `gptq_model-4bit-128g.safetensors`, for example). Raises a `CheckpointError` that names
+    the file if a file is missing or wrong.
     """
     for single, opener in _OPENERS.items():
         if (folder / single).exists():
-            file = opener(folder / single)
-            return WeightFiles(dict.fromkeys(file.entries, file), set(file.names), dict.fromkeys(file.integers, file))
+            return _open_one(opener(folder / single))
         if (folder / f"{single}.index.json").exists():
             return _open_shards(folder, single)
-    return None
+    only = _only_file(folder)
+    return _open_one(SafetensorsFile(only)) if only else None
 
 
 def names_of_files(folder: Path) -> list[str]:
@@ -59,7 +63,18 @@ def names_of_files(folder: Path) -> list[str]:
             return [single]
         if (folder / f"{single}.index.json").exists():
             return sorted({*_weight_map(folder, single).values()})
-    return []
+    only = _only_file(folder)
+    return [only.name] if only else []
+
+
+def _only_file(folder: Path) -> Path | None:
+    """The safetensors file of a folder, if there is exactly one and its name does not say that it is a part of the weights."""
+    found = sorted(folder.glob("*.safetensors"))
+    return found[0] if len(found) == 1 and not _PARTIAL.fullmatch(found[0].name) else None
+
+
+def _open_one(file: NamedFile) -> WeightFiles:
+    return WeightFiles(dict.fromkeys(file.entries, file), set(file.names), dict.fromkeys(file.integers, file))
 
 
 def _open_shards(folder: Path, single: str) -> WeightFiles:

@@ -40,7 +40,7 @@ def compress(
         typer.Option(help="w8a8, fp8: dynamic (a scale for each token) or static (calibrated); dynamic if left out."),
     ] = None,
     calibrator: Annotated[
-        str | None, typer.Option(help="Static activations: minmax, percentile, entropy or mse; minmax if left out.")
+        str | None, typer.Option(help="Static activations: minmax, percentile, entropy (w8a8) or mse; minmax if left out.")
     ] = None,
     weight_scales: Annotated[
         str | None, typer.Option(help="w8a8, fp8: row (a scale for each output row, if left out) or tensor.")
@@ -145,6 +145,10 @@ def compress(
         weight_scales=weight_scales,
         permute=permute,
     )
+    texts = {"--calibration": calibration, "--windows": windows, "--window": window}
+    for option, given_text in texts.items():
+        if given_text is not None and not chosen.calibrated:
+            raise InvalidRequest(f"{option} is {given_text}, but method {method} reads no text; leave it out")
     text = CalibrationText.read(calibration) if chosen.calibrated else None
     if text is not None:
         _check_apart(text)

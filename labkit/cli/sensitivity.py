@@ -49,7 +49,8 @@ def sensitivity(
     method.check(checkpoint.config)
     text = CalibrationText.read(calibration)
     text.check_apart(HELD_OUT.read_text("utf-8"))
-    length = min(window or checkpoint.config.context_length, checkpoint.config.context_length)
+    longest = checkpoint.config.context_length
+    length = longest if window is None else min(window, longest)
     ids = windows_of(text, checkpoint.tokenizer(), length, windows, seed)
     damages = measure(checkpoint, method, ids, bits=tried, progress=lambda done, total, name: say(f"[{done}/{total}] {name}"))
     print(table(damages))

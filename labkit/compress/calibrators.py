@@ -9,12 +9,14 @@ https://arxiv.org/abs/2004.09602.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from labkit.compress.magnitudes import Magnitudes
 from labkit.errors import InvalidRequest
+from labkit.weight_formats.rounded_inputs import Fp8Form
 
 PERCENTILE = 99.99
 """`percentile` leaves this percentage of all magnitudes unclipped."""
@@ -35,20 +37,25 @@ def percentile(found: Magnitudes) -> float:
     return float(found.edges[int((shares < PERCENTILE / 100).sum())])
 
 
-def mse(found: Magnitudes) -> float:
-    """The amax with the smallest mean squared error of rounding and clipping together."""
+def mse(found: Magnitudes, form: Fp8Form | None = None) -> float:
+    """The amax with the smallest mean squared error of rounding and clipping together.
+
+    The numbers are rounded to the FP8 format `form`, or to int8 if `form` is None.
+    """
     centers = found.edges - 0.5 * found.edges[0]
+    most = form.largest if form else LEVELS - 1
 
     def error(amax: float) -> float:
-        step = amax / (LEVELS - 1)
-        rounded = (centers / step).round().clamp(max=LEVELS - 1) * step
+        scale = amax / most
+        scaled = (centers / scale).clamp(max=most)
+        rounded = (scaled.float().to(form.dtype).double() if form else scaled.round()) * scale
         return float((found.counts * (rounded - centers).square()).sum())
 
     return min(_candidates(found), key=error)
 
 
 def entropy(found: Magnitudes) -> float:
-    """The amax for which the distribution of the rounded magnitudes is closest to the original distribution.
+    """The amax for which the distribution of the magnitudes after rounding to int8 is closest to the original distribution.
 
     The distance is the Kullback-Leibler divergence. For each candidate, the counts of larger magnitudes are added to the last
     bin below the candidate, because these magnitudes will be clipped. For the rounded distribution, the bins below the
@@ -76,11 +83,17 @@ CALIBRATORS: dict[str, Callable[[Magnitudes], float]] = {
 """The calibrators by name."""
 
 
-def calibrator_named(name: str) -> Callable[[Magnitudes], float]:
-    """The calibrator with this name. Raises `InvalidRequest` for an unknown name."""
+def calibrator_named(name: str, form: Fp8Form | None = None) -> Callable[[Magnitudes], float]:
+    """The calibrator with this name, for numbers that are rounded to the FP8 format `form`, or to int8 if `form` is None.
+
+    Raises `InvalidRequest` for an unknown name, and for entropy with FP8.
+    """
     if name not in CALIBRATORS:
         raise InvalidRequest(f"calibrator is {name!r}; {', '.join(CALIBRATORS)} are accepted")
-    return CALIBRATORS[name]
+    if form and name == "entropy":
+        accepted = ", ".join(each for each in CALIBRATORS if each != name)
+        raise InvalidRequest(f"calibrator is {name!r}, which counts the equal steps of int8; for fp8, {accepted} are accepted")
+    return partial(mse, form=form) if name == "mse" else CALIBRATORS[name]
 
 
 def _candidates(found: Magnitudes) -> list[float]:

@@ -46,8 +46,7 @@ def with_chosen_bits(
         after_block=lambda damages: keep(damages, {}),
         progress=progress,
     )
-    beside = IntegerScheme(1, method.scheme.group_size).bits_per_weight(checkpoint.config.hidden_size) - 1
-    chosen = choose_bits(damages, method.average_bits - beside)
+    chosen = choose_bits(damages, method.average_bits - method.bits_of_scales(checkpoint.config))
     keep(damages, chosen)
     return replace(method, schemes={name: replace(method.scheme, bits=bits) for name, bits in chosen.items()})
 

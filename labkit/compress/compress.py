@@ -170,10 +170,10 @@ def _windows(
     if not recipe.calibrated:
         return []
     config = checkpoint.config
-    length = min(window or config.context_length, config.context_length)
-    count = len(text.text) if recipe.whole_text else default_windows(config, length)
-    count = count if windows is None else windows
-    return windows_of(text, checkpoint.tokenizer(), length, count, seed)
+    length = config.context_length if window is None else min(window, config.context_length)
+    if windows is None:
+        windows = len(text.text) if recipe.whole_text else default_windows(config, max(length, 1))
+    return windows_of(text, checkpoint.tokenizer(), length, windows, seed)
 
 
 def _settings(checkpoint: Checkpoint, recipe: Recipe, text: CalibrationText, ids: list[list[int]], seed: int) -> dict[str, Any]:

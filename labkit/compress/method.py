@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -12,12 +13,15 @@ from labkit.checkpoints.checkpoint import expected_shapes
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
 from labkit.compress.binary import STORED_BITS
 from labkit.compress.gptq import DAMPING
+from labkit.compress.mixed import CHOICES
 from labkit.compress.qat import QatOptions
 from labkit.compress.scales import check_group_size
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 
 ALGORITHMS = ("rtn", "mse", "awq", "gptq", "qat")
+WITH_GPTQ = ("gptq", "qat", "mixed")
+"""The ends of the names of the methods that use GPTQ, and have its options."""
 BINARY = "int1-rtn"
 """The method that keeps only signs (`labkit.compress.binary`)."""
 BITS = (8, 4, 3, 2)
@@ -81,10 +85,23 @@ class Method:
                 bits += math.prod(shape) * self.scheme_of(name.removesuffix(".weight")).bits_per_weight(shape[1])
         return bits / weights
 
+    def bits_of_scales(self, config: GPTJConfig) -> float:
+        """How much of `average_bits` mixed precision needs for the scales."""
+        return IntegerScheme(1, self.scheme.group_size).bits_per_weight(config.hidden_size) - 1
+
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` if the group size does not divide the length of a matrix's rows."""
+        """Raise `InvalidRequest` if the group size does not divide the length of a matrix's rows, or if `average_bits` is too
+        small for the scales and the smallest number of bits of a matrix.
+        """
         for name, inputs in (("attention and fc_in", config.hidden_size), ("fc_out", config.intermediate_size)):
             check_group_size(self.scheme, inputs, name)
+        scales = self.bits_of_scales(config)
+        least = math.ceil(1000 * (min(CHOICES) + scales)) / 1000
+        if self.average_bits is not None and self.average_bits < min(CHOICES) + scales:
+            raise InvalidRequest(
+                f"bits is {self.average_bits:g}, which is too few: a matrix has at least {min(CHOICES)} bits per weight, plus "
+                f"{scales:g} for its scales; give --bits of at least {least:g}, or larger groups"
+            )
 
 
 def method_named(
@@ -92,8 +109,8 @@ def method_named(
     *,
     group_size: int | None = None,
     asymmetric: bool = False,
-    damping: float = DAMPING,
-    activation_order: bool = True,
+    damping: float | None = None,
+    activation_order: bool | None = None,
     steps: int | None = None,
     continuations: int | None = None,
     bits: float | None = None,
@@ -101,15 +118,18 @@ def method_named(
     """The method with this name. Raises `InvalidRequest` for a name or a value that is not accepted.
 
     group_size: the number of neighbours that share a scale; 0 means one scale for each row; None means one scale for each row
-    in 8 bits and for qat, and otherwise groups of 64. steps: the number of training steps of qat. continuations: how many
-    times the dense model continues each window, to make more training text for qat. bits: for mixed, the mean bits per weight,
-    including scales.
+    in 8 bits and for qat, and otherwise groups of 64. damping, activation_order: options of gptq, qat and mixed
+    (`GptqOptions`); None means the default. steps: the number of training steps of qat. continuations: how many times the
+    dense model continues each window, to make more training text for qat. bits: for mixed, the mean bits per weight, including
+    scales.
     """
     full = f"{name}-rtn" if f"{name}-rtn" in METHODS else name
     asked = {option: value for option, value in (("steps", steps), ("continuations", continuations)) if value is not None}
-    _check(name, full, group_size, damping, asked, bits)
+    errors = {"damping": damping, "activation_order": activation_order}
+    compensation: dict[str, Any] = {option: value for option, value in errors.items() if value is not None}
+    _check(name, full, group_size, compensation, asked, bits)
     if full == "mixed":
-        return _mixed(bits or 0.0, group_size, asymmetric, damping, activation_order)
+        return _mixed(bits or 0.0, group_size, asymmetric, compensation)
     width, _, algorithm = full.removeprefix("int").partition("-")
     size = (None if width == "8" or algorithm == "qat" else GROUP_SIZE) if group_size is None else group_size or None
     if full == BINARY:
@@ -119,15 +139,26 @@ def method_named(
     if algorithm == "qat" and asymmetric:
         raise InvalidRequest("qat learns scales and no zero points; leave --asymmetric out")
     training = QatOptions(**asked)
-    return Method(IntegerScheme(int(width), size, not asymmetric), algorithm, damping, activation_order, training=training)
+    return Method(IntegerScheme(int(width), size, not asymmetric), algorithm, training=training, **compensation)
 
 
 def _check(
-    name: str, full: str, group_size: int | None, damping: float, training: Mapping[str, int], bits: float | None
+    name: str,
+    full: str,
+    group_size: int | None,
+    compensation: Mapping[str, Any],
+    training: Mapping[str, int],
+    bits: float | None,
 ) -> None:
     """Raise `InvalidRequest` for an unknown name, values that no method accepts, and options of another method."""
     if full not in METHODS:
         raise InvalidRequest(f"method is {name!r}; {', '.join(METHODS)} are accepted (int8 means int8-rtn)")
+    if compensation and not full.endswith(WITH_GPTQ):
+        option, value = next(iter(compensation.items()))
+        raise InvalidRequest(
+            f"{option.replace('_', '-')} is {value}, but method {full} does not use GPTQ; intN-gptq, intN-qat and mixed have it"
+        )
+    damping = compensation.get("damping", DAMPING)
     if not 0 < damping < 10:
         raise InvalidRequest(f"damping is {damping!r}; a number above 0 and below 10 is accepted, such as {DAMPING}")
     if (full == "mixed") != (bits is not None):
@@ -141,10 +172,10 @@ def _check(
         raise InvalidRequest(f"group size is {group_size}; a number of at least 1 is accepted, or 0 for one scale for each row")
 
 
-def _mixed(bits: float, group_size: int | None, asymmetric: bool, damping: float, activation_order: bool) -> Method:
+def _mixed(bits: float, group_size: int | None, asymmetric: bool, compensation: Mapping[str, Any]) -> Method:
     size = GROUP_SIZE if group_size is None else group_size or None
     if not 2 < bits <= 8.5:
         raise InvalidRequest(f"bits is {bits!r}; an average above 2 and at most 8.5 bits per weight is accepted, such as 4.5")
     if asymmetric:
         raise InvalidRequest("mixed chooses among symmetric schemes; leave --asymmetric out")
-    return Method(IntegerScheme(4, size), "gptq", damping, activation_order, average_bits=bits)
+    return Method(IntegerScheme(4, size), "gptq", average_bits=bits, **compensation)

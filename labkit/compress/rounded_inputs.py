@@ -33,7 +33,7 @@ from labkit.weight_formats import (
     RowScaledWeight,
     W8A8Weight,
 )
-from labkit.weight_formats.rounded_inputs import E4M3, E5M2
+from labkit.weight_formats.rounded_inputs import E4M3, E5M2, Fp8Form
 
 ACTIVATIONS = ("dynamic", "static")
 """The ways to choose the scales of activations."""
@@ -55,8 +55,8 @@ class RoundedInputs(Recipe):
     """A recipe with 8-bit weights and 8-bit activations.
 
     `form` is a key of `FORMS`. `alpha` is the alpha of SmoothQuant; None means no smoothing. `activations` is one of
-    `ACTIVATIONS`. `calibrator` is one of `CALIBRATORS` and is used only for static activations. `weight_scales` is one of
-    `WEIGHT_SCALES`.
+    `ACTIVATIONS`. `calibrator` is one of `CALIBRATORS`, and for FP8 not entropy; it is used only for static activations.
+    `weight_scales` is one of `WEIGHT_SCALES`.
     """
 
     form: str
@@ -70,7 +70,7 @@ class RoundedInputs(Recipe):
             raise InvalidRequest(f"activations is {self.activations!r}; {' and '.join(ACTIVATIONS)} are accepted")
         if self.weight_scales not in WEIGHT_SCALES:
             raise InvalidRequest(f"weight-scales is {self.weight_scales!r}; {' and '.join(WEIGHT_SCALES)} are accepted")
-        calibrator_named(self.calibrator)
+        calibrator_named(self.calibrator, self._fp8)
         if self.alpha is not None:
             check_alpha(self.alpha)
 
@@ -135,6 +135,10 @@ class RoundedInputs(Recipe):
         found: dict[str, Any] = {"activations": self.activations, "alpha": self.alpha, "weight_scales": self.weight_scales}
         return found | ({"calibrator": self.calibrator} if self.activations == "static" else {})
 
+    @property
+    def _fp8(self) -> Fp8Form | None:
+        return {"fp8": E4M3, "fp8_e5m2": E5M2}.get(self.form)
+
     def _matrix(self, module: str, weight: Tensor, input_scale: float | None) -> dict[str, Tensor]:
         """The tensors of one rounded matrix."""
         form, _ = FORMS[self.form]
@@ -160,7 +164,7 @@ class RoundedInputs(Recipe):
 
     def _scale(self, name: str, inputs: Callable[[], Iterable[Tensor]]) -> float:
         _, most = FORMS[self.form]
-        return max(calibrator_named(self.calibrator)(Magnitudes(name, inputs)), 1e-30) / most
+        return max(calibrator_named(self.calibrator, self._fp8)(Magnitudes(name, inputs)), 1e-30) / most
 
 
 def row_scaled_tensors(module: str, weight: RowScaledWeight, input_scale: float | None) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from labkit.config import GPTJConfig
 
 @dataclass(frozen=True)
 class WeightOnly(Recipe):
-    """Quantizes weights with a method; activations are not rounded.
+    """Quantizes weights with a method; the stored model does not round activations.
 
     `trained` maps full names without `.weight` to the matrices of all blocks; it is filled after a method has trained them.
     """

@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labkit.errors import InvalidRequest
 from labkit.ops.gelu import gelu as apply_gelu
 from labkit.weight_formats import Int4Weight, Int8Weight
 
 ROWS, INPUTS = 16, 32
+INT4_GROUPS = 256, 128, 64, 32
+"""The group sizes that torch's int4 kernel reads."""
 TORCH_PACKS = Int8Weight, Int4Weight
 """The weight formats that torch's own kernels can multiply."""
 
@@ -17,19 +20,26 @@ TORCH_PACKS = Int8Weight, Int4Weight
 class TorchPackedWeight:
     """A quantized `[out, in]` matrix for torch's own matrix products with quantized weights, which run in bfloat16.
 
-    int8 matrices are multiplied by `_weight_int8pack_mm`. int4 matrices with groups of 32, 64, 128 or 256 weights are
-    multiplied by `_weight_int4pack_mm_for_cpu`. Both kernels take bfloat16 scales, so the scales are rounded to bfloat16. Rows
-    and inputs are padded, because the kernels crash on some sizes.
+    int8 matrices are multiplied by `_weight_int8pack_mm`. int4 matrices are multiplied by `_weight_int4pack_mm_for_cpu`, which
+    reads groups of `INT4_GROUPS` weights. Another multiple of 32, such as 96, is divided into smaller groups with the same
+    scale. Both kernels take bfloat16 scales, so the scales are rounded to bfloat16. Rows and inputs are padded, because the
+    kernels crash on some sizes. The constructor raises `InvalidRequest` for int4 groups that are not a multiple of 32.
     """
 
     def __init__(self, weight: Int8Weight | Int4Weight) -> None:
         self.shape = weight.shape
-        self._group = weight.group_size
+        if weight.group_size % INT4_GROUPS[-1]:
+            raise InvalidRequest(
+                f"int4 weights with groups of {weight.group_size} cannot be packed; multiples of 32 are accepted"
+            )
+        self._group = next(size for size in INT4_GROUPS if weight.group_size % size == 0) if weight.group_size else 0
+        self._padding = -weight.shape[1] % (weight.group_size or INPUTS)
         missing = -weight.shape[0] % ROWS
         scales = F.pad(weight.scales.bfloat16().t(), (0, missing)).contiguous()  # [out] or [groups, out]
         if isinstance(weight, Int8Weight):
-            self._values, self._scales = F.pad(weight.values, (0, -weight.shape[1] % INPUTS, 0, missing)), scales
+            self._values, self._scales = F.pad(weight.values, (0, self._padding, 0, missing)), scales
             return
+        scales = scales.repeat_interleave(weight.group_size // self._group, 0)
         nibbles = F.pad(weight.nibbles.int(), (0, 0, 0, missing), value=8)
         self._values = torch._convert_weight_to_int4pack_for_cpu(nibbles, 1)
         self._scales = torch.stack((scales, torch.zeros_like(scales)), dim=-1)  # pairs of a scale and a zero point of 0
@@ -44,7 +54,7 @@ class TorchPackedWeight:
 
         The result has the dtype of `x`; the product is computed in bfloat16.
         """
-        rounded = F.pad(x.bfloat16(), (0, -self.shape[1] % (self._group or INPUTS))).contiguous()
+        rounded = F.pad(x.bfloat16(), (0, self._padding)).contiguous()
         if self._group:
             product = torch._weight_int4pack_mm_for_cpu(rounded, self._values, self._group, self._scales)
         else:

@@ -3,8 +3,9 @@
 Each format is in its own file. This package rounds each number to the nearest number of the format, which needs no data. Better
 rounding methods (calibrated, trained) store their results in the same formats, because kernels read no other formats. Some
 formats (`RoundedInputsWeight`) also round the activations, so that the matrix multiplication itself runs in 8 bits. These
-formats are faster when many tokens share a weight (prefill, large batches). The formats that do not round the activations are
-faster when reading weights takes most of the time.
+formats are faster when many tokens share a weight (prefill, large batches). The other formats are faster when reading weights
+takes most of the time. They do not require rounded activations, but for int8, int4 and sparse24_int8 the native CPU kernels
+round short groups of activations to int8, so that they multiply integers.
 """
 
 from labkit.weight_formats.fp8 import Fp8Weight

@@ -1,4 +1,4 @@
-"""int4 weights, with one float16 scale for each group of neighbours in a row. Activations are not rounded."""
+"""int4 weights, with one float16 scale for each group of neighbours in a row. The format does not round activations."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class Int4Weight(QuantizedWeight):
     weight[o, i] = scales[o, i // group_size] * (nibble[o, i] - 8). `packed` is `[out, padded_in / 2]` uint8. It holds two
     neighbours per byte; the neighbour with the even index is in the low nibble. `scales` is `[out, padded_in / group_size]`
     float16. `padded_in` is `in_features` rounded up to whole groups. The padding holds nibbles of 8, which stand for 0.
+
+    The native CPU kernels round each 32 inputs of a token to int8, with one scale. Other kernels do not round the inputs.
     """
 
     kind: ClassVar[str] = "int4"

@@ -1,4 +1,4 @@
-"""int8 weights with a scale for each output row. Activations are not rounded."""
+"""int8 weights with a scale for each output row. The format does not round activations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from labkit.weight_formats.quantized_weight import RowScaledWeight
 
 
 class Int8Weight(RowScaledWeight):
-    """A matrix in int8, -127 to 127, with a scale for each output row; activations are not rounded."""
+    """A matrix in int8, -127 to 127, with a scale for each output row.
+
+    The native CPU kernels round each 128 inputs of a token to int8, with one scale. Other kernels do not round the inputs.
+    """
 
     kind: ClassVar[str] = "int8"
     head_kind: ClassVar[str] = "int8"

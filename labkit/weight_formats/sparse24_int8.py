@@ -1,4 +1,4 @@
-"""2:4 sparse int8 weights with a scale for each output row. Activations are not rounded."""
+"""2:4 sparse int8 weights with a scale for each output row. The format does not round activations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from labkit.weight_formats.sparse24 import stack_rows as stack_integers
 class Sparse24Int8Weight(QuantizedWeight):
     """weight[o, i] = scales[o] * integers[o, i], where two of every four neighbouring integers of a row are stored.
 
-    `integers` is a 2:4 sparse matrix whose values are int8, -127 to 127; `scales` `[out]` float32.
+    `integers` is a 2:4 sparse matrix whose values are int8, -127 to 127; `scales` `[out]` float32. The native CPU
+    kernels round each 128 inputs of a token to int8, with one scale. Other kernels do not round the inputs.
     """
 
     kind: ClassVar[str] = "sparse24_int8"

@@ -80,6 +80,25 @@ def test_the_gptq_layout(
         assert float((ours - theirs).abs().mean()) < 0.05 * float(theirs.std())
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_zero_points_of_the_first_version_are_converted_in_whole_words(tmp_path: Path, bits: int) -> None:
+    """GPTQModel subtracts 1 from every number of an int32 word at once, so a zero point of 0 borrows from its neighbour."""
+    path, _ = gptq_directory(tmp_path / "model", bits=bits, version="gptq_v2", symmetric=False, reordered=False)
+    tensors, chooser = load_file(path / "model.safetensors"), torch.Generator().manual_seed(4)
+    ones = sum(1 << place for place in range(0, 32, bits))
+    second = {name: torch.empty_like(tensors[name]).random_(generator=chooser) for name in tensors if name.endswith("qzeros")}
+    save_file(tensors | second, path / "model.safetensors")
+    names = [f"{name.removesuffix('.qzeros')}.weight" for name in second]
+    meant = {name: open_checkpoint(path).read(name) for name in names}
+    # int32 arithmetic wraps around, as in GPTQModel
+    first = {name: words - torch.tensor(ones).to(torch.int32) for name, words in second.items()}
+    save_file(tensors | first, path / "model.safetensors")
+    settings = (path / "config.json").read_text()
+    (path / "config.json").write_text(settings.replace('"gptq_v2"', '"gptq"'))
+    for name, dense in meant.items():
+        assert torch.equal(open_checkpoint(path).read(name), dense)
+
+
 @pytest.mark.parametrize(
     ("part", "said"),
     [("scales", "lacks .*q_proj.scales, without which"), ("qweight", "q_proj.qweight has shape")],
@@ -111,6 +130,10 @@ def test_a_gptq_directory_that_is_damaged(tmp_path: Path, part: str, said: str) 
         (
             {"config_groups": {"group_0": {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8}}}},
             r"it quantizes activations as well \(input_activations\)",
+        ),
+        (
+            {"config_groups": {"group_0": {}}, "transform_config": {"config_groups": {"u": {"type": "hadamard"}}}},
+            "its transform_config transforms activations",
         ),
     ],
 )
@@ -154,3 +177,122 @@ def test_eight_and_seven_bits_in_one_model_are_told_apart(tmp_path: Path, bits: 
     assert isinstance(found, IntegerWeight)
     assert found.scheme.bits == bits
     assert torch.equal(found.dequantize(), numbers * parts["weight_scale"])
+
+
+def packed_directory(path: Path, groups: dict[str, int | None], bits: int = 4) -> Path:
+    """Write a directory of symmetric integers in pack-quantized. `groups` maps the ends of modules' names to group sizes."""
+    dense_directory(path)
+    tensors, chooser = load_file(path / "model.safetensors"), torch.Generator().manual_seed(5)
+    for name in [name for name in tensors if name.endswith(("_proj.weight", "fc_in.weight", "fc_out.weight"))]:
+        (out, inner), module = tensors.pop(name).shape, name.removesuffix(".weight")
+        size = next(groups[end] for end in (*groups,) if module.endswith(end))
+        tensors[f"{module}.weight_packed"] = pack(torch.randint(0, 1 << bits, (out, inner), generator=chooser), bits)
+        scales = torch.rand(out, inner // (size or inner), generator=chooser) * 0.02 + 0.001
+        tensors[f"{module}.weight_scale"] = scales.half()
+    save_file(tensors, path / "model.safetensors")
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {
+            f"group_{size}": {
+                "targets": [f"re:.*{end}" for end in groups if groups[end] == size],
+                "weights": {"num_bits": bits, "strategy": "group" if size else "channel", "group_size": size},
+            }
+            for size in {*groups.values()}
+        },
+    }
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    return path
+
+
+def test_different_groups_in_q_k_and_v_are_dequantized(tmp_path: Path) -> None:
+    path = packed_directory(tmp_path / "model", {"q_proj": 32, "": None})
+    with (
+        pytest.warns(UserWarning, match="no kernels for the weights of .* dequantized to bf16"),
+        labkit.load(path, device="cpu") as engine,
+    ):
+        found = engine.logits([1, 2, 3]).float()
+    with labkit.load(path, device="cpu", dtype="fp32") as engine:
+        expected = engine.logits([1, 2, 3])
+    assert float((found - expected).abs().mean()) < 0.05 * float(expected.std())
+
+
+def test_different_groups_outside_of_q_k_and_v_run_in_kernels(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(packed_directory(tmp_path / "model", {"fc_in": 64, "fc_out": None, "": 32}))
+    assert isinstance(checkpoint, QuantizedDirectoryCheckpoint)
+    assert checkpoint.kernel_precision == "int4"
+
+
+def test_reordered_inputs_of_compressed_tensors(tmp_path: Path) -> None:
+    """With actorder "group", `weight_g_idx` names the group of each column."""
+    path, name = packed_directory(tmp_path / "model", {"": 32}), "transformer.h.1.attn.k_proj"
+    before = open_checkpoint(path)
+    assert isinstance(before, QuantizedDirectoryCheckpoint)
+    stored = before.integers(f"{name}.weight")
+    assert isinstance(stored, IntegerWeight)
+    assert before.kernel_precision == "int4"
+    tensors, of_column = load_file(path / "model.safetensors"), torch.arange(64).flip(0) // 32
+    save_file(tensors | {f"{name}.weight_g_idx": of_column.int()}, path / "model.safetensors")
+    found = open_checkpoint(path)
+    assert isinstance(found, QuantizedDirectoryCheckpoint)
+    assert found.kernel_precision is None
+    expected = stored.values.float() * stored.scales.float()[:, of_column]
+    assert torch.equal(found.read(f"{name}.weight", dtype=torch.float32), expected)
+    for wrong, said in ((of_column[1:], r"k_proj.weight_g_idx has shape \(63,\)"), (of_column + 1, "groups outside 0 to 1")):
+        save_file(tensors | {f"{name}.weight_g_idx": wrong.int().clone()}, path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=said):
+            open_checkpoint(path)
+    save_file(tensors | {f"{name}.weight_g_idx": torch.full((64,), -1, dtype=torch.int32)}, path / "model.safetensors")
+    found = open_checkpoint(path)
+    assert isinstance(found, QuantizedDirectoryCheckpoint)
+    assert found.kernel_precision == "int4"
+
+
+def test_the_scales_of_a_kv_cache_are_ignored_with_a_warning(tmp_path: Path) -> None:
+    path = packed_directory(tmp_path / "model", {"": 32})
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] |= {"kv_cache_scheme": {"num_bits": 8}, "transform_config": {"config_groups": {}}}
+    (path / "config.json").write_text(json.dumps(config))
+    scales = {f"transformer.h.0.attn.{each}_scale": torch.ones(1) for each in "kv"}
+    save_file(load_file(path / "model.safetensors") | scales, path / "model.safetensors")
+    with pytest.warns(UserWarning, match="has a kv_cache_scheme, which is ignored") as found:
+        open_checkpoint(path)
+    assert len(found) == 1
+
+
+def test_an_older_directory_of_autogptq(tmp_path: Path) -> None:
+    """The settings are in quantize_config.json, and the name of the weights file contains them too."""
+    path, meant = gptq_directory(tmp_path / "model", bits=4, version="gptq", symmetric=True, reordered=True)
+    config = json.loads((path / "config.json").read_text())
+    settings = config.pop("quantization_config")
+    (path / "config.json").write_text(json.dumps(config))
+    older = {name: settings[name] for name in ("bits", "group_size", "sym", "desc_act")}
+    (path / "quantize_config.json").write_text(json.dumps(older))
+    (path / "model.safetensors").rename(path / "gptq_model-4bit-32g.safetensors")
+    for name, dense in meant.items():
+        assert torch.allclose(open_checkpoint(path).read(name, dtype=torch.float32), dense, atol=1e-6)
+    for change, said in (
+        ({"checkpoint_format": "marlin"}, r"quantize_config.json has settings .* checkpoint_format is 'marlin'"),
+        ({"is_marlin_format": True}, "its is_marlin_format is true"),
+        ({"quant_method": "awq"}, r"quantized by AWQ \(there is a quantize_config.json\)"),
+    ):
+        (path / "quantize_config.json").write_text(json.dumps(older | change))
+        with pytest.raises(CheckpointError, match=said):
+            open_checkpoint(path)
+    (path / "quantize_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"there is a quantize_config.json without a number of bits"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "adapter_model.safetensors"])
+def test_a_part_of_the_weights_is_not_taken_for_all_of_them(tmp_path: Path, name: str) -> None:
+    path = dense_directory(tmp_path / "model")
+    (path / "model.safetensors").rename(path / name)
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        open_checkpoint(path)
+    (path / name).rename(path / "gptj.safetensors")
+    assert open_checkpoint(path).read("lm_head.bias").shape == (97,)
+    (path / "other.safetensors").write_bytes((path / "gptj.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        open_checkpoint(path)

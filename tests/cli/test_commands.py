@@ -150,6 +150,22 @@ REFUSALS: list[tuple[list[str], int, str]] = [
         "give --bits with the method mixed and with no other method",
     ),
     (["compress", "gptj-tiny", "--out", "x", "--method", "mixed", "--bits", "1"], 2, "an average above 2 and at most 8.5"),
+    (
+        ["compress", "gptj-tiny", "--out", "x", "--method", "mixed", "--bits", "2.1"],
+        2,
+        "bits is 2.1, which is too few: a matrix has at least 2 bits per weight, plus 0.25 for its scales; give --bits of at "
+        "least 2.25",
+    ),
+    *(
+        (["compress", "gptj-tiny", "--out", "x", "--method", "int4-rtn", option, value], 2, f"{option} is {value}, but")
+        for option, value in (("--calibration", "t.txt"), ("--windows", "3"), ("--window", "9"))
+    ),
+    (
+        ["compress", "gptj-tiny", "--out", "x", "--method", "int4-gptq", "--window", "0"],
+        2,
+        "windows of 0 tokens are not enough",
+    ),
+    (["sensitivity", "gptj-tiny", "--window", "0"], 2, "4 windows of 0 tokens are not enough"),
     (["compress", "gptj-tiny", "--out", "x", "--method", "int4-qat", "--steps", "0"], 2, "steps of the training is 0"),
     (["compress", "gptj-tiny", "--out", "x", "--method", "distill"], 2, "give --layers, for example --layers 4"),
     (["compress", "gptj-tiny", "--out", "x", "--method", "distill", "--layers", "8"], 2, "layers is 8; a student has fewer"),

@@ -9,6 +9,7 @@ from torch import Tensor
 from labkit.compress.calibrators import CALIBRATORS, PERCENTILE, calibrator_named
 from labkit.compress.magnitudes import BINS, Magnitudes
 from labkit.errors import InvalidRequest, LabkitError
+from labkit.weight_formats.rounded_inputs import E4M3, E5M2, Fp8Form, quantize_rows_fp8
 
 
 def magnitudes(*windows: Tensor) -> Magnitudes:
@@ -53,6 +54,24 @@ def test_mse_has_less_error_than_the_others() -> None:
     assert errors["mse"] < 0.8 * errors["minmax"]
     best = min(rounding_error(x, float(x.abs().max()) * share / 400) for share in range(4, 401))
     assert errors["mse"] < 1.1 * best
+
+
+@pytest.mark.parametrize("form", [E4M3, E5M2])
+def test_mse_rounds_to_fp8_if_the_inputs_are_fp8(form: Fp8Form) -> None:
+    """The steps of FP8 grow with the numbers, so the best limit of FP8 keeps an outlier that the best limit of int8 clips."""
+    x = torch.randn(1000, 200, generator=torch.Generator().manual_seed(3))
+    x[0, 0] = 80.0
+
+    def error(amax: float) -> float:
+        values, scales = quantize_rows_fp8(x, amax / form.largest, form)
+        return float((values.float() * scales[:, None] - x).double().square().mean())
+
+    found = magnitudes(x)
+    best = min(error(found.largest * share / 100) for share in range(4, 101))
+    assert error(calibrator_named("mse", form)(found)) < 1.02 * best
+    assert error(calibrator_named("mse")(found)) > 2 * best
+    with pytest.raises(InvalidRequest, match="equal steps of int8; for fp8, minmax, percentile, mse are accepted"):
+        calibrator_named("entropy", form)
 
 
 @pytest.mark.parametrize("name", CALIBRATORS)

@@ -171,6 +171,16 @@ def test_methods_that_do_not_exist(name: str) -> None:
         method_named(name)
 
 
+@pytest.mark.parametrize("name", ["int4-rtn", "int8-mse", "int3-awq", "int1"])
+@pytest.mark.parametrize("option", [{"damping": 0.02}, {"activation_order": False}])
+def test_options_of_gptq_need_a_method_that_uses_gptq(name: str, option: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"(damping|activation-order) is .*, but method .* does not use GPTQ; intN-gptq"):
+        method_named(name, **option)
+    for accepted, more in (("int4-gptq", {}), ("int4-qat", {}), ("mixed", {"bits": 4.5})):
+        found = method_named(accepted, **option, **more)
+        assert [getattr(found, name) for name in option] == list(option.values())
+
+
 def broken(source: Path, target: Path, change: str) -> Path:
     """Copy a compressed directory. In the copy's first file, a tensor is missing or has a wrong shape or wrong values."""
     from safetensors.torch import load_file, save_file

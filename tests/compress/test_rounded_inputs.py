@@ -13,8 +13,12 @@ from safetensors.torch import load_file, save_file
 
 import labkit
 from labkit.checkpoints import open_checkpoint
+from labkit.checkpoints.eight_bit_matrix import EightBitMatrix
+from labkit.checkpoints.eight_bit_scheme import EightBitScheme
 from labkit.checkpoints.quantized_directory import QuantizedDirectoryCheckpoint
+from labkit.checkpoints.weight_files import open_weights
 from labkit.compress import CalibrationText, compress, recipe_named
+from labkit.compress.rounded_inputs import RoundedInputs
 from labkit.errors import CheckpointError, InvalidRequest
 from labkit.parallel import Layout, load_parallel
 from labkit.weight_formats import Fp8Weight, W8A8Weight
@@ -155,6 +159,7 @@ def test_matrices_that_disagree_on_their_inputs_are_dequantized(made: dict[str, 
         ("int4-gptq", {"activations": "static"}, "activations is not an option of int4-gptq, which quantizes weights only"),
         ("w8a8", {"alpha": 0.5}, "method w8a8 does no smoothing; only w8a8-smoothquant has alpha"),
         ("w8a8", {"calibrator": "mse"}, "calibrator is 'mse', but activations are dynamic"),
+        ("fp8", {"activations": "static", "calibrator": "entropy"}, "calibrator is 'entropy', which counts .* int8; for fp8"),
         ("w8a8", {"activations": "both"}, "activations is 'both'; dynamic and static are accepted"),
         ("w8a8-smoothquant", {"alpha": 3.0}, "alpha is 3.0; a number from 0"),
         ("w4a4", {}, "method is 'w4a4'; int8-rtn, .*w8a8-smoothquant, fp8"),
@@ -163,6 +168,31 @@ def test_matrices_that_disagree_on_their_inputs_are_dequantized(made: dict[str, 
 def test_options_that_are_refused(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         recipe_named(name, **options)
+
+
+def test_mse_rounds_as_the_method_does() -> None:
+    """One large input is worth keeping in FP8, whose steps grow with the numbers, and not worth keeping in int8."""
+    x = torch.randn(1000, 200, generator=torch.Generator().manual_seed(3))
+    x[0, 0] = 80.0
+    kept: dict[str, float] = {}
+    for name, most in (("w8a8", 127), ("fp8", 448), ("fp8_e5m2", 57344)):
+        recipe = recipe_named(name, activations="static", calibrator="mse")
+        assert isinstance(recipe, RoundedInputs)
+        kept[name] = recipe._scale("a layer", lambda: [x]) * most
+    assert kept["w8a8"] < 60
+    assert min(kept["fp8"], kept["fp8_e5m2"]) > 75
+
+
+@pytest.mark.parametrize(("dtype", "bad"), [(torch.float8_e5m2, torch.inf), (torch.float8_e4m3fn, torch.nan)])
+def test_numbers_of_fp8_that_are_not_finite(tmp_path: Path, dtype: torch.dtype, bad: float) -> None:
+    weight = torch.ones(4, 8)
+    weight[2, 3] = bad
+    save_file({"m.weight": weight.to(dtype), "m.weight_scale": torch.ones(4, 1)}, tmp_path / "model.safetensors")
+    weights = open_weights(tmp_path)
+    assert weights is not None
+    matrix = EightBitMatrix(tmp_path, weights, "m", (4, 8), EightBitScheme("float", True, "token"))
+    with pytest.raises(CheckpointError, match=r"m.weight holds values that are NaN or infinite"):
+        matrix.integers(slice(0, 4))
 
 
 def test_transformers_computes_the_same(made: dict[str, Path]) -> None:

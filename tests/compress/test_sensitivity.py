@@ -130,3 +130,7 @@ def test_refusals() -> None:
     ):
         with pytest.raises(InvalidRequest, match=said):
             method_named(**options)  # type: ignore[arg-type]
+    for group_size, bits in ((64, 2.25), (0, 2.25), (32, 2.5)):  # 64 inputs, so 0 is also a group of 64
+        method_named("mixed", group_size=group_size, bits=bits).check(CONFIG)
+        with pytest.raises(InvalidRequest, match=f"give --bits of at least {bits}"):
+            method_named("mixed", group_size=group_size, bits=bits - 0.01).check(CONFIG)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from labkit import native, ops
-from labkit.errors import NotAvailable
+from labkit.errors import InvalidRequest, NotAvailable
 from labkit.native import build
 from labkit.native.packed_weight import PackedWeight
 from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, W8A8Weight
@@ -163,6 +163,16 @@ def test_torchs_own_kernels_stand_in(kind: type[Int8Weight] | type[Int4Weight]) 
         assert relative(ops.linear(x.float(), TorchPackedWeight(kept), bias.float()), expected) < 0.01
         found = ops.linear_gelu(x.bfloat16(), TorchPackedWeight(kept), bias.bfloat16())
         assert relative(found, F.gelu(expected, approximate="tanh")) < 0.015
+
+
+@pytest.mark.parametrize("group", [32, 96, 256, 320, 512])
+def test_torchs_own_kernel_takes_every_multiple_of_32_as_a_group(group: int) -> None:
+    x, weight = random(3, 700), Int4Weight.quantize(random(33, 700), group)
+    packed = TorchPackedWeight(weight)
+    assert relative(packed.multiply(x.float()), x @ weight.dequantize(torch.float64).T) < 0.01
+    assert relative(packed.dequantize(), weight.dequantize(torch.float64)) < 0.01
+    with pytest.raises(InvalidRequest, match="int4 weights with groups of 48 cannot be packed; multiples of 32 are accepted"):
+        TorchPackedWeight(Int4Weight.quantize(random(33, 700), 48))
 
 
 def test_a_compiler_that_fails_is_quoted_and_nothing_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
