@@ -40,17 +40,22 @@ def validate(resource: dict[str, Any]) -> None:
         kubernetes_validate.validate(pod, "1.35", strict=True)
 
 
-def containers() -> list[Any]:
-    """All containers of the manifests."""
+def pods() -> list[Any]:
+    """The specifications of all pods of the manifests."""
 
     def inside(value: Any) -> list[Any]:
         if isinstance(value, list):
             return [one for item in value for one in inside(item)]
         if isinstance(value, dict):
-            return value.get("containers", []) + [one for item in value.values() for one in inside(item)]
+            return ([value] if "containers" in value else []) + [one for item in value.values() for one in inside(item)]
         return []
 
     return [one for name in MANIFESTS for resource in resources(name) for one in inside(resource)]
+
+
+def containers() -> list[Any]:
+    """All containers of the manifests."""
+    return [one for pod in pods() for one in pod["containers"]]
 
 
 def test_every_file_is_tested() -> None:
@@ -79,6 +84,26 @@ def test_an_unknown_field_of_a_leader_worker_set_is_found() -> None:
     resource["spec"]["leaderWorkerTemplate"]["nodes"] = 2
     with pytest.raises(jsonschema.ValidationError, match="nodes"):
         validate(resource)
+
+
+def test_no_service_has_the_name_of_a_leader_worker_set() -> None:
+    """The operator makes a service with the set's name, by which the ranks meet, only if there is no service of this name."""
+    names: dict[str, list[str]] = {}
+    for resource in (resource for name in MANIFESTS for resource in resources(name)):
+        names.setdefault(resource["kind"], []).append(resource["metadata"]["name"])
+    assert names["LeaderWorkerSet"]
+    assert not set(names["LeaderWorkerSet"]) & set(names["Service"])
+
+
+def test_every_pod_of_a_server_has_memory_for_exchange() -> None:
+    servers = [pod for pod in pods() if any(one["image"] == "labkit-server" for one in pod["containers"])]
+    assert len(servers) == 3, "of triton.yaml, and leader and worker of triton_nodes.yaml"
+    for pod in servers:
+        in_memory = {one["name"] for one in pod["volumes"] if one.get("emptyDir", {}).get("medium") == "Memory"}
+        for one in pod["containers"]:
+            mounted = [mount["name"] for mount in one["volumeMounts"] if mount["mountPath"] == "/dev/shm"]
+            assert len(mounted) == 1
+            assert set(mounted) <= in_memory
 
 
 def test_the_chart_of_jupyterhub_accepts_its_values() -> None:
