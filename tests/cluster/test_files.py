@@ -12,6 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.docker.queries import compare_with_promtool, needs_promtool, rules_of_the_adapter
+
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "environment" / "cluster"
 SCHEMAS = Path(__file__).with_name("schemas")
@@ -144,6 +146,27 @@ def test_the_autoscaler_asks_for_a_metric_that_the_adapter_has() -> None:
     adapter = yaml.safe_load((CLUSTER / "prometheus_adapter.yaml").read_text("utf-8"))
     offered = [rule["name"]["as"] for rule in adapter["rules"]["external"]]
     assert [metric["external"]["metric"]["name"] for metric in scaler["spec"]["metrics"]] == offered
+
+
+@needs_promtool
+@pytest.mark.parametrize("interval", ["5s", "15s", "30s", "1m"])
+@pytest.mark.parametrize(
+    ("queue", "requests", "found"),
+    [("0+40x60", "0+4x60", [10]), ("7+0x60", "8+0x60", [0]), (None, None, [])],
+    ids=["ten seconds in the queue", "no requests", "no readings"],
+)
+def test_the_autoscaler_sees_the_queue_at_every_usual_interval(
+    tmp_path: Path, interval: str, queue: str | None, requests: str | None, found: list[float]
+) -> None:
+    """Without readings there is no value, so that the autoscaler keeps the number of pods; 0 would end pods."""
+    (rule,) = rules_of_the_adapter()
+    series = {"labkit_queue_seconds_total": queue, "labkit_requests_total": requests}
+    expected = {
+        "expr": f"round({rule['metricsQuery']}, 0.001)",
+        "eval_time": "5m10s",  # between two readings
+        "exp_samples": [{"value": v, "labels": "{}"} for v in found],
+    }
+    compare_with_promtool(tmp_path, interval, {name: values for name, values in series.items() if values}, [expected])
 
 
 @pytest.mark.parametrize("name", ["slurm.sbatch", "slurm_serve.sbatch"])
