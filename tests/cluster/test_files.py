@@ -12,6 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
+from labkit.checkpoints.fetch import HUB_MODELS
+from labkit.serving.server.guardian import CHILDREN_SECONDS, STOP_SECONDS
 from tests.docker.queries import compare_with_promtool, needs_promtool, rules_of_the_adapter
 
 ROOT = Path(__file__).parents[2]
@@ -72,8 +74,7 @@ def test_kubernetes_accepts_the_manifests(name: str) -> None:
 
 @pytest.mark.parametrize("where", ["spec", "spec.template.spec", "spec.template.spec.containers.0.livenessProbe"])
 def test_an_unknown_field_is_found(where: str) -> None:
-    deployment = next(resource for resource in resources("triton.yaml") if resource["kind"] == "Deployment")
-    inner: Any = deployment
+    inner: Any = (deployment := only_deployment())
     for key in where.split("."):
         inner = inner[int(key)] if key.isdigit() else inner[key]
     inner["imagine"] = 1
@@ -106,6 +107,66 @@ def test_every_pod_of_a_server_has_memory_for_exchange() -> None:
             mounted = [mount["name"] for mount in one["volumeMounts"] if mount["mountPath"] == "/dev/shm"]
             assert len(mounted) == 1
             assert set(mounted) <= in_memory
+
+
+def only_deployment() -> Any:
+    (deployment,) = (resource for resource in resources("triton.yaml") if resource["kind"] == "Deployment")
+    return deployment
+
+
+def seconds_of(probe: dict[str, Any]) -> int:
+    """How many seconds a probe may fail before Kubernetes acts."""
+    return int(probe["periodSeconds"] * probe["failureThreshold"])
+
+
+def test_a_server_gives_up_before_kubernetes_does() -> None:
+    servers = [one for one in containers() if "startupProbe" in one]
+    assert len(servers) == 2, "triton.yaml and the leader of triton_nodes.yaml"
+    for server in servers:
+        (seconds,) = (int(word.partition("=")[2]) for word in server["args"] if word.startswith("--start-seconds="))
+        assert seconds < seconds_of(server["startupProbe"])
+        assert "livenessProbe" not in server or seconds < seconds_of(server["livenessProbe"]), "a restart takes as long"
+
+
+def test_a_pod_that_is_to_end_has_time_for_its_requests_and_for_its_end() -> None:
+    pod = only_deployment()["spec"]["template"]["spec"]
+    program, seconds = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert program == "sleep"
+    assert pod["terminationGracePeriodSeconds"] >= int(seconds) + STOP_SECONDS + CHILDREN_SECONDS
+
+
+def test_the_servers_read_the_volume_that_the_job_fills() -> None:
+    claim, job = resources("model_cache.yaml")
+    (download,) = job["spec"]["template"]["spec"]["containers"]
+    model = HUB_MODELS["gpt-j-6b"]
+    assert download["command"] == ["hf", "download", model.repository]
+    assert download["args"] == [*model.files, f"--revision={model.revision}"]
+    for pod in (pod for pod in pods() if any(one["image"] == "labkit-server" for one in pod["containers"])):
+        (models,) = (volume for volume in pod["volumes"] if "persistentVolumeClaim" in volume)
+        assert models["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"], "readOnly": True}
+        for one in pod["containers"]:
+            (mount,) = (mount for mount in one["volumeMounts"] if mount["name"] == models["name"])
+            assert mount["readOnly"]
+            assert {"name": "HF_HUB_CACHE", "value": mount["mountPath"]} in one["env"]
+
+
+def test_torchrun_takes_the_options_and_the_first_pod_keeps_the_store() -> None:
+    """With `c10d`, torchrun asks whether the store's name is its own name, which a pod may not know yet when it starts."""
+    from torch.distributed.run import config_from_args, parse_args
+
+    service, job = resources("kubernetes.yaml")
+    pod = job["spec"]["template"]["spec"]
+    args = pod["containers"][0]["args"]
+    index = "$(JOB_COMPLETION_INDEX)"
+    assert any(index in word for word in args)
+    for number in range(job["spec"]["completions"]):
+        given = parse_args([word.replace(index, str(number)) for word in args])
+        config, *_ = config_from_args(given)
+        assert config.rdzv_backend == "static"
+        assert config.rdzv_configs["rank"] == number
+        assert config.max_nodes == job["spec"]["completions"]
+        assert config.rdzv_endpoint == f"{job['metadata']['name']}-0.{service['metadata']['name']}:29500"
+        assert given.training_script == "labkit"
 
 
 def test_the_chart_of_jupyterhub_accepts_its_values() -> None:
@@ -174,3 +235,11 @@ def test_the_jobs_of_slurm_are_bash_and_state_their_needs(name: str) -> None:
     subprocess.run(["bash", "-n", CLUSTER / name], check=True)
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", (CLUSTER / name).read_text("utf-8"), re.MULTILINE))
     assert {"job-name", "nodes", "ntasks-per-node", "cpus-per-task", "time"} <= set(options)
+
+
+@pytest.mark.parametrize("name", ["slurm.sbatch", "slurm_serve.sbatch"])
+def test_a_step_gets_the_cores_of_its_job(name: str) -> None:
+    """Since Slurm 22.05, srun does not take `--cpus-per-task` from sbatch."""
+    steps = re.findall(r"^srun (.*)", (CLUSTER / name).read_text("utf-8"), re.MULTILINE)
+    assert steps
+    assert all('--cpus-per-task="$SLURM_CPUS_PER_TASK" ' in step for step in steps)
