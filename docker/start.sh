@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs inside the image: copies missing notebooks, and course.toml if there is one, to the volume, then starts JupyterLab there.
-# In a session of a JupyterHub, which sets JUPYTERHUB_API_TOKEN, it starts the hub's kind of JupyterLab instead.
+# In a session of a JupyterHub, which sets JUPYTERHUB_API_TOKEN, it starts the hub's kind of JupyterLab instead, and copies no
+# solutions. They are still in the image: docs/course_session.md says what follows from this.
 # Existing files are never overwritten. A notebook that the learner has moved or deleted is copied again at the next start.
 #   start.sh [OPTION...]     options for `labkit lab`
 set -euo pipefail
@@ -13,7 +14,11 @@ if [ ! -w "$course" ]; then
     exit 1
 fi
 
-for notebook in "$image"/labs/*.ipynb "$image"/labs/course.toml "$image"/solutions/*.ipynb; do
+offered=("$image"/labs/*.ipynb "$image"/labs/course.toml)
+if [ -z "${JUPYTERHUB_API_TOKEN:-}" ]; then
+    offered+=("$image"/solutions/*.ipynb)
+fi
+for notebook in "${offered[@]}"; do
     mine=$course/${notebook#"$image"/}
     if [ -e "$notebook" ] && [ ! -e "$mine" ]; then
         mkdir -p "$(dirname "$mine")"

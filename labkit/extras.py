@@ -32,6 +32,14 @@ EXTRA_OF = {
 """The extra of each optional package, by the name under which the package is imported."""
 
 
+def how_to_install(extra: str) -> str:
+    """How to install an extra of labkit, in words.
+
+    Labkit is named by its files: a public index may have another package of the same name.
+    """
+    return f"pip install -e '.[{extra}]' in labkit's repository, or pip install './WHEEL[{extra}]' with the file of its wheel"
+
+
 def what_is_missing(error: ImportError) -> str | None:
     """A sentence that names the missing package and its extra; None if the import failed for another reason."""
     package = (error.name or "").partition(".")[0]
@@ -39,6 +47,6 @@ def what_is_missing(error: ImportError) -> str | None:
     if extra is None or not isinstance(error, ModuleNotFoundError):
         return None
     return (
-        f"the package {package} is not installed; labkit's extra {extra!r} installs it: pip install 'labkit[{extra}]' "
+        f"the package {package} is not installed; labkit's extra {extra!r} installs it: {how_to_install(extra)} "
         "(`make env` installs every extra)"
     )

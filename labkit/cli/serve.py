@@ -44,6 +44,14 @@ def serve(
             "the engine takes longer, the server is restarted."
         ),
     ] = 600.0,
+    start_seconds: Annotated[
+        float,
+        typer.Option(
+            min=1.0,
+            help="The longest time for a start, and for each later restart, in seconds: within it, every model must have "
+            "answered. A download before the start does not count.",
+        ),
+    ] = 600.0,
     cache_bytes: Annotated[
         int | None, typer.Option(help="The size of each KV cache; if left out, as large as memory allows.")
     ] = None,
@@ -89,7 +97,7 @@ def serve(
         print_faults(Path(name))
         if not check:
             need_server()
-            _run(Path(name), name, (http_port, grpc_port, metrics_port), address, log, json=json)
+            _run(Path(name), name, (http_port, grpc_port, metrics_port), address, log, start_seconds, json=json)
         return
     settings = ServeSettings(
         model=name,
@@ -120,7 +128,7 @@ def serve(
         folder = repository or own.path
         say(f"{name}: the model repository is written to {folder}")
         write_repository(folder, settings)
-        _run(folder, name, (http_port, grpc_port, metrics_port), address, log, json=json)
+        _run(folder, name, (http_port, grpc_port, metrics_port), address, log, start_seconds, json=json)
     finally:
         own.delete()
 
@@ -145,7 +153,9 @@ def print_faults(repository: Path) -> None:
     say(f"{repository} has no faults")
 
 
-def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log: Path | None, *, json: bool) -> None:
+def _run(
+    folder: Path, name: str, ports: tuple[int, int, int], address: str, log: Path | None, start_seconds: float, *, json: bool
+) -> None:
     from labkit.serving.access import exposure_warning, is_secret_visible
     from labkit.serving.server import Server
 
@@ -164,6 +174,7 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
         log=log,
         progress=lambda words: say(f"\n{words}" if is_ready.is_set() else words),  # do not write on the status line
         give_up=told.is_set,
+        start_seconds=start_seconds,
     )
     with server:
         if is_secret_visible(server.pid, server.grpc):

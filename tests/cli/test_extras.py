@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from labkit.cli import COMMANDS
-from labkit.extras import EXTRA_OF
+from labkit.extras import EXTRA_OF, how_to_install
 from tests.gradebook.test_board import chain, ladder
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +118,20 @@ def test_a_command_without_extras(outcomes: dict[str, tuple[Any, str, str]], nam
     last = err.strip().splitlines()[-1]
     assert last.startswith("labkit: ")
     assert name == "tune" or re.search(r"extra '(graphs|lab|serve|peers)'|`make env`", last), last
+
+
+def test_no_advice_installs_labkit_by_its_name() -> None:
+    """On a public package index, the name may belong to a foreign package."""
+    files = [
+        *(ROOT / "labkit").rglob("*.py"),
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "README.md",
+        *(ROOT / "labs").glob("*.ipynb"),
+    ]
+    by_name = re.compile(r"pip install (-\S+ )*['\"]?labkit\b(?![/.-])")
+    assert [file.name for file in files if by_name.search(file.read_text("utf-8"))] == []
+    assert "pip install -e '.[serve]'" in how_to_install("serve")
+    assert "WHEEL[serve]" in how_to_install("serve")
 
 
 def test_every_package_of_the_extras_is_known() -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from labkit.cli.serve import serve
+from labkit.errors import NotAvailable
 from labkit.serving.channels import open_url
 from labkit.serving.server.install import find_server
 from tests.cli.test_commands import many
@@ -96,13 +98,35 @@ def test_it_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path: Path) ->
     assert (tmp_path / "log").stat().st_size > 0
 
 
+def slow_repository(folder: Path) -> Path:
+    """Write a repository whose only model takes an hour to load."""
+    (folder / "slow" / "1").mkdir(parents=True)
+    (folder / "slow" / "config.pbtxt").write_text(SLOW_CONFIG)
+    (folder / "slow" / "1" / "model.py").write_text(SLOW_MODEL)
+    return folder
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_time_of_a_start_is_what_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+    """own: a repository of one's own, or one that the command writes."""
+    given: list[float] = []
+
+    def server(*_: object, start_seconds: float, **__: object) -> None:
+        given.append(start_seconds)
+        raise NotAvailable("this is not a server")
+
+    monkeypatch.setattr("labkit.serving.server.Server", server)
+    monkeypatch.setattr("labkit.serving.server.install.need_server", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(NotAvailable, match="not a server"):
+        serve(str(slow_repository(tmp_path)) if own else "gptj-tiny", start_seconds=840.0)
+    assert given == [840.0]
+
+
 @needs_server
 @pytest.mark.long
 def test_an_interruption_while_a_model_loads_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "slow" / "1").mkdir(parents=True)
-    (tmp_path / "slow" / "config.pbtxt").write_text(SLOW_CONFIG)
-    (tmp_path / "slow" / "1" / "model.py").write_text(SLOW_MODEL)
-    with subprocess.Popen([*COMMAND, str(tmp_path), *ANY_PORTS], stderr=subprocess.PIPE, text=True) as command:
+    with subprocess.Popen([*COMMAND, str(slow_repository(tmp_path)), *ANY_PORTS], stderr=subprocess.PIPE, text=True) as command:
         assert command.stderr is not None
         while command.stderr.readline() != "slow is being loaded\n":
             assert command.poll() is None

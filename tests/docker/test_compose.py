@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.docker.queries import PANELS, QUERIES
+from tests.docker.queries import PANELS, QUERIES, compare_with_promtool, needs_promtool
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -110,9 +109,6 @@ def test_grafanas_own_model_reads_every_field_of_the_dashboard() -> None:
         assert not without_loss(wrong, read(wrong)), place
 
 
-needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="not measured here: no promtool (Debian's prometheus)")
-
-
 @needs_promtool
 def test_prometheus_accepts_its_configuration() -> None:
     subprocess.run(["promtool", "check", "config", DOCKER / "prometheus.yml"], check=True, capture_output=True)
@@ -121,17 +117,12 @@ def test_prometheus_accepts_its_configuration() -> None:
 @needs_promtool
 def test_the_panels_show_the_right_values(tmp_path: Path) -> None:
     assert set(SHOWN) == set(QUERIES)
-    (tmp_path / "none.yml").write_text("groups: []\n")
     tests = [
         {"expr": query, "eval_time": "3m", "exp_samples": [{"value": value, "labels": labels_of(query)}]}
         for title, queries in QUERIES.items()
         for query, value in zip(queries, SHOWN[title], strict=True)
     ]
-    series = [{"series": name, "values": values} for name, values in SERIES.items()]
-    given = {"rule_files": ["none.yml"], "tests": [{"interval": "5s", "input_series": series, "promql_expr_test": tests}]}
-    (tmp_path / "given.yml").write_text(yaml.safe_dump(given))
-    done = subprocess.run(["promtool", "test", "rules", tmp_path / "given.yml"], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    compare_with_promtool(tmp_path, "5s", SERIES, tests)
 
 
 def labels_of(query: str) -> str:

@@ -103,3 +103,13 @@ def test_an_answer_needs_no_step_and_a_late_step_is_a_hang(monkeypatch: pytest.M
     assert Told("answer").hangs("gptj")
     steps_are(monkeypatch, (-90, IN_TIME), (-90, 0))
     assert not Told("silence").hangs("gptj")
+
+
+def test_a_reload_has_as_much_time_as_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    made = Probes("127.0.0.1:1", load_seconds=840.0)
+    monkeypatch.setattr(made._client, "unload_model", lambda model, client_timeout: None)
+    monkeypatch.setattr(made._client, "load_model", lambda model, client_timeout: given.append(client_timeout))
+    made.reload("gptj")
+    made.load("gptj", 5.0)
+    assert given == [840.0, 5.0]

@@ -53,12 +53,15 @@ _REQUESTS: dict[str, dict[str, Any]] = {
 class Probes:
     """Sends small requests to the models of one server, and loads models, over gRPC."""
 
-    def __init__(self, grpc: str, metrics: str = "", mark: Callable[[], str] = lambda: "") -> None:
+    def __init__(
+        self, grpc: str, metrics: str = "", mark: Callable[[], str] = lambda: "", load_seconds: float = LOAD_SECONDS
+    ) -> None:
         """grpc: HOST:PORT. metrics: HOST:PORT of the metrics of a server on this machine; empty if it publishes none.
 
         mark: returns the server's probe mark (see `probe_mark`); requests without this mark are counted.
+        load_seconds: the time limit for loading a model.
         """
-        self._address, self._metrics, self._mark = grpc, metrics, mark
+        self._address, self._metrics, self._mark, self._load_seconds = grpc, metrics, mark, load_seconds
         self._client = grpc_client(grpc, CHANNEL)
 
     def is_live(self) -> bool:
@@ -68,8 +71,12 @@ class Probes:
         except client_library().InferenceServerException:
             return False
 
-    def load(self, model: str, seconds: float = LOAD_SECONDS) -> None:
-        """Load a model. Raises `NotAvailable` with the server's message if loading fails or takes too long."""
+    def load(self, model: str, seconds: float | None = None) -> None:
+        """Load a model. Raises `NotAvailable` with the server's message if loading fails or takes too long.
+
+        seconds: the time limit; the one given to the constructor if left out.
+        """
+        seconds = self._load_seconds if seconds is None else seconds
         try:
             self._client.load_model(model, client_timeout=seconds)
         except client_library().InferenceServerException as error:

@@ -34,7 +34,7 @@ class Server:
     file that is deleted with the server. program: the server to start; `need_server()` if left out. progress: called with a
     text that says what is being waited for; later it is called from another thread when a tritonserver has ended. give_up:
     called while waiting for the start; if it returns True, the start is abandoned. start_seconds: the time within which every
-    model must have answered.
+    model must have answered, at this start and after a restart; also the time limit for reloading one model.
 
     After construction every model has answered a real request. The server ends with `stop`, at the end of the `with` block,
     when the object is garbage-collected, and whenever this process ends. Raises `InvalidRequest` for a repository without
@@ -66,7 +66,9 @@ class Server:
         self.http, self.grpc, self.metrics = (f"{address}:{port}" for port in ports)
         sweep()
         folder = LockedFolder("server")
-        self.probes = Probes(self.grpc, self.metrics, lambda: mark_of(shared_folder(read_server_pid(folder.path))))
+        self.probes = Probes(
+            self.grpc, self.metrics, lambda: mark_of(shared_folder(read_server_pid(folder.path))), start_seconds
+        )
         self.log = log or folder.path / "log.txt"
         try:
             served = shell_safe_path(self.repository, folder.path, "repository")

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import psutil
 
+from labkit.serving.access import SECRET_FILE, secret_of
+from labkit.serving.probe_mark import mark_of
 from labkit.serving.shared_folder import shared_folder_path
+from labkit.serving.user_folder import user_folder
 
 REGIONS, PID = "regions", "pid"
 """The names of two files in a server's own folder. The first file holds the prefix of the names of the server's shared memory,
@@ -22,6 +25,19 @@ def read_server_pid(folder: Path) -> int:
     Raises `OSError` or `ValueError` before the process id has been written.
     """
     return int((folder / PID).read_text())
+
+
+def mark_at(address: str) -> str:
+    """The probe mark (see `probe_mark`) of this user's server at HOST:PORT of this machine; empty if no such server is known.
+
+    The server's folder is found by the secret, so the server can belong to another process.
+    """
+    secret = secret_of(address)
+    for file in user_folder().glob(f"*/{SECRET_FILE}"):
+        with contextlib.suppress(OSError, ValueError):  # a server that begins or ends at this moment
+            if file.read_text() == secret and (shared := shared_folder_path(read_server_pid(file.parent))).is_dir():
+                return mark_of(shared)
+    return ""
 
 
 def delete_remains(folder: Path) -> None:

@@ -1,10 +1,13 @@
-"""labkit's counters count each refused request once, by its reason, and none of the watchdog's probes."""
+"""labkit's counters count each refused request once, by its reason, and no probe of the watchdog or of a health check."""
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,8 @@ from labkit.serving.server import Server
 from labkit.serving.server.status_line import status_line
 from tests.patience import PATIENCE
 from tests.serving.live.requests import PROMPT, ask, ensemble, fastertransformer, gptj, infer, stream
+
+HEALTH = Path(__file__).parents[3] / "docker" / "answers.py"
 
 TIMES = 3
 
@@ -96,9 +101,11 @@ def test_probes_are_not_counted(served: Server) -> None:
     before = at_rest(served)
     for model in served.models:
         assert served.probes.answers(model)
+    health = HEALTH.read_text("utf-8").replace("127.0.0.1:8001", served.grpc).replace("127.0.0.1:8002", served.metrics)
+    subprocess.run([sys.executable, "-c", health], check=True, timeout=PATIENCE)
     ask(served, text_input=PROMPT, max_new_tokens=2)
     found = when(served, before, lambda look: look.engine().tokens >= 2 and sum(look.batch_sizes().values()) >= 2)
-    assert found.model("gptj").requests == 2, "Triton counts the probe as well"
+    assert found.model("gptj").requests == 3, "Triton counts the two probes as well"
     engine = found.engine()
     assert (engine.requests, engine.tokens, engine.steps) == (1, 2, 2)
     assert found.batch_sizes()["1"] == 2

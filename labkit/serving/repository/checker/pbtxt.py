@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.errors import NotAvailable
+from labkit.extras import how_to_install
 from labkit.serving.nearest_name import nearest
 from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt_refusals import refused
@@ -106,7 +107,7 @@ def model_config_class() -> Any:
     except ImportError as error:
         raise NotAvailable(
             f"reading config.pbtxt needs tritonclient with gRPC ({error}); install it with labkit's extra: "
-            "pip install 'labkit[serve]'"
+            f"{how_to_install('serve')}"
         ) from error
     return ModelConfig
 
