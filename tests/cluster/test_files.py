@@ -141,13 +141,16 @@ def test_the_servers_read_the_volume_that_the_job_fills() -> None:
     model = HUB_MODELS["gpt-j-6b"]
     assert download["command"] == ["hf", "download", model.repository]
     assert download["args"] == [*model.files, f"--revision={model.revision}"]
+    in_text = f"persistentVolumeClaim: {{claimName: {claim['metadata']['name']}, readOnly: true}}"
     for pod in (pod for pod in pods() if any(one["image"] == "labkit-server" for one in pod["containers"])):
-        (models,) = (volume for volume in pod["volumes"] if "persistentVolumeClaim" in volume)
-        assert models["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"], "readOnly": True}
+        (models,) = (volume for volume in pod["volumes"] if volume["name"] == "models")
+        is_own = "emptyDir" in models  # one server with the model in its image works without the shared volume
+        assert is_own or models["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"], "readOnly": True}
         for one in pod["containers"]:
             (mount,) = (mount for mount in one["volumeMounts"] if mount["name"] == models["name"])
-            assert mount["readOnly"]
+            assert mount.get("readOnly", False) != is_own
             assert {"name": "HF_HUB_CACHE", "value": mount["mountPath"]} in one["env"]
+    assert in_text in (CLUSTER / "triton.yaml").read_text("utf-8")
 
 
 def test_torchrun_takes_the_options_and_the_first_pod_keeps_the_store() -> None:
