@@ -60,6 +60,6 @@ def not_sent(error: Exception) -> LabkitError:
 
 
 def _is_short(response: Any) -> bool:
-    needed = sum(tensor.as_numpy().nbytes for tensor in response.output_tensors())
+    needed: int = sum(tensor.as_numpy().nbytes for tensor in response.output_tensors())
     found = os.statvfs(FOLDER)
     return found.f_bavail * found.f_frsize < SPARE_BYTES + needed
