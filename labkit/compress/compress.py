@@ -91,7 +91,7 @@ def compress(
         _write_rest(checkpoint, recipe, work)
         work.finish()
     finally:
-        work.drop_if_empty()
+        work.close()
     sizes = [file.stat().st_size for file in place.glob("*.safetensors")]
     bits = recipe.bits_per_weight(checkpoint.config)
     return CompressResult(place, _bytes_before(checkpoint), sum(sizes), bits, len(ids))

@@ -171,7 +171,7 @@ def distill(
         _write(checkpoint, training.student, work)
         work.finish()
     finally:
-        work.drop_if_empty()
+        work.close()
     return DistillResult(
         place,
         checkpoint.config.parameter_count,

@@ -35,6 +35,16 @@ SILENCE_SECONDS = 6.0
 FLUSH_SECONDS = 30.0
 """At the end, a rank waits at most this many seconds until other ranks have received what it sent, such as the task to end."""
 
+MEET_VARIABLE = "LABKIT_MEET_SECONDS"
+MEET_SECONDS = 540.0
+"""A rank waits this many seconds until all ranks have begun, unless `MEET_VARIABLE` says how long.
+
+The ranks of several hosts can begin minutes apart, because a host may first have to load a container image or a model. A server
+gives a model 600 s to load, so the error that names the missing ranks comes before that limit.
+"""
+
+MOST_SECONDS = 86400.0
+
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -43,17 +53,32 @@ def under_torchrun() -> bool:
     return all(name in os.environ for name in NEEDED)
 
 
+def meet_seconds() -> float:
+    """How many seconds a rank waits until all ranks have begun. Raises `InvalidRequest` if `MEET_VARIABLE` is invalid."""
+    given = os.environ.get(MEET_VARIABLE) or str(MEET_SECONDS)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MOST_SECONDS:
+        raise InvalidRequest(f"{MEET_VARIABLE} is {given!r}; give a number of seconds above 0 and at most {MOST_SECONDS:g}")
+    return seconds
+
+
 class TorchrunRanks:
     """This rank and its links to the other ranks, with the interface of `LocalRanks`: `links`, `check`, `failure`, `close`.
 
     device: the device of this rank. Raises `InvalidRequest` if the number of started ranks is not the number of ranks in the
-    layout, and `RankFailed` if not all ranks have connected after `patience` seconds.
+    layout, and `RankFailed` if not all ranks have connected after `patience` seconds (default: `meet_seconds`). A rank that
+    cannot reach rank 0 may take twice as long to raise.
 
     timeout: how many seconds rank 0 waits for the other ranks inside a pass. The other ranks wait without a limit, for as long
     as rank 0 gives signs of life (see `LocalRanks`).
     """
 
-    def __init__(self, layout: Layout, device: torch.device = CPU, *, patience: float = 60.0, timeout: float = 600.0) -> None:
+    def __init__(
+        self, layout: Layout, device: torch.device = CPU, *, patience: float | None = None, timeout: float = 600.0
+    ) -> None:
         self.layout = layout
         self.rank, started = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if started != layout.ranks:
@@ -63,17 +88,10 @@ class TorchrunRanks:
                 f"product is {started}"
             )
         api: Any = dist
-        self._store, _, _ = next(api.rendezvous("env://", timeout=timedelta(seconds=patience)))
+        patience = patience or meet_seconds()
+        self._store = _store(self.rank, patience)
         store = api.PrefixStore("labkit", self._store)
-        store.set(f"host {self.rank}", socket.gethostname())
-        try:
-            store.wait([f"host {rank}" for rank in range(started)], timedelta(seconds=patience))
-        except RuntimeError:
-            late = [str(rank) for rank in range(started) if not store.check([f"host {rank}"])]
-            raise RankFailed(
-                f"of {counted(started, 'rank')}, rank {', '.join(late)} did not connect within {patience:g} s"
-            ) from None
-        self._hosts = [store.get(f"host {rank}").decode() for rank in range(started)]
+        self._hosts = _hosts(store, self.rank, started, patience)
         patient = timeout if self.rank == 0 else math.inf
         self.links = Links.gloo(layout, self.rank, store.clone(), patient, device=device)
         self._signs = SignsOfLife(store.clone(), layout, self.rank, self._hosts, self.links)
@@ -155,8 +173,8 @@ class SignsOfLife:
             try:
                 self._store.set(f"beat {self._rank}", f"{count} {self.step} {self.cause}")
                 found = self._look(seen)
-            except RuntimeError as error:  # the store is gone, and so is the rank whose process held the store
-                found = f"the ranks' store no longer answers: {str(error).splitlines()[0]}"
+            except RuntimeError as error:
+                found = _lost(error)
             if found and not self._ended.is_set():
                 self.fail(found)
                 return
@@ -177,6 +195,52 @@ class SignsOfLife:
 
     def _words(self, rank: int, step: int, cause: str) -> str:
         return self._layout.failure(rank, self._hosts[rank], step, cause)
+
+
+def _store(rank: int, patience: float) -> Any:
+    """The store through which the ranks find each other. Raises `RankFailed` if it cannot be reached."""
+    api: Any = dist
+    try:
+        # With a world size of 1, rank 0 does not wait here for the other ranks: `_hosts` waits, and names the missing ranks.
+        store, _, _ = next(api.rendezvous("env://", rank, 1, timeout=timedelta(seconds=patience)))
+    except RuntimeError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR:MASTER_PORT)"
+        if "timed out" in str(error):
+            why = f"rank {rank} could not connect to rank 0 at {place} within {patience:g} s; {_LONGER}"
+        else:
+            why = f"rank {rank} cannot use the ranks' store at {place}: {_first_line(error)}"
+        raise RankFailed(why) from None
+    return store
+
+
+def _hosts(store: Any, rank: int, ranks: int, patience: float) -> list[str]:
+    """Wait for all ranks, and return the name of each rank's host. Raises `RankFailed` with the ranks that are missing."""
+    names = [f"host {other}" for other in range(ranks)]
+    try:
+        store.set(names[rank], socket.gethostname())
+        try:
+            store.wait(names, timedelta(seconds=patience))
+        except RuntimeError:
+            if not (late := [str(other) for other, name in enumerate(names) if not store.check([name])]):
+                raise
+            raise RankFailed(
+                f"of {counted(ranks, 'rank')}, rank {', '.join(late)} did not connect within {patience:g} s; {_LONGER}"
+            ) from None
+        return [store.get(name).decode() for name in names]
+    except RuntimeError as error:
+        raise RankFailed(f"rank {rank} waited for the other ranks when {_lost(error)}") from None
+
+
+_LONGER = f"start all ranks within this time, or set {MEET_VARIABLE} to more seconds on all ranks"
+
+
+def _lost(error: RuntimeError) -> str:
+    """Words for an error of the store: it is gone, and so is the rank whose process held it."""
+    return f"the ranks' store no longer answers: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _end(signs: SignsOfLife, links: Links) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ import pytest
 
 import labkit
 from labkit import native
+from labkit.errors import InvalidRequest, RankFailed
 from labkit.parallel import Layout
+from labkit.parallel.torchrun import MEET_SECONDS, MEET_VARIABLE, TorchrunRanks, meet_seconds
 from tests.patience import PATIENCE, if_alive, is_running, wait_for
 from tests.sampled import one_in
 
@@ -70,6 +73,34 @@ def test_another_number_of_ranks_than_the_layout_has_is_refused() -> None:
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode != 0
     assert "tensor_parallel 2 x pipeline_parallel 2 makes 4 ranks, but 2 were started" in done.stderr
+
+
+def meet(monkeypatch: pytest.MonkeyPatch, rank: int, seconds: str) -> None:
+    """Begin one of two ranks; the other rank never begins."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, MEET_VARIABLE: seconds}
+    for name, value in given.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    TorchrunRanks(Layout(2, 1))
+
+
+def test_a_rank_that_never_begins_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RankFailed, match=rf"of 2 ranks, rank 1 did not connect within 0.2 s; .* set {MEET_VARIABLE}"):
+        meet(monkeypatch, 0, "0.2")
+    with pytest.raises(
+        RankFailed, match=rf"rank 1 could not connect to rank 0 at 127.0.0.1:\d+ .* within 0.2 s; .*{MEET_VARIABLE}"
+    ):
+        meet(monkeypatch, 1, "0.2")
+
+
+def test_the_time_to_meet_must_be_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in ("soon", "0", "nan", "1e9"):
+        with pytest.raises(InvalidRequest, match=f"{MEET_VARIABLE} is '{given}'"):
+            meet(monkeypatch, 0, given)
+    monkeypatch.delenv(MEET_VARIABLE)
+    assert meet_seconds() == MEET_SECONDS
 
 
 def rank_of(process: psutil.Process) -> str:

@@ -340,3 +340,16 @@ def test_an_engine_that_goes_fails_its_calls_and_one_that_comes_back_is_found(
     assert done.wait(PATIENCE)
     assert len(found[0][0]["token_ids"]) == 2
     again.close()
+
+
+def test_an_older_socket_that_is_closed_later_leaves_the_newer_one(host: EngineThread, tmp_path: Path) -> None:
+    path = tmp_path / "engine.sock"
+    older, newer = EngineSocket(host, path), EngineSocket(host, path)
+    older.close()
+    engine = RemoteEngine(lambda: [path])
+    found, done, _ = call(engine, [[5]], [{"max_new_tokens": 2}])
+    assert done.wait(PATIENCE)
+    assert len(found[0][0]["token_ids"]) == 2
+    engine.close()
+    newer.close()
+    assert not path.exists()

@@ -5,6 +5,7 @@ The watchdog's probes are left out of all counters; only the gauges include them
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from itertools import accumulate
 from typing import Any
@@ -66,21 +67,25 @@ class EngineMetrics:
 
     def _run(self) -> None:
         while not self._ended.wait(PUBLISH_SECONDS):
-            for name, gauge in self._gauges.items():
-                self._set(gauge, float(getattr(self._counts, name)))
-            for name, counter in self._counters.items():
-                self._raise(counter, float(getattr(self._counts, name)))
-            for bucket, count in zip(self._sizes, accumulate(self._counts.batch_sizes), strict=True):
-                self._raise(bucket, float(count))
+            with contextlib.suppress(Exception):  # the server's shared memory may be full; the next round publishes the rest
+                self._publish()
+
+    def _publish(self) -> None:
+        for name, gauge in self._gauges.items():
+            self._set(gauge, float(getattr(self._counts, name)))
+        for name, counter in self._counters.items():
+            self._raise(counter, float(getattr(self._counts, name)))
+        for bucket, count in zip(self._sizes, accumulate(self._counts.batch_sizes), strict=True):
+            self._raise(bucket, float(count))
 
     def _set(self, metric: Any, value: float) -> None:
         """Publish a value only if it has changed, because each call waits for the server's process."""
         if self._published.get(metric) != value:
-            self._published[metric] = value
             metric.set(value)
+            self._published[metric] = value
 
     def _raise(self, metric: Any, value: float) -> None:
         before = self._published.get(metric, 0.0)
         if value > before:
-            self._published[metric] = value
             metric.increment(value - before)
+            self._published[metric] = value

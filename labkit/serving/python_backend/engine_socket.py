@@ -29,7 +29,10 @@ Reply = Callable[[list[dict[str, Any]] | LabkitError], None]
 
 
 class EngineSocket:
-    """Offers `EngineThread.submit` to `RemoteEngine`s in other processes, on a socket that only this user can open."""
+    """Offers `EngineThread.submit` to `RemoteEngine`s in other processes, on a socket that only this user can open.
+
+    A newer object with the same path takes the place of an older one, even if the older one is closed later.
+    """
 
     def __init__(self, host: Any, path: Path) -> None:
         self.path = path
@@ -38,6 +41,7 @@ class EngineSocket:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with _reachable(path) as address:
             self._listener.bind(address)
+        self._file = _file_at(path)
         self._listener.listen()
         self._clients: list[tuple[socket.socket, threading.Thread]] = []
         self._thread = threading.Thread(target=self._accept, name="labkit engine socket", daemon=True)
@@ -45,7 +49,8 @@ class EngineSocket:
 
     def close(self) -> None:
         """End all connections, cancel their calls, and end all threads of this object."""
-        self.path.unlink(missing_ok=True)
+        if _file_at(self.path) == self._file:  # otherwise a newer object has put its own socket there
+            self.path.unlink(missing_ok=True)
         _shut(self._listener)
         self._thread.join()
         for connection, thread in self._clients:
@@ -296,6 +301,15 @@ def _reachable(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{folder}/{path.name}"
     finally:
         os.close(folder)
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Numbers that identify the file at a path; None if there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _shut(connection: socket.socket) -> None:

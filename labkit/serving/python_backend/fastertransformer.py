@@ -7,7 +7,6 @@ answers can come in any order.
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from labkit.serving.python_backend.config_parameters import parameter
 from labkit.serving.python_backend.engine_notes import engine_sockets, wait_for_engine
 from labkit.serving.python_backend.engine_socket import RemoteEngine
 from labkit.serving.python_backend.fastertransformer_request import outputs_of, prompts_of, sampling_of
+from labkit.serving.python_backend.last_response import send_last
 from labkit.serving.python_backend.refusal_metrics import RefusalMetrics
 from labkit.serving.python_backend.request_parameters import RequestParameters, parameters_of
 from labkit.serving.python_backend.tensor_values import array_of
@@ -104,14 +104,16 @@ class Answer:
 
     def fail(self, error: Exception) -> None:
         """Send an error as the response."""
-        if self.client.is_counted:
-            self._refusals.count(error)
-        self.send(pb_utils.InferenceResponse(error=as_triton_error(error)))
+        self._count(error)
+        self.client.end()
+        send_last(self._sender, pb_utils.InferenceResponse(error=as_triton_error(error)))
 
     def send(self, response: Any) -> None:
-        """Send the response."""
+        """Send the response. If it cannot be sent, the request ends with an error."""
         self.client.end()
-        try:
-            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except Exception as error:  # this thread must continue, because other requests need it
-            print(f"a response could not be sent: {error}", file=sys.stderr, flush=True)
+        if failure := send_last(self._sender, response):
+            self._count(failure)
+
+    def _count(self, error: Exception) -> None:
+        if self.client.is_counted:
+            self._refusals.count(error)

@@ -27,6 +27,7 @@ from labkit.serving.python_backend.engine_metrics import EngineMetrics
 from labkit.serving.python_backend.engine_notes import EngineNote
 from labkit.serving.python_backend.engine_socket import EngineSocket
 from labkit.serving.python_backend.engine_thread import EngineThread, Job
+from labkit.serving.python_backend.last_response import not_sent, send_last
 from labkit.serving.python_backend.refusal_metrics import RefusalMetrics
 from labkit.serving.python_backend.request_parameters import RequestParameters, asks_for_the_kind, parameters_of
 from labkit.serving.python_backend.tensor_values import array_of, string_array, text_of
@@ -166,6 +167,7 @@ class Answer:
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
         self._made = 0
+        self._is_over = False  # only the outbox's thread uses this
 
     def take(self, job: Job, event: TokenEvent) -> None:
         """Take an event from the engine; called in the engine's thread."""
@@ -173,16 +175,36 @@ class Answer:
 
     def fail(self, error: LabkitError) -> None:
         """End the request with an error."""
-        if self.client.is_counted:
-            self._refusals.count(error)
         self._outbox.put(self._refuse, error)
 
     def _refuse(self, error: LabkitError) -> None:
-        self._send_last(pb_utils.InferenceResponse(error=as_triton_error(error, self.names_kind)))
+        """Send an error as the last response, unless the request is over; called in the outbox's thread."""
+        if not self._is_over:
+            self._count(error)
+            self._send_last(pb_utils.InferenceResponse(error=as_triton_error(error, self.names_kind)))
+
+    def _count(self, error: LabkitError) -> None:
+        if self.client.is_counted:
+            self._refusals.count(error)
 
     def _respond(self, made: tuple[Job, TokenEvent]) -> None:
-        """Make and send a response for an event; called in the outbox's thread."""
-        job, event = made
+        """Make and send a response for an event; called in the outbox's thread.
+
+        If that fails, the request ends with an error, because a stream must not go on without one of its tokens.
+        """
+        if self._is_over:
+            return
+        try:
+            last = self._send_unless_last(*made)
+        except Exception as error:
+            made[0].cancel()
+            self._refuse(not_sent(error))
+            return
+        if last is not None and (failure := self._send_last(last)):
+            self._count(failure)
+
+    def _send_unless_last(self, job: Job, event: TokenEvent) -> Any:
+        """Send the response for an event, if there is one. The last response is not sent, but returned."""
         self._text.append(event.text)
         if event.token_id >= 0:
             self._made += 1
@@ -191,7 +213,7 @@ class Answer:
             self._logprobs.append(event.logprob.logprob)
         last = event.finish_reason is not None
         if not (last or self.streams):
-            return
+            return None
         outputs = [
             pb_utils.Tensor("text_output", string_array(["".join(self._text)])),
             pb_utils.Tensor("token_ids", np.array(self._tokens, np.int32)),
@@ -201,7 +223,7 @@ class Answer:
         self._text, self._tokens, self._logprobs = [], [], []
         if not last:
             self._sender.send(pb_utils.InferenceResponse(outputs))
-            return
+            return None
         reason = "" if event.stop_reason is None else str(event.stop_reason)
         outputs += [
             pb_utils.Tensor("finish_reason", string_array([event.finish_reason or ""])),
@@ -210,11 +232,12 @@ class Answer:
             pb_utils.Tensor("completion_tokens", np.array([self._made], np.int32)),
             pb_utils.Tensor("queue_seconds", np.array([job.queue_seconds], np.float32)),
         ]
-        self._send_last(pb_utils.InferenceResponse(outputs))
+        return pb_utils.InferenceResponse(outputs)
 
-    def _send_last(self, response: Any) -> None:
+    def _send_last(self, response: Any) -> LabkitError | None:
+        self._is_over = True
         self.client.end()
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        return send_last(self._sender, response, self.names_kind)
 
 
 class Outbox:

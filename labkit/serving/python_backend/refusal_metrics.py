@@ -6,6 +6,7 @@ error.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import triton_python_backend_utils as pb_utils
@@ -36,7 +37,8 @@ class RefusalMetrics(Refusals):
 
     def _run(self) -> None:
         while not self._ended.wait(PUBLISH_SECONDS):
-            for reason, metric in self._metrics.items():
-                if new := self.counts[reason] - self._published[reason]:
-                    metric.increment(new)
-                    self._published[reason] += new
+            with contextlib.suppress(Exception):  # the server's shared memory may be full; the next round publishes the rest
+                for reason, metric in self._metrics.items():
+                    if new := self.counts[reason] - self._published[reason]:
+                        metric.increment(new)
+                        self._published[reason] += new
