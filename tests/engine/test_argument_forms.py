@@ -258,6 +258,7 @@ def test_options_in_other_forms_and_what_memory_does_not_hold() -> None:
         engine_of(peer, cache_bytes=5)
     for name, seed, dtype, words in (
         (5, 0, None, ["name is 5"]),
+        ("", 0, None, ["name is ''"]),
         ("gptj-tiny", -1, None, ["seed is -1"]),
         ("gptj-tiny", 0, ["fp32"], ["precision is ['fp32']"]),
     ):
