@@ -265,6 +265,13 @@ def test_weights_that_do_not_fit_are_refused_with_both_sizes(monkeypatch: pytest
     assert GPT_J_6B.parameter_count * 4 > 24e9
 
 
+def test_a_batch_whose_cache_does_not_fit_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RUN, "ceilings", lambda device, seconds: pytest.fail("it began to measure"))
+    monkeypatch.setattr(RUN, "free_bytes", lambda device: 10**9)
+    with pytest.raises(InsufficientResources, match=r"batch 100000 .* GB on cpu for the KV cache .* only \d\.\d GB are free"):
+        run_bench(replace(SMALL, batches=(1, 100_000)))
+
+
 class OnlyInt8(HuggingFaceEngine):
     """A peer that runs only int8, and raises an error while it is built. It stands for other people's code, which can raise any
     error.
