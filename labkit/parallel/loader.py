@@ -43,8 +43,8 @@ def load_parallel(
 
     device: "cpu" (the default) or "cuda". With "cuda", every rank has one GPU, the GPUs communicate over NCCL, and decode steps
     never use a CUDA graph, even if `cuda_graphs` is set. dtype, seed, options: as in `labkit.load`; the KV cache has as many
-    slots as this rank's memory allows. threads: threads per rank, 1 to 1024; by default the cores are divided among the ranks. progress:
-    is called with the number of other ranks that are ready and the number of all other ranks.
+    slots as this rank's memory allows. threads: threads per rank, 1 to 1024; by default the cores are divided among the ranks.
+    progress: is called with the number of other ranks that are ready and the number of all other ranks.
 
     The other ranks end when the engine is closed or garbage-collected, and when this process ends.
 
