@@ -18,7 +18,7 @@ from torch import Tensor
 
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
-from labkit.engine.async_steps import AsyncSteps, stream_of
+from labkit.engine.async_steps import AsyncSteps, stream_of, weakly
 from labkit.engine.capacity import asked_slots, num_slots_for, slot_bytes
 from labkit.engine.draft import Draft, check_draft
 from labkit.engine.engine_options import EngineOptions, checked_options
@@ -120,7 +120,7 @@ class Engine:
             check_draft(draft, model, self._forward)
         self._draft_model = draft
         self._draft: Draft | None = None
-        self._intake = RequestIntake(model.config, tokenizer, self.max_batch_size, self._check)
+        self._intake = RequestIntake(model.config, tokenizer, self.max_batch_size, weakly(self._check))
         self._loop: StepLoop | None = None
         self._closed = False
         self._is_copy = False  # True in a forked child until its first call
