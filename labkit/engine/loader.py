@@ -120,10 +120,11 @@ def _check_fits(
     """Raise `InsufficientResources` when a model does not fit. `beside`: bytes that another model will take first."""
     needed, free = _needed_bytes(config, device, precision, ranks), max(0, free_bytes(device) - beside)
     if needed > free:
+        where = " beside the model that it drafts for" if beside else ""
         raise InsufficientResources(
             f"{name} needs {needed / 1e9:.1f} GB {'for each rank ' if ranks > 1 else ''}on {device} in {precision}, "
-            f"but only {free / 1e9:.1f} GB are free{' beside the model that it drafts for' if beside else ''}; choose a smaller "
-            "precision (int8 takes a quarter of fp32), another device or a smaller model"
+            f"but only {free / 1e9:.1f} GB are free{where}; choose a smaller precision (int8 takes a quarter of "
+            "fp32), another device or a smaller model"
         )
 
 

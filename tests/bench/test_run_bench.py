@@ -231,6 +231,8 @@ def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_
         ({"against": ("tgi",)}, "peer 'tgi' is unknown; accepted are hf, hf-compiled, ctranslate2, openvino, llama.cpp"),
         ({"against": ("hf", "hf")}, "name each peer once"),
         ({"batches": ()}, r"batch \[\]"),
+        ({"batches": 4}, r"batches is 4; a tuple is accepted, for example \(4,\)"),
+        ({"against": "hf"}, r"against is 'hf'; a tuple is accepted"),
         ({"batches": (4, 0)}, r"batch \[4, 0\]"),
         ({"prompt_tokens": 0}, "prompt_tokens 0"),
         ({"new_tokens": 1}, "new_tokens 1: .* new_tokens at least 2"),
