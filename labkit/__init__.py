@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labkit import errors as errors
     from labkit.config import GPTJConfig as GPTJConfig
     from labkit.engine import Engine as Engine
     from labkit.engine import SamplingParams as SamplingParams
@@ -28,10 +29,16 @@ _HOME = {
     "load": "labkit.engine",
 }
 
-__all__ = ["Engine", "GPTJConfig", "SamplingParams", "__version__", "load"]
+__all__ = ["Engine", "GPTJConfig", "SamplingParams", "__version__", "errors", "load"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("labkit.errors")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'labkit' has no attribute {name!r}; it offers {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,6 +12,9 @@ from labkit.cgroups import PROCESS, group_folders
 PROCESSORS = Path("/sys/devices/system/cpu")
 """The folder in which the kernel describes the processors."""
 
+MOST_THREADS = 1024
+"""The most threads that a caller can ask for. With many more threads, OpenMP crashes the process."""
+
 
 def usable_cores() -> int:
     """The number of cores that this process can keep busy, at least 1.

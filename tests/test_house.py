@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    "bits_per_weight cgroups errors extras forked json_file plain_values plurals sampling_vocabulary time_limits",
+    "bits_per_weight cgroups errors extras forked json_file locked_folder plain_values plurals sampling_vocabulary time_limits",
     "frames home host_cores host_memory precision config torch_state weight_formats",
     "environment tokenizer native",
     "measure launch",

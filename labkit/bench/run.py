@@ -20,14 +20,15 @@ from labkit.bench.rounds import Measured, Player, Prompts, first_round, run_in_t
 from labkit.bench.rows import about_engine, ratios_of, rows_of
 from labkit.bench.settings import BenchSettings
 from labkit.checkpoints import Checkpoint, open_checkpoint
-from labkit.engine.capacity import free_bytes
+from labkit.config import GPTJConfig
+from labkit.engine.capacity import free_bytes, slot_bytes, step_bytes
 from labkit.engine.loader import check_memory
-from labkit.errors import InvalidRequest, LabkitError, NotAvailable
+from labkit.errors import InsufficientResources, InvalidRequest, LabkitError, NotAvailable
 from labkit.measure import Ceilings, Record, Roofline, ceilings, roofline
 from labkit.measure.gpu_state import gpu_state
 from labkit.measure.memory import give_back_free_memory, resident_bytes
 from labkit.parallel.predicted_traffic import GPU, predicted_scaling
-from labkit.precision import as_device, as_precision
+from labkit.precision import as_device, as_precision, compute_dtype
 
 SHARE_OF_MEMORY = 0.8
 """If all engines together need more than this share of the free memory, they run one at a time."""
@@ -42,7 +43,8 @@ def run_bench(
 
     `checkpoint` holds the weights of `settings.model`, if the caller has already opened them. `extra["not_measured"]` lists
     what could not be measured on this machine, with the reason. Raises `InvalidRequest` for settings that are not accepted,
-    `InsufficientResources` when the weights do not fit, and `NotAvailable` when no engine could be measured.
+    `InsufficientResources` when the weights, or the cache and the prefill of the largest batch, do not fit, and `NotAvailable`
+    when no engine could be measured.
     """
     checkpoint = checkpoint or open_checkpoint(settings.model, seed=settings.seed)
     settings.check(checkpoint.config)
@@ -52,6 +54,7 @@ def run_bench(
         if precision not in PRECISIONS:
             raise InvalidRequest(f"precision is {precision!r}; the bench runs in {', '.join(PRECISIONS)}")
         check_memory(checkpoint, device, precision)
+        _check_batches(settings, checkpoint.config, device, precision)
     progress(f"measuring the ceilings of {device}")
     limits = ceilings(device, seconds=min(1.0, settings.seconds))
     sessions = [Session(settings, checkpoint, device, precision, progress) for precision in precisions]
@@ -81,6 +84,21 @@ def run_bench(
             "times_faster": predicted_scaling(checkpoint.config),
         }
     return Record("bench", asked, rows, extra=extra)
+
+
+def _check_batches(settings: BenchSettings, config: GPTJConfig, device: torch.device, precision: str) -> None:
+    """Raise `InsufficientResources` if labkit's KV cache and prefill of the largest batch do not fit beside the weights."""
+    batch, dtype = max(settings.batches), compute_dtype(precision, device)
+    cache = (1 + batch * (settings.prompt_tokens + settings.new_tokens)) * slot_bytes(config, device, dtype)
+    step = step_bytes(config, dtype, batch, batch * settings.prompt_tokens)
+    weights, free = LabkitEngine.weight_bytes(config, precision, device), free_bytes(device)
+    if weights + cache + step > free:
+        raise InsufficientResources(
+            f"batch {batch} with {settings.prompt_tokens} prompt and {settings.new_tokens} new tokens needs "
+            f"{(cache + step) / 1e9:.1f} GB on {device} for the KV cache and the prefill, but only "
+            f"{max(0, free - weights) / 1e9:.1f} GB are free beside the weights in {precision}; choose a smaller batch "
+            "or fewer tokens"
+        )
 
 
 class Session:

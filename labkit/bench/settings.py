@@ -57,6 +57,9 @@ class BenchSettings:
 
     def check(self, config: GPTJConfig) -> None:
         """Raise `InvalidRequest` for unknown peers, sizes that do not fit `config`, and settings that cannot be measured."""
+        for field in ("batches", "precisions", "against", "tensor_parallel", "pipeline_parallel", "kv_cache_dtypes"):
+            if not isinstance(value := getattr(self, field), tuple | list):
+                raise InvalidRequest(f"{field} is {value!r}; a tuple is accepted, for example ({value!r},)")
         unknown = [name for name in self.against if name not in PEERS]
         if unknown:
             raise InvalidRequest(f"peer {unknown[0]!r} is unknown; accepted are {', '.join(PEERS)}")

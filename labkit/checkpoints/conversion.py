@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,12 @@ def convert(
     All arguments are checked before anything is written, and the new folder gets its final name only when it is complete.
     Raises `InvalidRequest`, `CheckpointError` or `InsufficientResources`.
     """
+    if not isinstance(target, str | os.PathLike):
+        raise InvalidRequest(f"target is {target!r}; the path of a folder is accepted")
+    whole = {"tensor_parallel": tensor_parallel, "pipeline_parallel": pipeline_parallel, "shard_bytes": shard_bytes}
+    for name, value in whole.items():
+        if not isinstance(value, int) or value < 1:
+            raise InvalidRequest(f"{name} is {value!r}; a whole number of at least 1 is accepted")
     dtype = _check_request(form, tensor_parallel, pipeline_parallel, precision)
     config = config_of(source)
     check_tensor_parallel(config, tensor_parallel)

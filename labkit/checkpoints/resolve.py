@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from labkit.checkpoints.checkpoint import Checkpoint
@@ -32,6 +33,7 @@ def config_of(name: str | Path) -> GPTJConfig:
 
     Raises the same errors as `open_checkpoint`.
     """
+    _check_name(name)
     if str(name) in SYNTHETIC:
         return SYNTHETIC[str(name)]
     if str(name) in HUB_MODELS:
@@ -78,6 +80,7 @@ def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     given, the weights are synthetic, and `seed` determines them. Raises `InvalidRequest` if there is no such model, and
     `CheckpointError` for incomplete weights.
     """
+    _check_name(name)
     if str(name) in BUILT_IN or str(name) in HUB_MODELS:
         return DirectoryCheckpoint(fetch(str(name), with_checksum=False).path, str(name))
     path = _located(name)
@@ -90,6 +93,11 @@ def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     if stored_quantization(path) is not None:
         return QuantizedDirectoryCheckpoint(path)
     return DirectoryCheckpoint(path)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str | os.PathLike) or name == "":  # an empty path would be the current folder
+        raise InvalidRequest(f"name is {name!r}; a model's name, a directory or a config.json is accepted")
 
 
 def _located(name: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +17,19 @@ if TYPE_CHECKING:
     from labkit.planning.shape import Shape
 
 THIS_MACHINE = "this"
+MODES = {
+    "validate": ("compares the predictions with published tables", ("plot", "json")),
+    "records": ("compares the predictions with records", ("json",)),
+    "verify": (
+        "runs plans of a local model on this machine",
+        ("model", "batch", "tensor_parallel", "precision", "top", "save", "json"),
+    ),
+}
+"""For each option that runs something else than a search: what it does, and the options that can be given with it."""
 
 
 def plan(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Option(
@@ -92,15 +103,21 @@ def plan(
     from labkit.cli import plan_tables
     from labkit.planning.search import BATCHES, Question, search
 
+    given = [name for name in context.params if (source := context.get_parameter_source(name)) and source.name != "DEFAULT"]
+    _check_given(given, gpu)
     if validate or records is not None:
         _compare(validate, records, json, plot)
         return
     if verify:
         asked: dict[str, Any] = {"model": model, "batches": batch and whole_numbers(batch, "--batch"), "best": top}
         asked |= {"tensor_parallel": tensor_parallel and whole_numbers(tensor_parallel, "--tensor-parallel")}
-        asked |= {"precisions": names(precision) if precision != "fp16" else None}
+        asked |= {"precisions": names(precision) if "precision" in given else None}
         _verify(asked, save, json)
         return
+    if not 0 <= price < math.inf:
+        raise InvalidRequest(f"--price is {price:g}; a number of at least 0 is accepted")
+    if top < 1:
+        raise InvalidRequest(f"--top is {top}; a whole number of at least 1 is accepted")
     if budget is not None:
         gpus = _within_budget(gpus, budget, price)
     shape = _shape(model or "gpt-j-6b", params, config)
@@ -145,21 +162,39 @@ def plan(
         raise InsufficientResources(answer.why_none)
 
 
+def _check_given(given: list[str], gpu: str) -> None:
+    """Raise `InvalidRequest` for an option that has no effect together with the other options that were given."""
+    for mode, (what, used) in MODES.items():
+        if mode in given:
+            if unused := [name for name in given if name not in (mode, *used)]:
+                raise InvalidRequest(f"{_option(unused[0])} is not an option of {_option(mode)}, which {what}; leave it out")
+            return
+    if "save" in given:
+        raise InvalidRequest("--save is an option of --verify; to write the plans to a file, use --csv")
+    if len(models := [_option(name) for name in ("model", "params", "config") if name in given]) > 1:
+        raise InvalidRequest(f"{' and '.join(models)} were given, but each of them says what is planned; give one of them")
+    if "link" in given and gpu == THIS_MACHINE:
+        raise InvalidRequest("--link is not used with --gpu this, which describes this machine; leave it out")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def _within_budget(gpus: int, budget: float, price: float) -> int:
     if price <= 0:
         raise InvalidRequest("--budget needs --price, the price of one GPU for an hour")
-    affordable = int(budget // price)
-    if affordable < 1:
+    if not 0 < budget < math.inf:
+        raise InvalidRequest(f"--budget is {budget:g}; a number above 0 is accepted")
+    if budget < price:
         raise InvalidRequest(f"--budget {budget:g} does not pay for one GPU at --price {price:g} an hour")
-    return min(gpus, affordable)
+    return int(min(gpus, budget // price))
 
 
 def _shape(model: str, params: str | None, config: Path | None) -> Shape:
     from labkit.planning.named_shapes import SHAPES, named_shape
     from labkit.planning.shape import Shape
 
-    if params is not None and config is not None:
-        raise InvalidRequest("--params and --config were both given; give one of them")
     if params is not None:
         text = params.lower().strip()
         factor = {"m": 1e6, "b": 1e9, "t": 1e12}.get(text[-1:], 1.0)
@@ -185,7 +220,7 @@ def _verify(asked: dict[str, Any], save: Path | None, json: bool) -> None:
     from labkit.bench.plan_check import save as save_check
     from labkit.cli import plan_tables
 
-    settings = CheckSettings(**{name: value for name, value in asked.items() if value})
+    settings = CheckSettings(**{name: value for name, value in asked.items() if value is not None})
     report = check_plans(settings, say, plan_tables.print_predictions)
     plan_tables.print_verified(report)
     if save:

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
+from typing import Any
+from weakref import WeakMethod
 
 from labkit.engine.intake import Inbox, Request
 from labkit.engine.outputs import TokenEvent
@@ -52,11 +54,26 @@ class Call:
         return any(request.unfinished for request in self.requests)
 
 
+def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls a bound method, but does not keep the method's object in memory.
+
+    When the object is gone, the function does nothing and returns None.
+    """
+    held = WeakMethod(method)
+
+    def call(*given: Any) -> Any:
+        found = held()
+        return None if found is None else found(*given)
+
+    return call
+
+
 class AsyncSteps:
     """Runs the engine's steps in a thread while there are unfinished calls. When all calls have ended, the thread ends.
 
-    submit, withdraw and advance are functions that add requests, remove requests, and run one step. They may have to wait for a
-    step that another thread runs, so they are called only in this object's thread and never in the event loop's thread.
+    submit, withdraw and advance are methods that add requests, remove requests, and run one step. They may have to wait for a
+    step that another thread runs, so they are called only in this object's thread and never in the event loop's thread. This
+    object does not keep the methods' object in memory: a stream that still runs does (see `stream_of`).
     """
 
     def __init__(
@@ -65,7 +82,7 @@ class AsyncSteps:
         withdraw: Callable[[list[Request]], None],
         advance: Callable[[], None],
     ) -> None:
-        self._submit, self._withdraw, self._advance = submit, withdraw, advance
+        self._submit, self._withdraw, self._advance = weakly(submit), weakly(withdraw), weakly(advance)
         self._lock = threading.Lock()  # no thread holds this lock for long
         self._arrived: list[Call] = []
         self._ended: list[Call] = []
@@ -124,7 +141,8 @@ class AsyncSteps:
 async def stream_of(steps: AsyncSteps, begin: Callable[[Inbox], list[Request]]) -> AsyncGenerator[TokenEvent, None]:
     """Yield the events of the requests that `begin` makes for an inbox.
 
-    `begin` runs in a thread, because it tokenizes the prompts, which takes time.
+    `begin` runs in a thread, because it tokenizes the prompts, which takes time. While the stream runs, it keeps `begin` and so
+    the engine in memory.
     """
     inbox = LoopInbox()
     call = Call(await asyncio.to_thread(begin, inbox), inbox)

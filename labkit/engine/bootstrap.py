@@ -38,11 +38,14 @@ class Bootstrap:
     def ratio(self, sums: Tensor, counts: Tensor, transform: Callable[[Tensor], Tensor] = lambda ratio: ratio) -> Estimate:
         """Estimate `transform(sums.sum() / counts.sum())`. `sums` and `counts` have shape `[windows]` and are float64.
 
-        `transform` works elementwise. A text of one window has no interval.
+        `transform` works elementwise. A text of one window has no interval. Samples without counts are left out: they have no
+        ratio.
         """
         value = float(transform(sums.sum() / counts.sum()))
         if self._windows < 2:
             return Estimate(value)
-        drawn = transform(sums[self._draws].sum(1) / counts[self._draws].sum(1))
+        drawn_counts = counts[self._draws].sum(1)
+        counted = drawn_counts > 0
+        drawn = transform(sums[self._draws].sum(1)[counted] / drawn_counts[counted])
         low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu")).tolist()
         return Estimate(value, low, high)

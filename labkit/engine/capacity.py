@@ -113,16 +113,23 @@ def _asked(num_slots: int | None, cache_bytes: int | None, slot: int) -> int | N
 def workspace_bytes(config: GPTJConfig, dtype: torch.dtype, max_batch_size: int, max_step_tokens: int) -> int:
     """An upper estimate of the bytes that a step (or scoring a text of full length) needs in addition to weights and cache.
 
+    Scoring needs its own cache for the text, and logits in two precisions for each token.
+    """
+    context = config.context_length
+    logits = context * config.vocab_size * (dtype.itemsize + 4)
+    scoring = step_bytes(config, dtype, 0, context) + context * config.kv_bytes_per_token(dtype.itemsize) + logits
+    return max(step_bytes(config, dtype, max_batch_size, max_step_tokens), scoring)
+
+
+def step_bytes(config: GPTJConfig, dtype: torch.dtype, sequences: int, tokens: int) -> int:
+    """An upper estimate of the bytes that a step of `tokens` tokens needs in addition to weights and cache.
+
     For each token, a step needs the hidden state, its normalized copy, the query, key and value, the tensors of attention and
     MLP, and float32 copies of all these. For each sequence, a step needs the logits, and memory to sort them in double
-    precision (about 48 bytes per entry). Scoring needs its own cache for the text, and logits in two precisions for each token.
+    precision (about 48 bytes per entry).
     """
-    hidden = config.hidden_size
-    token = (12 * hidden + 2 * config.intermediate_size) * max(dtype.itemsize, 4)
-    step = max_step_tokens * token + max_batch_size * config.vocab_size * 48
-    context = config.context_length
-    scoring = context * (token + config.kv_bytes_per_token(dtype.itemsize) + config.vocab_size * (dtype.itemsize + 4))
-    return max(step, scoring)
+    token = (12 * config.hidden_size + 2 * config.intermediate_size) * max(dtype.itemsize, 4)
+    return tokens * token + sequences * config.vocab_size * 48
 
 
 def free_bytes(device: torch.device) -> int:

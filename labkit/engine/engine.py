@@ -18,7 +18,7 @@ from torch import Tensor
 
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
-from labkit.engine.async_steps import AsyncSteps, stream_of
+from labkit.engine.async_steps import AsyncSteps, stream_of, weakly
 from labkit.engine.capacity import asked_slots, num_slots_for, slot_bytes
 from labkit.engine.draft import Draft, check_draft
 from labkit.engine.engine_options import EngineOptions, checked_options
@@ -120,7 +120,7 @@ class Engine:
             check_draft(draft, model, self._forward)
         self._draft_model = draft
         self._draft: Draft | None = None
-        self._intake = RequestIntake(model.config, tokenizer, self.max_batch_size, self._check)
+        self._intake = RequestIntake(model.config, tokenizer, self.max_batch_size, weakly(self._check))
         self._loop: StepLoop | None = None
         self._closed = False
         self._is_copy = False  # True in a forked child until its first call
@@ -246,16 +246,19 @@ class Engine:
         return events
 
     def cancel(self, request_id: int) -> bool:
-        """End an added request immediately; it gets no further events. Returns whether it was unfinished."""
+        """End an added request immediately; it gets no further events.
+
+        Returns whether the request was unfinished: it had not ended yet, or `step` had not returned all its events.
+        """
         with held, self._lock:
             request = self._added.get(request_id)
-            if request is None:
-                return False
-            self._withdraw([request])
+            if request is not None:
+                self._withdraw([request])
             left = [event for event in self._events if event.request != request_id]
+            dropped = len(left) < len(self._events)
             self._events.clear()
             self._events.extend(left)
-        return True
+        return request is not None or dropped
 
     def close(self) -> None:
         """End all requests, stop the other ranks of the model, if there are any, and free the cache's memory.
@@ -264,6 +267,7 @@ class Engine:
         """
         with self._lock:
             self._closed = True
+            self._events.clear()
             if self._is_copy:
                 return  # everything else belongs to the parent process
             self._async_steps.fail(NotAvailable(CLOSED))
@@ -282,8 +286,11 @@ class Engine:
 
     @property
     def has_unfinished(self) -> bool:
-        """Whether an added request has not ended yet."""
-        return bool(self._added)
+        """Whether an added request has not ended yet, or has events that `step` has not returned yet.
+
+        The steps of other calls, such as `generate`, also advance added requests, and can end them.
+        """
+        return bool(self._added or self._events)
 
     @property
     def stats(self) -> EngineStats:

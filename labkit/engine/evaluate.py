@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labkit.engine import argument_forms
 from labkit.engine.bootstrap import Bootstrap, Estimate
 from labkit.engine.engine import Engine
 from labkit.engine.intake import NO_TOKENIZER
 from labkit.engine.text_windows import TextWindow, text_windows
 from labkit.errors import InvalidRequest
+from labkit.sampling_vocabulary import MOST_SEED
 from labkit.tokenizer import Tokenizer
 
 Logits = Callable[[list[int]], Tensor]
@@ -66,8 +68,9 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
 
     Except at the start of the text, at least half a window comes before each predicted token. window: the number of tokens in
     one forward pass, by default the model's context length. Windows overlap by half. Raises `InvalidRequest` for a text or a
-    window of fewer than two tokens, and for a model without a tokenizer.
+    window of fewer than two tokens, for a text without bytes to predict, and for a model without a tokenizer.
     """
+    seed = argument_forms.whole("seed", seed, 0, MOST_SEED)
     tokenizer, windows = _cut(engine, text, window)
     nats = torch.stack([_scored(engine.logits(part.seen), part)[1] for part in windows])
     bits = _bits_per_byte(nats, windows, tokenizer, text, Bootstrap(len(windows), seed))
@@ -82,6 +85,7 @@ def compare(engine: Engine, reference: Logits, text: str, *, window: int | None 
     Both models must have the same tokenizer. The seed determines the random draws of all bootstraps. Raises `InvalidRequest` in
     the same cases as `evaluate`, and if the reference has a vocabulary of another size.
     """
+    seed = argument_forms.whole("seed", seed, 0, MOST_SEED)
     tokenizer, windows = _cut(engine, text, window)
     return compare_windows(engine.logits, reference, windows, tokenizer, text, seed)
 
@@ -117,9 +121,13 @@ def compare_windows(
 
 def _cut(engine: Engine, text: str, window: int | None) -> tuple[Tokenizer, list[TextWindow]]:
     context = engine.config.context_length
-    if engine.tokenizer is None:
+    size = context if window is None else min(argument_forms.whole("window", window, 2), context)
+    if (tokenizer := engine.tokenizer) is None:
         raise InvalidRequest(f"{NO_TOKENIZER}, so it cannot score a text")
-    return engine.tokenizer, text_windows(engine.tokenizer.encode(text), min(window or context, context))
+    windows = text_windows(tokenizer.encode(text), size)
+    if not any(tokenizer.token_bytes(token) for part in windows for token in part.targets):
+        raise InvalidRequest("the text has only special tokens after its first token, so there are no bytes to predict")
+    return tokenizer, windows
 
 
 def _scored(logits: Tensor, part: TextWindow) -> tuple[Tensor, Tensor]:

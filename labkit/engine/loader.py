@@ -66,11 +66,12 @@ def load(
     check_memory(checkpoint, target, chosen)
     tokenizer = tokenizer_of(checkpoint)  # read before the weights, because the tokenizer might not match the model
     guesser = None if draft is None else _open_draft(draft, checkpoint, tokenizer, seed)
-    model = read_model(checkpoint, chosen, target)
     if guesser is None or draft is None:
-        return Engine(model, tokenizer, **options)
+        return Engine(read_model(checkpoint, chosen, target), tokenizer, **options)
     precision = precision_for(guesser, None if is_quantized(draft) else dtype, target)
-    check_memory(guesser, target, precision)
+    beside = _needed_bytes(checkpoint.config, target, chosen)
+    _check_fits(guesser.name, guesser.config, target, precision, beside=beside)
+    model = read_model(checkpoint, chosen, target)
     return Engine(model, tokenizer, draft=read_model(guesser, precision, target), **options)
 
 
@@ -113,18 +114,26 @@ def check_memory(checkpoint: Checkpoint, device: torch.device, precision: str, r
     _check_fits(checkpoint.name, checkpoint.config, device, precision, ranks)
 
 
-def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: str, ranks: int = 1) -> None:
+def _check_fits(
+    name: str, config: GPTJConfig, device: torch.device, precision: str, ranks: int = 1, *, beside: int = 0
+) -> None:
+    """Raise `InsufficientResources` when a model does not fit. `beside`: bytes that another model will take first."""
+    needed, free = _needed_bytes(config, device, precision, ranks), max(0, free_bytes(device) - beside)
+    if needed > free:
+        where = " beside the model that it drafts for" if beside else ""
+        raise InsufficientResources(
+            f"{name} needs {needed / 1e9:.1f} GB {'for each rank ' if ranks > 1 else ''}on {device} in {precision}, "
+            f"but only {free / 1e9:.1f} GB are free{where}; choose a smaller precision (int8 takes a quarter of "
+            "fp32), another device or a smaller model"
+        )
+
+
+def _needed_bytes(config: GPTJConfig, device: torch.device, precision: str, ranks: int = 1) -> int:
+    """The bytes of the weights and tables of a model on each of `ranks` devices."""
     embedding = config.vocab_size * config.hidden_size
     matrices = (config.parameter_count - embedding) * bits_in_memory(precision, device) / 8
     needed = int((matrices + embedding * compute_dtype(precision, device).itemsize) * HEADROOM) // ranks
-    needed += 4 * config.context_length * (config.rotary_dim + MAX_BATCH_SIZE)  # the rotary table and the slot table
-    free = free_bytes(device)
-    if needed > free:
-        raise InsufficientResources(
-            f"{name} needs {needed / 1e9:.1f} GB {'for each rank ' if ranks > 1 else ''}on {device} in {precision}, "
-            f"but only {free / 1e9:.1f} GB are free; choose a smaller precision (int8 takes a quarter of fp32), another "
-            "device or a smaller model"
-        )
+    return needed + 4 * config.context_length * (config.rotary_dim + MAX_BATCH_SIZE)  # the rotary table and the slot table
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | None:

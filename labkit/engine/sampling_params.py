@@ -81,13 +81,23 @@ class SamplingParams:
                 f"num_samples {self.num_samples} with temperature 0 would give equal texts; set a temperature above 0, or "
                 "set num_beams"
             )
-        if self.temperature == 0 and (self.top_p < 1 or self.top_k > 1):
-            name = "top_p" if self.top_p < 1 else "top_k"
+        if self.num_beams > 1:
+            return
+        drawing = {"top_p": self.top_p < 1, "top_k": self.top_k > 1, "top_p_decay": self.top_p_decay < 1}
+        if self.temperature == 0 and any(drawing.values()):
+            name = next(name for name, given in drawing.items() if given)
             warnings.warn(
                 f"{name} is {getattr(self, name)}, but temperature is 0: the text is greedy, and {name} changes nothing; set a "
                 f"temperature above 0 to draw tokens (other libraries draw at 1.0), or leave {name} out",
                 stacklevel=3,
             )
+        for name, off in (("length_penalty", 1), ("early_stopping", False), ("diversity_rate", 0)):
+            if getattr(self, name) != off:
+                warnings.warn(
+                    f"{name} is {getattr(self, name)}, but num_beams is 1: there is no beam search, and {name} changes "
+                    f"nothing; set num_beams above 1, or leave {name} out",
+                    stacklevel=3,
+                )
 
     def _take_forms(self) -> None:
         """Turn each value into its plain form. Raises `InvalidRequest` for a value of the wrong type or outside its range."""

@@ -22,6 +22,7 @@ from labkit.launch.function_source import pack
 from labkit.launch.messages import Message, receive_message, send_message
 from labkit.launch.outcome import Launched, failure_words, has_waited_in_vain, is_at_rest, ledgers_of, raise_failure, values_of
 from labkit.launch.processes import RankProcess
+from labkit.locked_folder import LockedFolder, ended_folders
 from labkit.plain_values import encode
 from labkit.time_limits import limit_passed
 
@@ -32,6 +33,9 @@ STRAGGLER_SECONDS = 0.5
 
 After this time, ranks that have not answered are ended.
 """
+
+PREFIX = "labkit-launch-"
+"""The names of the folders of all teams begin with this text. A team deletes the folders of teams whose process was killed."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ class Team:
 
     def __init__(self) -> None:
         self._members: dict[int, TeamMember] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="labkit-team-"))
+        place = Path(tempfile.gettempdir())
+        for folder in ended_folders(PREFIX, place):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._folder = LockedFolder(PREFIX, place)
         self._groups = 0
         # `ranks`, `timeout` and `checked` of the last group, if the next launch can use that group again.
         self._last_group: tuple[int, float, bool] | None = None
@@ -78,7 +85,7 @@ class Team:
             for member, (job, tensors) in zip(members, messages, strict=True):
                 member.process.say = options.say
                 member.process.said_all.clear()
-                member.send(job | {"group": str(self._folder / f"group-{self._groups}")}, tensors)
+                member.send(job | {"group": str(self._folder.path / f"group-{self._groups}")}, tensors)
             answers = _answers(members, began + options.seconds, options.seconds)
         except BaseException:
             self._end(members)
@@ -98,7 +105,7 @@ class Team:
     def close(self) -> None:
         """End all processes."""
         self._end(list(self._members.values()))
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.delete()
 
     def start(self, ranks: int, progress: Callable[[int, int], None] = lambda done, total: None) -> list[TeamMember]:
         """Start processes until there are `ranks` members, wait until these members are ready, and return them."""

@@ -79,7 +79,7 @@ def check_kv_cache_dtype(name: str | None, device: torch.device | None = None) -
 
     If no device is given, only the format is checked.
     """
-    if name is not None and name not in DTYPES:
+    if name is not None and not (isinstance(name, str) and name in DTYPES):
         raise InvalidRequest(f"kv_cache_dtype is {name!r}; {', '.join(DTYPES)} are accepted, or None for the model's own dtype")
     if name is not None and device is not None and device.type != "cpu":
         raise NotAvailable(f"kv_cache_dtype is {name}, but labkit's GPU kernels read only the model's own dtype; leave it out")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
+import shutil
 import tempfile
 from ctypes import byref
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labkit.errors import RankFailed
+from labkit.errors import InsufficientResources, RankFailed
 from labkit.native.library import GroupStruct, library, pointer
 
 SLOT_BYTES = 1 << 20
@@ -44,7 +46,10 @@ class SharedGroup:
 
     @staticmethod
     def create(ranks: int) -> Path:
-        """Create the file of a new group, filled with zeros. The caller deletes the file once all members have opened it."""
+        """Create the file of a new group, filled with zeros. The caller deletes the file once all members have opened it.
+
+        Raises `InsufficientResources` if there is not enough shared memory.
+        """
         return shared_file("group", region_bytes(ranks))
 
     @property
@@ -131,11 +136,41 @@ class SharedGroup:
 
 
 def shared_file(kind: str, size: int) -> Path:
-    """Create a file of `size` zero bytes, named `labkit-<kind>-...`, that processes can share. The caller deletes the file."""
-    handle, name = tempfile.mkstemp(prefix=f"labkit-{kind}-", dir=FOLDER if FOLDER.is_dir() else None)
-    os.truncate(handle, size)
-    os.close(handle)
+    """Create a file of `size` zero bytes, named `labkit-<kind>-...`, that processes can share. The caller deletes the file.
+
+    Raises `InsufficientResources` if there is not enough room for the file.
+    """
+    folder = FOLDER if FOLDER.is_dir() else Path(tempfile.gettempdir())
+    handle, name = tempfile.mkstemp(prefix=f"labkit-{kind}-", dir=folder)
+    try:
+        _take_room(handle, size)
+    except BaseException as error:
+        Path(name).unlink()
+        if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+            raise
+        raise InsufficientResources(
+            f"the ranks of a model need {size / 1e6:.2g} MB more of shared memory in {folder}, which has "
+            f"{shutil.disk_usage(folder).free / 1e6:.2g} MB free; delete files there, or make it larger (for a container: "
+            "docker run --shm-size=1g)"
+        ) from None
+    finally:
+        os.close(handle)
     return Path(name)
+
+
+def _take_room(handle: int, size: int) -> None:
+    """Make a file `size` bytes long. Raises `OSError` if there is no room, where the system can tell.
+
+    A file without room of its own ends the process with the signal SIGBUS, when its memory is first written.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(handle, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system cannot do this
+                raise
+    os.truncate(handle, size)
 
 
 def region_bytes(ranks: int) -> int:

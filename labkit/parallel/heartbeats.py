@@ -25,7 +25,10 @@ class Heartbeats:
 
     @staticmethod
     def create(ranks: int) -> Path:
-        """Create the shared file and return its path. The caller deletes the file."""
+        """Create the shared file and return its path. The caller deletes the file once all ranks have opened it.
+
+        Raises `InsufficientResources` if there is not enough shared memory.
+        """
         return shared_file("heartbeats", _bytes(ranks))
 
     def start_beating(self, rank: int) -> None:

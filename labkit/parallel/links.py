@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,28 @@ class Account:
 def create_groups(layout: Layout, device: torch.device = CPU) -> dict[str, Path]:
     """Create the shared files of all groups that use this host's memory. Returns the path for each name of a group.
 
-    The caller deletes the files.
+    The caller deletes the files. Raises `InsufficientResources`, and leaves no file, if there is not enough shared memory.
     """
-    groups = {"tasks": SharedGroup.create(layout.ranks)}
+    members = {"tasks": layout.ranks}
     for stage in range(layout.pipeline_parallel if device.type == "cpu" else 0):
         if layout.tensor_parallel > 1:
-            groups[f"sums {stage}"] = SharedGroup.create(layout.tensor_parallel)
+            members[f"sums {stage}"] = layout.tensor_parallel
         for shard in range(layout.tensor_parallel if stage else 0):
-            groups[f"hidden {stage} {shard}"] = SharedGroup.create(2)  # from the previous stage
+            members[f"hidden {stage} {shard}"] = 2  # from the previous stage
+    groups: dict[str, Path] = {}
+    try:
+        for name, count in members.items():
+            groups[name] = SharedGroup.create(count)
+    except BaseException:
+        delete_files(groups.values())
+        raise
     return groups
+
+
+def delete_files(files: Iterable[Path]) -> None:
+    """Delete the files, if they exist."""
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 class Links:

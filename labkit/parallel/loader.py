@@ -10,11 +10,12 @@ import torch
 
 from labkit import native
 from labkit.checkpoints import Checkpoint, open_checkpoint
+from labkit.engine import argument_forms
 from labkit.engine.engine import Engine
 from labkit.engine.engine_options import EngineOptions
 from labkit.engine.loader import check_memory, check_options, tokenizer_of
-from labkit.errors import NotAvailable, RankFailed
-from labkit.host_cores import usable_cores
+from labkit.errors import InvalidRequest, NotAvailable, RankFailed
+from labkit.host_cores import MOST_THREADS, usable_cores
 from labkit.model.quantized_kv_cache import check_kv_cache_dtype
 from labkit.model.stored_precision import precision_for
 from labkit.parallel.devices import rank_device, torchrun_device
@@ -24,6 +25,7 @@ from labkit.parallel.parallel_forward import ParallelForward
 from labkit.parallel.rank_forward import RankForward
 from labkit.parallel.rank_loop import run_tasks
 from labkit.parallel.torchrun import TorchrunRanks, under_torchrun
+from labkit.sampling_vocabulary import MOST_SEED
 
 
 def load_parallel(
@@ -41,8 +43,8 @@ def load_parallel(
 
     device: "cpu" (the default) or "cuda". With "cuda", every rank has one GPU, the GPUs communicate over NCCL, and decode steps
     never use a CUDA graph, even if `cuda_graphs` is set. dtype, seed, options: as in `labkit.load`; the KV cache has as many
-    slots as this rank's memory allows. threads: threads per rank; by default the cores are divided among the ranks. progress:
-    is called with the number of other ranks that are ready and the number of all other ranks.
+    slots as this rank's memory allows. threads: threads per rank, 1 to 1024; by default the cores are divided among the ranks.
+    progress: is called with the number of other ranks that are ready and the number of all other ranks.
 
     The other ranks end when the engine is closed or garbage-collected, and when this process ends.
 
@@ -51,6 +53,9 @@ def load_parallel(
     less memory than its share of the weights and the cache needs.
     """
     check_options(options)
+    if not isinstance(layout, Layout):
+        raise InvalidRequest(f"layout is {argument_forms.shown(layout)}; a Layout is accepted, for example Layout(2, 1)")
+    seed, threads = argument_forms.whole("seed", seed, 0, MOST_SEED), _checked_threads(threads)
     own = _device(layout, device)  # the device is checked first, because computing checksums takes a long time
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)
@@ -88,6 +93,7 @@ def start_ranks(
     returns; the other ranks compute until rank 0 is done, then exit.
     """
     layout.check(checkpoint.config)
+    threads = _checked_threads(threads)
     if not native.available():
         raise NotAvailable(
             f"ranks on one host communicate through labkit's native library, which cannot be used: {native.why_not()}"
@@ -111,6 +117,10 @@ def start_ranks(
         ranks.close()
         raise
     return ParallelForward(ranks, own)
+
+
+def _checked_threads(threads: int | None) -> int | None:
+    return None if threads is None else argument_forms.whole("threads", threads, 1, MOST_THREADS)
 
 
 def _device(layout: Layout, device: str | None) -> torch.device:

@@ -23,10 +23,11 @@ import torch
 from labkit.errors import RankFailed
 from labkit.forked import by_owner
 from labkit.launch.processes import WATCH_SECONDS, RankProcess, RankProcesses
+from labkit.locked_folder import LockedFolder, ended_folders
 from labkit.parallel.devices import CPU
 from labkit.parallel.heartbeats import Heartbeats
 from labkit.parallel.layout import Layout
-from labkit.parallel.links import Links, create_groups
+from labkit.parallel.links import Links, create_groups, delete_files
 
 SILENCE_SECONDS = 5.0
 """A rank that gives no sign of life for this many seconds has failed."""
@@ -34,15 +35,27 @@ SILENCE_SECONDS = 5.0
 LOST_OTHERS = 3
 """The exit status of a rank whose collective failed because of another rank."""
 
+PREFIX, RUN = "labkit-ranks-", "run.json"
+"""The beginning of the names of all runs' folders, and the name of the file in each folder that describes the run."""
+
 
 def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def delete_remains() -> None:
+    """Delete the folders and shared files of this user's runs whose rank 0 was killed. Runs that continue keep theirs."""
+    for folder in ended_folders(PREFIX, Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            run = json.loads((folder / RUN).read_text())
+            delete_files(map(Path, [*run["groups"].values(), run["heartbeats"]]))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class LocalRanks:
     """The other ranks, and this rank's `links` to them. The other ranks end when this object is closed or garbage-collected.
 
-    Every rank gets the path of the run's folder. The file `run.json` in this folder holds `spec`, the paths of the groups'
+    Every rank gets the path of the run's folder. The file `RUN` in this folder holds `spec`, the paths of the groups'
     files, and the kind of device ("cpu" or "cuda") on which all ranks compute. device: the device of this rank. Lines that a
     rank prints are labelled and passed to `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the other
     ranks are killed, every waiting call ends, and `check` raises a `RankFailed` that gives the rank, host, step and cause.
@@ -62,22 +75,30 @@ class LocalRanks:
         say: Callable[[str], None] = _to_stderr,
     ) -> None:
         self.layout = layout
-        groups, beats = create_groups(layout, device), Heartbeats.create(layout.ranks)
-        folder = Path(tempfile.mkdtemp(prefix="labkit-run-"))
-        shared = {
-            "layout": asdict(layout),
-            "groups": {name: str(path) for name, path in groups.items()},
-            "heartbeats": str(beats),
-            "device": device.type,
-            "meeting": str(folder / "meeting"),
-        }
-        (folder / "run.json").write_text(json.dumps(spec | shared))
-        self.links = Links.shared(layout, 0, groups, timeout, device=device, meeting=folder / "meeting")
-        self._run = _Run(layout, self.links, Heartbeats(beats, layout.ranks), folder, [*groups.values(), beats])
-        self._end = weakref.finalize(self, by_owner(self._run.end))
+        delete_remains()
+        with contextlib.ExitStack() as undo:
+            own = LockedFolder(PREFIX, Path(tempfile.gettempdir()))
+            undo.callback(own.delete)
+            groups = create_groups(layout, device)
+            undo.callback(delete_files, groups.values())
+            beats = Heartbeats.create(layout.ranks)
+            undo.callback(delete_files, [beats])
+            meeting = own.path / "meeting"
+            shared = {
+                "layout": asdict(layout),
+                "groups": {name: str(path) for name, path in groups.items()},
+                "heartbeats": str(beats),
+                "device": device.type,
+                "meeting": str(meeting),
+            }
+            (own.path / RUN).write_text(json.dumps(spec | shared))
+            self.links = Links.shared(layout, 0, groups, timeout, device=device, meeting=meeting)
+            self._run = _Run(layout, self.links, Heartbeats(beats, layout.ranks), own, [*groups.values(), beats])
+            self._end = weakref.finalize(self, by_owner(self._run.end))
+            undo.pop_all()
         environ = {"OMP_NUM_THREADS": str(spec["threads"])}
         for rank in range(1, layout.ranks):
-            arguments = [str(folder), str(rank)]
+            arguments = [str(own.path), str(rank)]
             self._run.processes.add(RankProcess(rank, "labkit.parallel.rank_main", arguments, say=say, environ=environ))
         self._run.processes.watch(self._run.fault_of, self._run.fail)
 
@@ -90,6 +111,7 @@ class LocalRanks:
                 progress(ready, len(others))
                 shown = ready
             time.sleep(0.01)
+        self._run.delete_files()
         progress(len(others), len(others))
 
     def check(self) -> None:
@@ -134,9 +156,9 @@ class _Run:
     This state has no reference to the `LocalRanks` object, so that Python can garbage-collect that object.
     """
 
-    def __init__(self, layout: Layout, links: Links, heartbeats: Heartbeats, folder: Path, files: list[Path]) -> None:
+    def __init__(self, layout: Layout, links: Links, heartbeats: Heartbeats, own: LockedFolder, files: list[Path]) -> None:
         self.processes, self.heartbeats, self.failure = RankProcesses(), heartbeats, ""
-        self._layout, self._links, self._folder, self._files = layout, links, folder, files
+        self._layout, self._links, self._own, self._files = layout, links, own, files
 
     def fault_of(self, process: RankProcess) -> str:
         """A description of a rank's fault; empty if the rank has none."""
@@ -153,13 +175,16 @@ class _Run:
         """End the processes and delete the files of the run."""
         self.processes.end()
         self._links.close()
-        for file in self._files:
-            file.unlink(missing_ok=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self.delete_files()
+        self._own.delete()
+
+    def delete_files(self) -> None:
+        """Delete the shared files. The memory stays, for the ranks that have opened the files."""
+        delete_files(self._files)
 
     def _cause(self, process: RankProcess) -> str:
         with contextlib.suppress(OSError, ValueError, KeyError):
-            return str(json.loads((self._folder / f"failure-{process.rank}.json").read_text())["cause"])
+            return str(json.loads((self._own.path / f"failure-{process.rank}.json").read_text())["cause"])
         status = process.exit_status
         if status == LOST_OTHERS:  # this rank failed only because another rank failed, so report the other rank
             others = [other.exit_status for other in self.processes if other is not process]

@@ -20,7 +20,7 @@ from labkit.parallel.devices import CPU
 from labkit.parallel.heartbeats import Heartbeats
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links
-from labkit.parallel.local_ranks import LOST_OTHERS
+from labkit.parallel.local_ranks import LOST_OTHERS, RUN
 from labkit.parallel.rank_forward import RankForward
 from labkit.parallel.rank_loop import run_tasks
 
@@ -28,7 +28,7 @@ from labkit.parallel.rank_loop import run_tasks
 def main(folder: Path, rank: int) -> int:
     """Run the rank. If the rank fails, write the cause to the run's folder, where rank 0 reads it."""
     end_with_parent()
-    spec: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    spec: dict[str, Any] = json.loads((folder / RUN).read_text())
     layout = Layout(**spec["layout"])
     heartbeats = Heartbeats(Path(spec["heartbeats"]), layout.ranks)
     heartbeats.start_beating(rank)

@@ -8,7 +8,7 @@ from typing import Any
 
 from labkit.errors import InvalidRequest
 from labkit.planning.catalogue import Device
-from labkit.planning.deployment import Deployment, does_not_divide
+from labkit.planning.deployment import PRECISIONS, Deployment, does_not_divide
 from labkit.planning.fit import Fit, Prediction
 from labkit.planning.memory import Memory, memory_of, usable_bytes, weight_bytes
 from labkit.planning.shape import Shape
@@ -108,16 +108,27 @@ class Question:
             raise InvalidRequest(f"the number of GPUs is {self.gpus}; at least 1 is accepted")
         if not self.latency_seconds > 0:
             raise InvalidRequest(f"the latency bound is {1e3 * self.latency_seconds:g} ms; a number above 0 is accepted")
+        if not self.precisions:
+            raise InvalidRequest(f"no precision was given; one or more of {', '.join(PRECISIONS)} are accepted")
         if not self.batches:
             raise InvalidRequest("no batch was given; at least one number of at least 1 is accepted")
+        for name in ("batches", "tensor_parallel", "pipeline_parallel"):
+            if min(numbers := getattr(self, name), default=1) < 1:
+                raise InvalidRequest(f"{name} is {', '.join(map(str, numbers))}; whole numbers of at least 1 are accepted")
+        if 0 < self.shape.context_length < self.input_tokens + self.output_tokens:
+            raise InvalidRequest(
+                f"{self.input_tokens} input and {self.output_tokens} output tokens exceed the context of {self.shape.name}, "
+                f"which holds {self.shape.context_length} tokens; choose fewer tokens"
+            )
 
     def layouts(self) -> Iterator[tuple[int, int]]:
         """The layouts (TP, PP) that the model and the number of GPUs allow. A TP larger than a node must fill whole nodes.
 
         Raises `InvalidRequest` if a number that was asked for does not divide the model.
         """
-        for tensor in self.tensor_parallel or range(1, self.gpus + 1):
-            for stages in self.pipeline_parallel or range(1, self.gpus // tensor + 1):
+        most = min(self.gpus, self.shape.num_heads)  # larger numbers do not divide the model
+        for tensor in self.tensor_parallel or range(1, most + 1):
+            for stages in self.pipeline_parallel or range(1, min(self.gpus // tensor, self.shape.num_layers) + 1):
                 why = does_not_divide(self.shape, tensor, stages)
                 if why and (tensor in self.tensor_parallel or stages in self.pipeline_parallel):
                     both = self.tensor_parallel and self.pipeline_parallel

@@ -21,7 +21,8 @@ class Shape:
 
     `sums`: how many all-reduces the shards of a layer need. In GPT-J, attention and MLP run in parallel and share one
     all-reduce; GPT-3 needs two. `positions`: the number of rows in the learned position table; 0 for models with rotary
-    position embedding. `tied`: whether the head uses the embedding's matrix. Raises `InvalidRequest` for sizes below 1, or if
+    position embedding. `tied`: whether the head uses the embedding's matrix. `context_length`: the most tokens of a text; 0 if
+    unknown. Raises `InvalidRequest` for sizes below 1, or if
     the number of heads does not divide the hidden size.
     """
 
@@ -34,6 +35,7 @@ class Shape:
     sums: int = 2
     positions: int = GPT_3_POSITIONS
     tied: bool = True
+    context_length: int = GPT_3_POSITIONS
 
     def __post_init__(self) -> None:
         if self.intermediate_size == 0:
@@ -59,11 +61,14 @@ class Shape:
             sums=1,
             positions=0,
             tied=False,
+            context_length=config.context_length,
         )
 
     @classmethod
     def of_parameters(cls, parameters: float) -> Shape:
         """A shape with about this many parameters, heads of 128 dimensions, and the proportions of GPT-3 175B.
+
+        Its context length is unknown.
 
         Raises `InvalidRequest` if the number is below 1e6 or above 1e14.
         """
@@ -72,7 +77,7 @@ class Shape:
         hidden = max(128, 128 * round((parameters * LAYERS_TO_HIDDEN / 12) ** (1 / 3) / 128))
         table = (GPT_3_VOCABULARY + GPT_3_POSITIONS) * hidden
         layers = max(1, round((parameters - table) / (12 * hidden * hidden)))
-        return cls(f"GPT {parameters / 1e9:.3g}B", hidden, layers, hidden // 128)
+        return cls(f"GPT {parameters / 1e9:.3g}B", hidden, layers, hidden // 128, context_length=0)
 
     @property
     def head_dim(self) -> int:

@@ -231,6 +231,8 @@ def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_
         ({"against": ("tgi",)}, "peer 'tgi' is unknown; accepted are hf, hf-compiled, ctranslate2, openvino, llama.cpp"),
         ({"against": ("hf", "hf")}, "name each peer once"),
         ({"batches": ()}, r"batch \[\]"),
+        ({"batches": 4}, r"batches is 4; a tuple is accepted, for example \(4,\)"),
+        ({"against": "hf"}, r"against is 'hf'; a tuple is accepted"),
         ({"batches": (4, 0)}, r"batch \[4, 0\]"),
         ({"prompt_tokens": 0}, "prompt_tokens 0"),
         ({"new_tokens": 1}, "new_tokens 1: .* new_tokens at least 2"),
@@ -263,6 +265,13 @@ def test_weights_that_do_not_fit_are_refused_with_both_sizes(monkeypatch: pytest
     with pytest.raises(InsufficientResources, match=r"needs 2\d\.\d GB .* 1\.0 GB are free"):
         run_bench(replace(SMALL, model="gpt-j-6b-synthetic"))
     assert GPT_J_6B.parameter_count * 4 > 24e9
+
+
+def test_a_batch_whose_cache_does_not_fit_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RUN, "ceilings", lambda device, seconds: pytest.fail("it began to measure"))
+    monkeypatch.setattr(RUN, "free_bytes", lambda device: 10**9)
+    with pytest.raises(InsufficientResources, match=r"batch 100000 .* GB on cpu for the KV cache .* only \d\.\d GB are free"):
+        run_bench(replace(SMALL, batches=(1, 100_000)))
 
 
 class OnlyInt8(HuggingFaceEngine):

@@ -202,6 +202,9 @@ def test_a_disk_without_room(tmp_path: Path, source: Path, monkeypatch: pytest.M
         ("fastertransformer", {"pipeline_parallel": 2}, "do not depend on it"),
         ("megatron", {"pipeline_parallel": 3}, "must divide the 4 layers of this model; the nearest size that does is 2"),
         ("megatron", {"tensor_parallel": 5}, "size is 5; it must divide the 4 heads .*; the nearest size that does is 4"),
+        ("megatron", {"tensor_parallel": "2"}, "tensor_parallel is '2'; a whole number of at least 1"),
+        ("hf", {"shard_bytes": "5GB"}, "shard_bytes is '5GB'; a whole number of at least 1"),
+        ("hf", {"shard_bytes": -1}, "shard_bytes is -1"),
     ],
 )
 def test_requests_that_are_refused(tmp_path: Path, source: Path, form: str, options: dict[str, Any], words: str) -> None:

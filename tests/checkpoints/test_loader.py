@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import labkit
+from labkit.checkpoints import config_of, open_checkpoint
 from labkit.checkpoints.tensor_file import TensorFile
 from labkit.config import GPT_J_6B
 from labkit.engine import loader
@@ -50,6 +51,22 @@ def test_a_directory_too_large_is_refused_before_it_is_read(tmp_path: Path, monk
         labkit.load(tmp_path, device="cpu")
     with pytest.raises(AssertionError, match="weights were read"):
         labkit.load(tmp_path, device="cpu", dtype="fp16")  # the weights are half as large in fp16
+
+
+def test_a_draft_too_large_is_refused_before_the_model_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, cpu = config_of("gptj-tiny"), torch.device("cpu")
+    needed = loader._needed_bytes(config, cpu, "fp32")
+    monkeypatch.setattr(loader, "free_bytes", lambda device: 2 * needed - 1)
+    monkeypatch.setattr(loader, "read_model", lambda *given: pytest.fail("weights were read"))
+    with pytest.raises(InsufficientResources, match=r"gptj-tiny needs .* are free beside the model that it drafts for"):
+        labkit.load("gptj-tiny", device="cpu", dtype="fp32", draft="gptj-tiny")
+
+
+@pytest.mark.parametrize("name", [None, 5, ""])
+def test_what_is_no_name_is_refused(name: Any) -> None:
+    for opened in (config_of, open_checkpoint):
+        with pytest.raises(InvalidRequest, match=f"name is {name!r}; a model's name, a directory or a config.json is accepted"):
+            opened(name)
 
 
 @pytest.mark.parametrize("name", ["gptj-tiny", "gpt-j-6b-synthetic", "gpt-j-405m-synthetic", "config"])

@@ -236,6 +236,7 @@ def test_parameters_in_every_form(tiny: Engine) -> None:
         ({"max_mixed_prefill": 0}, ["max_mixed_prefill is 0"]),
         ({"prefix_reuse": "no"}, ["prefix_reuse is 'no'", "True or False"]),
         ({"cuda_graphs": None}, ["cuda_graphs is None"]),
+        ({"kv_cache_dtype": [1]}, ["kv_cache_dtype is [1]"]),
         ({"max_batch": 8}, ["max_batch is not an option", "max_batch_size"]),
     ],
 )
@@ -258,6 +259,7 @@ def test_options_in_other_forms_and_what_memory_does_not_hold() -> None:
         engine_of(peer, cache_bytes=5)
     for name, seed, dtype, words in (
         (5, 0, None, ["name is 5"]),
+        ("", 0, None, ["name is ''"]),
         ("gptj-tiny", -1, None, ["seed is -1"]),
         ("gptj-tiny", 0, ["fp32"], ["precision is ['fp32']"]),
     ):
@@ -271,6 +273,7 @@ def test_a_choice_among_draws_without_draws_is_warned_of() -> None:
         ({"top_p": 0.9}, "top_p is 0.9"),
         ({"top_k": 40}, "top_k is 40"),
         ({"top_p": 0.5, "top_k": 4}, "top_p"),
+        ({"top_p_decay": 0.9}, "top_p_decay is 0.9"),
     ):
         with pytest.warns(UserWarning, match=rf"{name}.*temperature is 0.*greedy") as caught:
             SamplingParams(**given)  # type: ignore[arg-type]
@@ -279,3 +282,15 @@ def test_a_choice_among_draws_without_draws_is_warned_of() -> None:
         warnings.simplefilter("error")
         for given in ({"top_p": 0.9, "temperature": 0.5}, {"top_k": 1}, {"top_p": 1.0}, {"seed": 3}, {}):
             SamplingParams(**given)  # type: ignore[arg-type]
+
+
+def test_options_of_beam_search_without_beams_are_warned_of() -> None:
+    options = {"length_penalty": 0.5, "early_stopping": "never", "diversity_rate": 2.0}
+    for name, value in options.items():
+        with pytest.warns(UserWarning, match=rf"{name} is {value}, but num_beams is 1") as caught:
+            SamplingParams(**{name: value})  # type: ignore[arg-type]
+        assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SamplingParams(num_beams=2, **options)  # type: ignore[arg-type]
+        SamplingParams(length_penalty=1, early_stopping=False, diversity_rate=0.0)

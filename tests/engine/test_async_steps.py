@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from labkit.engine import Engine, SamplingParams
 from labkit.errors import InvalidRequest, NotAvailable, RankFailed, RequestFailed
 from tests.engine.test_continuous_batching import check_idle
 from tests.models import FunctionForward, engine_of, random_peer, random_prompts
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, wait_for
 
 PARAMS = [
     SamplingParams(max_new_tokens=40, ignore_eos=True),
@@ -186,3 +187,25 @@ def test_refusals_and_failures_reach_their_own_stream(
             await engine.agenerate(prompts)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_weights_are_freed_with_the_engine_without_a_cyclic_collection(
+    peer: Any, prompts: list[list[int]], close: bool
+) -> None:
+    async def use() -> weakref.ref[Any]:
+        engine = engine_of(peer)
+        await tokens(engine, prompts, PARAMS)
+        await idle(engine)
+        engine.generate(prompts, PARAMS)
+        if close:
+            engine.close()
+        return weakref.ref(engine.model)
+
+    gc.collect()
+    gc.disable()
+    try:
+        freed = asyncio.run(use())
+        wait_for(lambda: freed() is None, "the end of the model's weights")
+    finally:
+        gc.enable()

@@ -250,6 +250,27 @@ def test_a_stream_does_not_stop_while_others_run_and_loses_no_event(peer: Any) -
     check_idle(engine)
 
 
+def test_an_added_request_that_another_call_finished_is_unfinished_until_its_events_are_returned(peer: Any) -> None:
+    engine = engine_of(peer, max_batch_size=3)
+    short, long = SamplingParams(max_new_tokens=3, ignore_eos=True), SamplingParams(max_new_tokens=8, ignore_eos=True)
+    number = engine.add_request([1, 2, 3], short)
+    engine.generate([[4, 5]], long)
+    events = []
+    while engine.has_unfinished:
+        events += engine.step()
+    assert [event.request for event in events] == [number] * 3
+    number, other = engine.add_request([1, 2, 3], short), engine.add_request([3, 2, 1], short)
+    engine.generate([[4, 5]], long)
+    assert engine.cancel(number)
+    assert not engine.cancel(number)
+    assert [event.request for event in engine.step()] == [other] * 3
+    check_idle(engine)
+    engine.add_request([1, 2, 3], short)
+    engine.generate([[4, 5]], long)
+    engine.close()
+    assert not engine.has_unfinished
+
+
 def test_threads_that_generate_at_once_share_the_steps_and_get_their_own_tokens(peer: Any) -> None:
     engine = engine_of(peer, max_batch_size=4, max_step_tokens=16, num_slots=150)
     prompts, params = requests(random.Random(31), 8)

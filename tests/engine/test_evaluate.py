@@ -115,3 +115,21 @@ def test_refusals(engine: Engine) -> None:
         evaluate(engine, "")
     with pytest.raises(InvalidRequest, match="no tokenizer"):
         evaluate(engine_of(random_peer("one head of 80", 1)), "text")
+    for window in (0, 1, -1, "8", 8.5):
+        with pytest.raises(InvalidRequest, match=f"window is {window!r}; a whole number of at least 2"):
+            evaluate(engine, "some text", window=window)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match=f"window is {window!r}"):
+            compare(engine, engine.logits, "some text", window=window)  # type: ignore[arg-type]
+    for seed in ("a", -1):
+        with pytest.raises(InvalidRequest, match=f"seed is {seed!r}"):
+            evaluate(engine, "some text", seed=seed)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match=f"seed is {seed!r}"):
+            compare(engine, engine.logits, "some text", seed=seed)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="only special tokens after its first token"):
+        evaluate(engine, 3 * "<|endoftext|>")
+
+
+def test_windows_without_bytes_leave_finite_numbers(engine: Engine) -> None:
+    found = evaluate(engine, "In the beginning" + 12 * "<|endoftext|>", window=4)
+    assert found.interval is not None
+    assert all(map(math.isfinite, found.interval))

@@ -41,6 +41,12 @@ def test_import_labkit_loads_nothing_but_the_standard_library() -> None:
     assert loaded == {"labkit"}
 
 
+def test_dir_shows_the_public_names_and_the_errors_are_offered_before_the_first_load() -> None:
+    code = "import labkit; print(set(labkit.__all__) <= set(dir(labkit)), labkit.errors.InvalidRequest.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "InvalidRequest"]
+
+
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bare environment in which labkit itself is a link to this repository."""

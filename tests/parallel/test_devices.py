@@ -43,6 +43,31 @@ def test_more_ranks_than_gpus_are_refused_before_anything_starts(gpus: int, monk
     assert str(caught.value) == f"8 ranks were asked for, one GPU each, but {WORDS[gpus]}"
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"threads": 100_000}, "threads is 100000; a whole number from 1 to 1024"),
+        ({"threads": 0}, "threads is 0"),
+        ({"threads": -1}, "threads is -1"),
+        ({"threads": "2"}, "threads is '2'"),
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"seed": -5}, "seed is -5"),
+        ({"name": None}, "name is None"),
+        ({"layout": 2}, r"layout is 2; a Layout is accepted, for example Layout\(2, 1\)"),
+        ({"layout": Layout("2")}, "tensor_parallel is '2'"),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments_are_refused_before_anything_starts(
+    given: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", never)
+    with pytest.raises(InvalidRequest, match=words):
+        load_parallel(**{"name": "gptj-tiny", "layout": Layout(2, 1)} | given)
+
+
 def test_each_rank_gets_a_gpu_of_its_own_where_there_are_enough(gpus: int) -> None:
     for ranks in range(1, gpus + 1):
         found = [rank_device(Layout(ranks), "cuda", rank) for rank in range(ranks)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import resource
 import signal
@@ -18,9 +20,11 @@ import pytest
 import labkit
 from labkit import native
 from labkit.engine import Engine
-from labkit.errors import RankFailed
+from labkit.errors import InsufficientResources, RankFailed
+from labkit.locked_folder import LockedFolder
 from labkit.native import shared_group
 from labkit.parallel import Layout, load_parallel
+from labkit.parallel.local_ranks import PREFIX, RUN, LocalRanks, delete_remains
 from tests.models import random_prompts
 from tests.parallel.models import save_peer
 from tests.patience import is_running, wait_for
@@ -137,7 +141,9 @@ def test_what_a_rank_raises_in_the_middle_is_told(folder: Path, when: str) -> No
     assert left_behind([pid]) == before
 
 
-def test_ranks_end_with_the_process_that_started_them(folder: Path, own_shared_memory: Path) -> None:
+def test_ranks_end_with_the_process_that_started_them(
+    folder: Path, own_shared_memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import subprocess
     import sys
 
@@ -151,15 +157,56 @@ def test_ranks_end_with_the_process_that_started_them(folder: Path, own_shared_m
         "print(*engine.forward.ranks.process_ids.values(), flush=True)\n"
         "time.sleep(3600)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    environ = os.environ | {"TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environ)
     assert parent.stdout is not None
     pids = [int(word) for word in parent.stdout.readline().split()]
     assert len(pids) == 1
     parent.kill()
     parent.wait()
     wait_for(lambda: not any(is_running(pid) for pid in pids), "the end of the ranks of a process that was killed")
-    for path in own_shared_memory.glob("labkit-*"):  # no process was left to delete them
-        path.unlink()
+    assert not left_behind([])  # the shared files were deleted when all ranks had opened them
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert list(tmp_path.glob(f"{PREFIX}*"))
+    delete_remains()
+    assert not list(tmp_path.glob(f"{PREFIX}*"))
+
+
+def test_the_next_run_deletes_what_killed_runs_left_behind_and_nothing_else(
+    folder: Path, own_shared_memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with load_parallel(folder, Layout(2, 1)) as engine:
+        (alive,) = tmp_path.glob(f"{PREFIX}*")
+        dead, early = (LockedFolder(PREFIX, tmp_path) for _ in range(2))
+        files = [shared_group.shared_file("test", 8) for _ in range(2)]
+        (dead.path / RUN).write_text(json.dumps({"groups": {"tasks": str(files[0])}, "heartbeats": str(files[1])}))
+        delete_remains()
+        assert set(tmp_path.iterdir()) == {alive, dead.path, early.path}
+        os.close(dead.lock)  # as when the owner is killed
+        os.close(early.lock)
+        LocalRanks(Layout(), {"threads": 1}).close()
+        assert list(tmp_path.iterdir()) == [alive]
+        assert not left_behind([])
+        engine.generate([[1, 2]], labkit.SamplingParams(max_new_tokens=2))
+
+
+def test_too_little_shared_memory_is_an_error_and_leaves_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(os, "posix_fallocate"):
+        pytest.skip("not measured here: this system does not tell whether there is room")
+    allocate: Callable[[int, int, int], None] = os.posix_fallocate
+    taken: list[int] = []
+
+    def full(handle: int, offset: int, size: int) -> None:
+        taken.append(size)
+        if len(taken) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        allocate(handle, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InsufficientResources, match=r"need .* MB more of shared memory in .*, which has .*--shm-size"):
+        load_parallel(folder, Layout(2, 1))
+    assert not left_behind([])
 
 
 def test_a_forgotten_engine_ends_its_ranks(folder: Path) -> None:

@@ -79,3 +79,49 @@ def test_validate_prints_the_errors_of_every_table() -> None:
     assert found.exit_code == 0
     assert "146 rows predicted: median error" in found.stdout
     assert json.loads(found.stdout.splitlines()[-1])["tables"][0]["median_error"] < 0.15
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("--tensor-parallel 0", "tensor_parallel is 0; whole numbers of at least 1"),
+        ("--pipeline-parallel 1,0", "pipeline_parallel is 1, 0; whole numbers of at least 1"),
+        ("--batch 0", "batches is 0"),
+        ("--precision ,", "no precision was given; one or more of fp32"),
+        ("--budget nan --price 1", "--budget is nan; a number above 0"),
+        ("--budget inf --price 1", "--budget is inf"),
+        ("--price nan", "--price is nan; a number of at least 0"),
+        ("--price -2", "--price is -2"),
+        ("--top 0", "--top is 0"),
+        ("--input-tokens 2000 --output-tokens 49", "2000 input and 49 output tokens exceed the context of gpt-j-6b"),
+        ("--model gptj-tiny --input-tokens 600", "exceed the context of gptj-tiny, which holds 512 tokens"),
+        ("--model gpt-20b --input-tokens 3000", "exceed the context of gpt-20b, which holds 2048 tokens"),
+        ("--save plans.json", "--save is an option of --verify"),
+        ("--model gpt-175b --params 20b", "--model and --params were given"),
+        ("--model gpt-175b --config config.json", "--model and --config were given"),
+        ("--params 20b --config config.json", "--params and --config were given"),
+        ("--link nvlink --gpu this", "--link is not used with --gpu this"),
+        ("--verify --gpus 4", "--gpus is not an option of --verify, which runs plans of a local model on this machine"),
+        ("--verify --latency-ms 5 --csv a.csv", "--latency-ms is not an option of --verify"),
+        ("--verify --precision ,", "in 0 precisions"),
+        ("--validate --model gpt-20b", "--model is not an option of --validate"),
+        ("--records . --plot a.png", "--plot is not an option of --records"),
+        ("--validate --verify", "--verify is not an option of --validate"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_sentence(call: str, words: str) -> None:
+    _register()
+    found = CliRunner().invoke(app, ["plan", *call.split()])
+    assert found.exit_code == 2, found.output
+    assert words in found.output
+    assert words in found.output
+    assert found.output.count("\n") == 1, "one sentence"
+
+
+def test_any_number_of_gpus_is_planned_and_a_shape_without_a_known_context_takes_any_length() -> None:
+    _register()
+    call = ["plan", "--params", "20b", "--gpus", "100000000", "--input-tokens", "5000", "--top", "1", "--json"]
+    found = CliRunner().invoke(app, call)
+    assert found.exit_code == 0, found.output
+    (plan,) = json.loads(found.stdout.splitlines()[-1])["plans"]
+    assert plan["instances"] > 10**6

@@ -10,6 +10,7 @@ from pathlib import Path
 from labkit.checkpoints import config_of, open_checkpoint
 from labkit.checkpoints.resolve import model_names
 from labkit.errors import InvalidRequest, NotAvailable
+from labkit.host_cores import MOST_THREADS
 from labkit.serving.repository.model_config import Instances, ModelConfig, config_text
 from labkit.serving.repository.served_models import served_models
 from labkit.serving.repository.tensors import ENGINE
@@ -55,6 +56,8 @@ class ServeSettings:
         for name in ("tensor_parallel", "pipeline_parallel", "instances", "max_batch", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InvalidRequest(f"{name} is {value}; at least 1 is accepted")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise InvalidRequest(f"threads is {self.threads}; at most {MOST_THREADS} is accepted")
         if not 0 < self.request_seconds < math.inf:
             raise InvalidRequest(f"request_seconds is {self.request_seconds}; a number of seconds above 0 is accepted")
         if self.max_queue < 0:
