@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from labkit.cli.interruption import Interruption
 from labkit.cli.output import DeviceOption, JsonOption, KVCacheOption, PrecisionOption, SeedOption, print_json, say
 
 if TYPE_CHECKING:
@@ -161,9 +161,8 @@ def _run(
 
     if opens := exposure_warning(address):
         say(f"--address {address}: {opens}")
-    told, is_ready = threading.Event(), threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: told.set())
+    told, is_ready = Interruption(), threading.Event()
+    told.listen()
     http, grpc, metrics = ports
     server = Server(
         folder,
@@ -198,8 +197,8 @@ def _run(
         _show_status(server, told, name, is_log_kept=log is not None)
 
 
-def _show_status(server: Server, told: threading.Event, name: str, *, is_log_kept: bool) -> None:
-    """Show a status line on a terminal, and report restarts and repairs, until the event `told` is set.
+def _show_status(server: Server, told: Interruption, name: str, *, is_log_kept: bool) -> None:
+    """Show a status line on a terminal, and report restarts and repairs, until `told` is set.
 
     If tritonserver cannot be started again, raises `NotAvailable` with the path of the log. is_log_kept: whether the log stays
     when the server ends; if not, the error gives the path of a copy.

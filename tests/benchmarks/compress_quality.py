@@ -123,7 +123,7 @@ def measure(
     dense, reference, windows = dense_model(asked.model, text)
     for arguments in map(str.strip, asked.rows.split(";")):
         folder = work / arguments.replace(" ", "").replace("--", "-")
-        kept = folder.with_suffix(".json")
+        kept = folder.with_name(f"{folder.name}.json")
         if not kept.exists():
             row = run_row(arguments, asked.model, folder, calibration)
             row |= score_row(arguments, folder, dense, text)

@@ -7,7 +7,6 @@ import http.client
 import shutil
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from labkit.cli.interruption import Interruption
 from labkit.cli.serve import _show_status
 from labkit.engine import Engine, SamplingParams
 from labkit.errors import NotAvailable
@@ -248,7 +248,7 @@ def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypa
         assert not server.restarts
         assert "the weights of Atlantis" in server.log.read_text()
         with pytest.raises(NotAvailable) as told:
-            _show_status(server, threading.Event(), "mine", is_log_kept=False)
+            _show_status(server, Interruption(), "mine", is_log_kept=False)
     assert not server.log.exists()
     kept = Path(str(told.value).rpartition("\nthe whole log is ")[2])
     assert "the weights of Atlantis" in kept.read_text()
