@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from labkit.compress.block import MATRICES
 from labkit.compress.sensitivity import Damage, matrices_only
 from labkit.errors import InvalidRequest
-from labkit.measure.plots import COLOURS, NUMBER_SIZE, new_figure
+from labkit.measure.plots import COLOURS, MARKERS, NUMBER_SIZE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,12 +55,13 @@ def quality_plot(
     figure = new_figure("Bits per weight and quality", caption, height=7.0 if speeds else 4.6)
     axes = figure.subplots(2 if speeds else 1, 1, sharex=True, squeeze=False)[:, 0]
     floor = 0.01
-    for (name, points), colour in zip(lines.items(), COLOURS * 9, strict=False):
+    for number, (name, points) in enumerate(lines.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
         bits, changes, lows, highs = zip(*sorted(points), strict=True)
         drawn = [max(change, floor) for change in changes]
         below = [value - max(min(low, value), floor) for value, low in zip(drawn, lows, strict=True)]
         above = [max(high - value, 0.0) for value, high in zip(drawn, highs, strict=True)]
-        axes[0].errorbar(bits, drawn, yerr=[below, above], fmt="o-", markersize=5, capsize=3, color=colour, label=name)
+        axes[0].errorbar(bits, drawn, yerr=[below, above], fmt=f"{marker}-", markersize=5, capsize=3, color=colour, label=name)
     axes[0].set(yscale="log", ylabel="change of perplexity in % (log scale)")
     axes[0].grid(alpha=0.25, which="both")
     axes[0].legend(fontsize=NUMBER_SIZE)

@@ -229,5 +229,5 @@ def test_a_repository_must_be_there_and_hold_models(tmp_path: Path) -> None:
 
 def test_without_tritonclient_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tritonclient.grpc.model_config_pb2", None)
-    with pytest.raises(NotAvailable, match=r"labkit\[serve\]"):
+    with pytest.raises(NotAvailable, match=r"labkit's extra: pip install -e '\.\[serve\]'"):
         check_config("")
