@@ -168,12 +168,17 @@ def test_greedy_tokens_are_those_of_the_source(tmp_path: Path, source: Path) -> 
     [
         (3, "the nearest size that does is 2"),
         (8, "the nearest size that does is 4"),
-        (0, "the nearest size that does is 1"),
-        (-2, "is 1"),
     ],
 )
 def test_a_size_that_does_not_divide(tmp_path: Path, source: Path, size: int, nearest: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"size is {size}; it must divide the 4 heads and the inner size 88 .*{nearest}"):
+        convert(source, tmp_path / "ft", "fastertransformer", tensor_parallel=size)
+    assert not (tmp_path / "ft").exists()
+
+
+@pytest.mark.parametrize("size", [0, -2])
+def test_a_size_below_1(tmp_path: Path, source: Path, size: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"tensor_parallel is {size}; a whole number of at least 1 is accepted"):
         convert(source, tmp_path / "ft", "fastertransformer", tensor_parallel=size)
     assert not (tmp_path / "ft").exists()
 

@@ -81,6 +81,7 @@ def parameters(monkeypatch: pytest.MonkeyPatch, *options: str) -> SamplingParams
     return params
 
 
+@pytest.mark.filterwarnings("ignore:.* changes nothing")
 @pytest.mark.parametrize("name", GIVEN)
 def test_an_option_is_the_parameter_of_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value, expected = GIVEN[name]
@@ -89,6 +90,7 @@ def test_an_option_is_the_parameter_of_its_name(name: str, monkeypatch: pytest.M
     assert parameters(monkeypatch, *options, *NEEDED.get(name, [])) == SamplingParams(**{"seed": 0, **expected})
 
 
+@pytest.mark.filterwarnings("ignore:.* changes nothing")
 def test_no_parameter_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     reached = {field for _, expected in GIVEN.values() for field in expected}
     assert reached | NOT_TYPED == {field.name for field in fields(SamplingParams)}

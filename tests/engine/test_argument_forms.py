@@ -65,6 +65,7 @@ def test_words_and_token_ids_in_every_form() -> None:
             assert all(type(token) is int for token in found)
 
 
+@pytest.mark.filterwarnings("ignore:.* changes nothing")
 @pytest.mark.parametrize(
     ("name", "forms", "kept"),
     [

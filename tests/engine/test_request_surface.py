@@ -117,6 +117,7 @@ def test_top_p_decays_to_its_floor_and_is_reset(resets: list[int]) -> None:
     assert (later_resets > 0) == bool(resets)
 
 
+@pytest.mark.filterwarnings("ignore:.* changes nothing")
 def test_without_a_temperature_a_decaying_top_p_is_greedy() -> None:
     one = sequence(top_p=0.5, top_p_decay=0.5)
     assert int(sampler_of([one], 4).sample(torch.tensor([[0.0, 3.0, 2.0, 1.0]]), [0])) == 1
