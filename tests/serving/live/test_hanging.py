@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from labkit.engine import Engine, SamplingParams
-from labkit.serving.channels import grpc_client
+from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.metrics import read_metrics
 from labkit.serving.repository.tensors import ENGINE
 from labkit.serving.repository.writer import ServeSettings, write_repository
@@ -115,16 +116,39 @@ def outcomes(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_an_engine_that_hangs_is_noticed_while_prompts_keep_coming(slow: Slow, offline: Engine) -> None:
+    """The prompts are requests to `ensemble`, so only `fastertransformer` waits for the engine; it answers them with errors."""
     server = slow.server
-    before, pid = len(server.restarts), server.pid
+    dog: Any = server.watchdog
+    restarts, repairs, pid = len(server.restarts), len(dog.repairs), server.pid
     with prompts(server, 0.2, 2) as ended:
         wait_for(lambda: "" in ended, "an answer")
         slow.steps_take(1e6)
-        restart = wait_for(lambda: list(server.restarts)[before:], "a restart")[0]
+        wait_for(lambda: len(dog.repairs) > repairs or len(server.restarts) > restarts, "a repair")
         answered = len(ended)
-        wait_for(lambda: "" in ended[answered:], "an answer after the restart")
+        wait_for(lambda: "" in ended[answered:], "an answer after the repair")
+    assert [(repair.model, repair.failure) for repair in list(dog.repairs)[repairs:]] == [(ENGINE, "")]
+    assert (len(server.restarts), server.pid) == (restarts, pid)
+    assert any(ended), "the requests that the engine had"
+    answers_as_before(server, offline)
+
+
+def test_a_request_to_the_engine_that_hangs_gets_an_error(slow: Slow, offline: Engine) -> None:
+    """Triton would never answer a request whose process was killed, so the whole server is restarted."""
+    server = slow.server
+    restarts, pid = len(server.restarts), server.pid
+    with prompts(server, 0.2, 2) as ended, ThreadPoolExecutor(1) as pool:
+        wait_for(lambda: "" in ended, "an answer")
+        slow.steps_take(1e6)
+        asked = pool.submit(ask, server, text_input=PROMPT, max_new_tokens=2)
+        restart = wait_for(lambda: list(server.restarts)[restarts:], "a restart")[0]
+        assert isinstance(asked.exception(timeout=PATIENCE), client_library().InferenceServerException)
     assert restart.why.startswith("tritonserver was ended: a step of gptj's engine did not end, so its process was killed")
     assert server.pid != pid
+    answers_as_before(server, offline)
+
+
+def answers_as_before(server: Server, offline: Engine) -> None:
+    """Check that the models compute the tokens of an engine outside the server."""
     expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=8))[0].text
     assert ask(server, text_input=PROMPT, max_new_tokens=8)["text_output"][0] == expected
     assert infer(server, "ensemble", ensemble([PROMPT], 8))["OUTPUT_0"][0, 0] == PROMPT + expected
