@@ -15,6 +15,8 @@ from labkit.errors import InvalidRequest
 WORD = 32
 WITH_GAPS = (3, 5, 6, 7)
 """The widths up to 8 bits that do not divide 32."""
+MOST_NUMBERS = 1 << 20
+"""How many numbers are packed or unpacked at a time, because the intermediate results need several times the memory."""
 
 
 def words_of(count: int, bits: int) -> int:
@@ -24,6 +26,26 @@ def words_of(count: int, bits: int) -> int:
 
 def pack(numbers: Tensor, bits: int) -> Tensor:
     """Pack `numbers` `[rows, count]`, each from 0 to 2^bits - 1, into `[rows, words_of(count, bits)]` int32."""
+    words = torch.empty(len(numbers), words_of(numbers.shape[1], bits), dtype=torch.int32, device=numbers.device)
+    for rows in _parts(*numbers.shape):
+        words[rows] = _packed(numbers[rows], bits)
+    return words
+
+
+def unpack(words: Tensor, bits: int, count: int) -> Tensor:
+    """Unpack the first `count` numbers of each row of `words` `[rows, words]` int32, as `[rows, count]` uint8."""
+    numbers = torch.empty(len(words), count, dtype=torch.uint8, device=words.device)
+    for rows in _parts(len(words), count):
+        numbers[rows] = _unpacked(words[rows], bits, count)
+    return numbers
+
+
+def _parts(rows: int, count: int) -> list[slice]:
+    step = max(1, MOST_NUMBERS // max(count, 1))
+    return [slice(begin, begin + step) for begin in range(0, rows, step)]
+
+
+def _packed(numbers: Tensor, bits: int) -> Tensor:
     rows, count = numbers.shape
     padded = torch.nn.functional.pad(numbers.to(torch.int64), (0, -count % WORD)).view(rows, -1, WORD)
     words = torch.zeros(rows, padded.shape[1], bits, dtype=torch.int64, device=numbers.device)
@@ -35,8 +57,7 @@ def pack(numbers: Tensor, bits: int) -> Tensor:
     return _signed(words.flatten(1)[:, : words_of(count, bits)])
 
 
-def unpack(words: Tensor, bits: int, count: int) -> Tensor:
-    """Unpack the first `count` numbers of each row of `words` `[rows, words]` int32, as `[rows, count]` uint8."""
+def _unpacked(words: Tensor, bits: int, count: int) -> Tensor:
     rows = words.shape[0]
     wide = torch.nn.functional.pad(words.to(torch.int64) & 0xFFFFFFFF, (0, -words.shape[1] % bits)).view(rows, -1, bits)
     numbers = torch.empty(rows, wide.shape[1], WORD, dtype=torch.uint8, device=words.device)
@@ -46,7 +67,7 @@ def unpack(words: Tensor, bits: int, count: int) -> Tensor:
         if shift + bits > WORD:
             found = found | wide[:, :, word + 1] << (WORD - shift)
         numbers[:, :, place] = found & ((1 << bits) - 1)
-    return numbers.flatten(1)[:, :count].contiguous()
+    return numbers.flatten(1)[:, :count]
 
 
 def unpack_with_gaps(words: Tensor, bits: int, count: int) -> Tensor:

@@ -13,16 +13,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.checkpoints.integer_weight import IntegerScheme
-from labkit.compress.scales import searched
+from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
+from labkit.compress.output_error import fit_scales, least_error, output_error
+from labkit.compress.scales import Grid, searched
 
 STEPS = 20
 """The number of values of alpha above 0 that are tried."""
-
-
-def output_error(difference: Tensor, hessian: Tensor) -> float:
-    """The mean squared error of a layer's output, summed over its features: trace(D H D^T) for a weight error D `[out, in]`."""
-    return float(((difference @ hessian) * difference).sum())
+REFINEMENTS = 3
+"""How many times `round_with_fitted_scales` fits the scales to the integers."""
 
 
 def search_scales(weight: Tensor, hessian: Tensor, magnitude: Tensor, scheme: IntegerScheme) -> Tensor:
@@ -40,4 +38,17 @@ def search_scales(weight: Tensor, hessian: Tensor, magnitude: Tensor, scheme: In
         error = output_error(grid.round(scaled).dequantize() / factors - weight, hessian)
         if error < least:
             best, least = factors, error
+    return best
+
+
+def round_with_fitted_scales(weight: Tensor, hessian: Tensor, scheme: IntegerScheme) -> IntegerWeight:
+    """Round every number of a dense `[out, in]` matrix to the nearest integer, with scales that fit the layer's output.
+
+    Scales from `searched` are fitted to their integers, then the numbers are rounded again with the new scales, and so on. Each
+    row keeps the best result. `hessian` `[in, in]` is the mean of x x^T.
+    """
+    best = searched(weight, scheme, hessian.diagonal()).round(weight)
+    for _ in range(REFINEMENTS):
+        best = fit_scales(weight, best, hessian)
+        best = least_error(weight, hessian, best, Grid(scheme, best.scales, best.zero_points).round(weight))
     return best

@@ -13,7 +13,7 @@ from labkit.checkpoints import Checkpoint
 from labkit.checkpoints.integer_weight import IntegerScheme
 from labkit.checkpoints.output import Progress
 from labkit.compress.dense_model import DenseModel
-from labkit.compress.gptq import GptqOptions, gptq
+from labkit.compress.gptq import GptqOptions, refined_gptq
 from labkit.compress.method import Method
 from labkit.compress.mixed import choose_bits
 from labkit.compress.sensitivity import BITS, WINDOWS, Damage, measure_sensitivity
@@ -65,7 +65,7 @@ def measure(
     options = GptqOptions(method.damping, method.activation_order)
 
     def quantize(weight: Tensor, hessian: Tensor, scheme: IntegerScheme) -> Tensor:
-        return gptq(weight, hessian, scheme, options).dequantize()
+        return refined_gptq(weight, hessian, scheme, options).dequantize()
 
     model, size = DenseModel(checkpoint), method.scheme.group_size
     return measure_sensitivity(model, ids, size, quantize, bits=bits, known=known, after_block=after_block, progress=progress)

@@ -126,6 +126,7 @@ class _Run:
         if not self.work.has(name):
             tensors = {each: self.checkpoint.read(each, dtype=torch.float32) for each in _HEAD_TENSORS}
             head = self.recipe.head_tensors(tensors, config.layer_norm_epsilon, hidden, self.checkpoint.weight_dtype)
+            del tensors
             embedding = {"transformer.wte.weight": self.checkpoint.read("transformer.wte.weight")}
             self.work.write(name, embedding | head)
         self.progress(self.parts, self.parts, "complete")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
+from labkit.compress.output_error import descend, fit_scales
 from labkit.compress.scales import Grid, searched, to_integers
 from labkit.errors import LabkitError
 
@@ -27,6 +28,9 @@ DAMPING = 0.01
 """This share of the mean of H's diagonal is added to the diagonal, so that H can be inverted."""
 BLOCK_COLUMNS = 128
 """How many columns form a block. The columns after a block are changed once per block, in one matrix product."""
+
+REFINEMENTS = 2
+"""How many times `refined_gptq` fits the scales and decides about every column again."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,19 @@ def gptq(
     chosen = options or GptqOptions()
     work = weight.double()
     grid = grid or searched(weight.float(), scheme, hessian.diagonal())
-    damped = damped_hessian(hessian.double(), chosen.damping)
-    order = _order(damped, chosen)
-    factor = inverse_factor(damped[order][:, order])
+    order = _order(hessian, chosen)
+    factor = inverse_factor(damped_hessian(hessian[order][:, order], chosen.damping))
     values = torch.empty(work.shape, dtype=torch.int8, device=work.device)
     _round_columns(work[:, order], factor, grid, order, values, chosen.block_columns)
     return IntegerWeight(scheme, values, grid.scales, grid.zero_points)
+
+
+def refined_gptq(weight: Tensor, hessian: Tensor, scheme: IntegerScheme, options: GptqOptions | None = None) -> IntegerWeight:
+    """Quantize a dense `[out, in]` matrix with `gptq`, then lower the error further with `fit_scales` and `descend`."""
+    found, dense = gptq(weight, hessian, scheme, options), weight.float()
+    for _ in range(REFINEMENTS):
+        found = descend(dense, fit_scales(dense, found, hessian), hessian)
+    return fit_scales(dense, found, hessian)
 
 
 def _round_columns(work: Tensor, factor: Tensor, grid: Grid, order: Tensor, values: Tensor, block_columns: int) -> None:
@@ -83,25 +94,34 @@ def _round_columns(work: Tensor, factor: Tensor, grid: Grid, order: Tensor, valu
 
 
 def damped_hessian(hessian: Tensor, damping: float) -> Tensor:
-    """Return H with a larger diagonal. An input that is always 0 gets the mean diagonal, because any weight is right for it."""
-    diagonal = hessian.diagonal()
+    """Return H in float64 with a larger diagonal.
+
+    An input that is always 0 gets the mean diagonal, because any weight is right for it.
+    """
+    damped = hessian.to(torch.float64, copy=True)
+    diagonal = damped.diagonal()
     mean = float(diagonal.mean()) or 1.0
-    return hessian + torch.diag(damping * mean + torch.where(diagonal == 0, mean, 0.0))
+    diagonal += damping * mean + torch.where(diagonal == 0, mean, 0.0)
+    return damped
 
 
-def _order(damped: Tensor, options: GptqOptions) -> Tensor:
+def _order(hessian: Tensor, options: GptqOptions) -> Tensor:
     if options.activation_order:
-        return torch.argsort(damped.diagonal(), descending=True, stable=True)
-    return torch.arange(len(damped), dtype=torch.int64, device=damped.device)
+        return torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    return torch.arange(len(hessian), dtype=torch.int64, device=hessian.device)
 
 
 def inverse_factor(damped: Tensor) -> Tensor:
-    """The upper Cholesky factor of the inverse of H. Raises `LabkitError` if H cannot be inverted."""
+    """The upper Cholesky factor of the inverse of H, in the memory of H. Raises `LabkitError` if H cannot be inverted.
+
+    At 16,384 inputs, H is 2 GB, so each result overwrites the matrix from which it is computed.
+    """
     try:
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-        factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
-        return factor
+        torch.linalg.cholesky(damped, out=damped)
+        torch.cholesky_inverse(damped, out=damped)
+        torch.linalg.cholesky(damped, upper=True, out=damped)
     except RuntimeError as error:  # torch's LinAlgError
         raise LabkitError(
             "the Hessian of a layer cannot be inverted; calibrate with more windows of text, or raise --damping"
         ) from error
+    return damped

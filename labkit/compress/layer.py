@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
-from labkit.compress.awq import search_scales
+from labkit.compress.awq import round_with_fitted_scales, search_scales
 from labkit.compress.binary import to_signs
 from labkit.compress.block import FIRST, MATRICES, Block
 from labkit.compress.folds import into_layer_norm, into_value_rows
-from labkit.compress.gptq import GptqOptions, gptq
+from labkit.compress.gptq import GptqOptions, refined_gptq
 from labkit.compress.input_statistics import InputStatistics, statistics_of
 from labkit.compress.method import HEAD, Method
 from labkit.compress.round_to_nearest import round_to_nearest
@@ -122,8 +122,8 @@ def _rounder(method: Method, scheme: IntegerScheme, statistics: InputStatistics)
     hessian = statistics.hessian
     if method.algorithm == "gptq":
         options = GptqOptions(method.damping, method.activation_order)
-        return lambda weight: gptq(weight, hessian, scheme, options)
-    return lambda weight: searched(weight, scheme, hessian.diagonal()).round(weight)
+        return lambda weight: refined_gptq(weight, hessian, scheme, options)
+    return lambda weight: round_with_fitted_scales(weight, hessian, scheme)
 
 
 def _scale_columns(block: Block, names: Iterable[str], factors: Tensor) -> None:

@@ -59,9 +59,9 @@ class Grid:
 
 def to_integers(weight: Tensor, scales: Tensor, zero_points: Tensor | None, scheme: IntegerScheme) -> Tensor:
     """Compute clamp(round(weight / scales) + zero_points, lowest, highest) as int8; the arguments' shapes must broadcast."""
-    numbers = (weight / scales.to(weight.dtype)).round()
+    numbers = (weight / scales.to(weight.dtype)).round_()
     if zero_points is not None:
-        numbers = numbers + zero_points.to(weight.dtype)
+        numbers += zero_points.to(weight.dtype)
     return numbers.clamp_(scheme.lowest, scheme.highest).to(torch.int8)
 
 
@@ -89,7 +89,8 @@ def nearest(weight: Tensor, scheme: IntegerScheme) -> Grid:
     if not scheme.symmetric:
         return _with_zero_points(groups, scheme)
     steps = scheme.highest if scheme.bits == 8 else scheme.highest + 0.5
-    return Grid(scheme, _safe(groups.abs().amax(-1) / steps), None)
+    largest = torch.maximum(groups.amax(-1), -groups.amin(-1))  # abs() would copy the matrix
+    return Grid(scheme, safe_scales(largest / steps), None)
 
 
 def searched(weight: Tensor, scheme: IntegerScheme, importance: Tensor | None = None) -> Grid:
@@ -133,7 +134,7 @@ def _fitted(grid: Grid, groups: Tensor, factors: Tensor) -> Grid:
     integers, scales = _integers(grid, groups)
     down = (integers.square() * factors).sum(-1)
     fitted = (integers * groups * factors).sum(-1) / torch.where(down == 0, 1.0, down)
-    return Grid(grid.scheme, _safe(torch.where(down == 0, scales[..., 0], fitted)), grid.zero_points)
+    return Grid(grid.scheme, safe_scales(torch.where(down == 0, scales[..., 0], fitted)), grid.zero_points)
 
 
 def _candidates(groups: Tensor, scheme: IntegerScheme) -> list[Grid]:
@@ -145,12 +146,12 @@ def _candidates(groups: Tensor, scheme: IntegerScheme) -> list[Grid]:
     high, low = groups.amax(-1), groups.amin(-1)
     largest = torch.where(high > -low, high, low)
     ends = ENDS if scheme.bits > 1 else (0.0,)
-    return [Grid(scheme, _safe(largest * shrink / (scheme.lowest - end)), None) for end in ends for shrink in shrinks]
+    return [Grid(scheme, safe_scales(largest * shrink / (scheme.lowest - end)), None) for end in ends for shrink in shrinks]
 
 
 def _with_zero_points(groups: Tensor, scheme: IntegerScheme, of_high: float = 1.0, of_low: float = 1.0) -> Grid:
     high, low = groups.amax(-1).clamp_min(0) * of_high, groups.amin(-1).clamp_max(0) * of_low
-    scales = _safe((high - low) / (scheme.highest - scheme.lowest))
+    scales = safe_scales((high - low) / (scheme.highest - scheme.lowest))
     zeros = (scheme.lowest - (low / scales.to(low.dtype)).round()).clamp_(scheme.lowest, scheme.highest)
     return Grid(scheme, scales, zeros.to(torch.int8))
 
@@ -168,7 +169,7 @@ def _grouped(weight: Tensor, scheme: IntegerScheme) -> Tensor:
     return weight.view(weight.shape[0], scheme.groups(weight.shape[1]), -1)
 
 
-def _safe(scales: Tensor) -> Tensor:
+def safe_scales(scales: Tensor) -> Tensor:
     """Scales in float16 that are safe to divide by: a scale that is 0, or that float16 rounds to 0, becomes 1."""
     rounded = scales.clamp(-65504.0, 65504.0).to(torch.float16)
     return torch.where(rounded == 0, torch.ones_like(rounded), rounded)

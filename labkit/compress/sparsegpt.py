@@ -39,7 +39,7 @@ def sparsegpt(
     """
     check_two_four(weight.shape[1], "a matrix")
     work, inputs = weight.double().clone(), weight.shape[1]
-    factor = inverse_factor(damped_hessian(hessian.double(), damping))
+    factor = inverse_factor(damped_hessian(hessian, damping))
     kept = torch.zeros_like(work, dtype=torch.bool) if mask is None else mask.clone()
     for begin in range(0, inputs, block_columns):
         end = min(begin + block_columns, inputs)

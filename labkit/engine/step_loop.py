@@ -247,7 +247,7 @@ class StepLoop:
 
     def _choose(self, logits: Tensor, entries: list[CachedSequence]) -> tuple[list[list[int]], list[list[TokenLogprob | None]]]:
         """Choose the next tokens of each sequence, and their log-probabilities if the request asks for them."""
-        new = [place for place, entry in enumerate(entries) if not entry.sequence.new_tokens]
+        new = [start for start, entry in zip(_row_starts(entries), entries, strict=False) if not entry.sequence.new_tokens]
         if new and not ops.swapped():
             check_numbers(logits[new])
         for entry in entries:
@@ -294,12 +294,16 @@ class StepLoop:
         return [[token] for token in self._sampler.sample(logits, rows).tolist()]
 
 
+def _row_starts(entries: list[CachedSequence]) -> Iterator[int]:
+    """The first row of the logits of each sequence. A sequence with guesses has a row for each of them too."""
+    return itertools.accumulate((1 + len(entry.guesses) for entry in entries), initial=0)
+
+
 def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int]]) -> list[list[TokenLogprob | None]]:
     """The log-probabilities of each sequence's new tokens; None for each token if the request does not ask for them."""
     if all(entry.sequence.params.logprobs is None for entry in entries):
         return [[None] * len(tokens) for tokens in made]
-    starts = itertools.accumulate((1 + len(entry.guesses) for entry in entries), initial=0)
-    rows = [start + place for start, tokens in zip(starts, made, strict=False) for place in range(len(tokens))]
+    rows = [start + place for start, tokens in zip(_row_starts(entries), made, strict=False) for place in range(len(tokens))]
     sequences = [entry.sequence for entry, tokens in zip(entries, made, strict=True) for _ in tokens]
     scores = iter(logprobs(logits[rows], sequences, list(itertools.chain(*made))))
     return [list(itertools.islice(scores, len(tokens))) for tokens in made]

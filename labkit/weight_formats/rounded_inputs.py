@@ -75,11 +75,15 @@ def quantize_rows_fp8(x: Tensor, scale: float | None = None, form: Fp8Form = E4M
 
 
 def _scaled(x: Tensor, scale: float | None, most: float) -> tuple[Tensor, Tensor]:
-    """Return `x` divided by its scales, and the scales. The kernels do the same float32 operations in the same order."""
+    """Return `x` divided by its scales, and the scales. The kernels do the same float32 operations in the same order.
+
+    A row with NaN has the scale NaN, because int8 cannot hold NaN. A given scale also becomes NaN if the row has an infinity.
+    """
     wide = x.float()
     if scale is not None:
         scales = torch.full((len(x),), scale, dtype=torch.float32, device=x.device)
         inverse = torch.ones_like(scales) / scales
+        scales = torch.where(wide.isfinite().all(1), scales, torch.nan)
     else:
         largest = wide.abs().amax(1)
         # Multiply instead of dividing, because torch divides by constants differently on a CPU and on a GPU.

@@ -7,9 +7,10 @@ from __future__ import annotations
 import torch
 
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
-from labkit.compress.awq import output_error, search_scales
+from labkit.compress.awq import search_scales
 from labkit.compress.block import FIRST, Block
 from labkit.compress.folds import into_layer_norm, into_value_rows
+from labkit.compress.output_error import output_error
 from labkit.compress.scales import searched
 from tests.compress.directories import CONFIG
 

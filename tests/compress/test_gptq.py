@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.integer_weight import IntegerScheme
-from labkit.compress.awq import output_error
 from labkit.compress.gptq import DAMPING, GptqOptions, gptq
+from labkit.compress.output_error import output_error
 from labkit.compress.round_to_nearest import round_to_nearest
 from labkit.compress.scales import searched, to_integers
 from labkit.errors import LabkitError

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.integer_weight import IntegerScheme
-from labkit.compress.awq import output_error
 from labkit.compress.gptq import DAMPING
+from labkit.compress.output_error import output_error
 from labkit.compress.scales import searched, to_integers
 from labkit.compress.sparsegpt import sparsegpt
 from labkit.compress.two_four import is_two_four, kept_magnitude, magnitude_scores, two_four_mask, wanda_scores

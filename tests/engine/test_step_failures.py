@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import labkit
 from labkit import ops
 from labkit.engine import Engine, SamplingParams, TokenEvent
 from labkit.engine.schedule.sequence import Sequence
@@ -219,6 +220,14 @@ def test_a_lost_rank_is_raised_to_everybody(peer: Any, prompts: list[list[int]],
         engine.generate(prompts[1:3], BYSTANDERS[1:3])
     with pytest.raises(RankFailed, match="rank 1 is gone"):
         engine.step()
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "w8a8", "sparse24_int8"])
+def test_quantized_weights_do_not_make_numbers_of_nan(kind: str) -> None:
+    with labkit.load(device="cpu", dtype=kind) as engine:
+        huge = torch.full((2, engine.config.hidden_size), 3e38)
+        with pytest.raises(RequestFailed, match=r"are not finite.*soft_prompt"):
+            engine.generate([[5, 6]], SamplingParams(soft_prompt=huge))
 
 
 def test_weights_or_prompts_that_make_no_numbers_are_told(peer: Any, prompts: list[list[int]], expected: Any) -> None:

@@ -138,6 +138,16 @@ def test_activations_are_rounded_as_on_the_cpu(columns: int, dtype: torch.dtype)
         assert torch.equal(values.cpu().float(), expected_values.float())
 
 
+@pytest.mark.parametrize("columns", [257, 4096])
+def test_a_row_with_nan_has_the_scale_nan(columns: int) -> None:
+    """Triton's maximum ignores NaN on a GPU, but not in the interpreter."""
+    x = random(3, columns).to(DEVICE, torch.float16)
+    x[1, 5] = torch.nan
+    for scale in (None, 0.01):
+        _, scales = quantize_rows_triton(x, torch.int8, scale)
+        assert scales.isfinite().tolist() == [True, False, True]
+
+
 def test_operations_come_here() -> None:
     x, weight, bias = given(3, 257, 130, "int8", torch.float16)
     assert torch.equal(ops.linear(x, weight, bias), linear_triton(x, weight, bias))

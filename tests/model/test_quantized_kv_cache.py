@@ -85,6 +85,24 @@ def compare(shape: str, precision: str, name: str) -> None:
         assert torch.equal(one.view(torch.uint8)[:, others], two.view(torch.uint8)[:, others])
 
 
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_nan_does_not_become_a_number_in_the_cache(name: str) -> None:
+    _, model = models("rotary below the head", "fp32")
+    batch, slots = scattered_batch(model, SPANS, seed=4)
+    forwards = [model.forward] + ([NativeForward(model).run] if native.available() else [])
+    with torch.no_grad():
+        before = model.layers[0].ln_1_bias.clone()
+        model.layers[0].ln_1_bias[3] = torch.nan
+    try:
+        for forward in forwards:
+            cache = model.new_cache(int(slots.max()) + 6, name)
+            forward(batch, cache)
+            assert all(bool(part.isnan().all()) for part in cache.read(0, batch.slot_mapping))
+    finally:
+        with torch.no_grad():
+            model.layers[0].ln_1_bias.copy_(before)
+
+
 @pytest.mark.parametrize(("name", "bound"), [("int8", 0.02), ("fp8", 0.1)])
 def test_an_engine_with_a_quantized_cache(name: str, bound: float) -> None:
     def logits(kv_cache_dtype: str | None) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,24 @@ def test_products(instruction_set: str, kind: str, gelu: bool) -> None:
         half = packed.multiply(x.bfloat16(), bias.float(), gelu=gelu)
         assert half.dtype == torch.bfloat16
         assert relative(half, expected) < bound + 0.006
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", *FORMATS])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_rows_with_nan_or_infinity_give_no_numbers(instruction_set: str, kind: str, broken: float) -> None:
+    weight = random(40, 300).float()
+    kept = {"fp32": weight, "bf16": weight.bfloat16()}.get(kind)
+    weights = [FORMATS[kind].quantize(weight) if kept is None else kept]
+    if isinstance(weights[0], RoundedInputsWeight):
+        weights.append(replace(weights[0], input_scale=0.03))
+    for each, rows in itertools.product(weights, (1, 5, 14)):
+        packed, x = PackedWeight(each), random(rows, 300).float()
+        expected = packed.multiply(x)
+        x[rows // 2, 200:204] = broken  # four, because 2:4 sparse weights skip two of them
+        found = packed.multiply(x)
+        whole = [row for row in range(rows) if row != rows // 2]
+        assert torch.equal(found[whole], expected[whole])
+        assert not bool(found[rows // 2].isfinite().any())
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16", *FORMATS])

@@ -17,12 +17,7 @@ LK_INLINE uint8_t f32_to_e4m3(float x) {
 static void to_cache(const float *x, int32_t type, int32_t heads, int32_t dim, void *bytes, float *scales) {
     float most = type == LK_INT8 ? 127.0f : 448.0f;
     for (int32_t h = 0; h < heads; h++, x += dim) {
-        float largest = 0.0f;
-#pragma omp simd reduction(max : largest)
-        for (int32_t i = 0; i < dim; i++) {
-            float magnitude = __builtin_fabsf(x[i]);
-            largest = magnitude > largest ? magnitude : largest;
-        }
+        float largest = largest_magnitude(x, dim);
         scales[h] = largest * (1.0f / most);
         float inverse = most / (largest > 1e-30f ? largest : 1e-30f);
         if (type == LK_INT8) {

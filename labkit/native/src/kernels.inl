@@ -61,6 +61,20 @@ LK_INLINE F16 f16_gelu(F16 x) {
     return f16_div(x, f16_add(f16_set(1.0f), f16_exp(cubic)));
 }
 
+// The largest magnitude, or NaN if one of the numbers is NaN. The bits of magnitudes are in the order of the magnitudes, and those
+// of NaN come after those of infinity.
+LK_INLINE float largest_magnitude(const float *x, int32_t count) {
+    int32_t largest = 0;
+#pragma omp simd reduction(max : largest)
+    for (int32_t i = 0; i < count; i++) {
+        int32_t word;
+        __builtin_memcpy(&word, x + i, 4);
+        word &= 0x7fffffff;
+        largest = word > largest ? word : largest;
+    }
+    return bits_f32((uint32_t)largest);
+}
+
 static void convert_to_f32(const void *from, int64_t count, float *out) {
     const uint16_t *words = (const uint16_t *)from;
     for (int64_t i = 0; i < count; i++) out[i] = bits_f32((uint32_t)words[i] << 16);
@@ -115,17 +129,13 @@ static void pack_row_int8(const float *x, int32_t in, int32_t row, const Activat
     uint32_t *at = (uint32_t *)a->data + ((int64_t)tile * LK_TILE * a->in) / 4 + row % LK_TILE;
     int64_t entry = (int64_t)tile * LK_TILE * groups + row % LK_TILE;
     for (int32_t g = 0; g < groups; g++, x += a->group, in -= a->group) {
-        float padded[128], largest = 0.0f;
+        float padded[128];
         const float *values = x;
         if (in < a->group) { // the end of the row, or the padding after the row
             for (int32_t i = 0; i < a->group; i++) padded[i] = i < in ? x[i] : 0.0f;
             values = padded;
         }
-#pragma omp simd reduction(max : largest)
-        for (int32_t i = 0; i < a->group; i++) {
-            float magnitude = __builtin_fabsf(values[i]);
-            largest = magnitude > largest ? magnitude : largest;
-        }
+        float largest = largest_magnitude(values, a->group);
         F16 inverse = f16_set(largest > 0.0f ? 127.0f / largest : 0.0f);
         I16 sum = i16_set(0);
         for (int32_t i = 0; i < a->group; i += 16) {
@@ -140,16 +150,10 @@ static void pack_row_int8(const float *x, int32_t in, int32_t row, const Activat
 }
 
 // Stores the scale of a row whose largest magnitude becomes `most`, and returns its inverse. A row in which nothing reaches
-// 1e-30 becomes zeros. If all rows share a scale, that scale is used.
+// 1e-30 becomes zeros. If all rows share a scale, that scale is used; but a row with NaN or infinity has the scale NaN.
 static float scale_row(const float *x, int32_t in, int32_t row, const Activations *a, float most) {
-    float scale = a->input_scale;
-    if (scale > 0.0f) return a->scales[row] = scale, 1.0f / scale;
-    float largest = 0.0f;
-#pragma omp simd reduction(max : largest)
-    for (int32_t i = 0; i < in; i++) {
-        float magnitude = __builtin_fabsf(x[i]);
-        largest = magnitude > largest ? magnitude : largest;
-    }
+    float scale = a->input_scale, largest = largest_magnitude(x, in);
+    if (scale > 0.0f) return a->scales[row] = scale + (largest - largest), 1.0f / scale;
     a->scales[row] = largest * (1.0f / most);
     return most / (largest > 1e-30f ? largest : 1e-30f);
 }

@@ -65,7 +65,7 @@ def epilogue_kernel(
     place = rows.to(tl.int64) * num_out + outs  # 64 bits: rows * num_out can pass 2^31
     total = tl.load(partial + place, mask=inside, other=0)
     for part in tl.static_range(1, PARTS):
-        total += tl.load(partial + (part * num_rows) * num_out + place, mask=inside, other=0)
+        total += tl.load(partial + (rows.to(tl.int64) + part * num_rows) * num_out + outs, mask=inside, other=0)
     result = epilogue(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
     tl.store(out + place, result.to(out.dtype.element_ty), mask=inside)
 

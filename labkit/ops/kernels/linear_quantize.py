@@ -34,16 +34,23 @@ def quantize_kernel(
     STATIC: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One program per row. The program keeps its row in registers. With `STATIC`, the scales are given."""
+    """One program per row. The program keeps its row in registers. With `STATIC`, the scales are given.
+
+    A row with NaN gets the scale NaN: int8 cannot hold NaN, and Triton's maximum ignores NaN on a GPU. A given scale becomes
+    NaN also if the row has an infinity.
+    """
     row = tl.program_id(0).to(tl.int64)  # 64 bits: rows * columns can pass 2^31
     columns = tl.arange(0, BLOCK)
     inside = columns < num_columns
     numbers = tl.load(x + row * num_columns + columns, mask=inside, other=0.0).to(tl.float32)
     # Use IEEE divisions, as the torch version does, because an approximate quotient would sometimes round to another number.
+    # The bits of magnitudes are in the order of the magnitudes; those of infinity and then those of NaN come last.
+    bits = tl.max(numbers.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 0)
     if STATIC:
         inverse = tl.div_rn(1.0, tl.load(scales + row))
+        tl.store(scales + row, float("nan"), mask=bits >= 0x7F800000)
     else:
-        largest = tl.max(tl.abs(numbers), 0)
+        largest = bits.to(tl.float32, bitcast=True)
         tl.store(scales + row, largest * (1.0 / LARGEST))
         inverse = tl.div_rn(LARGEST, tl.maximum(largest, 1e-30))
     numbers = tl.minimum(tl.maximum(numbers * inverse, -LARGEST), LARGEST)

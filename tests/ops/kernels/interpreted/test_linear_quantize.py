@@ -45,6 +45,19 @@ def test_rows_with_a_given_scale(to: torch.dtype) -> None:
     assert float(values.float().abs().max()) == (127 if to == torch.int8 else 448)
 
 
+@pytest.mark.parametrize("scale", [None, 0.01])
+@pytest.mark.parametrize("to", ROUNDINGS)
+def test_a_row_with_nan_has_the_scale_nan(to: torch.dtype, scale: float | None) -> None:
+    x = random(4, 130).float()
+    x[1, 7] = torch.nan
+    x[2] = torch.inf
+    values, scales = quantize_rows_triton(x, to, scale)
+    expected_values, expected_scales = ROUNDINGS[to](x, scale)
+    assert torch.equal(scales.isfinite(), torch.tensor([True, False, False, True]))
+    assert torch.equal(scales.nan_to_num(), expected_scales.nan_to_num())
+    assert torch.equal(values.float()[[0, 3]], expected_values.float()[[0, 3]])
+
+
 def test_every_number_of_e4m3_and_every_tie_between_two() -> None:
     every = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()  # 0 to 448, including subnormal numbers
     ties = (every[1:] + every[:-1]) / 2
