@@ -28,6 +28,7 @@ BUSY = "sealing memfd copy: Device or resource busy"
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.timeout(4500),  # one test builds the image, runs a whole lab in it, and removes the image
     pytest.mark.skipif(not can_build(), reason="not measured here: no image builder (buildah and debootstrap)"),
 ]
 
