@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +53,14 @@ def serve(
             "answered. A download before the start does not count.",
         ),
     ] = 600.0,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="After Ctrl-C or SIGTERM, the server refuses new requests and finishes the others, for at most this many "
+            "seconds. A second Ctrl-C ends it at once.",
+        ),
+    ] = 5.0,
     cache_bytes: Annotated[
         int | None, typer.Option(help="The size of each KV cache; if left out, as large as memory allows.")
     ] = None,
@@ -93,11 +102,12 @@ def serve(
     from labkit.serving.repository.writer import ServeSettings, write_repository
     from labkit.serving.server.locked_folder import LockedFolder, sweep
 
+    times = {"start_seconds": start_seconds, "drain_seconds": drain_seconds}
     if check or is_repository(Path(name)):
         print_faults(Path(name))
         if not check:
             need_server()
-            _run(Path(name), name, (http_port, grpc_port, metrics_port), address, log, start_seconds, json=json)
+            _run(Path(name), name, (http_port, grpc_port, metrics_port), address, log, times, json=json)
         return
     settings = ServeSettings(
         model=name,
@@ -128,7 +138,7 @@ def serve(
         folder = repository or own.path
         say(f"{name}: the model repository is written to {folder}")
         write_repository(folder, settings)
-        _run(folder, name, (http_port, grpc_port, metrics_port), address, log, start_seconds, json=json)
+        _run(folder, name, (http_port, grpc_port, metrics_port), address, log, times, json=json)
     finally:
         own.delete()
 
@@ -154,7 +164,14 @@ def print_faults(repository: Path) -> None:
 
 
 def _run(
-    folder: Path, name: str, ports: tuple[int, int, int], address: str, log: Path | None, start_seconds: float, *, json: bool
+    folder: Path,
+    name: str,
+    ports: tuple[int, int, int],
+    address: str,
+    log: Path | None,
+    times: Mapping[str, float],
+    *,
+    json: bool,
 ) -> None:
     from labkit.serving.access import exposure_warning, is_secret_visible
     from labkit.serving.server import Server
@@ -173,8 +190,10 @@ def _run(
         log=log,
         progress=lambda words: say(f"\n{words}" if is_ready.is_set() else words),  # do not write on the status line
         give_up=told.is_set,
-        start_seconds=start_seconds,
+        start_seconds=times["start_seconds"],
+        drain_seconds=times["drain_seconds"],
     )
+    told.again = server.hurry
     with server:
         if is_secret_visible(server.pid, server.grpc):
             say(
@@ -227,7 +246,7 @@ def _show_status(server: Server, told: Interruption, name: str, *, is_log_kept: 
             line = status_line(server.metrics, time.monotonic() - began, name, restarts)
             sys.stderr.write("\r" + line[:width].ljust(width))
             sys.stderr.flush()
-    say("\nthe server ends")
+    say("\nthe server finishes its requests and ends; a second Ctrl-C ends it at once")
 
 
 def _kept_copy(log: Path) -> Path:

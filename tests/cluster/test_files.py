@@ -132,7 +132,8 @@ def test_a_pod_that_is_to_end_has_time_for_its_requests_and_for_its_end() -> Non
     pod = only_deployment()["spec"]["template"]["spec"]
     program, seconds = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "sleep"
-    assert pod["terminationGracePeriodSeconds"] >= int(seconds) + STOP_SECONDS + CHILDREN_SECONDS
+    (drain,) = (int(word.partition("=")[2]) for word in pod["containers"][0]["args"] if word.startswith("--drain-seconds="))
+    assert pod["terminationGracePeriodSeconds"] >= int(seconds) + drain + STOP_SECONDS + CHILDREN_SECONDS
 
 
 def test_the_servers_read_the_volume_that_the_job_fills() -> None:

@@ -97,6 +97,7 @@ def test_nan_does_not_become_a_number_in_the_cache(name: str) -> None:
         for forward in forwards:
             cache = model.new_cache(int(slots.max()) + 6, name)
             forward(batch, cache)
+            assert isinstance(cache, QuantizedKVCache)
             assert all(bool(part.isnan().all()) for part in cache.read(0, batch.slot_mapping))
     finally:
         with torch.no_grad():

@@ -2,7 +2,7 @@
 
 The guardian ends tritonserver when it is told to, or when the `Server`'s process has ended for any reason. Then the guardian
 deletes the files and shared memory that tritonserver left. It is run as `python -m labkit.serving.server.guardian PARENT FOLDER
-REGIONS COMMAND...`. The guardian imports neither torch nor numpy.
+REGIONS SECONDS COMMAND...`. The guardian imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -25,7 +27,8 @@ from labkit.serving.server.private_regions import PrivateRegions
 from labkit.serving.server.server_folder import PID, REGIONS, delete_remains
 
 LOOK_SECONDS = 0.1
-STOP_SECONDS = 20.0
+STOP_SECONDS = 15.0
+"""How many seconds a server may take to end, after the time in which it finishes its requests."""
 CHILDREN_SECONDS = 2.0
 """How many seconds the processes of models may take to end after their server was asked to end."""
 
@@ -41,10 +44,11 @@ SIGNALLED = 128
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # from Linux's prctl
 
 
-def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
+def main(parent: int, folder: Path, regions: str, drain_seconds: float, command: list[str]) -> int:
     """Run the command until it ends, a SIGTERM arrives, or process `parent` ends; returns the command's exit status, or 128 + n
     if signal n ended it.
 
+    drain_seconds: how long the server may finish its requests after it was asked to end; a second SIGTERM kills it before.
     command: environment variables as NAME=VALUE, then the program and its arguments. If there is a file `folder/secret`, the
     server gets the options that restrict access by that secret. Writes the server's process id to `folder/pid`. At the end, the
     server's shared folder, the files of its secret, and its shared memory, whose names begin with `regions`, are deleted. If
@@ -63,7 +67,7 @@ def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
     memory = PrivateRegions(regions)
     while not told and os.getppid() == parent and not _has_ended(server):
         memory.watch(LOOK_SECONDS)
-    end(server)
+    end(server, drain_seconds + STOP_SECONDS, is_hurried=lambda: len(told) > 1)
     delete_remains(folder)
     withdraw_secret(folder)
     if os.getppid() != parent:
@@ -89,16 +93,17 @@ def _start(command: list[str], secret_options: list[str]) -> subprocess.Popen[by
     return subprocess.Popen([*command, *secret_options], env=environment, preexec_fn=_prepare)
 
 
-def end(server: subprocess.Popen[bytes]) -> None:
-    """End a server and the processes of its models: ask first, then kill.
+def end(server: subprocess.Popen[bytes], seconds: float, is_hurried: Callable[[], bool]) -> None:
+    """End a server and the processes of its models: ask first, and kill after `seconds`, or as soon as `is_hurried` is true.
 
     When a server is killed, the processes of its models become children of this process.
     """
     patience = 0.0 if server.poll() is not None else CHILDREN_SECONDS
     if server.poll() is None:
         server.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(STOP_SECONDS)
+        until = time.monotonic() + seconds
+        while server.poll() is None and time.monotonic() < until and not is_hurried():
+            time.sleep(LOOK_SECONDS)
     if server.poll() is None:
         server.kill()
         server.wait()
@@ -148,4 +153,4 @@ def _control_process(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:]))
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], float(sys.argv[4]), sys.argv[5:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import subprocess
 import weakref
@@ -34,7 +35,8 @@ class Server:
     file that is deleted with the server. program: the server to start; `need_server()` if left out. progress: called with a
     text that says what is being waited for; later it is called from another thread when a tritonserver has ended. give_up:
     called while waiting for the start; if it returns True, the start is abandoned. start_seconds: the time within which every
-    model must have answered, at this start and after a restart; also the time limit for reloading one model.
+    model must have answered, at this start and after a restart; also the time limit for reloading one model. drain_seconds: how
+    long the server may finish its requests when it is ended; new requests are refused then.
 
     After construction every model has answered a real request. The server ends with `stop`, at the end of the `with` block,
     when the object is garbage-collected, and whenever this process ends. Raises `InvalidRequest` for a repository without
@@ -57,7 +59,10 @@ class Server:
         progress: Callable[[str], None] = lambda words: None,
         give_up: Callable[[], bool] = lambda: False,
         start_seconds: float = 600.0,
+        drain_seconds: float = 5.0,
     ) -> None:
+        if not 0 <= drain_seconds < math.inf:
+            raise InvalidRequest(f"drain_seconds is {drain_seconds!r}; a finite number of at least 0 is accepted")
         self.repository = Path(repository).resolve()
         self.models = list(models) if models is not None else models_in(self.repository)
         check_code(self.repository, self.models)
@@ -72,7 +77,7 @@ class Server:
         self.log = log or folder.path / "log.txt"
         try:
             served = shell_safe_path(self.repository, folder.path, "repository")
-            start = StartSettings(program, served, address, ports, folder, self.log)
+            start = StartSettings(program, served, address, ports, folder, self.log, drain_seconds)
             self._supervisor = Supervisor(start, self.probes, self.models, progress)
         except BaseException:
             folder.delete()
@@ -113,6 +118,10 @@ class Server:
     def pid(self) -> int:
         """The process id of tritonserver."""
         return self._supervisor.process.pid
+
+    def hurry(self) -> None:
+        """Let a server that is being stopped end at once. Call this from another thread or a signal handler."""
+        self.process.terminate()
 
     def stop(self) -> None:
         """End the server and its models' processes, and delete their shared memory. A second call does nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -49,7 +50,8 @@ KNOWN_CAUSES = {
 class StartSettings:
     """The settings with which tritonserver is started; every restart uses the same settings.
 
-    ports: the ports for HTTP, gRPC and metrics, in this order.
+    ports: the ports for HTTP, gRPC and metrics, in this order. drain_seconds: how long the server may finish its requests
+    before it ends.
     """
 
     program: ServerProgram
@@ -58,6 +60,7 @@ class StartSettings:
     ports: Sequence[int]
     folder: LockedFolder
     log: Path
+    drain_seconds: float
 
     @property
     def metrics(self) -> str:
@@ -67,13 +70,15 @@ class StartSettings:
     def start_guardian(self) -> subprocess.Popen[bytes]:
         """Start the guardian, which starts tritonserver."""
         regions = f"triton-labkit-{os.getpid()}-{self.ports[1]}-"
-        options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "5"}
+        options = {"model-repository": str(self.repository), "model-control-mode": "explicit"}
+        options["exit-timeout-secs"] = str(math.ceil(self.drain_seconds))
         for service, port in zip(("http", "grpc", "metrics"), self.ports, strict=True):
             options |= {f"{service}-address": self.address, f"{service}-port": str(port)}
         # The pool is small, because an allocation in the pool grows to the largest request that it has held, and never shrinks.
         options["grpc-infer-allocation-pool-size"] = "1"
         options["backend-config"] = f"python,shm-region-prefix-name={regions}"
         guardian = [sys.executable, "-m", "labkit.serving.server.guardian", str(os.getpid()), str(self.folder.path), regions]
+        guardian.append(str(self.drain_seconds))
         command = [
             *(str(self.program.executable), *self._arguments()),
             *(f"--{name}={value}" for name, value in options.items()),
@@ -214,7 +219,11 @@ class ServerProcess:
                 server.kill()
 
     def end(self) -> None:
-        """End the server and its guardian, and wait for both. A second call does nothing."""
+        """End the server and its guardian, and wait for both. A second call does nothing.
+
+        The server first finishes its requests, for at most `drain_seconds`. If the guardian gets a second SIGTERM, it does not
+        wait any longer.
+        """
         self.guardian.terminate()
         self.guardian.wait()
 
