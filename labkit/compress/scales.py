@@ -46,10 +46,9 @@ class Grid:
 
     def round(self, weight: Tensor) -> IntegerWeight:
         """Round every number of `weight` `[out, in]` to the nearest integer of its group."""
-        size = self.scheme.group_of(weight.shape[1])
-        scales, zeros = (_spread(part, size) for part in (self.scales, self.zero_points))
-        assert scales is not None
-        return IntegerWeight(self.scheme, to_integers(weight, scales, zeros, self.scheme), self.scales, self.zero_points)
+        zeros = None if self.zero_points is None else self.zero_points[..., None]
+        values = to_integers(_grouped(weight, self.scheme), self.scales[..., None], zeros, self.scheme)
+        return IntegerWeight(self.scheme, values.view(weight.shape), self.scales, self.zero_points)
 
     def column(self, column: int, in_features: int) -> tuple[Tensor, Tensor | None]:
         """The scales and zero points `[out]` of one column."""
@@ -173,7 +172,3 @@ def safe_scales(scales: Tensor) -> Tensor:
     """Scales in float16 that are safe to divide by: a scale that is 0, or that float16 rounds to 0, becomes 1."""
     rounded = scales.clamp(-65504.0, 65504.0).to(torch.float16)
     return torch.where(rounded == 0, torch.ones_like(rounded), rounded)
-
-
-def _spread(of_groups: Tensor | None, size: int) -> Tensor | None:
-    return None if of_groups is None else of_groups.repeat_interleave(size, 1)

@@ -1,6 +1,6 @@
 """Measures the time and the peak host memory of `labkit compress` on a model that is much larger than one block.
 
-    python -m tests.benchmarks.compress_memory [--model gpt-j-6b-synthetic|DIR] [--rows "int4-rtn;int4-awq --windows 2"]
+    python -m tests.benchmarks.compress_memory [--model gpt-j-6b-synthetic|DIR] [--rows "int4-rtn;int4-mse"]
         [--work FOLDER] [--save FILE]
 
 Every row runs in a separate process, which compresses the built-in model first, so that libraries and thread pools are not
@@ -27,7 +27,7 @@ from labkit.compress.calibration import CalibrationText
 from labkit.measure import Record, peak_host_memory
 from tests.benchmarks.compress_quality import run_row
 
-ROWS = ("int8-rtn", "int4-rtn", "int4-mse", "int4-awq --windows 2", "int4-gptq --windows 2")
+ROWS = ("int8-rtn", "int4-rtn", "int4-mse")
 
 
 def block_bytes(checkpoint: Checkpoint) -> int:
