@@ -26,7 +26,7 @@ RIDGE = 1e-4
 BLOCK_COLUMNS = 128
 """How many columns `descend` changes before it updates the columns outside the block, in one matrix product."""
 MOST_NUMBERS = 1 << 23
-"""`fit_scales` takes only so many rows at a time that their equations have at most this many numbers."""
+"""`fit_scales` takes only so many rows at a time that neither they nor their equations have more numbers than this."""
 
 
 def output_error(difference: Tensor, hessian: Tensor) -> float:
@@ -56,15 +56,16 @@ def fit_scales(weight: Tensor, rounded: IntegerWeight, hessian: Tensor) -> Integ
     `weight` `[out, in]` is the dense matrix in float32, and `hessian` `[in, in]` the mean of x x^T. The scales are float16; a
     row keeps its old scales if rounding the new ones to float16 makes them worse.
     """
-    rows = max(1, MOST_NUMBERS // rounded.scales.shape[1] ** 2)
-    fitted = [_fitted(weight[at : at + rows], _rows(rounded, at, at + rows), hessian) for at in range(0, len(weight), rows)]
-    return least_error(weight, hessian, rounded, replace(rounded, scales=torch.cat(fitted)))
+    step = max(1, MOST_NUMBERS // max(rounded.scales.shape[1] ** 2, weight.shape[1]))
+    parts = [slice(begin, begin + step) for begin in range(0, len(weight), step)]
+    return replace(rounded, scales=torch.cat([_fitted(weight[rows], _rows(rounded, rows), hessian) for rows in parts]))
 
 
 def _fitted(weight: Tensor, rounded: IntegerWeight, hessian: Tensor) -> Tensor:
-    """Solve for the change of the scales `[rows, groups]`: sum_h (n_g^T H n_h) change_h = n_g^T H (w - q) for every group g.
+    """Return the better scales of each row.
 
-    n_g has the integers of group g, minus the zero point, in the places of this group, and 0 elsewhere.
+    Their change solves sum_h (n_g^T H n_h) change_h = n_g^T H (w - q) for every group g. n_g has the integers of group g, minus
+    the zero point, in the places of this group, and 0 elsewhere.
     """
     rows, groups = rounded.scales.shape
     numbers = replace(rounded, scales=torch.ones_like(rounded.scales)).dequantize()
@@ -77,30 +78,31 @@ def _fitted(weight: Tensor, rounded: IntegerWeight, hessian: Tensor) -> Tensor:
     diagonal = left.diagonal(dim1=1, dim2=2)
     diagonal += RIDGE * diagonal + (diagonal == 0)  # a group of zeros has any scale
     change = torch.linalg.solve(left.double(), right.double())
-    return safe_scales(rounded.scales + change.float())
+    fitted = replace(rounded, scales=safe_scales(rounded.scales + change.float()))
+    return least_error(weight, hessian, rounded, fitted).scales
 
 
-def _rows(rounded: IntegerWeight, begin: int, end: int) -> IntegerWeight:
-    zeros = None if rounded.zero_points is None else rounded.zero_points[begin:end]
-    return replace(rounded, values=rounded.values[begin:end], scales=rounded.scales[begin:end], zero_points=zeros)
+def _rows(rounded: IntegerWeight, rows: slice) -> IntegerWeight:
+    zeros = None if rounded.zero_points is None else rounded.zero_points[rows]
+    return replace(rounded, values=rounded.values[rows], scales=rounded.scales[rows], zero_points=zeros)
 
 
 def descend(weight: Tensor, rounded: IntegerWeight, hessian: Tensor) -> IntegerWeight:
     """Change every column of `rounded` once to the integers with the smallest output error; the scales do not change.
 
     `weight` `[out, in]` is the dense matrix in float32, and `hessian` `[in, in]` the mean of x x^T. The columns with the
-    largest inputs come first. No row becomes worse.
+    largest inputs come first. A row that rounding errors of float32 would make worse stays as it is.
     """
     order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
-    hessian, scheme, groups = hessian[order][:, order], rounded.scheme, order // rounded.scheme.group_of(weight.shape[1])
+    ordered, scheme, groups = hessian[order][:, order], rounded.scheme, order // rounded.scheme.group_of(weight.shape[1])
     scales = rounded.scales.float().t()
     zeros = None if rounded.zero_points is None else rounded.zero_points.float().t()
     now = rounded.dequantize().t()[order].contiguous()  # [in, out]
     values = rounded.values.t()[order].contiguous()
-    pull = hessian @ (weight.t()[order] - now)
+    pull = ordered @ (weight.t()[order] - now)
     for begin in range(0, len(order), BLOCK_COLUMNS):
         block = slice(begin, begin + BLOCK_COLUMNS)
-        near, before = hessian[block, block], now[block].clone()
+        near, before = ordered[block, block], now[block].clone()
         for column, diagonal in enumerate(near.diagonal().tolist()):
             at = begin + column
             if diagonal <= 0:
@@ -112,6 +114,7 @@ def descend(weight: Tensor, rounded: IntegerWeight, hessian: Tensor) -> IntegerW
             pull[block].addr_(near[column], now[at] - best)
             now[at] = best
         change = before - now[block]
-        pull[:begin] += hessian[:begin, block] @ change
-        pull[begin + len(change) :] += hessian[begin + len(change) :, block] @ change
-    return replace(rounded, values=values[torch.argsort(order)].t().contiguous())
+        pull[:begin] += ordered[:begin, block] @ change
+        pull[begin + len(change) :] += ordered[begin + len(change) :, block] @ change
+    found = replace(rounded, values=values[torch.argsort(order)].t().contiguous())
+    return least_error(weight, hessian, rounded, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -49,3 +50,18 @@ def test_it_waits_until_it_is_set() -> None:
     assert told.is_set()
     assert told.wait(PATIENCE)
     assert told.wait(PATIENCE), "it stays set"
+
+
+def test_only_a_later_signal_calls_again() -> None:
+    told, calls = Interruption(), []
+    told.again = lambda: calls.append(told.is_set())
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        told.listen(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+        assert told.wait(0.0)
+        assert not calls
+        signal.raise_signal(signal.SIGUSR1)
+        assert calls == [True]
+    finally:
+        signal.signal(signal.SIGUSR1, before)

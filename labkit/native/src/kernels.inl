@@ -153,7 +153,7 @@ static void pack_row_int8(const float *x, int32_t in, int32_t row, const Activat
 // 1e-30 becomes zeros. If all rows share a scale, that scale is used; but a row with NaN or infinity has the scale NaN.
 static float scale_row(const float *x, int32_t in, int32_t row, const Activations *a, float most) {
     float scale = a->input_scale, largest = largest_magnitude(x, in);
-    if (scale > 0.0f) return a->scales[row] = scale + (largest - largest), 1.0f / scale;
+    if (scale > 0.0f) return a->scales[row] = scale + (largest - largest), 1.0f / scale; // largest - largest is 0 or NaN
     a->scales[row] = largest * (1.0f / most);
     return most / (largest > 1e-30f ? largest : 1e-30f);
 }
