@@ -172,7 +172,7 @@ def test_on_a_terminal_it_says_what_it_does_and_what_it_mended(tmp_path: Path) -
         read_until("tritonserver answers again after ")
         read_until("cache 0% full, started again 1 time")
         command.send_signal(signal.SIGINT)
-        read_until("the server ends")
+        read_until("the server finishes its requests and ends; a second Ctrl-C ends it at once")
     os.close(screen)
     assert command.returncode == 0
 
