@@ -44,9 +44,8 @@ def expected(x: torch.Tensor, weight: ops.Weight, bias: torch.Tensor | None, gel
     return operation(x.double(), dense, None if bias is None else bias.double())
 
 
-@pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("place", one_in(2, [misaligned, torch.clone]))
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "dtype"), one_in(3, itertools.product(SHAPES, BOUNDS)))
 def test_dense(shape: tuple[int, int, int], place, dtype: torch.dtype) -> None:  # type: ignore[no-untyped-def]
     x, weight, bias = (place(part.to(dtype)) for part in inputs(*shape))
     for used, gelu in ((None, False), (bias, True)):

@@ -75,6 +75,7 @@ def test_every_shape_and_bucket_is_tuned_once_and_the_choice_runs(
     assert ran[1].startswith("few_rows "), "a shape that was not tuned takes the first candidate"
 
 
+@pytest.mark.long
 def test_a_model_in_int4_has_a_head_in_int8(clock: Backwards, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_tune, "compute_dtype", lambda precision, device: torch.float16)
     clock.idle = True

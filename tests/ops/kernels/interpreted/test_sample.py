@@ -13,6 +13,7 @@ from labkit.ops.kernels.interpreter_traffic import count_traffic
 from labkit.ops.kernels.penalize import penalize_triton
 from labkit.ops.kernels.sample import sample_triton
 from tests.ops.kernels.guard import misaligned
+from tests.sampled import one_in
 
 Place = Callable[[torch.Tensor], torch.Tensor]
 
@@ -30,8 +31,10 @@ def numbers(rows: int, seed: int) -> tuple[torch.Tensor, ...]:
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize(("vocab", "rows"), [(1, 2), (7, 10), (257, 10), (1500, 4)])
+@pytest.mark.parametrize(
+    ("vocab", "rows", "dtype"),
+    one_in(3, [(*size, dtype) for size in [(1, 2), (7, 10), (257, 10), (1500, 4)] for dtype in (torch.float32, torch.float16)]),
+)
 def test_sample_draws_the_same_tokens(vocab: int, rows: int, dtype: torch.dtype) -> None:
     ties, place = dtype == torch.float16, misaligned if vocab == 257 else torch.clone
     logits = 3 * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(vocab))
