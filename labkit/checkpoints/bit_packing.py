@@ -27,22 +27,23 @@ def words_of(count: int, bits: int) -> int:
 def pack(numbers: Tensor, bits: int) -> Tensor:
     """Pack `numbers` `[rows, count]`, each from 0 to 2^bits - 1, into `[rows, words_of(count, bits)]` int32."""
     words = torch.empty(len(numbers), words_of(numbers.shape[1], bits), dtype=torch.int32, device=numbers.device)
-    for rows in _parts(*numbers.shape):
-        words[rows] = _packed(numbers[rows], bits)
+    step = _rows_at_a_time(numbers.shape[1])
+    for part, target in zip(torch.split(numbers, step), torch.split(words, step), strict=True):
+        target.copy_(_packed(part, bits))
     return words
 
 
 def unpack(words: Tensor, bits: int, count: int) -> Tensor:
     """Unpack the first `count` numbers of each row of `words` `[rows, words]` int32, as `[rows, count]` uint8."""
     numbers = torch.empty(len(words), count, dtype=torch.uint8, device=words.device)
-    for rows in _parts(len(words), count):
-        numbers[rows] = _unpacked(words[rows], bits, count)
+    step = _rows_at_a_time(count)
+    for part, target in zip(torch.split(words, step), torch.split(numbers, step), strict=True):
+        target.copy_(_unpacked(part, bits, count))
     return numbers
 
 
-def _parts(rows: int, count: int) -> list[slice]:
-    step = max(1, MOST_NUMBERS // max(count, 1))
-    return [slice(begin, begin + step) for begin in range(0, rows, step)]
+def _rows_at_a_time(count: int) -> int:
+    return max(1, MOST_NUMBERS // max(count, 1))
 
 
 def _packed(numbers: Tensor, bits: int) -> Tensor:

@@ -37,8 +37,7 @@ class Interruption:
             os.write(self._write, b"!")
 
     def _arrived(self) -> None:
-        was_set, self._is_set = self._is_set, True
-        if was_set:
+        if self._is_set:
             self.again()
         self.set()
 

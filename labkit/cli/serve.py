@@ -8,7 +8,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,7 +106,7 @@ def serve(
         print_faults(Path(name))
         if not check:
             need_server()
-            _run(Path(name), name, (http_port, grpc_port, metrics_port), address, log, times, json=json)
+            _run(Path(name), name, (http_port, grpc_port, metrics_port), address, log, json=json, **times)
         return
     settings = ServeSettings(
         model=name,
@@ -138,7 +137,7 @@ def serve(
         folder = repository or own.path
         say(f"{name}: the model repository is written to {folder}")
         write_repository(folder, settings)
-        _run(folder, name, (http_port, grpc_port, metrics_port), address, log, times, json=json)
+        _run(folder, name, (http_port, grpc_port, metrics_port), address, log, json=json, **times)
     finally:
         own.delete()
 
@@ -169,9 +168,10 @@ def _run(
     ports: tuple[int, int, int],
     address: str,
     log: Path | None,
-    times: Mapping[str, float],
     *,
     json: bool,
+    start_seconds: float,
+    drain_seconds: float,
 ) -> None:
     from labkit.serving.access import exposure_warning, is_secret_visible
     from labkit.serving.server import Server
@@ -190,8 +190,8 @@ def _run(
         log=log,
         progress=lambda words: say(f"\n{words}" if is_ready.is_set() else words),  # do not write on the status line
         give_up=told.is_set,
-        start_seconds=times["start_seconds"],
-        drain_seconds=times["drain_seconds"],
+        start_seconds=start_seconds,
+        drain_seconds=drain_seconds,
     )
     told.again = server.hurry
     with server:

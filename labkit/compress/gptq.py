@@ -20,15 +20,12 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.integer_weight import IntegerScheme, IntegerWeight
-from labkit.compress.output_error import descend, fit_scales
+from labkit.compress.output_error import BLOCK_COLUMNS, descend, fit_scales
 from labkit.compress.scales import Grid, searched, to_integers
 from labkit.errors import LabkitError
 
 DAMPING = 0.01
 """This share of the mean of H's diagonal is added to the diagonal, so that H can be inverted."""
-BLOCK_COLUMNS = 128
-"""How many columns form a block. The columns after a block are changed once per block, in one matrix product."""
-
 REFINEMENTS = 2
 """How many times `refined_gptq` fits the scales and decides about every column again."""
 

@@ -24,7 +24,7 @@ from labkit.compress.scales import safe_scales, to_integers
 RIDGE = 1e-4
 """`fit_scales` adds this share to the diagonal of its equations, so that they have a solution if two groups are dependent."""
 BLOCK_COLUMNS = 128
-"""How many columns `descend` changes before it updates the columns outside the block, in one matrix product."""
+"""How many columns form a block. The columns outside a block are changed once per block, in one matrix product."""
 MOST_NUMBERS = 1 << 23
 """`fit_scales` takes only so many rows at a time that neither they nor their equations have more numbers than this."""
 
@@ -64,22 +64,24 @@ def fit_scales(weight: Tensor, rounded: IntegerWeight, hessian: Tensor) -> Integ
 def _fitted(weight: Tensor, rounded: IntegerWeight, hessian: Tensor) -> Tensor:
     """Return the better scales of each row.
 
-    Their change solves sum_h (n_g^T H n_h) change_h = n_g^T H (w - q) for every group g. n_g has the integers of group g, minus
-    the zero point, in the places of this group, and 0 elsewhere.
+    With scales that differ by c, the error is smaller by 2 right c - c left c, where left_gh = n_g^T H n_h and right_g =
+    n_g^T H (w - q) for the groups g and h. So the best c solves left c = right. n_g has the integers of group g, minus the zero
+    point, in the places of this group, and 0 elsewhere.
     """
     rows, groups = rounded.scales.shape
     numbers = replace(rounded, scales=torch.ones_like(rounded.scales)).dequantize()
     split, size = (rows, groups, -1), weight.shape[1] // groups
-    right = ((weight - rounded.dequantize()) @ hessian * numbers).view(split).sum(2)
-    left = weight.new_empty(rows, groups, groups)
+    right = ((weight - rounded.dequantize()) @ hessian * numbers).view(split).sum(2).double()
+    left = weight.new_empty(rows, groups, groups, dtype=torch.float64)
     for group in range(groups):
         own = slice(group * size, (group + 1) * size)
         left[:, group] = (numbers[:, own] @ hessian[own] * numbers).view(split).sum(2)
     diagonal = left.diagonal(dim1=1, dim2=2)
-    diagonal += RIDGE * diagonal + (diagonal == 0)  # a group of zeros has any scale
-    change = torch.linalg.solve(left.double(), right.double())
-    fitted = replace(rounded, scales=safe_scales(rounded.scales + change.float()))
-    return least_error(weight, hessian, rounded, fitted).scales
+    ridge = RIDGE * diagonal + (diagonal == 0)  # a group of zeros has any scale
+    scales = safe_scales((rounded.scales + torch.linalg.solve(left + ridge.diag_embed(), right)).float())
+    change = scales.double() - rounded.scales
+    gain = ((2 * right - (left @ change[..., None]).squeeze(-1)) * change).sum(1, keepdim=True)
+    return torch.where(gain > 0, scales, rounded.scales)
 
 
 def _rows(rounded: IntegerWeight, rows: slice) -> IntegerWeight:

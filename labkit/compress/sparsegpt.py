@@ -15,7 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.compress.gptq import BLOCK_COLUMNS, DAMPING, damped_hessian, inverse_factor
+from labkit.compress.gptq import DAMPING, damped_hessian, inverse_factor
+from labkit.compress.output_error import BLOCK_COLUMNS
 from labkit.compress.scales import Grid, to_integers
 from labkit.compress.two_four import GROUP, check_two_four, two_four_mask
 

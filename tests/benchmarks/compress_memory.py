@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.checkpoints import open_checkpoint
-from labkit.checkpoints.checkpoint import Checkpoint
+from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.compress import compress, method_named
 from labkit.compress.calibration import CalibrationText
 from labkit.measure import Record, peak_host_memory
@@ -31,10 +32,9 @@ ROWS = ("int8-rtn", "int4-rtn", "int4-mse")
 
 
 def block_bytes(checkpoint: Checkpoint) -> int:
-    """The bytes of one block in the dtype in which the model is stored."""
-    config, name = checkpoint.config, "transformer.h.0.mlp.fc_in.weight"
-    matrices = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
-    return matrices * checkpoint.stored_dtype(name).itemsize
+    """The bytes of the matrices of one block, in the dtype in which the model is stored."""
+    shapes = {name: shape for name, shape in expected_shapes(checkpoint.config).items() if ".h.0." in name and len(shape) == 2}
+    return sum(math.prod(shape) * checkpoint.stored_dtype(name).itemsize for name, shape in shapes.items())
 
 
 def measure(arguments: str, model: str, folder: Path) -> dict[str, Any]:

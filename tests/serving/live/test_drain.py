@@ -27,8 +27,7 @@ HELD = """
 
 
 def ask(server: Server) -> list[int]:
-    host, port = server.http.split(":")
-    connection = HTTPConnection(host, int(port), timeout=PATIENCE)
+    connection = HTTPConnection(server.http, timeout=PATIENCE)
     connection.request("POST", "/v2/models/mine/infer", BODY)
     reply = json.loads(connection.getresponse().read())
     return list(reply["outputs"][0]["data"])
